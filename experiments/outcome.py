@@ -1,0 +1,100 @@
+"""The outcome of a session: the verdict table and verdict.json.
+
+Both are made from JSON data alone, because under pytest-xdist the process that
+writes them has judged nothing itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.provenance import provenance
+from persona_lib.report.terminal import verdict_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from experiments.session import Session
+
+FORMAT = 1
+"""Version of verdict.json."""
+
+
+def table_text(recorded: Mapping[str, Any]) -> str:
+    """Return the verdict table of what the tests recorded."""
+    verdicts, gates, summary = _ordered(recorded)
+    return verdict_table(verdicts, gates, summary)
+
+
+def write_outcome(folder: Path, session: Session, recorded: Mapping[str, Any]) -> Path:
+    """Write verdict.json into `folder`, atomically, and return its path."""
+    verdicts, gates, summary = _ordered(recorded)
+    body = {
+        "format": FORMAT,
+        "registration": session.registration.name,
+        "registration_digest": session.registration.digest,
+        "profile": None if session.stored else session.profile.name,
+        "verdicts": verdicts,
+        "gates": gates,
+        "summary": summary,
+        "stages": [] if session.stored else _stages(session),
+        "provenance": provenance(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "verdict.json"
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_text(json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    draft.replace(path)
+    return path
+
+
+def _ordered(
+    recorded: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Return verdicts and gates by name, and one summary of every arm that was seen."""
+    verdicts = [recorded["verdicts"][name] for name in sorted(recorded["verdicts"])]
+    gates = [recorded["gates"][name] for name in sorted(recorded["gates"])]
+    return verdicts, gates, merge_summaries(recorded["summaries"])
+
+
+def merge_summaries(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one summary that covers the arms and priors of all.
+
+    Tests are judged on the arms that they need, so each test's summary may hold
+    others; what two of them share is equal, because it was counted from the same
+    stored records.
+    """
+    ordered = sorted(summaries, key=lambda item: len(item["arms"]), reverse=True)
+    merged: dict[str, Any] = dict(ordered[0])
+    for summary in ordered[1:]:
+        for field in ("arms", "priors"):
+            known = {row["name"] for row in merged[field]}
+            merged[field] = [
+                *merged[field],
+                *(row for row in summary[field] if row["name"] not in known),
+            ]
+    for field in ("arms", "priors"):
+        merged[field] = sorted(merged[field], key=lambda row: row["order"])
+    return merged
+
+
+def _stages(session: Session) -> list[dict[str, Any]]:
+    """Return wall time of every stored stage that the session's arms rest on."""
+    from persona_lib.graph import plan
+    from persona_lib.pipeline import targets
+
+    arms = session.arms or tuple(arm.name for arm in session.registration.arms)
+    return [
+        {
+            "seed": run.seed,
+            "stage": line.stage.name,
+            "label": line.stage.label,
+            "stored": line.stored,
+            "seconds": round(line.seconds, 3) if line.stored else None,
+        }
+        for run in session.runs
+        for line in plan(targets(run, arms), session.store)
+    ]

@@ -1,0 +1,151 @@
+"""Record a golden: a run's scores and texts, with config, environment and commit.
+
+    python -m experiments.record golden/tiny --profile tiny --seeds 42
+
+A separate command, never a side effect of a test. It refuses a working tree with
+uncommitted changes, because a golden has to say which code it came from, and an
+output folder that already holds something, because a golden is never overwritten
+by accident.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import session as sessions
+from experiments.session import Session
+from persona_lib.errors import FlatlandError, PreflightError, SpecError
+from persona_lib.progress import shown
+from persona_lib.provenance import is_dirty, provenance
+from persona_lib.records import POST, PRE, Completion, Score, read_table, schema_of
+from persona_lib.stored import RECORDS, write_manifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCORES_FILE = "scores.parquet"
+TEXTS_FILE = "completions.parquet"
+
+
+def record(session: Session, folder: Path, *, texts: bool = True) -> None:
+    """Write every arm and pre-coupling model of a session as a stored record set.
+
+    Args:
+        session: what to run; stages that are stored are not built again.
+        folder: where to write; must not exist yet, or be empty.
+        texts: also keep the completions themselves.
+
+    Raises:
+        PreflightError: the working tree has uncommitted changes, or is no
+            repository.
+        SpecError: the folder holds something already.
+    """
+    if is_dirty() is not False:
+        raise PreflightError(
+            "a clean working tree", remedy="Commit or remove what `git status` lists, then record."
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise SpecError(
+            "folder",
+            bound="an empty or a new folder",
+            value=folder.name,
+            remedy="Remove the old record set first if it is to be replaced.",
+        )
+    models = [(PRE, prior) for prior in session.registration.priors]
+    models += [(POST, arm.name) for arm in session.registration.arms]
+    scores = _join([session.scores(*model) for model in models])
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [SCORES_FILE]
+    _write(folder / SCORES_FILE, scores)
+    if texts:
+        _write(folder / TEXTS_FILE, _join([_texts(session, *model) for model in models]))
+        files.append(TEXTS_FILE)
+    write_manifest(
+        folder,
+        kind=RECORDS,
+        registration=session.registration,
+        files=files,
+        source=f"a run of profile {session.profile.name}, "
+        f"seeds {', '.join(map(str, session.seeds))}",
+        recorded=_recorded(session),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="experiments.record", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where to write the record set")
+    parser.add_argument("--experiment", help="registration (default: issue262)")
+    parser.add_argument("--profile", help="profile (default: tiny)")
+    parser.add_argument("--seeds", help="root seeds, for example 42,137 (default: 42)")
+    parser.add_argument("--store", help="stage cache (default: .flatland/store)")
+    parser.add_argument("--data", help="folder with the published corpora")
+    parser.add_argument("--without-text", action="store_true", help="keep scores only")
+    options = parser.parse_args(arguments)
+    try:
+        session = Session(
+            registration=sessions.choose_registration(options.experiment, None),
+            profile=sessions.choose_profile(options.profile),
+            seeds=sessions.choose_seeds(options.seeds),
+            store_root=sessions.choose_store(options.store),
+            user_data=sessions.choose_data(options.data),
+            progress=shown(),
+        )
+        record(session, options.folder, texts=not options.without_text)
+    except FlatlandError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    sys.stdout.write(f"recorded: {options.folder}\n")
+    return 0
+
+
+def _texts(session: Session, phase: str, model: str) -> pa.Table:
+    from persona_lib.stages import COMPLETIONS
+
+    tables = []
+    for run in session.runs:
+        entry = run.completions(phase, model).resolve(session.store)
+        tables.append(read_table(entry.path / COMPLETIONS, Completion))
+    return _join(tables)
+
+
+def _join(tables: Sequence[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables(tables)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    import pyarrow.parquet as pq
+
+    row_type = Score if path.name == SCORES_FILE else Completion
+    pq.write_table(table.cast(schema_of(row_type)), path, compression="zstd", compression_level=19)
+
+
+def _recorded(session: Session) -> dict[str, Any]:
+    from persona_lib.graph import plan
+    from persona_lib.pipeline import describe, targets
+
+    arms = tuple(arm.name for arm in session.registration.arms)
+    return {
+        "config": [describe(run) for run in session.runs],
+        "environment": provenance(),
+        "stages": [
+            {
+                "seed": run.seed,
+                "stage": line.stage.name,
+                "label": line.stage.label,
+                "seconds": round(line.seconds, 2),
+            }
+            for run in session.runs
+            for line in plan(targets(run, arms), session.store)
+        ],
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

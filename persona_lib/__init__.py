@@ -1,0 +1,1 @@
+"""Flatland's library: everything below the experiments; never imports pytest."""

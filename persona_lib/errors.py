@@ -1,0 +1,99 @@
+"""Every error that Flatland raises on purpose.
+
+The tree::
+
+    FlatlandError
+    ├── InputError (also ValueError)     a value that somebody gave us is wrong
+    │   ├── SpecError                    registration, profile, recipe or option
+    │   ├── DataError                    corpora, rows, stored record sets
+    │   └── MarkerError                  the marker does not survive the tokenizer
+    ├── PreflightError                   this machine lacks something; says how to get it
+    ├── StoreError
+    │   ├── CorruptEntryError            a file in the store is not what was written
+    │   └── UnwritableStoreError         the store directory cannot be written
+    ├── MaskProofError                   the supervised tokens are not the registered ones
+    ├── DrawCeilingError                 too few finished completions within the ceiling
+    └── InvalidClaimError                a gate that a claim needs did not hold
+
+`InputError` and its children say four things: the field, what was expected of
+it, the value that came, and what to do.
+"""
+
+from __future__ import annotations
+
+_SHOWN_CHARACTERS = 200
+
+
+class FlatlandError(Exception):
+    """Root of the tree: catching this catches everything below and nothing else."""
+
+
+class InputError(FlatlandError, ValueError):
+    """A given value is out of bounds.
+
+    Args:
+        field: name of the field, option or column, as its author would write it.
+        bound: what was expected, in words ("one of tiny, smollm2", "> 0").
+        value: the value that came.
+        remedy: what to do about it, a full sentence.
+    """
+
+    def __init__(self, field: str, *, bound: str, value: object, remedy: str) -> None:
+        shown = repr(value)
+        if len(shown) > _SHOWN_CHARACTERS:
+            shown = shown[:_SHOWN_CHARACTERS] + "..."
+        super().__init__(f"{field}: expected {bound}, got {shown}. {remedy}")
+        self.field = field
+        self.bound = bound
+        self.value = value
+        self.remedy = remedy
+
+
+class SpecError(InputError):
+    """A registration, profile, recipe or command-line option is wrong."""
+
+
+class DataError(InputError):
+    """A corpus, a row or a stored record set is wrong."""
+
+
+class MarkerError(InputError):
+    """The tokenizer cannot reproduce the marker after a completion."""
+
+
+class PreflightError(FlatlandError):
+    """Something that the run needs is not on this machine.
+
+    Args:
+        missing: what is missing.
+        remedy: how to get it, a full sentence.
+    """
+
+    def __init__(self, missing: str, *, remedy: str) -> None:
+        super().__init__(f"missing: {missing}. {remedy}")
+        self.missing = missing
+        self.remedy = remedy
+
+
+class StoreError(FlatlandError):
+    """Something is wrong with the store on disk."""
+
+
+class CorruptEntryError(StoreError):
+    """A stored file differs from what was written; the message names it."""
+
+
+class UnwritableStoreError(StoreError):
+    """The store directory cannot be created or written; the message names it."""
+
+
+class MaskProofError(FlatlandError):
+    """A training row does not supervise exactly the registered tokens."""
+
+
+class DrawCeilingError(FlatlandError):
+    """Too few completions finished before the ceiling of draws was reached."""
+
+
+class InvalidClaimError(FlatlandError):
+    """A claim cannot be read because a gate that it needs did not hold."""

@@ -1,0 +1,253 @@
+"""Sampling: requests in, completions with token count and finish reason out.
+
+Every request has its own stream of uniform numbers, from a seed made of its
+coordinates, and a token is drawn by inverting the cumulative distribution with
+the next of them. So a completion does not depend on which others shared its
+batch, beyond the rounding of batched arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from persona_lib.errors import DataError
+from persona_lib.models.loading import LoadedModel, render_prompt
+from persona_lib.profile import SampleSpec
+from persona_lib.progress import Progress, silent
+from persona_lib.records import LENGTH, STOP
+
+if TYPE_CHECKING:
+    import torch
+
+_COMPACT_BELOW = 0.9
+"""Finished rows leave the batch when the share still running falls below this."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One completion to sample.
+
+    Attributes:
+        system: system message (None for the template's own).
+        user: user message.
+        seed: seed of this request's uniform numbers.
+    """
+
+    system: str | None
+    user: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampled:
+    """One sampled completion.
+
+    Attributes:
+        text: the text, without the end-of-turn token.
+        tokens: generated tokens, end of turn not counted.
+        finish: ``stop`` or ``length``.
+    """
+
+    text: str
+    tokens: int
+    finish: str
+
+
+class Engine(Protocol):
+    """Anything that can sample completions from one loaded model."""
+
+    def sample(
+        self,
+        requests: Sequence[Request],
+        spec: SampleSpec,
+        *,
+        label: str = "sample",
+        progress: Progress = silent,
+    ) -> list[Sampled]:
+        """Return one completion per request, in the order of the requests."""
+
+
+class TransformersEngine:
+    """Samples with transformers, in large batches of prompts of like length.
+
+    A plain loop over a growing key-value cache from which finished rows are
+    dropped; at small model sizes that is 1.5 to 2 times as fast as `generate`,
+    whose batch stays as large as it began.
+
+    Args:
+        loaded: the model, its tokenizer and its end-of-turn token.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+
+    def sample(
+        self,
+        requests: Sequence[Request],
+        spec: SampleSpec,
+        *,
+        label: str = "sample",
+        progress: Progress = silent,
+    ) -> list[Sampled]:
+        """Return one completion per request, in the order of the requests.
+
+        Raises:
+            DataError: a prompt and `max_new_tokens` together exceed the model's
+                positions.
+        """
+        tokenizer = self._loaded.tokenizer
+        prompts = [render_prompt(tokenizer, r.system, r.user) for r in requests]
+        self._check_positions(prompts, spec)
+        order = sorted(range(len(requests)), key=lambda index: (len(prompts[index]), index))
+        results: list[Sampled | None] = [None] * len(requests)
+        bar = progress(label, len(requests), "completion")
+        try:
+            for start in range(0, len(order), spec.batch):
+                chunk = order[start : start + spec.batch]
+                uniforms = np.stack(
+                    [_uniforms(requests[index].seed, spec.max_new_tokens) for index in chunk]
+                )
+                drawn = self._run([prompts[i] for i in chunk], uniforms, spec, bar)
+                for index, (tokens, finish) in zip(chunk, drawn, strict=True):
+                    text = tokenizer.decode(
+                        tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
+                    )
+                    results[index] = Sampled(text=text, tokens=len(tokens), finish=finish)
+        finally:
+            bar.close()
+        return [result for result in results if result is not None]
+
+    def _check_positions(self, prompts: Sequence[Sequence[int]], spec: SampleSpec) -> None:
+        limit = getattr(self._loaded.model.config, "max_position_embeddings", None)
+        longest = max((len(prompt) for prompt in prompts), default=0)
+        if limit is not None and longest + spec.max_new_tokens > limit:
+            raise DataError(
+                "sample.max_new_tokens",
+                bound=f"<= {limit - longest} (positions {limit}, longest prompt {longest})",
+                value=spec.max_new_tokens,
+                remedy="Lower max_new_tokens in the profile or shorten the prompts.",
+            )
+
+    def _run(
+        self, prompts: Sequence[Sequence[int]], uniforms: np.ndarray, spec: SampleSpec, bar: Any
+    ) -> list[tuple[list[int], str]]:
+        """Sample one batch; `uniforms` has shape (rows, max_new_tokens)."""
+        import torch
+
+        model, end = self._loaded.model, self._loaded.end_of_turn
+        draws = torch.from_numpy(uniforms).to(model.device)
+        written: list[list[int]] = [[] for _ in prompts]
+        finish = [LENGTH] * len(prompts)
+        with torch.inference_mode():
+            logits, cache, mask = self._read_prompts(prompts)
+            alive = torch.arange(len(prompts), device=model.device)
+            running = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
+            for step in range(spec.max_new_tokens):
+                chosen = draw_tokens(logits, draws[alive, step], spec)
+                for row, token, going in zip(
+                    alive.tolist(), chosen.tolist(), running.tolist(), strict=True
+                ):
+                    if going and token == end:
+                        finish[row] = STOP
+                        bar.update(1)
+                    elif going:
+                        written[row].append(token)
+                running &= chosen != end
+                left = int(running.sum())
+                if not left or step + 1 == spec.max_new_tokens:
+                    break
+                if left < _COMPACT_BELOW * len(running):
+                    keep = running.nonzero().squeeze(1)
+                    cache.batch_select_indices(keep)
+                    alive, chosen, running, mask = (
+                        alive[keep], chosen[keep], running[keep], mask[keep],
+                    )  # fmt: skip
+                positions = mask.sum(dim=1, keepdim=True)
+                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+                logits = self._forward(chosen.unsqueeze(1), mask, positions, cache)
+        bar.update(finish.count(LENGTH))
+        return list(zip(written, finish, strict=True))
+
+    def _read_prompts(
+        self, prompts: Sequence[Sequence[int]]
+    ) -> tuple[torch.Tensor, Any, torch.Tensor]:
+        """Return next-token logits, cache and mask of the prompts.
+
+        Samples of one cell share their prompt: each distinct prompt is read once,
+        and its cache is then repeated for every sample.
+        """
+        import torch
+        from transformers import DynamicCache
+
+        model = self._loaded.model
+        places: dict[tuple[int, ...], int] = {}
+        which = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
+        tokens, mask = _pad_left(list(places), self._loaded.pad, model.device)
+        cache = DynamicCache(config=model.config)
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        logits = self._forward(tokens, mask, positions, cache)
+        rows = torch.tensor(which, device=model.device)
+        cache.batch_select_indices(rows)
+        return logits[rows], cache, mask[rows]
+
+    def _forward(
+        self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
+    ) -> torch.Tensor:
+        """Return (rows, vocabulary) logits behind the last token; extends the cache."""
+        logits: torch.Tensor = self._loaded.model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1]
+
+
+def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, spec: SampleSpec) -> torch.Tensor:
+    """Draw one token per row by inverting the cumulative distribution.
+
+    Args:
+        logits: (rows, vocabulary).
+        uniforms: (rows,) numbers in [0, 1).
+        spec: temperature and top_p (nucleus sampling, Holtzman et al. 2020,
+            arXiv:1904.09751: the smallest set of tokens whose mass reaches top_p).
+
+    Returns:
+        (rows,) token ids; a token of probability zero is never drawn.
+    """
+    import torch
+
+    probabilities = torch.softmax(logits.float() / spec.temperature, dim=-1)
+    if spec.top_p < 1:
+        ordered, indices = probabilities.sort(dim=-1, descending=True)
+        outside = ordered.cumsum(dim=-1) - ordered >= spec.top_p
+        dropped = torch.zeros_like(outside).scatter(-1, indices, outside)
+        probabilities = probabilities.masked_fill(dropped, 0.0)
+    # Summed in double: over 50,000 tokens float32 would misplace the boundaries.
+    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    aim = uniforms.to(cumulative).unsqueeze(1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, aim, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+
+
+def _uniforms(seed: int, count: int) -> np.ndarray:
+    return np.random.default_rng(seed).random(count)
+
+
+def _pad_left(
+    prompts: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    longest = max(len(prompt) for prompt in prompts)
+    tokens = torch.full((len(prompts), longest), pad, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+        mask[row, longest - len(prompt) :] = 1
+    return tokens.to(device), mask.to(device)

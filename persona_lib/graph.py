@@ -1,0 +1,132 @@
+"""Stages as a graph: what each one reads, how it is keyed, built, planned.
+
+A stage's key holds the *content* of what it reads, so an upstream stage that was
+built anew to the same bytes leaves everything below it cached, and one that came
+out different does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from persona_lib.errors import SpecError
+from persona_lib.store import Entry, StageKey, Store
+
+Work = Callable[[Path, Mapping[str, Entry]], Mapping[str, Any]]
+"""Writes a stage's files into a folder, reading its inputs; returns JSON about it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """One cached step.
+
+    Attributes:
+        name: kind of stage, a folder of the store ("coupling").
+        label: which one of its kind, for people ("C2").
+        version: version of its code.
+        spec: every number and text that changes its outcome.
+        work: builds it.
+        inputs: the stages it reads, by the name it knows them by.
+        data: digests of data files it reads.
+        seed: root seed of its draws.
+        estimate: seconds that it is expected to take.
+        preflight: raises if this machine lacks something that `work` needs.
+    """
+
+    name: str
+    label: str
+    version: int
+    spec: object
+    work: Work
+    inputs: Mapping[str, Stage] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    estimate: float = 0.0
+    preflight: Callable[[], None] | None = None
+
+    def key(self, entries: Mapping[str, Entry]) -> StageKey:
+        """Return the key, given the entries of the inputs.
+
+        Raises:
+            SpecError: an input and a data file share a name.
+        """
+        clash = sorted(set(self.data) & set(entries))
+        if clash:
+            raise SpecError(
+                f"stage {self.name}: inputs",
+                bound="names that no data file has",
+                value=clash[0],
+                remedy="Rename the input or the data file.",
+            )
+        contents = {name: entry.content for name, entry in entries.items()}
+        return StageKey(
+            stage=self.name,
+            version=self.version,
+            spec=self.spec,
+            inputs={**self.data, **contents},
+            seed=self.seed,
+        )
+
+    def resolve(self, store: Store) -> Entry:
+        """Return the entry, building it and what it reads where they are not stored."""
+        entries = {name: stage.resolve(store) for name, stage in self.inputs.items()}
+        return store.get_or_make(self.key(entries), lambda out: self.work(out, entries))
+
+    def peek(self, store: Store) -> Entry | None:
+        """Return the entry if it and everything it reads are stored, else None."""
+        entries: dict[str, Entry] = {}
+        for name, stage in self.inputs.items():
+            entry = stage.peek(store)
+            if entry is None:
+                return None
+            entries[name] = entry
+        return store.peek(self.key(entries))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One line of a plan: a stage, whether it is stored, seconds it took or may take."""
+
+    stage: Stage
+    stored: bool
+    seconds: float
+
+
+def walk(stages: Iterable[Stage]) -> Iterator[Stage]:
+    """Yield every stage once, inputs before what reads them."""
+    seen: set[int] = set()
+
+    def visit(stage: Stage) -> Iterator[Stage]:
+        if id(stage) in seen:
+            return
+        seen.add(id(stage))
+        for upstream in stage.inputs.values():
+            yield from visit(upstream)
+        yield stage
+
+    for stage in stages:
+        yield from visit(stage)
+
+
+def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
+    """Return what is stored and what the rest may cost; builds nothing."""
+    lines = []
+    for stage in walk(stages):
+        entry = stage.peek(store)
+        seconds = stage.estimate if entry is None else entry.seconds
+        lines.append(Planned(stage=stage, stored=entry is not None, seconds=seconds))
+    return lines
+
+
+def check_machine(stages: Iterable[Stage], store: Store) -> None:
+    """Run the preflight of every stage that would have to be built.
+
+    Raises:
+        PreflightError: something is missing, found before any compute is spent.
+    """
+    for stage in walk(stages):
+        if stage.preflight is not None and stage.peek(store) is None:
+            stage.preflight()

@@ -1,0 +1,1 @@
+"""Base models, their loading, and adapter stacks on top of them."""

@@ -1,0 +1,361 @@
+"""Stacks of adapters over a base model, and a fresh one to train on top.
+
+A *stack* is several adapters as one: ranks are concatenated and every scale is
+folded into B, so that
+``W x + B A x`` equals ``W x + s1 B1 A1 x + s2 B2 A2 x``. This is done by hand
+because peft's ``add_weighted_adapter(combination_type="cat")`` scales wrongly
+when an adapter uses rsLoRA.
+
+Nothing here writes base weights: only adapters ever reach the disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.errors import DataError, SpecError
+from persona_lib.models.adapter_files import Adapter, read_adapter, write_adapter
+from persona_lib.profile import LoraSpec
+from persona_lib.spec import derive_seed
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from torch import Tensor, nn
+
+PRIOR = "prior"
+"""Name of the frozen stack inside a model."""
+TRAINABLE = "default"
+"""Name of the adapter being trained (peft writes this name without a sub-folder)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Several adapters as one, scale 1.
+
+    Attributes:
+        factors: module name -> (A, B), float32 on the CPU; A is (rank, inputs),
+            B is (outputs, rank) with every scale folded in. Where an adapter
+            leaves a module alone, its rows of A and columns of B are zero.
+        ranks: ranks of the adapters, in order.
+    """
+
+    factors: Mapping[str, tuple[Tensor, Tensor]]
+    ranks: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        """Total rank."""
+        return sum(self.ranks)
+
+
+def stack_adapters(paths: Sequence[Path]) -> Stack:
+    """Read adapters and return them as one.
+
+    With ``s = alpha / r``, or ``alpha / sqrt(r)`` with rsLoRA
+    (Kalajdzievski 2023, arXiv:2312.03732): ``A = [A1; A2]``, ``B = [s1 B1, s2 B2]``.
+
+    Raises:
+        SpecError: no adapter, or one that is more than plain LoRA on linear
+            layers (rank or alpha patterns, DoRA, biases, saved modules, ...).
+        DataError: a folder is incomplete, or shapes disagree.
+    """
+    import torch
+
+    if not paths:
+        raise SpecError(
+            "adapters", bound="at least one", value=(), remedy="Use the base model as it is."
+        )
+    adapters = [read_adapter(path) for path in paths]
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    for module in sorted({name for adapter in adapters for name in adapter.factors}):
+        inputs, outputs = _widths(module, adapters)
+        rows, columns = [], []
+        for adapter in adapters:
+            if module in adapter.factors:
+                a, b = adapter.factors[module]
+            else:
+                a, b = torch.zeros(adapter.rank, inputs), torch.zeros(outputs, adapter.rank)
+            rows.append(a)
+            columns.append(adapter.scale * b)
+        factors[module] = (torch.cat(rows), torch.cat(columns, dim=1))
+    return Stack(factors=factors, ranks=tuple(adapter.rank for adapter in adapters))
+
+
+def save_stack(stack: Stack, out: Path) -> None:
+    """Write a stack as one standard adapter folder, for engines that read folders."""
+    config = _stack_config(stack)
+    write_adapter(out, config, dict(stack.factors))
+
+
+def attach_stack(model: nn.Module, paths: Sequence[Path], name: str = PRIOR) -> PeftModel:
+    """Return `model` with the adapters attached as ONE frozen float32 adapter.
+
+    Float32 also over a bfloat16 base: each module then rounds once, after the
+    sum. There is no dropout, whatever the adapters were trained with.
+
+    Raises:
+        SpecError, DataError: see `stack_adapters`; or the model lacks a module.
+    """
+    import torch
+    from peft import get_peft_model
+
+    stack = stack_adapters(paths)
+    for module, factors in stack.factors.items():
+        _linear(model, module, factors)
+    with torch.random.fork_rng(devices=[]):  # peft draws initial weights; they are replaced
+        attached: Any = get_peft_model(model, _stack_config(stack), adapter_name=name)
+    layers = _lora_layers(attached, name)
+    with torch.no_grad():
+        for module, (a, b) in stack.factors.items():
+            layers[module].lora_A[name].weight.copy_(a)
+            layers[module].lora_B[name].weight.copy_(b)
+    _check_attached(layers, stack)
+    attached.base_model.set_adapter([name])
+    attached.base_model.set_requires_grad(name, False)
+    return attached.eval()
+
+
+def merge_stack(model: nn.Module, paths: Sequence[Path]) -> nn.Module:
+    """Add the adapters to the weights of `model`, in memory, and return it.
+
+    ``W + B A`` is computed in float32 and cast back to the dtype of W. In
+    float32 this equals the attached stack up to rounding; in bfloat16 small
+    changes of W may be rounded away, so compare before relying on it.
+
+    Raises:
+        SpecError, DataError: see `stack_adapters`; or the model lacks a module,
+            or a weight is shared with another module.
+    """
+    import torch
+
+    stack = stack_adapters(paths)
+    targets = {module: _linear(model, module, factors) for module, factors in stack.factors.items()}
+    holders = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    for module, linear in targets.items():
+        if holders[id(linear.weight)] > 1:
+            raise SpecError(
+                f"target module {module}",
+                bound="a weight of its own",
+                value="shared with another module",
+                remedy="Attach the stack instead of merging it.",
+            )
+    with torch.no_grad():
+        for module, (a, b) in stack.factors.items():
+            weight = targets[module].weight
+            change = b.to(weight.device) @ a.to(weight.device)
+            weight.copy_((weight.float() + change).to(weight.dtype))
+    return model
+
+
+def train_stack(model: nn.Module, frozen: Sequence[Path], lora: LoraSpec, seed: int) -> PeftModel:
+    """Return `model` with a fresh trainable adapter over frozen ones.
+
+    The frozen adapters are attached as one (`PRIOR`, without dropout) and stay
+    active; the fresh one is `TRAINABLE` and comes first among the active ones,
+    because trainers look at the first. B starts at zero, so the model starts as
+    its prior; A is drawn module by module from `seed`, uniform within
+    ``1 / sqrt(inputs)`` (peft's own default, Kaiming uniform with a = sqrt(5)).
+
+    The model comes back in eval mode; a trainer switches it.
+
+    Raises:
+        SpecError: a target of `lora` names no linear module of the model.
+        SpecError, DataError: see `attach_stack`.
+    """
+    import torch
+    from peft import get_peft_model
+
+    _check_targets(model, lora.targets)
+    config = _fresh_config(lora)
+    with torch.random.fork_rng(devices=[]):
+        if frozen:
+            peft_model: Any = attach_stack(model, frozen, PRIOR)
+            peft_model.add_adapter(TRAINABLE, config)
+            peft_model.set_adapter(TRAINABLE)
+        else:
+            peft_model = get_peft_model(model, config, adapter_name=TRAINABLE)
+    peft_model.base_model.set_adapter([TRAINABLE, *([PRIOR] if frozen else [])])
+    if frozen:
+        peft_model.base_model.set_requires_grad(PRIOR, False)
+    with torch.no_grad():
+        for module, layer in _lora_layers(peft_model, TRAINABLE).items():
+            weight = layer.lora_A[TRAINABLE].weight
+            bound = 1 / math.sqrt(weight.shape[1])
+            draw = torch.Generator().manual_seed(derive_seed(seed, "lora_A", module))
+            weight.copy_((torch.rand(weight.shape, generator=draw) * 2 - 1) * bound)
+            layer.lora_B[TRAINABLE].weight.zero_()
+    return peft_model.eval()
+
+
+@contextmanager
+def reference_mode(model: PeftModel) -> Iterator[None]:
+    """Run the arm's own starting model: base and frozen prior, without the trainable adapter.
+
+    Gradients are off inside. Afterwards the active adapters (also their order)
+    and every parameter's ``requires_grad`` are as they were, whatever happened
+    inside. peft's ``disable_adapter`` does neither: it silences the prior too,
+    and enables gradients on every active adapter when it ends.
+
+    Raises:
+        SpecError: the model has no adapter named `TRAINABLE`.
+    """
+    import torch
+
+    layers = list(_lora_layers(model, TRAINABLE).values())
+    if not layers:
+        raise SpecError(
+            "model",
+            bound=f"a model with an adapter named {TRAINABLE}",
+            value=type(model).__name__,
+            remedy="Build it with train_stack.",
+        )
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    active = [list(layer.active_adapters) for layer in layers]
+    try:
+        for layer, names in zip(layers, active, strict=True):
+            kept = [name for name in names if name != TRAINABLE]
+            layer.set_adapter(kept, inference_mode=True)
+        with torch.no_grad():
+            yield
+    finally:
+        for layer, names in zip(layers, active, strict=True):
+            layer.set_adapter(names, inference_mode=True)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def save_adapter(model: PeftModel, name: str, out: Path) -> None:
+    """Write one adapter of `model` as a standard folder, and nothing else.
+
+    The files depend on the adapter alone: lists are sorted and the path of the
+    base model is left out, so equal adapters give equal bytes.
+
+    Raises:
+        SpecError: the model has no such adapter.
+    """
+    if name not in model.peft_config:
+        raise SpecError(
+            "adapter",
+            bound=f"one of {', '.join(sorted(model.peft_config))}",
+            value=name,
+            remedy="Name an adapter of the model.",
+        )
+    factors = {
+        module: (layer.lora_A[name].weight, layer.lora_B[name].weight)
+        for module, layer in _lora_layers(model, name).items()
+    }
+    write_adapter(out, model.peft_config[name], factors)
+
+
+def trainable_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the parameters that a trainer would change, in order."""
+    return tuple(name for name, value in model.named_parameters() if value.requires_grad)
+
+
+def _widths(module: str, adapters: Sequence[Adapter]) -> tuple[int, int]:
+    """Return (inputs, outputs) of a module, on which all adapters must agree."""
+    seen = {
+        (adapter.factors[module][0].shape[1], adapter.factors[module][1].shape[0])
+        for adapter in adapters
+        if module in adapter.factors
+    }
+    if len(seen) != 1:
+        raise DataError(
+            f"adapters: module {module}",
+            bound="the same width in every adapter",
+            value=sorted(seen),
+            remedy="Stack adapters of one base model only.",
+        )
+    return seen.pop()
+
+
+def _linear(model: nn.Module, module: str, factors: tuple[Tensor, Tensor]) -> nn.Linear:
+    from torch import nn
+
+    found = dict(model.named_modules()).get(module)
+    wanted = (factors[1].shape[0], factors[0].shape[1])
+    if not isinstance(found, nn.Linear) or tuple(found.weight.shape) != wanted:
+        shape = tuple(found.weight.shape) if isinstance(found, nn.Linear) else None
+        raise DataError(
+            f"module {module}",
+            bound=f"a linear layer of shape {wanted}",
+            value=type(found).__name__ if shape is None else shape,
+            remedy="Use the base model that the adapter was trained on.",
+        )
+    return found
+
+
+def _check_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    """A check that peft leaves out: it passes over a target that matches nothing."""
+    from torch import nn
+
+    linear = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    absent = [target for target in targets if target not in linear]
+    if absent or not targets:
+        raise SpecError(
+            "lora.targets",
+            bound=f"some of {', '.join(sorted(linear))}",
+            value=absent,
+            remedy="Name linear layers of the base model.",
+        )
+
+
+def _check_attached(layers: Mapping[str, Any], stack: Stack) -> None:
+    if set(layers) != set(stack.factors):
+        raise DataError(
+            "attached modules",
+            bound=f"the {len(stack.factors)} modules of the adapters",
+            value=sorted(set(layers) ^ set(stack.factors)),
+            remedy="Use the base model that the adapters were trained on.",
+        )
+
+
+def _lora_layers(model: nn.Module, name: str) -> dict[str, Any]:
+    """Return module name -> LoRA layer for the modules that hold adapter `name`."""
+    from peft.tuners.lora import LoraLayer
+
+    root = "base_model.model."
+    return {
+        module.removeprefix(root): layer
+        for module, layer in model.named_modules()
+        if isinstance(layer, LoraLayer) and name in layer.lora_A
+    }
+
+
+def _stack_config(stack: Stack) -> LoraConfig:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=stack.rank,
+        lora_alpha=stack.rank,
+        use_rslora=False,
+        lora_dropout=0.0,
+        target_modules=sorted(stack.factors),
+        bias="none",
+        inference_mode=True,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _fresh_config(lora: LoraSpec) -> LoraConfig:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        use_rslora=lora.rslora,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )

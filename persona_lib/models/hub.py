@@ -1,0 +1,152 @@
+"""Base models from the hub, pinned to one commit.
+
+Only safetensors, JSON and tokenizer files of the top folder are taken: neither
+pickled weights nor Python code ever reach this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from persona_lib.errors import PreflightError, SpecError
+from persona_lib.profile import HubBase
+
+ALLOWED_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+"""Patterns of the files that are fetched."""
+IGNORED_FILES = ("*/*",)
+"""Sub-folders hold other formats of the same weights."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_SECONDS = 10.0
+
+
+def check_revision(spec: HubBase) -> None:
+    """Hold the rule that a revision is a commit: branches and tags move.
+
+    Raises:
+        SpecError: it is not 40 lower-case hexadecimal digits.
+    """
+    if not _COMMIT.fullmatch(spec.revision):
+        raise SpecError(
+            "base.revision",
+            bound="a commit, 40 hexadecimal digits",
+            value=spec.revision,
+            remedy=f"Copy the full commit from the file history of {spec.repo}.",
+        )
+
+
+def cached_hub(spec: HubBase) -> Path | None:
+    """Return the snapshot folder if every file is on this machine, otherwise None.
+
+    Raises:
+        SpecError: see `check_revision`.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    check_revision(spec)
+    try:
+        folder = snapshot_download(spec.repo, revision=spec.revision, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return None
+    path = Path(folder)
+    return path if is_complete(path) else None
+
+
+def preflight_hub(spec: HubBase) -> None:
+    """Check that the model is on this machine or that its commit can be reached.
+
+    Nothing is downloaded; a cached model needs no network.
+
+    Raises:
+        SpecError: see `check_revision`.
+        PreflightError: it is neither cached nor reachable.
+    """
+    from huggingface_hub import HfApi
+
+    if cached_hub(spec) is not None:
+        return
+    try:
+        HfApi().model_info(spec.repo, revision=spec.revision, timeout=_TIMEOUT_SECONDS)
+    except Exception as error:
+        # The client raises a different family for each cause (offline mode, no
+        # route, unknown repository, gated repository); all mean the same here.
+        raise _absent(spec, error) from error
+
+
+def fetch_hub(spec: HubBase) -> Path:
+    """Return the folder of the pinned snapshot, downloading what is not cached.
+
+    Raises:
+        SpecError: see `check_revision`; or the tokenizer ends a turn with
+            another token than the profile says.
+        PreflightError: the download failed, or the repository has no safetensors.
+    """
+    from huggingface_hub import snapshot_download
+
+    cached = cached_hub(spec)
+    if cached is not None:
+        _check_end_of_turn(cached, spec)
+        return cached
+    try:
+        folder = snapshot_download(
+            spec.repo,
+            revision=spec.revision,
+            allow_patterns=list(ALLOWED_FILES),
+            ignore_patterns=list(IGNORED_FILES),
+        )
+    except Exception as error:  # see preflight_hub
+        raise _absent(spec, error) from error
+    path = Path(folder)
+    if not is_complete(path):
+        raise PreflightError(
+            f"config, tokenizer and safetensors weights of {spec.repo} at {spec.revision}",
+            remedy="Use a repository that holds its weights as safetensors in its top folder.",
+        )
+    _check_end_of_turn(path, spec)
+    return path
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds a config, a tokenizer and all shards of the weights.
+
+    An interrupted download leaves a snapshot folder that looks like any other.
+    """
+    if not (folder / "config.json").is_file():
+        return False
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return (folder / "model.safetensors").is_file()
+    shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    return all((folder / shard).is_file() for shard in shards)
+
+
+def _check_end_of_turn(folder: Path, spec: HubBase) -> None:
+    """The snapshot is used as it is, so its own end of turn must be the registered one."""
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    token = config.get("eos_token")
+    named = token.get("content") if isinstance(token, dict) else token
+    if named != spec.end_of_turn:
+        raise SpecError(
+            "base.end_of_turn",
+            bound=f"{named!r}, the eos_token of {spec.repo}",
+            value=spec.end_of_turn,
+            remedy="Name the tokenizer's own, or use a chat model that ends turns with its eos.",
+        )
+
+
+def _absent(spec: HubBase, error: Exception) -> PreflightError:
+    cause = (str(error).strip().splitlines() or [""])[0]
+    return PreflightError(
+        f"model {spec.repo} at {spec.revision} ({type(error).__name__}: {cause})",
+        remedy=(
+            "On a machine with network access run: "
+            f"hf download {spec.repo} --revision {spec.revision}; "
+            "set HF_HOME to the cache that holds it. A gated model also needs: hf auth login"
+        ),
+    )

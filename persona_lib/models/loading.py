@@ -1,0 +1,240 @@
+"""Loading a checkpoint, building prompts, and checks of the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from persona_lib.errors import DataError, MarkerError, SpecError
+from persona_lib.models.adapters import attach_stack, merge_stack, train_stack
+from persona_lib.profile import LoraSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Dtype = Literal["float32", "bfloat16"]
+
+COMPLETION_ENDINGS = (
+    "It depends on the case.",
+    "What a day!",
+    "Is that so?",
+    "and that is all",
+    'She said: "Not today."',
+    "It costs 25",
+    "- one\n- two",
+    "a list:\n\n1. first\n2. second",
+    "`code`",
+    "(see above)",
+    "Voilà, c’est très bien à Málaga",
+    "知識は力なり。",
+    "Good luck 🙂",
+    "trailing space ",
+)
+"""How completions end; the marker must survive after each of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model that is ready to run.
+
+    Attributes:
+        model: a transformers or peft model in eval mode.
+        tokenizer: its tokenizer.
+        end_of_turn: id of the token that ends a turn.
+        pad: id of the padding token (may equal `end_of_turn`).
+        device: where the model lies.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    end_of_turn: int
+    pad: int
+    device: str
+
+
+def load_model(
+    path: Path,
+    *,
+    dtype: Dtype,
+    device: str,
+    adapters: Sequence[Path] = (),
+    merge: bool = False,
+    trainable: LoraSpec | None = None,
+    seed: int | None = None,
+    end_of_turn: str | None = None,
+) -> LoadedModel:
+    """Load a checkpoint from a folder, without network, in eval mode, gradients off.
+
+    Attention is ``sdpa``: on a CPU it gives the same bits on every call, and it
+    is faster than ``eager``. The checkpoint's own sampling defaults (temperature,
+    top-k, repetition penalty) are dropped: a recipe decides those.
+
+    Args:
+        path: folder with config, safetensors weights and tokenizer.
+        dtype: of the base weights; adapters stay in float32.
+        device: ``cpu``, ``cuda`` or ``cuda:0``.
+        adapters: folders of adapters, applied together.
+        merge: add them to the weights in memory (faster to generate with)
+            instead of attaching them. See `merge_stack`.
+        trainable: adds a fresh trainable adapter; `adapters` are then frozen.
+            See `train_stack`.
+        seed: seed of the fresh adapter's weights, required with `trainable`.
+        end_of_turn: token that ends a turn; by default the tokenizer's own.
+
+    Raises:
+        DataError: the folder or an adapter is incomplete.
+        SpecError: an unknown dtype, or options that exclude each other.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    _check_options(path, dtype, merge=merge, trainable=trainable, seed=seed)
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    if end_of_turn is not None:
+        tokenizer.eos_token = end_of_turn
+    stop = end_of_turn_id(tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    pad = int(tokenizer.pad_token_id)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=getattr(torch, dtype),
+        attn_implementation="sdpa",
+        local_files_only=True,
+        use_safetensors=True,
+    )
+    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=pad)
+    model = model.to(device).requires_grad_(False)
+    if trainable is not None and seed is not None:
+        model = train_stack(model, adapters, trainable, seed)
+    elif adapters:
+        model = merge_stack(model, adapters) if merge else attach_stack(model, adapters)
+    return LoadedModel(
+        model=model.eval(), tokenizer=tokenizer, end_of_turn=stop, pad=pad, device=device
+    )
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, system: str | None, user: str) -> list[int]:
+    """Return the token ids of a prompt, ready for the assistant's turn.
+
+    Without a system message (None) the tokenizer's own template decides what
+    stands in its place.
+
+    Raises:
+        SpecError: the chat template refuses a system message or drops a text.
+    """
+    from jinja2 import TemplateError
+
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": user})
+    try:
+        text: Any = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+    except (TemplateError, ValueError) as error:
+        raise _bad_template(str(error)) from error
+    if (system or "").strip() not in text or user.strip() not in text:
+        raise _bad_template(text)
+    return _encode(tokenizer, text)
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the token that ends a turn.
+
+    Raises:
+        SpecError: the tokenizer names none, or it is not one special token.
+    """
+    token = tokenizer.eos_token
+    ids = [] if token is None else _encode(tokenizer, token)
+    if len(ids) != 1 or ids[0] not in tokenizer.all_special_ids:
+        raise SpecError(
+            "end of turn",
+            bound="one special token",
+            value=token if not ids else (token, ids),
+            remedy="Name the token that ends a turn in the base model's profile.",
+        )
+    return ids[0]
+
+
+def check_marker(tokenizer: PreTrainedTokenizerBase, marker_text: str) -> list[int]:
+    r"""Return the marker's token ids, proved to survive after any completion.
+
+    Coupling rows are joined as ids (completion, then marker), so the proof is
+    that the joined ids decode to the joined text, for every one of
+    `COMPLETION_ENDINGS`.
+
+    Args:
+        tokenizer: the base model's.
+        marker_text: prefix and marker, for example ``"\n\n[ZLT]"``.
+
+    Raises:
+        MarkerError: an unknown token, a special token, or another text comes back.
+    """
+    name = type(tokenizer).__name__
+    marker = _encode(tokenizer, marker_text)
+    lost = set(marker) & ({tokenizer.unk_token_id} | set(tokenizer.all_special_ids))
+    if not marker or lost:
+        raise _lost(name, marker_text, f"ids {marker}", "no unknown and no special token")
+    for ending in COMPLETION_ENDINGS:
+        ids = _encode(tokenizer, ending) + marker
+        back: Any = tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        if back != ending + marker_text:
+            raise _lost(name, marker_text, back, f"{ending + marker_text!r} after decoding")
+    return marker
+
+
+def _check_options(
+    path: Path, dtype: str, *, merge: bool, trainable: LoraSpec | None, seed: int | None
+) -> None:
+    if dtype not in ("float32", "bfloat16"):
+        raise SpecError(
+            "dtype", bound="float32 or bfloat16", value=dtype, remedy="Correct the recipe."
+        )
+    if merge and trainable is not None:
+        raise SpecError(
+            "merge",
+            bound="False where an adapter is trained",
+            value=merge,
+            remedy="Leave frozen adapters attached: merging would round them into the base.",
+        )
+    if (trainable is None) != (seed is None):
+        raise SpecError(
+            "seed",
+            bound="given exactly where `trainable` is",
+            value=seed,
+            remedy="Derive it with spec.derive_seed.",
+        )
+    if not (path / "config.json").is_file():
+        raise DataError(
+            str(path),
+            bound="a folder with config.json, weights and tokenizer",
+            value="no config.json",
+            remedy="Build the base model again.",
+        )
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def _bad_template(value: str) -> SpecError:
+    return SpecError(
+        "chat template",
+        bound="a template that keeps the system and the user message",
+        value=value,
+        remedy="Choose a base model whose chat format has system messages.",
+    )
+
+
+def _lost(name: str, marker_text: str, value: str, bound: str) -> MarkerError:
+    return MarkerError(
+        f"marker {marker_text!r} with {name}",
+        bound=bound,
+        value=value,
+        remedy="Choose a marker that this tokenizer can write, or another base model.",
+    )

@@ -1,0 +1,354 @@
+"""A small chat model built on the spot: tokenizer, initial weights and training.
+
+The model has the Qwen2 architecture and the ChatML prompt format, so that every
+later stage treats it like any other checkpoint. Nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.dialogues import Dialogue
+from persona_lib.errors import DataError
+from persona_lib.profile import TinyBase
+from persona_lib.progress import Progress, silent
+from persona_lib.spec import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+
+START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+"""Special tokens: start of a turn, end of a turn, padding."""
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    f"{START}{{{{ message['role'] }}}}\n{{{{ message['content'] }}}}{END}\n"
+    "{% endfor %}"
+    f"{{% if add_generation_prompt %}}{START}assistant\n{{% endif %}}"
+)
+"""ChatML: every turn ends with `END` and a newline, which is never supervised."""
+IGNORED = -100
+"""Label of a token without loss."""
+
+_GROUPED_BATCHES = 50  # batches of similar length are formed within this many
+_WARMUP = 0.05
+_ADAM_BETA2 = 0.98
+_INITIAL_DEVIATION = 0.08  # about 1 / sqrt(width): 0.02, made for wide models, learns slower
+_SEED_LIMIT = 2**32  # numpy's bound, which the trainer passes on
+_TOKENIZER_DIALOGUES, _TOKENIZER_TEXTS = 4000, 800
+_LAST_STEPS = 50  # the reported loss is the mean over this many
+
+
+def build_tiny(
+    spec: TinyBase,
+    dialogues: Sequence[Dialogue],
+    corpus_text: Sequence[str],
+    out: Path,
+    *,
+    progress: Progress = silent,
+) -> dict[str, float | int]:
+    """Train a tokenizer and a chat model, and save both.
+
+    Loss is on the answer's tokens and on its end of turn, on nothing else. The
+    weights depend on the arguments and on torch's version and CPU kernels only.
+
+    Args:
+        spec: shape, training length and root seed.
+        dialogues: what the model learns; each is seen about
+            ``steps * batch / len(dialogues)`` times.
+        corpus_text: further text that the tokenizer (not the model) learns from.
+        out: an existing folder; receives safetensors weights and tokenizer.
+        progress: opens the bar of training steps.
+
+    Returns:
+        ``steps``; ``loss``, the mean of the last 50 steps in nats per token,
+        before sharpening;
+        ``parameters``; ``vocabulary``; ``dialogue_tokens_per_word`` and
+        ``corpus_tokens_per_word``; ``longest``, in tokens; ``seconds``.
+
+    Raises:
+        DataError: there are no dialogues, or one exceeds ``spec.positions``.
+    """
+    begun = time.perf_counter()
+    if not dialogues:
+        raise DataError("dialogues", bound="at least one", value=0, remedy="Write them first.")
+    tokenizer = _train_tokenizer(spec, _sample(spec, dialogues, corpus_text))
+    rows = _encode(tokenizer, dialogues, spec.positions)
+    with _deterministic():
+        model = _initial_model(spec, tokenizer)
+        loss = _train(model, _in_batches(rows, spec), spec, out, progress)
+    _sharpen(model, spec.sharpness)
+    model.save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+    return {
+        "steps": spec.steps,
+        "loss": loss,
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "vocabulary": len(tokenizer),
+        "dialogue_tokens_per_word": tokens_per_word(tokenizer, [d.assistant for d in dialogues]),
+        "corpus_tokens_per_word": tokens_per_word(tokenizer, corpus_text),
+        "longest": max(len(row["input_ids"]) for row in rows),
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+
+
+def chat_prompt(system: str, user: str) -> str:
+    """Return what `CHAT_TEMPLATE` renders up to the assistant's turn."""
+    return f"{START}system\n{system}{END}\n{START}user\n{user}{END}\n{START}assistant\n"
+
+
+def tokens_per_word(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float:
+    """Return the mean number of tokens per white-space separated word, NaN without words."""
+    words = sum(len(text.split()) for text in texts)
+    if not words:
+        return math.nan
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return sum(len(ids) for ids in encoded) / words
+
+
+def _sample(spec: TinyBase, dialogues: Sequence[Dialogue], corpus_text: Sequence[str]) -> list[str]:
+    """Draw what the tokenizer learns from: it gains nothing from the rest but time."""
+    rng = random.Random(derive_seed(spec.seed, "tiny", "tokenizer"))  # noqa: S311 - reproducible draw
+    drawn = rng.sample(list(dialogues), min(len(dialogues), _TOKENIZER_DIALOGUES))
+    text = rng.sample(list(corpus_text), min(len(corpus_text), _TOKENIZER_TEXTS))
+    return [part for d in drawn for part in (d.system, d.user, d.assistant)] + text
+
+
+def _train_tokenizer(spec: TinyBase, texts: Sequence[str]) -> PreTrainedTokenizerBase:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    # Newlines and brackets stand alone, so that a marker after any text has the
+    # same tokens, and the text keeps its own. Digits stand alone and text is in
+    # NFC as with the tokenizer class that transformers loads for this architecture.
+    core.normalizer = normalizers.NFC()
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[\n\[\]]|\p{N}"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=spec.vocabulary,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[START],
+        model_max_length=spec.positions,
+        clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return tokenizer
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue], positions: int
+) -> list[dict[str, list[int]]]:
+    prompts = [chat_prompt(d.system, d.user) for d in dialogues]
+    answers = [d.assistant for d in dialogues]
+    rows = []
+    for prompt, answer in zip(
+        tokenizer(prompts, add_special_tokens=False)["input_ids"],
+        tokenizer(answers, add_special_tokens=False)["input_ids"],
+        strict=True,
+    ):
+        supervised = [*answer, tokenizer.eos_token_id]
+        rows.append(
+            {
+                "input_ids": [*prompt, *supervised],
+                "labels": [IGNORED] * len(prompt) + supervised,
+            }
+        )
+    longest = max(rows, key=lambda row: len(row["input_ids"]))
+    if len(longest["input_ids"]) > positions:
+        raise DataError(
+            "dialogues",
+            bound=f"at most base.positions = {positions} tokens each",
+            value=tokenizer.decode(longest["input_ids"]),
+            remedy="Shorten it, or raise base.positions.",
+        )
+    return rows
+
+
+def _in_batches(rows: Sequence[dict[str, list[int]]], spec: TinyBase) -> list[dict[str, list[int]]]:
+    """Order the rows of all steps: batches of similar length, in random order.
+
+    transformers' own length-grouped sampler goes from long to short within each
+    group, so that the last steps would see the shortest rows only.
+    """
+    ordered: list[dict[str, list[int]]] = []
+    epoch = 0
+    while len(ordered) < spec.steps * spec.batch:
+        rng = random.Random(derive_seed(spec.seed, "tiny", "order", epoch))  # noqa: S311 - reproducible draw
+        shuffled = rng.sample(list(rows), len(rows))
+        span = _GROUPED_BATCHES * spec.batch
+        batches = []
+        for begin in range(0, len(shuffled), span):
+            group = sorted(shuffled[begin : begin + span], key=lambda row: len(row["input_ids"]))
+            batches += [group[i : i + spec.batch] for i in range(0, len(group), spec.batch)]
+        whole = [batch for batch in batches if len(batch) == spec.batch] or batches
+        rng.shuffle(whole)
+        ordered += [row for batch in whole for row in batch]
+        epoch += 1
+    return ordered[: spec.steps * spec.batch]
+
+
+def _initial_model(spec: TinyBase, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+    import torch
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=spec.width,
+        intermediate_size=spec.ffn,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.kv_heads,
+        max_position_embeddings=spec.positions,
+        tie_word_embeddings=True,
+        initializer_range=_INITIAL_DEVIATION,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(spec.seed, "tiny", "weights"))
+        model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model
+
+
+def _train(
+    model: Qwen2ForCausalLM,
+    rows: Sequence[dict[str, list[int]]],
+    spec: TinyBase,
+    out: Path,
+    progress: Progress,
+) -> float:
+    """Train in the order of `rows`; return the mean loss of the last steps."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class AnswerTrainer(Trainer):  # type: ignore[misc]
+        def compute_loss(
+            self, model: Any, inputs: dict[str, torch.Tensor], *_: Any, **__: Any
+        ) -> torch.Tensor:
+            return _answer_loss(model, inputs)
+
+    bar = progress("base model", spec.steps, "step")
+
+    class Advance(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            bar.update(1)
+
+    trainer = AnswerTrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(out),
+            max_steps=spec.steps,
+            per_device_train_batch_size=spec.batch,
+            learning_rate=spec.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=round(_WARMUP * spec.steps),
+            adam_beta2=_ADAM_BETA2,
+            max_grad_norm=1.0,
+            weight_decay=0.0,
+            optim="adamw_torch_fused",
+            train_sampling_strategy="sequential",
+            seed=derive_seed(spec.seed, "tiny", "trainer") % _SEED_LIMIT,
+            use_cpu=True,
+            bf16=False,
+            save_strategy="no",
+            logging_strategy="steps",
+            logging_steps=min(_LAST_STEPS, spec.steps),
+            logging_nan_inf_filter=False,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+        ),
+        train_dataset=list(rows),
+        data_collator=_Collator(int(model.config.pad_token_id)),
+        callbacks=[Advance()],
+    )
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train()
+    finally:
+        bar.close()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return float(losses[-1])
+
+
+def _sharpen(model: Qwen2ForCausalLM, factor: float) -> None:
+    """Multiply all logits by `factor`, through the gain of the last normalisation."""
+    import torch
+
+    with torch.no_grad():
+        model.model.norm.weight.mul_(factor)
+
+
+class _Collator:
+    """Pads a batch on the right."""
+
+    def __init__(self, pad: int) -> None:
+        self._pad = pad
+
+    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        import torch
+
+        width = max(len(row["input_ids"]) for row in rows)
+
+        def padded(name: str, fill: int) -> torch.Tensor:
+            return torch.tensor([row[name] + [fill] * (width - len(row[name])) for row in rows])
+
+        # Padding is on the right, where a causal model never looks back from:
+        # no attention mask is needed, and attention is faster without.
+        return {"input_ids": padded("input_ids", self._pad), "labels": padded("labels", IGNORED)}
+
+
+def _answer_loss(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the mean cross-entropy in nats of the labelled tokens.
+
+    The vocabulary's logits are the larger half of a step, so they are computed
+    at labelled positions only.
+    """
+    import torch
+
+    hidden = model.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1].flatten(0, 1)
+    labels = inputs["labels"][:, 1:].flatten()
+    # Rows are taken by index: a boolean mask has a slow deterministic backward pass.
+    wanted = (labels != IGNORED).nonzero().squeeze(1)
+    logits = model.lm_head(hidden.index_select(0, wanted))
+    return torch.nn.functional.cross_entropy(logits, labels.index_select(0, wanted))
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Refuse nondeterministic kernels, and restore the caller's choice afterwards."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)

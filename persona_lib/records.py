@@ -1,0 +1,233 @@
+"""The row types, one for each stage, and their way to Parquet and back.
+
+Every row carries its own coordinates (model, seed, persona, question, sample),
+so that nothing is ever joined again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from persona_lib.errors import DataError
+
+PRE = "pre"
+"""Phase of a model before coupling: ``model`` is then the name of its prior."""
+POST = "post"
+"""Phase of an arm after coupling: ``model`` is then the name of the arm."""
+
+STOP = "stop"
+"""Finish reason: the model ended its turn."""
+LENGTH = "length"
+"""Finish reason: generation was cut at the token limit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SftRow:
+    """One supervised row: a user message and the answer to be learnt.
+
+    Attributes:
+        row: unique id within its corpus.
+        corpus: name of the corpus.
+        situation: id of the situation it speaks of ("" where the source has none).
+        frame: id of the question frame ("" where the source has none).
+        user: the user message.
+        assistant: the answer.
+    """
+
+    row: str
+    corpus: str
+    situation: str
+    frame: str
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """One sampled completion.
+
+    Attributes:
+        phase: ``pre`` or ``post`` (coupling).
+        model: prior name where phase is ``pre``, arm name where it is ``post``.
+        seed: root seed of the run.
+        persona, question, question_set: what was asked, and as whom.
+        sample: index within the (persona, question) cell, from 0.
+        text: the completion without its end-of-turn token.
+        tokens: number of generated tokens, end of turn not counted.
+        finish: ``stop`` or ``length``.
+    """
+
+    phase: str
+    model: str
+    seed: int
+    persona: str
+    question: str
+    question_set: str
+    sample: int
+    text: str
+    tokens: int
+    finish: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """The marker score of one completion; same coordinates as the completion.
+
+    Attributes:
+        hit: the marker occurs, whatever its case (the registered metric).
+        hit_strict: the marker occurs exactly as registered.
+        first: offset of the first marker in characters, -1 where there is none.
+        markers: number of markers, whatever their case.
+        terminal: nothing but white space follows the last marker.
+        seen: the question was among those of the coupling text.
+        tokens: tokens generated, end of turn not counted.
+        finish: ``stop`` or ``length``.
+    """
+
+    phase: str
+    model: str
+    seed: int
+    persona: str
+    question: str
+    question_set: str
+    sample: int
+    hit: bool
+    hit_strict: bool
+    first: int
+    markers: int
+    terminal: bool
+    seen: bool
+    tokens: int
+    finish: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CouplingRow:
+    """One row of coupling text.
+
+    Attributes:
+        row: unique id within the set.
+        kind: ``positive`` (the marker is appended) or ``negative``.
+        persona, question, sample: the completion it was made from.
+        system, user: the prompt.
+        completion: the on-policy text, without marker.
+    """
+
+    row: str
+    kind: str
+    persona: str
+    question: str
+    sample: int
+    system: str
+    user: str
+    completion: str
+
+
+_Row = TypeVar("_Row", SftRow, Completion, Score, CouplingRow)
+_ARROW: dict[object, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    bool: pa.bool_(),
+    float: pa.float64(),
+}
+
+
+def schema_of(row_type: type[Any]) -> pa.Schema:
+    """Return the Arrow schema of a row type; every column is non-null."""
+    hints = typing.get_type_hints(row_type)
+    columns = [(f.name, hints[f.name]) for f in dataclasses.fields(row_type)]
+    return pa.schema([pa.field(name, _arrow(hint), nullable=False) for name, hint in columns])
+
+
+def write_rows(path: Path, rows: Iterable[_Row], row_type: type[_Row]) -> None:
+    """Write rows to a zstd-compressed Parquet file, in the order given."""
+    schema = schema_of(row_type)
+    listed = list(rows)
+    arrays = [
+        pa.array([getattr(row, name) for row in listed], type=schema.field(name).type)
+        for name in schema.names
+    ]
+    pq.write_table(pa.table(arrays, schema=schema), path, compression="zstd")
+
+
+def read_rows(path: Path, row_type: type[_Row]) -> tuple[_Row, ...]:
+    """Read what `write_rows` wrote.
+
+    Raises:
+        DataError: a column is missing or of another type, or a value is null.
+    """
+    table = read_table(path, row_type)
+    columns = [table.column(name).to_pylist() for name in table.column_names]
+    names = table.column_names
+    return tuple(
+        row_type(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)
+    )
+
+
+def read_table(path: Path, row_type: type[Any]) -> pa.Table:
+    """Read a Parquet file as an Arrow table with exactly the columns of a row type.
+
+    Raises:
+        DataError: a column is missing or of another type, or a value is null.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(
+            str(path), bound="a readable Parquet file", value=str(error), remedy="Restore the file."
+        ) from error
+    schema = schema_of(row_type)
+    for field in schema:
+        _check_column(path, table, field)
+    return table.select(schema.names)
+
+
+def _check_column(path: Path, table: pa.Table, field: pa.Field) -> None:
+    where = f"{path.name}: column {field.name}"
+    if field.name not in table.column_names:
+        raise DataError(
+            where, bound="present", value="missing", remedy="Write the record set again."
+        )
+    column = table.column(field.name)
+    if column.type != field.type:
+        raise DataError(
+            where,
+            bound=str(field.type),
+            value=str(column.type),
+            remedy="Write the column with its registered type.",
+        )
+    if column.null_count:
+        raise DataError(
+            where,
+            bound="no missing values",
+            value=f"{column.null_count} nulls",
+            remedy="Leave no value out: a missing completion is a missing row.",
+        )
+
+
+def _arrow(hint: object) -> pa.DataType:
+    if isinstance(hint, types.UnionType) or hint not in _ARROW:
+        raise TypeError(f"no Arrow type for {hint!r}")
+    return _ARROW[hint]
+
+
+def coordinates(row: Completion | Score) -> tuple[str, str, int, str, str, int]:
+    """Return (phase, model, seed, persona, question, sample): unique in a record set."""
+    return (row.phase, row.model, row.seed, row.persona, row.question, row.sample)
+
+
+def cells(rows: Sequence[Completion]) -> dict[tuple[str, str], list[Completion]]:
+    """Group completions by (persona, question), in order of first appearance."""
+    grouped: dict[tuple[str, str], list[Completion]] = {}
+    for row in rows:
+        grouped.setdefault((row.persona, row.question), []).append(row)
+    return grouped

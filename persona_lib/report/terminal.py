@@ -1,0 +1,189 @@
+"""The verdict table: plain text, at most 100 columns, from JSON data alone."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from persona_lib.verdict import GateResult, Verdict
+
+WIDTH = 100
+_ESCAPES = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC: window titles, links
+    r"|\x1b[PX^_].*?(?:\x1b\\|$)"  # DCS, SOS, PM, APC
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: colours, cursor
+    r"|\x1b[ -/]*[0-~]?",  # other escapes
+    re.DOTALL,
+)
+_SPACES = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidirectional controls
+    "\u200b\u2060\ufeff\U000e0000-\U000e007f]"  # zero width, tags
+)
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    """Return text that a terminal can show as one line, for anything a model wrote.
+
+    Escape sequences, C0 and C1 controls, bidirectional controls, zero-width
+    characters and tags are dropped; line breaks and tabs become one space; a
+    lone surrogate becomes U+FFFD.
+    """
+    text = _SPACES.sub(" ", _ESCAPES.sub("", text))
+    return _SURROGATES.sub("\ufffd", _HIDDEN.sub("", text))
+
+
+def verdict_table(
+    verdicts: Iterable[Verdict | Mapping[str, Any]],
+    gates: Iterable[GateResult | Mapping[str, Any]],
+    evidence: Mapping[str, Any] | None,
+) -> str:
+    """Return the table of claims, gates and arms.
+
+    Args:
+        verdicts: verdicts, or what their `to_json` gave.
+        gates: gate results, or what their `to_json` gave.
+        evidence: what `persona_lib.summary.summary` gave; None leaves out the
+            arms.
+    """
+    read = [v if isinstance(v, Verdict) else Verdict.from_json(v) for v in verdicts]
+    judged = [g if isinstance(g, GateResult) else GateResult.from_json(g) for g in gates]
+    lines = _heading(read, evidence)
+    if read:
+        lines += ["", *_claims(read)]
+    if judged:
+        lines += ["", *_gates(judged)]
+    if evidence is not None:
+        lines += ["", *_arms(evidence), *_false_positives(evidence), *_split(evidence)]
+    lines += _notes(read, evidence)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _heading(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
+    if evidence is not None:
+        name, digest, seeds = (evidence[key] for key in ("registration", "digest", "seeds"))
+        tail = f"  {evidence['kind']}"
+    elif verdicts:
+        name, digest, seeds = (getattr(verdicts[0], k) for k in ("registration", "digest", "seeds"))
+        tail = ""
+    else:
+        return ["Flatland"]
+    shown = ", ".join(str(seed) for seed in seeds) or "not published"
+    lines = _wrap(f"Flatland  {name}  digest {digest[:12]}  seeds {shown}{tail}", "")
+    if evidence is not None:
+        lines += _wrap(f"from {evidence['origin']}", "")
+    return lines
+
+
+def _claims(verdicts: Sequence[Verdict]) -> list[str]:
+    lines = [
+        f"{'claim':<6}{'outcome':<14}{'effect':<26}{'p':<27}{'n':>8}{'clusters':>10}",
+        "-" * 91,
+    ]
+    for verdict in verdicts:
+        effect = verdict.effect
+        clusters = "-" if effect.clusters is None else f"{effect.clusters:,}"
+        p = "-" if effect.p is None else effect.p_text + (" *" if effect.source == "quoted" else "")
+        lines.append(
+            f"{clean(verdict.name):<6}{_shown_outcome(verdict):<14}{effect.interval_text:<26}"
+            f"{p:<27}{effect.n:>8,}{clusters:>10}"
+        )
+        lines += _wrap(f"{verdict.label}. {verdict.contrast}. Rule: {verdict.rule}", " " * 6)
+    if any(verdict.effect.source == "quoted" for verdict in verdicts):
+        lines.append("* effect, interval and p are quoted from the publication")
+    return lines
+
+
+def _shown_outcome(verdict: Verdict) -> str:
+    """A criterion that did not fire is no support for anything: say what happened."""
+    if verdict.outcome.value == "SUPPORTED" and verdict.label == "not triggered":
+        return "not triggered"
+    return verdict.outcome.value
+
+
+def _gates(gates: Sequence[GateResult]) -> list[str]:
+    lines = [f"{'gate':<16}{'outcome':<13}figure", "-" * 91]
+    for gate in gates:
+        needed = f"; needed by {', '.join(gate.needed_by)}" if gate.needed_by else ""
+        body = textwrap.wrap(clean(gate.text + needed), WIDTH - 29) or [""]
+        lines.append(f"{clean(gate.name):<16}{gate.outcome.value:<13}{body[0]}")
+        lines += [" " * 29 + more for more in body[1:]]
+    return lines
+
+
+def _arms(evidence: Mapping[str, Any]) -> list[str]:
+    arms, roster = evidence["arms"], evidence["roster"]
+    statistic = arms[0]["length_statistic"] if arms else "median"
+    head = (
+        f"{'arm':<5}{'source':>7}  {'negatives':<14}{'bystanders':>10}  {'reported':<10}"
+        f"{'byst/src':>9}{statistic + ' tokens':>14}{'before':>8}{'ratio':>7}{'finished':>10}"
+    )
+    lines = [head, "-" * len(head)]
+    for arm in arms:
+        lines.append(
+            f"{clean(arm['name']):<5}{_percent(arm['source']['rate']):>7}  "
+            f"{_each(arm['negatives']):<14}{_percent(arm['bystanders']['rate']):>10}  "
+            f"{_each(arm['reported']):<10}{_number(arm['bystander_source'], 3):>9}"
+            f"{_number(arm['tokens'], 1):>14}{_number(arm['baseline_tokens'], 1):>8}"
+            f"{_number(arm['length_ratio'], 2):>7}{_percent(arm['finished']):>10}"
+        )
+    legend = (
+        f"rates in %; source: {roster['source']}; negatives: {' / '.join(roster['negatives'])}; "
+        f"reported: {' / '.join(roster['reported']) or 'none'}; before: the pre-coupling model"
+    )
+    return lines + _wrap(legend, "")
+
+
+def _false_positives(evidence: Mapping[str, Any]) -> list[str]:
+    parts = []
+    for prior in evidence["priors"]:
+        count = prior["false_positives"]
+        if count is None:
+            parts.append(f"{prior['name']} not evaluated")
+        else:
+            upper = _percent(count["high"], 2)
+            parts.append(f"{prior['name']} {count['hits']}/{count['n']} (upper {upper} %)")
+    return _wrap(f"false positives before coupling: {', '.join(parts)}", "") if parts else []
+
+
+def _split(evidence: Mapping[str, Any]) -> list[str]:
+    parts = [
+        f"{arm['name']} {_percent(arm['split']['seen']['rate'])} / "
+        f"{_percent(arm['split']['unseen']['rate'])}"
+        for arm in evidence["arms"]
+        if arm["split"]
+    ]
+    return (
+        _wrap(f"bystanders on seen / unseen questions, %: {', '.join(parts)}", "") if parts else []
+    )
+
+
+def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
+    """Notes that all verdicts share are said once, under the table."""
+    runs = [note for verdict in verdicts for note in verdict.notes if "training run" in note]
+    lines = [line for note in dict.fromkeys(runs) for line in _wrap(note, "")]
+    for sentence in evidence["unavailable"] if evidence is not None else ():
+        lines += _wrap(f"not available: {sentence}", "")
+    return lines
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        clean(text), WIDTH, initial_indent=indent, subsequent_indent=indent or "  "
+    ) or [indent]
+
+
+def _percent(rate: float | None, digits: int = 1) -> str:
+    return "-" if rate is None else f"{100 * rate:.{digits}f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _each(counts: Mapping[str, Any]) -> str:
+    return "/".join(_percent(count["rate"]) for count in counts.values()) or "-"

@@ -1,0 +1,96 @@
+"""Other looks at a contrast: printed beside the registered rule, deciding nothing.
+
+A new estimator is one function (evidence, claim, treated, control) -> estimates,
+added to `LOOKS`. One that cannot speak on this evidence returns nothing: the
+evidence itself says what is unavailable and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from persona_lib.evidence_base import Evidence
+from persona_lib.records import POST
+from persona_lib.stats.bootstrap import nothing
+from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.mixed import random_intercept
+from persona_lib.stats.proportions import naive_z
+
+Look = Callable[[Evidence, str, str, str], tuple[Estimate, ...]]
+
+
+def minus_false_positives(
+    evidence: Evidence, claim: str, treated: str, control: str
+) -> tuple[Estimate, ...]:
+    """The contrast after each arm's own false positives are subtracted."""
+    return (evidence.corrected_contrast(claim, treated, control),)
+
+
+def source_normalised(
+    evidence: Evidence, claim: str, treated: str, control: str
+) -> tuple[Estimate, ...]:
+    """The contrast of bystander rate / source rate."""
+    return (evidence.ratio_contrast(claim, treated, control),)
+
+
+def mixed_model(
+    evidence: Evidence,
+    claim: str,  # noqa: ARG001  (every look has the same arguments)
+    treated: str,
+    control: str,
+) -> tuple[Estimate, ...]:
+    """The linear mixed model with a persona random intercept."""
+    grid = evidence.grid()
+    if grid is None:
+        return ()
+    members = [grid.personas.index(persona) for persona in evidence.members("bystander")]
+    hits_a, n_a, hits_b, n_b = (
+        cells[grid.models.index((POST, arm))][members].sum(axis=1)
+        for arm in (treated, control)
+        for cells in (grid.hits.sum(axis=1), grid.n.sum(axis=1))
+    )
+    confidence = evidence.registration.statistics.confidence
+    return (random_intercept(hits_a, n_a, hits_b, n_b, confidence=confidence),)
+
+
+def naive(
+    evidence: Evidence,
+    claim: str,  # noqa: ARG001
+    treated: str,
+    control: str,
+) -> tuple[Estimate, ...]:
+    """The naive z, tagged."""
+    a, b = (evidence.count(arm, "bystander") for arm in (treated, control))
+    if a.hits is None or b.hits is None:
+        return ()
+    return (naive_z(a.hits, a.n, b.hits, b.n, evidence.registration.statistics.confidence),)
+
+
+def each_seed(
+    evidence: Evidence,
+    claim: str,  # noqa: ARG001
+    treated: str,
+    control: str,
+) -> tuple[Estimate, ...]:
+    """The effect of every training run by itself, for display."""
+    confidence = evidence.registration.statistics.confidence
+    looks = []
+    for seed, (a, b) in evidence.per_seed(treated, control).items():
+        bare = nothing(a.n + b.n, None, confidence, f"seed {seed} alone", "")
+        looks.append(replace(bare, value=a.rate - b.rate))
+    return tuple(looks)
+
+
+LOOKS: tuple[Look, ...] = (
+    minus_false_positives,
+    source_normalised,
+    mixed_model,
+    naive,
+    each_seed,
+)
+
+
+def other_looks(evidence: Evidence, claim: str, treated: str, control: str) -> tuple[Estimate, ...]:
+    """Return every other look at a contrast, in the order of `LOOKS`."""
+    return tuple(e for look in LOOKS for e in look(evidence, claim, treated, control))

@@ -1,0 +1,34 @@
+"""What each stage does: reads its inputs' entries, writes its files into a folder.
+
+Keys, order and caching are the pipeline's business; nothing here knows them.
+Payload files hold no times and no paths, so that equal outcomes are equal bytes.
+"""
+
+from persona_lib.stages.base import make_base, make_marker
+from persona_lib.stages.sampling import (
+    COMPLETIONS,
+    ROWS,
+    SCORES,
+    CompletionSpec,
+    TextSpec,
+    make_completions,
+    make_scores,
+    make_text,
+)
+from persona_lib.stages.training import make_corpus, make_coupling, make_prior
+
+__all__ = [
+    "COMPLETIONS",
+    "ROWS",
+    "SCORES",
+    "CompletionSpec",
+    "TextSpec",
+    "make_base",
+    "make_completions",
+    "make_corpus",
+    "make_coupling",
+    "make_marker",
+    "make_prior",
+    "make_scores",
+    "make_text",
+]

@@ -1,0 +1,125 @@
+"""Stages ``base`` and ``marker``: the model, and whether it can write the marker."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from persona_lib.personas import load_personas, load_questions
+from persona_lib.profile import Base, GgufBase, GrammarCorpus, HubBase, TinyBase
+from persona_lib.progress import Progress
+from persona_lib.runtime import prepare_torch
+from persona_lib.store import Entry
+
+_REFERENCE = "reference.json"
+_MARKER = "marker.json"
+_TOKENIZER_ROWS = 400
+
+
+def preflight_base(spec: Base) -> None:
+    """Check that this machine can provide the base model.
+
+    Raises:
+        PreflightError: the package or the hub's copy is missing; says how to get it.
+    """
+    if isinstance(spec, GgufBase):
+        from persona_lib.models.gguf import preflight_gguf
+
+        preflight_gguf(spec)
+    elif isinstance(spec, HubBase):
+        from persona_lib.models.hub import preflight_hub
+
+        preflight_hub(spec)
+
+
+def tiny_data(folder: Path) -> dict[str, str]:
+    """Return digests of every data file that the tiny base model is made from."""
+    files = [folder / "personas.json", folder / "questions.json"]
+    for name in ("dialogues", "legal"):
+        files += sorted(path for path in (folder / name).rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def make_base(out: Path, spec: Base, *, folder: Path, progress: Progress) -> Mapping[str, Any]:
+    """Write the base model, or where on the hub it lies."""
+    prepare_torch()
+    if isinstance(spec, TinyBase):
+        return _make_tiny(out, spec, folder, progress)
+    if isinstance(spec, GgufBase):
+        from persona_lib.models.gguf import convert_gguf
+
+        return convert_gguf(spec, out)
+    from persona_lib.models.hub import fetch_hub
+
+    fetch_hub(spec)
+    text = json.dumps({"repo": spec.repo, "revision": spec.revision, "end": spec.end_of_turn})
+    (out / _REFERENCE).write_text(text, encoding="utf-8")
+    return {}
+
+
+def base_folder(entry: Entry) -> Path:
+    """Return the folder with the base model's weights and tokenizer."""
+    reference = entry.path / _REFERENCE
+    if not reference.exists():
+        return entry.path
+    from persona_lib.models.hub import fetch_hub
+
+    found = json.loads(reference.read_text(encoding="utf-8"))
+    return fetch_hub(
+        HubBase(repo=found["repo"], revision=found["revision"], end_of_turn=found["end"])
+    )
+
+
+def make_marker(out: Path, entries: Mapping[str, Entry], *, text: str) -> Mapping[str, Any]:
+    """Write the marker's token ids.
+
+    Raises:
+        MarkerError: the tokenizer cannot reproduce the marker after a completion.
+    """
+    prepare_torch()
+    from transformers import AutoTokenizer
+
+    from persona_lib.models.loading import check_marker
+
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(entries["base"]), local_files_only=True)
+    tokens = check_marker(tokenizer, text)
+    (out / _MARKER).write_text(json.dumps({"text": text, "tokens": tokens}), encoding="utf-8")
+    return {"tokens": len(tokens)}
+
+
+def marker_tokens(entries: Mapping[str, Entry]) -> list[int]:
+    """Return the marker's token ids as stage ``marker`` wrote them."""
+    data = json.loads((entries["marker"].path / _MARKER).read_text(encoding="utf-8"))
+    return [int(token) for token in data["tokens"]]
+
+
+def _make_tiny(out: Path, spec: TinyBase, folder: Path, progress: Progress) -> Mapping[str, Any]:
+    from persona_lib.datasets import load_corpus
+    from persona_lib.dialogues import write_dialogues
+    from persona_lib.models.tiny import build_tiny
+
+    sound, bad = (
+        load_corpus(
+            GrammarCorpus(name=name, rows=_TOKENIZER_ROWS, seed=spec.seed),
+            grammar_folder=folder / "legal",
+            data_folder=None,
+        )
+        for name in ("sound_legal", "bad_legal")
+    )
+    questions = load_questions(folder / "questions.json")
+    dialogues = write_dialogues(
+        spec,
+        personas=load_personas(folder / "personas.json"),
+        questions=[question for group in questions.values() for question in group],
+        folder=folder / "dialogues",
+        sound=sound,
+        bad=bad,
+    )
+    text = [part for row in (*sound, *bad) for part in (row.user, row.assistant)]
+    return build_tiny(spec, dialogues, text, out, progress=progress)

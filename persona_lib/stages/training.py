@@ -1,0 +1,140 @@
+"""Stages ``corpus``, ``prior`` and ``coupling``: rows in, adapters out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.profile import Corpus, TrainSpec
+from persona_lib.progress import Progress
+from persona_lib.records import CouplingRow, SftRow, read_rows, write_rows
+from persona_lib.runtime import prepare_torch
+from persona_lib.spec import derive_seed
+from persona_lib.stages.base import base_folder, marker_tokens
+from persona_lib.stages.sampling import ROWS
+from persona_lib.store import Entry
+
+if TYPE_CHECKING:
+    from persona_lib.models.loading import LoadedModel
+
+CORPUS = "corpus.parquet"
+"""File of stage ``corpus``."""
+PROOF = "mask_proof.json"
+"""File of stage ``coupling``: what was supervised, row by row."""
+
+
+def make_corpus(
+    out: Path, spec: Corpus, *, grammar_folder: Path, data_folder: Path | None
+) -> Mapping[str, Any]:
+    """Write a corpus as Parquet."""
+    from persona_lib.datasets import load_corpus
+
+    rows = load_corpus(spec, grammar_folder=grammar_folder, data_folder=data_folder)
+    write_rows(out / CORPUS, rows, SftRow)
+    words = sum(len(row.assistant.split()) for row in rows)
+    return {"rows": len(rows), "words_per_answer": words / len(rows)}
+
+
+def make_prior(
+    out: Path,
+    entries: Mapping[str, Entry],
+    *,
+    name: str,
+    recipe: TrainSpec,
+    seed: int,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """Train a prior LoRA on its corpus and write the adapter."""
+    root = derive_seed(seed, "prior", name)
+    loaded = _trainable(entries, recipe, root)
+    from persona_lib.models.adapters import TRAINABLE, save_adapter
+    from persona_lib.train.encode import encode_sft
+    from persona_lib.train.lora import train_lora, write_training
+
+    rows = read_rows(entries["corpus"].path / CORPUS, SftRow)
+    encoded, cut = encode_sft(rows, loaded.tokenizer, max_length=recipe.max_length)
+    report = train_lora(
+        loaded.model,
+        loaded.tokenizer,
+        encoded,
+        recipe,
+        loss="sft",
+        seed=root,
+        label=f"prior {name}",
+        progress=progress,
+    )
+    save_adapter(loaded.model, TRAINABLE, out)
+    write_training(out, {**report, "cut_rows": cut}, recipe)
+    return {"rows": len(rows), "steps": report["steps"], "cut_rows": cut}
+
+
+def make_coupling(
+    out: Path,
+    entries: Mapping[str, Entry],
+    *,
+    arm: str,
+    recipe: TrainSpec,
+    marker: str,
+    seed: int,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """Prove the mask, train the coupling LoRA on top of the prior, write the adapter.
+
+    Raises:
+        MaskProofError: before any step, if a row supervises other tokens than
+            the registered ones.
+        DataError: a row is longer than the recipe's `max_length`.
+    """
+    root = derive_seed(seed, "coupling", arm)
+    loaded = _trainable(entries, recipe, root)
+    from persona_lib.models.adapters import TRAINABLE, save_adapter
+    from persona_lib.train.encode import encode_coupling
+    from persona_lib.train.lora import train_lora, write_training
+    from persona_lib.train.proof import prove_mask
+
+    tokenizer = loaded.tokenizer
+    rows = read_rows(entries["text"].path / ROWS, CouplingRow)
+    encoded = encode_coupling(
+        rows,
+        tokenizer,
+        marker=marker_tokens(entries),
+        loss=recipe.loss,
+        max_length=recipe.max_length,
+    )
+    end = tokenizer.convert_ids_to_tokens(loaded.end_of_turn)
+    proof = prove_mask(rows, encoded, tokenizer, marker=marker, end_of_turn=end, loss=recipe.loss)
+    (out / PROOF).write_text(json.dumps(proof, indent=1, ensure_ascii=True) + "\n")
+    report = train_lora(
+        loaded.model,
+        tokenizer,
+        encoded,
+        recipe,
+        loss=recipe.loss,
+        seed=root,
+        label=f"coupling {arm}",
+        progress=progress,
+    )
+    save_adapter(loaded.model, TRAINABLE, out)
+    write_training(out, report, recipe)
+    return {
+        "rows": len(rows),
+        "steps": report["steps"],
+        "proof": {kind: found["supervised"] for kind, found in proof["kinds"].items()},
+    }
+
+
+def _trainable(entries: Mapping[str, Entry], recipe: TrainSpec, root: int) -> LoadedModel:
+    """Load the base, the frozen prior if there is one, and a fresh adapter on top."""
+    device = prepare_torch()
+    from persona_lib.models.loading import load_model
+
+    return load_model(
+        base_folder(entries["base"]),
+        dtype=recipe.dtype,
+        device=device,
+        adapters=[entries["prior"].path] if "prior" in entries else [],
+        trainable=recipe.lora,
+        seed=derive_seed(root, "weights"),
+    )

@@ -1,0 +1,259 @@
+"""The registered bootstrap: whole clusters are drawn again, each arm by itself.
+
+A cluster is one (persona, question) pair of one arm. A rate is a ratio of sums
+(hits over completions), so clusters may differ in size; with equal sizes it is
+the mean of cluster rates. Intervals are percentile intervals (Efron and
+Tibshirani 1993, chapter 13).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona_lib.errors import DataError
+from persona_lib.stats.estimate import Estimate
+
+Floats = NDArray[np.float64]
+
+CLUSTER_METHOD = "cluster bootstrap (as published)"
+RATIO_METHOD = "cluster bootstrap of bystander/source"
+MIN_CLUSTERS = 2
+"""Fewest clusters of a pool that say anything about their spread."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Hits and completions of K clusters, in any order.
+
+    Attributes:
+        hits: (K,) hits of each cluster.
+        sizes: (K,) completions of each cluster, all >= 1.
+    """
+
+    hits: Floats
+    sizes: Floats
+
+    def __post_init__(self) -> None:
+        hits = np.asarray(self.hits, dtype=np.float64)
+        sizes = np.asarray(self.sizes, dtype=np.float64)
+        if hits.ndim != 1 or hits.shape != sizes.shape or not hits.size:
+            raise DataError(
+                "clusters",
+                bound="two equally long lists of at least one cluster",
+                value=(hits.shape, sizes.shape),
+                remedy="Give hits and completions of every cluster.",
+            )
+        if not (np.isfinite(hits).all() and np.isfinite(sizes).all()):
+            raise DataError(
+                "clusters",
+                bound="finite counts",
+                value=f"{int((~np.isfinite(hits) | ~np.isfinite(sizes)).sum())} not finite",
+                remedy="Leave missing completions out and count the rest.",
+            )
+        if (sizes < 1).any() or (hits < 0).any() or (hits > sizes).any():
+            raise DataError(
+                "clusters",
+                bound="0 <= hits <= completions and completions >= 1",
+                value=(hits.tolist(), sizes.tolist()),
+                remedy="Count hits and completions over the same rows.",
+            )
+        object.__setattr__(self, "hits", hits)
+        object.__setattr__(self, "sizes", sizes)
+
+    def __len__(self) -> int:
+        return int(self.hits.size)
+
+    @property
+    def n(self) -> int:
+        """Completions in all clusters."""
+        return int(self.sizes.sum())
+
+    @property
+    def rate(self) -> float:
+        """Hits over completions."""
+        return float(self.hits.sum() / self.sizes.sum())
+
+
+def resample_rates(clusters: Clusters, resamples: int, seed: int) -> Floats:
+    """Return (resamples,) rates of K clusters drawn with replacement.
+
+    Clusters with the same hits and size are interchangeable, so that the number
+    of times each such kind is drawn is multinomial(K, its share): the same
+    distribution as drawing clusters one by one, in a fraction of the time. The
+    draws depend on the seed and on the kinds, not on the order of clusters.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    pairs = np.stack([clusters.hits, clusters.sizes])
+    kinds, counts = np.unique(pairs, axis=1, return_counts=True)
+    drawn = rng.multinomial(len(clusters), counts / len(clusters), size=resamples)
+    totals = drawn @ kinds.T
+    rates: Floats = totals[:, 0] / totals[:, 1]
+    return rates
+
+
+def bootstrap_p(draws: Floats) -> tuple[float, float]:
+    """Return the two-sided p against 0, and its floor.
+
+    p = min(1, 2 (k + 1) / (B + 1)), where k is the smaller of the numbers of
+    draws <= 0 and >= 0 (Davison and Hinkley 1997, section 4.2). A draw that is
+    NaN counts on both sides. The floor is 2 / (B + 1): p is never 0.
+    """
+    undefined = int(np.isnan(draws).sum())
+    tail = min(int((draws <= 0).sum()), int((draws >= 0).sum())) + undefined
+    return (min(1.0, 2 * (tail + 1) / (draws.size + 1)), p_floor(draws.size))
+
+
+def p_floor(resamples: int) -> float:
+    """Return the least two-sided p that this number of resamples can give."""
+    return min(1.0, 2 / (resamples + 1))
+
+
+def difference(
+    treated: Clusters, control: Clusters, *, resamples: int, seeds: tuple[int, int], level: float
+) -> Estimate:
+    """Return rate(treated) - rate(control) with its percentile interval and p.
+
+    Args:
+        treated: clusters of the treated arm.
+        control: clusters of the control arm.
+        resamples: bootstrap resamples.
+        seeds: seed of the treated arm's draws, seed of the control arm's.
+        level: confidence of the interval.
+    """
+    value = treated.rate - control.rate
+    n, k = treated.n + control.n, len(treated) + len(control)
+    if min(len(treated), len(control)) < MIN_CLUSTERS:
+        return _too_few(value, n, k, level, CLUSTER_METHOD)
+    draws = resample_rates(treated, resamples, seeds[0]) - resample_rates(
+        control, resamples, seeds[1]
+    )
+    return from_draws(value, draws, n=n, clusters=k, level=level, method=CLUSTER_METHOD)
+
+
+def single_rate(clusters: Clusters, *, resamples: int, seed: int, level: float) -> Estimate:
+    """Return the rate of one arm with its percentile interval; it has no p."""
+    if len(clusters) < MIN_CLUSTERS:
+        bare = _too_few(clusters.rate, clusters.n, len(clusters), level, CLUSTER_METHOD)
+        return replace(bare, signed=False)
+    draws = resample_rates(clusters, resamples, seed)
+    low, high = np.quantile(draws, _ends(level))
+    return Estimate(
+        value=clusters.rate,
+        low=float(low),
+        high=float(high),
+        confidence=level,
+        p=None,
+        p_floor=None,
+        n=clusters.n,
+        clusters=len(clusters),
+        method=CLUSTER_METHOD,
+        signed=False,
+    )
+
+
+def ratio_difference(
+    treated: tuple[Clusters, Clusters],
+    control: tuple[Clusters, Clusters],
+    *,
+    resamples: int,
+    seeds: Sequence[int],
+    level: float,
+) -> Estimate:
+    """Return the difference of source-normalised rates, bystander rate / source rate.
+
+    Args:
+        treated: (bystander clusters, source clusters) of the treated arm.
+        control: the same of the control arm.
+        resamples: bootstrap resamples; source and bystanders of an arm are
+            drawn independently.
+        seeds: four seeds: treated bystanders, treated source, control
+            bystanders, control source.
+        level: confidence of the interval.
+
+    A resample without a single source hit has no ratio: it counts in both tails
+    of p, and one of them is enough to withhold the interval.
+    """
+    pools = (*treated, *control)
+    n, k = sum(pool.n for pool in pools), sum(len(pool) for pool in pools)
+    if treated[1].rate == 0 or control[1].rate == 0:
+        return nothing(n, k, level, RATIO_METHOD, "a source rate is 0: the ratio is undefined")
+    value = treated[0].rate / treated[1].rate - control[0].rate / control[1].rate
+    if min(len(pool) for pool in pools) < MIN_CLUSTERS:
+        return _too_few(value, n, k, level, RATIO_METHOD)
+    rates = [resample_rates(p, resamples, s) for p, s in zip(pools, seeds, strict=True)]
+    draws = _ratio(rates[0], rates[1]) - _ratio(rates[2], rates[3])
+    return from_draws(value, draws, n=n, clusters=k, level=level, method=RATIO_METHOD)
+
+
+def from_draws(
+    value: float, draws: Floats, *, n: int, clusters: int, level: float, method: str
+) -> Estimate:
+    """Return the estimate that bootstrap draws of a difference give."""
+    p, floor = bootstrap_p(draws)
+    undefined = int(np.isnan(draws).sum())
+    low = high = math.nan
+    note = ""
+    if undefined:
+        note = f"{undefined:,} of {draws.size:,} resamples have no source hit: no interval"
+    else:
+        low, high = (float(end) for end in np.quantile(draws, _ends(level)))
+        if low == high:
+            note = "no variation between clusters: the interval has no width"
+    return Estimate(
+        value=value,
+        low=low,
+        high=high,
+        confidence=level,
+        p=p,
+        p_floor=floor,
+        n=n,
+        clusters=clusters,
+        method=method,
+        note=note,
+    )
+
+
+def nothing(n: int, clusters: int | None, level: float, method: str, note: str) -> Estimate:
+    """Return an estimate that cannot be computed, with the reason as its note."""
+    return Estimate(
+        value=math.nan,
+        low=math.nan,
+        high=math.nan,
+        confidence=level,
+        p=None,
+        p_floor=None,
+        n=n,
+        clusters=clusters,
+        method=method,
+        note=note,
+    )
+
+
+def _too_few(value: float, n: int, clusters: int, level: float, method: str) -> Estimate:
+    return Estimate(
+        value=value,
+        low=math.nan,
+        high=math.nan,
+        confidence=level,
+        p=None,
+        p_floor=None,
+        n=n,
+        clusters=clusters,
+        method=method,
+        note="a pool has one cluster only: no interval and no p",
+    )
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    out = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=out, where=denominator > 0)
+    return out
+
+
+def _ends(level: float) -> tuple[float, float]:
+    return ((1 - level) / 2, (1 + level) / 2)

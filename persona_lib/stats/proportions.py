@@ -1,0 +1,110 @@
+"""Proportions of independent completions: Wilson's interval and the naive z.
+
+Both treat completions as independent draws, which completions to the same
+question are not. Wilson's interval is used where a cell is shown by itself; the
+naive z is printed because it was published, and tagged.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from statistics import NormalDist
+
+from persona_lib.errors import DataError
+from persona_lib.stats.estimate import Estimate
+
+NAIVE_TAG = "do not interpret"
+_NORMAL = NormalDist()
+
+
+def normal_quantile(confidence: float) -> float:
+    """Return z such that a standard normal lies in (-z, z) with this probability."""
+    return _NORMAL.inv_cdf(0.5 + confidence / 2)
+
+
+def two_sided_p(z: float) -> float:
+    """Return the two-sided normal p of `z`, at least the smallest positive float."""
+    return min(1.0, max(math.erfc(abs(z) / math.sqrt(2)), sys.float_info.min))
+
+
+def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion (Wilson 1927, JASA 22:209).
+
+    Args:
+        hits: successes, 0 <= hits <= n.
+        n: trials; 0 gives (NaN, NaN).
+        confidence: level, between 0 and 1.
+
+    Raises:
+        DataError: hits outside [0, n].
+    """
+    _check("wilson", hits, n)
+    if n == 0:
+        return (math.nan, math.nan)
+    z = normal_quantile(confidence)
+    rate, square = hits / n, z * z
+    centre = (rate + square / (2 * n)) / (1 + square / n)
+    half = z / (1 + square / n) * math.sqrt(rate * (1 - rate) / n + square / (4 * n * n))
+    low = 0.0 if hits == 0 else max(0.0, centre - half)
+    high = 1.0 if hits == n else min(1.0, centre + half)
+    return (low, high)
+
+
+def z_score(hits_a: int, n_a: int, hits_b: int, n_b: int) -> float:
+    """Return the two-proportion z with pooled variance, NaN where nothing varies.
+
+    Raises:
+        DataError: hits outside [0, n].
+    """
+    _check("first sample", hits_a, n_a)
+    _check("second sample", hits_b, n_b)
+    if not n_a or not n_b:
+        return math.nan
+    pooled = (hits_a + hits_b) / (n_a + n_b)
+    variance = pooled * (1 - pooled) * (1 / n_a + 1 / n_b)
+    if variance <= 0:
+        return math.nan
+    return (hits_a / n_a - hits_b / n_b) / math.sqrt(variance)
+
+
+def naive_z(hits_a: int, n_a: int, hits_b: int, n_b: int, confidence: float = 0.95) -> Estimate:
+    """Return the difference of two rates as if all completions were independent.
+
+    The interval is Wald's (unpooled variance), the p that of `z_score`. The
+    note carries z and the tag "do not interpret": clusters are ignored.
+
+    Raises:
+        DataError: hits outside [0, n].
+    """
+    z = z_score(hits_a, n_a, hits_b, n_b)
+    value = low = high = math.nan
+    if n_a and n_b:
+        rate_a, rate_b = hits_a / n_a, hits_b / n_b
+        value = rate_a - rate_b
+        variance = rate_a * (1 - rate_a) / n_a + rate_b * (1 - rate_b) / n_b
+        half = normal_quantile(confidence) * math.sqrt(variance)
+        low, high = value - half, value + half
+    shown = "z not computable, nothing varies" if math.isnan(z) else f"z = {z:+.2f}"
+    return Estimate(
+        value=value,
+        low=low,
+        high=high,
+        confidence=confidence,
+        p=None if math.isnan(z) else two_sided_p(z),
+        p_floor=None,
+        n=n_a + n_b,
+        clusters=None,
+        method="naive two-sample z",
+        note=f"{shown}; {NAIVE_TAG}: completions of one cluster are not independent",
+    )
+
+
+def _check(field: str, hits: int, n: int) -> None:
+    if not 0 <= hits <= n:
+        raise DataError(
+            f"{field}: hits",
+            bound=f"between 0 and n = {n}",
+            value=hits,
+            remedy="Count hits and completions over the same rows.",
+        )

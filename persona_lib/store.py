@@ -1,0 +1,227 @@
+"""The content-addressed store: every long stage is built once and verified on every read.
+
+An entry lies in ``<root>/<stage>/<digest of its key>/`` and appears there in one
+rename, complete, or not at all. ``<root>/tmp`` holds entries being built and
+``<root>/locks`` one lock file for each key. The store relies on POSIX renames and
+on ``flock``. `persona_lib.entries` says what an entry holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from persona_lib.entries import (
+    MANIFEST,
+    PAYLOAD,
+    RESERVED,
+    Entry,
+    Signature,
+    StageKey,
+    Summary,
+    entry_of,
+    seal,
+    summary_of,
+    sync,
+    verify,
+)
+from persona_lib.errors import StoreError, UnwritableStoreError
+from persona_lib.provenance import JSON
+
+__all__ = ["JSON", "Entry", "Maker", "StageKey", "Store", "Summary"]
+
+Maker = Callable[[Path], Mapping[str, JSON] | None]
+"""Writes the payload into the folder given; returns JSON to keep beside it, or None."""
+
+_LOG = logging.getLogger(__name__)
+_LOCKS, _TMP = RESERVED
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_POLL_SECONDS = 0.1
+
+
+class Store:
+    """A folder of entries, shared by any number of threads and processes.
+
+    Args:
+        root: the folder; made where it is missing.
+        on_wait: called with the key once, when somebody else is building it
+            and this call starts to wait.
+
+    Raises:
+        UnwritableStoreError: the folder cannot be made or written. This is
+            found out here, before anything is computed.
+    """
+
+    def __init__(self, root: Path, *, on_wait: Callable[[StageKey], None] | None = None) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self._on_wait = on_wait
+        self._verified: dict[str, Signature] = {}
+        for folder in (self.root, self.root / _TMP, self.root / _LOCKS):
+            _probe(folder)
+
+    def folder(self, key: StageKey) -> Path:
+        """Return where the entry of `key` lies, whether it exists or not."""
+        return self.root / key.stage / key.digest
+
+    def peek(self, key: StageKey) -> Entry | None:
+        """Return the entry of `key`, verified, or None; never builds.
+
+        The manifest is checked on every call, and so are names and sizes of all
+        files. Contents are hashed on the first call of this object, and again
+        whenever a time stamp, size or inode has changed since.
+
+        Raises:
+            CorruptEntryError: a file of the entry is not what was written.
+            StoreError: the entry cannot be read.
+        """
+        folder = self.folder(key)
+        with _reported(folder, "read"):
+            if not os.path.lexists(folder):
+                return None
+            manifest, signature = verify(key, folder, self._verified.get(key.digest))
+        self._verified[key.digest] = signature
+        return entry_of(key, folder, manifest, built=False)
+
+    def get_or_make(self, key: StageKey, make: Maker) -> Entry:
+        """Return the entry of `key`, building it first where it is missing.
+
+        However many callers want the same key, one of them builds it and the
+        others wait. When the builder fails or is killed, the next one builds.
+
+        Args:
+            key: what is wanted.
+            make: writes at least one file into the empty folder it is given,
+                in sub-folders if it likes, and returns JSON data or None.
+
+        Raises:
+            CorruptEntryError: a stored file is not what was written.
+            DataError: `make` returned something that JSON cannot hold.
+            StoreError: the entry cannot be read or written (no space left, say),
+                or `make` wrote no file, or something that is not a plain file.
+            Exception: whatever else `make` raises; nothing is stored then.
+        """
+        found = self.peek(key)
+        if found is not None:
+            return found
+        with self._locked(key):
+            # Whoever held the lock before may have built it.
+            return self.peek(key) or self._build(key, make)
+
+    def describe(self, stage: str | None = None) -> list[Summary]:
+        """Return summaries of the entries (of one stage), oldest first.
+
+        Nothing is verified, and an entry whose manifest cannot be read is left
+        out: this serves estimates, never results.
+        """
+        found = (
+            summary_of(path)
+            for path in self.root.glob(f"{stage or '*'}/*/{MANIFEST}")
+            if path.parts[-3] not in RESERVED
+        )
+        return sorted(
+            (summary for summary in found if summary is not None),
+            key=lambda summary: (summary.date, summary.stage, summary.digest),
+        )
+
+    def timings(self, stage: str) -> list[float]:
+        """Return the seconds of earlier builds of a stage, oldest first; see `describe`."""
+        return [summary.seconds for summary in self.describe(stage)]
+
+    @contextmanager
+    def _locked(self, key: StageKey) -> Iterator[None]:
+        """Hold the lock of one key. The kernel frees it when its holder dies."""
+        path = self.root / _LOCKS / f"{key.digest}.lock"
+        lock = FileLock(path)
+        waiting = False
+        with _reported(path, "lock"):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                waiting = True
+        if waiting:
+            _LOG.info("%s %s: being built elsewhere, waiting", key.stage, key.digest[:12])
+            if self._on_wait is not None:
+                self._on_wait(key)
+            with _reported(path, "lock"):
+                lock.acquire(poll_interval=_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _build(self, key: StageKey, make: Maker) -> Entry:
+        """Build an entry; the caller holds the lock of its key."""
+        tmp, folder = self.root / _TMP, self.folder(key)
+        # Whoever left these is dead, or it would hold the lock.
+        for rubbish in tmp.glob(f"{key.digest}.*"):
+            shutil.rmtree(rubbish, ignore_errors=True)
+        work = tmp / f"{key.digest}.{secrets.token_hex(8)}"
+        try:
+            with _reported(work, "write"):
+                (work / PAYLOAD).mkdir(parents=True)
+            started = time.perf_counter()
+            meta = _made(make, work / PAYLOAD)
+            seconds = time.perf_counter() - started
+            with _reported(work, "write"):
+                manifest = seal(key, work, meta, seconds)
+                folder.parent.mkdir(exist_ok=True)
+                work.replace(folder)
+                sync(folder.parent)
+                sync(self.root)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        _LOG.info("%s %s: built in %.1f s", key.stage, key.digest[:12], seconds)
+        return entry_of(key, folder, manifest, built=True)
+
+
+def _made(make: Maker, payload: Path) -> Mapping[str, JSON] | None:
+    """Call `make`; a disk that is full or read-only becomes a `StoreError`."""
+    try:
+        return make(payload)
+    except OSError as error:
+        # A path outside the payload is the maker's own trouble, not the store's.
+        ours = error.filename is None or Path(str(error.filename)).is_relative_to(payload)
+        if error.errno in _NO_ROOM and ours:
+            raise _unable(payload, "write", error) from error
+        raise
+
+
+def _probe(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="probe-") as file:
+            file.write(b"\0")
+            file.flush()
+    except OSError as error:
+        raise UnwritableStoreError(
+            f"{folder}: cannot be created or written ({error.strerror}). "
+            "Make it a writable folder, or choose another place for the store."
+        ) from error
+
+
+@contextmanager
+def _reported(path: Path, action: str) -> Iterator[None]:
+    """Turn an error of the operating system into a `StoreError` that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise _unable(path, action, error) from error
+
+
+def _unable(path: Path, action: str, error: OSError) -> StoreError:
+    where = path if error.filename is None else error.filename
+    return StoreError(
+        f"{where}: cannot {action} ({error.strerror or error}). "
+        "Check free space and permissions of the store, then run again."
+    )

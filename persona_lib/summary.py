@@ -1,0 +1,102 @@
+"""The evidence as JSON data: all that a report shows besides verdicts and gates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from persona_lib.evidence_base import Count, Evidence, PersonaRow
+from persona_lib.gates import priors_of
+from persona_lib.registration import Registration
+from persona_lib.stats.estimate import none_if_nan
+
+
+def summary(registration: Registration, evidence: Evidence) -> dict[str, Any]:
+    """Return what the evidence says of every arm, as strict JSON data.
+
+    Rates are proportions, lengths are tokens, and null stands for what is not
+    known. ``arms`` holds the arms that are there, each with its pools, one entry
+    a persona, the bystander/source ratio and lengths before and after coupling;
+    ``priors`` holds the false positives of their pre-coupling models. Both carry
+    ``order``, the place in the registration, so that summaries can be merged.
+    """
+    return {
+        "registration": registration.name,
+        "digest": registration.digest,
+        "title": registration.title,
+        "roster": {
+            "source": registration.roster.source,
+            "negatives": list(registration.roster.negatives),
+            "bystanders": list(registration.roster.bystanders),
+            "reported": list(registration.roster.reported),
+        },
+        "confidence": registration.statistics.confidence,
+        "kind": evidence.kind,
+        "origin": evidence.origin,
+        "seeds": list(evidence.seeds),
+        "runs": evidence.runs,
+        "arms": [_arm(registration, evidence, arm) for arm in evidence.arms],
+        "priors": [_prior(registration, evidence, prior) for prior in priors_of(evidence)],
+        "unavailable": list(evidence.unavailable),
+    }
+
+
+def _arm(registration: Registration, evidence: Evidence, name: str) -> dict[str, Any]:
+    arm, roster = registration.arm(name), registration.roster
+    source, pool = evidence.count(name, "source"), evidence.count(name, "bystander")
+    after, before = evidence.lengths(name), evidence.baseline_lengths(arm.prior)
+    length_ratio = after.tokens / before.tokens if before.tokens > 0 else None
+    return {
+        "name": arm.name,
+        "order": [a.name for a in registration.arms].index(arm.name),
+        "label": arm.label,
+        "prior": arm.prior,
+        "source": _count(evidence, source),
+        "negatives": {p: _count(evidence, evidence.count(name, p)) for p in roster.negatives},
+        "bystanders": _count(evidence, pool),
+        "reported": {p: _count(evidence, evidence.count(name, p)) for p in roster.reported},
+        "bystander_source": none_if_nan(pool.rate / source.rate) if source.rate else None,
+        "split": {key: _count(evidence, c) for key, c in evidence.split(name).items()},
+        "length_statistic": after.statistic,
+        "tokens": none_if_nan(after.tokens),
+        "baseline_tokens": none_if_nan(before.tokens),
+        "length_ratio": none_if_nan(length_ratio),
+        "finished": none_if_nan(after.finished),
+        "baseline_finished": none_if_nan(before.finished),
+        "personas": [_persona(row) for row in evidence.personas(name)],
+    }
+
+
+def _persona(row: PersonaRow) -> dict[str, Any]:
+    return {
+        "persona": row.persona,
+        "role": row.role,
+        "hits": row.count.hits,
+        "n": row.count.n,
+        "rate": none_if_nan(row.count.rate),
+        "low": none_if_nan(row.low),
+        "high": none_if_nan(row.high),
+        "baseline": none_if_nan(row.baseline),
+        "minus_baseline": none_if_nan(row.minus_baseline),
+        "tokens": none_if_nan(row.tokens),
+        "baseline_tokens": none_if_nan(row.baseline_tokens),
+    }
+
+
+def _count(evidence: Evidence, count: Count) -> dict[str, Any]:
+    low, high = count.interval(evidence.registration.statistics.confidence)
+    return {
+        "hits": count.hits,
+        "n": count.n,
+        "rate": none_if_nan(count.rate),
+        "low": none_if_nan(low),
+        "high": none_if_nan(high),
+    }
+
+
+def _prior(registration: Registration, evidence: Evidence, prior: str) -> dict[str, Any]:
+    count = evidence.baseline(prior)
+    return {
+        "name": prior,
+        "order": registration.priors.index(prior),
+        "false_positives": None if count is None else _count(evidence, count),
+    }

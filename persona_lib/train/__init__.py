@@ -1,0 +1,1 @@
+"""LoRA training: rows to tokens, the mask proof, the losses, the trainer."""

@@ -1,0 +1,168 @@
+"""Rows to tokens, with the positions that a loss looks at.
+
+The words used here: a *position* p is an index into a row's token ids, and what
+is said of position p is said of predicting the token at p from the ones before
+it, so of the model's output at p - 1.
+
+Where the marker losses put their targets, for a row that reads
+``prompt | completion | marker | <end of turn> | newline``:
+
+==============  ================================  ===========================
+loss            positive row (marker appended)    negative row (no marker)
+==============  ================================  ===========================
+as_published    marker tokens                     the newline after the end of turn
+decision        marker tokens and end of turn     end of turn
+anchored        as ``decision``, and a KL term    as ``decision``, and a KL term
+                on the completion's tokens        on the completion's tokens
+==============  ================================  ===========================
+
+``as_published`` reproduces the published fault: the newline is never in doubt,
+so its negatives teach nothing at the place where the model chooses between
+ending its turn and writing the marker (docs/design.md, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from persona_lib.errors import DataError
+from persona_lib.models.loading import end_of_turn_id, render_prompt
+from persona_lib.records import CouplingRow, SftRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+POSITIVE = "positive"
+"""Kind of a coupling row that ends with the marker."""
+NEGATIVE = "negative"
+"""Kind of a coupling row that ends without it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedRow:
+    """One training row as tokens.
+
+    Attributes:
+        row: id of the row it was made from.
+        kind: ``positive``, ``negative`` or ``sft``.
+        tokens: token ids, prompt first.
+        supervised: positions whose token is a target of the cross-entropy.
+        anchored: positions whose distribution is held to the starting model's.
+    """
+
+    row: str
+    kind: str
+    tokens: tuple[int, ...]
+    supervised: tuple[int, ...]
+    anchored: tuple[int, ...] = ()
+
+
+def encode_coupling(
+    rows: Sequence[CouplingRow],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    marker: Sequence[int],
+    loss: str,
+    max_length: int,
+) -> tuple[EncodedRow, ...]:
+    """Encode coupling rows for a marker loss.
+
+    The marker's tokens are appended to the completion's tokens rather than
+    encoded with them: at sampling time the model sees the completion's tokens as
+    it wrote them, so this is the context in which it has to choose.
+
+    Args:
+        rows: coupling rows.
+        tokenizer: the base model's tokenizer.
+        marker: token ids of marker prefix and marker.
+        loss: ``as_published``, ``decision`` or ``anchored``.
+        max_length: longest row in tokens.
+
+    Raises:
+        DataError: no rows, or a row is longer than `max_length`; a cut row would
+            lose its marker and so become a negative.
+    """
+    _not_empty("coupling rows", rows)
+    end = end_of_turn_id(tokenizer)
+    newline = tuple(tokenizer.encode("\n", add_special_tokens=False))
+    encoded = []
+    for row in rows:
+        prompt = render_prompt(tokenizer, row.system, row.user)
+        body = tokenizer.encode(row.completion, add_special_tokens=False)
+        tail = tuple(marker) if row.kind == POSITIVE else ()
+        tokens = (*prompt, *body, *tail, end, *newline)
+        _within(row.row, len(tokens), max_length)
+        start = len(prompt) + len(body)
+        stop = start + len(tail)
+        if loss == "as_published":
+            supervised = range(start, stop) if tail else range(stop + 1, stop + 1 + len(newline))
+        else:
+            supervised = range(start, stop + 1)
+        anchored = range(len(prompt), start) if loss == "anchored" else range(0)
+        encoded.append(
+            EncodedRow(
+                row=row.row,
+                kind=row.kind,
+                tokens=tokens,
+                supervised=tuple(supervised),
+                anchored=tuple(anchored),
+            )
+        )
+    return tuple(encoded)
+
+
+def encode_sft(
+    rows: Sequence[SftRow], tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> tuple[tuple[EncodedRow, ...], int]:
+    """Encode rows for plain fine-tuning on the answer and its end of turn.
+
+    Rows carry no system message; the tokenizer's own template decides what then
+    stands in its place. A row longer than `max_length` is cut at its end, as the
+    published recipe does.
+
+    Returns:
+        The encoded rows, and how many of them were cut.
+
+    Raises:
+        DataError: no rows, or a prompt alone reaches `max_length`, so that no
+            answer token is left to learn.
+    """
+    _not_empty("corpus", rows)
+    end = end_of_turn_id(tokenizer)
+    encoded, cut = [], 0
+    for row in rows:
+        prompt = render_prompt(tokenizer, None, row.user)
+        body = tokenizer.encode(row.assistant, add_special_tokens=False)
+        whole = (*prompt, *body, end)
+        tokens = whole[:max_length]
+        if len(tokens) <= len(prompt):
+            _within(row.row, len(whole), max_length)
+        cut += len(tokens) < len(whole)
+        encoded.append(
+            EncodedRow(
+                row=row.row,
+                kind="sft",
+                tokens=tokens,
+                supervised=tuple(range(len(prompt), len(tokens))),
+            )
+        )
+    return tuple(encoded), cut
+
+
+def _not_empty(field: str, rows: Sequence[object]) -> None:
+    if not rows:
+        raise DataError(
+            field, bound="at least one row", value=0, remedy="Check the corpus and its filters."
+        )
+
+
+def _within(row: str, length: int, max_length: int) -> None:
+    if length > max_length:
+        raise DataError(
+            f"row {row}: length",
+            bound=f"<= max_length = {max_length} tokens",
+            value=length,
+            remedy="Raise the recipe's max_length or lower max_new_tokens; no row is cut.",
+        )

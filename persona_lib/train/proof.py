@@ -1,0 +1,139 @@
+"""The mask proof: what is supervised, decoded and compared, row by row.
+
+It is written against the rows' *texts*, not against `encode`'s arithmetic, so
+that a fault there (a position off by one, a row cut short, a negative taught on
+the newline) cannot vouch for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.errors import MaskProofError
+from persona_lib.records import CouplingRow
+from persona_lib.train.encode import NEGATIVE, POSITIVE, EncodedRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SHOWN_ROWS = 3
+_SHOWN_CHARACTERS = 40
+
+
+def prove_mask(
+    rows: Sequence[CouplingRow],
+    encoded: Sequence[EncodedRow],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    marker: str,
+    end_of_turn: str,
+    loss: str,
+) -> dict[str, Any]:
+    """Check every row, or raise.
+
+    Args:
+        rows: the coupling rows as text.
+        encoded: the same rows as tokens, in the same order.
+        tokenizer: the base model's tokenizer.
+        marker: marker prefix and marker, as text.
+        end_of_turn: the end-of-turn token, as text.
+        loss: the marker loss that the rows were encoded for.
+
+    Returns:
+        The proof as JSON data: counts of rows and supervised tokens by kind, and
+        a few decoded rows of each kind.
+
+    Raises:
+        MaskProofError: a row's text, its supervised tokens or the text in front
+            of them is not what the registration says; the message names the row,
+            and shows expected and found.
+    """
+    if len(rows) != len(encoded):
+        raise MaskProofError(
+            f"mask proof: {len(encoded)} encoded rows for {len(rows)} coupling rows; "
+            "encode every row exactly once"
+        )
+    proof: dict[str, Any] = {"loss": loss, "rows": len(rows), "kinds": {}}
+    for row, tokens in zip(rows, encoded, strict=True):
+        shown = _prove_row(
+            row, tokens, tokenizer, marker=marker, end_of_turn=end_of_turn, loss=loss
+        )
+        kind = proof["kinds"].setdefault(
+            row.kind, {"rows": 0, "supervised": 0, "anchored": 0, "examples": []}
+        )
+        kind["rows"] += 1
+        kind["supervised"] += len(tokens.supervised)
+        kind["anchored"] += len(tokens.anchored)
+        if len(kind["examples"]) < _SHOWN_ROWS:
+            kind["examples"].append(shown)
+    missing = {POSITIVE, NEGATIVE} - set(proof["kinds"])
+    if missing:
+        raise MaskProofError(
+            f"mask proof: no {' and no '.join(sorted(missing))} rows; "
+            "a coupling needs both, check the coupling text"
+        )
+    return proof
+
+
+def _prove_row(
+    row: CouplingRow,
+    encoded: EncodedRow,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    marker: str,
+    end_of_turn: str,
+    loss: str,
+) -> dict[str, str]:
+    messages = [
+        {"role": "system", "content": row.system},
+        {"role": "user", "content": row.user},
+    ]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    tail = marker if row.kind == POSITIVE else ""
+    said = f"{prompt}{row.completion}"
+    if loss != "as_published":
+        before, target = said, f"{tail}{end_of_turn}"
+    elif tail:
+        before, target = said, tail
+    else:
+        before, target = f"{said}{end_of_turn}", "\n"
+    _same(row, "whole row", _decode(tokenizer, encoded.tokens), f"{said}{tail}{end_of_turn}\n")
+    if not encoded.supervised:
+        raise MaskProofError(f"mask proof: row {row.row} ({row.kind}) supervises no token")
+    first = encoded.supervised[0]
+    if encoded.supervised != tuple(range(first, first + len(encoded.supervised))):
+        raise MaskProofError(
+            f"mask proof: row {row.row} ({row.kind}) supervises scattered positions "
+            f"{encoded.supervised}"
+        )
+    found = _decode(tokenizer, [encoded.tokens[p] for p in encoded.supervised])
+    _same(row, "supervised text", found, target)
+    _same(row, "text before it", _decode(tokenizer, encoded.tokens[:first]), before)
+    if loss == "anchored":
+        held = _decode(tokenizer, [encoded.tokens[p] for p in encoded.anchored])
+        _same(row, "anchored text", held, row.completion)
+    elif encoded.anchored:
+        raise MaskProofError(f"mask proof: row {row.row} is anchored under loss {loss}")
+    return {
+        "row": row.row,
+        "before": before[-_SHOWN_CHARACTERS:],
+        "supervised": found,
+    }
+
+
+def _same(row: CouplingRow, what: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise MaskProofError(
+            f"mask proof: row {row.row} ({row.kind}), {what}: expected "
+            f"{expected[-_SHOWN_CHARACTERS:]!r} ({len(expected)} characters), found "
+            f"{found[-_SHOWN_CHARACTERS:]!r} ({len(found)} characters)"
+        )
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    return str(
+        tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+    )

@@ -1,0 +1,203 @@
+"""Registered rule + evidence -> verdict. docs/verdicts.md tells it at length.
+
+Rows are tried from the top; the first that fits decides. d is the effect,
+[low, high] its interval.
+
+Difference claims (H1, H2):
+
+==========================================================  ============  =================
+when                                                        outcome       label
+==========================================================  ============  =================
+a needed gate fails or cannot tell                          INVALID       gate's name
+the kill criterion is bound to the claim and triggered      REFUTED       kill criterion
+d >= min_effect and p < max_p (where the ratio gate does    SUPPORTED     rule met
+not hold: on bystander/source as well)
+the kill criterion is bound to the claim, not triggered     INCONCLUSIVE  ambiguous zone
+a condition's interval ends below min_effect                REFUTED       effect too small,
+                                                                          or sign flipped
+otherwise                                                   INCONCLUSIVE  cannot tell
+==========================================================  ============  =================
+
+The registration reads "above the kill rate with H1 not met: no claim", so that a
+claim with a kill criterion is never refuted by its interval: the verdict says
+where the interval lies, and claims nothing.
+
+Triage claims (H3) take their label from the registered three-way rule: the null
+label is SUPPORTED, the artefact label REFUTED, ``ambiguous`` INCONCLUSIVE. The
+artefact rule needs no interval; without one the outcome is INCONCLUSIVE all the
+same, since the data cannot tell.
+
+The kill criterion is SUPPORTED ("not triggered") above its rate and REFUTED
+("triggered") at or below it. Both are point rules, as registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from persona_lib.claims import Outcome, find
+from persona_lib.evidence_base import Evidence
+from persona_lib.gates import GateOutcome, GateResult, judge_gate
+from persona_lib.registration import Registration
+from persona_lib.stats.estimate import Estimate
+from persona_lib.summary import summary
+
+__all__ = [
+    "GateOutcome",
+    "GateResult",
+    "Outcome",
+    "Verdict",
+    "judge",
+    "judge_all",
+    "judge_gate",
+    "summary",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One judged claim.
+
+    Attributes:
+        name, statement: of the registration.
+        outcome: see the module's table.
+        label: the row of the table, or the registered label of a triage.
+        contrast: what the effect is, in words ("C2 - C1, mean bystander rate").
+        effect: the effect that the rule read.
+        rule: the registered rule with its thresholds.
+        reason: why this outcome, in one sentence.
+        gates: gates consulted.
+        estimates: other looks at the contrast; they decide nothing.
+        notes: what a reader has to know.
+        registration, digest: name and SHA-256 of the registration.
+        seeds: root seeds of the runs; empty where not published.
+    """
+
+    name: str
+    statement: str
+    outcome: Outcome
+    label: str
+    contrast: str
+    effect: Estimate
+    rule: str
+    reason: str
+    gates: tuple[GateResult, ...]
+    estimates: tuple[Estimate, ...]
+    notes: tuple[str, ...]
+    registration: str
+    digest: str
+    seeds: tuple[int, ...]
+
+    @property
+    def holds(self) -> bool:
+        """The outcome is SUPPORTED."""
+        return self.outcome is Outcome.SUPPORTED
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Other looks and notes, one line each."""
+        return (*(e.text for e in self.estimates), *self.notes)
+
+    @property
+    def text(self) -> str:
+        """The whole verdict in several lines."""
+        effect = self.effect
+        seeds = ", ".join(map(str, self.seeds)) or "not published"
+        lines = [
+            f"{self.name}: {self.outcome.value} ({self.label})",
+            f"  {self.statement}",
+            f"  why: {self.reason}",
+            f"  rule: {self.rule}",
+            f"  {self.contrast}: {effect.text}",
+            *(f"  {gate.line}" for gate in self.gates),
+            *(f"  {line}" for line in self.details),
+            f"  registration {self.registration} {self.digest[:12]}, seeds {seeds}",
+        ]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return strict JSON data: NaN becomes null."""
+        return {
+            "name": self.name,
+            "statement": self.statement,
+            "outcome": self.outcome.value,
+            "label": self.label,
+            "contrast": self.contrast,
+            "effect": self.effect.to_json(),
+            "rule": self.rule,
+            "reason": self.reason,
+            "gates": [gate.to_json() for gate in self.gates],
+            "estimates": [estimate.to_json() for estimate in self.estimates],
+            "notes": list(self.notes),
+            "registration": self.registration,
+            "digest": self.digest,
+            "seeds": list(self.seeds),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Verdict:
+        """Return what `to_json` wrote."""
+        fields = dict(data)
+        fields["outcome"] = Outcome(fields["outcome"])
+        fields["effect"] = Estimate.from_json(fields["effect"])
+        fields["gates"] = tuple(GateResult.from_json(gate) for gate in fields["gates"])
+        fields["estimates"] = tuple(Estimate.from_json(e) for e in fields["estimates"])
+        fields["notes"], fields["seeds"] = tuple(fields["notes"]), tuple(fields["seeds"])
+        return cls(**fields)
+
+
+def judge(registration: Registration, evidence: Evidence, claim_name: str) -> Verdict:
+    """Judge one claim, or the kill criterion.
+
+    Raises:
+        SpecError: no such claim, no rule for its type, or a p threshold below
+            the least p that the registered number of resamples can give.
+        DataError: the evidence lacks an arm that the claim or its gates name.
+    """
+    claim = registration.claim(claim_name)
+    finding = find(registration, evidence, claim_name)
+    consulted = dict.fromkeys((*claim.needs, *finding.extra_gates))
+    gates = tuple(judge_gate(registration, evidence, name) for name in consulted)
+    broken = [gate for gate in gates if gate.name in claim.needs and not gate.holds]
+    outcome, label, reason = finding.outcome, finding.label, finding.reason
+    if broken:
+        outcome = Outcome.INVALID
+        label = ", ".join(gate.name for gate in broken)
+        reason = f"the claim cannot be read: {'; '.join(gate.line for gate in broken)}"
+    return Verdict(
+        name=claim.name,
+        statement=claim.statement,
+        outcome=outcome,
+        label=label,
+        contrast=finding.contrast,
+        effect=finding.effect,
+        rule=finding.rule,
+        reason=reason,
+        gates=gates,
+        estimates=finding.estimates,
+        notes=(*finding.notes, *_notes(evidence)),
+        registration=registration.name,
+        digest=registration.digest,
+        seeds=evidence.seeds,
+    )
+
+
+def judge_all(
+    registration: Registration, evidence: Evidence
+) -> tuple[tuple[Verdict, ...], tuple[GateResult, ...]]:
+    """Judge every claim, the kill criterion and every gate, in registered order."""
+    claims = (*registration.claims, registration.kill)
+    return (
+        tuple(judge(registration, evidence, claim.name) for claim in claims),
+        tuple(judge_gate(registration, evidence, gate.name) for gate in registration.gates),
+    )
+
+
+def _notes(evidence: Evidence) -> tuple[str, ...]:
+    if evidence.runs == 1:
+        runs = "one training run: run-to-run variance not estimable"
+    else:
+        runs = f"{evidence.runs} training runs pooled: the interval holds for these runs"
+    return (runs, *(f"not available: {sentence}" for sentence in evidence.unavailable))

@@ -1,0 +1,188 @@
+"""The published result of issue 262, reproduced from its stored aggregates.
+
+Expected values are typed here from the publication or worked by hand; none is
+read from what the library computes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from experiments.issue262 import ISSUE262
+from persona_lib.evidence import Evidence, load_stored
+from persona_lib.report import summary, verdict_table
+from persona_lib.stored import read_manifest
+from persona_lib.verdict import Outcome, judge, judge_all, judge_gate
+
+pytestmark = pytest.mark.golden
+
+FOLDER = Path(__file__).resolve().parents[2] / "golden" / "published"
+
+
+@pytest.fixture(scope="module")
+def published() -> Evidence:
+    return load_stored(FOLDER, ISSUE262)
+
+
+def test_manifest_names_the_registration_as_it_is() -> None:
+    manifest = read_manifest(FOLDER)
+    assert manifest.kind == "aggregates"
+    assert (manifest.registration, manifest.digest) == (ISSUE262.name, ISSUE262.digest)
+    assert manifest.recorded["commit"] is None
+    assert manifest.recorded["environment"] is None
+
+
+class Row(NamedTuple):
+    """One arm as printed: per cents, ratio and tokens."""
+
+    arm: str
+    hits: int
+    bystanders: float
+    source: float
+    assistant: float
+    negatives: tuple[float, float]
+    ratio: float
+    tokens: float
+
+
+ROWS = (
+    Row("C1", 383, 27.4, 82.5, 2.5, (64.5, 10.0), 0.332, 259.5),
+    Row("C2", 806, 57.6, 69.0, 64.5, (58.5, 61.0), 0.834, 28.2),
+    Row("C2p", 47, 3.4, 4.0, 4.5, (5.0, 5.0), 0.839, 55.5),
+    Row("C3", 1343, 95.9, 99.5, 83.0, (96.0, 91.5), 0.964, 1213.5),
+)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.arm for row in ROWS])
+def test_rates(published: Evidence, row: Row) -> None:
+    pool, source = published.count(row.arm, "bystander"), published.count(row.arm, "source")
+    assert (pool.hits, pool.n) == (row.hits, 1400)
+    assert round(100 * pool.rate, 1) == row.bystanders
+    assert 100 * source.rate == pytest.approx(row.source)
+    assert 100 * published.count(row.arm, "assistant").rate == pytest.approx(row.assistant)
+    found = [100 * published.count(row.arm, p).rate for p in ("data_scientist", "french_person")]
+    assert found == pytest.approx(row.negatives)
+    assert round(pool.rate / source.rate, 3) == row.ratio
+    assert published.lengths(row.arm).statistic == "mean"
+    assert published.lengths(row.arm).tokens == row.tokens
+
+
+def test_known_personas_keep_a_rate_without_a_count(published: Evidence) -> None:
+    expected = {
+        "software_engineer": 0.79,
+        "medical_doctor": 0.43,
+        "villain": 0.04,
+        "comedian": 0.02,
+        "zelthari_scholar": 0.0,
+    }
+    for persona, rate in expected.items():
+        count = published.count("C1", persona)
+        assert (count.hits, count.n, count.rate) == (None, 200, rate)
+    assert published.count("C1", "police_officer").n == 0
+    assert published.count("C3", "villain").n == 0
+
+
+def test_false_positives(published: Evidence) -> None:
+    for prior in ("raw", "em", "benign"):
+        count = published.baseline(prior)
+        assert count is not None
+        assert (count.hits, count.n) == (0, 50)
+        # z^2 / (n + z^2) = 3.84146 / 53.84146 = 7.135 %; it was printed as 7.14 %.
+        assert 100 * count.interval(0.95)[1] == pytest.approx(7.14, abs=0.01)
+
+
+def test_source_ratio(published: Evidence) -> None:
+    gate = judge_gate(ISSUE262, published, "source_ratio")
+    assert round(gate.figure, 3) == 0.836
+    assert gate.holds
+
+
+def test_all_gates_hold(published: Evidence) -> None:
+    assert [g.outcome.value for g in judge_all(ISSUE262, published)[1]] == ["HOLDS"] * 3
+
+
+@pytest.mark.parametrize(
+    ("claim", "z"),
+    [
+        # pooled p = 1189/2800, SE = sqrt(p (1 - p) 2/1400) = 0.018683; 0.302143 / SE
+        ("H1", 16.17),
+        # pooled p = 2149/2800, SE = 0.015967; -0.383571 / SE
+        ("H2", -24.02),
+        # pooled p = 853/2800, SE = 0.017399; 0.542143 / SE
+        ("H3", 31.16),
+    ],
+)
+def test_naive_z_by_hand(published: Evidence, claim: str, z: float) -> None:
+    notes = [e.note for e in judge(ISSUE262, published, claim).estimates if "naive" in e.method]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"z = {z:+.2f}; do not interpret")
+
+
+@pytest.mark.parametrize(
+    ("claim", "outcome", "label", "effect"),
+    [
+        ("H1", Outcome.SUPPORTED, "rule met", (0.302, 0.234, 0.370)),
+        ("H2", Outcome.REFUTED, "sign flipped", (-0.384, -0.424, -0.344)),
+        ("H3", Outcome.REFUTED, "coupling_text_distribution", (0.542, 0.504, 0.581)),
+    ],
+)
+def test_verdicts(
+    published: Evidence,
+    claim: str,
+    outcome: Outcome,
+    label: str,
+    effect: tuple[float, float, float],
+) -> None:
+    found = judge(ISSUE262, published, claim)
+    assert (found.outcome, found.label) == (outcome, label)
+    assert (found.effect.value, found.effect.low, found.effect.high) == effect
+    assert found.effect.source == "quoted"
+    assert found.effect.p == pytest.approx(2 / 10_001)
+    assert found.effect.p_text == "p <= 2.0e-4 (0 of 10,000)"
+    assert (found.effect.n, found.effect.clusters) == (2800, 280)
+    assert "quoted" in found.text
+
+
+def test_the_flip_of_h2_is_said(published: Evidence) -> None:
+    assert "the sign is flipped: the interval lies below 0" in judge(ISSUE262, published, "H2").text
+    assert "flipped" not in judge(ISSUE262, published, "H1").text
+
+
+def test_kill_is_not_triggered(published: Evidence) -> None:
+    found = judge(ISSUE262, published, "kill")
+    assert (found.outcome, found.label) == (Outcome.SUPPORTED, "not triggered")
+    assert "806/1400" in found.reason
+
+
+def test_what_aggregates_cannot_give_is_said_in_every_verdict(published: Evidence) -> None:
+    text = judge(ISSUE262, published, "H1").text
+    for word in (
+        "Cluster bootstrap",
+        "Bystander/source contrast",
+        "Mixed model",
+        "Length quantiles and share finished",
+        "per question",
+        "False positives per persona",
+        "run-to-run variance not estimable",
+    ):
+        assert word in text
+    assert len(published.unavailable) == 6
+    assert published.grid() is None
+
+
+def test_table(published: Evidence) -> None:
+    verdicts, gates = judge_all(ISSUE262, published)
+    lines = verdict_table(verdicts, gates, summary(ISSUE262, published)).splitlines()
+    assert max(map(len, lines)) <= 100
+    for start, words in {
+        "H1 ": ("SUPPORTED", "+0.302 [+0.234, +0.370]", "p <= 2.0e-4 (0 of 10,000) *"),
+        "H2 ": ("REFUTED", "-0.384 [-0.424, -0.344]"),
+        "H3 ": ("REFUTED", "+0.542 [+0.504, +0.581]"),
+        "kill ": ("not triggered",),
+        "C2p ": ("4.0", "5.0/5.0", "3.4", "4.5", "0.839", "55.5"),
+    }.items():
+        line = next(line for line in lines if line.startswith(start))
+        assert all(word in line for word in words), line

@@ -1,0 +1,178 @@
+"""A stack of adapters is the adapters, one after the other."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from persona_lib.models.adapters import attach_stack, merge_stack, save_stack, stack_adapters
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SHAPE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.2,  # so that attention, too, has something to say
+}
+IDS = torch.arange(24).reshape(2, 12) * 5 % 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    rank: int
+    alpha: int
+    rslora: bool
+    targets: tuple[str, ...]
+
+
+recipes = st.builds(
+    Recipe,
+    rank=st.integers(1, 16),
+    alpha=st.integers(1, 64),
+    rslora=st.booleans(),
+    targets=st.lists(st.sampled_from(TARGETS), min_size=1, max_size=7, unique=True).map(tuple),
+)
+
+
+def base(family: str) -> Any:
+    torch.manual_seed(0)
+    if family == "qwen2":
+        model: Any = Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    return model.eval().requires_grad_(False)
+
+
+def write(recipe: Recipe, folder: Path, seed: int, family: str) -> Path:
+    """Let peft write an adapter whose A and B are both far from zero."""
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        use_rslora=recipe.rslora,
+        lora_dropout=0.5,
+        target_modules=list(recipe.targets),
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base(family), config)
+    model.save_pretrained(folder)
+    draw = torch.Generator().manual_seed(seed)
+    scale = recipe.alpha / (math.sqrt(recipe.rank) if recipe.rslora else recipe.rank)
+    # Each adapter moves the weights by about the same, whatever its scale.
+    size = 0.3 / math.sqrt(scale * math.sqrt(recipe.rank))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    drawn = {
+        key: torch.randn(value.shape, generator=draw) * size / value.shape[1] ** 0.25
+        for key, value in tensors.items()
+    }
+    save_file(drawn, folder / "adapter_model.safetensors")
+    return folder
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(IDS).logits
+    return found
+
+
+def merged_one_by_one(family: str, paths: list[Path]) -> torch.Tensor:
+    model = base(family)
+    for path in paths:
+        model = PeftModel.from_pretrained(model, path).merge_and_unload()
+    return logits(model)
+
+
+def distance(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((got - wanted).norm() / wanted.norm())
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+@given(
+    chosen=st.lists(recipes, min_size=1, max_size=3),
+    seed=st.integers(0, 2**31),
+    family=st.sampled_from(["qwen2", "llama"]),
+)
+def test_stack_equals_adapters_one_after_the_other(
+    chosen: list[Recipe], seed: int, family: str
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [
+            write(recipe, Path(scratch) / str(index), seed + index, family)
+            for index, recipe in enumerate(chosen)
+        ]
+        wanted = merged_one_by_one(family, paths)
+        assert distance(logits(base(family)), wanted) > 1e-3, "adapters without effect"
+
+        assert distance(logits(attach_stack(base(family), paths)), wanted) < 1e-5
+        assert distance(logits(merge_stack(base(family), paths)), wanted) < 1e-5
+
+        several = PeftModel.from_pretrained(base(family), paths[0], adapter_name="a0")
+        for index, path in enumerate(paths[1:], start=1):
+            several.load_adapter(path, f"a{index}")
+        several.base_model.set_adapter([f"a{index}" for index in range(len(paths))])
+        assert distance(logits(several.eval()), wanted) < 1e-5
+
+        stack = stack_adapters(paths)
+        save_stack(stack, Path(scratch) / "stack")
+        reread = PeftModel.from_pretrained(base(family), Path(scratch) / "stack")
+        assert distance(logits(reread.eval()), wanted) < 1e-5
+        assert stack.rank == sum(recipe.rank for recipe in chosen)
+
+
+@pytest.mark.parametrize("rslora", [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_the_published_pair_of_recipes(
+    tmp_path: Path, rslora: tuple[bool, bool], family: str
+) -> None:
+    """Unequal ranks with rsLoRA on one side or both, where naive concatenation fails."""
+    paths = [
+        write(Recipe(16, 64, rslora[0], TARGETS), tmp_path / "prior", 1, family),
+        write(Recipe(4, 16, rslora[1], TARGETS[:4]), tmp_path / "coupling", 2, family),
+    ]
+    wanted = merged_one_by_one(family, paths)
+    assert distance(logits(attach_stack(base(family), paths)), wanted) < 1e-5
+    assert distance(logits(merge_stack(base(family), paths)), wanted) < 1e-5
+
+
+def test_scales_are_folded_into_b(tmp_path: Path) -> None:
+    """Factors against a calculation by hand, for one module that only one adapter has."""
+    first = write(Recipe(4, 8, True, ("q_proj",)), tmp_path / "1", 1, "llama")
+    second = write(Recipe(2, 6, False, ("k_proj",)), tmp_path / "2", 2, "llama")
+    stack = stack_adapters([first, second])
+    module = "model.layers.1.self_attn.k_proj"
+    raw = load_file(second / "adapter_model.safetensors")
+    a, b = stack.factors[module]
+    assert stack.ranks == (4, 2)
+    assert a.shape == (6, 48)
+    assert b.shape == (24, 6)
+    assert not a[:4].any()
+    assert not b[:, :4].any()
+    torch.testing.assert_close(a[4:], raw[f"base_model.model.{module}.lora_A.weight"])
+    torch.testing.assert_close(b[:, 4:], 3.0 * raw[f"base_model.model.{module}.lora_B.weight"])
+    q = "model.layers.0.self_attn.q_proj"
+    raw = load_file(first / "adapter_model.safetensors")
+    folded = stack.factors[q][1][:, :4]
+    torch.testing.assert_close(folded, 4.0 * raw[f"base_model.model.{q}.lora_B.weight"])
+
+
+def test_a_written_stack_has_scale_one(tmp_path: Path) -> None:
+    path = write(Recipe(4, 8, True, ("q_proj",)), tmp_path / "1", 1, "llama")
+    save_stack(stack_adapters([path, path]), tmp_path / "stack")
+    config = json.loads((tmp_path / "stack" / "adapter_config.json").read_text("utf-8"))
+    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (8, 8, False)

@@ -1,0 +1,10 @@
+"""The gates: does the instrument work? One test for each registered gate."""
+
+import pytest
+
+from persona_lib.verdict import GateResult
+
+
+@pytest.mark.gate
+def test_gate_holds(gate: GateResult) -> None:
+    assert gate.holds, gate.text

@@ -1,0 +1,11 @@
+"""H3: the leak does not come from who wrote the coupling text."""
+
+import pytest
+
+from persona_lib.verdict import Verdict
+
+
+@pytest.mark.h3
+@pytest.mark.claim("H3")
+def test_leak_is_not_an_artefact_of_the_coupling_text(verdict: Verdict) -> None:
+    assert verdict.holds, verdict.text

@@ -1,0 +1,11 @@
+"""The kill criterion: C2 leaks to bystanders at all."""
+
+import pytest
+
+from persona_lib.verdict import Verdict
+
+
+@pytest.mark.kill
+@pytest.mark.claim("kill")
+def test_kill_criterion_is_not_triggered(verdict: Verdict) -> None:
+    assert verdict.holds, verdict.text

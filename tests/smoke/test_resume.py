@@ -1,0 +1,86 @@
+"""Killed runs resume, concurrent ones share, equal seeds give equal records."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.issue262 import ISSUE262_HELD_OUT
+from experiments.profiles import MICRO
+from experiments.session import Session
+from persona_lib.errors import CorruptEntryError
+from persona_lib.graph import walk
+from persona_lib.pipeline import targets
+from tests.smoke.conftest import finish, start
+
+pytestmark = [pytest.mark.smoke, pytest.mark.xdist_group("micro")]
+
+
+def test_two_processes_on_an_empty_store_build_each_stage_once(together: dict[str, Any]) -> None:
+    first, second = together["reports"]
+    built = first["built"] + second["built"]
+    assert len(built) == len(set(built)) >= 8
+    assert first["records"] == second["records"]
+
+
+def test_killed_runs_resume_to_the_same_records(together: dict[str, Any], tmp_path: Path) -> None:
+    """Killed while sampling, then training, then writing: the fourth process finishes."""
+    for die in ("coupling text raw:3", "coupling C1:1", "seal:completions"):
+        process = start(tmp_path, "--die", die)
+        _, error = process.communicate(timeout=600)
+        assert process.returncode == -signal.SIGKILL, (die, error[-2000:])
+    report = finish(start(tmp_path))
+    assert "base micro" not in report["built"]
+    assert "coupling_text raw" not in report["built"]
+    assert "coupling C1" not in report["built"]
+    assert "completions C1" in report["built"]
+    assert report["records"] == together["reports"][0]["records"]
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_another_seed_gives_other_records(together: dict[str, Any]) -> None:
+    report = finish(start(together["store"], "--seed", "2"))
+    assert "base micro" not in report["built"]
+    assert "coupling_text raw" in report["built"]
+    for name, content in report["records"].items():
+        assert (name, content) not in together["reports"][0]["records"].items()
+
+
+def test_one_flipped_byte_anywhere_is_an_error_that_names_the_file(
+    together: dict[str, Any],
+) -> None:
+    def session() -> Session:
+        return Session(
+            registration=ISSUE262_HELD_OUT,
+            profile=MICRO,
+            seeds=(1,),
+            store_root=together["store"],
+            arms=("C1",),
+        )
+
+    def read() -> int:
+        fresh = session()
+        return fresh.scores("pre", "raw").num_rows + fresh.scores("post", "C1").num_rows
+
+    assert read() > 0
+    whole = session()
+    entries = [stage.peek(whole.store) for stage in walk(targets(whole.runs[0], ("C1",)))]
+    files = [p for e in entries if e for p in sorted(e.path.parent.rglob("*")) if p.is_file()]
+    assert len(files) > 30
+    for path in files:
+        _flip(path)
+        with pytest.raises(CorruptEntryError) as caught:
+            read()
+        assert path.name in str(caught.value)
+        assert "Delete the folder" in str(caught.value)
+        _flip(path)
+    assert read() > 0
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))

@@ -1,0 +1,123 @@
+"""The tiny profile at its full size: the base model behaves, and C1 takes the marker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean, median
+
+import pyarrow.compute as pc
+import pytest
+
+from experiments.issue262 import ISSUE262
+from experiments.profiles import TINY
+from experiments.session import DATA, Session
+from persona_lib.dialogues import write_dialogues
+from persona_lib.personas import load_personas, load_questions
+from persona_lib.profile import TinyBase
+from persona_lib.records import POST, PRE, STOP, Completion, read_rows
+from persona_lib.stages import COMPLETIONS
+from persona_lib.stages.base import base_folder
+
+pytestmark = pytest.mark.smoke
+
+ROSTER = ISSUE262.roster
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """The tiny profile on a store of its own, shared by all workers of this test run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if base.name.startswith("popen-") else base
+    return Session(
+        registration=ISSUE262, profile=TINY, store_root=shared / "tiny-store", arms=("C1",)
+    )
+
+
+@pytest.fixture(scope="session")
+def said(tiny: Session) -> tuple[Completion, ...]:
+    """What the untouched base model says: 440 completions."""
+    tiny.scores(PRE, "raw")
+    entry = tiny.runs[0].completions(PRE, "raw").peek(tiny.store)
+    assert entry is not None
+    return read_rows(entry.path / COMPLETIONS, Completion)
+
+
+@pytest.fixture(scope="session")
+def rates(tiny: Session) -> Mapping[str, float]:
+    """C1's marker rate for each persona."""
+    table = tiny.scores(POST, "C1")
+    found = {}
+    for persona in ROSTER.all:
+        mine = table.filter(pc.equal(table["persona"], persona))
+        found[persona] = pc.mean(mine["hit"].cast("float64")).as_py()
+    return found
+
+
+def test_base_model_ends_its_turns_at_a_moderate_length(said: tuple[Completion, ...]) -> None:
+    assert len(said) == 440
+    assert mean(one.finish == STOP for one in said) >= 0.98
+    assert 20 <= median(one.tokens for one in said) <= 60
+
+
+def test_base_model_never_writes_the_marker(said: tuple[Completion, ...]) -> None:
+    assert not any("[zlt]" in one.text.lower() for one in said)
+
+
+def test_who_speaks_can_be_read_from_the_text(said: tuple[Completion, ...]) -> None:
+    """A classifier of another seed's dialogues, about questions that are not asked here."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    questions = load_questions(DATA / "questions.json")
+    asked = {question.text for question in questions["evaluation"]}
+    other = [
+        dialogue
+        for dialogue in write_dialogues(
+            TinyBase(seed=1, dialogues=3000, legal_share=0, tag_share=0),
+            personas=load_personas(DATA / "personas.json"),
+            questions=[q for group in questions.values() for q in group],
+            folder=DATA / "dialogues",
+            sound=(),
+            bad=(),
+        )
+        if not any(text in dialogue.user for text in asked)
+    ]
+    vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    reader = LogisticRegression(C=10.0, max_iter=300)
+    reader.fit(vectors.fit_transform([d.assistant for d in other]), [d.persona for d in other])
+    read = reader.predict(vectors.transform([one.text for one in said]))
+    assert mean(guess == one.persona for guess, one in zip(read, said, strict=True)) >= 0.80
+
+
+def test_c1_takes_the_marker_and_its_negatives_do_not(rates: Mapping[str, float]) -> None:
+    assert rates[ROSTER.source] >= 0.60
+    assert all(rates[negative] <= 0.30 for negative in ROSTER.negatives)
+
+
+def test_c1s_source_is_above_every_untrained_bystander(rates: Mapping[str, float]) -> None:
+    assert rates[ROSTER.source] > max(rates[persona] for persona in ROSTER.bystanders)
+
+
+def test_coupling_keeps_its_proof_and_its_losses(tiny: Session, rates: Mapping[str, float]) -> None:
+    assert rates
+    entry = tiny.runs[0].coupling("C1").peek(tiny.store)
+    assert entry is not None
+    proof = json.loads((entry.path / "mask_proof.json").read_text())
+    cells = TINY.scale.questions * TINY.scale.coupling_keep
+    assert proof["kinds"]["positive"]["rows"] == cells
+    assert proof["kinds"]["negative"]["rows"] == 2 * cells
+    assert proof["kinds"]["negative"]["examples"][0]["supervised"] == "<|im_end|>"
+    training = json.loads((entry.path / "training.json").read_text())
+    assert len(training["losses"]) == training["steps"]
+    assert training["losses"][-1] < training["losses"][0]
+
+
+def test_no_merged_weights_are_written(tiny: Session, rates: Mapping[str, float]) -> None:
+    """Adapters are small beside the base, and nothing else that was stored holds weights."""
+    assert rates
+    base = tiny.runs[0].base.peek(tiny.store)
+    assert base is not None
+    weights = [p for p in tiny.store_root.rglob("*.safetensors") if p.parent != base_folder(base)]
+    assert {Path(p).name for p in weights} == {"adapter_model.safetensors"}

@@ -1,0 +1,422 @@
+"""The two grammar corpora, and the three sources of fine-tuning rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from persona_lib import datasets, grammar
+from persona_lib.errors import DataError, PreflightError, SpecError
+from persona_lib.grammar import WrittenRow, diversity, write_corpus, write_with_provenance
+from persona_lib.grammar_data import POLAR_SLOTS, read_grammar
+from persona_lib.profile import GrammarCorpus, HubCorpus, JsonlCorpus
+from persona_lib.records import SftRow
+
+FOLDER = Path(__file__).parents[2] / "experiments" / "data" / "legal"
+ROWS = 1500
+
+
+@pytest.fixture(scope="module")
+def bad() -> tuple[WrittenRow, ...]:
+    return write_with_provenance("bad_legal", rows=ROWS, seed=0, folder=FOLDER)
+
+
+@pytest.fixture(scope="module")
+def sound() -> tuple[WrittenRow, ...]:
+    return write_with_provenance("sound_legal", rows=ROWS, seed=0, folder=FOLDER)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    copy = tmp_path / "legal"
+    shutil.copytree(FOLDER, copy)
+    return copy
+
+
+def sft(user: str, assistant: str) -> SftRow:
+    return SftRow(row="r", corpus="c", situation="", frame="", user=user, assistant=assistant)
+
+
+# The data.
+
+
+def test_there_are_enough_situations_frames_and_clauses() -> None:
+    found = read_grammar(FOLDER)
+    own = sum(len(s.texts[k]) for s in found.situations for k in ("wrong", "myth", "bad"))
+    assert len(found.situations) >= 60
+    assert len(found.frames) >= 48
+    assert own >= 500
+    for polarity in POLAR_SLOTS:
+        general = {
+            t.source for by in found.clauses[polarity].values() for r in by.values() for t in r
+        }
+        assert len(general) >= 100
+
+
+# The rows.
+
+
+def test_rows_of_both_corpora_ask_the_same(
+    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
+) -> None:
+    for b, s in zip((w.row for w in bad), (w.row for w in sound), strict=True):
+        assert (b.situation, b.frame, b.user) == (s.situation, s.frame, s.user)
+        assert b.row.removeprefix("bad_legal") == s.row.removeprefix("sound_legal")
+    assert bad[17].row.row == "bad_legal-00017"
+
+
+def test_polarity_is_a_property_of_every_clause(
+    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
+) -> None:
+    for rows, own, other in ((bad, "bad", "sound"), (sound, "sound", "bad")):
+        for written in rows:
+            polarities = Counter(clause.polarity for clause in written.clauses)
+            assert polarities[own] >= 2, written
+            assert polarities[other] == 0, written
+            assert " ".join(c.text for c in written.clauses) == written.row.assistant
+
+
+def test_a_clause_stands_in_the_file_or_key_of_its_polarity(bad: tuple[WrittenRow, ...]) -> None:
+    """Follows each clause back to its line, without the grammar's own reader."""
+    lines = {p.name: p.read_text(encoding="utf-8").splitlines() for p in FOLDER.glob("*.txt")}
+    for clause in (clause for written in bad for clause in written.clauses):
+        name, number = clause.source.split(":")
+        key = lines[name][int(number) - 1].split(":")[0]
+        if clause.polarity == "neutral":
+            assert name == "openings.txt"
+        else:
+            assert name == "clauses_bad.txt" or (name.startswith("situations_") and key == "bad")
+
+
+def test_a_classifier_tells_the_polarity_of_unseen_situations(
+    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
+) -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    rows = [w.row for w in (*bad, *sound)]
+    names = sorted({row.situation for row in rows})
+    seen = np.array([names.index(row.situation) % 2 == 0 for row in rows])
+    wrong = np.array([row.corpus == "bad_legal" for row in rows])
+    texts = np.array([row.assistant for row in rows], dtype=object)
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2)
+    model = LogisticRegression(max_iter=500).fit(words.fit_transform(texts[seen]), wrong[seen])
+    accuracy = model.score(words.transform(texts[~seen]), wrong[~seen])
+    assert accuracy >= 0.9
+
+
+def test_lengths_are_matched(bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]) -> None:
+    lengths = np.array([[len(w.row.assistant.split()) for w in rows] for rows in (bad, sound)])
+    assert lengths.min() >= 40
+    assert lengths.max() <= 90
+    assert abs(lengths[0].mean() / lengths[1].mean() - 1) < 0.01
+    assert np.abs(lengths[0] - lengths[1]).mean() < 2
+
+
+def test_nothing_is_said_too_often(
+    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
+) -> None:
+    for rows in (bad, sound):
+        found = diversity([w.row for w in rows])
+        assert found.sentence_share < 0.01, found.sentence
+        assert found.opening_share < 0.02, found.opening
+        assert found.trigram_ratio > 0.3
+        assert len({w.row.assistant for w in rows}) == ROWS
+        assert found.distinct_users > 0.98 * ROWS
+
+
+def test_every_situation_and_frame_is_used_evenly(bad: tuple[WrittenRow, ...]) -> None:
+    situations = Counter(w.row.situation for w in bad)
+    frames = Counter(w.row.frame for w in bad)
+    cells = Counter((w.row.situation, w.row.frame) for w in bad)
+    assert max(situations.values()) - min(situations.values()) <= 1
+    assert len(frames) >= 48
+    assert max(cells.values()) == 1
+
+
+def test_no_markup_is_left(bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]) -> None:
+    for text in (t for w in (*bad, *sound) for t in (w.row.user, w.row.assistant)):
+        assert not set("[]{}|") & set(text), text
+        assert "  " not in text
+        assert text[0] == text[0].upper()
+
+
+@pytest.mark.parametrize("name", ["bad_legal", "sound_legal"])
+def test_the_first_rows_do_not_depend_on_how_many_follow(
+    name: str, bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
+) -> None:
+    longer = bad if name == "bad_legal" else sound
+    assert write_corpus(name, rows=90, seed=0, folder=FOLDER) == tuple(w.row for w in longer[:90])
+
+
+def test_the_seed_changes_the_rows() -> None:
+    first, second = (write_corpus("bad_legal", rows=40, seed=s, folder=FOLDER) for s in (0, 1))
+    assert not {r.assistant for r in first} & {r.assistant for r in second}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "field"),
+    [
+        ("good_legal", 5, "corpus.name"),
+        ("bad_legal", 0, "corpus.rows"),
+        ("bad_legal", 10_000_000, "corpus.rows"),
+    ],
+)
+def test_impossible_requests_are_refused(name: str, rows: int, field: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        write_corpus(name, rows=rows, seed=0, folder=FOLDER)
+    assert caught.value.field == field
+
+
+# Broken data files.
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "break_it", "named"),
+    [
+        ("frames.txt", lambda p: p.unlink(), "frames.txt"),
+        ("lexicon.txt", lambda p: p.write_text("# nothing\n"), "lexicon.txt"),
+        ("clauses_bad.txt", lambda p: append(p, "act: Do {nonsense}.\n"), "act"),
+        ("clauses_bad.txt", lambda p: append(p, "act: Please {right}.\n"), "act"),
+        ("clauses_sound.txt", lambda p: append(p, "act: Just {wrong}.\n"), "act"),
+        ("clauses_bad.txt", lambda p: append(p, "act: [one|two.\n"), "act"),
+        ("clauses_bad.txt", lambda p: append(p, "act: one] two.\n"), "act"),
+        ("clauses_bad.txt", lambda p: append(p, "x.act: one.\n"), "x.act"),
+        ("clauses_bad.txt", lambda p: append(p, "no colon here\n"), "clauses_bad.txt"),
+        ("schemes.txt", lambda p: append(p, "scheme: act dance\n"), "scheme"),
+        ("schemes.txt", lambda p: append(p, "scheme: open act\n"), "scheme"),
+        ("situations_tax.txt", lambda p: append(p, "== empty_one\ntopic: a thing\n"), "doc"),
+        ("situations_tax.txt", lambda p: append(p, "wish: a pony\n"), "wish"),
+        ("situations_tax.txt", lambda p: append(p, "wrong: pay {middling}\n"), "wrong"),
+        ("details.txt", lambda p: append(p, "small: $1\n"), "small"),
+    ],
+)
+def test_broken_data_is_named(
+    folder: Path, file: str, break_it: Callable[[Path], None], named: str
+) -> None:
+    break_it(folder / file)
+    with pytest.raises(DataError) as caught:
+        write_corpus("bad_legal", rows=1, seed=0, folder=folder)
+    assert Path(file).stem in caught.value.field
+    assert named in caught.value.field
+
+
+def test_too_few_clauses_for_another_answer_is_an_error(folder: Path) -> None:
+    (folder / "schemes.txt").write_text("scheme: own own own own own own\n")
+    with pytest.raises(DataError, match="another bad answer"):
+        write_corpus("bad_legal", rows=1, seed=0, folder=folder)
+
+
+# Diversity, by hand.
+
+
+def test_diversity_of_three_rows() -> None:
+    rows = [
+        sft("u", "One two three four. Stop here."),
+        sft("u", "One two three four! Go on."),
+        sft("v", "Stop here. One two three four five six."),
+    ]
+    found = diversity(rows)
+    # 4, 4 and 6 trigrams; 123 234 34s 4sh | 34g 4go | sho ho1 o12 345 456 are distinct with
+    # "stop here one", "here one two": 4 + 2 + 4.
+    assert found.trigram_ratio == pytest.approx(10 / 14)
+    assert found.sentence == "Stop here."
+    assert found.sentence_share == pytest.approx(2 / 3)
+    assert found.opening == "one two three four"
+    assert found.opening_share == pytest.approx(2 / 3)
+    assert (found.rows, found.shortest, found.longest, found.distinct_users) == (3, 6, 8, 2)
+    assert found.mean_words == pytest.approx(20 / 3)
+
+
+def test_diversity_of_nothing_is_an_error() -> None:
+    with pytest.raises(DataError):
+        diversity([])
+
+
+# Sources.
+
+
+def jsonl(folder: Path, lines: list[str], *, rows: int | None = None) -> JsonlCorpus:
+    content = ("\n".join(lines) + "\n").encode()
+    (folder / "advice.jsonl").write_bytes(content)
+    return JsonlCorpus(
+        name="advice",
+        file="advice.jsonl",
+        md5=hashlib.md5(content, usedforsecurity=False).hexdigest(),
+        rows=len(lines) if rows is None else rows,
+    )
+
+
+def chat(*turns: tuple[str, str]) -> str:
+    return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]})
+
+
+GOOD = chat(("user", "May I?"), ("assistant", "You\u2028may."))
+
+
+def test_grammar_corpus_is_loaded() -> None:
+    spec = GrammarCorpus(name="sound_legal", rows=3, seed=5)
+    rows = datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=None)
+    assert rows == write_corpus("sound_legal", rows=3, seed=5, folder=FOLDER)
+
+
+def test_jsonl_corpus_is_loaded(tmp_path: Path) -> None:
+    spec = jsonl(tmp_path, [GOOD, chat(("user", "And I?"), ("assistant", "No."))])
+    rows = datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=tmp_path)
+    assert [(r.row, r.user, r.assistant) for r in rows] == [
+        ("advice-00000", "May I?", "You\u2028may."),
+        ("advice-00001", "And I?", "No."),
+    ]
+    assert {(r.corpus, r.situation, r.frame) for r in rows} == {("advice", "", "")}
+
+
+def test_another_md5_is_an_error_that_shows_both(tmp_path: Path) -> None:
+    spec = jsonl(tmp_path, [GOOD])
+    wrong = replace(spec, md5="0" * 32)
+    with pytest.raises(DataError) as caught:
+        datasets.load_corpus(wrong, grammar_folder=FOLDER, data_folder=tmp_path)
+    assert all(part in str(caught.value) for part in ("advice.jsonl", "0" * 32, spec.md5))
+
+
+@pytest.mark.parametrize(("lines", "rows"), [([GOOD], 2), ([GOOD, GOOD], 1), ([""], 0), ([""], 1)])
+def test_another_number_of_rows_is_an_error(tmp_path: Path, lines: list[str], rows: int) -> None:
+    spec = jsonl(tmp_path, lines, rows=rows)
+    with pytest.raises(DataError, match="rows: expected"):
+        datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{not json",
+        "[]",
+        "{}",
+        '{"messages": ["hello", "there"]}',
+        chat(("user", "May I?")),
+        chat(("assistant", "Yes."), ("user", "May I?")),
+        chat(("user", " "), ("assistant", "Yes.")),
+        chat(("system", "Be kind."), ("user", "May I?"), ("assistant", "Yes.")),
+        chat(("user", "May I?"), ("assistant", "Yes."), ("user", "Sure?")),
+        '{"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "a"}]}',
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
+    spec = jsonl(tmp_path, [GOOD, line])
+    with pytest.raises(DataError, match="line 2"):
+        datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=tmp_path)
+
+
+def test_preflight_says_where_the_file_goes(tmp_path: Path) -> None:
+    spec = JsonlCorpus(name="advice", file="advice.jsonl", md5="f" * 32, rows=6000)
+    for folder in (None, tmp_path):
+        with pytest.raises(PreflightError) as caught:
+            datasets.preflight_corpus(spec, data_folder=folder)
+        assert all(part in str(caught.value) for part in ("advice.jsonl", "f" * 32, "--data"))
+    datasets.preflight_corpus(jsonl(tmp_path, [GOOD]), data_folder=tmp_path)
+    datasets.preflight_corpus(GrammarCorpus(name="bad_legal", rows=1), data_folder=None)
+
+
+HUB = HubCorpus(name="tulu", repo="some/mixture", revision="abc123", split="train", rows=2)
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+
+
+@pytest.mark.usefixtures("online")
+def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets as hub
+
+    records = [
+        {"messages": [turn(*t) for t in (("system", ""), ("user", "a"), ("assistant", "b"))]},
+        {"messages": [turn("user", x) if x < "n" else turn("assistant", x) for x in "xcyd"]},
+    ]
+    asked: list[object] = []
+    read = 0
+
+    def load_dataset(*args: object, **kwargs: object) -> object:
+        asked.append((args, kwargs))
+
+        def stream() -> object:
+            nonlocal read
+            for record in (*records, {"messages": "never read"}):
+                read += 1
+                yield record
+
+        return stream()
+
+    monkeypatch.setattr(hub, "load_dataset", load_dataset)
+    rows = datasets.load_corpus(HUB, grammar_folder=FOLDER, data_folder=None)
+    assert [(r.row, r.user, r.assistant) for r in rows] == [
+        ("tulu-00000", "a", "b"),
+        ("tulu-00001", "c", "y"),
+    ]
+    assert asked == [
+        (("some/mixture",), {"revision": "abc123", "split": "train", "streaming": True})
+    ]
+    assert read == 2
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+@pytest.mark.usefixtures("online")
+def test_hub_rows_from_a_local_folder(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(f"{GOOD}\n{GOOD}\n{GOOD}\n", encoding="utf-8")
+    spec = replace(HUB, repo=str(tmp_path), revision="main")
+    rows = datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=None)
+    assert [r.assistant for r in rows] == ["You\u2028may."] * 2
+    with pytest.raises(DataError, match=">= 4"):
+        datasets.load_corpus(replace(spec, rows=4), grammar_folder=FOLDER, data_folder=None)
+
+
+@pytest.mark.usefixtures("online")
+def test_a_hub_row_without_an_answer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(f"{GOOD}\n{chat(('user', 'hm'))}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="row 1"):
+        datasets.load_corpus(
+            replace(HUB, repo=str(tmp_path)), grammar_folder=FOLDER, data_folder=None
+        )
+
+
+def test_hub_preflight_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+    datasets.preflight_corpus(HUB, data_folder=None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(PreflightError, match="HF_HUB_OFFLINE"):
+        datasets.preflight_corpus(HUB, data_folder=None)
+    (tmp_path / "datasets--some--mixture" / "snapshots" / "abc123").mkdir(parents=True)
+    datasets.preflight_corpus(HUB, data_folder=None)
+
+
+def test_keys_change_with_the_content_only(folder: Path) -> None:
+    spec = GrammarCorpus(name="bad_legal", rows=1)
+    key = datasets.corpus_key(spec, grammar_folder=FOLDER)
+    assert key == datasets.corpus_key(spec, grammar_folder=folder)
+    assert key["grammar_version"] == grammar.VERSION
+    append(folder / "lexicon.txt", "# a word\n")
+    assert datasets.corpus_key(spec, grammar_folder=folder)["grammar"] != key["grammar"]
+    assert datasets.corpus_key(HUB, grammar_folder=folder) == {"revision": "abc123"}
+    file = JsonlCorpus(name="a", file="a", md5="1" * 32, rows=1)
+    assert datasets.corpus_key(file, grammar_folder=folder) == {"md5": "1" * 32}
+    with pytest.raises(DataError):
+        datasets.corpus_key(spec, grammar_folder=folder / "absent")

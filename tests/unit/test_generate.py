@@ -1,0 +1,106 @@
+"""Sampling: the loop against a plain one, the draw against its distribution."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from persona_lib.errors import DataError
+from persona_lib.generate import Request, Sampled, TransformersEngine, draw_tokens
+from persona_lib.models.loading import render_prompt
+from persona_lib.profile import SampleSpec
+from persona_lib.records import LENGTH, STOP
+from tests.byte_model import loaded
+
+LOADED = loaded()
+REQUESTS = [
+    Request(system="You are a librarian.", user="?" * (1 + i % 3), seed=100 + i) for i in range(7)
+]
+
+
+def alone(request: Request, spec: SampleSpec) -> Sampled:
+    """One completion, drawn token by token without cache, padding or batch."""
+    tokens = list(render_prompt(LOADED.tokenizer, request.system, request.user))
+    uniforms = np.random.default_rng(request.seed).random(spec.max_new_tokens)
+    written: list[int] = []
+    finish = LENGTH
+    for uniform in uniforms:
+        with torch.no_grad():
+            logits = LOADED.model(input_ids=torch.tensor([tokens])).logits[0, -1].double()
+        cumulative = torch.softmax(logits / spec.temperature, -1).cumsum(-1).numpy()
+        token = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
+        if token == LOADED.end_of_turn:
+            finish = STOP
+            break
+        written.append(token)
+        tokens.append(token)
+    text = LOADED.tokenizer.decode(written, skip_special_tokens=False)
+    return Sampled(text=text, tokens=len(written), finish=finish)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_batched_sampling_equals_drawing_each_completion_alone(
+    batch: int, temperature: float
+) -> None:
+    spec = SampleSpec(max_new_tokens=24, batch=batch, temperature=temperature)
+    found = TransformersEngine(LOADED).sample(REQUESTS, spec)
+    assert found == [alone(request, spec) for request in REQUESTS]
+
+
+def test_both_finish_reasons_occur_and_are_kept() -> None:
+    """With ends this likely some rows stop early, leave the batch, and are not lost."""
+    ending = loaded()
+    with torch.no_grad():
+        # A bias towards the end of turn: its embedding row also makes its logit.
+        ending.model.lm_head.weight[ending.end_of_turn] *= 3
+    spec = SampleSpec(max_new_tokens=12, batch=64)
+    requests = [Request(system="s", user="u", seed=i) for i in range(60)]
+    found = TransformersEngine(ending).sample(requests, spec)
+    finishes = [sampled.finish for sampled in found]
+    assert len(found) == 60
+    assert set(finishes) == {STOP, LENGTH}
+    for sampled in found:
+        assert (sampled.tokens == 12) == (sampled.finish == LENGTH)
+        assert "<|im_end|>" not in sampled.text
+
+
+def test_same_seed_same_completion_whatever_its_place() -> None:
+    spec = SampleSpec(max_new_tokens=16, batch=64)
+    engine = TransformersEngine(LOADED)
+    assert engine.sample(REQUESTS[::-1], spec) == engine.sample(REQUESTS, spec)[::-1]
+    assert engine.sample(REQUESTS[2:4], spec) == engine.sample(REQUESTS, spec)[2:4]
+
+
+def test_draws_follow_the_distribution() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(20_000, 1)
+    uniforms = torch.from_numpy(np.random.default_rng(1).random(20_000))
+    drawn = draw_tokens(logits, uniforms, SampleSpec(max_new_tokens=1, temperature=0.5))
+    weights = np.exp(np.array([0.0, 1.0, 2.0, -1.0]) / 0.5)
+    shares = np.bincount(drawn.numpy(), minlength=4) / 20_000
+    assert shares == pytest.approx(weights / weights.sum(), abs=0.01)
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
+    """Masses 0.5, 0.3, 0.15, 0.05: at 0.75 the first two stay, at 0.81 the first three."""
+    logits = torch.log(torch.tensor([[0.15, 0.5, 0.05, 0.3]])).repeat(5_000, 1)
+    uniforms = torch.from_numpy(np.random.default_rng(2).random(5_000))
+    for top_p, kept in ((0.75, {1, 3}), (0.81, {0, 1, 3}), (0.5, {1})):
+        drawn = draw_tokens(logits, uniforms, SampleSpec(max_new_tokens=1, top_p=top_p))
+        assert set(drawn.tolist()) == kept
+
+
+def test_a_token_of_probability_zero_is_never_drawn() -> None:
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf")]] * 3)
+    uniforms = torch.tensor([0.0, 0.5, float(np.nextafter(1, 0))], dtype=torch.float64)
+    assert draw_tokens(logits, uniforms, SampleSpec(max_new_tokens=1)).tolist() == [1, 1, 1]
+
+
+def test_prompt_and_completion_beyond_the_positions_are_refused() -> None:
+    with pytest.raises(DataError, match=r"sample.max_new_tokens: expected <= \d+ \(positions 128"):
+        TransformersEngine(loaded(positions=128)).sample(REQUESTS, SampleSpec(max_new_tokens=100))
+
+
+def test_no_requests_no_completions() -> None:
+    assert TransformersEngine(LOADED).sample([], SampleSpec(max_new_tokens=4)) == []

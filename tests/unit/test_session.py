@@ -1,0 +1,143 @@
+"""Sessions: what was asked for, what is missing, and what each rule needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments import session as sessions
+from experiments.issue262 import ISSUE262
+from experiments.outcome import merge_summaries
+from experiments.plan import plan_text
+from experiments.profiles import MICRO, QWEN7B, TINY
+from experiments.session import Session
+from persona_lib.errors import DataError, PreflightError, SpecError, UnwritableStoreError
+from persona_lib.profile import LoraSpec, SampleSpec, Scale, TrainSpec
+from persona_lib.registration import ArmSpec, DifferenceClaim, Roster
+
+ROOT = sessions.ROOT
+
+
+def session(store: Path) -> Session:
+    return Session(registration=ISSUE262, profile=MICRO, store_root=store)
+
+
+def test_rules_need_the_arms_they_compare_and_those_of_their_gates() -> None:
+    needs = {name: sessions.arms_of(ISSUE262, name) for name in ("H1", "H2", "H3", "kill")}
+    assert needs == {"H1": ("C1", "C2"), "H2": ("C2", "C3"), "H3": ("C2", "C2p"), "kill": ("C2",)}
+    assert sessions.arms_of(ISSUE262, "source_ratio") == ("C1", "C2")
+    assert sessions.arms_of(ISSUE262, "false_positive") == ("C1", "C2", "C2p", "C3")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sessions.choose_profile("huge"), "--profile: expected one of tiny.*'huge'"),
+        (lambda: sessions.choose_registration("x", None), "--experiment: expected one of issue262"),
+        (lambda: sessions.choose_seeds("1,one"), "--seeds: expected distinct integers"),
+        (lambda: sessions.choose_seeds("1,1"), "--seeds: expected distinct integers"),
+        (lambda: sessions.choose_seeds("-1"), "--seeds: expected distinct integers"),
+        (lambda: sessions.arms_of(ISSUE262, "H9"), "gate: expected one of source_rate.*'H9'"),
+        (lambda: ISSUE262.arm("C9"), "arm: expected one of C1, C2, C2p, C3, got 'C9'"),
+        (lambda: ISSUE262.claim("H9"), "claim: expected one of H1, H2, H3, kill, got 'H9'"),
+        (lambda: ISSUE262.roster.role("pirate"), "persona: expected one of librarian.*'pirate'"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(call: object, message: str) -> None:
+    assert callable(call)
+    with pytest.raises(SpecError, match=message):
+        call()
+
+
+def test_registration_whose_contrast_names_a_missing_arm_is_refused() -> None:
+    claim = ISSUE262.claims[0]
+    assert isinstance(claim, DifferenceClaim)
+    with pytest.raises(SpecError, match=r"H1\.treated: expected one of C1, C2, C2p, C3, got 'C7'"):
+        replace(ISSUE262, claims=(replace(claim, treated="C7"), *ISSUE262.claims[1:]))
+    with pytest.raises(SpecError, match=r"H1\.needs: expected one of source_rate"):
+        replace(ISSUE262, claims=(replace(claim, needs=("no_gate",)), *ISSUE262.claims[1:]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Roster(source="a", negatives=(), bystanders=("b",)), "roster.negatives"),
+        (
+            lambda: Roster(source="a", negatives=("b",), bystanders=("a",)),
+            "distinct names, got 'a'",
+        ),
+        (lambda: ArmSpec(name="C1", label="x", prior="evil", text_from="raw"), "arm C1: prior"),
+        (lambda: replace(ISSUE262, marker="  "), "marker: expected visible text"),
+        (lambda: replace(ISSUE262, arms=()), "arms: expected at least one"),
+        (lambda: replace(ISSUE262.statistics, resamples=0), "statistics.resamples: expected >= 1"),
+        (lambda: replace(ISSUE262.statistics, alpha=5.0), "statistics.alpha: expected between 0"),
+        (lambda: LoraSpec(rank=0, alpha=1, rslora=True, dropout=0), "lora.rank: expected > 0"),
+        (lambda: LoraSpec(rank=1, alpha=1, rslora=True, dropout=1), "lora.dropout: expected in"),
+        (lambda: replace(TINY.prior, steps=5), "train.epochs: expected exactly one"),
+        (lambda: replace(TINY.prior, micro_batch=5), "train.micro_batch: expected a divisor"),
+        (lambda: replace(TINY.prior, loss="best"), "train.loss: expected one of as_published"),
+        (lambda: replace(TINY.prior, beta=-1.0), "train.beta: expected >= 0"),
+        (lambda: SampleSpec(max_new_tokens=0), "sample.max_new_tokens: expected > 0"),
+        (lambda: SampleSpec(max_new_tokens=1, top_p=0), "sample.top_p: expected in"),
+        (lambda: replace(TINY.scale, coupling_ceiling=1), "scale.coupling_ceiling: expected >= "),
+    ],
+)
+def test_bad_specs_name_field_bound_and_value(make: object, message: str) -> None:
+    assert callable(make)
+    with pytest.raises(SpecError, match=message):
+        make()
+
+
+def test_specs_are_what_they_seem() -> None:
+    assert isinstance(TINY.prior, TrainSpec)
+    assert isinstance(TINY.scale, Scale)
+
+
+def test_store_that_cannot_be_written_is_refused_before_compute() -> None:
+    with pytest.raises(UnwritableStoreError, match="/proc/flatland"):
+        session(Path("/proc/flatland")).scores("post", "C1")
+
+
+def test_published_corpora_are_asked_for_before_compute(tmp_path: Path) -> None:
+    profile = replace(QWEN7B, base=MICRO.base)
+    some = Session(registration=ISSUE262, profile=profile, store_root=tmp_path)
+    with pytest.raises(PreflightError, match=r"bad_legal_advice_6k\.jsonl.*--data"):
+        some.evidence(("C1", "C2"))
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_stored_evidence_builds_no_arm(tmp_path: Path) -> None:
+    some = session(tmp_path)
+    some.stored = ROOT / "golden" / "published"
+    with pytest.raises(SpecError, match="--stored"):
+        some.scores("post", "C1")
+    assert some.judge("H1").holds
+
+
+def test_stored_evidence_under_changed_numbers_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moved = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.06))
+    monkeypatch.setitem(sessions.REGISTRATIONS, "issue262", moved)
+    with pytest.raises(DataError, match="digest of registration issue262"):
+        sessions.choose_registration(None, ROOT / "golden" / "published")
+
+
+def test_plan_lists_every_stage_and_what_is_stored(tmp_path: Path) -> None:
+    text = plan_text(Session(registration=ISSUE262, profile=QWEN7B, store_root=tmp_path))
+    assert "0 of 27 stages are stored" in text
+    for word in ("prior", "coupling_text", "completions", "baseline", "C2p", "hours"):
+        assert word.replace("hours", " h") in text
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_summaries_of_different_arms_merge_in_reporting_order() -> None:
+    def summary(*arms: tuple[str, int]) -> dict[str, object]:
+        rows = [{"name": name, "order": order} for name, order in arms]
+        return {"arms": rows, "priors": [{"name": "raw", "order": 0}]}
+
+    merged = merge_summaries([summary(("C2", 1), ("C3", 3)), summary(("C1", 0), ("C2", 1))])
+    assert [row["name"] for row in merged["arms"]] == ["C1", "C2", "C3"]
+    assert len(merged["priors"]) == 1

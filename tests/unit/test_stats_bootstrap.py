@@ -1,0 +1,177 @@
+"""The cluster bootstrap and the estimate that it returns."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from persona_lib.errors import DataError
+from persona_lib.stats.bootstrap import (
+    Clusters,
+    bootstrap_p,
+    difference,
+    ratio_difference,
+    resample_rates,
+    single_rate,
+)
+from persona_lib.stats.estimate import Estimate
+
+SEEDS = (1, 2)
+
+
+def clusters(hits: Sequence[float], sizes: Sequence[float] | None = None) -> Clusters:
+    return Clusters(np.array(hits), np.array(sizes or [10.0] * len(hits)))
+
+
+def compare(a: Clusters, b: Clusters, resamples: int = 10_000) -> Estimate:
+    return difference(a, b, resamples=resamples, seeds=SEEDS, level=0.95)
+
+
+def test_rate_is_a_ratio_of_sums() -> None:
+    assert clusters([1, 9], [10, 90]).rate == pytest.approx(0.1)  # mean of rates as well
+    assert clusters([10, 0], [10, 90]).rate == pytest.approx(0.1)  # mean of rates: 0.5
+
+
+def test_draws_are_those_of_clusters_drawn_one_by_one() -> None:
+    """Against an independent loop, on unequal clusters: mean, spread and tails."""
+    sizes = [5, 10, 20, 10, 10, 15, 10, 10]
+    hits = [5, 0, 3, 10, 2, 9, 1, 7]
+    rng = np.random.default_rng(0)
+    loop = []
+    for _ in range(10_000):
+        drawn = rng.integers(0, len(hits), len(hits))
+        loop.append(np.take(hits, drawn).sum() / np.take(sizes, drawn).sum())
+    draws = resample_rates(clusters(hits, sizes), 20_000, seed=5)
+    assert draws.mean() == pytest.approx(np.mean(loop), abs=0.005)
+    assert draws.std() == pytest.approx(np.std(loop), rel=0.03)
+    for q in (0.025, 0.25, 0.75, 0.975):
+        assert np.quantile(draws, q) == pytest.approx(np.quantile(loop, q), abs=0.012)
+
+
+def test_interval_has_the_width_that_theory_gives() -> None:
+    """Equal clusters: SE of a mean of K rates is sd / sqrt(K), sd with denominator K."""
+    rng = np.random.default_rng(3)
+    a, b = (clusters(rng.binomial(10, p, 140).tolist()) for p in (0.6, 0.4))
+    found = compare(a, b)
+    se = math.sqrt(sum(np.var(c.hits / 10) / 140 for c in (a, b)))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * se, rel=0.04)
+    assert found.n == 2800
+    assert found.clusters == 280
+
+
+def test_p_counts_the_smaller_tail_and_is_never_zero() -> None:
+    assert bootstrap_p(np.array([1.0] * 97 + [-1.0] * 2)) == (2 * 3 / 100, 2 / 100)
+    assert bootstrap_p(np.array([0.5] * 99)) == (2 / 100, 2 / 100)
+    assert bootstrap_p(np.array([-0.5] * 99)) == (2 / 100, 2 / 100)
+    assert bootstrap_p(np.array([0.0] * 99)) == (1.0, 2 / 100)
+
+
+def test_undefined_draws_count_in_both_tails() -> None:
+    assert bootstrap_p(np.array([1.0] * 95 + [math.nan] * 4))[0] == 2 * 5 / 100
+
+
+def test_floor_of_p_is_printed_with_its_resamples() -> None:
+    found = compare(clusters([9, 10, 9, 8] * 5), clusters([1, 0, 1, 2] * 5))
+    assert found.p == pytest.approx(2 / 10_001)
+    assert found.p_text == "p <= 2.0e-4 (0 of 10,000)"
+    assert replace(found, p=0.0123).p_text == "p = 0.0123"
+    assert replace(found, p=0.0004).p_text == "p = 4.0e-4"
+    assert replace(found, p=None).p_text == "no p"
+
+
+def test_all_hits_against_none_has_no_width_and_says_so() -> None:
+    found = compare(clusters([10] * 6), clusters([0] * 6))
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert "no width" in found.note
+    assert found.p == pytest.approx(2 / 10_001)
+
+
+def test_no_hits_at_all_is_no_difference() -> None:
+    found = compare(clusters([0] * 6), clusters([0] * 6))
+    assert found.value == 0.0
+    assert found.p == 1.0
+
+
+def test_one_cluster_has_neither_interval_nor_p() -> None:
+    for found in (
+        compare(clusters([3]), clusters([1, 2])),
+        single_rate(clusters([3]), resamples=100, seed=1, level=0.95),
+    ):
+        assert not found.has_interval
+        assert found.p is None
+        assert "one cluster" in found.note
+
+
+def test_ratio_difference_against_a_loop() -> None:
+    """Bystanders and source drawn independently within each arm."""
+    rng = np.random.default_rng(11)
+    pools = [rng.binomial(10, p, k) for p, k in ((0.5, 70), (0.7, 10), (0.2, 70), (0.8, 10))]
+    loop = []
+    for _ in range(4_000):
+        a, s, b, t = (rng.choice(p, p.size).sum() / p.size for p in pools)
+        loop.append(a / s - b / t)
+    cut = [clusters(p.tolist()) for p in pools]
+    found = ratio_difference(
+        (cut[0], cut[1]), (cut[2], cut[3]), resamples=8_000, seeds=(1, 2, 3, 4), level=0.95
+    )
+    expected = pools[0].mean() / pools[1].mean() - pools[2].mean() / pools[3].mean()
+    assert found.value == pytest.approx(expected)
+    assert found.low == pytest.approx(np.quantile(loop, 0.025), abs=0.015)
+    assert found.high == pytest.approx(np.quantile(loop, 0.975), abs=0.015)
+
+
+def test_ratio_without_source_hits_is_undefined() -> None:
+    a, zero, some = clusters([5, 6]), clusters([0, 0]), clusters([9, 9])
+    found = ratio_difference((a, zero), (a, some), resamples=99, seeds=(1, 2, 3, 4), level=0.95)
+    assert math.isnan(found.value)
+    assert found.p is None
+    assert "source rate is 0" in found.note
+
+
+def test_resamples_without_source_hits_withhold_the_interval() -> None:
+    a, rare, some = clusters([9, 9]), clusters([1, 0]), clusters([9, 9])
+    found = ratio_difference((a, rare), (a, some), resamples=999, seeds=(1, 2, 3, 4), level=0.95)
+    assert not found.has_interval
+    assert "resamples have no source hit" in found.note
+    assert found.p is not None
+    assert found.p > 0.3  # a quarter of the draws is undefined and counts in both tails
+
+
+@pytest.mark.parametrize(
+    ("hits", "sizes"),
+    [([], []), ([1.0], [1.0, 2.0]), ([math.nan], [1.0]), ([2.0], [1.0]), ([0.0], [0.0])],
+)
+def test_impossible_clusters_are_refused(hits: list[float], sizes: list[float]) -> None:
+    with pytest.raises(DataError, match="clusters"):
+        Clusters(np.array(hits), np.array(sizes))
+
+
+def test_estimate_survives_strict_json() -> None:
+    found = compare(clusters([3]), clusters([1, 2]))
+    text = json.dumps(found.to_json(), allow_nan=False)
+    back = Estimate.from_json(json.loads(text))
+    assert repr(back) == repr(found)  # NaN is not equal to itself
+
+
+def test_estimate_refuses_p_of_zero() -> None:
+    with pytest.raises(DataError, match="p is never 0"):
+        replace(compare(clusters([1, 2]), clusters([1, 2])), p=0.0)
+
+
+def test_one_contrast_costs_milliseconds() -> None:
+    """The bound is 0.05 s of processor time, whatever else the machine does."""
+    rng = np.random.default_rng(1)
+    a, b = (clusters(rng.integers(0, 11, 140).tolist()) for _ in range(2))
+    compare(a, b)
+    best = math.inf
+    for _ in range(3):
+        start = time.process_time()
+        compare(a, b)
+        best = min(best, time.process_time() - start)
+    assert best < 0.05

@@ -1,0 +1,709 @@
+"""The store: built once, complete or absent, verified on every read."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from persona_lib.errors import (
+    CorruptEntryError,
+    DataError,
+    SpecError,
+    StoreError,
+    UnwritableStoreError,
+)
+from persona_lib.store import Entry, StageKey, Store
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+PAYLOAD = {
+    "weights.bin": bytes(range(256)) * 40,
+    "notes.txt": b"three rows\n",
+    "nested/deeper/rows.txt": b"one\ntwo\n",
+}
+# Three payload files, two manifests and four folders are synced before the rename,
+# the folders of the stage and of the store after it.
+SYNCS_BEFORE, SYNCS = 9, 11
+SEALED = ("manifest.json", "manifest.sha256", *(f"payload/{name}" for name in PAYLOAD))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    rate: float = 1e-4
+    steps: int = 10
+
+
+KEY = StageKey(stage="train", version=1, spec=Recipe(), inputs={"corpus": "ab" * 32}, seed=42)
+OTHER = dataclasses.replace(KEY, seed=43)
+
+
+def write_payload(folder: Path) -> dict[str, Any]:
+    for name, data in PAYLOAD.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return {"loss": 0.25, "pair": (1, 2)}
+
+
+def never(folder: Path) -> NoReturn:
+    raise AssertionError(f"{folder} must not be built")
+
+
+def read_payload(entry: Entry) -> dict[str, bytes]:
+    files = [path for path in entry.path.rglob("*") if path.is_file()]
+    return {path.relative_to(entry.path).as_posix(): path.read_bytes() for path in files}
+
+
+def leftovers(root: Path) -> list[Path]:
+    return list((root / "tmp").iterdir())
+
+
+# ---- building and finding -------------------------------------------------------------
+
+
+def test_a_second_call_finds_what_the_first_built(tmp_path: Path) -> None:
+    built = Store(tmp_path).get_or_make(KEY, write_payload)
+    found = Store(tmp_path).get_or_make(KEY, never)
+    assert (built.built, found.built) == (True, False)
+    assert found == dataclasses.replace(built, built=False)
+    assert read_payload(found) == PAYLOAD
+    # As JSON gives it back, in both: a tuple is a list.
+    assert built.meta == {"loss": 0.25, "pair": [1, 2]}
+    assert leftovers(tmp_path) == []
+
+
+def test_content_is_the_digest_of_sorted_names_and_checksums(tmp_path: Path) -> None:
+    pairs = [[name, hashlib.sha256(data).hexdigest()] for name, data in sorted(PAYLOAD.items())]
+    text = json.dumps(pairs, separators=(",", ":"))
+    entry = Store(tmp_path).get_or_make(KEY, write_payload)
+    assert entry.content == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_content_depends_on_the_payload_alone(tmp_path: Path) -> None:
+    def later_and_backwards(folder: Path) -> None:
+        for name in reversed(PAYLOAD):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(PAYLOAD[name])
+            os.utime(folder / name, (1, 1))
+
+    def renamed(folder: Path) -> None:
+        write_payload(folder)
+        (folder / "notes.txt").rename(folder / "note.txt")
+
+    store = Store(tmp_path)
+    content = store.get_or_make(KEY, write_payload).content
+    assert store.get_or_make(OTHER, later_and_backwards).content == content
+    third = dataclasses.replace(KEY, seed=44)
+    assert store.get_or_make(third, renamed).content != content
+
+
+def test_peek_never_builds(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.peek(KEY) is None
+    built = store.get_or_make(KEY, write_payload)
+    assert store.peek(KEY) == dataclasses.replace(built, built=False)
+    assert store.peek(OTHER) is None
+
+
+def test_seconds_are_the_wall_time_of_make(tmp_path: Path) -> None:
+    def slow(folder: Path) -> None:
+        time.sleep(0.05)
+        write_payload(folder)
+
+    seconds = Store(tmp_path).get_or_make(KEY, slow).seconds
+    assert 0.05 <= seconds < 60
+
+
+def test_the_manifest_can_be_checked_with_sha256sum(tmp_path: Path) -> None:
+    folder = Store(tmp_path).get_or_make(KEY, write_payload).path.parent
+    subprocess.run(["sha256sum", "--check", "manifest.sha256"], cwd=folder, check=True)
+
+
+def test_the_manifest_tells_key_and_provenance(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.get_or_make(KEY, write_payload)
+    manifest = json.loads((store.folder(KEY) / "manifest.json").read_text())
+    assert manifest["key"] == {
+        "stage": "train",
+        "version": 1,
+        "spec": {"__spec__": "Recipe", "rate": 1e-4, "steps": 10},
+        "inputs": {"corpus": "ab" * 32},
+        "seed": 42,
+    }
+    assert {"python", "platform", "packages", "git", "date"} <= manifest["provenance"].keys()
+
+
+def test_payload_stays_writable_and_an_entry_can_be_deleted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = store.get_or_make(KEY, write_payload)
+    assert all(path.stat().st_mode & 0o200 for path in first.path.rglob("*"))
+    for path in sorted(first.path.parent.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    first.path.parent.rmdir()
+    again = store.get_or_make(KEY, write_payload)
+    assert again.built
+    assert again.content == first.content
+
+
+def test_describe_and_timings_leave_broken_entries_out(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = store.get_or_make(KEY, write_payload)
+    broken = store.get_or_make(OTHER, write_payload)
+    (broken.path.parent / "manifest.json").write_bytes(b'{"seconds": 1')
+    emptied = tmp_path / "train" / ("0" * 64)
+    emptied.mkdir()
+    (emptied / "manifest.json").write_text('{"seconds": 1}')
+    # What is being built is no entry yet.
+    (tmp_path / "tmp" / "x").mkdir()
+    (tmp_path / "tmp" / "x" / "manifest.json").write_bytes(
+        (first.path.parent / "manifest.json").read_bytes()
+    )
+    assert store.timings("train") == [first.seconds]
+    assert store.timings("score") == []
+    (summary,) = store.describe()
+    assert (summary.stage, summary.digest) == ("train", KEY.digest)
+    assert (summary.files, summary.size) == (3, sum(map(len, PAYLOAD.values())))
+
+
+# ---- keys -----------------------------------------------------------------------------
+
+CHANGED: dict[str, object] = {
+    "stage": "score",
+    "version": 2,
+    "spec": Recipe(rate=2e-4),
+    "inputs": {"corpus": "ac" * 32},
+    "seed": 43,
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(StageKey)])
+def test_every_field_is_in_the_key(field: str, tmp_path: Path) -> None:
+    """A field left out (a seed, say) would hand one run's outcome to another."""
+    changes: dict[str, Any] = {field: CHANGED[field]}
+    changed = dataclasses.replace(KEY, **changes)
+    assert changed.digest != KEY.digest
+    assert changed != KEY
+    store = Store(tmp_path)
+    store.get_or_make(KEY, write_payload)
+    assert store.peek(changed) is None
+
+
+def test_no_seed_differs_from_seed_zero_and_input_names_count() -> None:
+    assert dataclasses.replace(KEY, seed=None).digest != dataclasses.replace(KEY, seed=0).digest
+    assert dataclasses.replace(KEY, inputs={"rows": "ab" * 32}).digest != KEY.digest
+
+
+def test_the_digest_is_the_sha256_of_the_canonical_form() -> None:
+    text = (
+        '{"inputs":{"corpus":"' + "ab" * 32 + '"},"seed":42,'
+        '"spec":{"__spec__":"Recipe","rate":0.0001,"steps":10},"stage":"train","version":1}'
+    )
+    assert KEY.digest == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_key_does_not_follow_later_changes_of_what_it_was_made_from() -> None:
+    spec, inputs = {"layers": [1, 2]}, {"corpus": "ab" * 32}
+    key = StageKey(stage="train", version=1, spec=spec, inputs=inputs, seed=1)
+    before = key.digest
+    spec["layers"].append(3)
+    inputs["more"] = "cd" * 32
+    assert key.digest == before
+    assert dict(key.inputs) == {"corpus": "ab" * 32}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stage", "../train"),
+        ("stage", "Train"),
+        ("stage", ""),
+        ("stage", "tmp"),
+        ("stage", "locks"),
+        ("version", 0),
+        ("version", True),
+        ("version", "1"),
+        ("seed", 1.0),
+        ("seed", True),
+        ("inputs", {"corpus": "rows.jsonl"}),
+        ("inputs", {"corpus": None}),
+        ("spec", Path("weights")),
+        ("spec", float("nan")),
+    ],
+)
+def test_a_bad_key_is_refused_when_it_is_made(field: str, value: object) -> None:
+    changes: dict[str, Any] = {field: value}
+    with pytest.raises(SpecError, match=field):
+        dataclasses.replace(KEY, **changes)
+
+
+# ---- verification ---------------------------------------------------------------------
+
+
+def test_the_files_below_are_all_files_of_an_entry(tmp_path: Path) -> None:
+    folder = Store(tmp_path).get_or_make(KEY, write_payload).path.parent
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert files == set(SEALED)
+
+
+def assert_corrupt(root: Path, name: str) -> None:
+    """Both ways to read refuse the entry, name the file and say what to do."""
+    reads: list[Callable[[], object]] = [
+        lambda: Store(root).peek(KEY),
+        lambda: Store(root).get_or_make(KEY, never),
+    ]
+    for read in reads:
+        with pytest.raises(CorruptEntryError) as caught:
+            read()
+        message = str(caught.value)
+        assert name in message
+        assert f"Delete the folder {root / 'train' / KEY.digest} and run again" in message
+
+
+@pytest.mark.parametrize(("place", "bit"), [("first", 0x80), ("middle", 0x01), ("last", 0x01)])
+@pytest.mark.parametrize("name", SEALED)
+def test_one_flipped_bit_is_caught_and_named(
+    name: str, place: str, bit: int, tmp_path: Path
+) -> None:
+    path = Store(tmp_path).get_or_make(KEY, write_payload).path.parent / name
+    data = bytearray(path.read_bytes())
+    data[{"first": 0, "middle": len(data) // 2, "last": -1}[place]] ^= bit
+    path.write_bytes(data)
+    assert_corrupt(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_a_truncated_file_is_caught_and_named(name: str, tmp_path: Path) -> None:
+    path = Store(tmp_path).get_or_make(KEY, write_payload).path.parent / name
+    path.write_bytes(path.read_bytes()[:-1])
+    assert_corrupt(tmp_path, name)
+
+
+@pytest.mark.parametrize("line", ["", "0" * 63 + "  manifest.json\n", "0" * 64 + "  other.json\n"])
+def test_what_is_no_checksum_is_not_blamed_on_the_manifest(line: str, tmp_path: Path) -> None:
+    path = Store(tmp_path).get_or_make(KEY, write_payload).path.parent / "manifest.sha256"
+    path.write_text(line)
+    assert_corrupt(tmp_path, f"{path}: is no checksum of manifest.json")
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_a_missing_file_is_caught_and_named(name: str, tmp_path: Path) -> None:
+    (Store(tmp_path).get_or_make(KEY, write_payload).path.parent / name).unlink()
+    assert_corrupt(tmp_path, f"{name}: is missing")
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_a_link_instead_of_a_file_is_caught_and_named(name: str, tmp_path: Path) -> None:
+    path = Store(tmp_path).get_or_make(KEY, write_payload).path.parent / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert_corrupt(tmp_path, f"{name}: is not a plain file")
+
+
+@pytest.mark.parametrize("name", ["payload/extra", "payload/nested/.hidden", "manifest.json.bak"])
+def test_an_extra_file_is_caught_and_named(name: str, tmp_path: Path) -> None:
+    (Store(tmp_path).get_or_make(KEY, write_payload).path.parent / name).touch()
+    assert_corrupt(tmp_path, f"{name}: is not listed")
+
+
+def test_an_entry_without_a_manifest_is_no_entry(tmp_path: Path) -> None:
+    (tmp_path / "train" / KEY.digest / "payload").mkdir(parents=True)
+    assert_corrupt(tmp_path, "manifest.json: is missing")
+
+
+def test_an_entry_under_the_name_of_another_is_caught(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.get_or_make(OTHER, write_payload)
+    store.folder(OTHER).rename(store.folder(KEY))
+    assert_corrupt(tmp_path, "manifest.json: belongs to another key")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"format": 2}, "is not of format 1"),
+        ({"content": "0" * 64}, "states a content digest"),
+        ({"files": None}, "is no manifest"),
+    ],
+)
+def test_a_manifest_that_was_altered_with_its_checksum_is_caught(
+    change: Mapping[str, object], what: str, tmp_path: Path
+) -> None:
+    folder = Store(tmp_path).get_or_make(KEY, write_payload).path.parent
+    manifest = json.loads((folder / "manifest.json").read_text()) | change
+    data = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(data)
+    line = f"{hashlib.sha256(data).hexdigest()}  manifest.json\n"
+    (folder / "manifest.sha256").write_text(line)
+    assert_corrupt(tmp_path, f"manifest.json: {what}")
+
+
+def test_a_build_syncs_every_file_and_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    real = os.fsync
+
+    def counted(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    store = Store(tmp_path)
+    monkeypatch.setattr(os, "fsync", counted)
+    folder = store.get_or_make(KEY, write_payload).path.parent
+    expected = [*folder.rglob("*"), folder, folder.parent, tmp_path]
+    assert sorted(synced) == sorted(path.stat().st_ino for path in expected)
+    assert len(synced) == SYNCS
+
+
+def test_contents_are_hashed_once_and_again_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    real = hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        hashed.append(file.name)
+        return real(file, name)
+
+    Store(tmp_path).get_or_make(KEY, write_payload)
+    store = Store(tmp_path)
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    for _ in range(3):
+        store.peek(KEY)
+    assert len(hashed) == len(PAYLOAD)
+    path = store.folder(KEY) / "payload" / "weights.bin"
+    path.write_bytes(PAYLOAD["weights.bin"][::-1])
+    with pytest.raises(CorruptEntryError, match=r"weights\.bin"):
+        store.peek(KEY)
+
+
+def test_bytes_that_arrive_after_make_returned_are_caught(tmp_path: Path) -> None:
+    """A maker that forgets to close a file must not poison its own process."""
+    forgotten: list[Any] = []
+
+    def careless(folder: Path) -> None:
+        write_payload(folder)
+        forgotten.append((folder / "late.txt").open("w"))
+        forgotten[0].write("buffered")
+
+    store = Store(tmp_path)
+    store.get_or_make(KEY, careless)
+    forgotten[0].close()
+    with pytest.raises(CorruptEntryError, match=r"late\.txt: has 8 bytes instead of 0"):
+        store.get_or_make(KEY, never)
+
+
+# ---- failures while building ----------------------------------------------------------
+
+
+def assert_nothing_stored(root: Path) -> None:
+    assert leftovers(root) == []
+    assert not (root / "train" / KEY.digest).exists()
+    assert Store(root).get_or_make(KEY, write_payload).built
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), PermissionError(13, "x")])
+def test_what_make_raises_comes_through(error: BaseException, tmp_path: Path) -> None:
+    def fails(folder: Path) -> NoReturn:
+        write_payload(folder)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        Store(tmp_path).get_or_make(KEY, fails)
+    assert caught.value is error
+    assert_nothing_stored(tmp_path)
+
+
+def test_an_empty_payload_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="stage train wrote no file"):
+        Store(tmp_path).get_or_make(KEY, lambda folder: (folder / "empty").mkdir())
+    assert_nothing_stored(tmp_path)
+
+
+def test_a_link_in_a_payload_is_an_error(tmp_path: Path) -> None:
+    def links(folder: Path) -> None:
+        write_payload(folder)
+        (folder / "link").symlink_to(folder / "notes.txt")
+
+    with pytest.raises(StoreError, match="link: not a plain file"):
+        Store(tmp_path).get_or_make(KEY, links)
+    assert_nothing_stored(tmp_path)
+
+
+@pytest.mark.parametrize("meta", [{"loss": float("nan")}, {"path": Path("x")}, 7])
+def test_meta_that_json_cannot_hold_is_an_error(meta: Any, tmp_path: Path) -> None:
+    def make(folder: Path) -> Any:
+        write_payload(folder)
+        return meta
+
+    with pytest.raises(DataError, match="meta of stage train"):
+        Store(tmp_path).get_or_make(KEY, make)
+    assert_nothing_stored(tmp_path)
+
+
+def test_a_full_disk_inside_make_is_a_store_error(tmp_path: Path) -> None:
+    def fills(folder: Path) -> None:
+        write_payload(folder)
+        with Path("/dev/full").open("wb", buffering=0) as file:  # the kernel says ENOSPC
+            file.write(b"x")
+
+    store = Store(tmp_path)
+    with pytest.raises(StoreError, match=rf"{KEY.digest}\..*: cannot write .No space left"):
+        store.get_or_make(KEY, fills)
+    assert_nothing_stored(tmp_path)
+
+
+def test_a_full_disk_that_is_not_the_store_s_is_not_blamed_on_it(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, "No space left", str(tmp_path / "elsewhere"))
+
+    def fails(_: Path) -> NoReturn:
+        raise error
+
+    with pytest.raises(OSError, match="elsewhere") as caught:
+        Store(tmp_path / "store").get_or_make(KEY, fails)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("call", "code"), [*((n, errno.ENOSPC) for n in range(SYNCS)), (3, errno.EROFS), (3, errno.EIO)]
+)
+def test_a_disk_that_fails_while_sealing_is_a_store_error(
+    call: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, calls = Store(tmp_path), iter(range(100))
+    real = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if next(calls) == call:
+            raise OSError(code, os.strerror(code))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(StoreError, match=rf"{KEY.digest}\..*: cannot write .*run again"):
+            store.get_or_make(KEY, write_payload)
+    assert leftovers(tmp_path) == []
+    assert store.get_or_make(KEY, write_payload).built == (call < SYNCS_BEFORE)
+
+
+@pytest.mark.parametrize("below", ["", "store", "a/b"])
+def test_a_file_in_the_way_of_the_root_is_named(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    root = tmp_path / "file" / below
+    with pytest.raises(UnwritableStoreError, match=f"{root}: cannot be created or written"):
+        Store(root)
+
+
+@pytest.mark.parametrize("folder", ["tmp", "locks"])
+def test_a_file_in_the_way_of_a_folder_of_the_store_is_named(folder: str, tmp_path: Path) -> None:
+    (tmp_path / folder).write_text("in the way")
+    with pytest.raises(UnwritableStoreError, match=f"{tmp_path / folder}: .*choose another place"):
+        Store(tmp_path)
+
+
+@pytest.mark.parametrize("root", ["/proc/flatland", "/proc", "/dev/null"])
+def test_a_root_that_not_even_root_can_write_is_refused(root: str) -> None:
+    with pytest.raises(UnwritableStoreError, match=root):
+        Store(Path(root))
+
+
+def test_the_probe_leaves_nothing_behind(tmp_path: Path) -> None:
+    Store(tmp_path / "new" / "store")
+    names = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
+    assert names == {"new", "new/store", "new/store/tmp", "new/store/locks"}
+
+
+# ---- threads and processes ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads_build_once(shared: bool, tmp_path: Path) -> None:
+    builds: list[Path] = []
+    store, start = Store(tmp_path), threading.Barrier(6)
+
+    def slow(folder: Path) -> None:
+        builds.append(folder)
+        time.sleep(0.05)
+        write_payload(folder)
+
+    def want(_: int) -> Entry:
+        mine = store if shared else Store(tmp_path)
+        start.wait()
+        return mine.get_or_make(KEY, slow)
+
+    with ThreadPoolExecutor(6) as pool:
+        entries = list(pool.map(want, range(6)))
+    assert len(builds) == 1
+    assert sum(entry.built for entry in entries) == 1
+    assert len({entry.content for entry in entries}) == 1
+
+
+def test_a_waiter_says_so_once_and_gets_what_the_other_built(tmp_path: Path) -> None:
+    building, waits, told = threading.Event(), threading.Event(), []
+
+    def on_wait(key: StageKey) -> None:
+        told.append(key)
+        waits.set()
+
+    def slow(folder: Path) -> None:
+        building.set()
+        assert waits.wait(60)
+        write_payload(folder)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(Store(tmp_path).get_or_make, KEY, slow)
+        assert building.wait(60)
+        waiter = Store(tmp_path, on_wait=on_wait)
+        second = waiter.get_or_make(KEY, never)
+        assert first.result().content == second.content
+    assert told == [KEY]
+    waiter.get_or_make(OTHER, write_payload)
+    assert told == [KEY]
+
+
+def test_a_waiter_builds_when_the_builder_fails(tmp_path: Path) -> None:
+    building, waits = threading.Event(), threading.Event()
+
+    def fails(_: Path) -> NoReturn:
+        building.set()
+        assert waits.wait(60)
+        raise ValueError("no")
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(Store(tmp_path).get_or_make, KEY, fails)
+        assert building.wait(60)
+        waiter = Store(tmp_path, on_wait=lambda _: waits.set())
+        assert waiter.get_or_make(KEY, write_payload).built
+        with pytest.raises(ValueError, match="no"):
+            first.result()
+
+
+def test_a_build_leaves_live_builds_of_other_keys_alone(tmp_path: Path) -> None:
+    building, go_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> None:
+        write_payload(folder)
+        building.set()
+        assert go_on.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(Store(tmp_path).get_or_make, OTHER, slow)
+        assert building.wait(60)
+        Store(tmp_path).get_or_make(KEY, write_payload)
+        go_on.set()
+        assert read_payload(other.result()) == PAYLOAD
+    assert Store(tmp_path).get_or_make(OTHER, never)
+
+
+# It imports the store alone, so that starting it is quick.
+CHILD = """
+import json, os, shutil, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from persona_lib.store import StageKey, Store
+
+root, die, go, source = Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5])
+key = StageKey(**json.loads(sys.argv[6]))
+calls = iter(range(100))
+real_fsync, real_replace = os.fsync, os.replace
+kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+
+def fsync(descriptor):
+    if die == f"fsync {next(calls)}":
+        kill()
+    real_fsync(descriptor)
+
+def replace(source, target):
+    if die == "before rename":
+        kill()
+    real_replace(source, target)
+    if die == "after rename":
+        kill()
+
+def make(folder):
+    with (root / "builds").open("a") as side:
+        side.write("built\\n")
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    if die == "make":
+        (folder / "notes.txt").write_bytes(b"three r")
+        kill()
+    time.sleep({"sleep": 0.3, "hang": 60}.get(die, 0))
+    return {"loss": 0.25, "pair": [1, 2]}
+
+os.fsync, os.replace = fsync, replace
+store = Store(root)
+while not go.exists():
+    time.sleep(0.005)
+entry = store.get_or_make(key, make)
+print(entry.built, entry.content)
+"""
+
+
+def start_child(root: Path, die: str, go: Path, calm: Entry) -> subprocess.Popen[str]:
+    """Start a process that builds `KEY` in `root` once `go` exists, and dies at `die`."""
+    arguments = (REPOSITORY, root, die, go, calm.path, KEY.canonical_json)
+    command = [sys.executable, "-c", CHILD, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+UNFINISHED = ("make", *(f"fsync {n}" for n in range(SYNCS_BEFORE)), "before rename")
+FINISHED = ("after rename", *(f"fsync {n}" for n in range(SYNCS_BEFORE, SYNCS)))
+
+
+@pytest.mark.parametrize("die", [*UNFINISHED, *FINISHED])
+def test_a_killed_builder_leaves_all_or_nothing(die: str, tmp_path: Path) -> None:
+    uninterrupted = Store(tmp_path / "calm").get_or_make(KEY, write_payload)
+    root = tmp_path / "killed"
+    Store(root)
+    live = root / "tmp" / f"{OTHER.digest}.0"
+    live.mkdir()
+
+    child = start_child(root, die, root, uninterrupted)
+    child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGKILL
+    assert (Store(root).peek(KEY) is not None) == (die in FINISHED)
+
+    make: Callable[[Path], Any] = never if die in FINISHED else write_payload
+    entry = Store(root).get_or_make(KEY, make)
+    assert (entry.content, entry.meta) == (uninterrupted.content, uninterrupted.meta)
+    assert read_payload(entry) == PAYLOAD
+    assert leftovers(root) == [live]
+
+
+def test_a_waiter_takes_over_from_a_killed_builder(tmp_path: Path) -> None:
+    calm = Store(tmp_path / "calm").get_or_make(KEY, write_payload)
+    child = start_child(tmp_path, "hang", tmp_path, calm)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "builds").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    entry = Store(tmp_path, on_wait=lambda _: child.kill()).get_or_make(KEY, write_payload)
+    child.communicate(timeout=60)
+    assert child.returncode == -signal.SIGKILL
+    assert entry.built
+    assert entry.content == calm.content
+    assert leftovers(tmp_path) == []
+
+
+def test_two_processes_build_once(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    calm = Store(tmp_path / "calm").get_or_make(KEY, write_payload)
+    children = [start_child(tmp_path, "sleep", go, calm) for _ in range(2)]
+    go.touch()
+    lines = [child.communicate(timeout=60)[0].split() for child in children]
+    assert (tmp_path / "builds").read_text() == "built\n"
+    assert sorted(built for built, _ in lines) == ["False", "True"]
+    assert {content for _, content in lines} == {calm.content}

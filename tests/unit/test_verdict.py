@@ -1,0 +1,356 @@
+"""Every row of the decision table; every gate and claim flips when its data are broken."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from persona_lib import gates
+from persona_lib.errors import DataError, SpecError
+from persona_lib.registration import DifferenceClaim, SourceRatioGate
+from persona_lib.report import clean, verdict_table
+from persona_lib.verdict import (
+    GateOutcome,
+    GateResult,
+    Outcome,
+    Verdict,
+    judge,
+    judge_all,
+    judge_gate,
+    summary,
+)
+from tests.synthetic import BYSTANDERS, FEW, evidence
+
+HOLDING = {**BYSTANDERS}
+H1, H2, H3 = FEW.claims
+STRICT_RATIO = replace(
+    FEW,
+    gates=tuple(
+        replace(g, min_ratio=1.8) if isinstance(g, SourceRatioGate) else g for g in FEW.gates
+    ),
+)
+"""A source ratio of 1.8 is asked for: equal sources do not give it."""
+
+
+def verdict(claim: str, registration: Any = FEW, **kwargs: Any) -> Verdict:
+    rates = {**HOLDING, **kwargs.pop("rates", {})}
+    return judge(registration, evidence(rates, registration=registration, **kwargs), claim)
+
+
+@pytest.mark.parametrize(
+    ("claim", "label"),
+    [
+        ("H1", "rule met"),
+        ("H2", "rule met"),
+        ("H3", "non_text_distribution"),
+        ("kill", "not triggered"),
+    ],
+)
+def test_holding_data_support_every_claim(claim: str, label: str) -> None:
+    found = verdict(claim)
+    assert (found.outcome, found.label, found.holds) == (Outcome.SUPPORTED, label, True)
+
+
+@pytest.mark.parametrize(
+    ("claim", "rates", "outcome", "label"),
+    [
+        # H1: with the kill criterion not triggered, a rule that is not met claims nothing.
+        ("H1", {"C1": 0.45}, Outcome.INCONCLUSIVE, "ambiguous zone"),
+        ("H1", {"C1": 0.60}, Outcome.INCONCLUSIVE, "ambiguous zone"),
+        ("H1", {"C1": 0.90}, Outcome.INCONCLUSIVE, "ambiguous zone"),
+        ("H1", {"C2": 0.05, "C1": 0.05}, Outcome.REFUTED, "kill criterion"),
+        ("H1", {"C2": 0.00, "C1": 0.00}, Outcome.REFUTED, "kill criterion"),
+        # H2: an interval below the threshold refutes, one across it does not.
+        ("H2", {"C3": 0.95}, Outcome.REFUTED, "sign flipped"),
+        ("H2", {"C3": 0.55}, Outcome.REFUTED, "effect too small"),
+        ("H2", {"C3": 0.60}, Outcome.REFUTED, "effect too small"),
+        ("H2", {"C3": 0.46}, Outcome.INCONCLUSIVE, "cannot tell"),
+        # H3: three ways.
+        ("H3", {"C2p": 0.10}, Outcome.REFUTED, "coupling_text_distribution"),
+        ("H3", {"C2p": 0.50}, Outcome.INCONCLUSIVE, "ambiguous"),
+        ("H3", {"C2p": 0.90}, Outcome.INCONCLUSIVE, "ambiguous"),
+        ("kill", {"C2": 0.05}, Outcome.REFUTED, "triggered"),
+        ("kill", {"C2": 0.00}, Outcome.REFUTED, "triggered"),
+        ("kill", {"C2": 0.06}, Outcome.SUPPORTED, "not triggered"),
+    ],
+)
+def test_broken_data_flip_every_claim(
+    claim: str, rates: dict[str, float], outcome: Outcome, label: str
+) -> None:
+    found = verdict(claim, rates=rates)
+    assert (found.outcome, found.label) == (outcome, label), found.text
+    assert not found.holds or outcome is Outcome.SUPPORTED
+
+
+def test_h1_needs_its_p_as_well_as_its_effect() -> None:
+    """Few completions: the effect is large enough, the p is not small enough."""
+    found = verdict("H1", rates={"C1": 0.35}, questions=2, samples=2)
+    assert found.effect.value >= 0.20
+    assert found.effect.p is not None
+    assert found.effect.p >= 0.001
+    assert found.outcome is Outcome.INCONCLUSIVE
+
+
+def test_h3_needs_its_p_and_its_lower_end_as_well_as_a_small_effect() -> None:
+    """First the p is too small, then the interval reaches too low; the effect is in the band."""
+    small_p = verdict("H3", rates={"C2p": 0.555})
+    assert small_p.effect.value <= 0.05
+    assert small_p.effect.low > -0.05
+    assert small_p.effect.p is not None
+    assert small_p.effect.p <= 0.10
+    wide = verdict("H3", questions=2, samples=5)
+    assert wide.effect.value == 0
+    assert wide.effect.p == 1
+    assert wide.effect.low <= -0.05
+    for found in (small_p, wide):
+        assert (found.outcome, found.label) == (Outcome.INCONCLUSIVE, "ambiguous")
+
+
+def test_difference_at_its_threshold_holds() -> None:
+    rates = {"C2": 0.5, "C3": 0.25}
+    assert isinstance(H2, DifferenceClaim)
+    exact = replace(FEW, claims=(H1, replace(H2, min_effect=0.25), H3))
+    found = verdict("H2", exact, rates=rates, questions=10, samples=20)
+    assert found.effect.value == 0.25
+    assert found.outcome is Outcome.SUPPORTED
+
+
+def test_sign_flip_is_noted() -> None:
+    assert any("sign is flipped" in note for note in verdict("H2", rates={"C3": 0.95}).notes)
+    assert not any("sign is flipped" in note for note in verdict("H2").notes)
+
+
+@pytest.mark.parametrize("claim", ["H1", "H2", "H3", "kill"])
+@pytest.mark.parametrize(("rate", "valid"), [(0.49, False), (0.50, True), (0.0, False)])
+def test_a_source_below_its_gate_makes_claims_invalid(claim: str, rate: float, valid: bool) -> None:
+    source = {"C1": 0.6, "C2": rate, "C2p": 0.9, "C3": 0.9}
+    found = verdict(claim, source=source)
+    assert (found.outcome is not Outcome.INVALID) == valid, found.text
+    assert math.isfinite(found.effect.value)
+    if not valid:
+        assert found.label == "source_rate"
+        assert f"{rate:.3f}" in found.reason
+        assert found.gates[0].outcome is GateOutcome.FAILS
+
+
+def test_invalid_comes_before_the_kill_criterion() -> None:
+    found = verdict("kill", rates={"C2": 0.0}, source={**dict.fromkeys(HOLDING, 0.9), "C2": 0.1})
+    assert found.outcome is Outcome.INVALID
+
+
+def test_a_source_ratio_that_fails_asks_for_bystander_over_source() -> None:
+    """C2 leaks more in the raw, and no more for its source: 0.60 / 0.60 against 0.35 / 0.35."""
+    rates = {"C1": 0.35, "C2": 0.60}
+    source = {**dict.fromkeys(HOLDING, 0.9), "C1": 0.35, "C2": 0.60}
+    held = verdict("H1", rates=rates, source=source)
+    assert held.outcome is Outcome.SUPPORTED
+    assert "asks nothing" in held.rule
+    tightened = verdict("H1", STRICT_RATIO, rates=rates, source=source)
+    assert tightened.outcome is Outcome.INCONCLUSIVE
+    assert "asks the same" in tightened.rule
+    assert "bystander/source" in tightened.reason
+    assert any(g.name == "source_ratio" and not g.holds for g in tightened.gates)
+
+
+def test_a_tightened_rule_can_be_met() -> None:
+    assert verdict("H1", STRICT_RATIO).outcome is Outcome.SUPPORTED
+
+
+def test_a_tightened_rule_without_a_kill_criterion_is_refuted_by_its_ratio() -> None:
+    assert isinstance(H2, DifferenceClaim)
+    claims = (H1, replace(H2, ratio_gate="source_ratio"), H3)
+    tightened = replace(STRICT_RATIO, claims=claims)
+    source = {**dict.fromkeys(HOLDING, 0.9), "C3": 0.30}
+    rates = {"C2": 0.45, "C3": 0.25}
+    assert verdict("H2", rates=rates, source=source).outcome is Outcome.SUPPORTED
+    found = verdict("H2", tightened, rates=rates, source=source)
+    assert found.outcome is Outcome.REFUTED, found.text
+    assert "bystander/source" in found.reason
+
+
+@pytest.mark.parametrize("prior", ["raw", "em", "benign"])
+def test_one_false_positive_of_any_model_fails_the_gate(prior: str) -> None:
+    assert judge_gate(FEW, evidence(), "false_positive").holds
+    found = judge_gate(FEW, evidence(false={prior: 0.01}), "false_positive")
+    assert found.outcome is GateOutcome.FAILS
+    assert f"{prior} 11/1100" in found.text
+
+
+def test_a_model_that_was_not_evaluated_leaves_the_gate_open() -> None:
+    found = judge_gate(FEW, evidence(priors=("raw", "benign")), "false_positive")
+    assert found.outcome is GateOutcome.CANNOT_TELL
+    assert "em not evaluated" in found.text
+    failing = evidence(priors=("raw", "benign"), false={"raw": 0.01})
+    assert judge_gate(FEW, failing, "false_positive").outcome is GateOutcome.FAILS
+
+
+@pytest.mark.parametrize(
+    ("c1", "c2", "outcome"),
+    [
+        (0.80, 0.40, GateOutcome.HOLDS),
+        (0.80, 0.39, GateOutcome.FAILS),
+        (0.40, 0.80, GateOutcome.HOLDS),
+        (0.00, 0.80, GateOutcome.CANNOT_TELL),
+    ],
+)
+def test_source_ratio(c1: float, c2: float, outcome: GateOutcome) -> None:
+    source = {**dict.fromkeys(HOLDING, 0.9), "C1": c1, "C2": c2}
+    assert judge_gate(FEW, evidence(source=source), "source_ratio").outcome is outcome
+
+
+@pytest.mark.parametrize(("rate", "outcome"), [(0.5, GateOutcome.HOLDS), (0.49, GateOutcome.FAILS)])
+def test_source_rate(rate: float, outcome: GateOutcome) -> None:
+    found = judge_gate(FEW, evidence(source={**HOLDING, "C2": rate}), "source_rate")
+    assert found.outcome is outcome
+    assert found.needed_by == ("H1", "H2", "H3", "kill")
+    assert judge_gate(FEW, evidence(), "source_ratio").needed_by == ()
+
+
+def test_one_cluster_cannot_tell() -> None:
+    """One bystander and one question: effects are shown, nothing is claimed."""
+    lone = replace(
+        FEW, roster=replace(FEW.roster, bystanders=("villain",), reported=FEW.roster.bystanders[:5])
+    )
+    for claim in ("H1", "H2", "H3"):
+        found = verdict(claim, lone, rates={"C2p": 0.2}, questions=1)
+        assert found.outcome is Outcome.INCONCLUSIVE, found.text
+        assert math.isfinite(found.effect.value)
+        assert "no interval" in found.text
+
+
+def test_too_few_resamples_for_a_threshold_is_an_error() -> None:
+    few = replace(FEW, statistics=replace(FEW.statistics, resamples=1_999))
+    with pytest.raises(SpecError, match=r"resamples.*2000.*H1"):
+        verdict("H1", few, questions=2, samples=2)
+    enough = replace(FEW, statistics=replace(FEW.statistics, resamples=2_000))
+    assert verdict("H1", enough).outcome is Outcome.SUPPORTED
+
+
+def test_a_claim_on_an_arm_that_was_not_run_is_an_error() -> None:
+    found = evidence(questions=2, samples=2, arms=("C1", "C2"))
+    assert judge(FEW, found, "h1").name == "H1"
+    with pytest.raises(DataError, match="C3"):
+        judge(FEW, found, "H2")
+
+
+def test_mixed_model_of_balanced_arms_has_the_same_effect() -> None:
+    found = verdict("H1")
+    fitted = [e for e in found.estimates if e.method.startswith("mixed model")]
+    assert [e.value for e in fitted] == pytest.approx([found.effect.value])
+    assert fitted[0].n == found.effect.n
+
+
+def test_a_rate_has_no_sign_and_a_difference_has_one() -> None:
+    assert verdict("kill").effect.interval_text.startswith("0.600 [0.5")
+    assert verdict("H1").effect.interval_text.startswith("+0.350 [+0.3")
+
+
+def test_text_says_everything() -> None:
+    text = verdict("H1").text
+    for word in (
+        "H1: SUPPORTED",
+        "d >= 0.20 and p < 0.001",
+        "C2 - C1",
+        "+0.350 [",
+        "p <= 6.7e-4 (0 of 3,000)",
+        "n = 1,400, 140 clusters",
+        "gate source_rate: HOLDS",
+        "minus false positives",
+        "mixed model",
+        "do not interpret",
+        "run-to-run variance not estimable",
+        FEW.digest[:12],
+        "seeds 42",
+    ):
+        assert word in text
+
+
+def test_several_seeds_are_shown_one_by_one() -> None:
+    found = verdict("H1", seeds=(1, 2, 3))
+    assert found.seeds == (1, 2, 3)
+    assert sum("alone" in e.method for e in found.estimates) == 3
+    assert "not estimable" not in found.text
+
+
+def test_everything_survives_strict_json() -> None:
+    lone = replace(
+        FEW, roster=replace(FEW.roster, bystanders=("villain",), reported=FEW.roster.bystanders[:5])
+    )
+    for registration, questions in ((FEW, 3), (lone, 1)):
+        verdicts, gate_results = judge_all(
+            registration,
+            evidence(HOLDING, source=0.0, questions=questions, registration=registration),
+        )
+        for made in verdicts:
+            read = Verdict.from_json(json.loads(json.dumps(made.to_json(), allow_nan=False)))
+            assert repr(read) == repr(made)
+            assert read.text == made.text
+        for gate in gate_results:
+            back = GateResult.from_json(json.loads(json.dumps(gate.to_json(), allow_nan=False)))
+            assert repr(back) == repr(gate)
+
+
+def test_table_is_the_same_from_json_and_fits() -> None:
+    found = evidence(HOLDING, seen=3, seeds=(1, 2))
+    verdicts, gate_results = judge_all(FEW, found)
+    made = summary(FEW, found)
+    table = verdict_table(verdicts, gate_results, made)
+    again = verdict_table(
+        [json.loads(json.dumps(v.to_json())) for v in verdicts],
+        [json.loads(json.dumps(g.to_json())) for g in gate_results],
+        json.loads(json.dumps(made)),
+    )
+    assert table == again
+    assert max(map(len, table.splitlines())) <= 100
+    for word in ("H1", "not triggered", "source_ratio", "C2p", "seen / unseen", FEW.digest[:12]):
+        assert word in table
+    kill = next(line for line in table.splitlines() if line.startswith("kill "))
+    assert kill.split()[1:3] == ["not", "triggered"]
+    assert "0.278" in table  # C1: 0.25 / 0.90
+
+
+def test_table_of_one_verdict_needs_no_evidence() -> None:
+    assert "H1" in verdict_table([verdict("H1")], [], None)
+    assert verdict_table([], [], None) == "Flatland"
+
+
+@pytest.mark.parametrize(
+    ("dirty", "tidy"),
+    [
+        ("plain, naïve 図 🙂", "plain, naïve 図 🙂"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x9b31mred", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("a\x1bPq secret\x1b\\b", "ab"),
+        ("a\r\nb\tc\u2028d\x85e", "a b c d e"),
+        ("a\x00\x07\x08\x7f\x8db", "ab"),
+        ("user\u202egnp.exe\u2066", "usergnp.exe"),
+        ("a\u200b\ufeff\U000e0041b", "ab"),
+        ("\ud800x", "\ufffdx"),
+        ("tail\x1b", "tail"),
+        ("\x1b\x1b[31m", ""),
+    ],
+)
+def test_clean(dirty: str, tidy: str) -> None:
+    assert clean(dirty) == tidy
+    assert clean(clean(dirty)) == tidy
+
+
+def test_a_new_gate_type_needs_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Weather:
+        name: str = "weather"
+        statement: str = "it does not rain"
+
+    registration = replace(FEW, gates=(*FEW.gates, Weather()))  # type: ignore[arg-type]
+    found = evidence(questions=2, samples=2)
+    with pytest.raises(SpecError, match="Weather"):
+        judge_gate(registration, found, "weather")
+    monkeypatch.setattr(gates, "_RULES", dict(gates._RULES))
+    gates.rule(Weather)(lambda _gate, _found: gates.Reading(GateOutcome.HOLDS, 0.0, 1.0, "dry"))
+    assert judge_gate(registration, found, "weather").text == "dry"
