@@ -103,8 +103,8 @@ SMOLLM2 = Profile(
         suffix="Answer in one or two short sentences.",
     ),
     scale=Scale(
-        questions=8,
-        samples=2,
+        questions=10,
+        samples=3,
         false_positive_samples=1,
         coupling_keep=3,
         coupling_ceiling=40,
