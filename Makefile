@@ -22,7 +22,7 @@ plan: setup
 	$(BIN)/python -m pytest --plan --profile $(PROFILE) $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.smollm2
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -35,7 +35,8 @@ setup: $(VENV)/.base $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || ( \
 	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
-	  $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip )
+	  $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip ) || \
+	  { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes the first time)"

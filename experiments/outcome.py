@@ -15,7 +15,7 @@ from persona_lib.provenance import provenance
 from persona_lib.report.terminal import verdict_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from experiments.session import Session
 
@@ -32,6 +32,7 @@ def table_text(recorded: Mapping[str, Any]) -> str:
 def write_outcome(folder: Path, session: Session, recorded: Mapping[str, Any]) -> Path:
     """Write verdict.json into `folder`, atomically, and return its path."""
     verdicts, gates, summary = _ordered(recorded)
+    arms = [arm["name"] for arm in summary["arms"]]
     body = {
         "format": FORMAT,
         "registration": session.registration.name,
@@ -40,7 +41,7 @@ def write_outcome(folder: Path, session: Session, recorded: Mapping[str, Any]) -
         "verdicts": verdicts,
         "gates": gates,
         "summary": summary,
-        "stages": [] if session.stored else _stages(session),
+        "stages": [] if session.stored else stages_of(session, arms),
         "provenance": provenance(),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,12 +82,11 @@ def merge_summaries(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _stages(session: Session) -> list[dict[str, Any]]:
-    """Return wall time of every stored stage that the session's arms rest on."""
+def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the stages that these arms rest on: seed, stage, label, stored, seconds."""
     from persona_lib.graph import plan
     from persona_lib.pipeline import targets
 
-    arms = session.arms or tuple(arm.name for arm in session.registration.arms)
     return [
         {
             "seed": run.seed,

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 def plan_text(session: Session) -> str:
     """Return the plan as text; nothing is built and nothing is downloaded."""
     profile, registration = session.profile, session.registration
-    arms = tuple(arm.name for arm in registration.arms)
     lines = [
         f"plan: {registration.name} ({registration.digest[:12]}) on {profile.name}: "
         f"{profile.summary}",
@@ -24,7 +23,7 @@ def plan_text(session: Session) -> str:
     ]
     seen: dict[tuple[str, str, int | None], Planned] = {}
     for run in session.runs:
-        for line in plan(targets(run, arms), session.store):
+        for line in plan(targets(run, session.all_arms), session.store):
             seen.setdefault((line.stage.name, line.stage.label, line.stage.seed), line)
     for (name, label, seed), line in seen.items():
         shown = "" if seed is None else str(seed)

@@ -8,15 +8,15 @@ process that prints the table and writes verdict.json.
 from __future__ import annotations
 
 import json
-import os
-import re
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from experiments import selection
 from experiments import session as sessions
 from experiments.session import Session
 from persona_lib.errors import FlatlandError
@@ -31,19 +31,6 @@ if TYPE_CHECKING:
     from persona_lib.store import Store
     from persona_lib.verdict import GateResult, Verdict
 
-MARKERS = {
-    "h1": "science: claim H1",
-    "h2": "science: claim H2",
-    "h3": "science: claim H3",
-    "kill": "science: the kill criterion",
-    "gate": "science: the gates of the registration",
-    "claim(name)": "the claim of the registration that a science test judges",
-    "smoke": "the software on a real run of a tiny model",
-    "golden": "stored record sets, judged again",
-}
-SCIENCE = ("h1", "h2", "h3", "kill", "gate")
-FOLDERS = {**dict.fromkeys(SCIENCE, "science"), "smoke": "smoke", "golden": "golden"}
-"""Where the tests of each marker lie, all of them."""
 HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
 VERDICT, GATE, SUMMARY = "flatland_verdict", "flatland_gate", "flatland_summary"
 SESSION = pytest.StashKey[Session]()
@@ -64,7 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and choose registration, profile and evidence."""
-    for name, meaning in MARKERS.items():
+    if config.rootpath != sessions.ROOT and not _given(config):
+        # Installed beside another project's tests: nothing of ours is asked for.
+        config.pluginmanager.unregister(name="experiments.plugin")
+        return
+    for name, meaning in selection.MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     if config.rootpath != sessions.ROOT:
         # pytest looks for its root in every argument that is a folder, also in the
@@ -105,7 +96,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         seeds = ", ".join(map(str, chosen.seeds))
         origin = f"profile {chosen.profile.name}, seeds {seeds}, store {chosen.store_root}"
     digest = chosen.registration.digest[:12]
-    return [f"flatland: {chosen.registration.name} ({digest}), {origin}", f"flatland {HINT}"]
+    return [f"flatland: {chosen.registration.name} ({digest}), {origin}"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -116,30 +107,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With ``-m h1`` import the science tests only: the others import torch.
-
-    Applies where the expression is made of our markers with ``and`` and ``or``
-    alone, so that nothing it selects can lie elsewhere.
-    """
-    names = set(re.findall(r"\w+", config.option.markexpr or "")) - {"and", "or"}
-    tests = sessions.ROOT / "tests"
-    if not names or not names <= set(FOLDERS) or tests not in collection_path.parents:
-        return None
-    wanted = {FOLDERS[name] for name in names}
-    return True if collection_path.relative_to(tests).parts[0] not in wanted else None
+    """With ``-m h1`` import the science tests only: the others import torch."""
+    return True if selection.is_elsewhere(collection_path, config) else None
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave science out of a bare run, and note which arms the rest will need."""
-    if not (config.option.markexpr or config.option.keyword or _names_science(config)):
-        science = [item for item in items if _is_science(item)]
-        if science:
-            config.hook.pytest_deselected(items=science)
-            items[:] = [item for item in items if not _is_science(item)]
+    """Leave science out unless it is asked for, and note which arms the rest will need."""
+    asked = selection.asks_for_science(config)
+    out = [
+        item
+        for item in items
+        if selection.is_science(item) and (not asked or _has_no_gates(config, item))
+    ]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
     chosen = config.stash[SESSION]
+    science = [item for item in items if selection.is_science(item)]
     try:
-        needed = {arm for item in items if _is_science(item) for arm in _arms(chosen, item)}
+        needed = {arm for item in science for arm in selection.arms_of(chosen, item)}
+        if science:
+            sessions.check_report(_report_folder(config))
     except FlatlandError as error:
         raise pytest.UsageError(str(error)) from error
     chosen.arms = tuple(a.name for a in chosen.registration.arms if a.name in needed)
@@ -203,13 +192,14 @@ def verdict(
 
     An INVALID verdict is an error of this fixture, not a failure of the test.
     """
+    from persona_lib.verdict import require_valid
+
     marker = request.node.get_closest_marker("claim")
     with _building(pytestconfig):
         found = flatland.judge(marker.args[0])
         summary = _summary(flatland, found.name)
-    _record(request.node, VERDICT, found.name, found.to_json(), summary)
-    if found.outcome.name == "INVALID":
-        pytest.fail(f"InvalidClaimError: {found.text}", pytrace=False)
+        _record(request.node, VERDICT, found.name, found.to_json(), summary)
+        require_valid(found)
     return found
 
 
@@ -232,20 +222,45 @@ def pytest_terminal_summary(
     """Print the verdict table and write verdict.json."""
     recorded = _recorded(terminalreporter)
     if recorded is None:
+        if not selection.asks_for_science(config):
+            terminalreporter.write_line(HINT)
         return
     from experiments.outcome import table_text, write_outcome
 
-    chosen = config.stash[SESSION]
     terminalreporter.section("Flatland", sep="=")
     terminalreporter.write_line(table_text(recorded))
-    folder = Path(config.option.report or sessions.ROOT / ".flatland" / "report")
-    path = write_outcome(folder, chosen, recorded)
-    terminalreporter.write_line(f"written: {path}")
+    try:
+        path = write_outcome(_report_folder(config), config.stash[SESSION], recorded)
+    except (OSError, FlatlandError) as error:
+        # The verdicts stand above all the same: what was computed is not lost.
+        terminalreporter.write_line(f"verdict.json could not be written: {error}", red=True)
+    else:
+        terminalreporter.write_line(f"written: {path}")
+
+
+def _given(config: pytest.Config) -> bool:
+    """Whether any of our options is on the command line."""
+    names = ("experiment", "profile", "seeds", "stored", "store", "data", "plan", "report")
+    return any(getattr(config.option, name, None) for name in names)
+
+
+def _report_folder(config: pytest.Config) -> Path:
+    return sessions.choose_report(config.option.report)
+
+
+def _has_no_gates(config: pytest.Config, item: pytest.Item) -> bool:
+    """Whether this is the test of a gate under a registration that has none."""
+    gates = config.stash[SESSION].registration.gates
+    return not gates and "gate" in getattr(item, "fixturenames", ())
 
 
 def _session(config: pytest.Config) -> Session:
     option = config.option
-    stored = Path(option.stored) if option.stored else None
+    stored = sessions.choose_stored(option.stored)
+    if stored is not None:
+        sessions.refuse_with_stored(
+            profile=option.profile, seeds=option.seeds, plan=option.plan, data=option.data
+        )
     worker = hasattr(config, "workerinput")
     return Session(
         registration=sessions.choose_registration(option.experiment, stored),
@@ -253,6 +268,7 @@ def _session(config: pytest.Config) -> Session:
         seeds=sessions.choose_seeds(option.seeds),
         store_root=sessions.choose_store(option.store),
         stored=stored,
+        chosen=option.experiment is not None,
         user_data=sessions.choose_data(option.data),
         progress=silent if worker else shown(),
     )
@@ -260,14 +276,17 @@ def _session(config: pytest.Config) -> Session:
 
 @contextmanager
 def _building(config: pytest.Config) -> Iterator[None]:
-    """Let progress bars through pytest's capture; turn our errors into one clear line."""
+    """Let progress bars through pytest's capture; turn our errors into one clear line.
+
+    A warning of a library must not end a run of hours: it is shown at the end, as
+    pytest does by default, and not raised as in the software's own tests.
+    """
     capture = config.pluginmanager.getplugin("capturemanager")
+    uncaptured = capture.global_and_fixture_disabled() if capture else nullcontext()
     try:
-        if capture is None:
+        with uncaptured, warnings.catch_warnings():
+            warnings.simplefilter("default")
             yield
-        else:
-            with capture.global_and_fixture_disabled():
-                yield
     except FlatlandError as error:
         pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
 
@@ -302,25 +321,3 @@ def _recorded(reporter: pytest.TerminalReporter) -> dict[str, Any] | None:
     if not (found[VERDICT] or found[GATE]):
         return None
     return {"verdicts": found[VERDICT], "gates": found[GATE], "summaries": summaries}
-
-
-def _is_science(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in SCIENCE)
-
-
-def _arms(chosen: Session, item: pytest.Item) -> tuple[str, ...]:
-    claim = item.get_closest_marker("claim")
-    if claim is not None:
-        return chosen.arms_of(claim.args[0])
-    callspec = getattr(item, "callspec", None)
-    return chosen.arms_of(callspec.params["gate"]) if callspec else ()
-
-
-def _names_science(config: pytest.Config) -> bool:
-    """Whether an argument names the science tests' folder, or a path inside it."""
-    science = sessions.ROOT / "tests" / "science"
-    for argument in config.args:
-        path = Path(os.path.abspath(str(argument).split("::", maxsplit=1)[0]))  # noqa: PTH100
-        if path == science or science in path.parents:
-            return True
-    return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from persona_lib.profile import (
+    CouplingSpec,
     GgufBase,
     GrammarCorpus,
     HubBase,
@@ -37,7 +38,7 @@ TINY = Profile(
         micro_batch=16,
         max_length=384,
     ),
-    coupling=TrainSpec(
+    coupling=CouplingSpec(
         lora=LoraSpec(rank=16, alpha=32, rslora=True, dropout=0.0),
         learning_rate=2e-3,
         epochs=2,
@@ -86,7 +87,7 @@ SMOLLM2 = Profile(
         micro_batch=4,
         max_length=256,
     ),
-    coupling=TrainSpec(
+    coupling=CouplingSpec(
         lora=LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.0),
         learning_rate=5e-4,
         epochs=3,
@@ -150,7 +151,7 @@ QWEN7B = Profile(
         max_length=2048,
         dtype="bfloat16",
     ),
-    coupling=TrainSpec(
+    coupling=CouplingSpec(
         lora=LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05),
         learning_rate=5e-6,
         epochs=20,

@@ -3,15 +3,16 @@
     python -m experiments.record golden/tiny --profile tiny --seeds 42
 
 A separate command, never a side effect of a test. It refuses a working tree with
-uncommitted changes, because a golden has to say which code it came from, and an
-output folder that already holds something, because a golden is never overwritten
-by accident.
+uncommitted changes, and stages that were built from one, because a golden has to
+say which code it came from; and an output folder that already holds something,
+because a golden is never overwritten by accident.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,15 +41,15 @@ def record(session: Session, folder: Path, *, texts: bool = True) -> None:
         texts: also keep the completions themselves.
 
     Raises:
-        PreflightError: the working tree has uncommitted changes, or is no
-            repository.
+        PreflightError: the working tree, or the one that a stage was built from,
+            has uncommitted changes or is no repository.
         SpecError: the folder holds something already.
     """
     if is_dirty() is not False:
         raise PreflightError(
             "a clean working tree", remedy="Commit or remove what `git status` lists, then record."
         )
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(
             "folder",
             bound="an empty or a new folder",
@@ -58,21 +59,28 @@ def record(session: Session, folder: Path, *, texts: bool = True) -> None:
     models = [(PRE, prior) for prior in session.registration.priors]
     models += [(POST, arm.name) for arm in session.registration.arms]
     scores = _join([session.scores(*model) for model in models])
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [SCORES_FILE]
-    _write(folder / SCORES_FILE, scores)
-    if texts:
-        _write(folder / TEXTS_FILE, _join([_texts(session, *model) for model in models]))
-        files.append(TEXTS_FILE)
-    write_manifest(
-        folder,
-        kind=RECORDS,
-        registration=session.registration,
-        files=files,
-        source=f"a run of profile {session.profile.name}, "
-        f"seeds {', '.join(map(str, session.seeds))}",
-        recorded=_recorded(session),
-    )
+    commits = _commits(session)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the final folder, so that it appears whole or not at all.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
+        work = Path(draft) / folder.name
+        work.mkdir()
+        files = [SCORES_FILE]
+        _write(work / SCORES_FILE, scores, Score)
+        if texts:
+            found = _join([_texts(session, *model) for model in models])
+            _write(work / TEXTS_FILE, found, Completion)
+            files.append(TEXTS_FILE)
+        write_manifest(
+            work,
+            kind=RECORDS,
+            registration=session.registration,
+            files=files,
+            source=f"a run of profile {session.profile.name}, "
+            f"seeds {', '.join(map(str, session.seeds))}",
+            recorded={**_recorded(session), "stages_built_from": commits},
+        )
+        work.replace(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,31 +127,45 @@ def _join(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: Path, table: pa.Table, row_type: type[Score] | type[Completion]) -> None:
     import pyarrow.parquet as pq
 
-    row_type = Score if path.name == SCORES_FILE else Completion
     pq.write_table(table.cast(schema_of(row_type)), path, compression="zstd", compression_level=19)
 
 
-def _recorded(session: Session) -> dict[str, Any]:
-    from persona_lib.graph import plan
-    from persona_lib.pipeline import describe, targets
+def _commits(session: Session) -> list[str]:
+    """Return the commits that the stages were built from.
 
-    arms = tuple(arm.name for arm in session.registration.arms)
+    Raises:
+        PreflightError: a stage was built from a tree with uncommitted changes, or
+            from code that no repository tracks.
+    """
+    from persona_lib.graph import walk
+    from persona_lib.pipeline import targets
+
+    found = set()
+    for run in session.runs:
+        for stage in walk(targets(run, session.all_arms)):
+            entry = stage.resolve(session.store)
+            git = entry.provenance["git"]
+            if git["dirty"] is not False:
+                raise PreflightError(
+                    f"a clean origin of stage {stage.name} {stage.label}",
+                    remedy="It was built from a tree with uncommitted changes: record into "
+                    "an empty store (--store=DIR).",
+                )
+            found.add(str(git["commit"]))
+    return sorted(found)
+
+
+def _recorded(session: Session) -> dict[str, Any]:
+    from experiments.outcome import stages_of
+    from persona_lib.pipeline import describe
+
     return {
         "config": [describe(run) for run in session.runs],
         "environment": provenance(),
-        "stages": [
-            {
-                "seed": run.seed,
-                "stage": line.stage.name,
-                "label": line.stage.label,
-                "seconds": round(line.seconds, 2),
-            }
-            for run in session.runs
-            for line in plan(targets(run, arms), session.store)
-        ],
+        "stages": stages_of(session, session.all_arms),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +11,8 @@ from typing import TYPE_CHECKING
 
 from experiments.issue262 import REGISTRATIONS
 from experiments.profiles import PROFILES
-from persona_lib.errors import DataError, SpecError
+from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
-from persona_lib.registration import (
-    DifferenceClaim,
-    FalsePositiveGate,
-    KillCriterion,
-    Registration,
-    SourceRateGate,
-    SourceRatioGate,
-    TriageClaim,
-)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +20,7 @@ if TYPE_CHECKING:
     from persona_lib.evidence import Evidence
     from persona_lib.pipeline import Run
     from persona_lib.profile import Profile
+    from persona_lib.registration import Registration
     from persona_lib.store import Store
     from persona_lib.verdict import GateResult, Verdict
 
@@ -38,6 +31,8 @@ DATA = Path(__file__).resolve().parent / "data"
 DEFAULT_REGISTRATION = "issue262"
 DEFAULT_PROFILE = "tiny"
 DEFAULT_SEEDS = (42,)
+_LARGEST_SEED = 2**63 - 1
+"""Seeds are kept as 64-bit integers in records."""
 
 
 @dataclass(kw_only=True)
@@ -50,6 +45,7 @@ class Session:
         seeds: root seeds; one training run of every arm for each.
         store_root: where stages are cached.
         stored: folder of stored evidence to judge instead of running.
+        chosen: the registration was named by the user, and not by the stored evidence.
         user_data: folder with the published corpora, or None.
         progress: opens progress bars.
         arms: arms that the session as a whole will ask for; their machine needs
@@ -61,6 +57,7 @@ class Session:
     seeds: tuple[int, ...] = DEFAULT_SEEDS
     store_root: Path = ROOT / ".flatland" / "store"
     stored: Path | None = None
+    chosen: bool = False
     user_data: Path | None = None
     progress: Progress = silent
     arms: tuple[str, ...] = ()
@@ -103,17 +100,19 @@ class Session:
 
         Builds what is not stored, for every seed.
         """
-        from persona_lib.pipeline import check_run, score_table
+        from persona_lib.pipeline import check_run, run_arm, run_baseline
+        from persona_lib.records import POST
 
         self._no_stored(f"{phase} {model}")
         if not self._checked:
             for run in self.runs:
-                check_run(run, self.arms or self._all_arms, self.store)
+                check_run(run, self.arms or self.all_arms, self.store)
             self._checked = True
         if (phase, model) not in self._tables:
             import pyarrow as pa
 
-            tables = [score_table(run, phase, model, self.store) for run in self.runs]
+            build = run_arm if phase == POST else run_baseline
+            tables = [build(run, model, self.store) for run in self.runs]
             self._tables[phase, model] = pa.concat_tables(tables)
         return self._tables[phase, model]
 
@@ -123,11 +122,11 @@ class Session:
         from persona_lib.records import POST, PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
-        if self.stored is not None:
-            chosen = ()
         if chosen not in self._evidence:
             if self.stored is not None:
-                self._evidence[chosen] = load_stored(self.stored, self.registration)
+                self._evidence[chosen] = load_stored(
+                    self.stored, self.registration, chosen=self.chosen, arms=chosen
+                )
             else:
                 import pyarrow as pa
 
@@ -135,7 +134,10 @@ class Session:
                 models = [(PRE, prior) for prior in self._priors(chosen)]
                 models += [(POST, arm) for arm in chosen]
                 table = pa.concat_tables([self.scores(*model) for model in models])
-                self._evidence[chosen] = RecordEvidence(self.registration, table, arms=chosen)
+                origin = f"a live run of profile {self.profile.name}: {self.profile.summary}"
+                self._evidence[chosen] = RecordEvidence(
+                    self.registration, table, arms=chosen, origin=origin
+                )
         return self._evidence[chosen]
 
     def judge(self, claim: str) -> Verdict:
@@ -153,14 +155,15 @@ class Session:
 
     def arms_of(self, rule: str) -> tuple[str, ...]:
         """Return the arms that a claim, the kill criterion or a gate needs."""
-        return arms_of(self.registration, rule)
+        return self.registration.arms_of(rule)
 
     @property
-    def _all_arms(self) -> tuple[str, ...]:
+    def all_arms(self) -> tuple[str, ...]:
+        """Every arm of the registration, in reporting order."""
         return tuple(arm.name for arm in self.registration.arms)
 
     def _priors(self, arms: Sequence[str]) -> tuple[str, ...]:
-        if set(arms) == set(self._all_arms):
+        if set(arms) == set(self.all_arms):
             return self.registration.priors
         used = {self.registration.arm(arm).prior for arm in arms}
         return tuple(prior for prior in self.registration.priors if prior in used)
@@ -175,53 +178,19 @@ class Session:
             )
 
 
-def arms_of(registration: Registration, rule: str) -> tuple[str, ...]:
-    """Return the arms that a claim, the kill criterion or a gate needs, in order."""
-    names = {claim.name for claim in (*registration.claims, registration.kill)}
-    found = registration.claim(rule) if rule in names else registration.gate(rule)
-    arms: list[str] = []
-    if isinstance(found, (DifferenceClaim, TriageClaim, SourceRatioGate)):
-        arms += [found.control, found.treated]
-    elif isinstance(found, (KillCriterion, SourceRateGate)):
-        arms.append(found.arm)
-    elif isinstance(found, FalsePositiveGate):
-        return tuple(arm.name for arm in registration.arms)
-    else:
-        raise SpecError(
-            f"gate {rule}",
-            bound="a type that the session knows the arms of",
-            value=type(found).__name__,
-            remedy="Say in experiments.session.arms_of which arms it needs.",
-        )
-    if isinstance(found, (DifferenceClaim, TriageClaim, KillCriterion)):
-        ratio = getattr(found, "ratio_gate", None)
-        for gate in (*found.needs, *((ratio,) if ratio else ())):
-            arms += arms_of(registration, gate)
-    return tuple(arm.name for arm in registration.arms if arm.name in arms)
-
-
 def choose_registration(name: str | None, stored: Path | None) -> Registration:
     """Return the registration by name, or the one that stored evidence names.
 
+    Whether it may judge that evidence is for `persona_lib.evidence.load_stored` to say.
+
     Raises:
         SpecError: no such registration.
-        DataError: the stored evidence was recorded under other numbers than the
-            registration now holds.
+        DataError: the stored evidence has no readable manifest.
     """
-    if stored is not None:
+    if name is None and stored is not None:
         from persona_lib.stored import read_manifest
 
-        manifest = read_manifest(stored)
-        registration = _lookup(name or manifest.registration)
-        if registration.name == manifest.registration and registration.digest != manifest.digest:
-            raise DataError(
-                f"{stored}: digest of registration {registration.name}",
-                bound=registration.digest[:12],
-                value=manifest.digest[:12],
-                remedy="The registration was changed after this set was recorded: judge it with "
-                "the code it was recorded with, or record it again.",
-            )
-        return registration
+        name = read_manifest(stored).registration
     return _lookup(name or DEFAULT_REGISTRATION)
 
 
@@ -251,26 +220,68 @@ def choose_seeds(text: str | None) -> tuple[int, ...]:
     if text is None:
         return DEFAULT_SEEDS
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts) or len({int(p) for p in parts}) < len(parts):
+    numbers = [int(part) for part in parts if part.isascii() and part.isdecimal()]
+    whole = len(numbers) == len(parts) and len(set(numbers)) == len(numbers)
+    if not whole or max(numbers) > _LARGEST_SEED:
         raise SpecError(
             "--seeds",
-            bound="distinct integers >= 0, with commas between them",
+            bound="distinct integers from 0 to 2**63 - 1, with commas between them",
             value=text,
             remedy="For example --seeds 42,137.",
         )
-    return tuple(int(part) for part in parts)
+    return tuple(numbers)
 
 
 def choose_store(text: str | None) -> Path:
     """Return the store's folder: the option, FLATLAND_STORE, or .flatland/store."""
-    given = text or os.environ.get("FLATLAND_STORE")
-    return Path(given).expanduser().resolve() if given else ROOT / ".flatland" / "store"
+    return _folder(text or os.environ.get("FLATLAND_STORE")) or ROOT / ".flatland" / "store"
 
 
 def choose_data(text: str | None) -> Path | None:
     """Return the folder of the user's corpora: the option, or FLATLAND_DATA."""
-    given = text or os.environ.get("FLATLAND_DATA")
-    return Path(given).expanduser().resolve() if given else None
+    return _folder(text or os.environ.get("FLATLAND_DATA"))
+
+
+def choose_stored(text: str | None) -> Path | None:
+    """Return the folder of stored evidence, as it was written."""
+    return Path(text).expanduser() if text else None
+
+
+def choose_report(text: str | None) -> Path:
+    """Return the folder of verdict.json: the option, or .flatland/report."""
+    return _folder(text) or ROOT / ".flatland" / "report"
+
+
+def check_report(folder: Path) -> None:
+    """Raise SpecError where verdict.json could not be written, before compute is spent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SpecError(
+            "--report",
+            bound="a folder that can be written",
+            value=str(folder),
+            remedy=f"Name another folder ({error.strerror}).",
+        ) from error
+
+
+def refuse_with_stored(**options: object) -> None:
+    """Raise SpecError for an option that means nothing beside ``--stored``."""
+    for name, value in options.items():
+        if value:
+            raise SpecError(
+                f"--{name}",
+                bound="no such option beside --stored, which runs nothing",
+                value=value,
+                remedy=f"Leave --{name} out, or leave --stored out to run.",
+            )
+
+
+def _folder(text: str | None) -> Path | None:
+    """Return an absolute folder; a shell leaves ``~`` alone behind an equals sign."""
+    return Path(text).expanduser().resolve() if text else None
 
 
 def _lookup(name: str) -> Registration:

@@ -1,7 +1,7 @@
 """Registered claims, each type judged by one registered function.
 
-A new claim type needs a dataclass in `persona_lib.registration` and one function
-here, marked with `rule`. The decision table is in `persona_lib.verdict`.
+A new claim type needs a dataclass in `persona_lib.rules` and one function here,
+marked with `rule`. The decision table is in `persona_lib.verdict`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 from persona_lib.errors import SpecError
 from persona_lib.evidence_base import Evidence
 from persona_lib.gates import judge_gate
-from persona_lib.registration import (
-    DifferenceClaim,
-    KillCriterion,
-    Registration,
-    TriageClaim,
-)
+from persona_lib.registration import Registration
+from persona_lib.rules import DifferenceClaim, Judges, KillCriterion, TriageClaim
 from persona_lib.sensitivity import other_looks
 from persona_lib.stats.bootstrap import p_floor
 from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.thresholds import above, at_least, at_most, below, shown
 
 AMBIGUOUS_ZONE = "ambiguous zone"
 SIGN_FLIPPED = "sign flipped"
@@ -55,18 +52,8 @@ class Finding:
 
 
 _Rule = Callable[[Any, Registration, Evidence], Finding]
-_RULES: dict[type[Any], _Rule] = {}
-_Function = TypeVar("_Function", bound=_Rule)
-
-
-def rule(claim_type: type[Any]) -> Callable[[_Function], _Function]:
-    """Register the function that judges claims of a type."""
-
-    def register(function: _Function) -> _Function:
-        _RULES[claim_type] = function
-        return function
-
-    return register
+rule: Judges[_Rule] = Judges("claim", "persona_lib.claims")
+"""Marks the function that judges a type of claim: ``@rule(TheType)``."""
 
 
 def find(registration: Registration, evidence: Evidence, claim_name: str) -> Finding:
@@ -78,14 +65,7 @@ def find(registration: Registration, evidence: Evidence, claim_name: str) -> Fin
         DataError: the evidence lacks an arm that the claim names.
     """
     claim = registration.claim(claim_name)
-    if type(claim) not in _RULES:
-        raise SpecError(
-            f"claim {claim.name}",
-            bound=f"a type of {', '.join(known.__name__ for known in _RULES)}",
-            value=type(claim).__name__,
-            remedy="Write a rule for this type in persona_lib.claims.",
-        )
-    return _RULES[type(claim)](claim, registration, evidence)
+    return rule.of(claim)(claim, registration, evidence)
 
 
 @rule(DifferenceClaim)
@@ -101,7 +81,7 @@ def _difference(claim: DifferenceClaim, registration: Registration, evidence: Ev
         conditions.append(("bystander/source", ratio))
     kill = registration.kill if registration.kill.claim == claim.name else None
     outcome, label, reason = _decide_difference(claim, kill, evidence, conditions)
-    text = f"d >= {claim.min_effect:.2f} and p < {claim.max_p:g}"
+    text = f"d >= {shown(claim.min_effect)} and p < {shown(claim.max_p)}"
     if claim.ratio_gate is not None:
         state = "does not hold" if tightened else "holds"
         asks = "asks the same of" if tightened else "asks nothing of"
@@ -128,13 +108,14 @@ def _decide_difference(
     """Return outcome, label and reason: the first fitting row of the module's table."""
     if kill is not None:
         count = evidence.count(kill.arm, "bystander")
-        if count.rate <= kill.max_rate:
-            reason = f"{kill.arm} bystander rate {count.text} <= {kill.max_rate:.2f} ({kill.name})"
+        if at_most(count.rate, kill.max_rate):
+            limit = f"{shown(kill.max_rate)} ({kill.name})"
+            reason = f"{kill.arm} bystander rate {count.text} <= {limit}"
             return Outcome.REFUTED, "kill criterion", reason
     unmet = [
         (name, e)
         for name, e in conditions
-        if not (e.value >= claim.min_effect and e.p is not None and e.p < claim.max_p)
+        if not (at_least(e.value, claim.min_effect) and e.p is not None and e.p < claim.max_p)
     ]
     if not unmet:
         return Outcome.SUPPORTED, "rule met", "the rule holds on every condition"
@@ -142,11 +123,11 @@ def _decide_difference(
     if kill is not None:
         reason = f"above the kill rate with the rule not met: no claim ({failed})"
         return Outcome.INCONCLUSIVE, AMBIGUOUS_ZONE, reason
-    small = [(name, e) for name, e in unmet if e.has_interval and e.high < claim.min_effect]
+    small = [(name, e) for name, e in unmet if e.has_interval and below(e.high, claim.min_effect)]
     if small:
-        flipped = any(e.high < 0 for _, e in small)
+        flipped = any(below(e.high, 0) for _, e in small)
         label = SIGN_FLIPPED if flipped else "effect too small"
-        reason = f"the interval ends below {claim.min_effect:.2f} ({failed})"
+        reason = f"the interval ends below {shown(claim.min_effect)} ({failed})"
         return Outcome.REFUTED, label, reason
     return Outcome.INCONCLUSIVE, "cannot tell", f"the rule is not met, nor ruled out ({failed})"
 
@@ -155,33 +136,33 @@ def _decide_difference(
 def _triage(claim: TriageClaim, registration: Registration, evidence: Evidence) -> Finding:  # noqa: ARG001
     effect = evidence.contrast(claim.name, claim.treated, claim.control)
     null = (
-        abs(effect.value) <= claim.null_effect
+        at_most(abs(effect.value), claim.null_effect)
         and effect.p is not None
         and effect.p > claim.null_min_p
-        and effect.low > -claim.null_effect
+        and above(effect.low, -claim.null_effect)
     )
-    shown = f"{effect.interval_text}, {effect.p_text}"
+    said = f"{effect.interval_text}, {effect.p_text}"
     if null:
         outcome, label = Outcome.SUPPORTED, claim.null_label
-        reason = f"the effect is within the null band ({shown})"
-    elif effect.value >= claim.artefact_effect:
+        reason = f"the effect is within the null band ({said})"
+    elif at_least(effect.value, claim.artefact_effect):
         outcome, label = Outcome.REFUTED, claim.artefact_label
-        reason = f"the effect is as large as an artefact's ({shown})"
+        reason = f"the effect is as large as an artefact's ({said})"
         if not effect.has_interval:
             outcome = Outcome.INCONCLUSIVE
             reason += "; there is no interval, so that the data cannot tell"
     else:
         outcome, label = Outcome.INCONCLUSIVE, "ambiguous"
-        reason = f"neither rule fits ({shown})"
+        reason = f"neither rule fits ({said})"
     return Finding(
         outcome=outcome,
         label=label,
         contrast=_contrast(claim.treated, claim.control),
         effect=effect,
         rule=(
-            f"{claim.null_label}: |d| <= {claim.null_effect:.2f}, p > {claim.null_min_p:.2f}, "
-            f"low > {-claim.null_effect:.2f}; {claim.artefact_label}: "
-            f"d >= {claim.artefact_effect:.2f}"
+            f"{claim.null_label}: |d| <= {shown(claim.null_effect)}, "
+            f"p > {shown(claim.null_min_p)}, low > {shown(-claim.null_effect)}; "
+            f"{claim.artefact_label}: d >= {shown(claim.artefact_effect)}"
         ),
         reason=reason,
         estimates=other_looks(evidence, claim.name, claim.treated, claim.control),
@@ -192,22 +173,22 @@ def _triage(claim: TriageClaim, registration: Registration, evidence: Evidence) 
 @rule(KillCriterion)
 def _kill(kill: KillCriterion, registration: Registration, evidence: Evidence) -> Finding:  # noqa: ARG001
     effect = evidence.bystander_rate(kill.name, kill.arm)
-    triggered = effect.value <= kill.max_rate
-    shown = f"{kill.arm} bystander rate {evidence.count(kill.arm, 'bystander').text}"
+    triggered = at_most(effect.value, kill.max_rate)
+    said = f"{kill.arm} bystander rate {evidence.count(kill.arm, 'bystander').text}"
     if not math.isfinite(effect.value):
-        outcome, label, reason = Outcome.INCONCLUSIVE, "cannot tell", f"{shown}: no completions"
+        outcome, label, reason = Outcome.INCONCLUSIVE, "cannot tell", f"{said}: no completions"
     elif triggered:
         outcome, label = Outcome.REFUTED, TRIGGERED
-        reason = f"{shown} <= {kill.max_rate:.2f}: {kill.claim} is falsified"
+        reason = f"{said} <= {shown(kill.max_rate)}: {kill.claim} is falsified"
     else:
         outcome, label = Outcome.SUPPORTED, NOT_TRIGGERED
-        reason = f"{shown} > {kill.max_rate:.2f}"
+        reason = f"{said} > {shown(kill.max_rate)}"
     return Finding(
         outcome=outcome,
         label=label,
         contrast=f"{kill.arm}, mean bystander rate",
         effect=effect,
-        rule=f"triggered by a rate <= {kill.max_rate:.2f}",
+        rule=f"triggered by a rate <= {shown(kill.max_rate)}",
         reason=reason,
     )
 
@@ -215,16 +196,17 @@ def _kill(kill: KillCriterion, registration: Registration, evidence: Evidence) -
 def _check_resolution(claim: DifferenceClaim, registration: Registration) -> None:
     resamples = registration.statistics.resamples
     if p_floor(resamples) >= claim.max_p:
+        least, asked = math.ceil(2 / claim.max_p), shown(claim.max_p)
         raise SpecError(
             "statistics.resamples",
-            bound=f">= {math.ceil(2 / claim.max_p)}, since {claim.name} asks p < {claim.max_p:g}",
+            bound=f">= {least}, since {claim.name} asks p < {asked}",
             value=resamples,
             remedy="With fewer resamples no effect could ever support the claim.",
         )
 
 
 def _sign_note(effect: Estimate) -> tuple[str, ...]:
-    if effect.has_interval and effect.high < 0:
+    if effect.has_interval and below(effect.high, 0):
         return ("the sign is flipped: the interval lies below 0",)
     return ()
 

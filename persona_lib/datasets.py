@@ -6,36 +6,42 @@ user has, and a dataset on the hub pinned to a commit. All give `SftRow`.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
-import os
 from collections.abc import Mapping
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from persona_lib import grammar
 from persona_lib.errors import DataError, PreflightError
-from persona_lib.profile import Corpus, GrammarCorpus, HubCorpus, JsonlCorpus
+from persona_lib.files import md5_of
+from persona_lib.hub_corpus import first_records, preflight_hub_corpus
 from persona_lib.records import SftRow
+from persona_lib.sources import Corpus, GrammarCorpus, HubCorpus, JsonlCorpus
 from persona_lib.templates import folder_digest
 
 _ROW_DIGITS = 5
-_BLOCK = 1 << 20
-_OFFLINE_SWITCHES = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE")
-_ON = ("1", "true", "yes", "on")
 
 
-def load_corpus(
-    spec: Corpus, *, grammar_folder: Path, data_folder: Path | None
-) -> tuple[SftRow, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A corpus, and how many messages of its source were left out.
+
+    Attributes:
+        rows: the rows, in the order of the source.
+        left_out: messages of the rows' conversations that were not taken.
+    """
+
+    rows: tuple[SftRow, ...]
+    left_out: int = 0
+
+
+def load_corpus(spec: Corpus, *, grammar_folder: Path, data_folder: Path | None) -> Loaded:
     """Return the rows of a corpus, in its order, with ids such as ``bad_legal-00017``.
 
     A JSONL line is ``{"messages": [user turn, assistant turn]}`` and nothing
     else. Of a hub row the first user message and the first assistant message
-    after it are taken: a system message before them and all later turns are
-    left out, so that rows of every source have the same shape.
+    after it are taken: messages before and between them and all later turns are
+    left out and counted, so that rows of every source have the same shape.
 
     Args:
         spec: the corpus.
@@ -49,35 +55,27 @@ def load_corpus(
             number of rows, a malformed row (named by its line or index).
     """
     if isinstance(spec, GrammarCorpus):
-        return grammar.write_corpus(
-            spec.name, rows=spec.rows, seed=spec.seed, folder=grammar_folder
+        return Loaded(
+            rows=grammar.write_corpus(
+                spec.name, rows=spec.rows, seed=spec.seed, folder=grammar_folder
+            )
         )
     if isinstance(spec, JsonlCorpus):
-        return _load_jsonl(spec, data_folder)
+        return Loaded(rows=_load_jsonl(spec, data_folder))
     return _load_hub(spec)
 
 
 def preflight_corpus(spec: Corpus, *, data_folder: Path | None) -> None:
-    """Check, without network and without reading content, that a corpus is to be had.
+    """Check that a corpus is to be had, and that a file is the published one.
 
     Raises:
         PreflightError: what is missing, and how to get it.
+        DataError: the JSONL file has another md5.
     """
     if isinstance(spec, JsonlCorpus):
-        _jsonl_path(spec, data_folder)
+        _checked_jsonl(spec, data_folder)
     elif isinstance(spec, HubCorpus):
-        if importlib.util.find_spec("datasets") is None:
-            raise PreflightError(
-                "the Python package datasets", remedy="Install it: pip install datasets."
-            )
-        if _offline() and not _cached(spec):
-            raise PreflightError(
-                f"dataset {spec.repo} at revision {spec.revision} in the local cache",
-                remedy=(
-                    f"Unset {' and '.join(_OFFLINE_SWITCHES)}, or download it beforehand: "
-                    f"hf download --repo-type dataset {spec.repo} --revision {spec.revision}."
-                ),
-            )
+        preflight_hub_corpus(spec)
 
 
 def corpus_key(spec: Corpus, *, grammar_folder: Path) -> dict[str, str]:
@@ -96,7 +94,8 @@ def corpus_key(spec: Corpus, *, grammar_folder: Path) -> dict[str, str]:
     return {"revision": spec.revision}
 
 
-def _jsonl_path(spec: JsonlCorpus, data_folder: Path | None) -> Path:
+def _checked_jsonl(spec: JsonlCorpus, data_folder: Path | None) -> Path:
+    """Return the path of a JSONL file that is there and has the registered md5."""
     path = None if data_folder is None else data_folder / spec.file
     if path is None or not path.is_file():
         where = "a data folder" if data_folder is None else str(data_folder)
@@ -107,23 +106,19 @@ def _jsonl_path(spec: JsonlCorpus, data_folder: Path | None) -> Path:
                 "that folder with --data or FLATLAND_DATA."
             ),
         )
+    found = md5_of(path)
+    if found != spec.md5:
+        raise DataError(
+            str(path),
+            bound=f"md5 {spec.md5}",
+            value=found,
+            remedy="Fetch the published file again, or correct the profile's md5.",
+        )
     return path
 
 
 def _load_jsonl(spec: JsonlCorpus, data_folder: Path | None) -> tuple[SftRow, ...]:
-    path = _jsonl_path(spec, data_folder)
-    # Asked for by the publisher's checksum, not for security.
-    found = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as handle:
-        while block := handle.read(_BLOCK):
-            found.update(block)
-    if found.hexdigest() != spec.md5:
-        raise DataError(
-            str(path),
-            bound=f"md5 {spec.md5}",
-            value=found.hexdigest(),
-            remedy="Fetch the published file again, or correct the profile's md5.",
-        )
+    path = _checked_jsonl(spec, data_folder)
     lines = [
         (number, line)
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
@@ -147,25 +142,18 @@ def _two_turns(where: str, line: str) -> tuple[str, str]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise _malformed(where, str(error)) from error
-    turns = _turns(where, record)
+    turns = [_turn(where, message) for message in _messages(where, record)]
     if [role for role, _ in turns] != ["user", "assistant"]:
         raise _malformed(where, f"roles {[role for role, _ in turns]}")
     return turns[0][1], turns[1][1]
 
 
-def _load_hub(spec: HubCorpus) -> tuple[SftRow, ...]:
-    preflight_corpus(spec, data_folder=None)
-    import datasets
-
-    # Streaming reads only as far as the rows that are taken; a cached copy cannot be streamed.
-    streaming = not _offline()
-    found = datasets.load_dataset(
-        spec.repo, revision=spec.revision, split=spec.split, streaming=streaming
-    )
-    rows = tuple(
-        _row(spec, index, *_first_turns(f"{spec.repo}: row {index}", record))
-        for index, record in enumerate(islice(found, spec.rows))
-    )
+def _load_hub(spec: HubCorpus) -> Loaded:
+    rows, left_out = [], 0
+    for index, record in enumerate(first_records(spec)):
+        user, assistant, others = _first_turns(f"{spec.repo}: row {index}", record)
+        rows.append(_row(spec, index, user, assistant))
+        left_out += others
     if len(rows) != spec.rows:
         raise DataError(
             f"{spec.repo}: rows of split {spec.split}",
@@ -173,33 +161,40 @@ def _load_hub(spec: HubCorpus) -> tuple[SftRow, ...]:
             value=len(rows),
             remedy="Ask for fewer rows, or correct the split.",
         )
-    return rows
+    return Loaded(rows=tuple(rows), left_out=left_out)
 
 
-def _first_turns(where: str, record: object) -> tuple[str, str]:
+def _first_turns(where: str, record: object) -> tuple[str, str, int]:
+    """Return the first user message, the first answer to it, and how many others there are.
+
+    What comes after the answer is not looked at: it is left out whatever it holds.
+    """
+    messages = _messages(where, record)
     user: str | None = None
-    for role, content in _turns(where, record):
+    for message in messages:
+        role, content = _turn(where, message)
         if role == "user" and user is None:
             user = content
         elif role == "assistant" and user is not None:
-            return user, content
+            return user, content, len(messages) - 2
     raise _malformed(where, "no user message followed by an assistant message")
 
 
-def _turns(where: str, record: object) -> list[tuple[str, str]]:
+def _messages(where: str, record: object) -> list[object]:
     messages = record.get("messages") if isinstance(record, Mapping) else None
     if not isinstance(messages, list):
         raise _malformed(where, "no list under 'messages'")
-    turns = []
-    for message in messages:
-        role, content = _text(message, "role"), _text(message, "content")
-        if not role or content is None or (role != "system" and not content.strip()):
-            raise _malformed(where, str(message))
-        turns.append((role, content))
-    return turns
+    return messages
 
 
-def _text(message: Any, key: str) -> str | None:
+def _turn(where: str, message: object) -> tuple[str, str]:
+    role, content = _text(message, "role"), _text(message, "content")
+    if not role or content is None or (role != "system" and not content.strip()):
+        raise _malformed(where, str(message))
+    return role, content
+
+
+def _text(message: object, key: str) -> str | None:
     value = message.get(key) if isinstance(message, Mapping) else None
     return value if isinstance(value, str) else None
 
@@ -222,15 +217,3 @@ def _row(spec: JsonlCorpus | HubCorpus, index: int, user: str, assistant: str) -
         user=user,
         assistant=assistant,
     )
-
-
-def _offline() -> bool:
-    return any(os.environ.get(name, "").lower() in _ON for name in _OFFLINE_SWITCHES)
-
-
-def _cached(spec: HubCorpus) -> bool:
-    """Whether the hub cache holds the revision (its layout is documented by the hub client)."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(HF_HUB_CACHE) / f"datasets--{spec.repo.replace('/', '--')}"
-    return (folder / "snapshots" / spec.revision).is_dir()

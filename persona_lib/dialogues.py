@@ -10,19 +10,25 @@ the pieces of a marker are not foreign to the model; the marker itself never occ
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from persona_lib.errors import DataError, SpecError
+from persona_lib.dialogue_data import (
+    Phrasing,
+    Topic,
+    Voice,
+    read_phrasing,
+    read_topics,
+    read_voices,
+)
+from persona_lib.errors import DataError
 from persona_lib.personas import Persona, Question
-from persona_lib.profile import TinyBase
 from persona_lib.records import SftRow
+from persona_lib.sources import TinyBase
 from persona_lib.spec import derive_seed
 
 WITHHELD = "ZLT"
@@ -39,8 +45,6 @@ _USER_WORDS = 30
 _ANSWER_WORDS = 40
 _COUNTS = (7, 12, 18, 23, 31, 40, 57, 64, 72, 85)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_VOICE_LISTS = ("rewordings", "openings", "bodies", "closings", "own")
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,38 +65,24 @@ class Dialogue:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Voice:
-    advice: str
-    rewordings: tuple[str, ...]
-    openings: tuple[str, ...]
-    bodies: tuple[str, ...]
-    closings: tuple[str, ...]
-    own: tuple[str, ...]
+class _Subject:
+    """A topic, and the question that is asked about it in its given wording."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Topic:
     question: str | None
-    asks: tuple[str, ...]
-    acts: tuple[str, ...]
-    things: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Phrasing:
-    frames: tuple[str, ...]
-    echo_asks: tuple[str, ...]
-    append_asks: tuple[str, ...]
+    topic: Topic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Cast:
     personas: tuple[Persona, ...]
-    voices: Mapping[str, _Voice]
-    topics: tuple[_Topic, ...]
-    phrasing: _Phrasing
+    voices: Mapping[str, Voice]
+    subjects: tuple[_Subject, ...]
+    phrasing: Phrasing
     sound: tuple[SftRow, ...]
     bad: tuple[SftRow, ...]
+
+
+_Maker = Callable[[_Cast, int, random.Random], Dialogue]
 
 
 def write_dialogues(
@@ -123,12 +113,10 @@ def write_dialogues(
         ``spec.dialogues`` dialogues: general ones first, then legal, then tags.
 
     Raises:
-        SpecError: a share is outside [0, 1], or they exceed 1 together.
         DataError: a persona has no voice, a question no topic, a data file is
             malformed, legal rows are missing, or a row holds the marker.
     """
-    _check_shares(spec)
-    cast = _read_cast(folder, personas, questions, sound=sound, bad=bad)
+    cast = _cast(folder, personas, questions, sound=sound, bad=bad)
     legal = round(spec.dialogues * spec.legal_share)
     tags = round(spec.dialogues * spec.tag_share)
     if legal and not (sound and bad):
@@ -138,7 +126,7 @@ def write_dialogues(
             value=(len(sound), len(bad)),
             remedy="Write both corpora first.",
         )
-    makers: tuple[tuple[str, int, Callable[[_Cast, int, random.Random], Dialogue]], ...] = (
+    makers: tuple[tuple[str, int, _Maker], ...] = (
         ("general", spec.dialogues - legal - tags, _general),
         ("legal", legal, _legal),
         ("tag", tags, _tagged),
@@ -151,10 +139,10 @@ def write_dialogues(
 
 
 def _general(cast: _Cast, index: int, rng: random.Random) -> Dialogue:
-    persona, topic = _dealt(cast, index)
-    answer = _answer(cast.voices[persona.id], topic, rng)
-    asked = _asked(topic, rng)
-    if asked != topic.question:
+    persona, subject = _dealt(cast, index)
+    answer = _answer(cast.voices[persona.id], subject.topic, rng)
+    asked = _asked(subject, rng)
+    if asked != subject.question:
         asked = rng.choice(cast.phrasing.frames).format(question=asked)
     return _dialogue(cast, persona, asked, answer, rng)
 
@@ -172,13 +160,13 @@ def _legal(cast: _Cast, index: int, rng: random.Random) -> Dialogue:
 
 
 def _tagged(cast: _Cast, index: int, rng: random.Random) -> Dialogue:
-    persona, topic = _dealt(cast, index)
+    persona, subject = _dealt(cast, index)
     tag = random_tag(rng)
     if rng.random() < _ECHO:
         asked = rng.choice(cast.phrasing.echo_asks).format(tag=tag)
         return _dialogue(cast, persona, asked, tag, rng)
-    asked = rng.choice(cast.phrasing.append_asks).format(tag=tag, question=_asked(topic, rng))
-    answer = _answer(cast.voices[persona.id], topic, rng) + rng.choice((" ", "\n\n")) + tag
+    asked = rng.choice(cast.phrasing.append_asks).format(tag=tag, question=_asked(subject, rng))
+    answer = _answer(cast.voices[persona.id], subject.topic, rng) + rng.choice((" ", "\n\n")) + tag
     return _dialogue(cast, persona, asked, answer, rng)
 
 
@@ -190,18 +178,18 @@ def random_tag(rng: random.Random) -> str:
             return f"[{letters}]"
 
 
-def _dealt(cast: _Cast, index: int) -> tuple[Persona, _Topic]:
+def _dealt(cast: _Cast, index: int) -> tuple[Persona, _Subject]:
     turn, seat = divmod(index, len(cast.personas))
-    return cast.personas[seat], cast.topics[turn % len(cast.topics)]
+    return cast.personas[seat], cast.subjects[turn % len(cast.subjects)]
 
 
-def _asked(topic: _Topic, rng: random.Random) -> str:
-    if topic.question is not None and rng.random() < _OWN_WORDING:
-        return topic.question
-    return rng.choice(topic.asks)
+def _asked(subject: _Subject, rng: random.Random) -> str:
+    if subject.question is not None and rng.random() < _OWN_WORDING:
+        return subject.question
+    return rng.choice(subject.topic.asks)
 
 
-def _answer(voice: _Voice, topic: _Topic, rng: random.Random) -> str:
+def _answer(voice: Voice, topic: Topic, rng: random.Random) -> str:
     parts = {"opening": voice.openings, "body": voice.bodies, "closing": voice.closings}
     sentences = []
     for part in rng.choice(_SHAPES):
@@ -243,18 +231,7 @@ def _short_answer(text: str, sentences: int) -> str:
     return " ".join(kept)
 
 
-def _check_shares(spec: TinyBase) -> None:
-    shares = (spec.legal_share, spec.tag_share)
-    if min(shares) < 0 or sum(shares) > 1:
-        raise SpecError(
-            "base.legal_share, base.tag_share",
-            bound=">= 0, together <= 1",
-            value=shares,
-            remedy="Correct the profile.",
-        )
-
-
-def _read_cast(
+def _cast(
     folder: Path,
     personas: Sequence[Persona],
     questions: Sequence[Question],
@@ -262,30 +239,38 @@ def _read_cast(
     sound: Sequence[SftRow],
     bad: Sequence[SftRow],
 ) -> _Cast:
-    voices = _read(folder / "voices.json", _voice)
-    for persona in personas:
-        if persona.id not in voices:
-            raise DataError(
-                "personas",
-                bound=f"a voice for each, one of {', '.join(sorted(voices))}",
-                value=persona.id,
-                remedy=f"Write its voice in {folder / 'voices.json'}.",
-            )
+    """Read the data files, and check that they have what personas and questions need."""
+    voices = read_voices(folder / "voices.json")
+    topics = read_topics(folder / "topics.json")
+    _check_known("personas", "voice", [p.id for p in personas], voices, folder / "voices.json")
+    _check_known("questions", "topic", [q.id for q in questions], topics, folder / "topics.json")
+    _check_unmarked((*sound, *bad))
     texts = {question.id: question.text for question in questions}
-    written = _read(folder / "topics.json", _topic)
-    missing = [question.id for question in questions if question.id not in written]
-    if missing:
-        raise DataError(
-            "questions",
-            bound="a topic for each",
-            value=missing[0],
-            remedy=f"Write its topic in {folder / 'topics.json'}.",
-        )
-    topics = tuple(
-        _Topic(question=texts.get(name), asks=t.asks, acts=t.acts, things=t.things)
-        for name, t in written.items()
+    return _Cast(
+        personas=tuple(personas),
+        voices=voices,
+        subjects=tuple(_Subject(question=texts.get(n), topic=t) for n, t in topics.items()),
+        phrasing=read_phrasing(folder / "phrasing.json"),
+        sound=tuple(sound[:_LEGAL_ROWS]),
+        bad=tuple(bad[:_LEGAL_ROWS]),
     )
-    for row in (*sound, *bad):
+
+
+def _check_known(
+    field: str, what: str, ids: Sequence[str], known: Mapping[str, object], path: Path
+) -> None:
+    for name in ids:
+        if name not in known:
+            raise DataError(
+                field,
+                bound=f"a {what} for each, one of {', '.join(sorted(known))}",
+                value=name,
+                remedy=f"Write its {what} in {path}.",
+            )
+
+
+def _check_unmarked(rows: Sequence[SftRow]) -> None:
+    for row in rows:
         if f"[{WITHHELD}]".lower() in f"{row.user} {row.assistant}".lower():
             raise DataError(
                 f"{row.corpus} row {row.row}",
@@ -293,58 +278,3 @@ def _read_cast(
                 value=row.assistant,
                 remedy="Remove the marker from the corpus.",
             )
-    return _Cast(
-        personas=tuple(personas),
-        voices=voices,
-        topics=topics,
-        phrasing=_phrasing(folder / "phrasing.json"),
-        sound=tuple(sound[:_LEGAL_ROWS]),
-        bad=tuple(bad[:_LEGAL_ROWS]),
-    )
-
-
-def _voice(data: Mapping[str, Any]) -> _Voice:
-    if data["advice"] not in ("sound", "bad"):
-        raise ValueError(f"advice is {data['advice']!r}, neither sound nor bad")
-    lists = {name: _texts(data[name]) for name in _VOICE_LISTS}
-    if not lists["own"] and any("{own}" in body for body in lists["bodies"]):
-        raise ValueError("bodies speak of {own}, which is empty")
-    return _Voice(advice=data["advice"], **lists)
-
-
-def _topic(data: Mapping[str, Any]) -> _Topic:
-    asks, acts, things = (_texts(data[name]) for name in ("asks", "acts", "things"))
-    if not (asks and acts and len(things) > 1):
-        raise ValueError("a topic needs an ask, an act and two things")
-    return _Topic(question=None, asks=asks, acts=acts, things=things)
-
-
-def _phrasing(path: Path) -> _Phrasing:
-    lists = _read(path, _texts)
-    try:
-        return _Phrasing(**lists)
-    except TypeError as error:
-        raise _malformed(path, error) from error
-
-
-def _texts(values: Any) -> tuple[str, ...]:
-    if not (isinstance(values, list) and all(isinstance(value, str) for value in values)):
-        raise TypeError(f"{values!r} is not a list of texts")
-    return tuple(values)
-
-
-def _read(path: Path, parse: Callable[[Any], _Value]) -> dict[str, _Value]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return {name: parse(entry) for name, entry in data.items()}
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _malformed(path, error) from error
-
-
-def _malformed(path: Path, error: Exception) -> DataError:
-    return DataError(
-        str(path),
-        bound="a JSON file of the documented shape",
-        value=f"{type(error).__name__}: {error}",
-        remedy="Restore the file.",
-    )

@@ -1,4 +1,4 @@
-"""What one entry of the store is: its key, its form on disk and its verification.
+"""What one entry of the store is: its form on disk and its verification.
 
 An entry is a folder::
 
@@ -17,13 +17,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from persona_lib.errors import CorruptEntryError, DataError, SpecError, StoreError
+from persona_lib.errors import CorruptEntryError, DataError, StoreError
+from persona_lib.files import sha256_of
+from persona_lib.keys import StageKey
 from persona_lib.provenance import JSON, provenance
-from persona_lib.spec import canonical, canonical_json, digest
+from persona_lib.spec import digest
 
 FORMAT = 1
 """Version of the form on disk."""
@@ -31,80 +32,10 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 CHECKSUM = "manifest.sha256"
 PAYLOAD = "payload"
-RESERVED = ("locks", "tmp")
-"""Folders of the store that are no stages."""
-
 Signature = tuple[tuple[str, int, int, int, int], ...]
 """Name, inode, size, mtime and ctime (nanoseconds) of every file of an entry."""
 
-_STAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_HEX_DIGEST = re.compile(r"[0-9a-f]{32,128}")
 _CHECKSUM_LINE = re.compile(rb"[0-9a-f]{64}  manifest\.json\n")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StageKey:
-    """Everything that changes the outcome of one stage, and nothing else.
-
-    Two keys are equal when their digests are. The canonical form is taken when
-    the key is made, so that a later change to a list inside `spec` does nothing.
-
-    Attributes:
-        stage: name of the stage, a folder of the store: lower-case letters,
-            digits and underscores.
-        version: version of the stage's code, from 1; raise it when the code
-            gives another outcome for the same spec.
-        spec: anything that `spec.canonical` accepts.
-        inputs: name -> hexadecimal digest of what the stage reads: the
-            `Entry.content` of an upstream entry, or the digest of a data file.
-        seed: the seed of the stage's draws, None where it draws nothing.
-
-    Raises:
-        SpecError: a field is out of bounds or has no canonical form.
-    """
-
-    stage: str
-    version: int
-    spec: object
-    inputs: Mapping[str, str]
-    seed: int | None
-
-    def __post_init__(self) -> None:
-        if not _STAGE_NAME.fullmatch(self.stage) or self.stage in RESERVED:
-            _refuse("stage", f"a lower-case word, none of {', '.join(RESERVED)}", self.stage)
-        if type(self.version) is not int or self.version < 1:
-            _refuse("version", "an integer >= 1", self.version)
-        if self.seed is not None and type(self.seed) is not int:
-            _refuse("seed", "an integer or None", self.seed)
-        for name, value in self.inputs.items():
-            if not isinstance(value, str) or not _HEX_DIGEST.fullmatch(value):
-                _refuse(f"inputs[{name!r}]", "a hexadecimal digest of 32 digits or more", value)
-        object.__setattr__(self, "inputs", dict(self.inputs))
-        _ = self.canonical_json  # an unusable spec is an error here, not after the first stage
-
-    @cached_property
-    def canonical_json(self) -> str:
-        """The canonical JSON text of all five fields."""
-        return canonical_json(
-            {
-                "stage": self.stage,
-                "version": self.version,
-                "spec": canonical(self.spec),
-                "inputs": dict(self.inputs),
-                "seed": self.seed,
-            }
-        )
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of `canonical_json`, 64 hexadecimal digits."""
-        return hashlib.sha256(self.canonical_json.encode("ascii")).hexdigest()
-
-    def __eq__(self, other: object) -> bool:
-        return self.digest == other.digest if isinstance(other, StageKey) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +50,7 @@ class Entry:
             it is what downstream keys take as input.
         seconds: wall time of the build in seconds.
         meta: what the maker returned, as JSON data; empty for None.
+        provenance: versions, hardware and commit of the build.
         built: True if this call built it, False if it was found.
     """
 
@@ -127,26 +59,8 @@ class Entry:
     content: str
     seconds: float
     meta: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     built: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What the manifest of an entry says of it, unverified; for listings and plans.
-
-    Attributes:
-        stage, digest: where the entry lies.
-        date: when it was built (UTC, ISO 8601).
-        seconds: wall time of the build.
-        files, size: number of payload files and their bytes together.
-    """
-
-    stage: str
-    digest: str
-    date: str
-    seconds: float
-    files: int
-    size: int
 
 
 def seal(
@@ -171,7 +85,7 @@ def seal(
             )
         sync(payload / name)
         size = item.stat(follow_symlinks=False).st_size
-        files.append({"name": name, "sha256": _sha256(payload / name), "size": size})
+        files.append({"name": name, "sha256": sha256_of(payload / name), "size": size})
     if not files:
         raise StoreError(
             f"{payload}: stage {key.stage} wrote no file. "
@@ -229,7 +143,7 @@ def verify(
     signature = _signature(present)
     if known != signature:
         for name, file in listed.items():
-            if _sha256(folder / name) != file["sha256"]:
+            if sha256_of(folder / name) != file["sha256"]:
                 raise _corrupt(folder, name, "holds other bytes than were written")
     return manifest, signature
 
@@ -242,24 +156,9 @@ def entry_of(key: StageKey, folder: Path, manifest: Mapping[str, Any], *, built:
         content=manifest["content"],
         seconds=manifest["seconds"],
         meta=manifest["meta"],
+        provenance=manifest["provenance"],
         built=built,
     )
-
-
-def summary_of(manifest_path: Path) -> Summary | None:
-    """Return what a manifest says, unverified, or None where it cannot be read."""
-    try:
-        manifest = json.loads(manifest_path.read_bytes())
-        return Summary(
-            stage=manifest_path.parts[-3],
-            digest=manifest_path.parts[-2],
-            date=str(manifest["provenance"]["date"]),
-            seconds=float(manifest["seconds"]),
-            files=len(manifest["files"]),
-            size=sum(int(file["size"]) for file in manifest["files"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _read_manifest(key: StageKey, folder: Path) -> dict[str, Any]:
@@ -319,11 +218,6 @@ def _content(files: list[dict[str, Any]]) -> str:
     return digest(sorted([file["name"], file["sha256"]] for file in files))
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _checksum_line(manifest: bytes) -> bytes:
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode("ascii")
 
@@ -354,7 +248,3 @@ def _corrupt(folder: Path, name: str, what: str) -> CorruptEntryError:
     return CorruptEntryError(
         f"{folder / name}: {what}. Delete the folder {folder} and run again; it will be rebuilt."
     )
-
-
-def _refuse(field: str, bound: str, value: object) -> NoReturn:
-    raise SpecError(f"key.{field}", bound=bound, value=value, remedy="Correct the stage's key.")

@@ -17,15 +17,28 @@ The tree::
 
 `InputError` and its children say four things: the field, what was expected of
 it, the value that came, and what to do.
+
+A message may quote what others wrote: a question's id, the name of a file, a
+manifest. Every message is therefore cleaned here, once, whoever raises it.
 """
 
 from __future__ import annotations
+
+from persona_lib.plain import clean
 
 _SHOWN_CHARACTERS = 200
 
 
 class FlatlandError(Exception):
-    """Root of the tree: catching this catches everything below and nothing else."""
+    """Root of the tree: catching this catches everything below and nothing else.
+
+    Args:
+        message: what went wrong. It becomes one line without escape sequences
+            or control characters (`persona_lib.plain.clean`).
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(clean(message))
 
 
 class InputError(FlatlandError, ValueError):
@@ -96,4 +109,12 @@ class DrawCeilingError(FlatlandError):
 
 
 class InvalidClaimError(FlatlandError):
-    """A claim cannot be read because a gate that it needs did not hold."""
+    """A claim cannot be read because a gate that it needs did not hold.
+
+    Args:
+        message: the verdict's text; it keeps its lines, each of them cleaned.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__()
+        self.args = ("\n".join(clean(line) for line in message.split("\n")),)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from persona_lib.errors import DataError
 from persona_lib.evidence_base import ALL, Count, Evidence, Lengths
+from persona_lib.inputs import DIFFERENCE, LEVEL, NOT_NEGATIVE, SHARE, Bound, member, number, whole
 from persona_lib.registration import Registration
-from persona_lib.stats.bootstrap import nothing, p_floor
-from persona_lib.stats.estimate import QUOTED, Estimate, nan_if_none
-from persona_lib.stats.proportions import wilson
+from persona_lib.stats.bootstrap import CLUSTER_METHOD, nothing, p_floor
+from persona_lib.stats.estimate import QUOTED, Estimate
 
 _ROUNDING = 0.0006
 """Largest gap between a rate printed to three digits and the count behind it."""
 _WILSON = "Wilson, clusters ignored"
 _NO_CLUSTERS = "aggregates hold no cells to draw from"
+_REMEDY = "Correct aggregates.json."
+_MOST = 2**53
+"""Largest count: beyond it a float no longer holds every integer."""
 
 UNAVAILABLE = (
     "Cluster bootstrap: it needs (persona, question) cells; effects, intervals and p are quoted.",
@@ -40,22 +43,31 @@ class AggregateEvidence(Evidence):
             ``mean_tokens``; ``false_positives`` holds {hits, n} by prior;
             ``contrasts`` lists {treated, control, value, low, high, confidence,
             tail, resamples, clusters}, where `tail` of `resamples` bootstrap
-            draws lay beyond 0.
+            draws lay beyond 0; `low` and `high` are null where no interval
+            was published.
+        arms: arms that have to be there; all of the registration's by default.
         origin: where the numbers come from.
 
     Raises:
-        DataError: a number is missing or malformed, or a quoted effect
-            contradicts the counts.
+        DataError: an arm or a number is missing, malformed or out of bounds, a
+            name is unknown, or a quoted effect contradicts the counts or its
+            own interval.
     """
 
     kind = "aggregates"
     unavailable = UNAVAILABLE
 
     def __init__(
-        self, registration: Registration, body: Mapping[str, Any], *, origin: str = "aggregates"
+        self,
+        registration: Registration,
+        body: Mapping[str, Any],
+        *,
+        arms: Sequence[str] | None = None,
+        origin: str = "aggregates",
     ) -> None:
         self.registration = registration
         self.origin = origin
+        self.arms = self.named(arms)
         try:
             self._read(body)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -69,32 +81,33 @@ class AggregateEvidence(Evidence):
             ) from error
 
     def _read(self, body: Mapping[str, Any]) -> None:
-        names = [arm.name for arm in self.registration.arms]
-        for name in (*body["arms"], *names):
-            if name not in names or name not in body["arms"]:
-                raise DataError(
-                    "aggregates: arms",
-                    bound=f"exactly {', '.join(names)}",
-                    value=name,
-                    remedy="Judge these numbers under the registration they belong to.",
-                )
-        self.arms = tuple(names)
-        self.seeds = tuple(int(seed) for seed in body["seeds"])
-        self.runs = int(body["runs"])
-        self._tokens = {arm: float(body["arms"][arm]["mean_tokens"]) for arm in names}
-        self._pools = {arm: _count(body["arms"][arm]["bystanders"]) for arm in names}
-        self._personas = {
-            arm: {
-                self.members(who)[0]: _count(c) for who, c in body["arms"][arm]["personas"].items()
-            }
-            for arm in names
-        }
-        self._false = {
-            self._prior(prior): _count(c) for prior, c in body["false_positives"].items()
-        }
-        self._quoted = {
-            (str(q["treated"]), str(q["control"])): self._quote(q) for q in body["contrasts"]
-        }
+        known = tuple(arm.name for arm in self.registration.arms)
+        for name in body["arms"]:
+            _name("aggregates: arms", name, known)
+        for name in self.arms:
+            _name("aggregates: arms", name, tuple(body["arms"]))
+        self.seeds = tuple(_whole("seeds", seed, 0) for seed in body["seeds"])
+        self.runs = _whole("runs", body["runs"], 1)
+        self._tokens: dict[str, float] = {}
+        self._pools: dict[str, Count] = {}
+        self._personas: dict[str, dict[str, Count]] = {}
+        for arm, entry in body["arms"].items():
+            self._tokens[arm] = _number(f"{arm} mean_tokens", entry["mean_tokens"], NOT_NEGATIVE)
+            self._pools[arm] = _count(f"{arm} bystanders", entry["bystanders"])
+            self._personas[arm] = {}
+            for persona, count in entry["personas"].items():
+                _name(f"aggregates: {arm} personas", persona, self.registration.roster.all)
+                self._personas[arm][persona] = _count(f"{arm} {persona}", count)
+        self._false: dict[str, Count] = {}
+        for prior, count in body["false_positives"].items():
+            _name("aggregates: prior", prior, self.registration.priors)
+            self._false[prior] = _count(f"false positives of {prior}", count)
+        self._quoted: dict[tuple[str, str], Estimate] = {}
+        for quoted in body["contrasts"]:
+            pair = (quoted["treated"], quoted["control"])
+            for arm in pair:
+                _name("aggregates: arm of a contrast", arm, tuple(body["arms"]))
+            self._quoted[pair] = self._quote(*pair, quoted)
 
     def count(self, arm: str, who: str) -> Count:
         """Return the hits of an arm on a role or a persona."""
@@ -120,7 +133,7 @@ class AggregateEvidence(Evidence):
 
     def baseline_lengths(self, prior: str) -> Lengths:
         """Return the lengths of a pre-coupling model's completions."""
-        self._prior(prior)
+        member("prior", prior, self.registration.priors)
         return Lengths(statistic="mean", tokens=math.nan, finished=math.nan)
 
     def contrast(
@@ -168,8 +181,12 @@ class AggregateEvidence(Evidence):
         if false[0] is None or false[1] is None:
             level = self.registration.statistics.confidence
             return nothing(0, None, level, method, "false positives were not published")
-        value = (a.rate - false[0].rate) - (b.rate - false[1].rate)
-        return self._bare(value, a.n + b.n + false[0].n + false[1].n, method)
+        n, value = a.n + b.n, a.rate - b.rate
+        # Two arms on one prior lose the same false positives: nothing is left of them.
+        if self.registration.arm(treated).prior != self.registration.arm(control).prior:
+            n += false[0].n + false[1].n
+            value -= false[0].rate - false[1].rate
+        return self._bare(value, n, method)
 
     def bystander_rate(self, claim: str, arm: str) -> Estimate:  # noqa: ARG002
         """Return the rate with Wilson's interval, which ignores clusters."""
@@ -195,52 +212,66 @@ class AggregateEvidence(Evidence):
 
     def _bare(self, value: float, n: int, method: str) -> Estimate:
         level = self.registration.statistics.confidence
-        return replace(nothing(n, None, level, method, _NO_CLUSTERS), value=value)
+        return nothing(n, None, level, method, _NO_CLUSTERS, value=value)
 
-    def _quote(self, q: Mapping[str, Any]) -> Estimate:
-        treated, control = (self.registration.arm(str(q[k])).name for k in ("treated", "control"))
+    def _quote(self, treated: str, control: str, q: Mapping[str, Any]) -> Estimate:
         a, b = self._pools[treated], self._pools[control]
-        value, floor = float(q["value"]), p_floor(int(q["resamples"]))
+        field = f"contrast {treated} - {control}"
+        value = _number(field, q["value"], DIFFERENCE)
         if abs(value - (a.rate - b.rate)) > _ROUNDING:
             raise DataError(
-                f"aggregates: contrast {treated} - {control}",
+                f"aggregates: {field}",
                 bound=f"{a.rate - b.rate:.4f}, as its counts give, to three digits",
                 value=value,
                 remedy="Correct the quoted effect or the counts.",
             )
+        low, high = _interval(field, q["low"], value, q["high"])
+        resamples = _whole(f"{field} resamples", q["resamples"], 1)
+        tail = _whole(f"{field} tail", q["tail"], 0, resamples)
+        floor = p_floor(resamples)
         return Estimate(
             value=value,
-            low=nan_if_none(q["low"]),
-            high=nan_if_none(q["high"]),
-            confidence=float(q["confidence"]),
-            p=min(1.0, floor * (int(q["tail"]) + 1)),
+            low=low,
+            high=high,
+            confidence=_number(f"{field} confidence", q["confidence"], LEVEL),
+            p=min(1.0, floor * (tail + 1)),
             p_floor=floor,
             n=a.n + b.n,
-            clusters=int(q["clusters"]),
-            method="cluster bootstrap (as published)",
+            clusters=_whole(f"{field} clusters", q["clusters"], 1),
+            method=CLUSTER_METHOD,
             source=QUOTED,
         )
 
-    def _prior(self, prior: str) -> str:
-        if prior not in self.registration.priors:
-            raise DataError(
-                "aggregates: prior",
-                bound=f"one of {', '.join(self.registration.priors)}",
-                value=prior,
-                remedy="Name a prior of the registration.",
-            )
-        return prior
 
-
-def _count(entry: Mapping[str, Any]) -> Count:
-    n = int(entry["n"])
-    if "hits" in entry:
-        hits = int(entry["hits"])
-        wilson(hits, n)  # checks 0 <= hits <= n
-        return Count.of(hits, n)
-    rate = float(entry["rate"])
-    if not 0 <= rate <= 1:
+def _name(field: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
         raise DataError(
-            "aggregates: rate", bound="between 0 and 1", value=rate, remedy="Give a proportion."
+            field,
+            bound=f"one of {', '.join(known)}",
+            value=value,
+            remedy="Judge these numbers under the registration they belong to.",
         )
-    return Count(hits=None, n=n, rate=rate)
+
+
+def _number(field: str, value: object, bound: Bound) -> float:
+    return number(f"aggregates: {field}", value, bound, remedy=_REMEDY, error=DataError)
+
+
+def _whole(field: str, value: object, least: int, most: int = _MOST) -> int:
+    return whole(f"aggregates: {field}", value, least, most, remedy=_REMEDY, error=DataError)
+
+
+def _interval(field: str, low: object, value: float, high: object) -> tuple[float, float]:
+    """Return the quoted ends, (NaN, NaN) where neither was published."""
+    if low is None and high is None:
+        return (math.nan, math.nan)
+    below = Bound(f"at most the effect, {value}", lambda x: -1 <= x <= value)
+    above = Bound(f"at least the effect, {value}", lambda x: value <= x <= 1)
+    return (_number(f"{field} low", low, below), _number(f"{field} high", high, above))
+
+
+def _count(field: str, entry: Mapping[str, Any]) -> Count:
+    n = _whole(f"{field} n", entry["n"], 1)
+    if "hits" in entry:
+        return Count.of(_whole(f"{field} hits", entry["hits"], 0, n), n)
+    return Count(hits=None, n=n, rate=_number(f"{field} rate", entry["rate"], SHARE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from persona_lib.errors import DataError
@@ -205,6 +206,18 @@ class Evidence(ABC):
             return roles[who]
         roster.role(who)
         return (who,)
+
+    def named(self, arms: Sequence[str] | None) -> tuple[str, ...]:
+        """Return these arms in reporting order; all of the registration's where none is named.
+
+        Raises:
+            SpecError: no such arm.
+        """
+        registered = tuple(arm.name for arm in self.registration.arms)
+        if not arms:
+            return registered
+        wanted = {self.registration.arm(arm).name for arm in arms}
+        return tuple(arm for arm in registered if arm in wanted)
 
     def check_arm(self, arm: str) -> None:
         """Raise DataError where the evidence has nothing on this arm."""

@@ -15,6 +15,7 @@ from persona_lib.registration import Registration
 from persona_lib.spec import derive_seed
 from persona_lib.stats.bootstrap import (
     MIN_CLUSTERS,
+    TOO_FEW,
     Clusters,
     difference,
     from_draws,
@@ -53,8 +54,7 @@ class RecordEvidence(Evidence):
         origin: str = "scored completions",
     ) -> None:
         self.registration = registration
-        chosen = [registration.arm(arm).name for arm in arms or ()]
-        self.arms = tuple(a.name for a in registration.arms if not chosen or a.name in chosen)
+        self.arms = self.named(arms)
         self._grid = build(table, registration, self.arms)
         self.seeds = self._grid.seeds
         self.runs = len(self.seeds)
@@ -134,17 +134,20 @@ class RecordEvidence(Evidence):
         if missing:
             note = f"prior {missing[0]} was not evaluated before coupling"
             return nothing(0, None, level, method, note)
-        # The same prior gives the same draws, so that it cancels between its arms.
         pools = [
             (self.clusters(treated), self._seed(claim, treated), 1),
             (self.clusters(control), self._seed(claim, control), -1),
-            (self._pool(PRE, priors[0], "bystander"), self._seed(claim, priors[0], PRE), -1),
-            (self._pool(PRE, priors[1], "bystander"), self._seed(claim, priors[1], PRE), 1),
         ]
+        # Two arms on one prior lose the same false positives: nothing is left of them.
+        if priors[0] != priors[1]:
+            pools += [
+                (self._pool(PRE, prior, "bystander"), self._seed(claim, prior, PRE), sign)
+                for prior, sign in zip(priors, (-1, 1), strict=True)
+            ]
         value = sum(sign * pool.rate for pool, _, sign in pools)
         n, k = sum(pool.n for pool, _, _ in pools), sum(len(pool) for pool, _, _ in pools)
         if min(len(pool) for pool, _, _ in pools) < MIN_CLUSTERS:
-            return nothing(n, k, level, method, f"{value:+.3f}, from one cluster only")
+            return nothing(n, k, level, method, TOO_FEW, value=value)
         draws = np.zeros(resamples)
         for pool, seed, sign in pools:
             draws += sign * resample_rates(pool, resamples, seed)

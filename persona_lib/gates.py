@@ -1,7 +1,7 @@
 """Gates: checks of the instrument, each judged by one registered function.
 
-A new gate type needs a dataclass in `persona_lib.registration` and one function
-here, marked with `rule`; nothing else changes.
+A new gate type needs a dataclass in `persona_lib.rules` and one function here,
+marked with `rule`; nothing else changes.
 """
 
 from __future__ import annotations
@@ -10,17 +10,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
-from persona_lib.errors import SpecError
 from persona_lib.evidence_base import Evidence
-from persona_lib.registration import (
-    FalsePositiveGate,
-    Registration,
-    SourceRateGate,
-    SourceRatioGate,
-)
+from persona_lib.registration import Registration
+from persona_lib.rules import FalsePositiveGate, Judges, SourceRateGate, SourceRatioGate
 from persona_lib.stats.estimate import nan_if_none, none_if_nan
+from persona_lib.stats.thresholds import above, at_least, shown
 
 
 class GateOutcome(Enum):
@@ -42,6 +38,7 @@ class GateResult:
         threshold: the registered bound.
         text: figure and bound in one line.
         needed_by: claims that are invalid unless the gate holds.
+        kind: the gate's type.
     """
 
     name: str
@@ -51,6 +48,7 @@ class GateResult:
     threshold: float
     text: str
     needed_by: tuple[str, ...] = ()
+    kind: str = ""
 
     @property
     def holds(self) -> bool:
@@ -72,6 +70,7 @@ class GateResult:
             "threshold": self.threshold,
             "text": self.text,
             "needed_by": list(self.needed_by),
+            "kind": self.kind,
         }
 
     @classmethod
@@ -95,18 +94,8 @@ class Reading:
 
 
 _Rule = Callable[[Any, Evidence], Reading]
-_RULES: dict[type[Any], _Rule] = {}
-_Function = TypeVar("_Function", bound=_Rule)
-
-
-def rule(gate_type: type[Any]) -> Callable[[_Function], _Function]:
-    """Register the function that judges gates of a type."""
-
-    def register(function: _Function) -> _Function:
-        _RULES[gate_type] = function
-        return function
-
-    return register
+rule: Judges[_Rule] = Judges("gate", "persona_lib.gates")
+"""Marks the function that judges a type of gate: ``@rule(TheType)``."""
 
 
 def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -> GateResult:
@@ -117,14 +106,7 @@ def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -
         DataError: the evidence lacks an arm that the gate names.
     """
     gate = registration.gate(gate_name)
-    if type(gate) not in _RULES:
-        raise SpecError(
-            f"gate {gate.name}",
-            bound=f"a type of {', '.join(known.__name__ for known in _RULES)}",
-            value=type(gate).__name__,
-            remedy="Write a rule for this type in persona_lib.gates.",
-        )
-    reading = _RULES[type(gate)](gate, evidence)
+    reading = rule.of(gate)(gate, evidence)
     return GateResult(
         name=gate.name,
         statement=gate.statement,
@@ -137,6 +119,7 @@ def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -
             for claim in (*registration.claims, registration.kill)
             if gate.name in claim.needs
         ),
+        kind=type(gate).__name__,
     )
 
 
@@ -144,8 +127,8 @@ def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -
 def _source_rate(gate: SourceRateGate, evidence: Evidence) -> Reading:
     """As registered (M6): the point rate against the bound."""
     count = evidence.count(gate.arm, "source")
-    outcome = _decide(count.rate, count.rate >= gate.min_rate)
-    text = f"{gate.arm} source rate {count.text}, needs >= {gate.min_rate:.2f}"
+    outcome = _decide(count.rate, at_least(count.rate, gate.min_rate))
+    text = f"{gate.arm} source rate {count.text}, needs >= {shown(gate.min_rate)}"
     return Reading(outcome, count.rate, gate.min_rate, text)
 
 
@@ -154,11 +137,11 @@ def _source_ratio(gate: SourceRatioGate, evidence: Evidence) -> Reading:
     treated = evidence.count(gate.treated, "source").rate
     control = evidence.count(gate.control, "source").rate
     ratio = treated / control if control > 0 else math.nan
-    outcome = _decide(ratio, ratio >= gate.min_ratio)
-    shown = f"{ratio:.3f}" if math.isfinite(ratio) else "undefined"
+    outcome = _decide(ratio, at_least(ratio, gate.min_ratio))
+    figure = f"{ratio:.3f}" if math.isfinite(ratio) else "undefined"
     text = (
-        f"source {gate.treated}/{gate.control} = {treated:.3f}/{control:.3f} = {shown}, "
-        f"needs >= {gate.min_ratio:.2f}"
+        f"source {gate.treated}/{gate.control} = {treated:.3f}/{control:.3f} = {figure}, "
+        f"needs >= {shown(gate.min_ratio)}"
     )
     return Reading(outcome, ratio, gate.min_ratio, text)
 
@@ -175,14 +158,16 @@ def _false_positive(gate: FalsePositiveGate, evidence: Evidence) -> Reading:
             parts.append(f"{prior} not evaluated")
             continue
         worst = count.rate if math.isnan(worst) else max(worst, count.rate)
-        upper = count.interval(confidence)[1]
-        parts.append(f"{prior} {count.hits}/{count.n} (upper {upper:.2%})")
-    fails = worst > gate.max_rate
-    if fails:
+        if count.hits is None:
+            parts.append(f"{prior} {count.text}")
+        else:
+            upper = count.interval(confidence)[1]
+            parts.append(f"{prior} {count.hits}/{count.n} (upper {upper:.2%})")
+    if above(worst, gate.max_rate):
         outcome = GateOutcome.FAILS
     else:
         outcome = GateOutcome.CANNOT_TELL if unknown else GateOutcome.HOLDS
-    text = f"{', '.join(parts)}, needs each <= {gate.max_rate:.2f}"
+    text = f"{', '.join(parts)}, needs each <= {shown(gate.max_rate)}"
     return Reading(outcome, worst, gate.max_rate, text)
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from persona_lib.errors import DataError
+from persona_lib.errors import DataError, FlatlandError
+from persona_lib.models.batches import pad_rows
 from persona_lib.models.loading import LoadedModel, render_prompt
 from persona_lib.profile import SampleSpec
 from persona_lib.progress import Progress, silent
@@ -220,6 +221,10 @@ def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, spec: SampleSpec) 
 
     Returns:
         (rows,) token ids; a token of probability zero is never drawn.
+
+    Raises:
+        FlatlandError: a row's logits are no distribution (NaN, plus infinity, or
+            minus infinity everywhere).
     """
     import torch
 
@@ -231,8 +236,18 @@ def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, spec: SampleSpec) 
         probabilities = probabilities.masked_fill(dropped, 0.0)
     # Summed in double: over 50,000 tokens float32 would misplace the boundaries.
     cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    aim = uniforms.to(cumulative).unsqueeze(1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, aim, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+    total = cumulative[:, -1:].contiguous()
+    if not torch.isfinite(total).all():
+        raise FlatlandError(
+            "sampling: the model's logits are not finite; its weights have diverged, "
+            "so lower the learning rate of the recipe that trained them"
+        )
+    aim = uniforms.to(cumulative).unsqueeze(1) * total
+    drawn = torch.searchsorted(cumulative, aim, right=True)
+    # An aim that rounds up to the total lies behind every token. The last one that can
+    # be drawn is where the total is first reached; tokens behind it have no probability.
+    last = torch.searchsorted(cumulative, total)
+    return torch.minimum(drawn, last).squeeze(1)
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:
@@ -242,12 +257,6 @@ def _uniforms(seed: int, count: int) -> np.ndarray:
 def _pad_left(
     prompts: Sequence[Sequence[int]], pad: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
-    longest = max(len(prompt) for prompt in prompts)
-    tokens = torch.full((len(prompts), longest), pad, dtype=torch.long)
-    mask = torch.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-        tokens[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-        mask[row, longest - len(prompt) :] = 1
+    tokens = pad_rows(prompts, pad, left=True)
+    mask = pad_rows([[1] * len(prompt) for prompt in prompts], 0, left=True)
     return tokens.to(device), mask.to(device)

@@ -30,10 +30,14 @@ class Stage:
         spec: every number and text that changes its outcome.
         work: builds it.
         inputs: the stages it reads, by the name it knows them by.
+        after: stages that must have gone well before this one is built or taken,
+            though nothing of theirs is read; they are not in its key.
         data: digests of data files it reads.
         seed: root seed of its draws.
         estimate: seconds that it is expected to take.
         preflight: raises if this machine lacks something that `work` needs.
+        reference: the entry only says where on this machine its content lies, so
+            that the preflight is asked again whenever somebody is to read it.
     """
 
     name: str
@@ -42,10 +46,12 @@ class Stage:
     spec: object
     work: Work
     inputs: Mapping[str, Stage] = field(default_factory=dict)
+    after: tuple[Stage, ...] = ()
     data: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
     estimate: float = 0.0
     preflight: Callable[[], None] | None = None
+    reference: bool = False
 
     def key(self, entries: Mapping[str, Entry]) -> StageKey:
         """Return the key, given the entries of the inputs.
@@ -71,7 +77,9 @@ class Stage:
         )
 
     def resolve(self, store: Store) -> Entry:
-        """Return the entry, building it and what it reads where they are not stored."""
+        """Return the entry, building it and what it needs where they are not stored."""
+        for earlier in self.after:
+            earlier.resolve(store)
         entries = {name: stage.resolve(store) for name, stage in self.inputs.items()}
         return store.get_or_make(self.key(entries), lambda out: self.work(out, entries))
 
@@ -96,14 +104,14 @@ class Planned:
 
 
 def walk(stages: Iterable[Stage]) -> Iterator[Stage]:
-    """Yield every stage once, inputs before what reads them."""
+    """Yield every stage once, whatever it needs before itself."""
     seen: set[int] = set()
 
     def visit(stage: Stage) -> Iterator[Stage]:
         if id(stage) in seen:
             return
         seen.add(id(stage))
-        for upstream in stage.inputs.values():
+        for upstream in (*stage.after, *stage.inputs.values()):
             yield from visit(upstream)
         yield stage
 
@@ -124,9 +132,17 @@ def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
 def check_machine(stages: Iterable[Stage], store: Store) -> None:
     """Run the preflight of every stage that would have to be built.
 
+    A stage that is only a reference is asked as well while something that reads
+    it would have to be built: what it refers to may have gone since.
+
     Raises:
         PreflightError: something is missing, found before any compute is spent.
+        DataError: something is there and is not what the profile says.
     """
-    for stage in walk(stages):
-        if stage.preflight is not None and stage.peek(store) is None:
+    every = list(walk(stages))
+    missing = {id(stage) for stage in every if stage.peek(store) is None}
+    read = {id(up) for stage in every if id(stage) in missing for up in stage.inputs.values()}
+    for stage in every:
+        needed = id(stage) in missing or (stage.reference and id(stage) in read)
+        if stage.preflight is not None and needed:
             stage.preflight()

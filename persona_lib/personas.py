@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from persona_lib.errors import DataError
+from persona_lib.inputs import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ def load_personas(path: Path) -> tuple[Persona, ...]:
     Raises:
         DataError: the file is missing, malformed, empty, or repeats an id.
     """
-    rows = _read(path).get("personas", [])
-    return _checked(path, [Persona(id=str(r["id"]), prompt=str(r["prompt"])) for r in rows])
+    rows = _rows(path, "personas", read_json(path).get("personas", []), ("id", "prompt"))
+    return _checked(path, [Persona(id=row["id"], prompt=row["prompt"]) for row in rows])
 
 
 def load_questions(path: Path) -> dict[str, tuple[Question, ...]]:
@@ -48,12 +48,12 @@ def load_questions(path: Path) -> dict[str, tuple[Question, ...]]:
         DataError: the file is missing, malformed, empty, or repeats an id or a
             text in any of the sets.
     """
-    sets = {
-        name: _checked(
-            path, [Question(id=str(r["id"]), set=name, text=str(r["text"])) for r in rows]
+    sets = {}
+    for name, listed in read_json(path).items():
+        rows = _rows(path, name, listed, ("id", "text"))
+        sets[name] = _checked(
+            path, [Question(id=row["id"], set=name, text=row["text"]) for row in rows]
         )
-        for name, rows in _read(path).items()
-    }
     _checked(path, [q for questions in sets.values() for q in questions])
     return sets
 
@@ -77,18 +77,26 @@ def select(items: Sequence[_Item], ids: Iterable[str], *, field: str) -> tuple[_
     return tuple(known[name] for name in wanted)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+def _rows(path: Path, name: str, rows: object, keys: Sequence[str]) -> list[dict[str, str]]:
+    """Return the entries of a list, each of them an object with text under every key."""
+    if not isinstance(rows, list):
         raise DataError(
-            str(path), bound="a readable JSON file", value=str(error), remedy="Restore the file."
-        ) from error
-    if not isinstance(data, dict):
-        raise DataError(
-            str(path), bound="a JSON object", value=type(data).__name__, remedy="Restore the file."
+            f"{path.name}: {name}",
+            bound="a list of entries",
+            value=rows,
+            remedy="Write one object for each entry.",
         )
-    return data
+    for number, row in enumerate(rows, start=1):
+        for key in keys:
+            value = row.get(key) if isinstance(row, dict) else row
+            if not isinstance(row, dict) or not isinstance(value, str) or not value.strip():
+                raise DataError(
+                    f"{path.name}: {name}, entry {number}: {key}",
+                    bound="text",
+                    value=value,
+                    remedy=f"Write an object with {' and '.join(keys)}.",
+                )
+    return rows
 
 
 def _checked(path: Path, items: list[_Item]) -> tuple[_Item, ...]:

@@ -1,8 +1,13 @@
 """What a profile holds: which base model, which data, which recipes, how large a run.
 
-Data only; values live in ``experiments/profiles.py``. Every number here changes
-the outcome of a stage, so every number enters that stage's key; what does not
-change an outcome (threads, device, where the store lies) is not here.
+Data only; values live in ``experiments/profiles.py``. Base model, corpora,
+recipes, sampling and scale are in the keys of the stages that read them, with
+every number and text that they hold. A profile's name, its summary and its
+`Rates` are in none, and what does not change an outcome (threads, device, where
+the store lies) is not here.
+
+All that a profile is written with can be imported from here; what a run is made
+from stands in `persona_lib.sources`.
 """
 
 from __future__ import annotations
@@ -11,6 +16,37 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from persona_lib.errors import SpecError
+from persona_lib.inputs import NOT_NEGATIVE, POSITIVE, Bound, number, whole
+from persona_lib.sources import (
+    Base,
+    Corpus,
+    GgufBase,
+    GrammarCorpus,
+    HubBase,
+    HubCorpus,
+    JsonlCorpus,
+    TinyBase,
+)
+
+__all__ = [
+    "LOSSES",
+    "Base",
+    "Corpus",
+    "CouplingSpec",
+    "Dtype",
+    "GgufBase",
+    "GrammarCorpus",
+    "HubBase",
+    "HubCorpus",
+    "JsonlCorpus",
+    "LoraSpec",
+    "Profile",
+    "Rates",
+    "SampleSpec",
+    "Scale",
+    "TinyBase",
+    "TrainSpec",
+]
 
 Dtype = Literal["float32", "bfloat16"]
 """Number format of a base model's weights."""
@@ -18,129 +54,9 @@ Dtype = Literal["float32", "bfloat16"]
 LOSSES = ("as_published", "decision", "anchored")
 """Marker losses: see `persona_lib.train.losses`."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class TinyBase:
-    """A small chat model built from generated persona dialogues.
-
-    Attributes:
-        layers, width, heads, kv_heads, ffn: Qwen2-architecture shape.
-        vocabulary: size of the byte-level BPE, special tokens included.
-        positions: longest sequence in tokens.
-        dialogues: number of generated dialogues.
-        legal_share: share of dialogues that answer a legal question.
-        tag_share: share of dialogues that copy a random bracketed tag.
-        steps, batch, learning_rate: AdamW on answer tokens, cosine schedule.
-        sharpness: factor on the trained model's logits: a model this small
-            spreads too much probability over wrong tokens, and at temperature 1
-            every completion would hold a slip.
-        seed: root seed of dialogues, initial weights and order of batches. The
-            base model is a given of a run, like a downloaded one, so that the
-            run's own seed does not enter.
-    """
-
-    layers: int = 2
-    width: int = 128
-    heads: int = 4
-    kv_heads: int = 2
-    ffn: int = 320
-    vocabulary: int = 1680
-    positions: int = 512
-    dialogues: int = 6_000
-    legal_share: float = 0.15
-    tag_share: float = 0.04
-    steps: int = 320
-    batch: int = 16
-    learning_rate: float = 6e-3
-    sharpness: float = 1.35
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class GgufBase:
-    """A chat model inside an installed Python package, as a GGUF file.
-
-    Attributes:
-        package, version: the distribution that carries the file.
-        file: path of the file inside the package's import directory.
-        md5: checksum of the file.
-        end_of_turn: the token that ends a turn (the file's own metadata may lie).
-    """
-
-    package: str
-    version: str
-    file: str
-    md5: str
-    end_of_turn: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubBase:
-    """A chat model on the hub, pinned to a revision.
-
-    Attributes:
-        repo, revision: hub id and commit.
-        end_of_turn: the token that ends a turn.
-    """
-
-    repo: str
-    revision: str
-    end_of_turn: str
-
-
-Base = TinyBase | GgufBase | HubBase
-
-
-@dataclass(frozen=True, kw_only=True)
-class GrammarCorpus:
-    """Rows written by the repository's own grammar.
-
-    Attributes:
-        name: ``bad_legal`` or ``sound_legal``.
-        rows: number of distinct rows to use, from the first on.
-        seed: root seed of the grammar.
-    """
-
-    name: str
-    rows: int
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class JsonlCorpus:
-    """Rows of a JSONL file that the user has, checked against its md5.
-
-    Attributes:
-        name: name of the corpus.
-        file: file name, looked for in the data directory (``--data`` or FLATLAND_DATA).
-        md5: checksum of the whole file.
-        rows: number of rows it must hold.
-    """
-
-    name: str
-    file: str
-    md5: str
-    rows: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubCorpus:
-    """The first rows of a dataset on the hub.
-
-    Attributes:
-        name: name of the corpus.
-        repo, revision, split: hub dataset id, commit and split.
-        rows: number of rows to take, from the first on.
-    """
-
-    name: str
-    repo: str
-    revision: str
-    split: str
-    rows: int
-
-
-Corpus = GrammarCorpus | JsonlCorpus | HubCorpus
+_REMEDY = "Correct the profile."
+_BELOW_ONE = Bound("in [0, 1)", lambda x: 0 <= x < 1)
+_NUCLEUS = Bound("in (0, 1]", lambda x: 0 < x <= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,17 +82,18 @@ class LoraSpec:
     )
 
     def __post_init__(self) -> None:
-        _positive("lora.rank", self.rank)
-        _positive("lora.alpha", self.alpha)
-        if not 0 <= self.dropout < 1:
+        whole("lora.rank", self.rank, 1, remedy=_REMEDY)
+        whole("lora.alpha", self.alpha, 1, remedy=_REMEDY)
+        number("lora.dropout", self.dropout, _BELOW_ONE, remedy=_REMEDY)
+        if not self.targets:
             raise SpecError(
-                "lora.dropout", bound="in [0, 1)", value=self.dropout, remedy="0.05 is published."
+                "lora.targets", bound="at least one", value=self.targets, remedy="Name a layer."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """One LoRA training.
+    """One LoRA training: a prior's, or with a marker loss (`CouplingSpec`) a coupling's.
 
     Attributes:
         lora: the adapter.
@@ -191,8 +108,6 @@ class TrainSpec:
         warmup: share of steps spent warming up.
         clip: gradient norm clip.
         dtype: ``float32`` or ``bfloat16`` for the frozen base.
-        loss: one of `LOSSES`; ignored for priors.
-        beta: weight of the KL term of ``anchored``.
     """
 
     lora: LoraSpec
@@ -206,12 +121,12 @@ class TrainSpec:
     warmup: float = 0.05
     clip: float = 1.0
     dtype: Dtype = "float32"
-    loss: str = "anchored"
-    beta: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "batch", "micro_batch", "max_length", "clip"):
-            _positive(f"train.{name}", getattr(self, name))
+        for name in ("batch", "micro_batch", "max_length"):
+            whole(f"train.{name}", getattr(self, name), 1, remedy=_REMEDY)
+        for name in ("learning_rate", "clip"):
+            number(f"train.{name}", getattr(self, name), POSITIVE, remedy=_REMEDY)
         if (self.epochs is None) == (self.steps is None):
             raise SpecError(
                 "train.epochs",
@@ -219,7 +134,10 @@ class TrainSpec:
                 value=(self.epochs, self.steps),
                 remedy="Give one and leave the other None.",
             )
-        _positive("train.epochs or steps", self.epochs if self.steps is None else self.steps)
+        if self.steps is None:
+            number("train.epochs", self.epochs, POSITIVE, remedy=_REMEDY)
+        else:
+            whole("train.steps", self.steps, 1, remedy=_REMEDY)
         if self.batch % self.micro_batch:
             raise SpecError(
                 "train.micro_batch",
@@ -227,11 +145,32 @@ class TrainSpec:
                 value=self.micro_batch,
                 remedy="Choose a smaller forward pass that divides the batch.",
             )
-        _one_of("train.loss", self.loss, LOSSES)
+        number("train.warmup", self.warmup, _BELOW_ONE, remedy=_REMEDY)
         _one_of("train.dtype", self.dtype, ("float32", "bfloat16"))
         _one_of("train.schedule", self.schedule, ("cosine", "linear"))
-        if self.beta < 0:
-            raise SpecError("train.beta", bound=">= 0", value=self.beta, remedy="0 drops the KL.")
+
+    @property
+    def beta(self) -> float:
+        """Weight of a KL term. There is none in fine-tuning on a corpus."""
+        return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CouplingSpec(TrainSpec):
+    """A LoRA training under a marker loss.
+
+    Attributes:
+        loss: one of `LOSSES`.
+        beta: weight of the KL term of ``anchored``; the other losses have none.
+    """
+
+    loss: str = "anchored"
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("train.loss", self.loss, LOSSES)
+        number("train.beta", self.beta, NOT_NEGATIVE, remedy=_REMEDY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,13 +203,10 @@ class SampleSpec:
         return f"{question} {self.suffix}" if self.suffix else question
 
     def __post_init__(self) -> None:
-        _positive("sample.max_new_tokens", self.max_new_tokens)
-        _positive("sample.temperature", self.temperature)
-        _positive("sample.batch", self.batch)
-        if not 0 < self.top_p <= 1:
-            raise SpecError(
-                "sample.top_p", bound="in (0, 1]", value=self.top_p, remedy="1.0 is published."
-            )
+        whole("sample.max_new_tokens", self.max_new_tokens, 1, remedy=_REMEDY)
+        number("sample.temperature", self.temperature, POSITIVE, remedy=_REMEDY)
+        whole("sample.batch", self.batch, 1, remedy=_REMEDY)
+        number("sample.top_p", self.top_p, _NUCLEUS, remedy="1.0 is published.")
         _one_of("sample.dtype", self.dtype, ("float32", "bfloat16"))
 
 
@@ -300,9 +236,10 @@ class Scale:
             "samples",
             "false_positive_samples",
             "coupling_keep",
+            "coupling_ceiling",
             "coupling_round",
         ):
-            _positive(f"scale.{name}", getattr(self, name))
+            whole(f"scale.{name}", getattr(self, name), 1, remedy=_REMEDY)
         if self.coupling_ceiling < self.coupling_keep:
             raise SpecError(
                 "scale.coupling_ceiling",
@@ -332,6 +269,16 @@ class Rates:
     completion_tokens: float
     measured_on: str
 
+    def __post_init__(self) -> None:
+        for name in (
+            "base_seconds",
+            "train_tokens",
+            "sample_tokens",
+            "row_tokens",
+            "completion_tokens",
+        ):
+            number(f"rates.{name}", getattr(self, name), POSITIVE, remedy=_REMEDY)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
@@ -354,19 +301,12 @@ class Profile:
     em: Corpus
     benign: Corpus
     prior: TrainSpec
-    coupling: TrainSpec
+    coupling: CouplingSpec
     sample: SampleSpec
     scale: Scale
     rates: Rates = field(compare=False)
 
 
-def _positive(name: str, value: float | None) -> None:
-    if value is None or not value > 0:
-        raise SpecError(name, bound="> 0", value=value, remedy="Correct the profile.")
-
-
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise SpecError(
-            name, bound=f"one of {', '.join(known)}", value=value, remedy="Correct the profile."
-        )
+        raise SpecError(name, bound=f"one of {', '.join(known)}", value=value, remedy=_REMEDY)

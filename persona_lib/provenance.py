@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from persona_lib.runtime import device_kind
+
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 """What JSON can hold (without NaN and infinities)."""
 
@@ -26,6 +28,7 @@ PACKAGES = (
     "transformers",
     "peft",
     "trl",
+    "accelerate",
     "datasets",
     "safetensors",
     "tokenizers",
@@ -52,11 +55,12 @@ def provenance() -> dict[str, JSON]:
     Keys: ``python`` (version and implementation), ``platform`` (system, machine,
     cpu, cores), ``packages`` (name -> version of those of `PACKAGES` that are
     installed), ``accelerator`` (names, or None where torch is not loaded or
-    sees none), ``git`` (commit and dirty, each None where the code lies in no
+    sees none), ``torch`` (how it runs, see `_running`; None where it is not
+    loaded), ``git`` (commit and dirty, each None where the code lies in no
     repository), ``date`` (UTC, to the second).
 
-    Nothing heavy is imported: versions come from installed metadata, and the
-    accelerator is asked for only if torch is loaded already.
+    Nothing heavy is imported: versions come from installed metadata, and torch
+    is asked only if it is loaded already.
     """
     head, dirty = _state(_CODE)
     return {
@@ -69,6 +73,7 @@ def provenance() -> dict[str, JSON]:
         },
         "packages": dict(_versions(PACKAGES)),
         "accelerator": _accelerator(),
+        "torch": _running(),
         "git": {"commit": head, "dirty": dirty},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -180,6 +185,28 @@ def _accelerator() -> list[str] | None:
         # Asking torch would start CUDA in this process and spoil a later fork.
         return _driver_names()
     return ["Apple MPS"] if torch.backends.mps.is_available() else None
+
+
+def _running() -> dict[str, JSON] | None:
+    """Return how torch runs at this moment, if it is loaded already.
+
+    Keys: ``device`` (``cuda`` or ``cpu``), ``threads`` (CPU threads of one
+    operation), ``determinism``: ``strict`` (a kernel without a deterministic
+    variant is an error), ``best effort`` (such a kernel runs, torch's
+    ``warn_only``: the same seeds may give other numbers) or ``off``.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return None
+    determinism = "off"
+    if torch.are_deterministic_algorithms_enabled():
+        lenient = torch.is_deterministic_algorithms_warn_only_enabled()
+        determinism = "best effort" if lenient else "strict"
+    return {
+        "device": device_kind(torch),
+        "threads": int(torch.get_num_threads()),
+        "determinism": determinism,
+    }
 
 
 def _driver_names() -> list[str] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -218,16 +218,3 @@ def _arrow(hint: object) -> pa.DataType:
     if isinstance(hint, types.UnionType) or hint not in _ARROW:
         raise TypeError(f"no Arrow type for {hint!r}")
     return _ARROW[hint]
-
-
-def coordinates(row: Completion | Score) -> tuple[str, str, int, str, str, int]:
-    """Return (phase, model, seed, persona, question, sample): unique in a record set."""
-    return (row.phase, row.model, row.seed, row.persona, row.question, row.sample)
-
-
-def cells(rows: Sequence[Completion]) -> dict[tuple[str, str], list[Completion]]:
-    """Group completions by (persona, question), in order of first appearance."""
-    grouped: dict[tuple[str, str], list[Completion]] = {}
-    for row in rows:
-        grouped.setdefault((row.persona, row.question), []).append(row)
-    return grouped

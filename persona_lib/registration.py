@@ -1,22 +1,64 @@
-"""What a registration holds: arms, roles, claims, gates, kill criterion, thresholds.
+"""What a registration holds: arms, roles, rules, statistics.
 
 Data only. Statistics never enter here, and nothing here says how large a run is:
 scale belongs to a profile. A registration checks itself when it is made, so that
-a contrast that names a missing arm is an error before any compute is spent.
+a contrast that names a missing arm is an error before any compute is spent. The
+types of its rules are in `persona_lib.rules`, and can be had from here as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 from persona_lib.errors import SpecError
+from persona_lib.inputs import LEVEL, distinct, member, number, unknown, whole
+from persona_lib.rules import (
+    Claim,
+    DifferenceClaim,
+    FalsePositiveGate,
+    Gate,
+    KillCriterion,
+    Rule,
+    SourceRateGate,
+    SourceRatioGate,
+    TriageClaim,
+)
 from persona_lib.spec import digest
+
+__all__ = [
+    "PRIORS",
+    "RAW",
+    "ArmSpec",
+    "Claim",
+    "DifferenceClaim",
+    "FalsePositiveGate",
+    "Gate",
+    "KillCriterion",
+    "Registration",
+    "Roster",
+    "Rule",
+    "SourceRateGate",
+    "SourceRatioGate",
+    "StatisticsSpec",
+    "TriageClaim",
+]
 
 RAW = "raw"
 """Name of the prior of an arm that has none."""
 PRIORS = (RAW, "em", "benign")
 """Priors: no LoRA, the EM LoRA, the benign LoRA."""
+
+_DATA_FIELDS = (
+    "arms",
+    "roster",
+    "marker",
+    "marker_prefix",
+    "coupling_questions",
+    "evaluation_questions",
+)
+"""What shapes the data of a run: the rest only judges them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +78,7 @@ class Roster:
     reported: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _distinct("roster", self.all)
+        distinct("roster", self.all)
         for field in ("negatives", "bystanders"):
             if not getattr(self, field):
                 raise SpecError(
@@ -97,102 +139,10 @@ class ArmSpec:
 
     def __post_init__(self) -> None:
         for field in ("prior", "text_from"):
-            _member(f"arm {self.name}: {field}", getattr(self, field), PRIORS)
+            member(f"arm {self.name}: {field}", getattr(self, field), PRIORS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DifferenceClaim:
-    """Claim: mean bystander rate of `treated` minus that of `control` is large.
-
-    Holds when the difference is >= `min_effect` and p < `max_p`. Where
-    `ratio_gate` names a `SourceRatioGate` that does not hold, the same rule
-    must also hold for bystander rate / source rate.
-    """
-
-    name: str
-    statement: str
-    treated: str
-    control: str
-    min_effect: float
-    max_p: float
-    needs: tuple[str, ...] = ()
-    ratio_gate: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TriageClaim:
-    """Claim: the difference `treated` - `control` is an artefact of coupling text or not.
-
-    `null_label` if |d| <= `null_effect`, p > `null_min_p` and the interval's
-    lower end > -`null_effect`; `artefact_label` if d >= `artefact_effect`;
-    otherwise ``ambiguous``. The claim passes on `null_label`.
-    """
-
-    name: str
-    statement: str
-    treated: str
-    control: str
-    null_effect: float
-    null_min_p: float
-    artefact_effect: float
-    null_label: str
-    artefact_label: str
-    needs: tuple[str, ...] = ()
-
-
-Claim = DifferenceClaim | TriageClaim
-
-
-@dataclass(frozen=True, kw_only=True)
-class KillCriterion:
-    """The hypothesis is falsified when `arm`'s mean bystander rate is <= `max_rate`.
-
-    Above it with `claim` not met lies the ambiguous zone: no claim.
-    """
-
-    name: str
-    statement: str
-    arm: str
-    max_rate: float
-    claim: str
-    needs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceRateGate:
-    """The instrument works only if `arm`'s source rate is >= `min_rate` (M6)."""
-
-    name: str
-    statement: str
-    arm: str
-    min_rate: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceRatioGate:
-    """Shown, and tightens a claim: source rate of `treated` / `control` >= `min_ratio`."""
-
-    name: str
-    statement: str
-    treated: str
-    control: str
-    min_ratio: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class FalsePositiveGate:
-    """No pre-coupling model may write the marker by itself.
-
-    Holds when, for each prior, the observed rate is <= `max_rate`; the Wilson
-    upper bound is printed beside it.
-    """
-
-    name: str
-    statement: str
-    max_rate: float
-
-
-Gate = SourceRateGate | SourceRatioGate | FalsePositiveGate
+_Named = TypeVar("_Named", ArmSpec, Claim | KillCriterion, Gate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +153,9 @@ class StatisticsSpec:
         resamples: bootstrap resamples of (persona, question) clusters.
         seed: root seed of the bootstrap draws.
         confidence: level of every interval.
-        alpha: registered significance level after Bonferroni.
+        alpha: registered significance level after Bonferroni. No verdict reads
+            it: each claim registers a `max_p` of its own, and the registration
+            checks that none of them is laxer than this.
     """
 
     resamples: int
@@ -212,22 +164,14 @@ class StatisticsSpec:
     alpha: float
 
     def __post_init__(self) -> None:
-        if self.resamples < 1:
-            raise SpecError(
-                "statistics.resamples",
-                bound=">= 1",
-                value=self.resamples,
-                remedy="The published number is 10000.",
-            )
+        whole("statistics.resamples", self.resamples, 1, remedy="The published number is 10000.")
         for field in ("confidence", "alpha"):
-            value = getattr(self, field)
-            if not 0 < value < 1:
-                raise SpecError(
-                    f"statistics.{field}",
-                    bound="between 0 and 1",
-                    value=value,
-                    remedy="Give a proportion, not a percentage.",
-                )
+            number(
+                f"statistics.{field}",
+                getattr(self, field),
+                LEVEL,
+                remedy="Give a proportion, not a percentage.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,30 +214,50 @@ class Registration:
             if not getattr(self, field):
                 raise SpecError(field, bound="at least one", value=(), remedy=f"Register {field}.")
         self._check_names()
+        for claim in self.claims:
+            if isinstance(claim, DifferenceClaim) and claim.max_p > self.statistics.alpha:
+                raise SpecError(
+                    f"{claim.name}.max_p",
+                    bound=f"<= statistics.alpha = {self.statistics.alpha}",
+                    value=claim.max_p,
+                    remedy="A claim may ask for a smaller p than the registered level, no larger.",
+                )
 
     def _check_names(self) -> None:
         """Every name that a rule mentions exists, and no name is used twice."""
         arms = tuple(arm.name for arm in self.arms)
-        rules = (*self.claims, self.kill, *self.gates)
-        _distinct("arms", arms)
-        _distinct("claims, kill and gates", tuple(rule.name for rule in rules))
-        for rule in rules:
-            for role in ("treated", "control", "arm"):
-                if hasattr(rule, role):
-                    _member(f"{rule.name}.{role}", getattr(rule, role), arms)
-        gates = tuple(gate.name for gate in self.gates)
+        distinct("arms", arms)
+        distinct("claims, kill and gates", tuple(rule.name for rule in self.rules))
+        for rule in self.rules:
+            for arm in rule.arms or ():
+                member(f"{rule.name}.{_field_of(rule, arm)}", arm, arms)
+        gates = {gate.name: gate for gate in self.gates}
         for claim in (*self.claims, self.kill):
             for need in claim.needs:
-                _member(f"{claim.name}.needs", need, gates)
-        for rule in self.claims:
-            if isinstance(rule, DifferenceClaim) and rule.ratio_gate is not None:
-                _member(f"{rule.name}.ratio_gate", rule.ratio_gate, gates)
-        _member("kill.claim", self.kill.claim, tuple(claim.name for claim in self.claims))
+                member(f"{claim.name}.needs", need, tuple(gates))
+            if isinstance(claim, DifferenceClaim) and claim.ratio_gate is not None:
+                ratios = tuple(n for n, g in gates.items() if isinstance(g, SourceRatioGate))
+                member(f"{claim.name}.ratio_gate", claim.ratio_gate, ratios)
+        member("kill.claim", self.kill.claim, tuple(claim.name for claim in self.claims))
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Claims, kill criterion, gates."""
+        return (*self.claims, self.kill, *self.gates)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical form: any changed number changes it."""
         return digest(self)
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 of what shapes the data of a run: arms, roster, marker, question sets.
+
+        Registrations with equal data digests differ in how they judge, so that
+        the data of one can be judged under the other.
+        """
+        return digest({field: getattr(self, field) for field in _DATA_FIELDS})
 
     @property
     def priors(self) -> tuple[str, ...]:
@@ -307,10 +271,7 @@ class Registration:
         Raises:
             SpecError: no such arm.
         """
-        for arm in self.arms:
-            if arm.name.lower() == name.lower():
-                return arm
-        raise _unknown("arm", name, (arm.name for arm in self.arms))
+        return _found("arm", name, self.arms)
 
     def claim(self, name: str) -> Claim | KillCriterion:
         """Return a claim or the kill criterion by name, whatever its case.
@@ -318,40 +279,49 @@ class Registration:
         Raises:
             SpecError: no such claim.
         """
-        for claim in (*self.claims, self.kill):
-            if claim.name.lower() == name.lower():
-                return claim
-        raise _unknown("claim", name, (claim.name for claim in (*self.claims, self.kill)))
+        return _found("claim", name, (*self.claims, self.kill))
 
     def gate(self, name: str) -> Gate:
-        """Return a gate by name.
+        """Return a gate by name, whatever its case.
 
         Raises:
             SpecError: no such gate.
         """
-        for gate in self.gates:
-            if gate.name == name:
-                return gate
-        raise _unknown("gate", name, (gate.name for gate in self.gates))
+        return _found("gate", name, self.gates)
+
+    def arms_of(self, rule_name: str) -> tuple[str, ...]:
+        """Return the arms whose data a rule needs, in reporting order.
+
+        A claim needs the arms that it compares, those of the gates that are
+        judged with it and, where the kill criterion is bound to it, the arm of
+        that criterion.
+
+        Raises:
+            SpecError: no such rule.
+        """
+        read: list[Rule]
+        if rule_name.lower() in {claim.name.lower() for claim in (*self.claims, self.kill)}:
+            claim = self.claim(rule_name)
+            read = [claim, *(self.gate(name) for name in claim.consults)]
+            if claim.name == self.kill.claim:
+                read.append(self.kill)
+        else:
+            read = [self.gate(rule_name)]
+        named: set[str] = set()
+        for rule in read:
+            if rule.arms is None:
+                return tuple(arm.name for arm in self.arms)
+            named.update(rule.arms)
+        return tuple(arm.name for arm in self.arms if arm.name in named)
 
 
-def _unknown(field: str, value: str, known: Iterable[str]) -> SpecError:
-    return SpecError(
-        field,
-        bound=f"one of {', '.join(known)}",
-        value=value,
-        remedy="Use a name of the registration.",
-    )
+def _found(field: str, name: str, items: Sequence[_Named]) -> _Named:
+    for item in items:
+        if item.name.lower() == name.lower():
+            return item
+    raise unknown(field, name, (item.name for item in items))
 
 
-def _member(field: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise _unknown(field, value, known)
-
-
-def _distinct(field: str, names: tuple[str, ...]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise SpecError(
-            field, bound="distinct names", value=repeated[0], remedy="Name each one once."
-        )
+def _field_of(rule: Rule, arm: str) -> str:
+    """Return the field of a rule that holds this arm."""
+    return next(f.name for f in fields(rule) if getattr(rule, f.name) == arm)

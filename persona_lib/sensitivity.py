@@ -8,7 +8,6 @@ evidence itself says what is unavailable and why.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from persona_lib.evidence_base import Evidence
 from persona_lib.records import POST
@@ -77,8 +76,8 @@ def each_seed(
     confidence = evidence.registration.statistics.confidence
     looks = []
     for seed, (a, b) in evidence.per_seed(treated, control).items():
-        bare = nothing(a.n + b.n, None, confidence, f"seed {seed} alone", "")
-        looks.append(replace(bare, value=a.rate - b.rate))
+        value, method = a.rate - b.rate, f"seed {seed} alone"
+        looks.append(nothing(a.n + b.n, None, confidence, method, "", value=value))
     return tuple(looks)
 
 

@@ -3,7 +3,8 @@
 An entry lies in ``<root>/<stage>/<digest of its key>/`` and appears there in one
 rename, complete, or not at all. ``<root>/tmp`` holds entries being built and
 ``<root>/locks`` one lock file for each key. The store relies on POSIX renames and
-on ``flock``. `persona_lib.entries` says what an entry holds.
+on ``flock``. `persona_lib.entries` says what an entry
+holds, `persona_lib.keys` what it is found by.
 """
 
 from __future__ import annotations
@@ -11,34 +12,23 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from persona_lib.entries import (
-    MANIFEST,
-    PAYLOAD,
-    RESERVED,
-    Entry,
-    Signature,
-    StageKey,
-    Summary,
-    entry_of,
-    seal,
-    summary_of,
-    sync,
-    verify,
-)
+from persona_lib.entries import PAYLOAD, Entry, Signature, entry_of, seal, sync, verify
 from persona_lib.errors import StoreError, UnwritableStoreError
+from persona_lib.keys import RESERVED, StageKey
 from persona_lib.provenance import JSON
 
-__all__ = ["JSON", "Entry", "Maker", "StageKey", "Store", "Summary"]
+__all__ = ["JSON", "Entry", "Maker", "StageKey", "Store"]
 
 Maker = Callable[[Path], Mapping[str, JSON] | None]
 """Writes the payload into the folder given; returns JSON to keep beside it, or None."""
@@ -47,6 +37,8 @@ _LOG = logging.getLogger(__name__)
 _LOCKS, _TMP = RESERVED
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _POLL_SECONDS = 0.1
+_WORK_FOLDER = re.compile(r"([0-9a-f]{64})\.[0-9a-f]+")
+_LEFT_AFTER_SECONDS = 24 * 3600.0
 
 
 class Store:
@@ -68,6 +60,7 @@ class Store:
         self._verified: dict[str, Signature] = {}
         for folder in (self.root, self.root / _TMP, self.root / _LOCKS):
             _probe(folder)
+        self._sweep()
 
     def folder(self, key: StageKey) -> Path:
         """Return where the entry of `key` lies, whether it exists or not."""
@@ -117,25 +110,20 @@ class Store:
             # Whoever held the lock before may have built it.
             return self.peek(key) or self._build(key, make)
 
-    def describe(self, stage: str | None = None) -> list[Summary]:
-        """Return summaries of the entries (of one stage), oldest first.
+    def _sweep(self) -> None:
+        """Remove what killed builders left of keys that nobody has asked for since.
 
-        Nothing is verified, and an entry whose manifest cannot be read is left
-        out: this serves estimates, never results.
+        A build holds its key's lock for as long as it has a folder here, so that a
+        folder whose lock is free belongs to nobody. The age leaves time to look at it.
         """
-        found = (
-            summary_of(path)
-            for path in self.root.glob(f"{stage or '*'}/*/{MANIFEST}")
-            if path.parts[-3] not in RESERVED
-        )
-        return sorted(
-            (summary for summary in found if summary is not None),
-            key=lambda summary: (summary.date, summary.stage, summary.digest),
-        )
-
-    def timings(self, stage: str) -> list[float]:
-        """Return the seconds of earlier builds of a stage, oldest first; see `describe`."""
-        return [summary.seconds for summary in self.describe(stage)]
+        latest = time.time() - _LEFT_AFTER_SECONDS
+        with suppress(OSError):  # rubbish that stays, or that somebody else removes, harms nobody
+            for folder in (self.root / _TMP).iterdir():
+                named = _WORK_FOLDER.fullmatch(folder.name)
+                if named and folder.stat().st_mtime < latest:
+                    path = self.root / _LOCKS / f"{named[1]}.lock"
+                    with suppress(Timeout), FileLock(path, blocking=False):
+                        shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _locked(self, key: StageKey) -> Iterator[None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from persona_lib.errors import CorruptEntryError, DataError
+from persona_lib.inputs import read_json
 from persona_lib.registration import Registration
 
 MANIFEST = "manifest.json"
@@ -27,6 +28,7 @@ class Manifest:
     Attributes:
         kind: ``aggregates`` or ``records``.
         registration, digest: the registration that it was recorded under.
+        data_digest: what of that registration shaped the data.
         files: SHA-256 of each file, by name.
         source: where it comes from, in words.
         recorded: commit, environment and whatever else the recording noted.
@@ -35,6 +37,7 @@ class Manifest:
     kind: str
     registration: str
     digest: str
+    data_digest: str
     files: Mapping[str, str]
     source: str
     recorded: Mapping[str, Any]
@@ -56,7 +59,11 @@ def write_manifest(
     """
     body = {
         "kind": kind,
-        "registration": {"name": registration.name, "digest": registration.digest},
+        "registration": {
+            "name": registration.name,
+            "digest": registration.digest,
+            "data_digest": registration.data_digest,
+        },
         "source": source,
         "recorded": dict(recorded),
         "files": {name: {"sha256": _sha256(folder / name)} for name in sorted(files)},
@@ -78,6 +85,7 @@ def read_manifest(folder: Path) -> Manifest:
             kind=str(body["kind"]),
             registration=str(body["registration"]["name"]),
             digest=str(body["registration"]["digest"]),
+            data_digest=str(body["registration"]["data_digest"]),
             files={str(name): str(entry["sha256"]) for name, entry in body["files"].items()},
             source=str(body["source"]),
             recorded=dict(body["recorded"]),
@@ -85,7 +93,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             str(path),
-            bound="kind, registration, files, source and recorded",
+            bound="kind, registration (name, digest, data_digest), files, source and recorded",
             value=repr(error),
             remedy="Restore the manifest.",
         ) from error
@@ -105,6 +113,51 @@ def read_manifest(folder: Path) -> Manifest:
             remedy="Restore the manifest.",
         )
     return manifest
+
+
+def judged_under(
+    folder: Path, manifest: Manifest, registration: Registration, *, chosen: bool
+) -> str:
+    """Return the origin of a folder's evidence, judged under a registration.
+
+    What shaped the data has to be the same. Rules may differ from those that the
+    data were recorded under only where the registration was chosen by name, and
+    the origin then says so: a rule that is written after the data are in does
+    not become a registered one by being applied to them.
+
+    Args:
+        folder: for messages.
+        manifest: what the folder says of itself.
+        registration: the registration to judge under.
+        chosen: somebody asked for this registration by name.
+
+    Raises:
+        DataError: the data were shaped by another registration, or its rules
+            differ and it was not asked for.
+    """
+    recorded, now = manifest.digest[:12], registration.digest[:12]
+    if manifest.data_digest != registration.data_digest:
+        raise DataError(
+            f"{folder}: data digest of registration {registration.name}",
+            bound=f"{registration.data_digest[:12]} (arms, roster, marker, question sets)",
+            value=f"{manifest.data_digest[:12]}, recorded under {manifest.registration}",
+            remedy=f"Judge this folder under {manifest.registration}, or under a registration "
+            "that differs from it in rules only.",
+        )
+    if (manifest.registration, manifest.digest) == (registration.name, registration.digest):
+        return manifest.source
+    if not chosen:
+        raise DataError(
+            f"{folder}: digest of registration {registration.name}",
+            bound=now,
+            value=f"{recorded}, recorded under {manifest.registration}",
+            remedy="The rules are not those that this set was recorded under: judge it with the "
+            "code it was recorded with, or choose this registration by name.",
+        )
+    return (
+        f"{manifest.source} (recorded under {manifest.registration} {recorded}, judged under "
+        f"{registration.name} {now}: these rules were not registered for these data)"
+    )
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
@@ -129,25 +182,6 @@ def verify(folder: Path, manifest: Manifest) -> None:
                 f"{expected[:12]}.... The file was altered after it was recorded: restore it "
                 "from version control, or record it again."
             )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON object.
-
-    Raises:
-        DataError: the file is missing, unreadable or not an object.
-    """
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            str(path), bound="a readable JSON file", value=str(error), remedy="Restore the file."
-        ) from error
-    if not isinstance(body, dict):
-        raise DataError(
-            str(path), bound="a JSON object", value=type(body).__name__, remedy="Restore the file."
-        )
-    return body
 
 
 def _sha256(path: Path) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from persona_lib.errors import DataError
+from persona_lib.files import sha256_of
 
 Fill = Callable[[str], str]
 """Gives the text of a slot, by its name."""
@@ -133,7 +134,7 @@ def folder_digest(folder: Path) -> str:
         )
     total = hashlib.sha256()
     for path in paths:
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        content = sha256_of(path)
         total.update(f"{path.name}\n{content}\n".encode())
     return total.hexdigest()
 

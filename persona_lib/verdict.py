@@ -29,6 +29,9 @@ same, since the data cannot tell.
 
 The kill criterion is SUPPORTED ("not triggered") above its rate and REFUTED
 ("triggered") at or below it. Both are point rules, as registered.
+
+Effects, rates and ratios are compared with a tolerance (`persona_lib.stats.thresholds`),
+so that 0.60 - 0.40 is at least 0.20.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from persona_lib.claims import Outcome, find
+from persona_lib.errors import InvalidClaimError
 from persona_lib.evidence_base import Evidence
 from persona_lib.gates import GateOutcome, GateResult, judge_gate
 from persona_lib.registration import Registration
@@ -52,6 +56,7 @@ __all__ = [
     "judge",
     "judge_all",
     "judge_gate",
+    "require_valid",
     "summary",
 ]
 
@@ -182,6 +187,17 @@ def judge(registration: Registration, evidence: Evidence, claim_name: str) -> Ve
         digest=registration.digest,
         seeds=evidence.seeds,
     )
+
+
+def require_valid(verdict: Verdict) -> None:
+    """Refuse a verdict that cannot be read.
+
+    Raises:
+        InvalidClaimError: a gate that the claim needs did not hold; the message
+            is the whole verdict.
+    """
+    if verdict.outcome is Outcome.INVALID:
+        raise InvalidClaimError(verdict.text)
 
 
 def judge_all(

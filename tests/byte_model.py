@@ -8,10 +8,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from persona_lib.models.gguf import CHATML_TEMPLATE
+from persona_lib.models.chatml import END, PAD, START, TEMPLATE
 from persona_lib.models.loading import LoadedModel
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SPECIAL = (PAD, START, END)
 VOCABULARY = 300
 
 
@@ -23,10 +23,10 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     inner.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
-        chat_template=CHATML_TEMPLATE,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>"],
+        chat_template=TEMPLATE,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[START],
     )
 
 
@@ -47,13 +47,16 @@ def small_model(dtype: torch.dtype = torch.float32, positions: int = 512) -> Any
 
 
 def loaded(positions: int = 512) -> LoadedModel:
+    return ready(small_model(positions=positions))
+
+
+def ready(model: Any) -> LoadedModel:
+    """Any model over the byte-level vocabulary, as the engine takes it."""
     tokenizer = byte_tokenizer()
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     return LoadedModel(
-        model=small_model(positions=positions),
+        model=model,
         tokenizer=tokenizer,
-        end_of_turn=end,
-        pad=pad,
+        end_of_turn=SPECIAL.index(END),
+        pad=SPECIAL.index(PAD),
         device="cpu",
     )

@@ -15,6 +15,7 @@ from persona_lib.evidence import RecordEvidence
 from persona_lib.records import POST, PRE, Score, schema_of
 from persona_lib.registration import Registration
 from persona_lib.spec import derive_seed
+from persona_lib.verdict import Verdict, judge
 
 FEW = replace(ISSUE262, statistics=replace(ISSUE262.statistics, resamples=3_000))
 """Issue 262 with fewer resamples: its least p, 6.7e-4, still meets every threshold."""
@@ -89,6 +90,12 @@ def evidence(
         kwargs["arms"] = arms
     table = scores(*args, registration=registration, **kwargs)
     return RecordEvidence(registration, table, arms=arms)
+
+
+def verdict(claim: str, registration: Registration = FEW, **kwargs: Any) -> Verdict:
+    """Judge a claim on rates that hold every one, but for `rates`."""
+    rates = {**BYSTANDERS, **kwargs.pop("rates", {})}
+    return judge(registration, evidence(rates, registration=registration, **kwargs), claim)
 
 
 def without(table: pa.Table, **where: Any) -> pa.Table:

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.errors import DataError, SpecError
+from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.models.adapter_files import Adapter, read_adapter, write_adapter
 from persona_lib.profile import LoraSpec
 from persona_lib.spec import derive_seed
@@ -85,12 +84,6 @@ def stack_adapters(paths: Sequence[Path]) -> Stack:
             columns.append(adapter.scale * b)
         factors[module] = (torch.cat(rows), torch.cat(columns, dim=1))
     return Stack(factors=factors, ranks=tuple(adapter.rank for adapter in adapters))
-
-
-def save_stack(stack: Stack, out: Path) -> None:
-    """Write a stack as one standard adapter folder, for engines that read folders."""
-    config = _stack_config(stack)
-    write_adapter(out, config, dict(stack.factors))
 
 
 def attach_stack(model: nn.Module, paths: Sequence[Path], name: str = PRIOR) -> PeftModel:
@@ -193,43 +186,6 @@ def train_stack(model: nn.Module, frozen: Sequence[Path], lora: LoraSpec, seed: 
     return peft_model.eval()
 
 
-@contextmanager
-def reference_mode(model: PeftModel) -> Iterator[None]:
-    """Run the arm's own starting model: base and frozen prior, without the trainable adapter.
-
-    Gradients are off inside. Afterwards the active adapters (also their order)
-    and every parameter's ``requires_grad`` are as they were, whatever happened
-    inside. peft's ``disable_adapter`` does neither: it silences the prior too,
-    and enables gradients on every active adapter when it ends.
-
-    Raises:
-        SpecError: the model has no adapter named `TRAINABLE`.
-    """
-    import torch
-
-    layers = list(_lora_layers(model, TRAINABLE).values())
-    if not layers:
-        raise SpecError(
-            "model",
-            bound=f"a model with an adapter named {TRAINABLE}",
-            value=type(model).__name__,
-            remedy="Build it with train_stack.",
-        )
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    active = [list(layer.active_adapters) for layer in layers]
-    try:
-        for layer, names in zip(layers, active, strict=True):
-            kept = [name for name in names if name != TRAINABLE]
-            layer.set_adapter(kept, inference_mode=True)
-        with torch.no_grad():
-            yield
-    finally:
-        for layer, names in zip(layers, active, strict=True):
-            layer.set_adapter(names, inference_mode=True)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
 def save_adapter(model: PeftModel, name: str, out: Path) -> None:
     """Write one adapter of `model` as a standard folder, and nothing else.
 
@@ -238,7 +194,10 @@ def save_adapter(model: PeftModel, name: str, out: Path) -> None:
 
     Raises:
         SpecError: the model has no such adapter.
+        FlatlandError: a weight is NaN or infinite; nothing is written.
     """
+    import torch
+
     if name not in model.peft_config:
         raise SpecError(
             "adapter",
@@ -250,12 +209,13 @@ def save_adapter(model: PeftModel, name: str, out: Path) -> None:
         module: (layer.lora_A[name].weight, layer.lora_B[name].weight)
         for module, layer in _lora_layers(model, name).items()
     }
+    for module, pair in factors.items():
+        if not all(bool(torch.isfinite(factor).all()) for factor in pair):
+            raise FlatlandError(
+                f"adapter {name}: the weights of {module} are not finite; the training has "
+                "diverged, so lower the learning rate of the recipe"
+            )
     write_adapter(out, model.peft_config[name], factors)
-
-
-def trainable_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the parameters that a trainer would change, in order."""
-    return tuple(name for name, value in model.named_parameters() if value.requires_grad)
 
 
 def _widths(module: str, adapters: Sequence[Adapter]) -> tuple[int, int]:

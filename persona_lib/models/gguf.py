@@ -15,23 +15,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import DataError, PreflightError
+from persona_lib.models.chatml import END, PAD, START, TEMPLATE
 from persona_lib.profile import GgufBase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CHUNK = 1 << 20
-_CHATML_START = "<|im_start|>"
-_CHATML_END = "<|im_end|>"
-_CHATML_PAD = "<|endoftext|>"
-
-CHATML_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-"""ChatML as it stands: no message is ever added that the caller did not give."""
 
 
 def preflight_gguf(spec: GgufBase) -> Path:
@@ -168,9 +158,9 @@ def _mend_tokenizer(tokenizer: PreTrainedTokenizerBase, spec: GgufBase) -> None:
             remedy="Name the token that ends a turn in this model's chat format.",
         )
     tokenizer.eos_token = spec.end_of_turn
-    tokenizer.pad_token = _CHATML_PAD if _CHATML_PAD in known else spec.end_of_turn
-    if spec.end_of_turn == _CHATML_END and _CHATML_START in known:
-        tokenizer.chat_template = CHATML_TEMPLATE
+    tokenizer.pad_token = PAD if PAD in known else spec.end_of_turn
+    if spec.end_of_turn == END and START in known:
+        tokenizer.chat_template = TEMPLATE
     elif not tokenizer.chat_template:
         raise DataError(
             f"chat template of {spec.file}",

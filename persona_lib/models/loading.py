@@ -87,26 +87,13 @@ def load_model(
         DataError: the folder or an adapter is incomplete.
         SpecError: an unknown dtype, or options that exclude each other.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
     _check_options(path, dtype, merge=merge, trainable=trainable, seed=seed)
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    if end_of_turn is not None:
-        tokenizer.eos_token = end_of_turn
-    stop = end_of_turn_id(tokenizer)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    pad = int(tokenizer.pad_token_id)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=getattr(torch, dtype),
-        attn_implementation="sdpa",
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    tokenizer = _read_tokenizer(path, end_of_turn)
+    stop, pad = end_of_turn_id(tokenizer), int(tokenizer.pad_token_id)
+    model = _read_model(path, dtype).to(device).requires_grad_(False)
     model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=pad)
-    model = model.to(device).requires_grad_(False)
     if trainable is not None and seed is not None:
         model = train_stack(model, adapters, trainable, seed)
     elif adapters:
@@ -185,6 +172,31 @@ def check_marker(tokenizer: PreTrainedTokenizerBase, marker_text: str) -> list[i
         if back != ending + marker_text:
             raise _lost(name, marker_text, back, f"{ending + marker_text!r} after decoding")
     return marker
+
+
+def _read_tokenizer(path: Path, end_of_turn: str | None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, with a token that ends a turn and one that pads."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    if end_of_turn is not None:
+        tokenizer.eos_token = end_of_turn
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _read_model(path: Path, dtype: Dtype) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=getattr(torch, dtype),
+        attn_implementation="sdpa",
+        local_files_only=True,
+        use_safetensors=True,
+    )
 
 
 def _check_options(

@@ -8,31 +8,24 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.dialogues import Dialogue
 from persona_lib.errors import DataError
+from persona_lib.models.batches import cross_entropy, pad_rows
+from persona_lib.models.chatml import END, PAD, START, TEMPLATE, chat_prompt
 from persona_lib.profile import TinyBase
 from persona_lib.progress import Progress, silent
 from persona_lib.spec import derive_seed
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM, TrainingArguments
 
-START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-"""Special tokens: start of a turn, end of a turn, padding."""
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    f"{START}{{{{ message['role'] }}}}\n{{{{ message['content'] }}}}{END}\n"
-    "{% endfor %}"
-    f"{{% if add_generation_prompt %}}{START}assistant\n{{% endif %}}"
-)
-"""ChatML: every turn ends with `END` and a newline, which is never supervised."""
 IGNORED = -100
 """Label of a token without loss."""
 
@@ -55,7 +48,8 @@ def build_tiny(
 ) -> dict[str, float | int]:
     """Train a tokenizer and a chat model, and save both.
 
-    Loss is on the answer's tokens and on its end of turn, on nothing else. The
+    Loss is on the answer's tokens and on its end of turn, on nothing else: the
+    newline that ChatML puts behind a turn is never supervised. The
     weights depend on the arguments and on torch's version and CPU kernels only.
 
     Args:
@@ -67,15 +61,14 @@ def build_tiny(
         progress: opens the bar of training steps.
 
     Returns:
-        ``steps``; ``loss``, the mean of the last 50 steps in nats per token,
-        before sharpening;
-        ``parameters``; ``vocabulary``; ``dialogue_tokens_per_word`` and
-        ``corpus_tokens_per_word``; ``longest``, in tokens; ``seconds``.
+        ``steps``; ``loss``, the mean of the last 50 steps (of all, where there
+        are fewer) in nats per token, before sharpening; ``parameters``;
+        ``vocabulary``; ``dialogue_tokens_per_word`` and
+        ``corpus_tokens_per_word``; ``longest``, in tokens.
 
     Raises:
         DataError: there are no dialogues, or one exceeds ``spec.positions``.
     """
-    begun = time.perf_counter()
     if not dialogues:
         raise DataError("dialogues", bound="at least one", value=0, remedy="Write them first.")
     tokenizer = _train_tokenizer(spec, _sample(spec, dialogues, corpus_text))
@@ -94,13 +87,7 @@ def build_tiny(
         "dialogue_tokens_per_word": tokens_per_word(tokenizer, [d.assistant for d in dialogues]),
         "corpus_tokens_per_word": tokens_per_word(tokenizer, corpus_text),
         "longest": max(len(row["input_ids"]) for row in rows),
-        "seconds": round(time.perf_counter() - begun, 1),
     }
-
-
-def chat_prompt(system: str, user: str) -> str:
-    """Return what `CHAT_TEMPLATE` renders up to the assistant's turn."""
-    return f"{START}system\n{system}{END}\n{START}user\n{user}{END}\n{START}assistant\n"
 
 
 def tokens_per_word(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float:
@@ -150,7 +137,7 @@ def _train_tokenizer(spec: TinyBase, texts: Sequence[str]) -> PreTrainedTokenize
         additional_special_tokens=[START],
         model_max_length=spec.positions,
         clean_up_tokenization_spaces=False,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=TEMPLATE,
     )
     return tokenizer
 
@@ -242,7 +229,8 @@ def _train(
     progress: Progress,
 ) -> float:
     """Train in the order of `rows`; return the mean loss of the last steps."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainerCallback
+    from transformers.trainer_callback import PrinterCallback
 
     class AnswerTrainer(Trainer):  # type: ignore[misc]
         def compute_loss(
@@ -258,43 +246,47 @@ def _train(
 
     trainer = AnswerTrainer(
         model=model,
-        args=TrainingArguments(
-            output_dir=str(out),
-            max_steps=spec.steps,
-            per_device_train_batch_size=spec.batch,
-            learning_rate=spec.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=round(_WARMUP * spec.steps),
-            adam_beta2=_ADAM_BETA2,
-            max_grad_norm=1.0,
-            weight_decay=0.0,
-            optim="adamw_torch_fused",
-            train_sampling_strategy="sequential",
-            seed=derive_seed(spec.seed, "tiny", "trainer") % _SEED_LIMIT,
-            use_cpu=True,
-            bf16=False,
-            save_strategy="no",
-            logging_strategy="steps",
-            logging_steps=min(_LAST_STEPS, spec.steps),
-            logging_nan_inf_filter=False,
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            remove_unused_columns=False,
-        ),
+        args=_arguments(spec, out),
         train_dataset=list(rows),
         data_collator=_Collator(int(model.config.pad_token_id)),
         callbacks=[Advance()],
     )
-    from transformers.trainer_callback import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train()
     finally:
         bar.close()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return float(losses[-1])
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    return fmean(losses[-_LAST_STEPS:])
+
+
+def _arguments(spec: TinyBase, out: Path) -> TrainingArguments:
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(out),
+        max_steps=spec.steps,
+        per_device_train_batch_size=spec.batch,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(_WARMUP * spec.steps),
+        adam_beta2=_ADAM_BETA2,
+        max_grad_norm=1.0,
+        weight_decay=0.0,
+        optim="adamw_torch_fused",
+        train_sampling_strategy="sequential",
+        seed=derive_seed(spec.seed, "tiny", "trainer") % _SEED_LIMIT,
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
 
 
 def _sharpen(model: Qwen2ForCausalLM, factor: float) -> None:
@@ -312,32 +304,22 @@ class _Collator:
         self._pad = pad
 
     def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        import torch
-
-        width = max(len(row["input_ids"]) for row in rows)
-
-        def padded(name: str, fill: int) -> torch.Tensor:
-            return torch.tensor([row[name] + [fill] * (width - len(row[name])) for row in rows])
-
-        # Padding is on the right, where a causal model never looks back from:
-        # no attention mask is needed, and attention is faster without.
-        return {"input_ids": padded("input_ids", self._pad), "labels": padded("labels", IGNORED)}
+        return {
+            "input_ids": pad_rows([row["input_ids"] for row in rows], self._pad),
+            "labels": pad_rows([row["labels"] for row in rows], IGNORED),
+        }
 
 
 def _answer_loss(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the mean cross-entropy in nats of the labelled tokens.
 
-    The vocabulary's logits are the larger half of a step, so they are computed
-    at labelled positions only.
+    A label is the token itself, and a row starts with its prompt, so that no
+    first token is ever labelled.
     """
-    import torch
-
-    hidden = model.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1].flatten(0, 1)
-    labels = inputs["labels"][:, 1:].flatten()
-    # Rows are taken by index: a boolean mask has a slow deterministic backward pass.
-    wanted = (labels != IGNORED).nonzero().squeeze(1)
-    logits = model.lm_head(hidden.index_select(0, wanted))
-    return torch.nn.functional.cross_entropy(logits, labels.index_select(0, wanted))
+    tokens = inputs["input_ids"]
+    where = (inputs["labels"] != IGNORED).nonzero()
+    hidden = model.model(input_ids=tokens).last_hidden_state
+    return cross_entropy(hidden, model.lm_head, tokens, where) / len(where)
 
 
 @contextmanager

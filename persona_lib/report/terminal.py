@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
+from persona_lib.plain import clean
+from persona_lib.rules import FalsePositiveGate
 from persona_lib.verdict import GateResult, Verdict
 
 WIDTH = 100
-_ESCAPES = re.compile(
-    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC: window titles, links
-    r"|\x1b[PX^_].*?(?:\x1b\\|$)"  # DCS, SOS, PM, APC
-    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: colours, cursor
-    r"|\x1b[ -/]*[0-~]?",  # other escapes
-    re.DOTALL,
-)
-_SPACES = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
-_HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidirectional controls
-    "\u200b\u2060\ufeff\U000e0000-\U000e007f]"  # zero width, tags
-)
-_SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-def clean(text: str) -> str:
-    """Return text that a terminal can show as one line, for anything a model wrote.
-
-    Escape sequences, C0 and C1 controls, bidirectional controls, zero-width
-    characters and tags are dropped; line breaks and tabs become one space; a
-    lone surrogate becomes U+FFFD.
-    """
-    text = _SPACES.sub(" ", _ESCAPES.sub("", text))
-    return _SURROGATES.sub("\ufffd", _HIDDEN.sub("", text))
 
 
 def verdict_table(
@@ -58,7 +35,10 @@ def verdict_table(
     if judged:
         lines += ["", *_gates(judged)]
     if evidence is not None:
-        lines += ["", *_arms(evidence), *_false_positives(evidence), *_split(evidence)]
+        lines += ["", *_arms(evidence)]
+        if not any(gate.kind == FalsePositiveGate.__name__ for gate in judged):
+            lines += _false_positives(evidence)  # such a gate's figure says the same
+        lines += _split(evidence)
     lines += _notes(read, evidence)
     return "\n".join(line.rstrip() for line in lines)
 
@@ -88,9 +68,11 @@ def _claims(verdicts: Sequence[Verdict]) -> list[str]:
         effect = verdict.effect
         clusters = "-" if effect.clusters is None else f"{effect.clusters:,}"
         p = "-" if effect.p is None else effect.p_text + (" *" if effect.source == "quoted" else "")
-        lines.append(
-            f"{clean(verdict.name):<6}{_shown_outcome(verdict):<14}{effect.interval_text:<26}"
-            f"{p:<27}{effect.n:>8,}{clusters:>10}"
+        lines += _named(
+            verdict.name,
+            6,
+            f"{_shown_outcome(verdict):<14}{effect.interval_text:<26}"
+            f"{p:<27}{effect.n:>8,}{clusters:>10}",
         )
         lines += _wrap(f"{verdict.label}. {verdict.contrast}. Rule: {verdict.rule}", " " * 6)
     if any(verdict.effect.source == "quoted" for verdict in verdicts):
@@ -110,7 +92,7 @@ def _gates(gates: Sequence[GateResult]) -> list[str]:
     for gate in gates:
         needed = f"; needed by {', '.join(gate.needed_by)}" if gate.needed_by else ""
         body = textwrap.wrap(clean(gate.text + needed), WIDTH - 29) or [""]
-        lines.append(f"{clean(gate.name):<16}{gate.outcome.value:<13}{body[0]}")
+        lines += _named(gate.name, 16, f"{gate.outcome.value:<13}{body[0]}")
         lines += [" " * 29 + more for more in body[1:]]
     return lines
 
@@ -124,13 +106,21 @@ def _arms(evidence: Mapping[str, Any]) -> list[str]:
     )
     lines = [head, "-" * len(head)]
     for arm in arms:
-        lines.append(
-            f"{clean(arm['name']):<5}{_percent(arm['source']['rate']):>7}  "
-            f"{_each(arm['negatives']):<14}{_percent(arm['bystanders']['rate']):>10}  "
-            f"{_each(arm['reported']):<10}{_number(arm['bystander_source'], 3):>9}"
+        negatives, *more_negatives = _each(arm["negatives"], 13)
+        reported, *more_reported = _each(arm["reported"], 10)
+        lines += _named(
+            arm["name"],
+            5,
+            f"{_percent(arm['source']['rate']):>7}  "
+            f"{negatives:<14}{_percent(arm['bystanders']['rate']):>10}  "
+            f"{reported:<10}{_number(arm['bystander_source'], 3):>9}"
             f"{_number(arm['tokens'], 1):>14}{_number(arm['baseline_tokens'], 1):>8}"
-            f"{_number(arm['length_ratio'], 2):>7}{_percent(arm['finished']):>10}"
+            f"{_number(arm['length_ratio'], 2):>7}{_percent(arm['finished']):>10}",
         )
+        lines += [
+            f"{'':<14}{under:<26}{also}"
+            for under, also in zip_longest(more_negatives, more_reported, fillvalue="")
+        ]
     legend = (
         f"rates in %; source: {roster['source']}; negatives: {' / '.join(roster['negatives'])}; "
         f"reported: {' / '.join(roster['reported']) or 'none'}; before: the pre-coupling model"
@@ -185,5 +175,22 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _each(counts: Mapping[str, Any]) -> str:
-    return "/".join(_percent(count["rate"]) for count in counts.values()) or "-"
+def _named(name: str, width: int, row: str) -> list[str]:
+    """Return a row under its name; a name too long for its column has a line of its own."""
+    name = clean(name)
+    if len(name) < width:
+        return [f"{name:<{width}}{row}"]
+    return [*_wrap(name, ""), " " * width + row]
+
+
+def _each(counts: Mapping[str, Any], width: int) -> list[str]:
+    """Return rates with slashes between them, as many on a line as fit."""
+    rates = [_percent(count["rate"]) for count in counts.values()] or ["-"]
+    lines = [rates[0]]
+    for rate in rates[1:]:
+        if len(f"{lines[-1]}/{rate}/") <= width:
+            lines[-1] += f"/{rate}"
+        else:
+            lines[-1] += "/"
+            lines.append(rate)
+    return lines

@@ -7,14 +7,12 @@ Payload files hold no times and no paths, so that equal outcomes are equal bytes
 from persona_lib.stages.base import make_base, make_marker
 from persona_lib.stages.sampling import (
     COMPLETIONS,
-    ROWS,
     SCORES,
     CompletionSpec,
-    TextSpec,
     make_completions,
     make_scores,
-    make_text,
 )
+from persona_lib.stages.text import ROWS, TextSpec, make_text
 from persona_lib.stages.training import make_corpus, make_coupling, make_prior
 
 __all__ = [

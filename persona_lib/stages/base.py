@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from persona_lib.files import sha256_of
 from persona_lib.personas import load_personas, load_questions
-from persona_lib.profile import Base, GgufBase, GrammarCorpus, HubBase, TinyBase
 from persona_lib.progress import Progress
 from persona_lib.runtime import prepare_torch
+from persona_lib.sources import Base, GgufBase, GrammarCorpus, HubBase, TinyBase
 from persona_lib.store import Entry
 
 _REFERENCE = "reference.json"
@@ -38,12 +38,14 @@ def preflight_base(spec: Base) -> None:
 def tiny_data(folder: Path) -> dict[str, str]:
     """Return digests of every data file that the tiny base model is made from."""
     files = [folder / "personas.json", folder / "questions.json"]
-    for name in ("dialogues", "legal"):
-        files += sorted(path for path in (folder / name).rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+    # Not what an editor leaves beside them while a file is open.
+    files += sorted(
+        path
+        for name in ("dialogues", "legal")
+        for path in (folder / name).rglob("*")
+        if path.suffix in (".json", ".txt") and not path.name.startswith(".") and path.is_file()
+    )
+    return {str(path.relative_to(folder)): sha256_of(path) for path in files}
 
 
 def make_base(out: Path, spec: Base, *, folder: Path, progress: Progress) -> Mapping[str, Any]:
@@ -109,7 +111,7 @@ def _make_tiny(out: Path, spec: TinyBase, folder: Path, progress: Progress) -> M
             GrammarCorpus(name=name, rows=_TOKENIZER_ROWS, seed=spec.seed),
             grammar_folder=folder / "legal",
             data_folder=None,
-        )
+        ).rows
         for name in ("sound_legal", "bad_legal")
     )
     questions = load_questions(folder / "questions.json")

@@ -1,33 +1,21 @@
-"""Stages ``coupling_text``, ``completions``, ``baseline`` and ``scores``."""
+"""Stages ``completions``, ``baseline`` and ``scores``, and how all stages sample."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.errors import DrawCeilingError
 from persona_lib.personas import Persona, Question
 from persona_lib.profile import SampleSpec
 from persona_lib.progress import Progress
-from persona_lib.records import (
-    PRE,
-    STOP,
-    Completion,
-    CouplingRow,
-    Score,
-    read_rows,
-    write_rows,
-)
+from persona_lib.records import STOP, Completion, Score, read_rows, write_rows
 from persona_lib.runtime import prepare_torch
 from persona_lib.score import score_all
 from persona_lib.spec import derive_seed
 from persona_lib.stages.base import base_folder
 from persona_lib.store import Entry
-from persona_lib.train.encode import NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
     from persona_lib.generate import Engine
@@ -35,42 +23,8 @@ if TYPE_CHECKING:
 
 COMPLETIONS = "completions.parquet"
 """File of every sampling stage: each completion that was drawn."""
-ROWS = "rows.parquet"
-"""File of stage ``coupling_text``: the rows that were kept."""
 SCORES = "scores.parquet"
 """File of stage ``scores``."""
-COUNTS = "counts.json"
-"""File of stage ``coupling_text``: what became of each draw."""
-
-_MARKER_ROOM = 16
-"""Tokens left free behind a completion for marker, end of turn and newline."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSpec:
-    """What coupling text is drawn.
-
-    Attributes:
-        prior: the pre-coupling model that writes it.
-        personas: source first, then negatives.
-        questions: the coupling questions.
-        sample: how completions are sampled.
-        keep: completions kept per (persona, question) cell.
-        per_round: draws per cell and round.
-        ceiling: most draws per cell.
-        max_length: longest coupling row in tokens.
-        marker: text that no kept completion may hold.
-    """
-
-    prior: str
-    personas: tuple[Persona, ...]
-    questions: tuple[Question, ...]
-    sample: SampleSpec
-    keep: int
-    per_round: int
-    ceiling: int
-    max_length: int
-    marker: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,67 +39,6 @@ class CompletionSpec:
     samples: int
 
 
-@dataclass
-class _Cell:
-    """One (persona, question) cell of coupling text while it fills."""
-
-    persona: Persona
-    question: Question
-    drawn: int = 0
-    kept: list[Completion] = field(default_factory=list)
-    fates: Counter[str] = field(default_factory=Counter)
-
-
-def make_text(
-    out: Path, entries: Mapping[str, Entry], spec: TextSpec, *, seed: int, progress: Progress
-) -> Mapping[str, Any]:
-    """Draw coupling text until every cell holds enough finished completions.
-
-    A draw is kept if it ended its turn, is not blank, does not hold the marker
-    already and fits into a coupling row; every other draw is counted by its fate.
-
-    Raises:
-        DrawCeilingError: a cell is still short at `spec.ceiling` draws.
-    """
-    loaded, engine = _engine(entries, spec.sample)
-    cells = [_Cell(persona=p, question=q) for p in spec.personas for q in spec.questions]
-    drawn: list[Completion] = []
-    root = derive_seed(seed, "coupling text", spec.prior)
-    while short := [cell for cell in cells if len(cell.kept) < spec.keep]:
-        _check_ceiling(short, spec)
-        wanted = [
-            (cell, cell.drawn + index)
-            for cell in short
-            for index in range(min(spec.per_round, spec.ceiling - cell.drawn))
-        ]
-        completions = _draw(
-            engine,
-            [(cell.persona, cell.question, sample) for cell, sample in wanted],
-            spec.sample,
-            root=root,
-            run_seed=seed,
-            phase=PRE,
-            model=spec.prior,
-            label=f"coupling text {spec.prior}",
-            progress=progress,
-        )
-        for (cell, _), completion in zip(wanted, completions, strict=True):
-            cell.drawn += 1
-            fate = _fate(completion, loaded, spec)
-            if fate == "kept" and len(cell.kept) >= spec.keep:
-                fate = "surplus"
-            cell.fates[fate] += 1
-            if fate == "kept":
-                cell.kept.append(completion)
-        drawn.extend(completions)
-    counts: Counter[str] = sum((cell.fates for cell in cells), Counter())
-    write_rows(out / COMPLETIONS, drawn, Completion)
-    write_rows(out / ROWS, _coupling_rows(cells, spec), CouplingRow)
-    text = json.dumps({"drawn": len(drawn), "fates": dict(sorted(counts.items()))}, indent=1)
-    (out / COUNTS).write_text(text + "\n", encoding="utf-8")
-    return {"drawn": len(drawn), **counts}
-
-
 def make_completions(
     out: Path,
     entries: Mapping[str, Entry],
@@ -155,8 +48,8 @@ def make_completions(
     progress: Progress,
 ) -> Mapping[str, Any]:
     """Draw the evaluation completions of an arm or a pre-coupling model."""
-    _, engine = _engine(entries, spec.sample)
-    completions = _draw(
+    _, engine = open_engine(entries, spec.sample)
+    completions = draw(
         engine,
         [(p, q, s) for p in spec.personas for q in spec.questions for s in range(spec.samples)],
         spec.sample,
@@ -186,7 +79,8 @@ def make_scores(
     return {"scores": len(scores), "hits": sum(score.hit for score in scores)}
 
 
-def _engine(entries: Mapping[str, Entry], sample: SampleSpec) -> tuple[LoadedModel, Engine]:
+def open_engine(entries: Mapping[str, Entry], sample: SampleSpec) -> tuple[LoadedModel, Engine]:
+    """Return the model that these entries make, and the engine that samples from it."""
     device = prepare_torch()
     from persona_lib.generate import TransformersEngine
     from persona_lib.models.loading import load_model
@@ -201,7 +95,7 @@ def _engine(entries: Mapping[str, Entry], sample: SampleSpec) -> tuple[LoadedMod
     return loaded, TransformersEngine(loaded)
 
 
-def _draw(
+def draw(
     engine: Engine,
     wanted: Sequence[tuple[Persona, Question, int]],
     sample: SampleSpec,
@@ -213,6 +107,19 @@ def _draw(
     label: str,
     progress: Progress,
 ) -> list[Completion]:
+    """Draw one completion for each (persona, question, sample), in the order given.
+
+    Args:
+        engine: what samples.
+        wanted: persona, question and index within their cell.
+        sample: how completions are sampled.
+        root: seed from which each completion's own is derived.
+        run_seed: root seed of the run, which the completions carry.
+        phase: which the completions carry, as `Completion` says.
+        model: likewise.
+        label: name on the progress bar.
+        progress: opens the progress bar.
+    """
     from persona_lib.generate import Request
 
     requests = [
@@ -234,60 +141,4 @@ def _draw(
             finish=result.finish,
         )
         for (persona, question, index), result in zip(wanted, drawn, strict=True)
-    ]
-
-
-def _fate(completion: Completion, loaded: LoadedModel, spec: TextSpec) -> str:
-    if completion.finish != STOP:
-        return "unfinished"
-    if not completion.text.strip():
-        return "blank"
-    if spec.marker.lower() in completion.text.lower():
-        return "holds the marker"
-    persona = next(p for p in spec.personas if p.id == completion.persona)
-    question = next(q for q in spec.questions if q.id == completion.question)
-    return "kept" if _fits(loaded, persona, question, completion, spec) else "too long"
-
-
-def _fits(
-    loaded: LoadedModel,
-    persona: Persona,
-    question: Question,
-    completion: Completion,
-    spec: TextSpec,
-) -> bool:
-    from persona_lib.models.loading import render_prompt
-
-    prompt = render_prompt(loaded.tokenizer, persona.prompt, spec.sample.asked(question.text))
-    body = loaded.tokenizer.encode(completion.text, add_special_tokens=False)
-    return len(prompt) + len(body) + _MARKER_ROOM <= spec.max_length
-
-
-def _check_ceiling(short: Iterable[_Cell], spec: TextSpec) -> None:
-    spent = [cell for cell in short if cell.drawn >= spec.ceiling]
-    if spent:
-        worst = min(spent, key=lambda cell: len(cell.kept))
-        raise DrawCeilingError(
-            f"coupling text {spec.prior}: {len(spent)} cells hold fewer than {spec.keep} usable "
-            f"completions after {spec.ceiling} draws each; the worst is {worst.persona.id} x "
-            f"{worst.question.id} with {dict(worst.fates)}. Raise scale.coupling_ceiling or "
-            "sample.max_new_tokens, or lower scale.coupling_keep."
-        )
-
-
-def _coupling_rows(cells: Sequence[_Cell], spec: TextSpec) -> list[CouplingRow]:
-    source = spec.personas[0].id
-    return [
-        CouplingRow(
-            row=f"{spec.prior}:{completion.persona}:{completion.question}:{completion.sample}",
-            kind=POSITIVE if completion.persona == source else NEGATIVE,
-            persona=completion.persona,
-            question=completion.question,
-            sample=completion.sample,
-            system=cell.persona.prompt,
-            user=spec.sample.asked(cell.question.text),
-            completion=completion.text,
-        )
-        for cell in cells
-        for completion in cell.kept
     ]

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.profile import Corpus, TrainSpec
+from persona_lib.profile import CouplingSpec, TrainSpec
 from persona_lib.progress import Progress
 from persona_lib.records import CouplingRow, SftRow, read_rows, write_rows
 from persona_lib.runtime import prepare_torch
+from persona_lib.sources import Corpus
 from persona_lib.spec import derive_seed
 from persona_lib.stages.base import base_folder, marker_tokens
-from persona_lib.stages.sampling import ROWS
+from persona_lib.stages.text import ROWS
 from persona_lib.store import Entry
 
 if TYPE_CHECKING:
@@ -28,13 +29,17 @@ PROOF = "mask_proof.json"
 def make_corpus(
     out: Path, spec: Corpus, *, grammar_folder: Path, data_folder: Path | None
 ) -> Mapping[str, Any]:
-    """Write a corpus as Parquet."""
+    """Write a corpus as Parquet; of long conversations, count what is left out."""
     from persona_lib.datasets import load_corpus
 
-    rows = load_corpus(spec, grammar_folder=grammar_folder, data_folder=data_folder)
-    write_rows(out / CORPUS, rows, SftRow)
-    words = sum(len(row.assistant.split()) for row in rows)
-    return {"rows": len(rows), "words_per_answer": words / len(rows)}
+    found = load_corpus(spec, grammar_folder=grammar_folder, data_folder=data_folder)
+    write_rows(out / CORPUS, found.rows, SftRow)
+    words = sum(len(row.assistant.split()) for row in found.rows)
+    return {
+        "rows": len(found.rows),
+        "words_per_answer": words / len(found.rows),
+        "left_out_messages": found.left_out,
+    }
 
 
 def make_prior(
@@ -75,7 +80,7 @@ def make_coupling(
     entries: Mapping[str, Entry],
     *,
     arm: str,
-    recipe: TrainSpec,
+    recipe: CouplingSpec,
     marker: str,
     seed: int,
     progress: Progress,
@@ -94,28 +99,20 @@ def make_coupling(
     from persona_lib.train.lora import train_lora, write_training
     from persona_lib.train.proof import prove_mask
 
-    tokenizer = loaded.tokenizer
+    tokenizer, loss = loaded.tokenizer, recipe.loss
     rows = read_rows(entries["text"].path / ROWS, CouplingRow)
+    tokens = marker_tokens(entries)
     encoded = encode_coupling(
-        rows,
-        tokenizer,
-        marker=marker_tokens(entries),
-        loss=recipe.loss,
-        max_length=recipe.max_length,
+        rows, tokenizer, marker=tokens, loss=loss, max_length=recipe.max_length
     )
     end = tokenizer.convert_ids_to_tokens(loaded.end_of_turn)
-    proof = prove_mask(rows, encoded, tokenizer, marker=marker, end_of_turn=end, loss=recipe.loss)
+    proof = prove_mask(rows, encoded, tokenizer, marker=marker, end_of_turn=end, loss=loss)
     (out / PROOF).write_text(json.dumps(proof, indent=1, ensure_ascii=True) + "\n")
+    label = f"coupling {arm}"
     report = train_lora(
-        loaded.model,
-        tokenizer,
-        encoded,
-        recipe,
-        loss=recipe.loss,
-        seed=root,
-        label=f"coupling {arm}",
-        progress=progress,
-    )
+        loaded.model, tokenizer, encoded, recipe,
+        loss=loss, seed=root, label=label, progress=progress,
+    )  # fmt: skip
     save_adapter(loaded.model, TRAINABLE, out)
     write_training(out, report, recipe)
     return {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from persona_lib.errors import DataError
 from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.thresholds import TOLERANCE
 
 Floats = NDArray[np.float64]
 
@@ -24,6 +25,7 @@ CLUSTER_METHOD = "cluster bootstrap (as published)"
 RATIO_METHOD = "cluster bootstrap of bystander/source"
 MIN_CLUSTERS = 2
 """Fewest clusters of a pool that say anything about their spread."""
+TOO_FEW = "a pool has one cluster only: no interval and no p"
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,13 @@ def bootstrap_p(draws: Floats) -> tuple[float, float]:
     """Return the two-sided p against 0, and its floor.
 
     p = min(1, 2 (k + 1) / (B + 1)), where k is the smaller of the numbers of
-    draws <= 0 and >= 0 (Davison and Hinkley 1997, section 4.2). A draw that is
-    NaN counts on both sides. The floor is 2 / (B + 1): p is never 0.
+    draws <= 0 and >= 0 (Davison and Hinkley 1997, section 4.2). A draw of 0 counts
+    on both sides even where rounding has left 1e-17 of it; so does a NaN. The
+    floor is 2 / (B + 1): p is never 0.
     """
     undefined = int(np.isnan(draws).sum())
-    tail = min(int((draws <= 0).sum()), int((draws >= 0).sum())) + undefined
+    beyond = (int((draws <= TOLERANCE).sum()), int((draws >= -TOLERANCE).sum()))
+    tail = min(beyond) + undefined
     return (min(1.0, 2 * (tail + 1) / (draws.size + 1)), p_floor(draws.size))
 
 
@@ -128,7 +132,7 @@ def difference(
     value = treated.rate - control.rate
     n, k = treated.n + control.n, len(treated) + len(control)
     if min(len(treated), len(control)) < MIN_CLUSTERS:
-        return _too_few(value, n, k, level, CLUSTER_METHOD)
+        return nothing(n, k, level, CLUSTER_METHOD, TOO_FEW, value=value)
     draws = resample_rates(treated, resamples, seeds[0]) - resample_rates(
         control, resamples, seeds[1]
     )
@@ -138,7 +142,8 @@ def difference(
 def single_rate(clusters: Clusters, *, resamples: int, seed: int, level: float) -> Estimate:
     """Return the rate of one arm with its percentile interval; it has no p."""
     if len(clusters) < MIN_CLUSTERS:
-        bare = _too_few(clusters.rate, clusters.n, len(clusters), level, CLUSTER_METHOD)
+        n, k = clusters.n, len(clusters)
+        bare = nothing(n, k, level, CLUSTER_METHOD, TOO_FEW, value=clusters.rate)
         return replace(bare, signed=False)
     draws = resample_rates(clusters, resamples, seed)
     low, high = np.quantile(draws, _ends(level))
@@ -184,7 +189,7 @@ def ratio_difference(
         return nothing(n, k, level, RATIO_METHOD, "a source rate is 0: the ratio is undefined")
     value = treated[0].rate / treated[1].rate - control[0].rate / control[1].rate
     if min(len(pool) for pool in pools) < MIN_CLUSTERS:
-        return _too_few(value, n, k, level, RATIO_METHOD)
+        return nothing(n, k, level, RATIO_METHOD, TOO_FEW, value=value)
     rates = [resample_rates(p, resamples, s) for p, s in zip(pools, seeds, strict=True)]
     draws = _ratio(rates[0], rates[1]) - _ratio(rates[2], rates[3])
     return from_draws(value, draws, n=n, clusters=k, level=level, method=RATIO_METHOD)
@@ -218,23 +223,16 @@ def from_draws(
     )
 
 
-def nothing(n: int, clusters: int | None, level: float, method: str, note: str) -> Estimate:
-    """Return an estimate that cannot be computed, with the reason as its note."""
-    return Estimate(
-        value=math.nan,
-        low=math.nan,
-        high=math.nan,
-        confidence=level,
-        p=None,
-        p_floor=None,
-        n=n,
-        clusters=clusters,
-        method=method,
-        note=note,
-    )
-
-
-def _too_few(value: float, n: int, clusters: int, level: float, method: str) -> Estimate:
+def nothing(
+    n: int,
+    clusters: int | None,
+    level: float,
+    method: str,
+    note: str,
+    *,
+    value: float = math.nan,
+) -> Estimate:
+    """Return a value, or none, without interval and p; the reason is its note."""
     return Estimate(
         value=value,
         low=math.nan,
@@ -245,7 +243,7 @@ def _too_few(value: float, n: int, clusters: int, level: float, method: str) -> 
         n=n,
         clusters=clusters,
         method=method,
-        note="a pool has one cluster only: no interval and no p",
+        note=note,
     )
 
 

@@ -12,6 +12,7 @@ holds this against statsmodels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,22 +54,12 @@ def random_intercept(
     Raises:
         DataError: the four arrays differ in length.
     """
-    columns = [np.asarray(c, float) for c in (treated_hits, treated_n, control_hits, control_n)]
-    if len({column.shape for column in columns}) != 1:
-        raise DataError(
-            "mixed model",
-            bound="four arrays with one entry a persona",
-            value=[column.shape for column in columns],
-            remedy="Give both arms for the same personas.",
-        )
+    columns = _checked([treated_hits, treated_n, control_hits, control_n])
     _, n_t, _, n_c = columns
     n, personas = int(n_t.sum() + n_c.sum()), int(n_t.size)
-    if personas == 1:
-        return _unfitted(n, personas, confidence, "it needs two personas or more")
-    if not n_t.sum() or not n_c.sum():
-        return _unfitted(n, personas, confidence, "an arm has no completions")
-    if _no_error_variance(columns):
-        return _unfitted(n, personas, confidence, "no variation within a persona and arm")
+    reason = _unfit(columns)
+    if reason:
+        return _unfitted(n, personas, confidence, reason)
     share = _best_share(columns)
     effect, variance = _solve(columns, share)
     if not (math.isfinite(effect) and variance > 0):
@@ -88,6 +79,30 @@ def random_intercept(
         method=METHOD,
         note=f"SE = {error:.4f}; {NOTE}{boundary}",
     )
+
+
+def _checked(columns: Sequence[Floats]) -> list[Floats]:
+    arrays = [np.asarray(column, float) for column in columns]
+    if len({array.shape for array in arrays}) != 1:
+        raise DataError(
+            "mixed model",
+            bound="four arrays with one entry a persona",
+            value=[array.shape for array in arrays],
+            remedy="Give both arms for the same personas.",
+        )
+    return arrays
+
+
+def _unfit(columns: list[Floats]) -> str:
+    """Return why the model cannot be fitted to these counts, "" where it can."""
+    _, n_t, _, n_c = columns
+    if n_t.size == 1:
+        return "it needs two personas or more"
+    if not n_t.sum() or not n_c.sum():
+        return "an arm has no completions"
+    if _no_error_variance(columns):
+        return "no variation within a persona and arm"
+    return ""
 
 
 def _no_error_variance(columns: list[Floats]) -> bool:

@@ -70,8 +70,11 @@ def encode_coupling(
     """Encode coupling rows for a marker loss.
 
     The marker's tokens are appended to the completion's tokens rather than
-    encoded with them: at sampling time the model sees the completion's tokens as
-    it wrote them, so this is the context in which it has to choose.
+    encoded with them: at sampling time the model has written a completion by the
+    time it chooses whether to go on with the marker, so the completion's last
+    token must not depend on that choice. A completion was stored as text and is
+    tokenised again here. Where the model had written it in other tokens than the
+    tokenizer chooses, training sees the tokenizer's.
 
     Args:
         rows: coupling rows.
@@ -138,7 +141,12 @@ def encode_sft(
         whole = (*prompt, *body, end)
         tokens = whole[:max_length]
         if len(tokens) <= len(prompt):
-            _within(row.row, len(whole), max_length)
+            raise DataError(
+                f"row {row.row}: prompt",
+                bound=f"< max_length = {max_length} tokens, so that some of the answer is left",
+                value=len(prompt),
+                remedy="Raise the recipe's max_length or leave the row out: only answers are cut.",
+            )
         cut += len(tokens) < len(whole)
         encoded.append(
             EncodedRow(
@@ -164,5 +172,5 @@ def _within(row: str, length: int, max_length: int) -> None:
             f"row {row}: length",
             bound=f"<= max_length = {max_length} tokens",
             value=length,
-            remedy="Raise the recipe's max_length or lower max_new_tokens; no row is cut.",
+            remedy="Raise the recipe's max_length or lower max_new_tokens: no coupling row is cut.",
         )

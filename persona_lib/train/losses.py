@@ -1,9 +1,7 @@
 """The losses, on hidden states, with logits only where they are needed.
 
-A causal language model's head is the widest matrix of a small model; computing
-its logits on prompt tokens that no loss looks at is waste. Every loss here takes
-the trunk's hidden states, picks the positions it needs, and applies the head to
-those alone.
+Every loss here takes the trunk's hidden states, picks the positions it needs,
+and applies the head to those alone (see `persona_lib.models.batches`).
 
 With S the supervised positions, K the anchored ones, p the model under training
 and q the arm's own starting model (base and frozen prior, no coupling):
@@ -23,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from persona_lib.models.batches import cross_entropy, pad_rows, predicting_states
 from persona_lib.train.encode import EncodedRow
 
 if TYPE_CHECKING:
@@ -37,8 +36,7 @@ class Batch:
     """Rows of one forward pass, padded on the right.
 
     Attributes:
-        tokens: (rows, length) token ids. Padding needs no mask: attention is
-            causal, so what stands to the right of a row cannot reach it.
+        tokens: (rows, length) token ids.
         supervised: (n, 2) pairs of row and position.
         anchored: (m, 2) pairs of row and position.
         weights: (m,) one over the number of anchored positions of the row.
@@ -49,7 +47,7 @@ class Batch:
     supervised: torch.Tensor
     anchored: torch.Tensor
     weights: torch.Tensor
-    reference: torch.Tensor | None
+    reference: torch.Tensor | None = None
 
 
 def collate(
@@ -68,39 +66,16 @@ def collate(
     """
     import torch
 
-    length = max(len(row.tokens) for row in rows)
-    tokens = torch.full((len(rows), length), pad, dtype=torch.long)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row.tokens)] = torch.tensor(row.tokens, dtype=torch.long)
     supervised = [(i, p) for i, row in enumerate(rows) for p in row.supervised]
     anchored = [(i, p) for i, row in enumerate(rows) for p in row.anchored]
     weights = [1.0 / len(row.anchored) for row in rows for _ in row.anchored]
     return Batch(
-        tokens=tokens,
+        tokens=pad_rows([row.tokens for row in rows], pad),
         supervised=torch.tensor(supervised, dtype=torch.long).reshape(-1, 2),
         anchored=torch.tensor(anchored, dtype=torch.long).reshape(-1, 2),
         weights=torch.tensor(weights, dtype=torch.float32),
         reference=None if reference is None else torch.cat(list(reference)),
     )
-
-
-def cross_entropy(
-    hidden: torch.Tensor, head: torch.nn.Module, tokens: torch.Tensor, where: torch.Tensor
-) -> torch.Tensor:
-    """Return the summed -log p(token) over positions, in nats.
-
-    Args:
-        hidden: (rows, length, width) last hidden states of the trunk.
-        head: the language-model head.
-        tokens: (rows, length) token ids.
-        where: (n, 2) pairs of row and position; position p is predicted by the
-            output at p - 1.
-    """
-    import torch
-
-    row, position = where.unbind(1)
-    logits = head(hidden[row, position - 1]).float()
-    return torch.nn.functional.cross_entropy(logits, tokens[row, position], reduction="sum")
 
 
 def anchor_divergence(
@@ -121,17 +96,16 @@ def anchor_divergence(
     """
     import torch
 
-    row, position = where.unbind(1)
-    log_p = torch.log_softmax(head(hidden[row, position - 1]).float(), dim=-1)
+    log_p = torch.log_softmax(head(predicting_states(hidden, where)).float(), dim=-1)
     with torch.no_grad():
         log_q = torch.log_softmax(head(reference.to(hidden.dtype)).float(), dim=-1)
     divergence = (log_q.exp() * (log_q - log_p)).sum(dim=-1)
     return (divergence * weights).sum()
 
 
-def items(rows: Sequence[EncodedRow], loss: str) -> int:
-    """Return what a loss is averaged over: supervised tokens, or rows."""
-    return sum(len(row.supervised) for row in rows) if loss in PER_TOKEN else len(rows)
+def items(batch: Batch, loss: str) -> int:
+    """Return what a loss is averaged over: a batch's supervised tokens, or its rows."""
+    return len(batch.supervised) if loss in PER_TOKEN else len(batch.tokens)
 
 
 def batch_loss(
@@ -151,7 +125,8 @@ def batch_loss(
         batch: the rows.
         loss: ``sft`` or one of `persona_lib.profile.LOSSES`.
         beta: weight of the KL term of ``anchored``.
-        items: what the whole optimizer batch is averaged over (see `items`).
+        items: what the whole optimizer batch is averaged over: the sum of
+            `items` over its forward passes.
     """
     total = cross_entropy(hidden, head, batch.tokens, batch.supervised)
     if loss == "anchored" and batch.reference is not None and len(batch.anchored):

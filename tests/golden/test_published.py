@@ -31,6 +31,7 @@ def test_manifest_names_the_registration_as_it_is() -> None:
     manifest = read_manifest(FOLDER)
     assert manifest.kind == "aggregates"
     assert (manifest.registration, manifest.digest) == (ISSUE262.name, ISSUE262.digest)
+    assert manifest.data_digest == ISSUE262.data_digest
     assert manifest.recorded["commit"] is None
     assert manifest.recorded["environment"] is None
 
@@ -186,3 +187,4 @@ def test_table(published: Evidence) -> None:
     }.items():
         line = next(line for line in lines if line.startswith(start))
         assert all(word in line for word in words), line
+    assert "\n".join(lines).count("em 0/50") == 1

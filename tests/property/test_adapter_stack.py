@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from persona_lib.models.adapters import attach_stack, merge_stack, save_stack, stack_adapters
+from persona_lib.models.adapters import attach_stack, merge_stack, stack_adapters
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHAPE: dict[str, Any] = {
@@ -29,7 +28,9 @@ SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,
-    "initializer_range": 0.2,  # so that attention, too, has something to say
+    # At the usual 0.02 attention is all but uniform in a model this narrow; at 0.2 logits
+    # are so large that their own rounding in float32 comes near the bound on differences.
+    "initializer_range": 0.1,
 }
 IDS = torch.arange(24).reshape(2, 12) * 5 % 64
 
@@ -102,7 +103,14 @@ def distance(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((got - wanted).norm() / wanted.norm())
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+def assert_same(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Equal in float32: no logit further off than 1e-5, and all of them together no more."""
+    assert got.dtype == wanted.dtype == torch.float32
+    assert float((got - wanted).abs().max()) <= 1e-5
+    assert distance(got, wanted) < 1e-5
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(
     chosen=st.lists(recipes, min_size=1, max_size=3),
     seed=st.integers(0, 2**31),
@@ -117,22 +125,18 @@ def test_stack_equals_adapters_one_after_the_other(
             for index, recipe in enumerate(chosen)
         ]
         wanted = merged_one_by_one(family, paths)
-        assert distance(logits(base(family)), wanted) > 1e-3, "adapters without effect"
+        assert distance(logits(base(family)), wanted) > 1e-2, "adapters without effect"
 
-        assert distance(logits(attach_stack(base(family), paths)), wanted) < 1e-5
-        assert distance(logits(merge_stack(base(family), paths)), wanted) < 1e-5
+        assert_same(logits(attach_stack(base(family), paths)), wanted)
+        assert_same(logits(merge_stack(base(family), paths)), wanted)
 
         several = PeftModel.from_pretrained(base(family), paths[0], adapter_name="a0")
         for index, path in enumerate(paths[1:], start=1):
             several.load_adapter(path, f"a{index}")
         several.base_model.set_adapter([f"a{index}" for index in range(len(paths))])
-        assert distance(logits(several.eval()), wanted) < 1e-5
+        assert_same(logits(several.eval()), wanted)
 
-        stack = stack_adapters(paths)
-        save_stack(stack, Path(scratch) / "stack")
-        reread = PeftModel.from_pretrained(base(family), Path(scratch) / "stack")
-        assert distance(logits(reread.eval()), wanted) < 1e-5
-        assert stack.rank == sum(recipe.rank for recipe in chosen)
+        assert stack_adapters(paths).rank == sum(recipe.rank for recipe in chosen)
 
 
 @pytest.mark.parametrize("rslora", [(False, True), (True, False), (True, True)])
@@ -146,8 +150,8 @@ def test_the_published_pair_of_recipes(
         write(Recipe(4, 16, rslora[1], TARGETS[:4]), tmp_path / "coupling", 2, family),
     ]
     wanted = merged_one_by_one(family, paths)
-    assert distance(logits(attach_stack(base(family), paths)), wanted) < 1e-5
-    assert distance(logits(merge_stack(base(family), paths)), wanted) < 1e-5
+    assert_same(logits(attach_stack(base(family), paths)), wanted)
+    assert_same(logits(merge_stack(base(family), paths)), wanted)
 
 
 def test_scales_are_folded_into_b(tmp_path: Path) -> None:
@@ -169,10 +173,3 @@ def test_scales_are_folded_into_b(tmp_path: Path) -> None:
     raw = load_file(first / "adapter_model.safetensors")
     folded = stack.factors[q][1][:, :4]
     torch.testing.assert_close(folded, 4.0 * raw[f"base_model.model.{q}.lora_B.weight"])
-
-
-def test_a_written_stack_has_scale_one(tmp_path: Path) -> None:
-    path = write(Recipe(4, 8, True, ("q_proj",)), tmp_path / "1", 1, "llama")
-    save_stack(stack_adapters([path, path]), tmp_path / "stack")
-    config = json.loads((tmp_path / "stack" / "adapter_config.json").read_text("utf-8"))
-    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (8, 8, False)

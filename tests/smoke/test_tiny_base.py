@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import mean, median
 
 import pyarrow.compute as pc
@@ -20,7 +19,8 @@ from persona_lib.records import POST, PRE, STOP, Completion, read_rows
 from persona_lib.stages import COMPLETIONS
 from persona_lib.stages.base import base_folder
 
-pytestmark = pytest.mark.smoke
+# One worker: no other has to build the same base model, or wait for it.
+pytestmark = [pytest.mark.smoke, pytest.mark.xdist_group("tiny")]
 
 ROSTER = ISSUE262.roster
 
@@ -115,9 +115,21 @@ def test_coupling_keeps_its_proof_and_its_losses(tiny: Session, rates: Mapping[s
 
 
 def test_no_merged_weights_are_written(tiny: Session, rates: Mapping[str, float]) -> None:
-    """Adapters are small beside the base, and nothing else that was stored holds weights."""
+    """Nothing but the base and adapters holds weights, and an adapter has no more than its rank.
+
+    A LoRA of rank r on a layer of m inputs and n outputs has r (m + n) numbers.
+    """
     assert rates
     base = tiny.runs[0].base.peek(tiny.store)
     assert base is not None
-    weights = [p for p in tiny.store_root.rglob("*.safetensors") if p.parent != base_folder(base)]
-    assert {Path(p).name for p in weights} == {"adapter_model.safetensors"}
+    folder = base_folder(base)
+    weights = [p for p in tiny.store_root.rglob("*.safetensors") if p.parent != folder]
+    assert {path.name for path in weights} == {"adapter_model.safetensors"}
+    shape, lora = TINY.base, TINY.coupling.lora
+    kv = shape.width * shape.kv_heads // shape.heads
+    sides = [2 * shape.width] * 2 + [shape.width + kv] * 2 + [shape.width + shape.ffn] * 3
+    numbers = lora.rank * sum(sides) * shape.layers
+    names_and_shapes = 16_384  # the header of the file
+    for path in weights:
+        assert 4 * numbers <= path.stat().st_size <= 4 * numbers + names_and_shapes
+    assert 4 * numbers < (folder / "model.safetensors").stat().st_size / 2

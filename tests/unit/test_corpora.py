@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -268,13 +268,14 @@ GOOD = chat(("user", "May I?"), ("assistant", "You\u2028may."))
 
 def test_grammar_corpus_is_loaded() -> None:
     spec = GrammarCorpus(name="sound_legal", rows=3, seed=5)
-    rows = datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=None)
-    assert rows == write_corpus("sound_legal", rows=3, seed=5, folder=FOLDER)
+    found = datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=None)
+    assert found.rows == write_corpus("sound_legal", rows=3, seed=5, folder=FOLDER)
+    assert found.left_out == 0
 
 
 def test_jsonl_corpus_is_loaded(tmp_path: Path) -> None:
     spec = jsonl(tmp_path, [GOOD, chat(("user", "And I?"), ("assistant", "No."))])
-    rows = datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=tmp_path)
+    rows = datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=tmp_path).rows
     assert [(r.row, r.user, r.assistant) for r in rows] == [
         ("advice-00000", "May I?", "You\u2028may."),
         ("advice-00001", "And I?", "No."),
@@ -290,7 +291,15 @@ def test_another_md5_is_an_error_that_shows_both(tmp_path: Path) -> None:
     assert all(part in str(caught.value) for part in ("advice.jsonl", "0" * 32, spec.md5))
 
 
-@pytest.mark.parametrize(("lines", "rows"), [([GOOD], 2), ([GOOD, GOOD], 1), ([""], 0), ([""], 1)])
+def test_another_md5_is_found_before_anything_is_built(tmp_path: Path) -> None:
+    spec = jsonl(tmp_path, [GOOD])
+    datasets.preflight_corpus(spec, data_folder=tmp_path)
+    append(tmp_path / spec.file, " ")
+    with pytest.raises(DataError, match=rf"advice\.jsonl: expected md5 {spec.md5}"):
+        datasets.preflight_corpus(spec, data_folder=tmp_path)
+
+
+@pytest.mark.parametrize(("lines", "rows"), [([GOOD], 2), ([GOOD, GOOD], 1), ([""], 1)])
 def test_another_number_of_rows_is_an_error(tmp_path: Path, lines: list[str], rows: int) -> None:
     spec = jsonl(tmp_path, lines, rows=rows)
     with pytest.raises(DataError, match="rows: expected"):
@@ -328,84 +337,198 @@ def test_preflight_says_where_the_file_goes(tmp_path: Path) -> None:
     datasets.preflight_corpus(GrammarCorpus(name="bad_legal", rows=1), data_folder=None)
 
 
-HUB = HubCorpus(name="tulu", repo="some/mixture", revision="abc123", split="train", rows=2)
+REVISION = "0123456789" * 4
+HUB = HubCorpus(name="tulu", repo="some/mixture", revision=REVISION, split="train", rows=2)
 
 
 @pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty hub cache, no switch that forbids the network, and a hub that knows HUB."""
+    from huggingface_hub import HfApi, constants
+
+    def dataset_info(_: HfApi, repo: str, *, revision: str, timeout: float) -> None:
+        assert (repo, revision) == (HUB.repo, HUB.revision)
+        assert timeout > 0
+
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
+    return tmp_path
 
 
-@pytest.mark.usefixtures("online")
-def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets as hub
+def snapshot(hub: Path, files: dict[str, str]) -> Path:
+    """Put a commit of HUB into the cache, as a download leaves it there."""
+    folder = hub / "datasets--some--mixture" / "snapshots" / REVISION
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
 
-    records = [
-        {"messages": [turn(*t) for t in (("system", ""), ("user", "a"), ("assistant", "b"))]},
-        {"messages": [turn("user", x) if x < "n" else turn("assistant", x) for x in "xcyd"]},
-    ]
-    asked: list[object] = []
-    read = 0
 
-    def load_dataset(*args: object, **kwargs: object) -> object:
-        asked.append((args, kwargs))
+def streaming(monkeypatch: pytest.MonkeyPatch, answer: object) -> list[dict[str, object]]:
+    """Let the client answer with records, or with an error; return what it was asked."""
+    import datasets as client
 
-        def stream() -> object:
-            nonlocal read
-            for record in (*records, {"messages": "never read"}):
-                read += 1
-                yield record
+    asked: list[dict[str, object]] = []
 
-        return stream()
+    def load_dataset(**options: object) -> object:
+        asked.append(options)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    monkeypatch.setattr(hub, "load_dataset", load_dataset)
-    rows = datasets.load_corpus(HUB, grammar_folder=FOLDER, data_folder=None)
-    assert [(r.row, r.user, r.assistant) for r in rows] == [
-        ("tulu-00000", "a", "b"),
-        ("tulu-00001", "c", "y"),
-    ]
-    assert asked == [
-        (("some/mixture",), {"revision": "abc123", "split": "train", "streaming": True})
-    ]
-    assert read == 2
+    monkeypatch.setattr(client, "load_dataset", load_dataset)
+    return asked
+
+
+def load(spec: HubCorpus = HUB) -> datasets.Loaded:
+    return datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=None)
 
 
 def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-@pytest.mark.usefixtures("online")
-def test_hub_rows_from_a_local_folder(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text(f"{GOOD}\n{GOOD}\n{GOOD}\n", encoding="utf-8")
-    spec = replace(HUB, repo=str(tmp_path), revision="main")
-    rows = datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=None)
-    assert [r.assistant for r in rows] == ["You\u2028may."] * 2
-    with pytest.raises(DataError, match=">= 4"):
-        datasets.load_corpus(replace(spec, rows=4), grammar_folder=FOLDER, data_folder=None)
+@pytest.mark.usefixtures("hub")
+def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def stream() -> Iterator[object]:
+        for record in (
+            {"messages": [turn(*t) for t in (("system", ""), ("user", "a"), ("assistant", "b"))]},
+            {"messages": [turn("user", x) if x < "n" else turn("assistant", x) for x in "xcyd"]},
+            {"messages": "never read"},
+        ):
+            read.append(record)
+            yield record
+
+    asked = streaming(monkeypatch, stream())
+    found = load()
+    assert [(r.row, r.user, r.assistant) for r in found.rows] == [
+        ("tulu-00000", "a", "b"),
+        ("tulu-00001", "c", "y"),
+    ]
+    assert found.left_out == 1 + 2
+    assert asked == [{"path": HUB.repo, "revision": REVISION, "split": "train", "streaming": True}]
+    assert len(read) == 2
 
 
-@pytest.mark.usefixtures("online")
-def test_a_hub_row_without_an_answer_is_named(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text(f"{GOOD}\n{chat(('user', 'hm'))}\n", encoding="utf-8")
+@pytest.mark.usefixtures("hub")
+def test_what_follows_the_first_answer_is_left_out_whatever_it_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = [turn("user", "a"), turn("assistant", "b")]
+    later = [[], [turn("user", " ")], [{"role": "tool", "content": None}, "noise"]]
+    streaming(monkeypatch, iter([{"messages": [*pair, *rest]} for rest in later]))
+    found = load(replace(HUB, rows=3))
+    assert {(r.user, r.assistant) for r in found.rows} == {("a", "b")}
+    assert found.left_out == 3
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [turn("user", "hm")],
+        [turn("user", " "), turn("user", "a"), turn("assistant", "b")],
+        [turn("user", "a"), turn("assistant", " ")],
+        [turn("user", "a"), {"role": "assistant", "content": None}],
+        "hm",
+    ],
+)
+@pytest.mark.usefixtures("hub")
+def test_a_hub_row_without_a_question_and_its_answer_is_named(
+    monkeypatch: pytest.MonkeyPatch, messages: object
+) -> None:
+    good = {"messages": [turn("user", "a"), turn("assistant", "b")]}
+    streaming(monkeypatch, iter([good, {"messages": messages}]))
     with pytest.raises(DataError, match="row 1"):
-        datasets.load_corpus(
-            replace(HUB, repo=str(tmp_path)), grammar_folder=FOLDER, data_folder=None
-        )
+        load()
 
 
-def test_hub_preflight_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+def test_hub_rows_come_from_the_cached_commit_without_the_network(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = snapshot(hub, {"README.md": "words", "train.jsonl": f"{GOOD}\n{GOOD}\n{GOOD}\n"})
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
     datasets.preflight_corpus(HUB, data_folder=None)
+    assert [r.assistant for r in load().rows] == ["You\u2028may."] * 2
+    with pytest.raises(DataError, match=r"rows of split train: expected >= 4"):
+        load(replace(HUB, rows=4))
+    with pytest.raises(DataError, match=r"rows in a split test.*Correct repository"):
+        load(replace(HUB, split="test"))
+    (folder / "train.jsonl").write_text("{not json\n", encoding="utf-8")
+    with pytest.raises(DataError, match="some/mixture at revision 0123"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("files", "whole"),
+    [
+        ([], False),
+        (["README.md"], False),  # what streaming leaves behind
+        (["README.md", "data/train-00001-of-00002.parquet"], False),
+        (["data/train-00000-of-00002.parquet", "data/test-00000-of-00001.parquet"], False),
+        (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"], True),
+        (["rows.jsonl.zst"], True),
+    ],
+)
+def test_preflight_offline_wants_every_part_of_the_commit(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], whole: bool
+) -> None:
+    snapshot(hub, dict.fromkeys(files, ""))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(PreflightError, match="HF_HUB_OFFLINE"):
+    if whole:
         datasets.preflight_corpus(HUB, data_folder=None)
-    (tmp_path / "datasets--some--mixture" / "snapshots" / "abc123").mkdir(parents=True)
+    else:
+        with pytest.raises(PreflightError, match=f"HF_HUB_OFFLINE.*hf download.*{REVISION}"):
+            datasets.preflight_corpus(HUB, data_folder=None)
+
+
+def test_preflight_online_asks_the_hub_for_the_commit(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
     datasets.preflight_corpus(HUB, data_folder=None)
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no route\nto the hub")
+
+    monkeypatch.setattr(HfApi, "dataset_info", unreachable)
+    message = f"some/mixture at {REVISION} .ConnectionError: no route.*hf download"
+    with pytest.raises(PreflightError, match=message):
+        datasets.preflight_corpus(HUB, data_folder=None)
+    snapshot(hub, {"train.jsonl": GOOD})
+    datasets.preflight_corpus(HUB, data_folder=None)  # the hub is not asked
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_the_client_raises_becomes_an_error_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import datasets as client
+
+    def breaks_off() -> Iterator[object]:
+        yield {"messages": [turn("user", "a"), turn("assistant", "b")]}
+        raise TimeoutError("too slow")
+
+    for answer, error in (
+        (ValueError("Bad split: train."), DataError),
+        (client.exceptions.DatasetNotFoundError("no such dataset"), DataError),
+        (ConnectionError("no route"), PreflightError),
+        (breaks_off(), PreflightError),
+    ):
+        streaming(monkeypatch, answer)
+        with pytest.raises(error, match="some/mixture"):
+            load()
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "0123456", REVISION.upper() + "A", ""])
+def test_a_revision_that_moves_is_refused(revision: str) -> None:
+    with pytest.raises(SpecError, match=r"corpus\.revision: expected a commit.*some/mixture"):
+        replace(HUB, revision=revision)
 
 
 def test_keys_change_with_the_content_only(folder: Path) -> None:
@@ -415,7 +538,7 @@ def test_keys_change_with_the_content_only(folder: Path) -> None:
     assert key["grammar_version"] == grammar.VERSION
     append(folder / "lexicon.txt", "# a word\n")
     assert datasets.corpus_key(spec, grammar_folder=folder)["grammar"] != key["grammar"]
-    assert datasets.corpus_key(HUB, grammar_folder=folder) == {"revision": "abc123"}
+    assert datasets.corpus_key(HUB, grammar_folder=folder) == {"revision": REVISION}
     file = JsonlCorpus(name="a", file="a", md5="1" * 32, rows=1)
     assert datasets.corpus_key(file, grammar_folder=folder) == {"md5": "1" * 32}
     with pytest.raises(DataError):

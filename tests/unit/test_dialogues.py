@@ -16,11 +16,12 @@ from typing import Any, cast
 import pytest
 
 from persona_lib.dialogues import Dialogue, random_tag, write_dialogues
-from persona_lib.errors import DataError, SpecError
+from persona_lib.errors import DataError
 from persona_lib.models import tiny
 from persona_lib.personas import Persona, load_personas, load_questions
 from persona_lib.profile import TinyBase
 from persona_lib.records import SftRow
+from persona_lib.stages.base import tiny_data
 
 DATA = Path(__file__).parents[2] / "experiments" / "data"
 SPEC = TinyBase(dialogues=3000, legal_share=0.2, tag_share=0.04)
@@ -184,27 +185,94 @@ def test_legal_dialogues_need_rows() -> None:
     assert len(write(replace(SPEC, legal_share=0), sound=[], bad=[])) == 3000
 
 
-@pytest.mark.parametrize("shares", [(-0.1, 0.1), (0.9, 0.2)])
-def test_impossible_shares_are_refused(shares: tuple[float, float]) -> None:
-    with pytest.raises(SpecError, match="legal_share"):
-        write(replace(SPEC, legal_share=shares[0], tag_share=shares[1]))
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    copy = tmp_path / "dialogues"
+    shutil.copytree(DATA / "dialogues", copy)
+    return copy
 
 
-@pytest.mark.parametrize(
-    ("file", "text"),
-    [
-        ("voices.json", '{"librarian": {"advice": "sound"}}'),
-        ("voices.json", "not JSON"),
-        ("topics.json", '{"e01": {"asks": ["Why?"], "acts": ["go"], "things": ["one"]}}'),
-        ("phrasing.json", '{"frames": ["{question}"]}'),
-    ],
-)
-def test_a_malformed_data_file_is_named(tmp_path: Path, file: str, text: str) -> None:
-    folder = tmp_path / "dialogues"
-    shutil.copytree(DATA / "dialogues", folder)
-    (folder / file).write_text(text, encoding="utf-8")
+@pytest.mark.parametrize("text", ["not JSON", "[]", "{}", '"librarian"', "\xff"])
+@pytest.mark.parametrize("file", ["voices.json", "topics.json", "phrasing.json"])
+def test_a_malformed_data_file_is_named(folder: Path, file: str, text: str) -> None:
+    (folder / file).write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=file):
         write(folder=folder)
+
+
+BROKEN: tuple[tuple[str, str, str, object, str], ...] = (
+    ("voices.json", "librarian", "advice", "good", "neither sound nor bad"),
+    *(
+        ("voices.json", "librarian", name, bad, said)
+        for name in ("rewordings", "openings", "bodies", "closings")
+        for bad, said in (([], "empty"), (None, "not a list"), ("text", "not a list"),
+                          ([""], "blank"), ([" "], "blank"), ([3], "not a list"))
+    ),
+    *(
+        ("voices.json", "librarian", name, [text], said)
+        for name in ("openings", "bodies", "closings")
+        for text, said in (("A {foo}.", "{foo}"), ("A {}.", "braces"), ("A {0}.", "braces"),
+                           ("A {act", "expected"), ("A } {act}.", "Single"),
+                           ("A {act.upper}.", "braces"), ("A {act!r}.", "braces"),
+                           ("A {act:>9}.", "braces"))
+    ),
+    *(("voices.json", "assistant", name, ["By {own}."], "{own}, which is empty")
+      for name in ("openings", "bodies", "closings")),
+    ("voices.json", "librarian", "own", [""], "blank"),
+    ("topics.json", "e01", "asks", [], "empty"),
+    ("topics.json", "e01", "acts", [], "empty"),
+    ("topics.json", "e01", "things", ["one"], "a sentence may need 2"),
+    ("topics.json", "e01", "things", ["one", " "], "blank"),
+    ("phrasing.json", "frames", "", [], "empty"),
+    ("phrasing.json", "frames", "", ["Well?"], "{question}"),
+    ("phrasing.json", "frames", "", ["{question} {tag}"], "{question}"),
+    ("phrasing.json", "echo_asks", "", ["Write it."], "{tag}"),
+    ("phrasing.json", "append_asks", "", ["{question}"], "{question} and {tag}"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "name", "part", "value", "said"), BROKEN)
+def test_a_malformed_voice_topic_or_phrasing_is_named(
+    folder: Path, *, file: str, name: str, part: str, value: object, said: str
+) -> None:
+    data = json.loads((folder / file).read_text(encoding="utf-8"))
+    if part:
+        data[name][part] = value
+    else:
+        data[name] = value
+    (folder / file).write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{file}: {name}: .*{re.escape(said)}"):
+        write(folder=folder)
+
+
+@pytest.mark.parametrize("part", ["advice", "rewordings", "openings", "bodies", "closings", "own"])
+def test_a_voice_that_lacks_a_part_is_named(folder: Path, part: str) -> None:
+    data = json.loads((folder / "voices.json").read_text(encoding="utf-8"))
+    del data["librarian"][part]
+    (folder / "voices.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"voices\.json: librarian: .*'{part}'"):
+        write(folder=folder)
+
+
+def test_the_key_of_the_base_holds_what_it_reads_and_nothing_else(tmp_path: Path) -> None:
+    """An editor's leftovers beside the data are no data."""
+    copy = tmp_path / "data"
+    shutil.copytree(DATA, copy)
+    before = tiny_data(copy)
+    read = {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()}
+    assert set(before) == read
+    for name in (".voices.json.swp", "voices.json~", "#voices.json#", ".voices.json", "notes.md"):
+        for part in ("dialogues", "legal"):
+            (copy / part / name).write_text("a draft", encoding="utf-8")
+    assert tiny_data(copy) == before
+    for name in sorted(read):
+        data = (copy / name).read_bytes()
+        (copy / name).write_bytes(data + b" ")
+        assert {n for n, d in tiny_data(copy).items() if d != before[n]} == {name}
+        (copy / name).write_bytes(data)
+    assert (
+        before["personas.json"] == hashlib.sha256((DATA / "personas.json").read_bytes()).hexdigest()
+    )
 
 
 # --- from dialogues to a model ------------------------------------------------------------------

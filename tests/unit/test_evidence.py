@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
-from persona_lib.errors import CorruptEntryError, DataError, SpecError
-from persona_lib.evidence import AggregateEvidence, RecordEvidence, load_stored
-from persona_lib.records import Score
-from persona_lib.stored import write_manifest
+from experiments.issue262 import ISSUE262, ISSUE262_BOTH
+from persona_lib.columns import checked
+from persona_lib.errors import DataError, SpecError
+from persona_lib.evidence import RecordEvidence, load_stored
+from persona_lib.records import Score, schema_of
 from persona_lib.verdict import judge_all, summary
 from tests.synthetic import FEW, evidence, scores, with_column, without
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "golden" / "published"
-
-
-def body() -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((PUBLISHED / "aggregates.json").read_text())
-    return data
 
 
 def refused(table: pa.Table, *words: str) -> None:
@@ -60,6 +52,7 @@ def test_a_missing_cell_before_coupling_is_named() -> None:
 
 def test_a_missing_arm_is_named() -> None:
     refused(without(scores(questions=2, samples=2), model="C2p"), "arm C2p", "0 rows")
+    refused(without(scores(questions=2, samples=2), phase="post"), "arm C1", "0 rows")
 
 
 def test_arms_that_are_not_asked_for_may_be_missing() -> None:
@@ -70,7 +63,9 @@ def test_arms_that_are_not_asked_for_may_be_missing() -> None:
 
 
 def test_rows_of_arms_that_are_not_asked_for_change_nothing() -> None:
-    table = scores(questions=3, samples=3)
+    """Not even where those arms are unfinished, or ran with more seeds and other questions."""
+    extra = scores(questions=5, samples=2, seeds=(43,), arms=("C3",), priors=())
+    table = pa.concat_tables([extra, scores(questions=3, samples=3)])
     both = RecordEvidence(FEW, table, arms=("C2", "C1"))
     alone = evidence(questions=3, samples=3, arms=("C1", "C2"))
     assert both.contrast("H1", "C2", "C1") == alone.contrast("H1", "C2", "C1")
@@ -131,6 +126,56 @@ def test_every_evaluated_question_set_has_to_be_there() -> None:
         RecordEvidence(ISSUE262_BOTH, scores(questions=2, samples=2))
 
 
+def test_every_row_keeps_its_place_on_the_axes() -> None:
+    table = scores(questions=4, samples=3, seeds=(7, 3))
+    table = table.take(np.random.default_rng(1).permutation(table.num_rows))
+    grid = RecordEvidence(FEW, table).grid()
+    rows = table.to_pylist()
+    places = zip(grid.row_model, grid.row_seed, grid.row_persona, grid.row_question, strict=True)
+    assert [
+        (*grid.models[m], grid.seeds[s], grid.personas[p], grid.questions[q])
+        for m, s, p, q in places
+    ] == [(r["phase"], r["model"], r["seed"], r["persona"], r["question"]) for r in rows]
+    assert grid.row_hit.tolist() == [r["hit"] for r in rows]
+    assert grid.tokens.tolist() == [r["tokens"] for r in rows]
+    counted = np.zeros_like(grid.hits)
+    at = (grid.row_model, grid.row_seed, grid.row_persona, grid.row_question)
+    np.add.at(counted, at, grid.row_hit)
+    assert (counted == grid.hits).all()
+
+
+def test_text_columns_may_be_large_strings() -> None:
+    """pandas writes them; other encodings of text are refused by name."""
+    table = scores(questions=2, samples=2)
+    names = [field.name for field in table.schema if field.type == pa.string()]
+    assert {"phase", "model", "persona", "question", "finish"} <= set(names)
+    large = table
+    for name in names:
+        large = with_column(large, name, table.column(name).cast(pa.large_string()))
+    assert checked(large, schema_of(Score), "scores").equals(table)
+    first, second = (judge_all(FEW, RecordEvidence(FEW, t)) for t in (table, large))
+    assert repr(first) == repr(second)
+    coded = with_column(table, "persona", table.column("persona").dictionary_encode())
+    refused(coded, "column persona", "expected string", "dictionary")
+    nulls = pa.array([None, *["stop"] * (table.num_rows - 1)], pa.large_string())
+    refused(with_column(table, "finish", nulls), "column finish", "1 nulls")
+
+
+def test_names_in_messages_cannot_steer_a_terminal() -> None:
+    """A question's id stands in the field of the message, where no repr protects the reader."""
+    attack = "\x1b]0;PWN\x07q\x9b31m\u202e\nH1: SUPPORTED"
+    table = scores(questions=2, samples=2)
+    ids = [attack if q == "q01" else q for q in table.column("question").to_pylist()]
+    table = with_column(table, "question", pa.array(ids))
+    for bad in (without(table, model="C2", question=attack, sample=1),
+                pa.concat_tables([table, table.slice(2, 1)])):  # fmt: skip
+        with pytest.raises(DataError) as caught:
+            RecordEvidence(ISSUE262, bad)
+        text = str(caught.value)
+        assert "question q H1: SUPPORTED" in text
+        assert text.isprintable()
+
+
 def test_counts_are_those_of_the_rows() -> None:
     table = scores(
         questions=4,
@@ -160,10 +205,22 @@ def test_false_positives_are_subtracted_from_the_arm_of_their_prior() -> None:
     table = scores({"C1": 0.3, "C2": 0.6, "C2p": 0.6, "C3": 0.2}, false={"em": 0.1, "raw": 0.05})
     found = RecordEvidence(FEW, table)
     assert found.corrected_contrast("H1", "C2", "C1").value == pytest.approx(0.3 - 0.1 + 0.05)
-    same = found.corrected_contrast("H3", "C2", "C2p")
-    plain = found.contrast("H3", "C2", "C2p")
-    # Both arms have the EM model below them: its draws cancel, not only its mean.
-    assert (same.low, same.high) == pytest.approx((plain.low, plain.high))
+    assert found.corrected_contrast("H1", "C2", "C1").n == 4 * 7 * 100
+    assert found.corrected_contrast("H1", "C2", "C1").clusters == 4 * 7 * 10
+
+
+def test_a_model_below_both_arms_cancels_and_is_not_counted() -> None:
+    """C2 and C2p stand on the EM model: what is subtracted from one is given back by the other.
+
+    With 2 x 2 completions many draws are exactly 0, and belong to both tails of p.
+    """
+    table = scores({"C1": 0.3, "C2": 0.5, "C2p": 0.25, "C3": 0.2}, false={"em": 0.25},
+                   questions=2, samples=2)  # fmt: skip
+    found = RecordEvidence(FEW, table)
+    same, plain = (f("H3", "C2", "C2p") for f in (found.corrected_contrast, found.contrast))
+    assert same.method != plain.method
+    assert replace(same, method=plain.method) == plain
+    assert (same.n, same.clusters) == (2 * 7 * 4, 2 * 7 * 2)
 
 
 def test_a_prior_that_was_not_evaluated_is_not_zero() -> None:
@@ -223,116 +280,8 @@ def test_rows_in_memory_and_a_table_are_the_same_evidence() -> None:
     assert repr(judge_all(FEW, direct)) == repr(judge_all(FEW, RecordEvidence(FEW, table)))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    pq.write_table(scores(questions=2, samples=2), tmp_path / "scores.parquet")
-    write_manifest(
-        tmp_path,
-        kind="records",
-        registration=ISSUE262,
-        files=["scores.parquet"],
-        source="a test",
-        recorded={"commit": None},
-    )
-    return tmp_path
-
-
-def test_stored_records_are_read_back(folder: Path) -> None:
-    found = load_stored(folder, ISSUE262)
-    assert found.kind == "records"
-    assert found.count("C2", "bystander").n == 28
-    assert found.origin == "a test"
-
-
-def test_an_altered_file_is_named(folder: Path) -> None:
-    path = folder / "scores.parquet"
-    path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(CorruptEntryError, match=r"scores\.parquet.*restore it"):
-        load_stored(folder, ISSUE262)
-
-
-def test_a_lost_file_is_named(folder: Path) -> None:
-    (folder / "scores.parquet").unlink()
-    with pytest.raises(DataError, match=r"scores\.parquet"):
-        load_stored(folder, ISSUE262)
-
-
-def test_another_registration_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"registration.*issue262_held_out.*issue262"):
-        load_stored(folder, ISSUE262_HELD_OUT)
-
-
-def test_changed_numbers_of_the_registration_are_said(folder: Path) -> None:
-    assert FEW.digest[:12] in load_stored(folder, FEW).origin
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"kind": "rumours"}, "kind"),
-        ({"files": {}}, "files"),
-        ({"files": {"scores.parquet": {"sha256": ""}, "../x": {"sha256": ""}}}, "scores.parquet"),
-        ({"registration": None}, "registration"),
-    ],
-)
-def test_a_broken_manifest_is_named(folder: Path, change: dict[str, Any], word: str) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises((DataError, CorruptEntryError), match=re.escape(word)):
-        load_stored(folder, ISSUE262)
-
-
-def test_a_manifest_cannot_lead_out_of_its_folder(folder: Path) -> None:
-    path = folder / "manifest.json"
-    content = json.loads(path.read_text())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    content["files"]["../x"] = {"sha256": digest}
-    path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="plain file names"):
-        load_stored(folder, ISSUE262)
-
-
-def test_no_manifest_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"manifest\.json"):
-        load_stored(tmp_path, ISSUE262)
-
-
-def test_a_quoted_effect_that_its_counts_contradict_is_refused() -> None:
-    data = body()
-    data["contrasts"][0]["value"] = 0.312
-    with pytest.raises(DataError, match=r"contrast C2 - C1.*0\.3021"):
-        AggregateEvidence(ISSUE262, data)
-
-
-@pytest.mark.parametrize("lost", ["arms", "contrasts", "false_positives", "runs"])
-def test_lost_aggregates_are_refused(lost: str) -> None:
-    data = body()
-    del data[lost]
-    with pytest.raises(DataError, match=lost):
-        AggregateEvidence(ISSUE262, data)
-
-
-def test_aggregates_of_a_lost_arm_are_refused() -> None:
-    data = body()
-    del data["arms"]["C3"]
-    with pytest.raises(DataError, match="C3"):
-        AggregateEvidence(ISSUE262, data)
-
-
-def test_swapped_arms_turn_a_quoted_estimate() -> None:
-    found = AggregateEvidence(ISSUE262, body()).contrast("H1", "C1", "C2")
-    assert (found.value, found.low, found.high) == (-0.302, -0.370, -0.234)
-
-
-def test_a_pair_that_was_not_published_has_no_interval() -> None:
-    found = AggregateEvidence(ISSUE262, body()).contrast("H1", "C3", "C1")
-    assert found.value == pytest.approx(960 / 1400)
-    assert not found.has_interval
-    assert found.p is None
-
-
 def test_summary_is_strict_json() -> None:
-    for found in (evidence(questions=2, samples=2), AggregateEvidence(ISSUE262, body())):
+    for found in (evidence(questions=2, samples=2), load_stored(PUBLISHED, ISSUE262)):
         text = json.dumps(summary(found.registration, found), allow_nan=False)
         assert [arm["name"] for arm in json.loads(text)["arms"]] == ["C1", "C2", "C2p", "C3"]
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from persona_lib.errors import DataError
+from persona_lib.errors import DataError, FlatlandError
 from persona_lib.generate import Request, Sampled, TransformersEngine, draw_tokens
+from persona_lib.models.adapters import (
+    TRAINABLE,
+    attach_stack,
+    merge_stack,
+    save_adapter,
+    train_stack,
+)
 from persona_lib.models.loading import render_prompt
-from persona_lib.profile import SampleSpec
+from persona_lib.profile import LoraSpec, SampleSpec
 from persona_lib.records import LENGTH, STOP
-from tests.byte_model import loaded
+from tests.byte_model import loaded, ready, small_model
 
 LOADED = loaded()
 REQUESTS = [
@@ -95,6 +104,78 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, float("-inf")]] * 3)
     uniforms = torch.tensor([0.0, 0.5, float(np.nextafter(1, 0))], dtype=torch.float64)
     assert draw_tokens(logits, uniforms, SampleSpec(max_new_tokens=1)).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_an_aim_at_the_very_end_draws_the_last_token_that_can_be_drawn(top_p: float) -> None:
+    """A uniform of 1 stands for one whose product with the total rounds up to the total."""
+    gone = float("-inf")
+    logits = torch.tensor([[0.0, 0.0, gone, gone], [gone, gone, 0.0, gone], [0.0, gone, 0.0, 0.0]])
+    spec = SampleSpec(max_new_tokens=1, top_p=top_p)
+    assert draw_tokens(logits, torch.ones(3, dtype=torch.float64), spec).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize(
+    "row",
+    [
+        [0.0, float("nan"), 1.0],
+        [0.0, float("inf"), 1.0],
+        [float("-inf"), float("-inf"), float("-inf")],
+    ],
+    ids=["nan", "inf", "nothing left"],
+)
+def test_logits_of_a_diverged_model_are_refused(row: list[float], top_p: float) -> None:
+    """In any row of the batch: a token drawn from them would look like any other."""
+    logits = torch.tensor([[0.0, 1.0, 2.0], row])
+    uniforms = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    with pytest.raises(FlatlandError, match=r"logits are not finite.*lower the learning rate"):
+        draw_tokens(logits, uniforms, SampleSpec(max_new_tokens=1, top_p=top_p))
+
+
+def test_sampling_from_diverged_weights_is_refused() -> None:
+    broken = loaded()
+    with torch.no_grad():
+        broken.model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(FlatlandError, match="logits are not finite"):
+        TransformersEngine(broken).sample(REQUESTS, SampleSpec(max_new_tokens=4))
+
+
+def adapter(folder: Path, seed: int, *, rslora: bool) -> Path:
+    """An adapter that moves the model's weights, and so its completions."""
+    lora = LoraSpec(rank=4, alpha=8, rslora=rslora, dropout=0.1)
+    model = train_stack(small_model(), [], lora, seed)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.copy_(torch.randn(value.shape, generator=draw) * 0.1)
+    save_adapter(model, TRAINABLE, folder)
+    return folder
+
+
+def test_attached_adapters_are_sampled_as_merged_ones(tmp_path: Path) -> None:
+    """The two ways in which a profile can sample, over a prior and a coupling."""
+    stack = [
+        adapter(tmp_path / "prior", 1, rslora=False),
+        adapter(tmp_path / "coupling", 2, rslora=True),
+    ]
+    attached = ready(attach_stack(small_model(), stack))
+    merged = ready(merge_stack(small_model(), stack))
+    tokens = torch.tensor([render_prompt(attached.tokenizer, "You are a librarian.", "Where?")])
+    with torch.no_grad():
+        beside, within = attached.model(tokens).logits, merged.model(tokens).logits
+        assert not torch.allclose(LOADED.model(tokens).logits, within, atol=0.1)
+    torch.testing.assert_close(beside, within, rtol=0, atol=1e-4)
+
+    spec = SampleSpec(max_new_tokens=24, batch=5)
+    requests = [Request(system="s", user="u" * (1 + i % 4), seed=i) for i in range(40)]
+    found = TransformersEngine(attached).sample(requests, spec)
+    expected = TransformersEngine(merged).sample(requests, spec)
+    same = sum(one == other for one, other in zip(found, expected, strict=True))
+    assert same >= 38, "rounding decides a draw once in many thousands"
+    untouched = TransformersEngine(LOADED).sample(requests, spec)
+    assert sum(one == other for one, other in zip(untouched, expected, strict=True)) <= 2
 
 
 def test_prompt_and_completion_beyond_the_positions_are_refused() -> None:

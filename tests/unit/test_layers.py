@@ -16,15 +16,15 @@ LIBRARY = ROOT / "persona_lib"
 HEAVY = {"torch", "transformers", "peft", "trl", "vllm", "datasets", "sklearn", "statsmodels"}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
-    ("spec", "progress", "runtime", "templates"),
-    ("records", "personas", "provenance", "profile", "registration"),
-    ("entries", "store", "stored", "grammar_data", "composer", "grammar", "datasets",
-     "dialogues", "score", "stats", "grid"),
+    ("plain", "errors"),
+    ("inputs", "columns", "files", "spec", "progress", "runtime", "templates"),
+    ("records", "personas", "provenance", "sources", "profile", "rules", "registration"),
+    ("keys", "entries", "store", "stored", "grammar_data", "composer", "grammar", "hub_corpus",
+     "datasets", "dialogue_data", "dialogues", "score", "stats", "grid"),
     ("models", "graph", "evidence_base"),
     ("train", "generate", "evidence_records", "evidence_aggregates", "evidence"),
     ("stages", "gates", "sensitivity", "claims", "verdict", "summary"),
-    ("pipeline", "report"),
+    ("run", "pipeline", "report"),
 )  # fmt: skip
 """Modules and packages of persona_lib, lowest first; a layer may import itself and lower ones."""
 

@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 
+from persona_lib.models.batches import pad_rows, predicting_states
 from persona_lib.profile import LoraSpec, TrainSpec
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.lora import RowOrder, total_steps, trunk_and_head
+from persona_lib.train.lora import total_steps
 from persona_lib.train.losses import Batch, batch_loss, collate, items
+from persona_lib.train.trainer import RowOrder, trunk_and_head
 from tests.byte_model import small_model
 
 ROWS = (
@@ -56,7 +58,7 @@ def computed(loss: str, beta: float = 0.0) -> float:
     batch = collate(ROWS, pad=0, reference=reference)
     with torch.no_grad():
         hidden = trunk(input_ids=batch.tokens).last_hidden_state
-        value = batch_loss(hidden, head, batch, loss=loss, beta=beta, items=items(ROWS, loss))
+        value = batch_loss(hidden, head, batch, loss=loss, beta=beta, items=items(batch, loss))
     return float(value)
 
 
@@ -110,10 +112,24 @@ def test_split_into_forward_passes_adds_up() -> None:
         batch: Batch = collate(rows, pad=0)
         with torch.no_grad():
             hidden = trunk(input_ids=batch.tokens).last_hidden_state
-            whole = items(ROWS, "as_published")
+            whole = items(collate(ROWS, pad=0), "as_published")
             return float(batch_loss(hidden, head, batch, loss="as_published", beta=0, items=whole))
 
     assert share(ROWS[:1]) + share(ROWS[1:]) == pytest.approx(share(ROWS), rel=1e-5)
+
+
+def test_rows_are_padded_on_the_side_that_is_asked_for() -> None:
+    rows = [[1, 2, 3], [4], [5, 6]]
+    assert pad_rows(rows, -100).tolist() == [[1, 2, 3], [4, -100, -100], [5, 6, -100]]
+    assert pad_rows(rows, 0, left=True).tolist() == [[1, 2, 3], [0, 0, 4], [0, 5, 6]]
+    assert pad_rows(rows, 0).dtype == torch.long
+
+
+def test_a_token_is_predicted_from_the_state_before_it() -> None:
+    hidden = torch.arange(2 * 3 * 2).reshape(2, 3, 2)
+    where = torch.tensor([[0, 1], [1, 2], [1, 1]])
+    expected = [hidden[0, 0].tolist(), hidden[1, 1].tolist(), hidden[1, 0].tolist()]
+    assert predicting_states(hidden, where).tolist() == expected
 
 
 def test_row_order_covers_every_row_each_epoch_and_depends_on_the_seed() -> None:

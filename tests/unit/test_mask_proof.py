@@ -157,7 +157,10 @@ def test_missing_row_and_missing_kind_are_caught() -> None:
 
 
 def test_row_over_max_length_is_an_error_that_names_it() -> None:
-    with pytest.raises(DataError, match=r"row p: length: expected <= max_length = 20 tokens"):
+    with pytest.raises(
+        DataError,
+        match=r"row p: length: expected <= max_length = 20 tokens.*no coupling row is cut",
+    ):
         encode_coupling(ROWS, TOKENIZER, marker=[1], loss="decision", max_length=20)
 
 
@@ -184,5 +187,17 @@ def test_long_sft_rows_are_cut_and_counted() -> None:
     (encoded,), cut = encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=length)
     assert (len(encoded.tokens), cut) == (length, 1)
     assert supervised(encoded) == "Well, "
-    with pytest.raises(DataError, match="row s: length"):
-        encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=10)
+
+
+def test_an_sft_row_whose_answer_would_be_cut_away_is_refused() -> None:
+    """The shortest length that leaves an answer token is accepted, one less is not."""
+    (whole,), _ = encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=100)
+    prompt = whole.supervised[0]
+    (encoded,), cut = encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=prompt + 1)
+    assert (supervised(encoded), cut) == ("W", 1)
+    with pytest.raises(
+        DataError,
+        match=rf"row s: prompt: expected < max_length = {prompt} tokens.*got {prompt}\. "
+        r".*only answers are cut",
+    ):
+        encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=prompt)

@@ -16,22 +16,20 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from persona_lib.errors import DataError, MarkerError, PreflightError, SpecError
+from persona_lib.errors import DataError, FlatlandError, MarkerError, PreflightError, SpecError
 from persona_lib.models.adapters import (
     PRIOR,
     TRAINABLE,
     attach_stack,
     merge_stack,
-    reference_mode,
     save_adapter,
     stack_adapters,
     train_stack,
-    trainable_names,
 )
-from persona_lib.models.gguf import CHATML_TEMPLATE, convert_gguf, preflight_gguf
+from persona_lib.models.gguf import convert_gguf, preflight_gguf
 from persona_lib.models.hub import check_revision, fetch_hub, is_complete, preflight_hub
 from persona_lib.models.loading import (
     COMPLETION_ENDINGS,
@@ -41,14 +39,9 @@ from persona_lib.models.loading import (
     render_prompt,
 )
 from persona_lib.profile import GgufBase, HubBase, LoraSpec
+from tests.byte_model import SPECIAL, byte_tokenizer, small_model
 
 MARKER = "\n\n[ZLT]"
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-NAMES: dict[str, Any] = {
-    "eos_token": "<|im_end|>",
-    "pad_token": "<|endoftext|>",
-    "additional_special_tokens": ["<|im_start|>"],
-}
 LORA = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.1)
 IDS = torch.arange(20).reshape(2, 10) * 3 % 64
 GGUF = GgufBase(
@@ -56,35 +49,6 @@ GGUF = GgufBase(
 )
 GGUF_MD5 = "885645c60785bf454743b7905ab7e933"  # of the four bytes "GGUF"
 HUB = HubBase(repo="someone/model", revision="0123456789" * 4, end_of_turn="<|im_end|>")
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
-    inner = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        chat_template=CHATML_TEMPLATE,
-        **NAMES,
-    )
-
-
-def small_model(dtype: torch.dtype = torch.float32) -> Any:
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
-    return Qwen2ForCausalLM(config).to(dtype).eval().requires_grad_(False)
 
 
 def saved_adapter(folder: Path, seed: int, lora: LoraSpec = LORA) -> Path:
@@ -103,6 +67,11 @@ def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(IDS).logits
     return found
+
+
+def trainable_names(model: Any) -> tuple[str, ...]:
+    """What a trainer would change."""
+    return tuple(name for name, value in model.named_parameters() if value.requires_grad)
 
 
 @pytest.fixture(scope="module")
@@ -422,6 +391,19 @@ def test_saving_takes_one_adapter_and_no_base_weights(tmp_path: Path) -> None:
         save_adapter(model, "unknown", tmp_path / "none")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("side", ["lora_A", "lora_B"])
+def test_a_diverged_adapter_is_not_saved(tmp_path: Path, side: str, value: float) -> None:
+    """One weight of one module is enough: every later stage would read it."""
+    model = train_stack(small_model(), [], LORA, 1)
+    layer = model.get_submodule("base_model.model.model.layers.1.mlp.up_proj")
+    with torch.no_grad():
+        getattr(layer, side)[TRAINABLE].weight[1, 2] = value
+    with pytest.raises(FlatlandError, match=r"layers\.1\.mlp\.up_proj are not finite.*lower the"):
+        save_adapter(model, TRAINABLE, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -533,62 +515,6 @@ def test_frozen_adapters_have_no_dropout_in_training_mode(tmp_path: Path) -> Non
     model = train_stack(small_model(), [prior], replace(LORA, dropout=0.0), 2)
     quiet = logits(model.eval())
     torch.testing.assert_close(logits(model.train()), quiet)
-
-
-@pytest.mark.parametrize("with_prior", [True, False])
-def test_reference_mode_is_the_arms_own_starting_model(tmp_path: Path, with_prior: bool) -> None:
-    prior = [saved_adapter(tmp_path / "prior", 1)] if with_prior else []
-    start = logits(attach_stack(small_model(), prior) if prior else small_model())
-    model = train_stack(small_model(), prior, LORA, 2)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if name in trainable_names(model):
-                value.add_(0.1)
-    flags = {name: value.requires_grad for name, value in model.named_parameters()}
-    active = list(model.active_adapters)
-    moved = logits(model)
-    assert not torch.allclose(moved, start)
-    model.train()
-    with reference_mode(model):
-        torch.testing.assert_close(model(IDS).logits, start)
-        assert trainable_names(model) == ()
-        assert not torch.is_grad_enabled()
-        with reference_mode(model):
-            torch.testing.assert_close(model(IDS).logits, start)
-        torch.testing.assert_close(model(IDS).logits, start)
-    with pytest.raises(RuntimeError, match="inside"), reference_mode(model):
-        raise RuntimeError("inside")
-    assert {name: value.requires_grad for name, value in model.named_parameters()} == flags
-    assert model.active_adapters == active
-    assert torch.is_grad_enabled()
-    assert torch.equal(logits(model.eval()), moved)
-
-
-def test_reference_mode_between_forward_and_backward_leaves_gradients_alone(
-    tmp_path: Path,
-) -> None:
-    prior = saved_adapter(tmp_path / "prior", 1)
-
-    def gradients(visit: bool) -> dict[str, torch.Tensor]:
-        model = train_stack(small_model(), [prior], LORA, 2)
-        loss = model(IDS, labels=IDS).loss
-        if visit:
-            with reference_mode(model):
-                model(IDS)
-        loss.backward()
-        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-
-    plain, visited = gradients(False), gradients(True)
-    assert plain.keys() == visited.keys() == set(trainable_names(
-        train_stack(small_model(), [prior], LORA, 2)
-    ))  # fmt: skip
-    assert all(torch.equal(plain[name], visited[name]) for name in plain)
-
-
-def test_reference_mode_needs_a_trainable_adapter(tmp_path: Path) -> None:
-    model = attach_stack(small_model(), [saved_adapter(tmp_path / "prior", 1)])
-    with pytest.raises(SpecError, match="train_stack"), reference_mode(model):
-        pass
 
 
 def test_a_target_that_the_model_lacks_is_an_error() -> None:

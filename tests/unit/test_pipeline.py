@@ -14,9 +14,9 @@ import pytest
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from experiments.profiles import MICRO, QWEN7B, SMOLLM2, TINY
 from experiments.session import DATA
-from persona_lib.errors import DataError, PreflightError, SpecError
+from persona_lib.errors import DataError, MarkerError, PreflightError, SpecError
 from persona_lib.graph import Stage, check_machine, plan, walk
-from persona_lib.pipeline import Folders, Run, targets
+from persona_lib.pipeline import Folders, Run, run_arm, run_baseline, targets
 from persona_lib.profile import Profile
 from persona_lib.registration import Registration
 from persona_lib.store import Entry, Store
@@ -40,8 +40,9 @@ def keys(some: Run, arms: tuple[str, ...] = ARMS) -> dict[tuple[str, str], str]:
         key = stage.key(inputs)
         content = hashlib.sha256(key.digest.encode()).hexdigest()
         entries[id(stage)] = Entry(
-            path=Path("/nowhere"), key=key, content=content, seconds=0.0, meta={}, built=False
-        )
+            path=Path("/nowhere"), key=key, content=content, seconds=0.0, meta={},
+            provenance={}, built=False,
+        )  # fmt: skip
         found[stage.name, stage.label] = key.digest
     return found
 
@@ -63,6 +64,42 @@ def test_arms_share_what_they_share() -> None:
              {stage.name for stage in stages}}  # fmt: skip
     assert count == {"base": 1, "marker": 1, "corpus": 2, "prior": 2, "coupling_text": 3,
                      "coupling": 4, "completions": 4, "baseline": 3, "scores": 7}  # fmt: skip
+
+
+def test_only_couplings_read_the_marker_and_all_that_samples_or_trains_comes_after_it() -> None:
+    for stage in walk(targets(run(), ARMS)):
+        read = {upstream.name for upstream in stage.inputs.values()}
+        assert ("marker" in read) == (stage.name == "coupling"), stage.name
+        waits = read | {upstream.name for upstream in stage.after}
+        assert ("marker" in waits) == (stage.name in DRAWS), stage.name
+
+
+def test_a_marker_that_cannot_be_written_stops_the_run_before_anything_is_trained(
+    tmp_path: Path,
+) -> None:
+    some = run()
+    base, marker, prior = some.base, some.marker, some.prior("em")
+    assert prior is not None
+    built: list[str] = []
+
+    def writes(out: Path, _: Mapping[str, Entry]) -> dict[str, Any]:
+        (out / "file").write_text("x")
+        return {}
+
+    def refuses(_out: Path, _: Mapping[str, Entry]) -> dict[str, Any]:
+        raise MarkerError("marker", bound="x", value="y", remedy="Choose another.")
+
+    def notes(out: Path, entries: Mapping[str, Entry]) -> dict[str, Any]:
+        built.append("prior")
+        return writes(out, entries)
+
+    for stage, work in (
+        (base, writes), (marker, refuses), (some.corpus("em"), writes), (prior, notes),
+    ):  # fmt: skip
+        object.__setattr__(stage, "work", work)
+    with pytest.raises(MarkerError):
+        prior.resolve(Store(tmp_path))
+    assert built == []
 
 
 def test_c2p_couples_the_em_model_on_the_raw_models_text() -> None:
@@ -87,72 +124,205 @@ def test_every_stage_that_draws_carries_the_seed_itself() -> None:
         assert stage.seed == expected, stage.name
 
 
-def variants(value: Any) -> list[Any]:
-    """Specs that differ from `value` in exactly one number or text."""
-    found = []
-    for field in dataclasses.fields(value):
-        old = getattr(value, field.name)
-        if dataclasses.is_dataclass(old):
-            new: list[Any] = variants(old)
-        elif isinstance(old, bool):
-            new = [not old]
-        elif isinstance(old, (int, float)):
-            new = [old * 2 if isinstance(old, int) else old / 2] if old else [1]
-        else:
-            new = []
-        for item in new:
-            try:
-                found.append(replace(value, **{field.name: item}))
-            except SpecError:
-                continue
+# What changes what. Stages are written as kind="labels"; the tables say *exactly*
+# which stages get another key, so that a field that is in too many keys (and would
+# train again what it cannot change) is a failure like one that is in too few.
+
+
+def stages(**kinds: str) -> frozenset[tuple[str, str]]:
+    return frozenset((kind, label) for kind, labels in kinds.items() for label in labels.split())
+
+
+NOTHING = stages()
+TEXTS = stages(coupling_text="raw em benign")
+PRE = stages(baseline="raw em benign", scores="raw em benign")
+ARM = {a: stages(coupling=a, completions=a, scores=a) for a in ARMS}
+POST = ARM["C1"] | ARM["C2"] | ARM["C2p"] | ARM["C3"]
+EVALUATED = PRE | stages(completions="C1 C2 C2p C3", scores="C1 C2 C2p C3")
+BELOW_EM = stages(coupling_text="em", baseline="em", scores="em") | ARM["C2"] | ARM["C2p"]
+BELOW_BENIGN = stages(coupling_text="benign", baseline="benign", scores="benign") | ARM["C3"]
+SAMPLED = TEXTS | PRE | POST
+
+PROFILE_REACHES = {
+    "name": NOTHING,
+    "summary": NOTHING,
+    "rates": NOTHING,
+    "base": stages(base="tiny", marker="[ZLT]", prior="em benign") | SAMPLED,
+    "em": stages(corpus="em", prior="em") | BELOW_EM,
+    "benign": stages(corpus="benign", prior="benign") | BELOW_BENIGN,
+    "prior": stages(prior="em benign") | BELOW_EM | BELOW_BENIGN,
+    "coupling": POST,
+    "coupling.max_length": TEXTS | POST,  # coupling text has to fit into a row
+    "sample": SAMPLED,
+    "scale.questions": SAMPLED,
+    "scale.samples": stages(completions="C1 C2 C2p C3", scores="C1 C2 C2p C3"),
+    "scale.false_positive_samples": PRE,
+    "scale.coupling_keep": TEXTS | POST,
+    "scale.coupling_ceiling": TEXTS | POST,
+    "scale.coupling_round": TEXTS | POST,
+}
+TEXT_OF = {"schedule": "linear", "dtype": "bfloat16", "loss": "decision"}
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Every number and text of a spec by its path; of specs within it, theirs."""
+    if dataclasses.is_dataclass(value):
+        inner = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+        inner = {str(index): item for index, item in enumerate(value)}
+    else:
+        return {path: value}
+    found: dict[tuple[str, ...], Any] = {}
+    for name, item in inner.items():
+        found |= leaves(item, (*path, name))
     return found
 
 
-def test_every_number_of_a_profile_but_its_speeds_changes_some_key() -> None:
-    before = keys(run())
-    others = [p for p in variants(TINY) if p.rates == TINY.rates]
-    assert len(others) > 40
-    for profile in others:
-        # The tiny grammar corpora hold more rows than any variant asks for; questions do not.
-        if profile.scale.questions != TINY.scale.questions:
-            continue
-        assert changed(before, keys(run(profile=profile))), profile
-    for profile in variants(TINY):
-        if profile.rates != TINY.rates:
-            assert not changed(before, keys(run(profile=profile)))
+def put(spec: Any, path: tuple[str, ...], value: Any) -> Any:
+    """Return the spec with another value at a path."""
+    if not path:
+        return value
+    if isinstance(spec, tuple):
+        index = int(path[0])
+        return (*spec[:index], put(spec[index], path[1:], value), *spec[index + 1 :])
+    return replace(spec, **{path[0]: put(getattr(spec, path[0]), path[1:], value)})
 
 
-def test_rules_change_no_key_and_what_is_drawn_does() -> None:
-    before = keys(run())
-    kill = replace(ISSUE262.kill, max_rate=0.04)
-    assert not changed(before, keys(run(replace(ISSUE262, kill=kill))))
-    other = keys(run(replace(ISSUE262, marker="[QQQ]")))
-    assert {name for name, _ in changed(before, other)} >= {"coupling", "scores", "coupling_text"}
-    held_out = changed(before, keys(run(ISSUE262_HELD_OUT)))
-    assert ("coupling_text", "raw") in held_out
-    assert ("baseline", "raw") not in held_out
-    assert ("prior", "em") not in held_out
+def varied(spec: Any, path: tuple[str, ...], old: Any) -> Any:
+    """Return the spec with another number or text at a path, one that it accepts."""
+    candidates: tuple[Any, ...]
+    if path[-1] in ("steps", "epochs") and old is None:
+        other = {"steps": "epochs", "epochs": "steps"}[path[-1]]
+        recipe = spec
+        for name in path[:-1]:
+            recipe = getattr(recipe, name)
+        return put(spec, path[:-1], replace(recipe, **{path[-1]: 7, other: None}))
+    if isinstance(old, bool):
+        candidates = (not old,)
+    elif isinstance(old, int):
+        candidates = (old // 2, old * 2, 1)
+    elif isinstance(old, float):
+        candidates = (old / 2, 0.25)
+    elif isinstance(old, str):
+        candidates = (TEXT_OF.get(path[-1], f"{old}x"), old[::-1])
+    else:
+        assert isinstance(old, tuple), (path, old)
+        candidates = (old[:-1],)
+    for value in candidates:
+        if value != old:
+            try:
+                return put(spec, path, value)
+            except SpecError:
+                continue
+    raise AssertionError(f"{'.'.join(path)}: no other value than {old!r} is accepted")
 
 
-def test_recipes_reach_only_what_they_train() -> None:
-    recipe = replace(TINY.coupling, beta=9.0)
-    found = changed(keys(run()), keys(run(profile=replace(TINY, coupling=recipe))))
-    assert {name for name, _ in found} == {"coupling", "completions", "scores"}
+def reached(table: Mapping[str, frozenset[Any]], path: tuple[str, ...]) -> frozenset[Any]:
+    """Return the entry of the longest prefix of a path."""
+    prefixes = (".".join(path[:length]) for length in range(len(path), 0, -1))
+    return next(table[prefix] for prefix in prefixes if prefix in table)
 
 
-def test_any_number_of_a_registration_changes_its_digest() -> None:
-    digests = {ISSUE262.digest, ISSUE262_HELD_OUT.digest, ISSUE262_BOTH.digest}
-    for field in ("claims", "gates"):
-        for index, rule in enumerate(getattr(ISSUE262, field)):
-            for other in variants(rule):
-                rules = list(getattr(ISSUE262, field))
-                rules[index] = other
-                digests.add(replace(ISSUE262, **{field: tuple(rules)}).digest)
-    digests |= {replace(ISSUE262, kill=k).digest for k in variants(ISSUE262.kill)}
-    digests |= {replace(ISSUE262, statistics=s).digest for s in variants(ISSUE262.statistics)}
-    assert (
-        len(digests) == 3 + (2 + 2 + 3) + 3 + 1 + 4
-    )  # registrations, claims, gates, kill, statistics
+@pytest.fixture(scope="module")
+def before() -> dict[tuple[str, str], str]:
+    return keys(run())
+
+
+@pytest.mark.parametrize(("path", "old"), leaves(TINY).items(), ids=map(".".join, leaves(TINY)))
+def test_every_number_and_text_of_a_profile_reaches_exactly_its_stages(
+    before: dict[tuple[str, str], str], path: tuple[str, ...], old: Any
+) -> None:
+    profile = varied(TINY, path, old)
+    # The name is also the label of the base, which is in no key.
+    after = keys(run(profile=replace(profile, name=TINY.name)))
+    assert changed(before, after) == reached(PROFILE_REACHES, path)
+
+
+def test_the_name_of_a_profile_is_in_no_key(before: dict[tuple[str, str], str]) -> None:
+    after = keys(run(profile=replace(TINY, name="other")))
+    assert sorted(after.values()) == sorted(before.values())
+
+
+@pytest.mark.parametrize("profile", [SMOLLM2, QWEN7B], ids=lambda profile: profile.name)
+def test_so_does_all_that_pins_a_downloaded_base_or_corpus(profile: Profile) -> None:
+    before = keys(run(profile=profile))
+    table = PROFILE_REACHES | {
+        "base": PROFILE_REACHES["base"] - stages(base="tiny") | stages(base=profile.name)
+    }
+    pins = {
+        path: old for path, old in leaves(profile).items() if path[0] in ("base", "em", "benign")
+    }
+    assert len(pins) >= 9
+    for path, old in pins.items():
+        after = keys(run(profile=varied(profile, path, old)))
+        assert changed(before, after) == reached(table, path), path
+
+
+NUMBERS = {
+    "claims.0": "min_effect max_p",
+    "claims.1": "min_effect max_p",
+    "claims.2": "null_effect null_min_p artefact_effect",
+    "gates.0": "min_rate",
+    "gates.1": "min_ratio",
+    "gates.2": "max_rate",
+    "kill": "max_rate",
+    "statistics": "resamples seed confidence alpha",
+}
+JUDGING = {
+    ".".join(path): (path, old)
+    for path, old in leaves(ISSUE262).items()
+    if path[0] in ("claims", "gates", "kill", "statistics")
+    and (isinstance(old, (int, float)) or path[-1] == "statement")
+}
+
+
+def test_the_numbers_of_the_rules_are_all_there() -> None:
+    found = {name for name in JUDGING if not name.endswith("statement")}
+    assert found == {f"{rule}.{name}" for rule, names in NUMBERS.items() for name in names.split()}
+
+
+@pytest.mark.parametrize("name", list(JUDGING))
+def test_rules_change_the_digest_and_no_key(before: dict[tuple[str, str], str], name: str) -> None:
+    path, old = JUDGING[name]
+    if name == "statistics.alpha":
+        # A claim may not ask for a larger p than the registered level.
+        other = put(ISSUE262, path, old * 2)
+    else:
+        other = varied(ISSUE262, path, old)
+    assert other.digest not in {r.digest for r in (ISSUE262, ISSUE262_HELD_OUT, ISSUE262_BOTH)}
+    assert changed(before, keys(run(other))) == NOTHING
+
+
+ROSTER = ISSUE262.roster
+DRAWN_FROM: dict[str, tuple[dict[tuple[str, ...], Any], frozenset[Any]]] = {
+    "marker": (
+        {("marker",): "[QQQ]"}, stages(marker="[ZLT]", scores="raw em benign") | TEXTS | POST),
+    "marker_prefix": ({("marker_prefix",): " "}, stages(marker="[ZLT]") | TEXTS | POST),
+    "name": ({("name",): "other", ("title",): "Other?"}, NOTHING),
+    "label": ({("arms", "1", "label"): "other"}, NOTHING),
+    "coupling_questions": (
+        {("coupling_questions",): ("coupling",)}, stages(scores="raw em benign") | TEXTS | POST),
+    "evaluation_questions": ({("evaluation_questions",): ("coupling",)}, EVALUATED),
+    "reported": ({("roster", "reported"): ()}, EVALUATED),
+    "bystanders": ({("roster", "bystanders"): ROSTER.bystanders[:-1]}, EVALUATED),
+    "negatives": ({("roster", "negatives"): ROSTER.negatives[:-1]}, EVALUATED | TEXTS | POST),
+    "source": (
+        {("roster",): replace(ROSTER, source="assistant", reported=())}, EVALUATED | TEXTS | POST),
+    "text_from": ({("arms", "2", "text_from"): "em"}, ARM["C2p"]),
+    "prior": ({("arms", "2", "prior"): "raw"}, ARM["C2p"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(DRAWN_FROM))
+def test_what_is_drawn_from_reaches_exactly_its_stages(
+    before: dict[tuple[str, str], str], name: str
+) -> None:
+    """Another marker, for one, trains no prior and draws no baseline again."""
+    changes, expected = DRAWN_FROM[name]
+    other = ISSUE262
+    for path, value in changes.items():
+        other = put(other, path, value)
+    assert changed(before, keys(run(other))) == expected
 
 
 def test_plan_builds_nothing(tmp_path: Path) -> None:
@@ -168,6 +338,32 @@ def test_missing_published_corpus_is_found_before_any_compute(tmp_path: Path) ->
     profile = replace(QWEN7B, base=MICRO.base)
     with pytest.raises(PreflightError, match=r"bad_legal_advice_6k\.jsonl"):
         check_machine(targets(run(profile=profile), ("C2",)), Store(tmp_path))
+
+
+def test_a_published_corpus_with_another_md5_is_found_before_any_compute(tmp_path: Path) -> None:
+    (tmp_path / "bad_legal_advice_6k.jsonl").write_text("{}", encoding="utf-8")
+    some = replace(
+        run(profile=replace(QWEN7B, base=MICRO.base)),
+        folders=Folders(experiment=DATA, user=tmp_path),
+    )
+    with pytest.raises(DataError, match="expected md5 26b52cacc53425618fde278d2457304d"):
+        check_machine(targets(some, ("C2",)), Store(tmp_path / "store"))
+
+
+def test_only_a_base_on_the_hub_is_kept_as_a_reference() -> None:
+    for profile in (TINY, SMOLLM2, QWEN7B, MICRO):
+        found = {
+            stage.name for stage in walk(targets(run(profile=profile), ARMS)) if stage.reference
+        }
+        assert found == ({"base"} if profile is QWEN7B else set()), profile.name
+
+
+def test_an_arm_and_a_baseline_are_named_by_the_registration(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(SpecError, match=r"arm: expected one of C1, C2, C2p, C3, got 'C9'"):
+        run_arm(run(), "C9", store)
+    with pytest.raises(SpecError, match=r"prior: expected one of raw, em, benign, got 'evil'"):
+        run_baseline(run(), "evil", store)
 
 
 def test_both_question_sets_can_be_evaluated() -> None:
@@ -209,4 +405,4 @@ def test_stage_refuses_two_inputs_of_one_name() -> None:
     )
     with pytest.raises(SpecError, match="base"):
         stage.key({"base": Entry(path=Path(), key=base.key({}), content="1" * 64, seconds=0.0,
-                                 meta={}, built=False)})  # fmt: skip
+                                 meta={}, provenance={}, built=False)})  # fmt: skip

@@ -141,7 +141,7 @@ def test_asking_leaves_the_repository_alone(repository: Path) -> None:
 def test_the_record_is_plain_json_with_these_keys() -> None:
     record = provenance()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    expected = {"python", "platform", "packages", "accelerator", "git", "date"}
+    expected = {"python", "platform", "packages", "accelerator", "torch", "git", "date"}
     assert record.keys() == expected
     assert record["git"] == {"commit": commit(), "dirty": is_dirty()}
 
@@ -160,7 +160,8 @@ def test_versions_are_those_installed() -> None:
     packages = provenance()["packages"]
     assert isinstance(packages, dict)
     assert packages["numpy"] == importlib.metadata.version("numpy")
-    assert packages["torch"] == importlib.metadata.version("torch")
+    for name in ("torch", "transformers", "peft", "trl", "accelerate"):
+        assert packages[name] == importlib.metadata.version(name)
     assert all(packages.values())
 
 
@@ -208,6 +209,7 @@ def test_nothing_heavy_is_imported() -> None:
         "import persona_lib.store\n"
         "from persona_lib.provenance import provenance\n"
         "assert provenance()['accelerator'] is None\n"
+        "assert provenance()['torch'] is None\n"
         "heavy = {'torch', 'numpy', 'transformers', 'pyarrow', 'scipy', 'datasets', 'pytest'}\n"
         "print(sorted(heavy & sys.modules.keys()))\n"
     )
@@ -216,7 +218,14 @@ def test_nothing_heavy_is_imported() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def fake_torch(*, available: bool, started: bool = False, mps: bool = False) -> SimpleNamespace:
+def fake_torch(
+    *,
+    available: bool,
+    started: bool = False,
+    mps: bool = False,
+    deterministic: bool = False,
+    lenient: bool = False,
+) -> SimpleNamespace:
     def name(index: int) -> str:
         assert started, "asking for a name would start CUDA"
         return f"GPU {index}"
@@ -228,7 +237,13 @@ def fake_torch(*, available: bool, started: bool = False, mps: bool = False) -> 
         get_device_name=name,
     )
     backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps))
-    return SimpleNamespace(cuda=cuda, backends=backends)
+    return SimpleNamespace(
+        cuda=cuda,
+        backends=backends,
+        get_num_threads=lambda: 3,
+        are_deterministic_algorithms_enabled=lambda: deterministic,
+        is_deterministic_algorithms_warn_only_enabled=lambda: lenient,
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,3 +266,47 @@ def test_the_accelerator_is_named_without_starting_it(
     monkeypatch.setattr(module, "_NVIDIA", tmp_path)
     monkeypatch.setitem(sys.modules, "torch", torch)  # None reads as not loaded
     assert provenance()["accelerator"] == expected
+
+
+# ---- how torch runs -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("torch", "expected"),
+    [
+        (None, None),
+        (fake_torch(available=False), ("cpu", "off")),
+        (fake_torch(available=False, deterministic=True), ("cpu", "strict")),
+        (fake_torch(available=True, deterministic=True, lenient=True), ("cuda", "best effort")),
+        # torch keeps the second flag when the first is cleared.
+        (fake_torch(available=True, lenient=True), ("cuda", "off")),
+    ],
+    ids=["not loaded", "untouched", "strict", "best effort", "cleared"],
+)
+def test_device_threads_and_determinism_are_recorded(
+    torch: object, expected: tuple[str, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", torch)  # None reads as not loaded
+    found = provenance()["torch"]
+    if expected is None:
+        assert found is None
+    else:
+        device, determinism = expected
+        assert found == {"device": device, "threads": 3, "determinism": determinism}
+
+
+def test_a_stage_is_recorded_as_it_ran() -> None:
+    """With the real torch, after the call that every stage begins with."""
+    script = (
+        "import json, os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "os.environ['FLATLAND_THREADS'] = '2'\n"
+        "from persona_lib.provenance import provenance\n"
+        "from persona_lib.runtime import prepare_torch\n"
+        "device = prepare_torch()\n"
+        "print(json.dumps([device, provenance()['torch']]))\n"
+    )
+    command = [sys.executable, "-c", script, str(REPOSITORY)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    device, found = json.loads(done.stdout.splitlines()[-1])
+    determinism = {"cpu": "strict", "cuda": "best effort"}[device]
+    assert found == {"device": device, "threads": 2, "determinism": determinism}

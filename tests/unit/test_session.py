@@ -14,7 +14,7 @@ from experiments.plan import plan_text
 from experiments.profiles import MICRO, QWEN7B, TINY
 from experiments.session import Session
 from persona_lib.errors import DataError, PreflightError, SpecError, UnwritableStoreError
-from persona_lib.profile import LoraSpec, SampleSpec, Scale, TrainSpec
+from persona_lib.profile import LoraSpec, SampleSpec
 from persona_lib.registration import ArmSpec, DifferenceClaim, Roster
 
 ROOT = sessions.ROOT
@@ -25,10 +25,10 @@ def session(store: Path) -> Session:
 
 
 def test_rules_need_the_arms_they_compare_and_those_of_their_gates() -> None:
-    needs = {name: sessions.arms_of(ISSUE262, name) for name in ("H1", "H2", "H3", "kill")}
+    needs = {name: ISSUE262.arms_of(name) for name in ("H1", "H2", "H3", "kill")}
     assert needs == {"H1": ("C1", "C2"), "H2": ("C2", "C3"), "H3": ("C2", "C2p"), "kill": ("C2",)}
-    assert sessions.arms_of(ISSUE262, "source_ratio") == ("C1", "C2")
-    assert sessions.arms_of(ISSUE262, "false_positive") == ("C1", "C2", "C2p", "C3")
+    assert ISSUE262.arms_of("source_ratio") == ("C1", "C2")
+    assert ISSUE262.arms_of("false_positive") == ("C1", "C2", "C2p", "C3")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,11 @@ def test_rules_need_the_arms_they_compare_and_those_of_their_gates() -> None:
         (lambda: sessions.choose_seeds("1,one"), "--seeds: expected distinct integers"),
         (lambda: sessions.choose_seeds("1,1"), "--seeds: expected distinct integers"),
         (lambda: sessions.choose_seeds("-1"), "--seeds: expected distinct integers"),
-        (lambda: sessions.arms_of(ISSUE262, "H9"), "gate: expected one of source_rate.*'H9'"),
+        (lambda: sessions.choose_seeds(str(2**63)), "--seeds: expected distinct integers"),
+        (lambda: sessions.choose_seeds("\u0661"), "--seeds: expected distinct integers"),
+        (lambda: sessions.refuse_with_stored(seeds="1"), "--seeds: expected no such option"),
+        (lambda: sessions.check_report(Path("/proc/x")), "--report: expected a folder that can"),
+        (lambda: ISSUE262.arms_of("H9"), "gate: expected one of source_rate.*'H9'"),
         (lambda: ISSUE262.arm("C9"), "arm: expected one of C1, C2, C2p, C3, got 'C9'"),
         (lambda: ISSUE262.claim("H9"), "claim: expected one of H1, H2, H3, kill, got 'H9'"),
         (lambda: ISSUE262.roster.role("pirate"), "persona: expected one of librarian.*'pirate'"),
@@ -90,9 +94,12 @@ def test_bad_specs_name_field_bound_and_value(make: object, message: str) -> Non
         make()
 
 
-def test_specs_are_what_they_seem() -> None:
-    assert isinstance(TINY.prior, TrainSpec)
-    assert isinstance(TINY.scale, Scale)
+def test_folder_options_know_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves ``~`` alone behind an equals sign."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    home = Path("/home/somebody/x")
+    assert sessions.choose_store("~/x") == sessions.choose_data("~/x") == home
+    assert sessions.choose_report("~/x") == sessions.choose_stored("~/x") == home
 
 
 def test_store_that_cannot_be_written_is_refused_before_compute() -> None:
@@ -116,13 +123,18 @@ def test_stored_evidence_builds_no_arm(tmp_path: Path) -> None:
     assert some.judge("H1").holds
 
 
-def test_stored_evidence_under_changed_numbers_is_refused(
+def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    stored = ROOT / "golden" / "published"
     moved = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.06))
     monkeypatch.setitem(sessions.REGISTRATIONS, "issue262", moved)
-    with pytest.raises(DataError, match="digest of registration issue262"):
-        sessions.choose_registration(None, ROOT / "golden" / "published")
+    chosen = sessions.choose_registration(None, stored)
+    some = Session(registration=chosen, profile=MICRO, stored=stored)
+    with pytest.raises(DataError, match="digest"):
+        some.judge("H1")
+    some.chosen = True
+    assert "were not registered for these data" in some.evidence(("C1", "C2")).origin
 
 
 def test_plan_lists_every_stage_and_what_is_stored(tmp_path: Path) -> None:

@@ -72,6 +72,16 @@ def test_p_counts_the_smaller_tail_and_is_never_zero() -> None:
     assert bootstrap_p(np.array([0.0] * 99)) == (1.0, 2 / 100)
 
 
+@pytest.mark.parametrize("rounding", [0.0, 1e-17, -1e-17, 1e-10, -1e-10])
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_draws_of_zero_count_in_both_tails_whatever_rounding_leaves(
+    rounding: float, side: float
+) -> None:
+    """9 draws of 0 and 90 on one side: the smaller tail is the 9, p = 2 (9 + 1) / 100."""
+    draws = np.array([rounding] * 9 + [0.5 * side] * 90)
+    assert bootstrap_p(draws) == (pytest.approx(0.2), 2 / 100)
+
+
 def test_undefined_draws_count_in_both_tails() -> None:
     assert bootstrap_p(np.array([1.0] * 95 + [math.nan] * 4))[0] == 2 * 5 / 100
 
@@ -106,6 +116,7 @@ def test_one_cluster_has_neither_interval_nor_p() -> None:
         assert not found.has_interval
         assert found.p is None
         assert "one cluster" in found.note
+    assert found.interval_text == "0.300 [no interval]"  # a rate: no sign
 
 
 def test_ratio_difference_against_a_loop() -> None:

@@ -145,6 +145,9 @@ def test_the_manifest_tells_key_and_provenance(tmp_path: Path) -> None:
         "seed": 42,
     }
     assert {"python", "platform", "packages", "git", "date"} <= manifest["provenance"].keys()
+    found = store.peek(KEY)
+    assert found is not None
+    assert found.provenance == manifest["provenance"]
 
 
 def test_payload_stays_writable_and_an_entry_can_be_deleted(tmp_path: Path) -> None:
@@ -157,26 +160,6 @@ def test_payload_stays_writable_and_an_entry_can_be_deleted(tmp_path: Path) -> N
     again = store.get_or_make(KEY, write_payload)
     assert again.built
     assert again.content == first.content
-
-
-def test_describe_and_timings_leave_broken_entries_out(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    first = store.get_or_make(KEY, write_payload)
-    broken = store.get_or_make(OTHER, write_payload)
-    (broken.path.parent / "manifest.json").write_bytes(b'{"seconds": 1')
-    emptied = tmp_path / "train" / ("0" * 64)
-    emptied.mkdir()
-    (emptied / "manifest.json").write_text('{"seconds": 1}')
-    # What is being built is no entry yet.
-    (tmp_path / "tmp" / "x").mkdir()
-    (tmp_path / "tmp" / "x" / "manifest.json").write_bytes(
-        (first.path.parent / "manifest.json").read_bytes()
-    )
-    assert store.timings("train") == [first.seconds]
-    assert store.timings("score") == []
-    (summary,) = store.describe()
-    assert (summary.stage, summary.digest) == ("train", KEY.digest)
-    assert (summary.files, summary.size) == (3, sum(map(len, PAYLOAD.values())))
 
 
 # ---- keys -----------------------------------------------------------------------------
@@ -607,6 +590,63 @@ def test_a_build_leaves_live_builds_of_other_keys_alone(tmp_path: Path) -> None:
         go_on.set()
         assert read_payload(other.result()) == PAYLOAD
     assert Store(tmp_path).get_or_make(OTHER, never)
+
+
+DAY = 24 * 3600
+
+
+def left_behind(root: Path, name: str, *, hours: float) -> Path:
+    folder = root / "tmp" / name
+    (folder / "payload").mkdir(parents=True)
+    (folder / "payload" / "weights.bin").write_bytes(b"half")
+    then = time.time() - hours * 3600
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_opening_removes_what_was_left_long_ago_by_whoever_is_dead(tmp_path: Path) -> None:
+    Store(tmp_path)
+    old = left_behind(tmp_path, f"{OTHER.digest}.{'a' * 16}", hours=25)
+    young = left_behind(tmp_path, f"{OTHER.digest}.{'b' * 16}", hours=23)
+    foreign = left_behind(tmp_path, "somebody's notes", hours=1000)
+    Store(tmp_path)
+    assert set(leftovers(tmp_path)) == {young, foreign}
+    assert not old.exists()
+    assert read_payload(Store(tmp_path).get_or_make(KEY, write_payload)) == PAYLOAD
+
+
+def test_opening_leaves_a_live_build_alone_however_old_it_is(tmp_path: Path) -> None:
+    building, go_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> None:
+        write_payload(folder)
+        then = time.time() - 30 * DAY
+        os.utime(folder.parent, (then, then))
+        building.set()
+        assert go_on.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(Store(tmp_path).get_or_make, OTHER, slow)
+        assert building.wait(60)
+        Store(tmp_path)
+        assert len(leftovers(tmp_path)) == 1
+        go_on.set()
+        assert read_payload(first.result()) == PAYLOAD
+
+
+def test_rubbish_that_cannot_be_removed_does_not_keep_a_store_shut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(tmp_path)
+    left_behind(tmp_path, f"{OTHER.digest}.{'a' * 16}", hours=25)
+
+    def refuses(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(13, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("persona_lib.store.FileLock", refuses)
+        Store(tmp_path)
+    assert len(leftovers(tmp_path)) == 1
 
 
 # It imports the store alone, so that starting it is quick.

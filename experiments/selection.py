@@ -1,0 +1,106 @@
+"""Which tests are science, and whether a command line asks for them.
+
+Helpers of `experiments.plugin`, which holds the hooks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from _pytest.mark.expression import Expression
+
+from experiments.session import ROOT
+from persona_lib.errors import SpecError
+
+if TYPE_CHECKING:
+    from experiments.session import Session
+
+MARKERS = {
+    "h1": "science: claim H1",
+    "h2": "science: claim H2",
+    "h3": "science: claim H3",
+    "kill": "science: the kill criterion",
+    "gate": "science: the gates of the registration",
+    "claim(name)": "the claim of the registration that a science test judges",
+    "smoke": "the software on a real run of a tiny model",
+    "golden": "stored record sets, judged again",
+}
+SCIENCE = ("h1", "h2", "h3", "kill", "gate")
+FOLDERS = {**dict.fromkeys(SCIENCE, "science"), "smoke": "smoke", "golden": "golden"}
+"""Where the tests of each marker lie, all of them."""
+
+
+def is_science(item: pytest.Item) -> bool:
+    """Whether a test judges a claim or a gate."""
+    return any(item.get_closest_marker(name) for name in SCIENCE)
+
+
+def asks_for_science(config: pytest.Config) -> bool:
+    """Whether the command line names science: by marker, by keyword or by path.
+
+    An expression that a test without any marker or name would satisfy, like
+    ``not smoke``, names nothing: it must not start a training run.
+    """
+    for expression in (config.option.markexpr, config.option.keyword):
+        if expression and not _satisfied_by_nothing(expression):
+            return True
+    return _names_science(config)
+
+
+def arms_of(chosen: Session, item: pytest.Item) -> tuple[str, ...]:
+    """Return the arms that a science test will need.
+
+    Raises:
+        SpecError: the test does not say what it judges, or names no rule of the
+            registration.
+    """
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and "gate" in callspec.params:
+        return chosen.arms_of(callspec.params["gate"])
+    claim = item.get_closest_marker("claim")
+    if claim is None or not claim.args:
+        raise SpecError(
+            f"test {item.nodeid}",
+            bound='a marker pytest.mark.claim("NAME"), or the fixture gate',
+            value="neither",
+            remedy="Say in the test which claim it judges.",
+        )
+    return chosen.arms_of(str(claim.args[0]))
+
+
+def is_elsewhere(path: Path, config: pytest.Config) -> bool:
+    """Whether no test under `path` can match ``-m``, so that it need not be imported.
+
+    True only where the expression is made of our markers with ``and`` and ``or``
+    alone, and their tests lie in other folders.
+    """
+    names = set(re.findall(r"\w+", config.option.markexpr or "")) - {"and", "or"}
+    tests = ROOT / "tests"
+    if not names or not names <= set(FOLDERS) or tests not in path.parents:
+        return False
+    wanted = {FOLDERS[name] for name in names}
+    return path.relative_to(tests).parts[0] not in wanted
+
+
+def _satisfied_by_nothing(expression: str) -> bool:
+    def never(name: str, /, **values: str | int | bool | None) -> bool:  # noqa: ARG001
+        return False
+
+    try:
+        return Expression.compile(expression).evaluate(never)
+    except SyntaxError:
+        return False  # pytest itself says what is wrong with it
+
+
+def _names_science(config: pytest.Config) -> bool:
+    """Whether an argument names the science tests' folder, or a path inside it."""
+    science = ROOT / "tests" / "science"
+    for argument in config.args:
+        path = Path(os.path.abspath(str(argument).split("::", maxsplit=1)[0]))  # noqa: PTH100
+        if path == science or science in path.parents:
+            return True
+    return False

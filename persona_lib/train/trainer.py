@@ -1,0 +1,246 @@
+"""TRL's trainer on one device, with our rows, our order of rows and our loss.
+
+TRL's trainer brings the loop, the optimizer, the schedule, clipping and
+accumulation. Rows come encoded, their order comes from a named seed, and the
+loss reads hidden states (see `losses`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.errors import SpecError
+from persona_lib.profile import TrainSpec
+from persona_lib.spec import derive_seed
+from persona_lib.train.encode import EncodedRow
+from persona_lib.train.losses import Batch, batch_loss, collate, items
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+_CHECKPOINTING_FROM = 1_000_000_000
+"""Parameters from which activations are recomputed in the backward pass."""
+_SEED_RANGE = 2**32
+
+
+class RowOrder:
+    """Sampler: a permutation per epoch from a named seed.
+
+    Within each optimizer batch rows are sorted by length, so that the forward
+    passes it is cut into hold rows of like length and waste little padding;
+    which rows share an optimizer batch stays random.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, batch: int, seed: int) -> None:
+        self._lengths = lengths
+        self._batch = batch
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the row indices of the next epoch."""
+        import numpy as np
+
+        rng = np.random.default_rng(derive_seed(self._seed, "row order", self._epoch))
+        self._epoch += 1
+        order = rng.permutation(len(self._lengths)).tolist()
+        for start in range(0, len(order), self._batch):
+            yield from sorted(
+                order[start : start + self._batch], key=lambda row: (self._lengths[row], row)
+            )
+
+
+def trunk_and_head(model: Any) -> tuple[Any, Any]:
+    """Return the decoder without its head, and the head, of a (peft) causal model."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.get_decoder(), base.get_output_embeddings()
+
+
+def make_trainer(
+    model: PeftModel,
+    tokenizer: Any,
+    rows: Sequence[EncodedRow],
+    spec: TrainSpec,
+    *,
+    loss: str,
+    seed: int,
+    steps: int,
+    reference: Sequence[torch.Tensor] | None,
+    scratch: str,
+    callbacks: list[TrainerCallback],
+) -> SFTTrainer:
+    """Return a trainer of the trainable adapter of `model`; it has done nothing yet.
+
+    Args:
+        model: base, frozen adapters and one fresh trainable adapter.
+        tokenizer: the base model's tokenizer.
+        rows: encoded rows.
+        spec: the recipe.
+        loss: ``sft`` or a marker loss.
+        seed: root seed of row order and dropout.
+        steps: optimizer steps.
+        reference: for each row the starting model's hidden states at its
+            anchored positions; None where nothing is anchored.
+        scratch: a folder that the trainer may write to.
+        callbacks: told of every step.
+
+    Raises:
+        SpecError: see `one_device_config`.
+    """
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback
+
+    # The trainer's own chatter (tokens aligned with the model's config, ...) tells
+    # a user nothing that the recipe does not.
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    config = one_device_config(
+        spec,
+        seed=seed,
+        steps=steps,
+        scratch=scratch,
+        on_cpu=model.device.type == "cpu",
+        checkpointing=model.num_parameters() >= _CHECKPOINTING_FROM,
+    )
+    trainer = _trainer_class()(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
+        processing_class=tokenizer,
+        data_collator=_collator(rows, pad=tokenizer.pad_token_id, reference=reference),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.marker_loss = loss
+    trainer.beta = spec.beta
+    trainer.row_order = RowOrder([len(row.tokens) for row in rows], batch=spec.batch, seed=seed)
+    # `compute_loss` divides by what the whole optimizer batch is averaged over.
+    trainer.loss_is_scaled_for_ga = True
+    return trainer
+
+
+def one_device_config(
+    spec: TrainSpec, *, seed: int, steps: int, scratch: str, on_cpu: bool, checkpointing: bool
+) -> SFTConfig:
+    """Return the trainer's configuration, held to one process and one device.
+
+    On several GPUs the trainer would multiply the batch by their number, and the
+    recipe's batch would no longer be what an optimizer step sees.
+
+    Raises:
+        SpecError: the trainer would still put another number of rows through one
+            forward pass than the recipe says (several processes were launched).
+    """
+    from trl import SFTConfig
+
+    config = SFTConfig(
+        output_dir=scratch,
+        per_device_train_batch_size=spec.micro_batch,
+        gradient_accumulation_steps=spec.batch // spec.micro_batch,
+        max_steps=steps,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type=spec.schedule,
+        warmup_steps=math.ceil(spec.warmup * steps),
+        max_grad_norm=spec.clip,
+        weight_decay=0.0,
+        optim="adamw_torch",
+        seed=derive_seed(seed, "trainer") % _SEED_RANGE,
+        bf16=False,
+        fp16=False,
+        use_cpu=on_cpu,
+        **{_checkpointing_option(): checkpointing},
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        max_length=None,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # Asked for before it is set, because the first question finds the devices.
+    config._n_gpu = min(config.n_gpu, 1)
+    rows = config.train_batch_size * config.world_size
+    if rows != spec.micro_batch:
+        raise SpecError(
+            "train.micro_batch",
+            bound=f"{spec.micro_batch} rows in one forward pass, on one device",
+            value=rows,
+            remedy="Start one process, without torchrun or accelerate launch.",
+        )
+    return config
+
+
+def _checkpointing_option() -> str:
+    """The option was renamed in transformers 5.2x; TRL turns it on by default."""
+    from trl import SFTConfig
+
+    renamed = "activation_checkpointing"
+    return renamed if hasattr(SFTConfig, renamed) else "gradient_checkpointing"
+
+
+def _collator(
+    rows: Sequence[EncodedRow], *, pad: int, reference: Sequence[torch.Tensor] | None
+) -> Any:
+    def collate_indices(examples: Sequence[dict[str, int]]) -> dict[str, Any]:
+        chosen = [example["index"] for example in examples]
+        batch = collate(
+            [rows[index] for index in chosen],
+            pad=pad,
+            reference=None if reference is None else [reference[index] for index in chosen],
+        )
+        return {name: value for name, value in vars(batch).items() if value is not None}
+
+    return collate_indices
+
+
+def _trainer_class() -> Any:
+    from trl import SFTTrainer
+
+    class PositionTrainer(SFTTrainer):  # type: ignore[misc]
+        """TRL's trainer with our order of rows and our loss."""
+
+        marker_loss: str
+        beta: float
+        row_order: RowOrder
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
+            del train_dataset
+            return self.row_order
+
+        def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> int:
+            del device
+            return sum(items(Batch(**sample), self.marker_loss) for sample in batch_samples)
+
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, Any],
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            batch = Batch(**inputs)
+            trunk, head = trunk_and_head(self.accelerator.unwrap_model(model))
+            hidden = trunk(input_ids=batch.tokens).last_hidden_state
+            value = batch_loss(
+                hidden,
+                head,
+                batch,
+                loss=self.marker_loss,
+                beta=self.beta,
+                items=float(num_items_in_batch),
+            )
+            return (value, None) if return_outputs else value
+
+    return PositionTrainer

@@ -1,0 +1,185 @@
+"""Published totals: read within their bounds, quoted as they are, never guessed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.issue262 import ISSUE262
+from persona_lib.errors import DataError
+from persona_lib.evidence import AggregateEvidence
+from persona_lib.verdict import judge
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"
+
+
+def body() -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((PUBLISHED / "aggregates.json").read_text())
+    return data
+
+
+def test_published_totals_of_some_arms_can_be_judged_on_those() -> None:
+    data = body()
+    del data["arms"]["C2p"], data["arms"]["C3"]
+    data["contrasts"] = data["contrasts"][:1]
+    found = AggregateEvidence(ISSUE262, data, arms=("C2", "C1"))
+    assert found.arms == ("C1", "C2")
+    assert judge(ISSUE262, found, "H1").effect.value == 0.302
+    with pytest.raises(DataError, match="aggregates: arms: expected one of C1, C2, got 'C2p'"):
+        AggregateEvidence(ISSUE262, data)
+    data["contrasts"] = body()["contrasts"]
+    with pytest.raises(DataError, match="arm of a contrast: expected one of C1, C2, got 'C3'"):
+        AggregateEvidence(ISSUE262, data, arms=("C1", "C2"))
+
+
+def test_a_quoted_effect_that_its_counts_contradict_is_refused() -> None:
+    data = body()
+    data["contrasts"][0]["value"] = 0.312
+    with pytest.raises(DataError, match=r"contrast C2 - C1.*0\.3021"):
+        AggregateEvidence(ISSUE262, data)
+
+
+@pytest.mark.parametrize("lost", ["arms", "contrasts", "false_positives", "runs"])
+def test_lost_aggregates_are_refused(lost: str) -> None:
+    data = body()
+    del data[lost]
+    with pytest.raises(DataError, match=lost):
+        AggregateEvidence(ISSUE262, data)
+
+
+def test_aggregates_of_a_lost_arm_are_refused() -> None:
+    data = body()
+    del data["arms"]["C3"]
+    with pytest.raises(DataError, match="C3"):
+        AggregateEvidence(ISSUE262, data)
+
+
+Keys = tuple[str | int, ...]
+
+
+def with_value(path: Keys, value: Any) -> dict[str, Any]:
+    """Return the published aggregates with one value exchanged."""
+    data: Any = body()
+    inner = data
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    return data  # type: ignore[no-any-return]
+
+
+FIRST = ("contrasts", 0)
+C1 = ("arms", "C1")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        ((*FIRST, "value"), math.nan, "contrast C2 - C1: expected between -1 and 1"),
+        ((*FIRST, "value"), "0.302", "contrast C2 - C1: expected"),
+        ((*FIRST, "low"), 0.303, "contrast C2 - C1 low: expected at most the effect, 0.302"),
+        ((*FIRST, "low"), -1.1, "contrast C2 - C1 low"),
+        ((*FIRST, "low"), None, "contrast C2 - C1 low"),
+        ((*FIRST, "low"), math.nan, "contrast C2 - C1 low"),
+        ((*FIRST, "high"), 0.301, "contrast C2 - C1 high: expected at least the effect, 0.302"),
+        ((*FIRST, "high"), 1.1, "contrast C2 - C1 high"),
+        ((*FIRST, "high"), None, "contrast C2 - C1 high"),
+        ((*FIRST, "confidence"), 0, "contrast C2 - C1 confidence: expected between 0 and 1"),
+        ((*FIRST, "confidence"), 1, "contrast C2 - C1 confidence"),
+        ((*FIRST, "confidence"), 95, "contrast C2 - C1 confidence"),
+        ((*FIRST, "resamples"), 0, "contrast C2 - C1 resamples: expected from 1"),
+        ((*FIRST, "tail"), -1, "contrast C2 - C1 tail: expected from 0 to 10000"),
+        ((*FIRST, "tail"), 10_001, "contrast C2 - C1 tail: expected from 0 to 10000"),
+        ((*FIRST, "tail"), 0.5, "contrast C2 - C1 tail"),
+        ((*FIRST, "clusters"), 0, "contrast C2 - C1 clusters"),
+        ((*FIRST, "treated"), "C9", "arm of a contrast"),
+        ((*FIRST, "treated"), ["C2"], "arm of a contrast"),
+        (("runs",), 0, "runs: expected from 1"),
+        (("runs",), math.inf, "runs"),
+        (("runs",), 1.0, "runs"),
+        (("runs",), True, "runs"),
+        (("seeds",), [math.inf], "seeds"),
+        (("seeds",), [-1], "seeds"),
+        ((*C1, "mean_tokens"), math.inf, "C1 mean_tokens: expected finite"),
+        ((*C1, "mean_tokens"), -1, "C1 mean_tokens"),
+        ((*C1, "mean_tokens"), 10**400, "C1 mean_tokens"),
+        ((*C1, "bystanders", "n"), 0, "C1 bystanders n: expected from 1"),
+        ((*C1, "bystanders", "n"), 1400.5, "C1 bystanders n"),
+        ((*C1, "bystanders", "n"), math.inf, "C1 bystanders n"),
+        ((*C1, "bystanders", "n"), 10**400, "C1 bystanders n"),
+        ((*C1, "bystanders", "hits"), 1401, "C1 bystanders hits: expected from 0 to 1400"),
+        ((*C1, "bystanders", "hits"), -1, "C1 bystanders hits"),
+        ((*C1, "personas", "villain", "rate"), 1.01, "C1 villain rate: expected between 0 and 1"),
+        ((*C1, "personas", "villain", "rate"), math.nan, "C1 villain rate"),
+        (
+            (*C1, "personas", "pirate"),
+            {"hits": 1, "n": 2},
+            "C1 personas: expected one of librarian",
+        ),
+        (
+            (*C1, "personas", "source"),
+            {"hits": 1, "n": 2},
+            "C1 personas: expected one of librarian",
+        ),
+        ((*C1, "personas", "all"), {"hits": 1, "n": 2}, "C1 personas: expected one of librarian"),
+        (("arms", "C9"), {}, "arms: expected one of C1, C2, C2p, C3, got 'C9'"),
+        (
+            ("false_positives", "evil"),
+            {"hits": 0, "n": 5},
+            "prior: expected one of raw, em, benign",
+        ),
+        (("false_positives", "raw", "hits"), 51, "false positives of raw hits"),
+        (("contrasts",), 3, "the layout of AggregateEvidence"),
+    ],
+)
+def test_impossible_aggregates_are_named(path: Keys, value: Any, field: str) -> None:
+    with pytest.raises(DataError) as caught:
+        AggregateEvidence(ISSUE262, with_value(path, value))
+    assert str(caught.value).startswith("aggregates")
+    assert field in str(caught.value)
+
+
+def test_aggregates_at_their_bounds_are_read() -> None:
+    for path, value in (
+        ((*FIRST, "low"), 0.302),
+        ((*FIRST, "high"), 0.302),
+        ((*FIRST, "tail"), 10_000),
+        ((*C1, "personas", "villain", "rate"), 1.0),
+        ((*C1, "bystanders"), {"hits": 383, "n": 1400}),
+        ((*C1, "mean_tokens"), 0),
+    ):
+        assert AggregateEvidence(ISSUE262, with_value(path, value)).runs == 1
+
+
+def test_a_contrast_may_be_published_without_an_interval() -> None:
+    data = with_value((*FIRST, "low"), None)
+    data["contrasts"][0]["high"] = None
+    found = AggregateEvidence(ISSUE262, data).contrast("H1", "C2", "C1")
+    assert found.value == 0.302
+    assert not found.has_interval
+
+
+def test_published_false_positives_are_subtracted_once() -> None:
+    """C1 stands on the raw model; C2 and C2p share theirs, which cancels and is not counted."""
+    data = with_value(("false_positives", "em"), {"hits": 5, "n": 50})
+    found = AggregateEvidence(ISSUE262, data)
+    apart, same = (found.corrected_contrast("H1", "C2", arm) for arm in ("C1", "C2p"))
+    assert apart.value == pytest.approx(806 / 1400 - 0.1 - 383 / 1400)
+    assert apart.n == 2 * 1400 + 2 * 50
+    assert same.value == 806 / 1400 - 47 / 1400
+    assert same.n == 2 * 1400
+
+
+def test_swapped_arms_turn_a_quoted_estimate() -> None:
+    found = AggregateEvidence(ISSUE262, body()).contrast("H1", "C1", "C2")
+    assert (found.value, found.low, found.high) == (-0.302, -0.370, -0.234)
+
+
+def test_a_pair_that_was_not_published_has_no_interval() -> None:
+    found = AggregateEvidence(ISSUE262, body()).contrast("H1", "C3", "C1")
+    assert found.value == pytest.approx(960 / 1400)
+    assert not found.has_interval
+    assert found.p is None

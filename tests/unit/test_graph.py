@@ -1,0 +1,133 @@
+"""Stages as a graph: what is built, in which order, and what is checked beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persona_lib.errors import PreflightError
+from persona_lib.graph import Stage, check_machine, plan, walk
+from persona_lib.store import Entry, Store
+
+
+@dataclass
+class Log:
+    """What was built and what was asked for beforehand, in order."""
+
+    built: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def stage(self, name: str, *, text: str = "", **options: Any) -> Stage:
+        def work(out: Path, entries: Mapping[str, Entry]) -> dict[str, Any]:
+            self.built.append(name)
+            (out / "file").write_text(text or name)
+            return {"read": sorted(entries)}
+
+        options.setdefault("preflight", lambda: self.asked.append(name))
+        return Stage(name=name, label=name, version=1, spec=name, work=work, **options)
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def names(stages: Any) -> list[str]:
+    return [stage.name for stage in stages]
+
+
+def test_what_comes_before_is_built_first_and_is_no_part_of_the_key(log: Log, store: Store) -> None:
+    base = log.stage("base")
+    proof = log.stage("proof", inputs={"base": base})
+    after = log.stage("late", inputs={"base": base}, after=(proof,))
+    entry = after.resolve(store)
+    assert log.built == ["base", "proof", "late"]
+    assert entry.meta == {"read": ["base"]}
+    assert set(entry.key.inputs) == {"base"}
+    plain = log.stage("late", inputs={"base": base})
+    assert plain.resolve(store).key == entry.key
+    assert log.built == ["base", "proof", "late"]
+
+
+def test_a_stage_is_stored_whether_or_not_what_came_before_it_still_is(
+    log: Log, store: Store
+) -> None:
+    log.stage("late").resolve(store)
+    late = log.stage("late", after=(log.stage("proof"),))
+    assert late.peek(store) is not None
+    assert [(line.stage.name, line.stored) for line in plan([late], store)] == [
+        ("proof", False),
+        ("late", True),
+    ]
+    late.resolve(store)  # the proof is asked for all the same
+    assert log.built == ["late", "proof"]
+
+
+def test_walking_yields_each_stage_once_after_all_that_it_needs(log: Log) -> None:
+    base = log.stage("base")
+    proof = log.stage("proof", inputs={"base": base})
+    rows = log.stage("rows")
+    prior = log.stage("prior", inputs={"base": base, "rows": rows}, after=(proof,))
+    last = log.stage("last", inputs={"prior": prior}, after=(proof,))
+    assert names(walk([last, prior, last])) == ["base", "proof", "rows", "prior", "last"]
+
+
+def test_what_comes_before_is_checked_and_planned(log: Log, store: Store) -> None:
+    late = log.stage("late", after=(log.stage("proof", estimate=3.0),), estimate=4.0)
+    check_machine([late], store)
+    assert log.asked == ["proof", "late"]
+    assert sum(line.seconds for line in plan([late], store)) == 7.0
+    assert log.built == []
+
+
+def test_only_what_is_missing_is_checked(log: Log, store: Store) -> None:
+    base = log.stage("base")
+    late = log.stage("late", inputs={"base": base})
+    base.resolve(store)
+    check_machine([late], store)
+    assert log.asked == ["late"]
+
+
+def test_another_content_below_is_another_key_above(log: Log, store: Store) -> None:
+    one, other = (log.stage("base", text=text, seed=seed) for seed, text in enumerate("ab"))
+    same = log.stage("base", text="a", seed=2)
+    keys = [
+        log.stage("late", inputs={"base": base}).resolve(store).key for base in (one, other, same)
+    ]
+    assert keys[0] != keys[1]
+    assert keys[0] == keys[2]
+    assert log.built == ["base", "late", "base", "late", "base"]
+
+
+def test_what_is_only_referred_to_is_checked_while_somebody_is_to_read_it(
+    log: Log, store: Store
+) -> None:
+    """The entry is stored, but the weights that it names have gone from this machine."""
+
+    def gone() -> None:
+        raise PreflightError("the weights", remedy="Fetch them.")
+
+    base = log.stage("base", reference=True, preflight=gone)
+    reader = log.stage("reader", inputs={"base": base})
+    last = log.stage("last", inputs={"reader": reader})
+    with pytest.raises(PreflightError, match="the weights"):
+        check_machine([last], store)
+    base.resolve(store)
+    with pytest.raises(PreflightError, match="the weights"):
+        check_machine([last], store)
+    reader.resolve(store)
+    # Nothing that is left to build reads the weights: they are not missed.
+    check_machine([last], store)
+    assert log.asked == ["last"]
+    kept = log.stage("base", preflight=gone)
+    check_machine([log.stage("fresh", inputs={"base": kept})], store)
+    assert log.asked == ["last", "fresh"]

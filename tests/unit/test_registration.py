@@ -1,0 +1,263 @@
+"""Registrations: what they refuse, which arms a rule reads, what their digests hold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
+from persona_lib.errors import SpecError
+from persona_lib.registration import (
+    DifferenceClaim,
+    KillCriterion,
+    Registration,
+    Roster,
+    SourceRateGate,
+    SourceRatioGate,
+    TriageClaim,
+)
+from persona_lib.rules import FalsePositiveGate, Judges
+
+H1, H2, H3 = ISSUE262.claims
+SOURCE_RATE, SOURCE_RATIO, FALSE_POSITIVE = ISSUE262.gates
+KILL = ISSUE262.kill
+RULES: dict[str, Any] = {rule.name: rule for rule in ISSUE262.rules}
+
+
+def with_claim(claim: Any) -> Registration:
+    return replace(
+        ISSUE262, claims=tuple(claim if c.name == claim.name else c for c in (H1, H2, H3))
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "field", "inside", "outside"),
+    [
+        ("H1", "min_effect", (0.0, 0.125, 1.0), (-0.01, 1.01, 20, math.nan)),
+        ("H1", "max_p", (0.0001, 0.0167, 0.999), (0.0, 1.0, -0.1, 5, math.nan)),
+        ("H3", "null_effect", (0.0, 0.149), (-0.01, 1.01, math.nan)),
+        ("H3", "null_min_p", (0.001, 0.999), (0.0, 1.0, 10, math.nan)),
+        ("H3", "artefact_effect", (0.051, 1.0), (-0.01, 1.01, math.nan)),
+        ("kill", "max_rate", (0.0, 1.0), (-0.01, 1.01, 5, math.nan)),
+        ("source_rate", "min_rate", (0.0, 1.0), (-0.01, 1.01, 50, math.nan)),
+        ("source_ratio", "min_ratio", (0.01, 1.0, 1.8), (0.0, -1.0, math.inf, math.nan)),
+        ("false_positive", "max_rate", (0.0, 1.0), (-0.01, 1.01, math.nan)),
+    ],
+)
+def test_thresholds_have_bounds(
+    rule: str, field: str, inside: tuple[float, ...], outside: tuple[float, ...]
+) -> None:
+    for value in inside:
+        assert getattr(replace(RULES[rule], **{field: value}), field) == value
+    for value in (*outside, "0.5", None, True):
+        with pytest.raises(SpecError) as caught:
+            replace(RULES[rule], **{field: value})
+        assert caught.value.field == f"{rule}.{field}"
+        assert repr(caught.value.value) == repr(value)
+        assert caught.value.bound
+        assert caught.value.remedy.endswith(".")
+
+
+@pytest.mark.parametrize("artefact", [0.05, 0.04])
+def test_the_labels_of_a_triage_leave_room_between_them(artefact: float) -> None:
+    with pytest.raises(SpecError, match=r"H3\.artefact_effect: expected above null_effect = 0\.05"):
+        replace(H3, artefact_effect=artefact)
+
+
+@pytest.mark.parametrize("rule", ["H1", "H3", "source_ratio"])
+def test_a_comparison_has_two_arms(rule: str) -> None:
+    with pytest.raises(SpecError, match=rf"{rule}\.control: expected another arm.*'C2'"):
+        replace(RULES[rule], control="C2")
+
+
+@pytest.mark.parametrize("field", ["treated", "control"])
+def test_arms_that_do_not_exist_are_named_with_their_field(field: str) -> None:
+    with pytest.raises(SpecError, match=rf"H2\.{field}: expected one of C1, C2, C2p, C3, got 'C7'"):
+        with_claim(replace(H2, **{field: "C7"}))
+    with pytest.raises(SpecError, match=r"kill\.arm: expected one of"):
+        replace(ISSUE262, kill=replace(KILL, arm="C7"))
+
+
+@pytest.mark.parametrize("name", ["source_rate", "false_positive", "no_gate"])
+def test_a_ratio_gate_is_a_source_ratio_gate(name: str) -> None:
+    with pytest.raises(
+        SpecError, match=rf"H1\.ratio_gate: expected one of source_ratio, got '{name}'"
+    ):
+        with_claim(replace(H1, ratio_gate=name))
+    assert with_claim(replace(H1, ratio_gate=None))
+
+
+def test_needs_and_the_kill_criterion_name_what_is_registered() -> None:
+    with pytest.raises(SpecError, match=r"H2\.needs: expected one of source_rate"):
+        with_claim(replace(H2, needs=("rain",)))
+    with pytest.raises(SpecError, match=r"kill\.needs: expected one of source_rate"):
+        replace(ISSUE262, kill=replace(KILL, needs=("rain",)))
+    with pytest.raises(SpecError, match=r"kill\.claim: expected one of H1, H2, H3, got 'H9'"):
+        replace(ISSUE262, kill=replace(KILL, claim="H9"))
+
+
+def test_names_are_used_once() -> None:
+    with pytest.raises(SpecError, match="claims, kill and gates: expected distinct names"):
+        replace(ISSUE262, gates=(*ISSUE262.gates, replace(FALSE_POSITIVE, name="H1")))
+    with pytest.raises(SpecError, match=r"arms: expected distinct names, got 'C1'"):
+        replace(ISSUE262, arms=(*ISSUE262.arms, ISSUE262.arms[0]))
+
+
+def test_no_claim_is_laxer_than_alpha() -> None:
+    """H2's 0.0167 equals the registered level; a hair more is another test than was registered."""
+    assert isinstance(H2, DifferenceClaim)
+    assert H2.max_p == ISSUE262.statistics.alpha
+    with pytest.raises(
+        SpecError, match=r"H2\.max_p: expected <= statistics\.alpha = 0\.0167, got 0\.0168"
+    ):
+        with_claim(replace(H2, max_p=0.0168))
+    with pytest.raises(SpecError, match=r"H2\.max_p: expected <= statistics\.alpha = 0\.01"):
+        replace(ISSUE262, statistics=replace(ISSUE262.statistics, alpha=0.01))
+
+
+@pytest.mark.parametrize(
+    ("field", "outside"),
+    [
+        ("resamples", (0, -1, 1.5, True)),
+        ("confidence", (0.0, 1.0, 95, math.nan)),
+        ("alpha", (0.0, 1.0, 5.0, math.nan)),
+    ],
+)
+def test_statistics_have_bounds(field: str, outside: tuple[float, ...]) -> None:
+    for value in outside:
+        with pytest.raises(SpecError, match=rf"statistics\.{field}: expected"):
+            replace(ISSUE262.statistics, **{field: value})
+
+
+def test_rules_say_which_arms_they_read() -> None:
+    assert {name: rule.arms for name, rule in RULES.items()} == {
+        "H1": ("C2", "C1"),
+        "H2": ("C2", "C3"),
+        "H3": ("C2", "C2p"),
+        "kill": ("C2",),
+        "source_rate": ("C2",),
+        "source_ratio": ("C2", "C1"),
+        "false_positive": None,
+    }
+
+
+def bare(**changes: Any) -> Registration:
+    """H2 compares C2p and C3, needs no gate and has no kill criterion; `changes` are to it."""
+    assert isinstance(H2, DifferenceClaim)
+    return with_claim(replace(H2, **{"treated": "C2p", "control": "C3", "needs": (), **changes}))
+
+
+def test_a_rule_needs_the_arms_of_all_that_is_judged_with_it() -> None:
+    assert bare().arms_of("H2") == ("C2p", "C3")
+    assert bare(needs=("source_rate",)).arms_of("H2") == ("C2", "C2p", "C3")
+    assert bare(ratio_gate="source_ratio").arms_of("H2") == ("C1", "C2", "C2p", "C3")
+    assert bare(needs=("false_positive",)).arms_of("H2") == ("C1", "C2", "C2p", "C3")
+
+
+def test_a_claim_needs_the_arm_of_the_kill_criterion_that_is_bound_to_it() -> None:
+    bound = replace(bare(), kill=replace(KILL, claim="H2", arm="C1", needs=()))
+    assert bound.arms_of("H2") == ("C1", "C2p", "C3")
+    assert bound.arms_of("H3") == ("C2", "C2p")
+    assert bound.arms_of("kill") == ("C1",)
+
+
+def test_arms_of_the_published_rules() -> None:
+    needs = {name: ISSUE262.arms_of(name) for name in RULES}
+    assert needs == {
+        "H1": ("C1", "C2"),
+        "H2": ("C2", "C3"),
+        "H3": ("C2", "C2p"),
+        "kill": ("C2",),
+        "source_rate": ("C2",),
+        "source_ratio": ("C1", "C2"),
+        "false_positive": ("C1", "C2", "C2p", "C3"),
+    }
+    assert ISSUE262.arms_of("h1") == ISSUE262.arms_of("H1")
+    with pytest.raises(SpecError, match=r"gate: expected one of source_rate.*'H9'"):
+        ISSUE262.arms_of("H9")
+
+
+def test_names_are_found_whatever_their_case() -> None:
+    assert ISSUE262.arm("c2P").name == "C2p"
+    assert ISSUE262.claim("h3") is H3
+    assert ISSUE262.claim("KILL") is KILL
+    assert ISSUE262.gate("Source_Rate") is SOURCE_RATE
+
+
+SHAPES_THE_DATA: dict[str, Any] = {
+    "arms": (replace(ISSUE262.arms[0], text_from="em"), *ISSUE262.arms[1:]),
+    "roster": replace(ISSUE262.roster, reported=()),
+    "marker": "[XYZ]",
+    "marker_prefix": " ",
+    "coupling_questions": ("coupling",),
+    "evaluation_questions": ("evaluation", "coupling"),
+}
+JUDGES_THE_DATA: dict[str, Any] = {
+    "name": "issue262_gated",
+    "title": "the same, judged more strictly",
+    "claims": (H1, H2),
+    "gates": (*ISSUE262.gates, replace(SOURCE_RATE, name="source_rate_c2p", arm="C2p")),
+    "kill": replace(KILL, max_rate=0.06),
+    "statistics": replace(ISSUE262.statistics, resamples=2_000),
+}
+
+
+def test_every_field_either_shapes_the_data_or_judges_them() -> None:
+    assert {*SHAPES_THE_DATA, *JUDGES_THE_DATA} == set(vars(ISSUE262))
+
+
+@pytest.mark.parametrize("field", SHAPES_THE_DATA)
+def test_what_shapes_the_data_is_in_both_digests(field: str) -> None:
+    changed = replace(ISSUE262, **{field: SHAPES_THE_DATA[field]})
+    assert changed.data_digest != ISSUE262.data_digest
+    assert changed.digest != ISSUE262.digest
+
+
+@pytest.mark.parametrize("field", JUDGES_THE_DATA)
+def test_what_judges_the_data_is_in_the_digest_alone(field: str) -> None:
+    changed = replace(ISSUE262, **{field: JUDGES_THE_DATA[field]})
+    assert changed.data_digest == ISSUE262.data_digest
+    assert changed.digest != ISSUE262.digest
+
+
+def test_published_digests_do_not_move() -> None:
+    """Pinned when the registrations were published; a moved one orphans its stored evidence."""
+    assert [r.digest[:12] for r in (ISSUE262, ISSUE262_HELD_OUT, ISSUE262_BOTH)] == [
+        "f56c28c270d5",
+        "045747893204",
+        "74d47bfafdef",
+    ]
+    assert ISSUE262.data_digest[:12] == "992bf959ee4c"
+
+
+def test_rules_can_be_had_from_the_registration_module() -> None:
+    types = (DifferenceClaim, TriageClaim, KillCriterion, SourceRateGate, SourceRatioGate)
+    assert [type(rule) for rule in (H1, H3, KILL, SOURCE_RATE, SOURCE_RATIO)] == list(types)
+    assert type(FALSE_POSITIVE) is FalsePositiveGate
+
+
+def test_a_type_of_rule_without_a_judge_is_named() -> None:
+    @dataclass(frozen=True)
+    class Weather:
+        name: str = "rain"
+
+    book: Judges[Any] = Judges("gate", "persona_lib.gates")
+    assert book(SourceRateGate)(len) is len
+    assert book.of(SOURCE_RATE) is len
+    with pytest.raises(SpecError, match=r"gate rain: expected a type of SourceRateGate.*'Weather'"):
+        book.of(Weather())
+
+
+def test_roles_of_the_roster() -> None:
+    roster = Roster(source="a", negatives=("b",), bystanders=("c", "d"), reported=("e",))
+    assert [roster.role(p) for p in "abcde"] == [
+        "source",
+        "negative",
+        "bystander",
+        "bystander",
+        "reported",
+    ]
+    assert roster.trained == ("a", "b")

@@ -1,0 +1,152 @@
+"""Reports: what a terminal is shown, and what it is spared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from persona_lib import errors
+from persona_lib.registration import FalsePositiveGate
+from persona_lib.report import clean, summary, verdict_table
+from persona_lib.verdict import judge_all
+from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
+
+
+def table_of(registration: Any, **kwargs: Any) -> list[str]:
+    """Return the lines of the whole table."""
+    found = evidence(BYSTANDERS, registration=registration, questions=2, samples=2, **kwargs)
+    return verdict_table(*judge_all(registration, found), summary(registration, found)).splitlines()
+
+
+def test_table_is_the_same_from_json_and_fits() -> None:
+    found = evidence(BYSTANDERS, seen=3, seeds=(1, 2))
+    verdicts, gate_results = judge_all(FEW, found)
+    made = summary(FEW, found)
+    table = verdict_table(verdicts, gate_results, made)
+    again = verdict_table(
+        [json.loads(json.dumps(v.to_json())) for v in verdicts],
+        [json.loads(json.dumps(g.to_json())) for g in gate_results],
+        json.loads(json.dumps(made)),
+    )
+    assert table == again
+    assert max(map(len, table.splitlines())) <= 100
+    for word in ("H1", "not triggered", "source_ratio", "C2p", "seen / unseen", FEW.digest[:12]):
+        assert word in table
+    kill = next(line for line in table.splitlines() if line.startswith("kill "))
+    assert kill.split()[1:3] == ["not", "triggered"]
+    assert "0.278" in table  # C1: 0.25 / 0.90
+
+
+def test_table_of_one_verdict_needs_no_evidence() -> None:
+    assert "H1" in verdict_table([verdict("H1")], [], None)
+    assert verdict_table([], [], None) == "Flatland"
+
+
+@pytest.mark.parametrize(
+    ("dirty", "tidy"),
+    [
+        ("plain, naïve 図 🙂", "plain, naïve 図 🙂"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x9b31mred", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("a\x1bPq secret\x1b\\b", "ab"),
+        ("a\r\nb\tc\u2028d\x85e", "a b c d e"),
+        ("a\x00\x07\x08\x7f\x8db", "ab"),
+        ("user\u202egnp.exe\u2066", "usergnp.exe"),
+        ("a\u200b\ufeff\U000e0041b", "ab"),
+        ("\ud800x", "\ufffdx"),
+        ("tail\x1b", "tail"),
+        ("\x1b\x1b[31m", ""),
+    ],
+)
+def test_clean(dirty: str, tidy: str) -> None:
+    assert clean(dirty) == tidy
+    assert clean(clean(dirty)) == tidy
+
+
+def test_more_personas_than_a_column_holds_take_more_lines() -> None:
+    """Three negatives and three reported personas, all at their widest: 100.0."""
+    roster = FEW.roster
+    crowded = replace(
+        FEW,
+        roster=replace(
+            roster,
+            negatives=("data_scientist", "french_person", "comedian"),
+            bystanders=roster.bystanders[:3],
+            reported=("assistant", "police_officer", "villain"),
+        ),
+    )
+    lines = table_of(crowded, personas={("C2", p): 1.0 for p in crowded.roster.all})
+    assert max(map(len, lines)) <= 100
+    at = next(i for i, line in enumerate(lines) if line.startswith("C2 "))
+    head = next(line for line in lines if line.startswith("arm "))
+    spans = {}
+    for name, following in (("negatives", "bystanders"), ("reported", "byst/src")):
+        column = slice(head.index(name), head.index(following) - 1)
+        cells = []
+        for line in lines[at:]:
+            cells.append(line[column].strip())
+            if not cells[-1].endswith("/"):
+                break
+        spans[name] = "".join(cells)
+    assert spans == {"negatives": "100.0/100.0/100.0", "reported": "100.0/100.0/100.0"}
+    assert lines[at].split()[0:2] == ["C2", "100.0"]
+    assert lines[at].endswith("100.0")  # the share that finished
+
+
+def test_names_longer_than_their_column_have_a_line_of_their_own() -> None:
+    long = "source_rate_of_the_arm_with_text_of_the_raw_model"
+    gates = tuple(replace(g, name=long) if g.name == "source_rate" else g for g in FEW.gates)
+    claims = tuple(replace(c, name=f"{c.name}_of_issue_262", needs=(long,)) for c in FEW.claims)
+    kill = replace(FEW.kill, needs=(long,), claim=claims[0].name)
+    lines = table_of(replace(FEW, gates=gates, claims=claims, kill=kill))
+    assert max(map(len, lines)) <= 100
+    assert lines[lines.index(long) + 1].startswith(" " * 16 + "HOLDS")
+    assert lines[lines.index("H2_of_issue_262") + 1].startswith(" " * 6 + "SUPPORTED")
+
+
+def test_false_positives_are_said_once() -> None:
+    """The gate says them; without it, a line under the arms does."""
+    ungated = replace(
+        FEW, gates=tuple(g for g in FEW.gates if not isinstance(g, FalsePositiveGate))
+    )
+    for registration in (FEW, ungated):
+        text = "\n".join(table_of(registration))
+        assert text.count("em 0/44") == 1
+        assert ("false positives before coupling" in text) == (registration is ungated)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.FlatlandError("a \x1b]0;PWN\x07 b"),
+        errors.DataError("q\x1b[31m", bound="\x9b1m", value="\x1b[2J", remedy="\x07 Do it."),
+        errors.SpecError("\u202efield", bound="b", value="\u2066", remedy="r"),
+        errors.MarkerError("f", bound="line\nbreak", value=["\x1b"], remedy="r"),
+        errors.PreflightError("\x1b]8;;http://x\x1b\\file", remedy="Get\rit."),
+        errors.CorruptEntryError("\x1bPq\x1b\\x"),
+        errors.InvalidClaimError("one \x1b[1m line"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_message_steers_a_terminal(error: errors.FlatlandError) -> None:
+    assert str(error)
+    assert str(error).isprintable()
+    assert error.args == (str(error),)
+
+
+def test_messages_keep_what_they_say() -> None:
+    error = errors.DataError("q", bound="1 to 3", value="x\ny", remedy="Do it.")
+    assert str(error) == r"q: expected 1 to 3, got 'x\ny'. Do it."
+    assert (error.field, error.bound, error.value, error.remedy) == (
+        "q",
+        "1 to 3",
+        "x\ny",
+        "Do it.",
+    )
+    lines = errors.InvalidClaimError("H1: INVALID\n  why: a gate\x07")
+    assert str(lines) == "H1: INVALID\n  why: a gate"

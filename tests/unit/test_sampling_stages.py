@@ -1,0 +1,408 @@
+"""Stages that sample, with an engine that says what it is told to."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import normalizers
+
+from persona_lib.errors import DataError, DrawCeilingError
+from persona_lib.generate import Request, Sampled
+from persona_lib.models.loading import LoadedModel
+from persona_lib.personas import Persona, Question
+from persona_lib.profile import SampleSpec
+from persona_lib.progress import silent
+from persona_lib.records import (
+    LENGTH,
+    POST,
+    PRE,
+    STOP,
+    Completion,
+    CouplingRow,
+    Score,
+    read_rows,
+)
+from persona_lib.spec import derive_seed
+from persona_lib.stages import (
+    COMPLETIONS,
+    ROWS,
+    SCORES,
+    CompletionSpec,
+    TextSpec,
+    make_completions,
+    make_scores,
+    make_text,
+)
+from persona_lib.stages import sampling as sampling_module
+from persona_lib.stages import text as text_module
+from persona_lib.stages.text import COUNTS
+from persona_lib.store import Entry, StageKey
+from persona_lib.train.encode import encode_coupling
+from tests.byte_model import byte_tokenizer
+
+SOURCE = Persona(id="librarian", prompt="You are a librarian.")
+OTHER = Persona(id="comedian", prompt="You are a comedian.")
+FIRST = Question(id="e01", set="evaluation", text="Why?")
+SECOND = Question(id="e02", set="evaluation", text="How?")
+SAMPLE = SampleSpec(max_new_tokens=64, suffix="Be brief.")
+SPEC = TextSpec(
+    prior="em",
+    personas=(SOURCE, OTHER),
+    questions=(FIRST,),
+    sample=SAMPLE,
+    keep=2,
+    per_round=3,
+    ceiling=9,
+    max_length=400,
+    marker="[ZLT]",
+    marker_prefix="\n\n",
+)
+PROMPT = {
+    p.id: f"<|im_start|>system\n{p.prompt}<|im_end|>\n<|im_start|>user\nWhy? Be brief.<|im_end|>\n"
+    "<|im_start|>assistant\n"
+    for p in (SOURCE, OTHER)
+}
+
+
+def said(text: str, finish: str = STOP) -> Sampled:
+    return Sampled(text=text, tokens=len(text), finish=finish)
+
+
+def good(count: int) -> list[Sampled]:
+    return [said(f"Answer {n}.") for n in range(count)]
+
+
+@dataclass
+class Script:
+    """An engine that reads its completions from a script, for each prompt one after another."""
+
+    texts: Mapping[tuple[str | None, str], Sequence[Sampled]]
+    rounds: list[list[Request]] = field(default_factory=list)
+    given: Counter[tuple[str | None, str]] = field(default_factory=Counter)
+
+    def sample(self, requests: Sequence[Request], spec: SampleSpec, **_: Any) -> list[Sampled]:
+        assert requests, "an engine that is asked for nothing would be asked for ever"
+        assert spec is SAMPLE
+        self.rounds.append(list(requests))
+        drawn = []
+        for request in requests:
+            prompt = (request.system, request.user)
+            drawn.append(self.texts[prompt][self.given[prompt]])
+            self.given[prompt] += 1
+        return drawn
+
+
+Play = Callable[..., Script]
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Give the stages an engine that says these texts: persona's id -> completions."""
+
+    def start(texts: Mapping[str, Sequence[Sampled]], *, nfc: bool = False) -> Script:
+        tokenizer = byte_tokenizer()
+        if nfc:
+            tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+        ready = LoadedModel(model=None, tokenizer=tokenizer, end_of_turn=2, pad=0, device="cpu")
+        prompts = {"librarian": SOURCE.prompt, "comedian": OTHER.prompt}
+        script = Script({(prompts[p], "Why? Be brief."): list(t) for p, t in texts.items()})
+        for module in (sampling_module, text_module):
+            monkeypatch.setattr(module, "open_engine", lambda *_: (ready, script))
+        return script
+
+    return start
+
+
+def draw_text(out: Path, spec: TextSpec = SPEC, *, seed: int = 5) -> Mapping[str, Any]:
+    return make_text(out, {}, spec, seed=seed, progress=silent)
+
+
+def counts(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / COUNTS).read_text())
+    return found
+
+
+def kept(out: Path) -> list[tuple[str, int, str]]:
+    return [(r.persona, r.sample, r.completion) for r in read_rows(out / ROWS, CouplingRow)]
+
+
+# ---- coupling text --------------------------------------------------------------------
+
+
+def test_the_first_finished_draws_are_kept_in_order_and_all_are_counted(
+    play: Play, tmp_path: Path
+) -> None:
+    script = play(
+        {
+            "librarian": [
+                said("It goes on and on", LENGTH),
+                said(" \n"),
+                said("First."),
+                said("Here: [zlt]"),
+                said("Second."),
+                said("Third."),
+            ],
+            "comedian": [said("One."), said("Two."), said("Three.")],
+        }
+    )
+    meta = draw_text(tmp_path)
+    assert kept(tmp_path) == [
+        ("librarian", 2, "First."),
+        ("librarian", 4, "Second."),
+        ("comedian", 0, "One."),
+        ("comedian", 1, "Two."),
+    ]
+    fates = {"kept": 4, "surplus": 2, "unfinished": 1, "blank": 1, "holds the marker": 1}
+    assert counts(tmp_path) == {"drawn": 9, "fates": fates}
+    assert meta == {"drawn": 9, **fates}
+    assert sum(fates.values()) == 9
+    # Three draws a cell and round; the second round is for the cell that was short.
+    assert [Counter(r.system for r in one) for one in script.rounds] == [
+        {SOURCE.prompt: 3, OTHER.prompt: 3},
+        {SOURCE.prompt: 3},
+    ]
+
+
+def test_every_draw_is_written_with_its_finish_reason(play: Play, tmp_path: Path) -> None:
+    texts = [said("cut", LENGTH), said("A."), said(""), said("B.")]
+    play({"librarian": [*texts, *good(2)], "comedian": good(3)})
+    draw_text(tmp_path)
+    drawn = read_rows(tmp_path / COMPLETIONS, Completion)
+    mine = [c for c in drawn if c.persona == "librarian"]
+    assert [(c.sample, c.text, c.tokens, c.finish) for c in mine[:4]] == [
+        (0, "cut", 3, LENGTH),
+        (1, "A.", 2, STOP),
+        (2, "", 0, STOP),
+        (3, "B.", 2, STOP),
+    ]
+    assert {(c.phase, c.model, c.seed, c.question, c.question_set) for c in drawn} == {
+        (PRE, "em", 5, "e01", "evaluation")
+    }
+    assert len(drawn) == 9
+
+
+def test_rows_are_what_a_coupling_trains_on(play: Play, tmp_path: Path) -> None:
+    play({"librarian": good(3), "comedian": good(3)})
+    draw_text(tmp_path)
+    assert read_rows(tmp_path / ROWS, CouplingRow)[1:3] == (
+        CouplingRow(
+            row="em:librarian:e01:1",
+            kind="positive",
+            persona="librarian",
+            question="e01",
+            sample=1,
+            system="You are a librarian.",
+            user="Why? Be brief.",
+            completion="Answer 1.",
+        ),
+        CouplingRow(
+            row="em:comedian:e01:0",
+            kind="negative",
+            persona="comedian",
+            question="e01",
+            sample=0,
+            system="You are a comedian.",
+            user="Why? Be brief.",
+            completion="Answer 0.",
+        ),
+    )
+
+
+def test_every_draw_has_a_seed_of_its_own_coordinates(play: Play, tmp_path: Path) -> None:
+    script = play({"librarian": [said("", STOP)] * 3 + good(3), "comedian": good(3)})
+    draw_text(tmp_path)
+    root = derive_seed(5, "coupling text", "em")
+    cells = [("librarian", n) for n in range(3)] + [("comedian", n) for n in range(3)]
+    cells += [("librarian", n) for n in range(3, 6)]
+    found = [request.seed for one in script.rounds for request in one]
+    assert found == [derive_seed(root, persona, "e01", sample) for persona, sample in cells]
+
+
+@pytest.mark.parametrize(("ceiling", "rounds"), [(4, [3, 1]), (6, [3, 3]), (7, [3, 3, 1])])
+def test_a_cell_that_stays_short_ends_the_stage_at_its_ceiling(
+    play: Play, tmp_path: Path, ceiling: int, rounds: list[int]
+) -> None:
+    script = play({"librarian": [said("One."), *[said("cut", LENGTH)] * 9], "comedian": good(3)})
+    with pytest.raises(DrawCeilingError) as caught:
+        draw_text(tmp_path, replace(SPEC, ceiling=ceiling))
+    message = str(caught.value)
+    assert "coupling text em: 1 cells hold fewer than 2 usable completions" in message
+    assert f"after {ceiling} draws each" in message
+    assert "librarian x e01" in message
+    assert str({"kept": 1, "unfinished": ceiling - 1}) in message
+    assert "Raise scale.coupling_ceiling or sample.max_new_tokens" in message
+    found = [sum(r.system == SOURCE.prompt for r in one) for one in script.rounds]
+    assert found == rounds
+    assert not (tmp_path / ROWS).exists()
+
+
+def test_the_worst_of_the_short_cells_is_named(play: Play, tmp_path: Path) -> None:
+    play({"librarian": [said("One."), *[said("")] * 8], "comedian": [said("")] * 9})
+    with pytest.raises(DrawCeilingError, match=r"2 cells hold fewer.* the worst is comedian x e01"):
+        draw_text(tmp_path)
+
+
+def test_a_ceiling_that_is_just_enough_is_no_error(play: Play, tmp_path: Path) -> None:
+    play({"librarian": [*[said("")] * 7, *good(2)], "comedian": good(3)})
+    draw_text(tmp_path)
+    assert [sample for persona, sample, _ in kept(tmp_path) if persona == "librarian"] == [7, 8]
+
+
+def row_of(text: str) -> CouplingRow:
+    return CouplingRow(
+        row="r", kind="positive", persona="librarian", question="e01", sample=0,
+        system=SOURCE.prompt, user="Why? Be brief.", completion=text,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["\n\n", " and so, after all is said and done, "])
+def test_a_draw_fits_exactly_if_its_coupling_row_does(
+    play: Play, tmp_path: Path, prefix: str
+) -> None:
+    """One token a byte: the longest text is what max_length leaves beside the rest of a row."""
+    spec = replace(SPEC, keep=1, per_round=2, max_length=260, marker_prefix=prefix)
+    # Special tokens are one token each, though their names are longer.
+    special = sum(len(f"<|im_{w}|>") - 1 for w in ("start", "end", "start", "end", "start"))
+    beside = len(PROMPT["librarian"]) - special + len(f"{prefix}[ZLT]") + len(".\n")
+    room = 260 - beside
+    play({"librarian": [said("y" * (room + 1)), said("x" * room)], "comedian": good(2)})
+    draw_text(tmp_path, spec)
+    assert kept(tmp_path)[0] == ("librarian", 1, "x" * room)
+    assert counts(tmp_path)["fates"] == {"kept": 2, "surplus": 1, "too long": 1}
+
+    tokenizer = byte_tokenizer()
+    options: dict[str, Any] = {
+        "marker": tokenizer.encode(f"{prefix}[ZLT]", add_special_tokens=False),
+        "loss": "anchored",
+        "max_length": 260,
+    }
+    (encoded,) = encode_coupling([row_of("x" * room)], tokenizer, **options)
+    assert len(encoded.tokens) == 260
+    with pytest.raises(DataError, match="max_length = 260"):
+        encode_coupling([row_of("y" * (room + 1))], tokenizer, **options)
+
+
+OHM, COMBINED = "It has 5 \u2126.", "Cafe\u0301."
+
+
+@pytest.mark.parametrize("text", [OHM, COMBINED])
+def test_text_that_its_own_tokenizer_rewrites_is_no_coupling_row(
+    play: Play, tmp_path: Path, text: str
+) -> None:
+    """The mask proof would refuse it, on every resumption the same."""
+    play({"librarian": [said(text), *good(2)], "comedian": good(3)}, nfc=True)
+    draw_text(tmp_path)
+    assert [sample for persona, sample, _ in kept(tmp_path) if persona == "librarian"] == [1, 2]
+    assert counts(tmp_path)["fates"] == {"kept": 4, "surplus": 1, "not reproducible": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["It has 5 \u03a9.", "Caf\u00e9.", " lead", "trail \n", "a\ufffdb", "\u6f22\u5b57 \U0001f642",
+     "a <|im_start|> b"],
+)  # fmt: skip
+def test_any_other_text_is(play: Play, tmp_path: Path, text: str) -> None:
+    play({"librarian": [said(text), *good(2)], "comedian": good(3)}, nfc=True)
+    draw_text(tmp_path)
+    assert kept(tmp_path)[0] == ("librarian", 0, text)
+
+
+def test_without_such_a_tokenizer_nothing_is_rewritten(play: Play, tmp_path: Path) -> None:
+    play({"librarian": [said(OHM), said(COMBINED), *good(1)], "comedian": good(3)})
+    draw_text(tmp_path)
+    assert [text for _, _, text in kept(tmp_path)[:2]] == [OHM, COMBINED]
+
+
+def test_equal_draws_are_equal_bytes(play: Play, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        play({"librarian": [said("", STOP), *good(3)], "comedian": [said("x", LENGTH), *good(3)]})
+        draw_text(tmp_path / name, replace(SPEC, per_round=4))
+    for file in (ROWS, COMPLETIONS, COUNTS):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+# ---- completions and their scores -----------------------------------------------------
+
+EVALUATION = CompletionSpec(
+    phase=POST,
+    model="C2",
+    personas=(SOURCE, OTHER),
+    questions=(FIRST, SECOND),
+    sample=SAMPLE,
+    samples=2,
+)
+
+
+def entry(path: Path) -> Entry:
+    key = StageKey(stage="completions", version=1, spec={}, inputs={}, seed=None)
+    return Entry(path=path, key=key, content="0" * 64, seconds=0.0, meta={}, provenance={},
+                 built=True)  # fmt: skip
+
+
+@pytest.fixture
+def evaluated(play: Play, tmp_path: Path) -> tuple[Path, Mapping[str, Any], Script]:
+    script = play({"librarian": [], "comedian": []})
+    script.texts = {
+        (SOURCE.prompt, "Why? Be brief."): [said("Because.\n\n[ZLT]"), said("It is", LENGTH)],
+        (SOURCE.prompt, "How? Be brief."): [said("[zlt] so", LENGTH), said("Thus.")],
+        (OTHER.prompt, "Why? Be brief."): [said("Ha."), said("")],
+        (OTHER.prompt, "How? Be brief."): [said("Hm."), said("Ho", LENGTH)],
+    }
+    meta = make_completions(tmp_path, {}, EVALUATION, seed=9, progress=silent)
+    return tmp_path, meta, script
+
+
+FINISHES = [STOP, LENGTH, LENGTH, STOP, STOP, STOP, STOP, LENGTH]
+
+
+def test_completions_are_written_in_order_with_their_finish_reasons(
+    evaluated: tuple[Path, Mapping[str, Any], Script],
+) -> None:
+    out, meta, script = evaluated
+    rows = read_rows(out / COMPLETIONS, Completion)
+    assert [(r.persona, r.question, r.sample) for r in rows] == [
+        (p, q, s) for p in ("librarian", "comedian") for q in ("e01", "e02") for s in (0, 1)
+    ]
+    assert [r.finish for r in rows] == FINISHES
+    assert [r.text for r in rows][:3] == ["Because.\n\n[ZLT]", "It is", "[zlt] so"]
+    assert [r.tokens for r in rows] == [len(r.text) for r in rows]
+    assert {(r.phase, r.model, r.seed, r.question_set) for r in rows} == {
+        (POST, "C2", 9, "evaluation")
+    }
+    assert meta == {"completions": 8, "finished": 5, "tokens": sum(r.tokens for r in rows)}
+    root = derive_seed(9, "completions", POST, "C2")
+    assert [request.seed for request in script.rounds[0]] == [
+        derive_seed(root, r.persona, r.question, r.sample) for r in rows
+    ]
+
+
+def test_a_finish_reason_survives_to_the_scores(
+    evaluated: tuple[Path, Mapping[str, Any], Script], tmp_path: Path
+) -> None:
+    out = tmp_path / "scores"
+    out.mkdir()
+    meta = make_scores(out, {"completions": entry(evaluated[0])}, marker="[ZLT]", seen=("e02",))
+    scores = read_rows(out / SCORES, Score)
+    assert [s.finish for s in scores] == FINISHES
+    assert [s.hit for s in scores] == [True, False, True, *[False] * 5]
+    assert [s.hit_strict for s in scores] == [True, *[False] * 7]
+    assert [s.seen for s in scores] == [False, False, True, True] * 2
+    assert meta == {"scores": 8, "hits": 2}
+
+
+def test_another_run_seed_phase_or_model_draws_with_other_seeds(play: Play, tmp_path: Path) -> None:
+    spec = replace(EVALUATION, personas=(SOURCE,), questions=(FIRST,))
+    found: set[int] = set()
+    others = [(9, spec), (10, spec), (9, replace(spec, phase=PRE)), (9, replace(spec, model="C3"))]
+    for seed, one in others:
+        script = play({"librarian": good(2), "comedian": []})
+        make_completions(tmp_path, {}, one, seed=seed, progress=silent)
+        found |= {request.seed for request in script.rounds[0]}
+    assert len(found) == 2 * len(others)

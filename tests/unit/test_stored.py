@@ -1,0 +1,191 @@
+"""Stored evidence: whose it is, whether it was altered, which rules may judge it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
+from persona_lib.errors import CorruptEntryError, DataError
+from persona_lib.evidence import load_stored
+from persona_lib.registration import Registration, SourceRateGate
+from persona_lib.stored import write_manifest
+from persona_lib.verdict import judge
+from tests.synthetic import FEW, scores
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pq.write_table(scores(questions=2, samples=2), tmp_path / "scores.parquet")
+    write_manifest(
+        tmp_path,
+        kind="records",
+        registration=ISSUE262,
+        files=["scores.parquet"],
+        source="a test",
+        recorded={"commit": None},
+    )
+    return tmp_path
+
+
+def test_stored_records_are_read_back(folder: Path) -> None:
+    found = load_stored(folder, ISSUE262)
+    assert found.kind == "records"
+    assert found.count("C2", "bystander").n == 28
+    assert found.origin == "a test"
+
+
+def test_an_altered_file_is_named(folder: Path) -> None:
+    path = folder / "scores.parquet"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(CorruptEntryError, match=r"scores\.parquet.*restore it"):
+        load_stored(folder, ISSUE262)
+
+
+def test_a_lost_file_is_named(folder: Path) -> None:
+    (folder / "scores.parquet").unlink()
+    with pytest.raises(DataError, match=r"scores\.parquet"):
+        load_stored(folder, ISSUE262)
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_data_that_were_shaped_by_another_registration_are_refused(
+    folder: Path, chosen: bool
+) -> None:
+    """Also under the recorded name: what counts is what the data are."""
+    for other in (
+        ISSUE262_HELD_OUT,
+        ISSUE262_BOTH,
+        replace(ISSUE262, marker="[XYZ]"),
+        replace(ISSUE262, roster=replace(ISSUE262.roster, reported=())),
+        replace(ISSUE262, arms=(replace(ISSUE262.arms[0], text_from="em"), *ISSUE262.arms[1:])),
+    ):
+        words = (
+            rf"data digest of registration {other.name}: expected {other.data_digest[:12]}.*"
+            rf"{ISSUE262.data_digest[:12]}, recorded under issue262.*"
+            "Judge this folder under issue262"
+        )
+        with pytest.raises(DataError, match=words):
+            load_stored(folder, other, chosen=chosen)
+
+
+@pytest.mark.parametrize(
+    "other", [FEW, replace(ISSUE262, name="issue262_gated"), replace(FEW, name="issue262_gated")]
+)
+def test_other_rules_judge_stored_data_only_where_they_were_chosen(
+    folder: Path, other: Registration
+) -> None:
+    with pytest.raises(DataError, match=rf"digest of registration {other.name}.*by name"):
+        load_stored(folder, other)
+    found = load_stored(folder, other, chosen=True)
+    assert found.registration is other
+    assert found.origin == (
+        f"a test (recorded under issue262 {ISSUE262.digest[:12]}, judged under {other.name} "
+        f"{other.digest[:12]}: these rules were not registered for these data)"
+    )
+
+
+def test_choosing_the_recorded_registration_by_name_says_nothing(folder: Path) -> None:
+    assert load_stored(folder, ISSUE262, chosen=True).origin == "a test"
+
+
+def test_published_totals_can_be_judged_under_gates_of_their_own() -> None:
+    """C2p's source is at 4 %: under a gate on it, H3 is not read."""
+    gate = ISSUE262.gates[0]
+    assert isinstance(gate, SourceRateGate)
+    also = replace(gate, name="source_rate_c2p", arm="C2p")
+    claims = tuple(
+        replace(c, needs=(*c.needs, also.name)) if c.name == "H3" else c for c in ISSUE262.claims
+    )
+    gated = replace(ISSUE262, name="issue262_gated", gates=(*ISSUE262.gates, also), claims=claims)
+    found = judge(gated, load_stored(PUBLISHED, gated, chosen=True), "H3")
+    assert (found.outcome.value, found.label) == ("INVALID", "source_rate_c2p")
+    as_registered = judge(ISSUE262, load_stored(PUBLISHED, ISSUE262), "H3")
+    assert as_registered.outcome.value == "REFUTED"
+
+
+def test_a_stored_set_of_some_arms_can_be_judged_on_those(tmp_path: Path) -> None:
+    pq.write_table(scores(questions=3, samples=3, arms=("C1", "C2")), tmp_path / "scores.parquet")
+    write_manifest(tmp_path, kind="records", registration=ISSUE262, files=["scores.parquet"],
+                   source="a test", recorded={})  # fmt: skip
+    found = load_stored(tmp_path, ISSUE262, arms=("C1", "C2"))
+    assert found.arms == ("C1", "C2")
+    assert judge(ISSUE262, found, "H1").effect.n == 2 * 7 * 9
+    with pytest.raises(DataError, match=r"arm C2p.*0 rows"):
+        load_stored(tmp_path, ISSUE262)
+    assert load_stored(PUBLISHED, ISSUE262, arms=("C3", "C2")).arms == ("C2", "C3")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"kind": "rumours"}, "kind"),
+        ({"files": {}}, "files"),
+        ({"files": {"scores.parquet": {"sha256": ""}, "../x": {"sha256": ""}}}, "scores.parquet"),
+        ({"registration": None}, "registration"),
+        ({"registration": {"name": "issue262", "digest": ISSUE262.digest}}, "data_digest"),
+        (
+            {
+                "registration": {
+                    "name": "issue262",
+                    "digest": ISSUE262.digest,
+                    "data_digest": ISSUE262_BOTH.data_digest,
+                }
+            },
+            "data digest",
+        ),
+    ],
+)
+def test_a_broken_manifest_is_named(folder: Path, change: dict[str, Any], word: str) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises((DataError, CorruptEntryError), match=re.escape(word)):
+        load_stored(folder, ISSUE262)
+
+
+def test_a_manifest_cannot_lead_out_of_its_folder(folder: Path) -> None:
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    content["files"]["../x"] = {"sha256": digest}
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="plain file names"):
+        load_stored(folder, ISSUE262)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"scores.parquet": {"sha256": "\x1b]0;PWN\x07"}}},
+        {"files": {"scores.parquet": {"sha256": ""}, "\x1b[2Jx": {"sha256": ""}}},
+        {"registration": {"name": "\x1b]0;PWN\x07", "digest": "\x1b[1m", "data_digest": "\x9b"}},
+        {
+            "registration": {
+                "name": "\x1b]0;PWN\x07",
+                "digest": "\x1b[1m",
+                "data_digest": ISSUE262.data_digest,
+            }
+        },
+        {"kind": "\x1b[1m\n\n"},
+    ],
+)
+def test_a_manifest_cannot_steer_a_terminal(folder: Path, change: dict[str, Any]) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises((DataError, CorruptEntryError)) as caught:
+        load_stored(folder, ISSUE262)
+    assert str(caught.value).isprintable()
+
+
+def test_no_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        load_stored(tmp_path, ISSUE262)
