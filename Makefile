@@ -22,7 +22,7 @@ plan: setup
 	$(BIN)/python -m pytest --plan --profile $(PROFILE) $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.smollm2
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

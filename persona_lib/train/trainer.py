@@ -81,18 +81,9 @@ def make_trainer(
 ) -> SFTTrainer:
     """Return a trainer of the trainable adapter of `model`; it has done nothing yet.
 
-    Args:
-        model: base, frozen adapters and one fresh trainable adapter.
-        tokenizer: the base model's tokenizer.
-        rows: encoded rows.
-        spec: the recipe.
-        loss: ``sft`` or a marker loss.
-        seed: root seed of row order and dropout.
-        steps: optimizer steps.
-        reference: for each row the starting model's hidden states at its
-            anchored positions; None where nothing is anchored.
-        scratch: a folder that the trainer may write to.
-        callbacks: told of every step.
+    Arguments are those of `lora.train_lora`, and the number of optimizer steps; for
+    each row the starting model's hidden states at its anchored positions (None
+    where nothing is anchored); a folder to write to; and who is told of each step.
 
     Raises:
         SpecError: see `one_device_config`.

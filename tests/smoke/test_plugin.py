@@ -24,7 +24,7 @@ from persona_lib.stored import RECORDS, write_manifest
 from tests.smoke.conftest import ROOT, environment
 from tests.synthetic import BYSTANDERS, scores
 
-pytestmark = [pytest.mark.smoke, pytest.mark.xdist_group("plugin")]
+pytestmark = pytest.mark.smoke
 SCIENCE = "h1 or h2 or h3 or kill or gate"
 
 
@@ -208,7 +208,8 @@ def test_plan_prints_stages_and_trains_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_science_runs_only_when_it_is_asked_for(arguments: list[str], expected: bool) -> None:
-    done = run("--collect-only", "-q", *arguments)
+    quick = [f"--ignore=tests/{name}" for name in ("unit", "smoke", "property")]
+    done = run("--collect-only", "-q", *quick, *arguments)
     assert done.returncode == 0, done.stdout[-2000:]
     assert ("test_em_raises_the_bystander_rate" in done.stdout) is expected
     assert ("science: pytest -m h1, or pytest -m" in done.stdout) is not expected

@@ -17,7 +17,7 @@ from persona_lib.pipeline import targets
 from tests.smoke.conftest import finish, start
 
 # One worker, so that the processes of fixture `together` are started once.
-pytestmark = [pytest.mark.smoke, pytest.mark.xdist_group("micro")]
+pytestmark = pytest.mark.smoke
 
 
 def test_two_processes_on_an_empty_store_build_each_stage_once(together: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from persona_lib.stages import COMPLETIONS
 from persona_lib.stages.base import base_folder
 
 # One worker: no other has to build the same base model, or wait for it.
-pytestmark = [pytest.mark.smoke, pytest.mark.xdist_group("tiny")]
+pytestmark = pytest.mark.smoke
 
 ROSTER = ISSUE262.roster
 
