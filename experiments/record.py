@@ -59,7 +59,8 @@ def record(session: Session, folder: Path, *, texts: bool = True) -> None:
     models = [(PRE, prior) for prior in session.registration.priors]
     models += [(POST, arm.name) for arm in session.registration.arms]
     scores = _join([session.scores(*model) for model in models])
-    commits = _commits(session)
+    # Before anything is written: the draft itself would make the tree dirty.
+    recorded = {**_recorded(session), "stages_built_from": _commits(session)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the final folder, so that it appears whole or not at all.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
@@ -78,7 +79,7 @@ def record(session: Session, folder: Path, *, texts: bool = True) -> None:
             files=files,
             source=f"a run of profile {session.profile.name}, "
             f"seeds {', '.join(map(str, session.seeds))}",
-            recorded={**_recorded(session), "stages_built_from": commits},
+            recorded=recorded,
         )
         work.replace(folder)
 

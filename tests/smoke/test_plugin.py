@@ -20,7 +20,7 @@ from experiments.profiles import MICRO
 from experiments.session import Session
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.graph import Stage
-from persona_lib.stored import RECORDS, write_manifest
+from persona_lib.stored import RECORDS, read_manifest, write_manifest
 from tests.smoke.conftest import ROOT, environment
 from tests.synthetic import BYSTANDERS, scores
 
@@ -290,6 +290,9 @@ def test_recorded_set_is_judged_like_the_run_it_came_from(
     monkeypatch.setattr(record_command, "_commits", lambda _: ["0" * 40])
     record_command.record(session, tmp_path / "set")
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    recorded = read_manifest(tmp_path / "set").recorded
+    assert [config["seed"] for config in recorded["config"]] == [3, 5]
+    assert len(recorded["stages"]) == 54
     with pytest.raises(SpecError, match="folder: expected an empty or a new folder"):
         record_command.record(session, tmp_path / "set")
     run("-m", SCIENCE, f"--stored={tmp_path / 'set'}", report=tmp_path / "report")
