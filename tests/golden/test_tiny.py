@@ -15,6 +15,7 @@ from experiments.issue262 import ISSUE262
 from experiments.profiles import TINY
 from persona_lib.evidence import Evidence, load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
+from persona_lib.report import verdict_table
 from persona_lib.spec import canonical
 from persona_lib.stored import read_manifest
 from persona_lib.verdict import judge_all, summary
@@ -119,3 +120,13 @@ def test_manifest_says_where_it_comes_from() -> None:
 def test_samples_of_a_cell_are_draws_of_their_own(texts: tuple[Completion, ...]) -> None:
     distinct = {(row.phase, row.model, row.persona, row.question, row.text) for row in texts}
     assert len(distinct) / len(texts) > 0.99
+
+
+def test_readme_shows_this_run(recorded: Evidence) -> None:
+    """The table that a newcomer is promised is the table that this set gives."""
+    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8").splitlines()
+    verdicts, gates = judge_all(ISSUE262, recorded)
+    table = verdict_table(verdicts, gates, summary(ISSUE262, recorded)).splitlines()
+    start = next(i for i, line in enumerate(table) if line.startswith("claim "))
+    assert len(table) - start >= 30
+    assert [line for line in table[start:] if line not in readme] == []
