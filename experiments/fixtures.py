@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 VERDICT, GATE, SUMMARY = "flatland_verdict", "flatland_gate", "flatland_summary"
 """Names of the properties that a test's report carries."""
 SESSION = pytest.StashKey[Session]()
+_LIBRARIES = r"(transformers|peft|trl|accelerate|datasets|torch|gguf)\b"
 
 
 @pytest.fixture(scope="session")
@@ -119,14 +120,17 @@ def gate(
 def _building(config: pytest.Config) -> Iterator[None]:
     """Let progress bars through pytest's capture; turn our errors into one clear line.
 
-    A warning of a library must not end a run of hours: it is shown at the end, as
-    pytest does by default, and not raised as in the software's own tests.
+    A warning must not end a run of hours: it is shown at the end, as pytest does by
+    default, and not raised as in the software's own tests. What libraries say of
+    their own future is no news of the run.
     """
     capture = config.pluginmanager.getplugin("capturemanager")
     uncaptured = capture.global_and_fixture_disabled() if capture else nullcontext()
     try:
         with uncaptured, warnings.catch_warnings():
             warnings.simplefilter("default")
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.filterwarnings("ignore", category=category, module=_LIBRARIES)
             yield
     except FlatlandError as error:
         pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
