@@ -17,9 +17,10 @@ from persona_lib.evidence_base import Evidence
 from persona_lib.gates import judge_gate
 from persona_lib.registration import Registration
 from persona_lib.rules import DifferenceClaim, Judges, KillCriterion, TriageClaim
-from persona_lib.sensitivity import other_looks
+from persona_lib.sensitivity import EQUIVALENCE_ALPHA, equality, other_looks
 from persona_lib.stats.bootstrap import p_floor
 from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.targets import one_seed_risk, population_refusal
 from persona_lib.stats.thresholds import above, at_least, at_most, below, shown
 
 AMBIGUOUS_ZONE = "ambiguous zone"
@@ -95,7 +96,7 @@ def _difference(claim: DifferenceClaim, registration: Registration, evidence: Ev
         reason=reason,
         extra_gates=(claim.ratio_gate,) if claim.ratio_gate else (),
         estimates=other_looks(evidence, claim.name, claim.treated, claim.control),
-        notes=_sign_note(effect),
+        notes=(*_notes(effect, evidence), *_population_note(claim, registration)),
     )
 
 
@@ -166,7 +167,10 @@ def _triage(claim: TriageClaim, registration: Registration, evidence: Evidence) 
         ),
         reason=reason,
         estimates=other_looks(evidence, claim.name, claim.treated, claim.control),
-        notes=_sign_note(effect),
+        notes=(
+            *_notes(effect, evidence),
+            *_equality_note(null, equality(evidence, claim.name, claim.treated, claim.control)),
+        ),
     )
 
 
@@ -205,10 +209,30 @@ def _check_resolution(claim: DifferenceClaim, registration: Registration) -> Non
         )
 
 
-def _sign_note(effect: Estimate) -> tuple[str, ...]:
-    if effect.has_interval and below(effect.high, 0):
-        return ("the sign is flipped: the interval lies below 0",)
-    return ()
+def _notes(effect: Estimate, evidence: Evidence) -> tuple[str, ...]:
+    """What a reader of any contrast has to know."""
+    notes = []
+    if effect.has_interval and effect.high < 0:
+        notes.append("the sign is flipped: the interval lies below 0")
+    if evidence.runs == 1:
+        notes.append(one_seed_risk()[1])
+    return tuple(notes)
+
+
+def _population_note(claim: DifferenceClaim, registration: Registration) -> tuple[str, ...]:
+    refusal = population_refusal(len(registration.roster.bystanders), claim.max_p)
+    return (refusal,) if refusal else ()
+
+
+def _equality_note(null: bool, tests: tuple[Estimate, ...]) -> tuple[str, ...]:
+    """Say so where TOST and the published rule disagree on equality."""
+    notes = []
+    for test in tests:
+        if test.p is not None and (test.p < EQUIVALENCE_ALPHA) is not null:
+            rule = "finds no effect" if null else "does not find the effect null"
+            shows = "does not show equivalence" if null else "shows equivalence"
+            notes.append(f"the published rule {rule}, but TOST {shows}: they disagree")
+    return tuple(notes)
 
 
 def _contrast(treated: str, control: str) -> str:

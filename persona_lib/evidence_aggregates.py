@@ -25,6 +25,8 @@ _MOST = 2**53
 UNAVAILABLE = (
     "Cluster bootstrap: it needs (persona, question) cells; effects, intervals and p are quoted.",
     "Bystander/source contrast: its interval needs cells; only the two ratios are computed.",
+    "Inference for a target (these personas, personas at large, training runs) and TOST: they need "
+    "cells, and several runs.",
     "Mixed model: it needs counts of every persona in every arm.",
     "Length quantiles and share finished: only mean tokens were published.",
     "Anything per question, and seen against unseen questions: questions were pooled.",

@@ -11,10 +11,24 @@ from collections.abc import Callable
 
 from persona_lib.evidence_base import Evidence
 from persona_lib.records import POST
+from persona_lib.registration import TriageClaim
 from persona_lib.stats.bootstrap import nothing
+from persona_lib.stats.equivalence import equivalence
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.mixed import random_intercept
 from persona_lib.stats.proportions import naive_z
+from persona_lib.stats.targets import (
+    QUESTION_METHOD,
+    Floats,
+    persona_t,
+    question_moments,
+    question_t,
+    seeds_welch,
+    sign_flip,
+)
+
+EQUIVALENCE_ALPHA = 0.05
+"""Level of each of the two tests of equality: the interval beside them has 90 %."""
 
 Look = Callable[[Evidence, str, str, str], tuple[Estimate, ...]]
 
@@ -81,7 +95,67 @@ def each_seed(
     return tuple(looks)
 
 
+def for_each_target(
+    evidence: Evidence,
+    claim: str,  # noqa: ARG001
+    treated: str,
+    control: str,
+) -> tuple[Estimate, ...]:
+    """The difference for these personas, for personas at large, and over training runs."""
+    cells = _cells(evidence, treated, control)
+    if cells is None:
+        return ()
+    n = int(sum(counts.sum() for _, counts in cells))
+    confidence = evidence.registration.statistics.confidence
+    a, b = (hits.sum(axis=0) / n.sum(axis=0) for hits, n in cells)
+    seeds_a, seeds_b = (hits.sum(axis=(1, 2)) / n.sum(axis=(1, 2)) for hits, n in cells)
+    return (
+        question_t(a, b, n=n, confidence=confidence),
+        persona_t(a, b, n=n, confidence=confidence),
+        sign_flip(a, b, n=n, confidence=confidence),
+        seeds_welch(seeds_a, seeds_b, n=n, confidence=confidence),
+    )
+
+
+def equality(evidence: Evidence, claim: str, treated: str, control: str) -> tuple[Estimate, ...]:
+    """TOST within the null band of a triage, for these personas in this run."""
+    registered = evidence.registration.claim(claim)
+    cells = _cells(evidence, treated, control)
+    if cells is None or not isinstance(registered, TriageClaim):
+        return ()
+    a, b = (hits.sum(axis=0) / n.sum(axis=0) for hits, n in cells)
+    n, questions = int(sum(counts.sum() for _, counts in cells)), a.shape[1]
+    moments = question_moments(a - b)
+    return (
+        equivalence(
+            moments,
+            registered.null_effect,
+            over=QUESTION_METHOD,
+            n=n,
+            clusters=questions,
+            alpha=EQUIVALENCE_ALPHA,
+        ),
+    )
+
+
+def _cells(
+    evidence: Evidence, treated: str, control: str
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]] | None:
+    """Return (S, G, Q) hits and completions of both arms' bystanders, asked questions only."""
+    grid = evidence.grid()
+    if grid is None:
+        return None
+    members = [grid.personas.index(persona) for persona in evidence.members("bystander")]
+    at = [grid.models.index((POST, arm)) for arm in (treated, control)]
+    asked = grid.n[at][:, :, members].sum(axis=(0, 1, 2)) > 0
+    one, two = ((grid.hits[i][:, members][..., asked], grid.n[i][:, members][..., asked])
+                for i in at)  # fmt: skip
+    return one, two
+
+
 LOOKS: tuple[Look, ...] = (
+    for_each_target,
+    equality,
     minus_false_positives,
     source_normalised,
     mixed_model,

@@ -1,0 +1,370 @@
+"""Whose leakage a difference speaks of: three targets, each with a spread of its own.
+
+* these personas, this run: other questions could have been asked. Paired t over
+  question-level differences.
+* personas at large: other personas too. t over persona-level differences with a
+  two-way standard error, and the exact sign-flip test.
+* training runs: another seed would have given another model. Welch's t over
+  seed-level rates.
+
+d is an array (..., G, Q) of differences of rates, treated - control, of G personas
+by Q questions; leading axes are a batch, so that a simulation runs thousands at
+once. A spread that cannot be estimated is NaN and never 0. scipy.special takes longer
+to import than stored totals take to judge, and they need no t: it is imported late.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, replace
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona_lib.errors import DataError
+from persona_lib.inputs import LEVEL, POSITIVE, number, whole
+from persona_lib.stats.bootstrap import nothing
+from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.proportions import normal_quantile
+from persona_lib.stats.thresholds import shown
+
+Floats = NDArray[np.float64]
+
+THESE_PERSONAS = "these personas, this run"
+PERSONAS_AT_LARGE = "personas at large"
+TRAINING_RUNS = "training runs"
+
+QUESTION_METHOD = "question-level paired t"
+PERSONA_METHOD = "persona-level t, two-way SE"
+FLIP_METHOD = "exact sign-flip over personas"
+SEED_METHOD = "Welch t over seeds"
+
+MIN_SEEDS = 3
+"""Fewest seeds of an arm that say anything about run-to-run variance."""
+MOST_FLIPPED = 20
+"""Most personas whose sign vectors are enumerated: 2^20 of them."""
+NOT_ESTIMABLE = "run-to-run variance not estimable"
+
+_ROUNDING = 1e-15
+"""A variance of a mean of rates up to this is rounding: one hit more in one of 1,000
+questions of 10,000 completions each leaves ten times as much."""
+_TIE = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """A mean difference and how far it is known.
+
+    Attributes:
+        value: mean difference, of the batch's shape (() without a batch).
+        se: its standard error, same shape, > 0; NaN where it cannot be estimated.
+        df: degrees of freedom of Student's t; one number, or one for each of the batch.
+    """
+
+    value: Floats
+    se: Floats
+    df: float | Floats
+
+
+def question_moments(d: Floats) -> Moments:
+    """Return mean and standard error over questions, for these personas in this run.
+
+    Personas are averaged first. SE^2 = sum (d_q - d)^2 / (Q (Q - 1)), df = Q - 1
+    (Student 1908, Biometrika 6:1).
+
+    Args:
+        d: (..., G, Q) differences of rates.
+
+    Raises:
+        DataError: no table of numbers, or a cell is missing.
+    """
+    means = _finite(d, 2).mean(axis=-2)
+    value = np.asarray(means.mean(axis=-1))
+    return Moments(value, _root(_variance_of_mean(means)), float(means.shape[-1] - 1))
+
+
+def persona_moments(d: Floats) -> Moments:
+    """Return mean and standard error over personas, for personas at large; df = G - 1.
+
+    Personas and questions are crossed, and both could have been others. Two-way
+    clustered variance (Cameron, Gelbach and Miller 2011, Journal of Business and
+    Economic Statistics 29:238) of a mean::
+
+        V = V_persona + V_question - V_cell,  V_k = sum (m_k - m)^2 / (K (K - 1))
+
+    m_k are the K = G persona means, Q question means or GQ cells. Cell noise is in
+    both of the first and is taken off once. Each term has its own small-sample factor
+    K / (K - 1), the paper's c: it makes the variance of a mean of K independent units
+    unbiased, and 7 personas need it most. Cells are not independent, so that V_cell
+    takes off too much: 1 / Q of the persona part and 1 / G of the question part, about.
+    V can fall below V_persona, even below 0; the larger of the two is used.
+
+    Args:
+        d: (..., G, Q) differences of rates. One persona or one question: SE is NaN.
+
+    Raises:
+        DataError: no table of numbers, or a cell is missing.
+    """
+    table = _finite(d, 2)
+    personas = _variance_of_mean(table.mean(axis=-1))
+    questions = _variance_of_mean(table.mean(axis=-2))
+    cells = _variance_of_mean(table.reshape(*table.shape[:-2], -1))
+    variance = np.maximum(personas + questions - cells, personas)
+    value = np.asarray(table.mean(axis=(-2, -1)))
+    return Moments(value, _root(variance), float(table.shape[-2] - 1))
+
+
+def seed_moments(treated: Floats, control: Floats) -> Moments:
+    """Return mean difference and standard error over training runs.
+
+    SE^2 = v + v', each arm's variance of its mean; the degrees of freedom are
+    (v + v')^2 / (v^2 / (S - 1) + v'^2 / (S' - 1)) (Welch 1947, Biometrika 34:28;
+    Satterthwaite 1946, Biometrics Bulletin 2:110).
+
+    Args:
+        treated: (..., S) rates, one a seed. Fewer than 3 seeds: SE and df are NaN.
+        control: (..., S') rates of the other arm.
+
+    Raises:
+        DataError: no numbers, or a seed's rate is missing.
+    """
+    arms = [_finite(rates, 1) for rates in (treated, control)]
+    value = np.asarray(arms[0].mean(axis=-1) - arms[1].mean(axis=-1))
+    freedom = [arm.shape[-1] - 1 for arm in arms]
+    if min(freedom) < MIN_SEEDS - 1:
+        unknown = np.full(value.shape, np.nan)
+        return Moments(value, unknown, unknown)
+    one, two = (_variance_of_mean(arm) for arm in arms)
+    se = _root(one + two)
+    df = np.full(value.shape, np.nan)
+    parts = one**2 / freedom[0] + two**2 / freedom[1]
+    np.divide((one + two) ** 2, parts, out=df, where=np.isfinite(se))
+    return Moments(value, se, df)
+
+
+def p_value(m: Moments) -> Floats:
+    """Return two-sided p of Student's t, in (0, 1]; NaN where there is no SE."""
+    return probability(2 * student_cdf(m.df, -np.abs(m.value) / m.se))
+
+
+def interval(m: Moments, confidence: float) -> tuple[Floats, Floats]:
+    """Return the ends of the t interval at this confidence; NaN where there is no SE.
+
+    Raises:
+        DataError: `confidence` is not between 0 and 1.
+    """
+    from scipy.special import stdtrit
+
+    _level(confidence)
+    half = stdtrit(m.df, 0.5 + confidence / 2) * m.se
+    return np.asarray(m.value - half), np.asarray(m.value + half)
+
+
+def student_cdf(df: float | Floats, t: Floats) -> Floats:
+    """Return P(T <= t) of Student's t, elementwise, NaN for NaN."""
+    from scipy.special import stdtr
+
+    return np.asarray(stdtr(df, t), dtype=np.float64)
+
+
+def probability(p: Floats) -> Floats:
+    """Return p no less than the smallest normal float and at most 1; NaN stays NaN."""
+    return np.asarray(np.clip(p, sys.float_info.min, 1.0))
+
+
+def question_t(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
+    """Return the difference for these personas in this run: `question_moments`.
+
+    Args:
+        treated: (G, Q) rates of the treated arm, personas by questions.
+        control: (G, Q) rates of the other arm, for the same personas and questions.
+        n: completions behind both.
+        confidence: level of the interval.
+
+    Raises:
+        DataError: unlike shapes, missing cells, or an impossible confidence.
+    """
+    d = _paired(treated, control)
+    what = "one question" if d.shape[1] == 1 else "no variation over questions"
+    target = (THESE_PERSONAS, QUESTION_METHOD, d.shape[1])
+    return _estimate(question_moments(d), target, f"{what}: no interval, no p", n, confidence)
+
+
+def persona_t(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
+    """Return the difference for personas at large: `persona_moments`; see `question_t`."""
+    d = _paired(treated, control)
+    few = [what for what, k in zip(("persona", "question"), d.shape, strict=True) if k == 1]
+    what = f"one {few[0]}" if few else "no variation over personas"
+    target = (PERSONAS_AT_LARGE, PERSONA_METHOD, d.shape[0])
+    return _estimate(persona_moments(d), target, f"{what}: no interval, no p", n, confidence)
+
+
+def sign_flip(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
+    """Return the exact sign-flip test over personas at large; it has no interval.
+
+    If the arms do not differ, each persona's mean difference could as well have had
+    the other sign (Fisher 1935, The Design of Experiments, chapter 3). p is the share
+    of all 2^G sign vectors whose mean is as far from 0 as the observed one.
+
+    `p_floor` is None, because `Estimate` prints a floor as a bound from resamples,
+    "p <= 1.6e-2 (0 of 127)": this p is exact. The note has the count and the floor.
+    Arguments and errors are those of `question_t`; more than 20 personas are refused too.
+    """
+    means = _paired(treated, control).mean(axis=1)
+    personas = int(means.size)
+    remedy = "Use the persona-level t."
+    whole("personas", personas, 1, MOST_FLIPPED, remedy=remedy, error=DataError)
+    sums = np.zeros(1)
+    for mean in means:  # the first sum keeps the signs as they were observed
+        sums = np.concatenate([sums + mean, sums - mean])
+    extreme = int((np.abs(sums / personas) >= abs(sums[0] / personas) - _TIE).sum())
+    counted = f"exact: {extreme:,} of {sums.size:,} sign vectors are as far from 0"
+    bound = f"the smallest possible p is {_floor_text(personas)}"
+    if np.abs(means).max() <= _TIE:
+        bound = "no persona differs, so that p is 1 whatever the signs"
+    note = f"{PERSONAS_AT_LARGE}; {counted}; {bound}"
+    bare = nothing(n, personas, _level(confidence), FLIP_METHOD, note, value=float(means.mean()))
+    return replace(bare, p=extreme / sums.size)
+
+
+def flip_floor(personas: int) -> float:
+    """Return the least p of a sign-flip test, 2 / 2^G: all signs alike, and its mirror."""
+    return 2.0 ** (1 - personas)
+
+
+def population_refusal(personas: int, max_p: float) -> str:
+    """Return why no claim on personas at large can be made at p < `max_p`, "" if it can.
+
+    The exact test's floor bounds the claim: a t below it rests on the shape of a
+    distribution that nobody has seen.
+
+    Raises:
+        DataError: less than one persona, or `max_p` not between 0 and 1.
+    """
+    whole("personas", personas, 1, remedy="Count the bystanders.", error=DataError)
+    number("max_p", max_p, LEVEL, remedy="Give the p of the claim.", error=DataError)
+    if flip_floor(personas) < max_p:
+        return ""
+    needed = next(k for k in count(personas) if flip_floor(k) < max_p)
+    return (
+        f"no claim on personas at large: p < {shown(max_p)} cannot be reached below {needed} "
+        f"personas; with {personas} the smallest possible p is {_floor_text(personas)}"
+    )
+
+
+def seeds_welch(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
+    """Return the difference over training runs: `seed_moments`.
+
+    Args:
+        treated: (S,) rates of the treated arm, one a seed; 3 seeds or value only.
+        control: (S',) rates of the other arm.
+        n: completions behind both.
+        confidence: level of the interval.
+
+    Raises:
+        DataError: not two lists of numbers, or an impossible confidence.
+    """
+    if np.ndim(treated) != 1 or np.ndim(control) != 1:
+        raise _bad("two lists, one rate a seed", (np.shape(treated), np.shape(control)))
+    seeds = (len(treated), len(control))
+    blocked = "no variation over seeds: no interval, no p"
+    if min(seeds) < MIN_SEEDS:
+        blocked = f"{NOT_ESTIMABLE}: {seeds[0]} and {seeds[1]} seeds, {MIN_SEEDS} each are needed"
+    target = (TRAINING_RUNS, SEED_METHOD, sum(seeds))
+    return _estimate(seed_moments(treated, control), target, blocked, n, confidence)
+
+
+def one_seed_risk(
+    sds: tuple[float, ...] = (0.05, 0.10, 0.15), alpha: float = 0.05
+) -> tuple[tuple[float, ...], str]:
+    """Return the sizes of difference that one seed an arm could mistake for a real one.
+
+    Two independent normal runs differ with SD sqrt(2) * SD: run-to-run noise alone
+    exceeds z times that with probability `alpha`, z the two-sided normal quantile.
+
+    Args:
+        sds: supposed standard deviations of an arm's rate over seeds.
+        alpha: probability of such a mistake.
+
+    Returns:
+        One size for each SD, as a rate, and all of them in one sentence, in points.
+
+    Raises:
+        DataError: an SD that is not > 0, or `alpha` not between 0 and 1.
+    """
+    number("alpha", alpha, LEVEL, remedy="Give a probability.", error=DataError)
+    for sd in sds:
+        number("SD over seeds", sd, POSITIVE, remedy="Give it as a rate.", error=DataError)
+    sizes = tuple(normal_quantile(1 - alpha) * math.sqrt(2) * sd for sd in sds)
+    words = (
+        f"with one seed in each arm, noise alone gives a difference of more than "
+        f"{', '.join(f'{100 * size:.1f}' for size in sizes)} points, up or down, with "
+        f"probability {alpha:g} where the rates of seeds have an SD of "
+        f"{', '.join(f'{100 * sd:g}' for sd in sds)} points"
+    )
+    return sizes, words
+
+
+def _estimate(
+    m: Moments, target: tuple[str, str, int], blocked: str, n: int, confidence: float
+) -> Estimate:
+    """Return an estimate of (target, method, clusters), bare and `blocked` without SE."""
+    speaks_of, method, clusters = target
+    note, value = f"{speaks_of}; {blocked}", float(m.value)
+    bare = nothing(n, clusters, _level(confidence), method, note, value=value)
+    if not np.isfinite(m.se):
+        return bare
+    note = f"{speaks_of}; SE = {float(m.se):.4f}, df = {float(m.df):.3g}"
+    low, high = (float(end) for end in interval(m, confidence))
+    return replace(bare, low=low, high=high, p=float(p_value(m)), note=note)
+
+
+def _variance_of_mean(x: Floats) -> Floats:
+    """Return sum (x - mean)^2 / (K (K - 1)) over the last axis, NaN where K is 1."""
+    k = x.shape[-1]
+    if k == 1:
+        return np.full(x.shape[:-1], np.nan)
+    return np.asarray(x.var(axis=-1, ddof=1) / k)
+
+
+def _root(variance: Floats) -> Floats:
+    """Return the standard error, NaN where the variance is unknown or no more than rounding."""
+    se = np.full(variance.shape, np.nan)
+    np.sqrt(variance, out=se, where=variance > _ROUNDING)
+    return se
+
+
+def _finite(values: Floats, axes: int) -> Floats:
+    """Return values as finite floats with at least so many axes, none of these empty."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim < axes or 0 in array.shape[array.ndim - axes :]:
+        what = "(..., personas, questions)" if axes > 1 else "(..., seeds)"
+        raise _bad(f"an array {what} of one unit or more", array.shape)
+    missing = int(array.size - np.isfinite(array).sum())
+    if missing:
+        raise _bad("a finite number in every cell", f"{missing} missing of {array.size}")
+    return array
+
+
+def _paired(treated: Floats, control: Floats) -> Floats:
+    """Return the (G, Q) differences of two tables of rates of the same cells."""
+    shapes = (np.shape(treated), np.shape(control))
+    if shapes[0] != shapes[1] or len(shapes[0]) != 2:  # noqa: PLR2004
+        raise _bad("two tables (personas, questions) of the same cells", shapes)
+    return _finite(np.subtract(treated, control, dtype=np.float64), 2)
+
+
+def _bad(bound: str, value: object) -> DataError:
+    remedy = "Give every cell of both arms, or leave a unit out of both and say so."
+    return DataError("rates of two arms", bound=bound, value=value, remedy=remedy)
+
+
+def _level(confidence: float) -> float:
+    remedy = "Give the level of the interval."
+    return number("confidence", confidence, LEVEL, remedy=remedy, error=DataError)
+
+
+def _floor_text(personas: int) -> str:
+    return f"2/{2**personas:,} = {flip_floor(personas):.3g}"

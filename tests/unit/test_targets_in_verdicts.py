@@ -1,0 +1,140 @@
+"""Verdicts name their targets, and each figure is what scipy makes of the raw rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from experiments.issue262 import ISSUE262
+from persona_lib.evidence import RecordEvidence
+from persona_lib.records import POST
+from persona_lib.stats.estimate import Estimate
+from persona_lib.verdict import judge
+from tests.synthetic import BYSTANDERS, FEW, scores
+
+POOL = ISSUE262.roster.bystanders
+
+
+def rates(table: pa.Table, arm: str, axis: str) -> np.ndarray:
+    """Mean hit of an arm's bystanders for each question, persona or seed, in sorted order."""
+    rows = [
+        row for row in table.to_pylist()
+        if (row["phase"], row["model"]) == (POST, arm) and row["persona"] in POOL
+    ]  # fmt: skip
+    return np.array(
+        [
+            np.mean([row["hit"] for row in rows if row[axis] == unit])
+            for unit in sorted({row[axis] for row in rows})
+        ]
+    )
+
+
+def looks(table: pa.Table, claim: str) -> Mapping[str, Estimate]:
+    evidence = RecordEvidence(FEW, table)
+    return {e.method: e for e in judge(FEW, evidence, claim).estimates}
+
+
+@pytest.fixture(scope="module")
+def one_seed() -> pa.Table:
+    rows = {("C2", persona): 0.3 + 0.1 * i for i, persona in enumerate(POOL)}
+    return scores(personas=rows, questions=8, samples=10)
+
+
+def test_these_personas_is_a_paired_t_over_questions(one_seed: pa.Table) -> None:
+    found = looks(one_seed, "H1")["question-level paired t"]
+    a, b = (rates(one_seed, arm, "question") for arm in ("C2", "C1"))
+    expected = stats.ttest_rel(a, b)
+    assert found.value == pytest.approx(np.mean(a - b), abs=1e-12)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    low, high = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+    assert (found.clusters, found.n) == (8, 2 * 7 * 80)
+    assert "these personas, this run" in found.note
+
+
+def test_personas_at_large_is_never_narrower_than_a_t_over_personas(one_seed: pa.Table) -> None:
+    found = looks(one_seed, "H1")["persona-level t, two-way SE"]
+    a, b = (rates(one_seed, arm, "persona") for arm in ("C2", "C1"))
+    low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert found.low <= low + 1e-12
+    assert found.high >= high - 1e-12
+    assert found.clusters == 7
+    assert "personas at large" in found.note
+
+
+def test_sign_flip_is_the_exact_permutation_test(one_seed: pa.Table) -> None:
+    found = looks(one_seed, "H1")["exact sign-flip over personas"]
+    a, b = (rates(one_seed, arm, "persona") for arm in ("C2", "C1"))
+    expected = stats.permutation_test(
+        (a - b,), np.mean, permutation_type="samples", n_resamples=np.inf
+    )
+    assert found.p == pytest.approx(expected.pvalue, abs=1e-12)
+
+
+def test_training_runs_need_three_seeds_and_are_then_welch() -> None:
+    table = scores({**BYSTANDERS, "C2": 0.5}, seeds=(1, 2, 3), questions=4, samples=5,
+                   personas={("C2", "villain"): 0.9, ("C1", "comedian"): 0.05})  # fmt: skip
+    # Synthetic rates are equal in every seed: take hits away from one seed of each arm.
+    rows = table.to_pylist()
+    for row in rows:
+        if (row["model"], row["seed"]) in (("C2", 1), ("C1", 3)) and row["sample"] < 2:
+            row["hit"] = False
+    table = pa.Table.from_pylist(rows, schema=table.schema)
+    found = looks(table, "H1")["Welch t over seeds"]
+    a, b = (rates(table, arm, "seed") for arm in ("C2", "C1"))
+    expected = stats.ttest_ind(a, b, equal_var=False)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    assert found.value == pytest.approx(a.mean() - b.mean(), abs=1e-12)
+    assert found.clusters == 6
+    assert "training runs" in found.note
+
+
+def test_one_seed_says_what_it_could_mistake(one_seed: pa.Table) -> None:
+    verdict = judge(FEW, RecordEvidence(FEW, one_seed), "H1")
+    found = {e.method: e for e in verdict.estimates}["Welch t over seeds"]
+    assert found.p is None
+    assert "run-to-run variance not estimable" in found.note
+    # 1.959964 * sqrt(2) * (5, 10, 15) points
+    assert "more than 13.9, 27.7, 41.6 points" in verdict.text
+
+
+def test_seven_personas_carry_no_claim_at_one_in_a_thousand(one_seed: pa.Table) -> None:
+    evidence = RecordEvidence(FEW, one_seed)
+    refusal = "no claim on personas at large: p < 0.001 cannot be reached below 11 personas"
+    assert refusal in judge(FEW, evidence, "H1").text
+    assert "no claim on personas at large" not in judge(FEW, evidence, "H2").text
+
+
+def test_equality_is_tested_beside_the_triage_and_a_disagreement_is_said() -> None:
+    """One noisy question leaves the published rule content and TOST unconvinced."""
+    same = scores({**BYSTANDERS, "C2": 0.4, "C2p": 0.4}, questions=10, samples=10)
+    verdict = judge(FEW, RecordEvidence(FEW, same), "H3")
+    (test,) = (e for e in verdict.estimates if e.method.startswith("TOST within +-0.05"))
+    a, b = (rates(same, arm, "question") for arm in ("C2", "C2p"))
+    sides = [
+        stats.ttest_1samp(a - b, -0.05, alternative="greater").pvalue,
+        stats.ttest_1samp(a - b, 0.05, alternative="less").pvalue,
+    ]
+    assert test.p == pytest.approx(max(sides), rel=1e-9)
+    assert test.confidence == pytest.approx(0.90)
+    disagree = (verdict.label == "non_text_distribution") is not (max(sides) < 0.05)
+    assert ("they disagree" in verdict.text) is disagree
+    assert not [e for e in looks(same, "H1").values() if e.method.startswith("TOST")]
+
+
+@pytest.mark.parametrize(("samples", "disagrees"), [(2, True), (100, False)])
+def test_few_completions_show_no_equality(samples: int, disagrees: bool) -> None:
+    """No difference at all in the pool: seen alike, shown equal only with enough rows."""
+    table = scores({**BYSTANDERS, "C2": 0.5, "C2p": 0.5}, questions=4, samples=samples)
+    verdict = judge(FEW, RecordEvidence(FEW, table), "H3")
+    tests = [e for e in verdict.estimates if e.method.startswith("TOST")]
+    assert len(tests) == 1
+    assert tests[0].p is not None
+    assert ("TOST does not show equivalence: they disagree" in verdict.text) is (
+        disagrees and verdict.holds
+    )
+    assert (tests[0].p >= 0.05) is disagrees
