@@ -212,7 +212,7 @@ def _check_resolution(claim: DifferenceClaim, registration: Registration) -> Non
 def _notes(effect: Estimate, evidence: Evidence) -> tuple[str, ...]:
     """What a reader of any contrast has to know."""
     notes = []
-    if effect.has_interval and effect.high < 0:
+    if effect.has_interval and below(effect.high, 0):
         notes.append("the sign is flipped: the interval lies below 0")
     if evidence.runs == 1:
         notes.append(one_seed_risk()[1])
