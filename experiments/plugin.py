@@ -100,12 +100,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave science out unless it is asked for, and note which arms the rest will need."""
+    """Leave out what is not asked for, and note which arms the rest will need."""
     asked = selection.asks_for_science(config)
+    simulate = selection.asks_for_calibration(config)
     out = [
         item
         for item in items
-        if selection.is_science(item) and (not asked or _has_no_gates(config, item))
+        if (selection.is_science(item) and (not asked or _has_no_gates(config, item)))
+        or (selection.is_calibration(item) and not simulate)
     ]
     if out:
         config.hook.pytest_deselected(items=out)

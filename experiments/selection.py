@@ -28,9 +28,11 @@ MARKERS = {
     "claim(name)": "the claim of the registration that a science test judges",
     "smoke": "the software on a real run of a tiny model",
     "golden": "stored record sets, judged again",
+    "calibration": "error rates of every procedure, simulated; left out unless it is named",
 }
 SCIENCE = ("h1", "h2", "h3", "kill", "gate")
-FOLDERS = {**dict.fromkeys(SCIENCE, "science"), "smoke": "smoke", "golden": "golden"}
+SOFTWARE = ("smoke", "golden", "calibration")
+FOLDERS = {**dict.fromkeys(SCIENCE, "science"), **{name: name for name in SOFTWARE}}
 """Where the tests of each marker lie, all of them."""
 
 
@@ -49,6 +51,18 @@ def asks_for_science(config: pytest.Config) -> bool:
         if expression and not _satisfied_by_nothing(expression):
             return True
     return _names_science(config)
+
+
+def is_calibration(item: pytest.Item) -> bool:
+    """Whether a test is one of the long simulations."""
+    return item.get_closest_marker("calibration") is not None
+
+
+def asks_for_calibration(config: pytest.Config) -> bool:
+    """Whether ``-m`` names the long simulations."""
+    expression = config.option.markexpr or ""
+    named = re.search(r"\bcalibration\b", expression) is not None
+    return named and not _satisfied_by_nothing(expression)
 
 
 def arms_of(chosen: Session, item: pytest.Item) -> tuple[str, ...]:

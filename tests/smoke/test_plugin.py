@@ -215,6 +215,18 @@ def test_science_runs_only_when_it_is_asked_for(arguments: list[str], expected: 
     assert ("science: pytest -m h1, or pytest -m" in done.stdout) is not expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [([], False), (["-m", "not smoke"], False), (["-m", "calibration"], True)],
+)
+def test_long_simulations_run_only_when_they_are_named(
+    arguments: list[str], expected: bool
+) -> None:
+    done = run("--collect-only", "-q", "tests/calibration", *arguments)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert ("::test_bar[" in done.stdout) is expected
+
+
 def test_run_of_another_project_is_left_alone(tmp_path: Path) -> None:
     """The plugin is installed beside other projects: there it registers nothing."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
