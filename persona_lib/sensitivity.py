@@ -8,6 +8,9 @@ evidence itself says what is unavailable and why.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
 
 from persona_lib.evidence_base import Evidence
 from persona_lib.records import POST
@@ -16,16 +19,9 @@ from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.equivalence import equivalence
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.mixed import random_intercept
+from persona_lib.stats.moments import Floats, question_moments
 from persona_lib.stats.proportions import naive_z
-from persona_lib.stats.targets import (
-    QUESTION_METHOD,
-    Floats,
-    persona_t,
-    question_moments,
-    question_t,
-    seeds_welch,
-    sign_flip,
-)
+from persona_lib.stats.targets import QUESTION_METHOD, persona_t, question_t, seeds_welch, sign_flip
 
 EQUIVALENCE_ALPHA = 0.05
 """Level of each of the two tests of equality: the interval beside them has 90 %."""
@@ -54,14 +50,11 @@ def mixed_model(
     control: str,
 ) -> tuple[Estimate, ...]:
     """The linear mixed model with a persona random intercept."""
-    grid = evidence.grid()
-    if grid is None:
+    cells = _cells(evidence, treated, control)
+    if cells is None:
         return ()
-    members = [grid.personas.index(persona) for persona in evidence.members("bystander")]
     hits_a, n_a, hits_b, n_b = (
-        cells[grid.models.index((POST, arm))][members].sum(axis=1)
-        for arm in (treated, control)
-        for cells in (grid.hits.sum(axis=1), grid.n.sum(axis=1))
+        counts.sum(axis=(0, 2)) for arm in cells for counts in (arm.hits, arm.n)
     )
     confidence = evidence.registration.statistics.confidence
     return (random_intercept(hits_a, n_a, hits_b, n_b, confidence=confidence),)
@@ -105,10 +98,9 @@ def for_each_target(
     cells = _cells(evidence, treated, control)
     if cells is None:
         return ()
-    n = int(sum(counts.sum() for _, counts in cells))
-    confidence = evidence.registration.statistics.confidence
-    a, b = (hits.sum(axis=0) / n.sum(axis=0) for hits, n in cells)
-    seeds_a, seeds_b = (hits.sum(axis=(1, 2)) / n.sum(axis=(1, 2)) for hits, n in cells)
+    n, confidence = _size(cells), evidence.registration.statistics.confidence
+    a, b = (arm.rates for arm in cells)
+    seeds_a, seeds_b = (arm.of_seeds for arm in cells)
     return (
         question_t(a, b, n=n, confidence=confidence),
         persona_t(a, b, n=n, confidence=confidence),
@@ -123,34 +115,58 @@ def equality(evidence: Evidence, claim: str, treated: str, control: str) -> tupl
     cells = _cells(evidence, treated, control)
     if cells is None or not isinstance(registered, TriageClaim):
         return ()
-    a, b = (hits.sum(axis=0) / n.sum(axis=0) for hits, n in cells)
-    n, questions = int(sum(counts.sum() for _, counts in cells)), a.shape[1]
-    moments = question_moments(a - b)
+    a, b = (arm.rates for arm in cells)
     return (
         equivalence(
-            moments,
+            question_moments(a - b),
             registered.null_effect,
             over=QUESTION_METHOD,
-            n=n,
-            clusters=questions,
+            n=_size(cells),
+            clusters=a.shape[1],
             alpha=EQUIVALENCE_ALPHA,
         ),
     )
 
 
-def _cells(
-    evidence: Evidence, treated: str, control: str
-) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]] | None:
-    """Return (S, G, Q) hits and completions of both arms' bystanders, asked questions only."""
+@dataclass(frozen=True)
+class _Cells:
+    """One arm's bystanders, on the questions that were asked.
+
+    Attributes:
+        hits, n: (S, G, Q) hits and completions by seed, persona and question.
+    """
+
+    hits: Floats
+    n: Floats
+
+    @property
+    def rates(self) -> Floats:
+        """(G, Q) rates, all seeds pooled."""
+        return np.asarray(self.hits.sum(axis=0) / self.n.sum(axis=0))
+
+    @property
+    def of_seeds(self) -> Floats:
+        """(S,) rates, all personas and questions pooled."""
+        return np.asarray(self.hits.sum(axis=(1, 2)) / self.n.sum(axis=(1, 2)))
+
+
+def _cells(evidence: Evidence, treated: str, control: str) -> tuple[_Cells, _Cells] | None:
+    """Return both arms' cells, None where only totals are known."""
     grid = evidence.grid()
     if grid is None:
         return None
     members = [grid.personas.index(persona) for persona in evidence.members("bystander")]
     at = [grid.models.index((POST, arm)) for arm in (treated, control)]
     asked = grid.n[at][:, :, members].sum(axis=(0, 1, 2)) > 0
-    one, two = ((grid.hits[i][:, members][..., asked], grid.n[i][:, members][..., asked])
-                for i in at)  # fmt: skip
+    one, two = (
+        _Cells(grid.hits[i][:, members][..., asked], grid.n[i][:, members][..., asked]) for i in at
+    )
     return one, two
+
+
+def _size(cells: tuple[_Cells, _Cells]) -> int:
+    """Return the completions of both arms."""
+    return int(sum(arm.n.sum() for arm in cells))
 
 
 LOOKS: tuple[Look, ...] = (

@@ -9,7 +9,8 @@ from persona_lib.errors import SpecError
 from persona_lib.inputs import POSITIVE, number, whole
 
 _REMEDY = "Correct the profile."
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A commit of the hub, in full: a branch or a tag may move under a fixed key."""
 _LEAST_VOCABULARY = 256 + 3
 """Every byte and the three special tokens: a byte-level BPE has no fewer."""
 
@@ -177,7 +178,7 @@ class HubCorpus:
 
     def __post_init__(self) -> None:
         whole("corpus.rows", self.rows, 1, remedy=_REMEDY)
-        if not _COMMIT.fullmatch(self.revision):
+        if not COMMIT.fullmatch(self.revision):
             raise SpecError(
                 "corpus.revision",
                 bound="a commit, 40 hexadecimal digits",

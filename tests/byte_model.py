@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from persona_lib.models.adapters import TRAINABLE, save_adapter, train_stack
 from persona_lib.models.chatml import END, PAD, START, TEMPLATE
 from persona_lib.models.loading import LoadedModel
+from persona_lib.profile import LoraSpec
 
 SPECIAL = (PAD, START, END)
 VOCABULARY = 300
+LORA = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.1)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -60,3 +64,15 @@ def ready(model: Any) -> LoadedModel:
         pad=SPECIAL.index(PAD),
         device="cpu",
     )
+
+
+def saved_adapter(folder: Path, seed: int, lora: LoraSpec = LORA) -> Path:
+    """Write an adapter of `small_model` whose B is not zero, so that it moves the weights."""
+    model = train_stack(small_model(), [], lora, seed)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.copy_(torch.randn(value.shape, generator=draw) * 0.1)
+    save_adapter(model, TRAINABLE, folder)
+    return folder

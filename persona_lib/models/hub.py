@@ -7,18 +7,16 @@ pickled weights nor Python code ever reach this machine.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 from persona_lib.errors import PreflightError, SpecError
-from persona_lib.profile import HubBase
+from persona_lib.sources import COMMIT, HubBase
 
 ALLOWED_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 """Patterns of the files that are fetched."""
 IGNORED_FILES = ("*/*",)
 """Sub-folders hold other formats of the same weights."""
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_SECONDS = 10.0
 
 
@@ -28,7 +26,7 @@ def check_revision(spec: HubBase) -> None:
     Raises:
         SpecError: it is not 40 lower-case hexadecimal digits.
     """
-    if not _COMMIT.fullmatch(spec.revision):
+    if not COMMIT.fullmatch(spec.revision):
         raise SpecError(
             "base.revision",
             bound="a commit, 40 hexadecimal digits",

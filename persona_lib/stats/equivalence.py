@@ -17,7 +17,7 @@ from persona_lib.errors import DataError
 from persona_lib.inputs import POSITIVE, Bound, number
 from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.estimate import Estimate
-from persona_lib.stats.targets import Floats, Moments, interval, probability, student_cdf
+from persona_lib.stats.moments import Floats, Moments, interval, probability, student_cdf
 from persona_lib.stats.thresholds import shown
 
 _ALPHA = Bound("between 0 and 0.5, both excluded", lambda x: 0 < x < 0.5)  # noqa: PLR2004

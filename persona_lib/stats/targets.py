@@ -7,30 +7,36 @@
 * training runs: another seed would have given another model. Welch's t over
   seed-level rates.
 
-d is an array (..., G, Q) of differences of rates, treated - control, of G personas
-by Q questions; leading axes are a batch, so that a simulation runs thousands at
-once. A spread that cannot be estimated is NaN and never 0. scipy.special takes longer
-to import than stored totals take to judge, and they need no t: it is imported late.
+The arithmetic stands in `persona_lib.stats.moments`.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
-from numpy.typing import NDArray
 
 from persona_lib.errors import DataError
 from persona_lib.inputs import LEVEL, POSITIVE, number, whole
 from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.moments import (
+    MIN_SEEDS,
+    Floats,
+    Moments,
+    bad_rates,
+    finite,
+    interval,
+    level,
+    p_value,
+    persona_moments,
+    question_moments,
+    seed_moments,
+)
 from persona_lib.stats.proportions import normal_quantile
 from persona_lib.stats.thresholds import shown
-
-Floats = NDArray[np.float64]
 
 THESE_PERSONAS = "these personas, this run"
 PERSONAS_AT_LARGE = "personas at large"
@@ -41,137 +47,11 @@ PERSONA_METHOD = "persona-level t, two-way SE"
 FLIP_METHOD = "exact sign-flip over personas"
 SEED_METHOD = "Welch t over seeds"
 
-MIN_SEEDS = 3
-"""Fewest seeds of an arm that say anything about run-to-run variance."""
 MOST_FLIPPED = 20
 """Most personas whose sign vectors are enumerated: 2^20 of them."""
 NOT_ESTIMABLE = "run-to-run variance not estimable"
 
-_ROUNDING = 1e-15
-"""A variance of a mean of rates up to this is rounding: one hit more in one of 1,000
-questions of 10,000 completions each leaves ten times as much."""
 _TIE = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """A mean difference and how far it is known.
-
-    Attributes:
-        value: mean difference, of the batch's shape (() without a batch).
-        se: its standard error, same shape, > 0; NaN where it cannot be estimated.
-        df: degrees of freedom of Student's t; one number, or one for each of the batch.
-    """
-
-    value: Floats
-    se: Floats
-    df: float | Floats
-
-
-def question_moments(d: Floats) -> Moments:
-    """Return mean and standard error over questions, for these personas in this run.
-
-    Personas are averaged first. SE^2 = sum (d_q - d)^2 / (Q (Q - 1)), df = Q - 1
-    (Student 1908, Biometrika 6:1).
-
-    Args:
-        d: (..., G, Q) differences of rates.
-
-    Raises:
-        DataError: no table of numbers, or a cell is missing.
-    """
-    means = _finite(d, 2).mean(axis=-2)
-    value = np.asarray(means.mean(axis=-1))
-    return Moments(value, _root(_variance_of_mean(means)), float(means.shape[-1] - 1))
-
-
-def persona_moments(d: Floats) -> Moments:
-    """Return mean and standard error over personas, for personas at large; df = G - 1.
-
-    Personas and questions are crossed, and both could have been others. Two-way
-    clustered variance (Cameron, Gelbach and Miller 2011, Journal of Business and
-    Economic Statistics 29:238) of a mean::
-
-        V = V_persona + V_question - V_cell,  V_k = sum (m_k - m)^2 / (K (K - 1))
-
-    m_k are the K = G persona means, Q question means or GQ cells. Cell noise is in
-    both of the first and is taken off once. Each term has its own small-sample factor
-    K / (K - 1), the paper's c: it makes the variance of a mean of K independent units
-    unbiased, and 7 personas need it most. Cells are not independent, so that V_cell
-    takes off too much: 1 / Q of the persona part and 1 / G of the question part, about.
-    V can fall below V_persona, even below 0; the larger of the two is used.
-
-    Args:
-        d: (..., G, Q) differences of rates. One persona or one question: SE is NaN.
-
-    Raises:
-        DataError: no table of numbers, or a cell is missing.
-    """
-    table = _finite(d, 2)
-    personas = _variance_of_mean(table.mean(axis=-1))
-    questions = _variance_of_mean(table.mean(axis=-2))
-    cells = _variance_of_mean(table.reshape(*table.shape[:-2], -1))
-    variance = np.maximum(personas + questions - cells, personas)
-    value = np.asarray(table.mean(axis=(-2, -1)))
-    return Moments(value, _root(variance), float(table.shape[-2] - 1))
-
-
-def seed_moments(treated: Floats, control: Floats) -> Moments:
-    """Return mean difference and standard error over training runs.
-
-    SE^2 = v + v', each arm's variance of its mean; the degrees of freedom are
-    (v + v')^2 / (v^2 / (S - 1) + v'^2 / (S' - 1)) (Welch 1947, Biometrika 34:28;
-    Satterthwaite 1946, Biometrics Bulletin 2:110).
-
-    Args:
-        treated: (..., S) rates, one a seed. Fewer than 3 seeds: SE and df are NaN.
-        control: (..., S') rates of the other arm.
-
-    Raises:
-        DataError: no numbers, or a seed's rate is missing.
-    """
-    arms = [_finite(rates, 1) for rates in (treated, control)]
-    value = np.asarray(arms[0].mean(axis=-1) - arms[1].mean(axis=-1))
-    freedom = [arm.shape[-1] - 1 for arm in arms]
-    if min(freedom) < MIN_SEEDS - 1:
-        unknown = np.full(value.shape, np.nan)
-        return Moments(value, unknown, unknown)
-    one, two = (_variance_of_mean(arm) for arm in arms)
-    se = _root(one + two)
-    df = np.full(value.shape, np.nan)
-    parts = one**2 / freedom[0] + two**2 / freedom[1]
-    np.divide((one + two) ** 2, parts, out=df, where=np.isfinite(se))
-    return Moments(value, se, df)
-
-
-def p_value(m: Moments) -> Floats:
-    """Return two-sided p of Student's t, in (0, 1]; NaN where there is no SE."""
-    return probability(2 * student_cdf(m.df, -np.abs(m.value) / m.se))
-
-
-def interval(m: Moments, confidence: float) -> tuple[Floats, Floats]:
-    """Return the ends of the t interval at this confidence; NaN where there is no SE.
-
-    Raises:
-        DataError: `confidence` is not between 0 and 1.
-    """
-    from scipy.special import stdtrit
-
-    _level(confidence)
-    half = stdtrit(m.df, 0.5 + confidence / 2) * m.se
-    return np.asarray(m.value - half), np.asarray(m.value + half)
-
-
-def student_cdf(df: float | Floats, t: Floats) -> Floats:
-    """Return P(T <= t) of Student's t, elementwise, NaN for NaN."""
-    from scipy.special import stdtr
-
-    return np.asarray(stdtr(df, t), dtype=np.float64)
-
-
-def probability(p: Floats) -> Floats:
-    """Return p no less than the smallest normal float and at most 1; NaN stays NaN."""
-    return np.asarray(np.clip(p, sys.float_info.min, 1.0))
 
 
 def question_t(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
@@ -225,7 +105,7 @@ def sign_flip(treated: Floats, control: Floats, *, n: int, confidence: float) ->
     if np.abs(means).max() <= _TIE:
         bound = "no persona differs, so that p is 1 whatever the signs"
     note = f"{PERSONAS_AT_LARGE}; {counted}; {bound}"
-    bare = nothing(n, personas, _level(confidence), FLIP_METHOD, note, value=float(means.mean()))
+    bare = nothing(n, personas, level(confidence), FLIP_METHOD, note, value=float(means.mean()))
     return replace(bare, p=extreme / sums.size)
 
 
@@ -267,7 +147,7 @@ def seeds_welch(treated: Floats, control: Floats, *, n: int, confidence: float) 
         DataError: not two lists of numbers, or an impossible confidence.
     """
     if np.ndim(treated) != 1 or np.ndim(control) != 1:
-        raise _bad("two lists, one rate a seed", (np.shape(treated), np.shape(control)))
+        raise bad_rates("two lists, one rate a seed", (np.shape(treated), np.shape(control)))
     seeds = (len(treated), len(control))
     blocked = "no variation over seeds: no interval, no p"
     if min(seeds) < MIN_SEEDS:
@@ -313,7 +193,7 @@ def _estimate(
     """Return an estimate of (target, method, clusters), bare and `blocked` without SE."""
     speaks_of, method, clusters = target
     note, value = f"{speaks_of}; {blocked}", float(m.value)
-    bare = nothing(n, clusters, _level(confidence), method, note, value=value)
+    bare = nothing(n, clusters, level(confidence), method, note, value=value)
     if not np.isfinite(m.se):
         return bare
     note = f"{speaks_of}; SE = {float(m.se):.4f}, df = {float(m.df):.3g}"
@@ -321,49 +201,12 @@ def _estimate(
     return replace(bare, low=low, high=high, p=float(p_value(m)), note=note)
 
 
-def _variance_of_mean(x: Floats) -> Floats:
-    """Return sum (x - mean)^2 / (K (K - 1)) over the last axis, NaN where K is 1."""
-    k = x.shape[-1]
-    if k == 1:
-        return np.full(x.shape[:-1], np.nan)
-    return np.asarray(x.var(axis=-1, ddof=1) / k)
-
-
-def _root(variance: Floats) -> Floats:
-    """Return the standard error, NaN where the variance is unknown or no more than rounding."""
-    se = np.full(variance.shape, np.nan)
-    np.sqrt(variance, out=se, where=variance > _ROUNDING)
-    return se
-
-
-def _finite(values: Floats, axes: int) -> Floats:
-    """Return values as finite floats with at least so many axes, none of these empty."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim < axes or 0 in array.shape[array.ndim - axes :]:
-        what = "(..., personas, questions)" if axes > 1 else "(..., seeds)"
-        raise _bad(f"an array {what} of one unit or more", array.shape)
-    missing = int(array.size - np.isfinite(array).sum())
-    if missing:
-        raise _bad("a finite number in every cell", f"{missing} missing of {array.size}")
-    return array
-
-
 def _paired(treated: Floats, control: Floats) -> Floats:
     """Return the (G, Q) differences of two tables of rates of the same cells."""
     shapes = (np.shape(treated), np.shape(control))
     if shapes[0] != shapes[1] or len(shapes[0]) != 2:  # noqa: PLR2004
-        raise _bad("two tables (personas, questions) of the same cells", shapes)
-    return _finite(np.subtract(treated, control, dtype=np.float64), 2)
-
-
-def _bad(bound: str, value: object) -> DataError:
-    remedy = "Give every cell of both arms, or leave a unit out of both and say so."
-    return DataError("rates of two arms", bound=bound, value=value, remedy=remedy)
-
-
-def _level(confidence: float) -> float:
-    remedy = "Give the level of the interval."
-    return number("confidence", confidence, LEVEL, remedy=remedy, error=DataError)
+        raise bad_rates("two tables (personas, questions) of the same cells", shapes)
+    return finite(np.subtract(treated, control, dtype=np.float64), 2)
 
 
 def _floor_text(personas: int) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from experiments.issue262 import ISSUE262
 from persona_lib.rules import TriageClaim
 from persona_lib.spec import derive_seed
-from persona_lib.stats import targets
+from persona_lib.stats import moments, targets
 from persona_lib.stats.bootstrap import Clusters, difference
 from persona_lib.stats.equivalence import tost
 from persona_lib.stats.estimate import Estimate
@@ -107,9 +107,9 @@ def tallies(trial: Trial, count: int, purpose: str) -> Mapping[str, Tally]:
     return {key: Tally(int(event.sum()), event.size) for key, event in events.items()}
 
 
-def _t(m: targets.Moments, truth: float) -> Answers:
-    p = targets.p_value(m)
-    low, high = targets.interval(m, CONFIDENCE)
+def _t(m: moments.Moments, truth: float) -> Answers:
+    p = moments.p_value(m)
+    low, high = moments.interval(m, CONFIDENCE)
     return {
         **{below(alpha): p < alpha for alpha in ALPHAS},
         COVERS: (low <= truth) & (truth <= high),
@@ -117,20 +117,20 @@ def _t(m: targets.Moments, truth: float) -> Answers:
 
 
 def _question_t(batch: Sets, truth: float) -> Answers:
-    return _t(targets.question_moments(batch.differences), truth)
+    return _t(moments.question_moments(batch.differences), truth)
 
 
 def _persona_t(batch: Sets, truth: float) -> Answers:
-    return _t(targets.persona_moments(batch.differences), truth)
+    return _t(moments.persona_moments(batch.differences), truth)
 
 
 def _question_tost(batch: Sets, truth: float) -> Answers:  # noqa: ARG001
-    p = tost(targets.question_moments(batch.differences), BAND)
+    p = tost(moments.question_moments(batch.differences), BAND)
     return {below(0.05): p < 0.05}
 
 
 def _persona_tost(batch: Sets, truth: float) -> Answers:  # noqa: ARG001
-    p = tost(targets.persona_moments(batch.differences), BAND)
+    p = tost(moments.persona_moments(batch.differences), BAND)
     return {below(0.05): p < 0.05}
 
 

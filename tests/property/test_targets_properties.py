@@ -13,19 +13,16 @@ from statsmodels.stats.multitest import multipletests
 
 from persona_lib.stats.equivalence import equivalence, holm, tost
 from persona_lib.stats.estimate import Estimate
-from persona_lib.stats.targets import (
+from persona_lib.stats.moments import (
     Floats,
     Moments,
     interval,
     p_value,
     persona_moments,
-    persona_t,
     question_moments,
-    question_t,
     seed_moments,
-    seeds_welch,
-    sign_flip,
 )
+from persona_lib.stats.targets import persona_t, question_t, seeds_welch, sign_flip
 
 FAST = settings(max_examples=40, deadline=None)
 """Deadlines would measure how busy the machine is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,11 @@ import torch
 
 from persona_lib.errors import DataError, FlatlandError
 from persona_lib.generate import Request, Sampled, TransformersEngine, draw_tokens
-from persona_lib.models.adapters import (
-    TRAINABLE,
-    attach_stack,
-    merge_stack,
-    save_adapter,
-    train_stack,
-)
+from persona_lib.models.adapters import attach_stack, merge_stack
 from persona_lib.models.loading import render_prompt
-from persona_lib.profile import LoraSpec, SampleSpec
+from persona_lib.profile import SampleSpec
 from persona_lib.records import LENGTH, STOP
-from tests.byte_model import loaded, ready, small_model
+from tests.byte_model import LORA, loaded, ready, saved_adapter, small_model
 
 LOADED = loaded()
 REQUESTS = [
@@ -141,24 +136,11 @@ def test_sampling_from_diverged_weights_is_refused() -> None:
         TransformersEngine(broken).sample(REQUESTS, SampleSpec(max_new_tokens=4))
 
 
-def adapter(folder: Path, seed: int, *, rslora: bool) -> Path:
-    """An adapter that moves the model's weights, and so its completions."""
-    lora = LoraSpec(rank=4, alpha=8, rslora=rslora, dropout=0.1)
-    model = train_stack(small_model(), [], lora, seed)
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.copy_(torch.randn(value.shape, generator=draw) * 0.1)
-    save_adapter(model, TRAINABLE, folder)
-    return folder
-
-
 def test_attached_adapters_are_sampled_as_merged_ones(tmp_path: Path) -> None:
     """The two ways in which a profile can sample, over a prior and a coupling."""
     stack = [
-        adapter(tmp_path / "prior", 1, rslora=False),
-        adapter(tmp_path / "coupling", 2, rslora=True),
+        saved_adapter(tmp_path / "prior", 1, replace(LORA, rslora=False)),
+        saved_adapter(tmp_path / "coupling", 2),
     ]
     attached = ready(attach_stack(small_model(), stack))
     merged = ready(merge_stack(small_model(), stack))

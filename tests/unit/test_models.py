@@ -38,29 +38,16 @@ from persona_lib.models.loading import (
     load_model,
     render_prompt,
 )
-from persona_lib.profile import GgufBase, HubBase, LoraSpec
-from tests.byte_model import SPECIAL, byte_tokenizer, small_model
+from persona_lib.profile import GgufBase, HubBase
+from tests.byte_model import LORA, SPECIAL, byte_tokenizer, saved_adapter, small_model
 
 MARKER = "\n\n[ZLT]"
-LORA = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.1)
 IDS = torch.arange(20).reshape(2, 10) * 3 % 64
 GGUF = GgufBase(
     package="some-gguf-wheel", version="1.0", file="m.gguf", md5="0" * 32, end_of_turn="<|im_end|>"
 )
 GGUF_MD5 = "885645c60785bf454743b7905ab7e933"  # of the four bytes "GGUF"
 HUB = HubBase(repo="someone/model", revision="0123456789" * 4, end_of_turn="<|im_end|>")
-
-
-def saved_adapter(folder: Path, seed: int, lora: LoraSpec = LORA) -> Path:
-    """An adapter whose B is not zero."""
-    model = train_stack(small_model(), [], lora, seed)
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.copy_(torch.randn(value.shape, generator=draw) * 0.1)
-    save_adapter(model, TRAINABLE, folder)
-    return folder
 
 
 def logits(model: Any) -> torch.Tensor:

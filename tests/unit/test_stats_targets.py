@@ -20,22 +20,24 @@ from statsmodels.stats.weightstats import ttost_paired
 from persona_lib.errors import DataError
 from persona_lib.stats.equivalence import equivalence, holm, tost
 from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.moments import (
+    Floats,
+    Moments,
+    interval,
+    p_value,
+    persona_moments,
+    probability,
+    question_moments,
+    seed_moments,
+)
 from persona_lib.stats.targets import (
     PERSONA_METHOD,
     QUESTION_METHOD,
-    Floats,
-    Moments,
     flip_floor,
-    interval,
     one_seed_risk,
-    p_value,
-    persona_moments,
     persona_t,
     population_refusal,
-    probability,
-    question_moments,
     question_t,
-    seed_moments,
     seeds_welch,
     sign_flip,
 )
