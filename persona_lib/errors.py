@@ -11,6 +11,7 @@ The tree::
     ├── StoreError
     │   ├── CorruptEntryError            a file in the store is not what was written
     │   └── UnwritableStoreError         the store directory cannot be written
+    ├── SealError                        a registration is not sealed, or its seal is broken
     ├── MaskProofError                   the supervised tokens are not the registered ones
     ├── DrawCeilingError                 too few finished completions within the ceiling
     └── InvalidClaimError                a gate that a claim needs did not hold
@@ -98,6 +99,22 @@ class CorruptEntryError(StoreError):
 
 class UnwritableStoreError(StoreError):
     """The store directory cannot be created or written; the message names it."""
+
+
+class SealError(FlatlandError):
+    """A registration may not be judged under: it is not sealed as it stands.
+
+    Args:
+        where: the folder, file or registration that this is about.
+        problem: what is wrong with it.
+        remedy: what to do about it, a full sentence.
+    """
+
+    def __init__(self, where: str, problem: str, *, remedy: str) -> None:
+        super().__init__(f"{where}: {problem}. {remedy}")
+        self.where = where
+        self.problem = problem
+        self.remedy = remedy
 
 
 class MaskProofError(FlatlandError):

@@ -1,0 +1,221 @@
+"""PRML: claims in a format of others, by its rules and its published test vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from experiments.issue262 import ISSUE262, REGISTRATIONS
+from experiments.session import PREREG
+from persona_lib.chain import Entry, read_chain
+from persona_lib.errors import SpecError
+from persona_lib.prml import canonical_yaml
+from persona_lib.registration import Registration
+from persona_lib.seal import append
+from persona_lib.spec import canonical
+
+NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
+
+
+def seal(folder: Path, *registrations: Registration) -> Path:
+    """Seal registrations one after the other, a day apart; return the folder of issue262."""
+    for i, registration in enumerate(registrations):
+        date = NOON + timedelta(days=i)
+        append(registration, folder, date=date, reason="why " * 500, data_seen="none " * 400)
+    return folder / "issue262"
+
+
+# Vectors TV-001, 003, 006, 008 and 013 of the format's suite, as facts: fields and hashes.
+
+_VECTOR = {
+    "version": "prml/0.1",
+    "claim_id": "01900000-0000-7000-8000-000000000000",
+    "created_at": "2026-05-01T12:00:00Z",
+    "metric": "accuracy",
+    "comparator": ">=",
+    "threshold": 0.85,
+    "dataset": {
+        "id": "imagenet-val-2012",
+        "hash": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    },
+    "seed": 42,
+    "producer": {"id": "studio-11.co"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "1a3466cc08ee7fb60a726ea1c4db6ecf48a9f847b9b7523bfb54b2ffaefee546"),
+        (
+            {"threshold": 0.86},
+            "b96b5b8d613e29d8c28c1cf91c03821b02224c41188c6128743fa2d55639d4bb",
+        ),
+        (
+            {
+                "claim_id": "01900000-0000-7000-8000-000000000003",
+                "threshold": 0.5,
+                "dataset": {"id": "test-dataset", "hash": "0" * 64},
+                "seed": 2**64 - 1,
+                "producer": {"id": "edge.example"},
+            },
+            "57c71c567e0c4d86c691e311634730cd1ff0c65308f3a917d62d89d36d31c81d",
+        ),
+        (
+            {
+                "claim_id": "01900000-0000-7000-8000-000000000005",
+                "metric": "exact_match",
+                "comparator": "==",
+                "threshold": 1.0,
+                "dataset": {"id": "synth-100", "hash": "abcdef0123456789" * 4},
+                "seed": 7,
+            },
+            "fc2bf632dfb10bac8cf88b0c0756af2b53175c9b3078ae34aaf6ce63102c1b56",
+        ),
+        (
+            {
+                "claim_id": "01900000-0000-7000-8000-00000000000a",
+                "created_at": "2026-06-01T12:00:00Z",
+                "metric": "accuracy_pct",
+                "threshold": 90,
+                "dataset": {"id": "eval-2k", "hash": "abcd1234" * 8},
+                "producer": {"id": "falsify.dev"},
+            },
+            "cb9683ce70f5d45d407b827d0b9223d342ebd3600c560ec6a9e76dd336bf007d",
+        ),
+    ],
+)
+def test_canonical_bytes_are_those_of_the_published_vectors(
+    changes: dict[str, Any], expected: str
+) -> None:
+    text = canonical_yaml({**_VECTOR, **changes})
+    assert hashlib.sha256(text.encode()).hexdigest() == expected
+
+
+def manifests_of(own: Path, entry: Entry) -> dict[str, dict[str, Any]]:
+    """The manifests of an entry by claim, read as YAML."""
+    return {
+        name: yaml.safe_load((own / entry.folder / f"{link['claim_id']}.prml").read_text("utf-8"))
+        for name, link in entry.prml.items()
+    }
+
+
+REQUIRED = {
+    "version", "claim_id", "created_at", "metric", "comparator", "threshold", "dataset", "seed",
+    "producer",
+}  # fmt: skip
+UUID7 = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+
+
+def test_manifests_follow_the_rules_of_the_format(tmp_path: Path) -> None:
+    """Sections 2, 3, 4 and 6 of PRML 0.1, on a chain with amendments."""
+    moved = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.06))
+    own = seal(tmp_path, ISSUE262, moved, ISSUE262)
+    entries = read_chain(own)
+    ids = [{name: link["claim_id"] for name, link in entry.prml.items()} for entry in entries]
+    assert ids[0] == ids[1] == ids[2]  # an amendment retains the claim_id
+    assert len(set(ids[0].values())) == 4
+    for before, entry in zip((None, *entries), entries, strict=False):
+        for name, body in manifests_of(own, entry).items():
+            path = own / entry.folder / f"{body['claim_id']}.prml"
+            text = path.read_text(encoding="utf-8")
+            assert body.keys() - {"metric_args", "notes", "prior_hash"} == REQUIRED
+            assert body["version"] == "prml/0.1"
+            assert re.fullmatch(UUID7, body["claim_id"])
+            assert body["created_at"] == entry.date
+            assert body["comparator"] in {">=", ">", "==", "<=", "<"}
+            assert type(body["threshold"]) is float
+            assert type(body["seed"]) is int
+            assert body["dataset"].keys() == {"id", "hash"}
+            assert re.fullmatch("[0-9a-f]{64}", body["dataset"]["hash"])
+            assert len(body["notes"]) <= 4096
+            assert body.get("prior_hash") == (before.prml[name]["sha256"] if before else None)
+            assert list(body) == sorted(body)
+            assert all(list(v) == sorted(v) for v in body.values() if isinstance(v, dict))
+            assert all(type(v) in (str, int, float) for v in body["metric_args"].values())
+            assert text.count("\n") == 14 + len(body["metric_args"]) + (before is not None)
+            assert text.endswith("\n")
+            assert not text.endswith("\n\n")
+            assert not re.search(r"[ \r]\n|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]", text)
+            sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
+            assert path.with_suffix(".prml.sha256").read_text() == f"{sha256}\n"
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_manifests_hold_thresholds_and_bind_the_registration(fresh: bool, tmp_path: Path) -> None:
+    """Those written now, and those that the repository holds."""
+    own = seal(tmp_path, ISSUE262) if fresh else PREREG / "issue262"
+    entry = read_chain(own)[0]
+    found = manifests_of(own, entry)
+    bars = {name: (m["metric"], m["comparator"], m["threshold"]) for name, m in found.items()}
+    difference = "difference_of_mean_bystander_rates"
+    assert bars == {
+        "H1": (difference, ">=", 0.20),
+        "H2": (difference, ">=", 0.15),
+        "H3": (f"absolute_{difference}", "<=", 0.05),
+        "kill": ("mean_bystander_rate", ">", 0.05),
+    }
+    assert found["H1"]["metric_args"] == {
+        "rule": "DifferenceClaim",
+        "name": "H1",
+        "statement": ISSUE262.claims[0].statement,
+        "treated": "C2",
+        "control": "C1",
+        "max_p": 0.001,
+        "needs": "source_rate",
+        "ratio_gate": "source_ratio",
+        "registration": "issue262",
+        "registration_sha256": ISSUE262.digest,
+    }
+    assert found["H1"]["seed"] == 262
+    assert found["H1"]["dataset"]["hash"] == ISSUE262.data_digest
+
+
+def test_claim_id_tells_its_time(tmp_path: Path) -> None:
+    """RFC 9562: the first 48 bits are milliseconds since 1970."""
+    (first,) = read_chain(seal(tmp_path, ISSUE262))
+    for link in first.prml.values():
+        stamp = int(link["claim_id"].replace("-", "")[:12], 16)
+        assert stamp == int(NOON.timestamp()) * 1000
+
+
+FIELDS = {
+    "DifferenceClaim": "min_effect",
+    "TriageClaim": "null_effect",
+    "KillCriterion": "max_rate",
+}
+
+
+@pytest.mark.parametrize("name", list(REGISTRATIONS))
+def test_newest_manifests_say_what_the_code_says(name: str) -> None:
+    """A manifest whose numbers differ from the sealed rule would bind another claim."""
+    registration = REGISTRATIONS[name]
+    newest = read_chain(PREREG / name)[-1]
+    found = manifests_of(PREREG / name, newest)
+    assert list(found) == sorted(rule.name for rule in (*registration.claims, registration.kill))
+    for claim, body in found.items():
+        said = {**body["metric_args"], FIELDS[body["metric_args"]["rule"]]: body["threshold"]}
+        assert said.pop("registration") == name
+        assert said.pop("registration_sha256") == registration.digest
+        rule = canonical(registration.claim(claim))
+        rule["rule"] = rule.pop("__spec__")
+        texts = {k: ", ".join(v) if isinstance(v, list) else v for k, v in rule.items()}
+        assert said == {k: v for k, v in texts.items() if v not in (None, "")}
+
+
+def test_claim_of_an_unknown_type_says_where_it_belongs(tmp_path: Path) -> None:
+    class Other(type(ISSUE262.claims[0])):  # type: ignore[misc]
+        pass
+
+    strange = Other(**{f.name: getattr(ISSUE262.claims[0], f.name)
+                       for f in fields(ISSUE262.claims[0])})  # fmt: skip
+    with pytest.raises(SpecError, match=r"claim H1: expected a type of.*persona_lib/prml\.py"):
+        seal(tmp_path, replace(ISSUE262, claims=(strange, *ISSUE262.claims[1:])))
+    assert not list(tmp_path.iterdir())

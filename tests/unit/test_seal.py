@@ -1,0 +1,555 @@
+"""Seals: a moved threshold is caught, and so is any change of what was sealed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields, is_dataclass, replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import seal as command
+from experiments import session as sessions
+from experiments.issue262 import ISSUE262, REGISTRATIONS
+from experiments.profiles import MICRO
+from experiments.record import record
+from experiments.session import PREREG, ROOT, Session
+from persona_lib.chain import Entry, read_chain
+from persona_lib.errors import SealError, SpecError
+from persona_lib.registration import Registration
+from persona_lib.seal import append, check_sealed, differences
+from persona_lib.spec import canonical
+
+NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
+SAID = {"reason": "made up for a test", "data_seen": "none"}
+MOVED = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.06))
+BACK = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.04))
+
+
+def sealed(folder: Path, *registrations: Registration) -> list[Entry]:
+    """Seal registrations one after the other, a day apart."""
+    return [
+        append(r, folder, date=NOON + timedelta(days=i), **SAID)
+        for i, r in enumerate(registrations)
+    ]
+
+
+@pytest.fixture
+def amended(tmp_path: Path) -> Path:
+    """A folder in which issue262 was amended twice."""
+    sealed(tmp_path, ISSUE262, MOVED, BACK)
+    return tmp_path
+
+
+def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where the numbers of a registration lie: fields and positions."""
+    if is_dataclass(value):
+        for f in fields(value):
+            yield from numbers(getattr(value, f.name), (*path, f.name))
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from numbers(item, (*path, i))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield path
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for step in path:
+        value = value[step] if isinstance(step, int) else getattr(value, step)
+    return value
+
+
+def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A copy with one number replaced."""
+    if not path:
+        return new
+    step, rest = path[0], path[1:]
+    if isinstance(step, int):
+        return (*value[:step], put(value[step], rest, new), *value[step + 1 :])
+    return replace(value, **{step: put(getattr(value, step), rest, new)})
+
+
+LEAVES = {
+    f"{name}:{'.'.join(map(str, path))}": (name, path)
+    for name, registration in REGISTRATIONS.items()
+    for path in numbers(registration)
+}
+
+
+def test_the_numbers_that_are_moved_are_those_of_every_rule() -> None:
+    published = {".".join(map(str, path)) for name, path in LEAVES.values() if name == "issue262"}
+    assert published == {
+        *("claims.0.min_effect", "claims.0.max_p", "claims.1.min_effect", "claims.1.max_p"),
+        *("claims.2.null_effect", "claims.2.null_min_p", "claims.2.artefact_effect"),
+        *("gates.0.min_rate", "gates.1.min_ratio", "gates.2.max_rate", "kill.max_rate"),
+        *("statistics.resamples", "statistics.seed", "statistics.confidence", "statistics.alpha"),
+    }
+
+
+@pytest.mark.parametrize("leaf", list(LEAVES))
+def test_moved_threshold_is_caught_and_named(leaf: str, tmp_path: Path) -> None:
+    name, path = LEAVES[leaf]
+    registration = REGISTRATIONS[name]
+    sealed(tmp_path, registration)
+    assert check_sealed(registration, tmp_path).digest == registration.digest
+    before = at(registration, path)
+    if isinstance(before, int):
+        after: float = before + 1
+    elif path == ("statistics", "alpha"):
+        after = before + 1e-6  # not below any claim's max_p
+    else:
+        after = before - 1e-6 if before else before + 1e-6
+    moved = put(registration, path, after)
+    with pytest.raises(SealError) as caught:
+        check_sealed(moved, tmp_path)
+    message = str(caught.value)
+    if isinstance(path[1], int):
+        rule = getattr(registration, path[0])[path[1]].name
+        where = f"{path[0]}[{rule}].{path[2]}"
+    else:
+        where = ".".join(path)
+    (said,) = re.findall(r"Z\. (.*)\. Restore the sealed rules", message)
+    assert said == f"{where}: sealed {before}, now {after}"
+    assert f"python -m experiments.seal {name} --reason" in message
+
+
+def test_differences_of_every_kind_are_named() -> None:
+    def moved(**changes: Any) -> list[str]:
+        return list(differences(canonical(ISSUE262), canonical(replace(ISSUE262, **changes))))
+
+    gates, claims = ISSUE262.gates, ISSUE262.claims
+    assert moved() == []
+    assert moved(gates=gates[:2])[0].startswith('gates[false_positive]: sealed {"__spec__":')
+    assert moved(gates=gates[:2])[0].endswith("..., now nothing")
+    assert len(moved(gates=gates[:2])) == 1
+    assert moved(gates=gates[::-1]) == [
+        "gates: sealed in the order source_rate, source_ratio, false_positive, "
+        "now false_positive, source_ratio, source_rate"
+    ]
+    assert moved(claims=(replace(claims[0], needs=()), *claims[1:])) == [
+        'claims[H1].needs: sealed ["source_rate"], now []'
+    ]
+    # To Python 0 == 0.0; to a digest they are two texts.
+    whole = replace(gates[2], max_rate=0)
+    assert whole == gates[2]
+    assert moved(gates=(*gates[:2], whole)) == ["gates[false_positive].max_rate: sealed 0.0, now 0"]
+    assert list(differences({"a": 1}, {"a": 1, "b": None})) == ["b: sealed nothing, now null"]
+    assert list(differences({"a": [True]}, {"a": [1]})) == ["a: sealed [true], now [1]"]
+
+
+def test_many_differences_are_cut_short(tmp_path: Path) -> None:
+    sealed(tmp_path, ISSUE262)
+    strict = replace(ISSUE262, claims=tuple(replace(c, needs=()) for c in ISSUE262.claims),
+                     kill=BACK.kill, title="x", marker="y", marker_prefix="z")  # fmt: skip
+    with pytest.raises(SealError, match=r"; and 1 more\. Restore"):
+        check_sealed(strict, tmp_path)
+
+
+def test_unsealed_registration_is_refused_with_the_command(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(SealError, match=r"issue262: it is not sealed.*experiments\.seal iss"):
+            check_sealed(ISSUE262, folder)
+
+
+def test_amendment_is_counted_and_chained(tmp_path: Path) -> None:
+    first, second = sealed(tmp_path, ISSUE262, MOVED)
+    found = check_sealed(MOVED, tmp_path)
+    assert asdict(found) == {
+        "registration": "issue262",
+        "digest": MOVED.digest,
+        "date": "2026-01-03T12:00:00Z",
+        "amendments": 1,
+        "head": second.hash,
+    }
+    assert (first.previous, second.previous) == (None, first.hash)
+    assert (second.reason, second.data_seen) == (SAID["reason"], "none")
+    assert second.data_digest == first.data_digest == ISSUE262.data_digest
+    with pytest.raises(SealError, match=r"kill\.max_rate: sealed 0\.06, now 0\.05"):
+        check_sealed(ISSUE262, tmp_path)
+    # The first entry is as it was, and a third one may go back to its rules.
+    lines = (tmp_path / "issue262" / "chain.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["hash"] == first.hash
+    append(ISSUE262, tmp_path, date=NOON + timedelta(days=2), **SAID)
+    assert check_sealed(ISSUE262, tmp_path).amendments == 2
+
+
+def test_one_registration_says_nothing_of_another(tmp_path: Path) -> None:
+    sealed(tmp_path, ISSUE262)
+    other = replace(ISSUE262, name="other")
+    with pytest.raises(SealError, match="registration other: it is not sealed"):
+        check_sealed(other, tmp_path)
+    (tmp_path / "issue262").rename(tmp_path / "other")
+    with pytest.raises(SealError, match="it belongs to registration issue262"):
+        check_sealed(other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reason": ""}, "reason: expected 1 to 2000 characters"),
+        ({"reason": " \n"}, "reason: expected 1 to 2000 characters"),
+        ({"reason": "x" * 2001}, "reason: expected 1 to 2000 characters"),
+        ({"data_seen": ""}, 'data seen: expected 1 to 2000 characters.*say "none"'),
+        ({"date": NOON.replace(tzinfo=None)}, "date: expected a time zone"),
+        ({"date": NOON - timedelta(seconds=1)}, "not before the newest entry, 2026-01-02T12:00"),
+    ],
+)
+def test_what_cannot_be_sealed_is_refused_and_nothing_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    sealed(tmp_path, ISSUE262)
+    before = contents(tmp_path)
+    with pytest.raises(SpecError, match=message):
+        append(MOVED, tmp_path, **{"date": NOON, **SAID, **changes})
+    assert contents(tmp_path) == before
+
+
+def test_unchanged_registration_is_no_amendment(tmp_path: Path) -> None:
+    sealed(tmp_path, ISSUE262)
+    before = contents(tmp_path)
+    with pytest.raises(SpecError, match=r"expected a change since the newest entry.*f56c28c270d5"):
+        append(ISSUE262, tmp_path, date=NOON, **SAID)
+    assert contents(tmp_path) == before
+
+
+def test_texts_become_one_line_and_dates_utc(tmp_path: Path) -> None:
+    date = NOON.astimezone(timezone(timedelta(hours=5))).replace(microsecond=999_999)
+    entry = append(ISSUE262, tmp_path, date=date, reason=" cafe\u0301\n\x1b[1mbold ", data_seen="-")
+    assert entry.date == "2026-01-02T12:00:00Z"
+    assert entry.reason == "caf\u00e9 bold"
+    assert read_chain(tmp_path / "issue262") == (entry,)
+    texts = [p.read_text("utf-8") for p in (tmp_path / "issue262" / entry.folder).glob("*.prml")]
+    assert len(texts) == 4
+    assert all("\nnotes: 'caf\u00e9 bold Data seen: -'\n" in text for text in texts)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_any_changed_byte_is_caught(amended: Path) -> None:
+    """Every file of every entry; in each, a bit here and there, and at both ends."""
+    files = contents(amended)
+    assert len(files) == 1 + 3 * (1 + 2 * 4)
+    for name, whole in files.items():
+        step = max(1, len(whole) // 40)
+        for place in {*range(0, len(whole), step), len(whole) - 1}:
+            spoilt = bytearray(whole)
+            spoilt[place] ^= 1
+            (amended / name).write_bytes(bytes(spoilt))
+            with pytest.raises(
+                SealError, match=r"issue262.*Restore it from version control|Remove"
+            ):
+                check_sealed(BACK, amended)
+        for spoilt in (whole + b"\n", whole + b" ", b" " + whole, whole[:-1], b""):
+            (amended / name).write_bytes(bytes(spoilt))
+            with pytest.raises(SealError):
+                check_sealed(BACK, amended)
+        (amended / name).unlink()
+        with pytest.raises(SealError):
+            check_sealed(BACK, amended)
+        (amended / name).write_bytes(whole)
+    assert check_sealed(BACK, amended).amendments == 2
+
+
+def rehash(entry: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """An entry with other values and the hash that belongs to them: what a forger writes."""
+    body = {**entry, **changes}
+    body.pop("hash")
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return {**body, "hash": hashlib.sha256(text.encode()).hexdigest()}
+
+
+Lines = list[dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e[1:], "line 1: entry 1 stands where entry 0 belongs"),
+        (lambda e: [e[0], e[2]], "line 2: entry 2 stands where entry 1 belongs"),
+        (lambda e: e[:2], r"0002-.*: no entry lists it\. Remove it"),
+        (lambda e: [e[1], e[0], e[2]], "line 1: entry 1 stands where entry 0 belongs"),
+        (lambda e: [e[0], e[2], e[1]], "line 2: entry 2 stands where"),
+        (lambda e: [e[0], e[0], e[1], e[2]], "line 2: entry 0 stands where entry 1 belongs"),
+        (lambda e: [*e, e[2]], "line 4: entry 2 stands where entry 3 belongs"),
+        (lambda e: [*e, rehash(e[2], index=3)], "line 4: it does not follow"),
+        (lambda e: [{**e[0], "reason": "better"}, *e[1:]], "line 1: the entry was altered.*hash"),
+        (lambda e: [rehash(e[0], reason="better"), *e[1:]], "line 2: it does not follow"),
+        (lambda e: [rehash(e[0], previous="0" * 64), *e[1:]], "line 1: it does not follow"),
+        (lambda e: [e[0], rehash(e[1], date="2026-01-01T12:00:00Z"), e[2]], "line 2: its date"),
+        (lambda e: [rehash(e[0], date="2026-01-02"), *e[1:]], "line 1: its date 2026-01-02 is no"),
+        (lambda e: [rehash(e[0], digest="0" * 64), *e[1:]], "0000-000000000000.*cannot be read"),
+        (lambda e: [rehash(e[0], prml={"H1": 5}), *e[1:]], "its entry lists no files"),
+        (lambda e: [rehash(e[0], prml={}), *e[1:]], r"\.prml: no entry lists it"),
+        (lambda e: [rehash(e[0], index=False), *e[1:]], "line 1: the entry was altered.*type"),
+        (lambda e: [rehash(e[0], digest=1), *e[1:]], "line 1: the entry was altered.*type"),
+        (lambda e: [rehash(e[0], more=1), *e[1:]], "line 1: the entry was altered.*more"),
+        (lambda e: [{k: v for k, v in e[0].items() if k != "reason"}], "altered.*reason"),
+    ],
+)
+def test_tampered_chain_is_caught(
+    change: Callable[[Lines], Lines], message: str, amended: Path
+) -> None:
+    path = amended / "issue262" / "chain.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    write_lines(path, entries)
+    assert check_sealed(BACK, amended).amendments == 2  # written as it was, it holds
+    write_lines(path, change(entries))
+    with pytest.raises(SealError, match=message):
+        check_sealed(BACK, amended)
+    with pytest.raises(SealError, match=message):
+        append(ISSUE262, amended, date=NOON + timedelta(days=9), **SAID)
+
+
+def write_lines(path: Path, entries: Lines) -> None:
+    texts = [json.dumps(e, sort_keys=True, separators=(",", ":")) + "\n" for e in entries]
+    path.write_text("".join(texts))
+
+
+@pytest.mark.parametrize("line", ["", "[]", "1", "null", '{"a":1', "[" * 100_000])
+def test_line_that_is_no_entry_is_caught(line: str, amended: Path) -> None:
+    with (amended / "issue262" / "chain.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(SealError, match="line 4: the entry was altered"):
+        check_sealed(BACK, amended)
+
+
+@pytest.mark.parametrize("place", ["extra.json", "0001-extra", "0000-f56c28c270d5/extra"])
+def test_file_that_no_entry_lists_is_caught(place: str, amended: Path) -> None:
+    (amended / "issue262" / place).write_text("x")
+    with pytest.raises(SealError, match=f"{place}: no entry lists it"):
+        check_sealed(BACK, amended)
+
+
+def test_lost_chain_is_not_a_fresh_start(amended: Path) -> None:
+    (amended / "issue262" / "chain.jsonl").unlink()
+    with pytest.raises(SealError, match=r"chain\.jsonl: it cannot be read"):
+        append(ISSUE262, amended, date=NOON, **SAID)
+
+
+# What the repository holds.
+
+
+@pytest.mark.parametrize("name", list(REGISTRATIONS))
+def test_every_registration_of_the_repository_is_sealed(name: str) -> None:
+    assert check_sealed(REGISTRATIONS[name], PREREG).digest == REGISTRATIONS[name].digest
+
+
+def test_published_registrations_say_that_their_data_were_known() -> None:
+    for name in ("issue262", "issue262_held_out", "issue262_both"):
+        first = read_chain(PREREG / name)[0]
+        assert "golden/tiny" in first.data_seen
+        assert "known" in first.data_seen
+
+
+def run_verifier(folder: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    text = (ROOT / "docs" / "prereg.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    script = tmp_path / "verify.py"
+    script.write_text(code)
+    return subprocess.run(
+        [sys.executable, "-I", str(script), str(folder)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(REGISTRATIONS))
+def test_lines_of_the_docs_verify_what_is_sealed(name: str, tmp_path: Path) -> None:
+    done = run_verifier(PREREG / name, tmp_path)
+    found = check_sealed(REGISTRATIONS[name], PREREG)
+    assert done.stdout == (
+        f"{name}: {found.amendments} amendments, digest {found.digest}, head {found.head}\n"
+    )
+
+
+def test_lines_of_the_docs_catch_what_was_altered(amended: Path, tmp_path: Path) -> None:
+    own = amended / "issue262"
+    assert "issue262: 2 amendments" in run_verifier(own, tmp_path).stdout
+    whole = contents(own)
+    for name in (n for n in whole if not n.endswith(".sha256")):
+        spoilt = bytearray(whole[name])
+        spoilt[len(spoilt) // 2] ^= 1
+        (own / name).write_bytes(bytes(spoilt))
+        assert run_verifier(own, tmp_path).returncode != 0, name
+        (own / name).write_bytes(whole[name])
+
+
+def test_sha256sum_prints_the_digests() -> None:
+    text = (ROOT / "docs" / "prereg.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    found = {
+        path.split("/")[2]: digest for digest, path in map(str.split, done.stdout.splitlines())
+    }
+    assert {name: found[name] for name in REGISTRATIONS} == {
+        name: registration.digest for name, registration in REGISTRATIONS.items()
+    }
+
+
+# Sessions and the command line.
+
+
+def test_session_refuses_to_judge_before_anything_is_built(tmp_path: Path) -> None:
+    some = Session(registration=MOVED, profile=MICRO, store_root=tmp_path / "store")
+    for call in (
+        lambda: some.judge("H1"),
+        lambda: some.judge_gate("source_rate"),
+        lambda: record(some, tmp_path / "set"),
+        some.check_seal,
+    ):
+        with pytest.raises(SealError, match=r"kill\.max_rate: sealed 0\.05, now 0\.06"):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_session_takes_its_seal_from_its_folder(tmp_path: Path) -> None:
+    (entry,) = sealed(tmp_path, MOVED)
+    some = Session(registration=MOVED, profile=MICRO, prereg=tmp_path)
+    assert (some.seal.head, some.seal.amendments) == (entry.hash, 0)
+    assert some.seal is some.seal
+
+
+def test_command_seals_amends_checks_and_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = command.main(arguments, folder=tmp_path)
+        return (code, *capsys.readouterr())
+
+    monkeypatch.setattr(command, "REGISTRATIONS", {"issue262": ISSUE262})
+    said = ("--reason", "a reason", "--data-seen", "none")
+    code, out, error = run("--check")
+    assert (code, out) == (1, "")
+    assert "SealError: registration issue262: it is not sealed" in error
+    before = datetime.now(UTC).replace(microsecond=0)
+    code, out, error = run("issue262", *said)
+    assert (code, error) == (0, "")
+    assert f"sealed: issue262, digest {ISSUE262.digest}" in out
+    date = datetime.fromisoformat(check_sealed(ISSUE262, tmp_path).date)
+    assert before <= date <= datetime.now(UTC)
+    code, out, error = run("issue262", *said)
+    assert (code, out) == (1, "")
+    assert "expected a change since the newest entry" in error
+    monkeypatch.setattr(command, "REGISTRATIONS", {"issue262": MOVED})
+    code, _, error = run("--check")
+    assert code == 1
+    assert "kill.max_rate: sealed 0.05, now 0.06" in error
+    for refused in (("--reason", "x"), ("--data-seen", "x"), ("--reason", " ", *said[2:])):
+        assert run("issue262", *refused)[0] == 1
+    code, out, _ = run("issue262", *said)
+    assert code == 0
+    assert "sealed: amendment 1 of issue262" in out
+    head = check_sealed(MOVED, tmp_path).head
+    assert run("--check") == (0, f"issue262: sealed {check_sealed(MOVED, tmp_path).date}, digest "
+                              f"{MOVED.digest[:12]}, 1 amendments, head {head}\n", "")  # fmt: skip
+    code, out, _ = run("--list")
+    assert code == 0
+    assert out.count("    data seen: none\n") == 2
+    assert re.findall(r"^  (\d) ", out, flags=re.MULTILINE) == ["0", "1"]
+    code, _, error = run("unknown", *said)
+    assert code == 1
+    assert "registration: expected one of issue262, got 'unknown'" in error
+    monkeypatch.setattr(command, "REGISTRATIONS", {})
+    assert "intact, but no registration" in run("--check")[1]
+    (tmp_path / "issue262" / "stray").write_text("x")
+    for arguments in (("--check",), ("--list",)):
+        code, out, error = run(*arguments)
+        assert (code, out) == (1, "")
+        assert "stray: no entry lists it" in error
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--check", "--list"), ("issue262", "--check"), ("--check", "--reason", "x")]
+)
+def test_command_wants_one_thing_at_a_time(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command.main(arguments, folder=tmp_path)
+    assert caught.value.code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_write_that_is_cut_short_leaves_the_chain_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed(tmp_path, ISSUE262)
+    before = contents(tmp_path)
+
+    def full(*_: object) -> int:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="no space"):
+            append(MOVED, tmp_path, date=NOON, **SAID)
+    assert contents(tmp_path) == before
+    assert append(MOVED, tmp_path, date=NOON, **SAID).index == 1
+
+
+PLUGIN = """
+from dataclasses import replace
+from experiments import session
+old = session.REGISTRATIONS["issue262"]
+session.REGISTRATIONS["issue262"] = replace(old, kill=replace(old.kill, max_rate=0.06))
+"""
+
+
+def pytest_under_moved_rules(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "moved.py").write_text(PLUGIN)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "moved", "-p", "no:cacheprovider",
+         f"--store={tmp_path / 'store'}", f"--report={tmp_path / 'report'}", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-m", "h1", "--profile", "micro"),
+        ("-m", "h1", "--profile", "micro", "-n", "2"),
+        ("-m", "gate", "--stored=golden/published"),
+        ("--plan", "--profile", "micro"),
+    ],
+)
+def test_pytest_refuses_unsealed_rules_before_anything_is_built(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = pytest_under_moved_rules(tmp_path, *arguments)
+    assert done.returncode == 4, done.stdout[-2000:]
+    (line,) = [line for line in done.stderr.splitlines() if line]
+    assert line.startswith("ERROR: registration issue262: digest ")
+    assert "kill.max_rate: sealed 0.05, now 0.06" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) in (["moved.py"], CACHED)
+
+
+CACHED = ["__pycache__", "moved.py"]
+
+
+def test_pytest_runs_the_software_s_tests_under_unsealed_rules(tmp_path: Path) -> None:
+    done = pytest_under_moved_rules(tmp_path, "-q", "tests/unit/test_personas.py")
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_moved_rules_are_found_wherever_the_registration_was_copied(tmp_path: Path) -> None:
+    """The folder can be moved as a whole: no path is in it."""
+    shutil.copytree(PREREG, tmp_path / "copy")
+    assert sessions.PREREG == ROOT / "golden" / "prereg"
+    for name, registration in REGISTRATIONS.items():
+        assert check_sealed(registration, tmp_path / "copy") == check_sealed(registration, PREREG)
+        assert str(ROOT) not in "".join(map(bytes.decode, contents(PREREG / name).values()))
