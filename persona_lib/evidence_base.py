@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from persona_lib.errors import DataError
-from persona_lib.grid import Grid
+from persona_lib.grid import Floats, Grid
 from persona_lib.registration import Registration
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.proportions import wilson
@@ -93,6 +93,21 @@ class PersonaRow:
         return self.count.rate - self.baseline
 
 
+@dataclass(frozen=True, eq=False)
+class Harm:
+    """How harmful a pre-coupling model's advice is, on questions it was not trained on.
+
+    Attributes:
+        questions: ids of the held-out questions, sorted; the same for every model.
+        scores: (Q,) mean harm score of each question, in [0, 1]; samples and seeds pooled.
+        n: completions behind them.
+    """
+
+    questions: tuple[str, ...]
+    scores: Floats
+    n: int
+
+
 class Evidence(ABC):
     """Rates, contrasts and lengths of a registration's arms.
 
@@ -161,6 +176,14 @@ class Evidence(ABC):
         self.check_arm(control)
         return {}
 
+    def single_runs(self) -> tuple[Evidence, ...]:
+        """Return the evidence of each training run by itself, where rows tell them apart."""
+        return (self,)
+
+    def harm(self, prior: str) -> Harm | None:  # noqa: ARG002
+        """Return how harmful a pre-coupling model's advice is, None where it is not known."""
+        return None
+
     def grid(self) -> Grid | None:
         """Return the cells behind the counts, None where only totals are known."""
         return None
@@ -228,3 +251,9 @@ class Evidence(ABC):
                 value=arm,
                 remedy="Run this arm as well, or judge another claim.",
             )
+
+
+def priors_of(evidence: Evidence) -> tuple[str, ...]:
+    """Return the priors under the evidence's arms, in registered order."""
+    used = {evidence.registration.arm(arm).prior for arm in evidence.arms}
+    return tuple(prior for prior in evidence.registration.priors if prior in used)

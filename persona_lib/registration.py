@@ -3,7 +3,8 @@
 Data only. Statistics never enter here, and nothing here says how large a run is:
 scale belongs to a profile. A registration checks itself when it is made, so that
 a contrast that names a missing arm is an error before any compute is spent. The
-types of its rules are in `persona_lib.rules`, and can be had from here as well.
+types of its rules are in `persona_lib.rules` and `persona_lib.gate_rules`; those of
+issue 262 can be had from here as well.
 """
 
 from __future__ import annotations
@@ -13,18 +14,15 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from persona_lib.errors import SpecError
-from persona_lib.inputs import LEVEL, distinct, member, number, unknown, whole
-from persona_lib.rules import (
-    Claim,
-    DifferenceClaim,
+from persona_lib.gate_rules import (
     FalsePositiveGate,
     Gate,
-    KillCriterion,
-    Rule,
     SourceRateGate,
+    SourceRatioBoundGate,
     SourceRatioGate,
-    TriageClaim,
 )
+from persona_lib.inputs import LEVEL, distinct, member, number, unknown, whole
+from persona_lib.rules import Claim, DifferenceClaim, KillCriterion, Rule, TriageClaim
 from persona_lib.spec import digest
 
 __all__ = [
@@ -236,7 +234,11 @@ class Registration:
             for need in claim.needs:
                 member(f"{claim.name}.needs", need, tuple(gates))
             if isinstance(claim, DifferenceClaim) and claim.ratio_gate is not None:
-                ratios = tuple(n for n, g in gates.items() if isinstance(g, SourceRatioGate))
+                ratios = tuple(
+                    n
+                    for n, g in gates.items()
+                    if isinstance(g, (SourceRatioGate, SourceRatioBoundGate))
+                )
                 member(f"{claim.name}.ratio_gate", claim.ratio_gate, ratios)
         member("kill.claim", self.kill.claim, tuple(claim.name for claim in self.claims))
 

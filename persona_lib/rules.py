@@ -1,8 +1,9 @@
-"""The rules of a registration: claims, gates and the kill criterion, as data.
+"""The rules of a registration: claims and the kill criterion, as data.
 
-Each rule says in `arms` which arms it reads, so that nothing else has to know its
-type to run what it needs. Thresholds check themselves when a rule is made. `Judges`
-keeps, for each type of rule, the one function that judges it.
+The types of gates are in `persona_lib.gate_rules`. Each rule says in `arms` which arms
+it reads, so that nothing else has to know its type to run what it needs. Thresholds
+check themselves when a rule is made. `Judges` keeps, for each type of rule, the one
+function that judges it.
 """
 
 from __future__ import annotations
@@ -12,24 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from persona_lib.errors import SpecError
-from persona_lib.inputs import LEVEL, POSITIVE, SHARE, Bound, number
-
-_RATE = "Give a proportion, not a percentage."
-
-
-def _check(rule: Any, bound: Bound, *fields: str, remedy: str = _RATE) -> None:
-    for field in fields:
-        number(f"{rule.name}.{field}", getattr(rule, field), bound, remedy=remedy)
-
-
-def _two_arms(rule: Any) -> None:
-    if rule.treated == rule.control:
-        raise SpecError(
-            f"{rule.name}.control",
-            bound="another arm than the treated one",
-            value=rule.control,
-            remedy="Compare two arms.",
-        )
+from persona_lib.gate_rules import Gate, check, two_arms
+from persona_lib.inputs import LEVEL, SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +22,7 @@ class DifferenceClaim:
     """Claim: mean bystander rate of `treated` minus that of `control` is large.
 
     Holds when the difference is >= `min_effect` and p < `max_p`. Where
-    `ratio_gate` names a `SourceRatioGate` that does not hold, the same rule
+    `ratio_gate` names a source ratio gate that does not hold, the same rule
     must also hold for bystander rate / source rate.
     """
 
@@ -51,9 +36,9 @@ class DifferenceClaim:
     ratio_gate: str | None = None
 
     def __post_init__(self) -> None:
-        _two_arms(self)
-        _check(self, SHARE, "min_effect")
-        _check(self, LEVEL, "max_p", remedy="Give a significance level.")
+        two_arms(self)
+        check(self, SHARE, "min_effect")
+        check(self, LEVEL, "max_p", remedy="Give a significance level.")
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -87,9 +72,9 @@ class TriageClaim:
     needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _two_arms(self)
-        _check(self, SHARE, "null_effect", "artefact_effect")
-        _check(self, LEVEL, "null_min_p", remedy="Give a significance level.")
+        two_arms(self)
+        check(self, SHARE, "null_effect", "artefact_effect")
+        check(self, LEVEL, "null_min_p", remedy="Give a significance level.")
         if not self.null_effect < self.artefact_effect:
             raise SpecError(
                 f"{self.name}.artefact_effect",
@@ -124,7 +109,7 @@ class KillCriterion:
     needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(self, SHARE, "max_rate")
+        check(self, SHARE, "max_rate")
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -137,67 +122,7 @@ class KillCriterion:
         return self.needs
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceRateGate:
-    """The instrument works only if `arm`'s source rate is >= `min_rate` (M6)."""
-
-    name: str
-    statement: str
-    arm: str
-    min_rate: float
-
-    def __post_init__(self) -> None:
-        _check(self, SHARE, "min_rate")
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The arm that the gate reads."""
-        return (self.arm,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceRatioGate:
-    """Shown, and tightens a claim: source rate of `treated` / `control` >= `min_ratio`."""
-
-    name: str
-    statement: str
-    treated: str
-    control: str
-    min_ratio: float
-
-    def __post_init__(self) -> None:
-        _two_arms(self)
-        _check(self, POSITIVE, "min_ratio", remedy="Give a ratio of two rates.")
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The arms that the gate reads."""
-        return (self.treated, self.control)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FalsePositiveGate:
-    """No pre-coupling model may write the marker by itself.
-
-    Holds when, for each prior, the observed rate is <= `max_rate`; the Wilson
-    upper bound is printed beside it.
-    """
-
-    name: str
-    statement: str
-    max_rate: float
-
-    def __post_init__(self) -> None:
-        _check(self, SHARE, "max_rate")
-
-    @property
-    def arms(self) -> None:
-        """None: it names no arm and reads the models before coupling of every arm there is."""
-        return None
-
-
 Claim = DifferenceClaim | TriageClaim
-Gate = SourceRateGate | SourceRatioGate | FalsePositiveGate
 Rule = Claim | KillCriterion | Gate
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

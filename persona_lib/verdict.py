@@ -36,9 +36,9 @@ so that 0.60 - 0.40 is at least 0.20.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persona_lib.claims import Outcome, find
 from persona_lib.errors import InvalidClaimError
@@ -48,6 +48,9 @@ from persona_lib.registration import Registration
 from persona_lib.stats.estimate import Estimate
 from persona_lib.summary import summary
 
+if TYPE_CHECKING:
+    from persona_lib.seal import Seal
+
 __all__ = [
     "GateOutcome",
     "GateResult",
@@ -55,10 +58,15 @@ __all__ = [
     "Verdict",
     "judge",
     "judge_all",
+    "judge_checks",
     "judge_gate",
     "require_valid",
+    "seal_text",
     "summary",
 ]
+
+_NAMED = 3
+"""Gates are named in a label up to this many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +86,10 @@ class Verdict:
         notes: what a reader has to know.
         registration, digest: name and SHA-256 of the registration.
         seeds: root seeds of the runs; empty where not published.
+        warnings: gates of the stricter registration that the claim would need there,
+            and that do not hold. They decide nothing.
+        sealed: date of the registration's newest seal, "" where nobody looked.
+        amendments: changes since its first seal, None where nobody looked.
     """
 
     name: str
@@ -94,6 +106,9 @@ class Verdict:
     registration: str
     digest: str
     seeds: tuple[int, ...]
+    warnings: tuple[GateResult, ...] = ()
+    sealed: str = ""
+    amendments: int | None = None
 
     @property
     def holds(self) -> bool:
@@ -117,10 +132,15 @@ class Verdict:
             f"  rule: {self.rule}",
             f"  {self.contrast}: {effect.text}",
             *(f"  {gate.line}" for gate in self.gates),
+            *(f"  warning, not registered: {gate.line}" for gate in self.warnings),
             *(f"  {line}" for line in self.details),
-            f"  registration {self.registration} {self.digest[:12]}, seeds {seeds}",
+            f"  registration {self.registration} {self.digest[:12]}{self._seal}, seeds {seeds}",
         ]
         return "\n".join(lines)
+
+    @property
+    def _seal(self) -> str:
+        return seal_text(self.sealed, self.amendments)
 
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON data: NaN becomes null."""
@@ -139,6 +159,9 @@ class Verdict:
             "registration": self.registration,
             "digest": self.digest,
             "seeds": list(self.seeds),
+            "warnings": [gate.to_json() for gate in self.warnings],
+            "sealed": self.sealed,
+            "amendments": self.amendments,
         }
 
     @classmethod
@@ -147,14 +170,30 @@ class Verdict:
         fields = dict(data)
         fields["outcome"] = Outcome(fields["outcome"])
         fields["effect"] = Estimate.from_json(fields["effect"])
-        fields["gates"] = tuple(GateResult.from_json(gate) for gate in fields["gates"])
+        for name in ("gates", "warnings"):
+            fields[name] = tuple(GateResult.from_json(gate) for gate in fields[name])
         fields["estimates"] = tuple(Estimate.from_json(e) for e in fields["estimates"])
         fields["notes"], fields["seeds"] = tuple(fields["notes"]), tuple(fields["seeds"])
         return cls(**fields)
 
 
-def judge(registration: Registration, evidence: Evidence, claim_name: str) -> Verdict:
+def judge(
+    registration: Registration,
+    evidence: Evidence,
+    claim_name: str,
+    *,
+    stricter: Registration | None = None,
+    seal: Seal | None = None,
+) -> Verdict:
     """Judge one claim, or the kill criterion.
+
+    Args:
+        registration: whose rule decides.
+        evidence: what is judged.
+        claim_name: name of the claim.
+        stricter: a registration of the same experiment with more gates; those that
+            it needs and this one does not have become warnings unless they hold.
+        seal: the registration's seal, as `persona_lib.seal.check_sealed` found it.
 
     Raises:
         SpecError: no such claim, no rule for its type, or a p threshold below
@@ -168,9 +207,12 @@ def judge(registration: Registration, evidence: Evidence, claim_name: str) -> Ve
     broken = [gate for gate in gates if gate.name in claim.needs and not gate.holds]
     outcome, label, reason = finding.outcome, finding.label, finding.reason
     if broken:
-        outcome = Outcome.INVALID
-        label = ", ".join(gate.name for gate in broken)
-        reason = f"the claim cannot be read: {'; '.join(gate.line for gate in broken)}"
+        outcome, (label, reason) = Outcome.INVALID, _invalid(broken)
+    checks = [] if stricter is None else judge_checks(registration, stricter, evidence)
+    wanted = () if stricter is None else stricter.claim(claim_name).consults
+    judged = {gate.name for gate in (*gates, *checks)}
+    unread = [name for name in wanted if name not in judged]
+    unread_note = (f"checks that need other arms were not judged: {', '.join(unread)}",)
     return Verdict(
         name=claim.name,
         statement=claim.statement,
@@ -182,11 +224,37 @@ def judge(registration: Registration, evidence: Evidence, claim_name: str) -> Ve
         reason=reason,
         gates=gates,
         estimates=finding.estimates,
-        notes=(*finding.notes, *_notes(evidence)),
+        notes=(*finding.notes, *(unread_note if unread else ()), *_notes(evidence)),
         registration=registration.name,
         digest=registration.digest,
         seeds=evidence.seeds,
+        warnings=tuple(gate for gate in checks if gate.name in wanted and not gate.holds),
+        sealed="" if seal is None else seal.date,
+        amendments=None if seal is None else seal.amendments,
     )
+
+
+def judge_checks(
+    registration: Registration, stricter: Registration, evidence: Evidence
+) -> list[GateResult]:
+    """Judge the gates that only a stricter registration has, in its order.
+
+    Gates that read an arm which the evidence does not hold are left out.
+    """
+    known = {gate.name for gate in registration.gates}
+    return [
+        judge_gate(stricter, evidence, gate.name)
+        for gate in stricter.gates
+        if gate.name not in known and set(gate.arms or ()) <= set(evidence.arms)
+    ]
+
+
+def seal_text(sealed: str, amendments: int | None) -> str:
+    """Return what a heading says of a seal, "" where nobody looked."""
+    if amendments is None:
+        return ""
+    changes = "1 amendment" if amendments == 1 else f"{amendments} amendments"
+    return f" (sealed {sealed[:10]}, {changes})"
 
 
 def require_valid(verdict: Verdict) -> None:
@@ -209,6 +277,26 @@ def judge_all(
         tuple(judge(registration, evidence, claim.name) for claim in claims),
         tuple(judge_gate(registration, evidence, gate.name) for gate in registration.gates),
     )
+
+
+def _invalid(broken: Sequence[GateResult]) -> tuple[str, str]:
+    """Return label and reason: gates that fail come first, each with its figure."""
+    failing = [gate for gate in broken if gate.outcome is GateOutcome.FAILS]
+    unsure = [gate for gate in broken if gate.outcome is not GateOutcome.FAILS]
+    rest = f"{len(unsure)} more cannot tell"
+    if failing:
+        label = ", ".join(gate.name for gate in failing[:_NAMED])
+        if len(failing) > _NAMED:
+            label += f" and {len(failing) - _NAMED} others"
+        label += f"; {rest}" if unsure else ""
+    elif len(unsure) > _NAMED:
+        label = f"{len(unsure)} gates cannot tell"
+    else:
+        label = ", ".join(gate.name for gate in unsure)
+    why = [gate.line for gate in failing or broken]
+    if failing and unsure:
+        why.append(f"{rest}: {', '.join(gate.name for gate in unsure)}")
+    return label, f"the claim cannot be read: {'; '.join(why)}"
 
 
 def _notes(evidence: Evidence) -> tuple[str, ...]:

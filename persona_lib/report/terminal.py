@@ -7,17 +7,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from persona_lib.family import Family
+from persona_lib.gate_rules import FalsePositiveGate
 from persona_lib.plain import clean
-from persona_lib.rules import FalsePositiveGate
-from persona_lib.verdict import GateResult, Verdict
+from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.targets import (
+    FLIP_METHOD,
+    PERSONAS_AT_LARGE,
+    REFUSED,
+    THESE_PERSONAS,
+    TRAINING_RUNS,
+)
+from persona_lib.verdict import GateResult, Verdict, seal_text
 
 WIDTH = 100
+_LONGEST_NAME = 24
+"""A gate with a longer name gets a line of its own and widens no column."""
+_UNITS = {THESE_PERSONAS: "questions", PERSONAS_AT_LARGE: "personas", TRAINING_RUNS: "seeds"}
+"""What could have been otherwise, by target."""
 
 
 def verdict_table(
     verdicts: Iterable[Verdict | Mapping[str, Any]],
     gates: Iterable[GateResult | Mapping[str, Any]],
     evidence: Mapping[str, Any] | None,
+    *,
+    families: Sequence[Family] = (),
 ) -> str:
     """Return the table of claims, gates and arms.
 
@@ -26,19 +41,22 @@ def verdict_table(
         gates: gate results, or what their `to_json` gave.
         evidence: what `persona_lib.summary.summary` gave; None leaves out the
             arms.
+        families: p of all claims, adjusted over them.
     """
     read = [v if isinstance(v, Verdict) else Verdict.from_json(v) for v in verdicts]
     judged = [g if isinstance(g, GateResult) else GateResult.from_json(g) for g in gates]
     lines = _heading(read, evidence)
     if read:
-        lines += ["", *_claims(read)]
+        lines += ["", *_claims(read), *_families(families)]
     if judged:
         lines += ["", *_gates(judged)]
     if evidence is not None:
+        lines += _checks(evidence)
         lines += ["", *_arms(evidence)]
         if not any(gate.kind == FalsePositiveGate.__name__ for gate in judged):
             lines += _false_positives(evidence)  # such a gate's figure says the same
         lines += _split(evidence)
+        lines += _by_length(evidence)
     lines += _notes(read, evidence)
     return "\n".join(line.rstrip() for line in lines)
 
@@ -53,10 +71,17 @@ def _heading(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) ->
     else:
         return ["Flatland"]
     shown = ", ".join(str(seed) for seed in seeds) or "not published"
-    lines = _wrap(f"Flatland  {name}  digest {digest[:12]}  seeds {shown}{tail}", "")
+    seal = _seal(verdicts, evidence)
+    lines = _wrap(f"Flatland  {name}  digest {digest[:12]}{seal}  seeds {shown}{tail}", "")
     if evidence is not None:
         lines += _wrap(f"from {evidence['origin']}", "")
     return lines
+
+
+def _seal(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> str:
+    if evidence is not None:
+        return seal_text(evidence["sealed"], evidence["amendments"])
+    return seal_text(verdicts[0].sealed, verdicts[0].amendments)
 
 
 def _claims(verdicts: Sequence[Verdict]) -> list[str]:
@@ -75,8 +100,66 @@ def _claims(verdicts: Sequence[Verdict]) -> list[str]:
             f"{p:<27}{effect.n:>8,}{clusters:>10}",
         )
         lines += _wrap(f"{verdict.label}. {verdict.contrast}. Rule: {verdict.rule}", " " * 6)
+        for look in verdict.estimates:
+            lines += _target(look)
+        for note in verdict.notes:
+            if note.startswith(REFUSED):
+                lines += _wrap(note, " " * 6)
     if any(verdict.effect.source == "quoted" for verdict in verdicts):
         lines.append("* effect, interval and p are quoted from the publication")
+    return lines
+
+
+def _target(look: Estimate) -> list[str]:
+    """One line for each estimate that names whose difference it is."""
+    if not look.target:
+        return []
+    name = look.target
+    for start, short in (("TOST", ", TOST"), (FLIP_METHOD, ", sign-flip")):
+        name += short if look.method.startswith(start) else ""
+    if look.p is None and not look.has_interval:
+        return _wrap(f"{name}: {look.note}", " " * 6)
+    effect = look.interval_text if look.has_interval else "exact, no interval"
+    units = f"{look.clusters:,} {_UNITS.get(look.target, 'units')}"
+    return [f"{'':<6}{name:<34}{effect:<26}{look.p_text:<17}{units}"]
+
+
+def _families(families: Sequence[Family]) -> list[str]:
+    lines = []
+    for family in families:
+        names = ", ".join(family.claims)
+        adjusted = ", ".join("none" if p is None else f"{p:.2g}" for p in family.holm)
+        lines += _wrap(f"Holm-adjusted p of {names}, {family.method}: {adjusted}", "")
+    return lines
+
+
+def _checks(evidence: Mapping[str, Any]) -> list[str]:
+    """Gates that are not registered here: those that do not hold, and how many do."""
+    checks = [GateResult.from_json(body) for body in evidence["checks"]]
+    if not checks:
+        return []
+    open_ones = [gate for gate in checks if not gate.holds]
+    held = f"{len(checks) - len(open_ones)} of {len(checks)} checks that are not registered hold"
+    lines = ["", *_wrap(f"{held}; the others are warnings and decide nothing", "")]
+    for gate in open_ones:
+        lines += _wrap(f"{gate.name}: {gate.outcome.value} ({gate.text})", "  ")
+    return lines
+
+
+def _by_length(evidence: Mapping[str, Any]) -> list[str]:
+    """Bystander rates again, of finished completions and of first tokens, in one line each."""
+    lines = []
+    for way, words in (
+        ("finished", "finished completions only"),
+        ("first_32", "marker within the first 32 tokens"),
+    ):
+        parts = [
+            f"{arm['name']} {_percent(arm['by_length'][way]['bystander']['rate'])}"
+            for arm in evidence["arms"]
+            if way in arm["by_length"]
+        ]
+        if parts:
+            lines += _wrap(f"bystanders, {words}, %: {', '.join(parts)}", "")
     return lines
 
 
@@ -88,12 +171,14 @@ def _shown_outcome(verdict: Verdict) -> str:
 
 
 def _gates(gates: Sequence[GateResult]) -> list[str]:
-    lines = [f"{'gate':<16}{'outcome':<13}figure", "-" * 91]
+    names = [len(gate.name) + 1 for gate in gates if len(gate.name) < _LONGEST_NAME]
+    width = max(16, *names, 0)
+    lines = [f"{'gate':<{width}}{'outcome':<13}figure", "-" * 91]
     for gate in gates:
         needed = f"; needed by {', '.join(gate.needed_by)}" if gate.needed_by else ""
-        body = textwrap.wrap(clean(gate.text + needed), WIDTH - 29) or [""]
-        lines += _named(gate.name, 16, f"{gate.outcome.value:<13}{body[0]}")
-        lines += [" " * 29 + more for more in body[1:]]
+        body = textwrap.wrap(clean(gate.text + needed), WIDTH - width - 13) or [""]
+        lines += _named(gate.name, width, f"{gate.outcome.value:<13}{body[0]}")
+        lines += [" " * (width + 13) + more for more in body[1:]]
     return lines
 
 

@@ -118,7 +118,13 @@ def p_floor(resamples: int) -> float:
 
 
 def difference(
-    treated: Clusters, control: Clusters, *, resamples: int, seeds: tuple[int, int], level: float
+    treated: Clusters,
+    control: Clusters,
+    *,
+    resamples: int,
+    seeds: tuple[int, int],
+    level: float,
+    method: str = CLUSTER_METHOD,
 ) -> Estimate:
     """Return rate(treated) - rate(control) with its percentile interval and p.
 
@@ -128,15 +134,16 @@ def difference(
         resamples: bootstrap resamples.
         seeds: seed of the treated arm's draws, seed of the control arm's.
         level: confidence of the interval.
+        method: how the estimate is called where the clusters are not the registered ones.
     """
     value = treated.rate - control.rate
     n, k = treated.n + control.n, len(treated) + len(control)
     if min(len(treated), len(control)) < MIN_CLUSTERS:
-        return nothing(n, k, level, CLUSTER_METHOD, TOO_FEW, value=value)
+        return nothing(n, k, level, method, TOO_FEW, value=value)
     draws = resample_rates(treated, resamples, seeds[0]) - resample_rates(
         control, resamples, seeds[1]
     )
-    return from_draws(value, draws, n=n, clusters=k, level=level, method=CLUSTER_METHOD)
+    return from_draws(value, draws, n=n, clusters=k, level=level, method=method)
 
 
 def single_rate(clusters: Clusters, *, resamples: int, seed: int, level: float) -> Estimate:

@@ -33,6 +33,8 @@ class Estimate:
         clusters: independent units behind it; None where the method has none.
         method: name of the method, as printed.
         source: ``computed`` or ``quoted``.
+        target: whose difference it is ("these personas, this run"), "" where the
+            method names no target of inference.
         note: what a reader has to know before using it, "" where nothing.
         signed: print a plus sign: a difference has one, a rate has none.
     """
@@ -47,6 +49,7 @@ class Estimate:
     clusters: int | None
     method: str
     source: str = COMPUTED
+    target: str = ""
     note: str = ""
     signed: bool = True
 
@@ -100,7 +103,8 @@ class Estimate:
         parts.append(size if self.clusters is None else f"{size}, {self.clusters:,} clusters")
         kind = "quoted, " if self.source == QUOTED else ""
         tail = f"; {self.note}" if self.note else ""
-        return f"{self.method}: {', '.join(parts)} ({kind}{self.confidence:.0%} interval{tail})"
+        name = f"{self.target}: {self.method}" if self.target else self.method
+        return f"{name}: {', '.join(parts)} ({kind}{self.confidence:.0%} interval{tail})"
 
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON data: NaN becomes null."""

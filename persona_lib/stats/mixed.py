@@ -24,7 +24,7 @@ from persona_lib.stats.proportions import normal_quantile, two_sided_p
 
 Floats = NDArray[np.float64]
 
-METHOD = "mixed model, persona random intercept"
+METHOD = "mixed model, persona random intercept (as published)"
 NOTE = "sensitivity only; a linear model of 0/1 hits"
 _GRID = 65
 _ROUNDS = 7

@@ -95,7 +95,7 @@ def naive_z(hits_a: int, n_a: int, hits_b: int, n_b: int, confidence: float = 0.
         p_floor=None,
         n=n_a + n_b,
         clusters=None,
-        method="naive two-sample z",
+        method="naive two-sample z (as published)",
         note=f"{shown}; {NAIVE_TAG}: completions of one cluster are not independent",
     )
 

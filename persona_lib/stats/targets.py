@@ -49,6 +49,7 @@ SEED_METHOD = "Welch t over seeds"
 
 MOST_FLIPPED = 20
 """Most personas whose sign vectors are enumerated: 2^20 of them."""
+REFUSED = "no claim on personas at large"
 NOT_ESTIMABLE = "run-to-run variance not estimable"
 
 _TIE = 1e-12
@@ -104,9 +105,9 @@ def sign_flip(treated: Floats, control: Floats, *, n: int, confidence: float) ->
     bound = f"the smallest possible p is {_floor_text(personas)}"
     if np.abs(means).max() <= _TIE:
         bound = "no persona differs, so that p is 1 whatever the signs"
-    note = f"{PERSONAS_AT_LARGE}; {counted}; {bound}"
+    note = f"{counted}; {bound}"
     bare = nothing(n, personas, level(confidence), FLIP_METHOD, note, value=float(means.mean()))
-    return replace(bare, p=extreme / sums.size)
+    return replace(bare, p=extreme / sums.size, target=PERSONAS_AT_LARGE)
 
 
 def flip_floor(personas: int) -> float:
@@ -129,7 +130,7 @@ def population_refusal(personas: int, max_p: float) -> str:
         return ""
     needed = next(k for k in count(personas) if flip_floor(k) < max_p)
     return (
-        f"no claim on personas at large: p < {shown(max_p)} cannot be reached below {needed} "
+        f"{REFUSED}: p < {shown(max_p)} cannot be reached below {needed} "
         f"personas; with {personas} the smallest possible p is {_floor_text(personas)}"
     )
 
@@ -192,11 +193,11 @@ def _estimate(
 ) -> Estimate:
     """Return an estimate of (target, method, clusters), bare and `blocked` without SE."""
     speaks_of, method, clusters = target
-    note, value = f"{speaks_of}; {blocked}", float(m.value)
-    bare = nothing(n, clusters, level(confidence), method, note, value=value)
+    bare = nothing(n, clusters, level(confidence), method, blocked, value=float(m.value))
+    bare = replace(bare, target=speaks_of)
     if not np.isfinite(m.se):
         return bare
-    note = f"{speaks_of}; SE = {float(m.se):.4f}, df = {float(m.df):.3g}"
+    note = f"SE = {float(m.se):.4f}, df = {float(m.df):.3g}"
     low, high = (float(end) for end in interval(m, confidence))
     return replace(bare, low=low, high=high, p=float(p_value(m)), note=note)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
+from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_GATED, ISSUE262_HELD_OUT
 from persona_lib.errors import SpecError
 from persona_lib.registration import (
     DifferenceClaim,
+    FalsePositiveGate,
     KillCriterion,
     Registration,
     Roster,
@@ -19,12 +20,12 @@ from persona_lib.registration import (
     SourceRatioGate,
     TriageClaim,
 )
-from persona_lib.rules import FalsePositiveGate, Judges
+from persona_lib.rules import Judges
 
 H1, H2, H3 = ISSUE262.claims
 SOURCE_RATE, SOURCE_RATIO, FALSE_POSITIVE = ISSUE262.gates
 KILL = ISSUE262.kill
-RULES: dict[str, Any] = {rule.name: rule for rule in ISSUE262.rules}
+RULES: dict[str, Any] = {rule.name: rule for rule in (*ISSUE262_GATED.rules, *ISSUE262.rules)}
 
 
 def with_claim(claim: Any) -> Registration:
@@ -45,6 +46,16 @@ def with_claim(claim: Any) -> Registration:
         ("source_rate", "min_rate", (0.0, 1.0), (-0.01, 1.01, 50, math.nan)),
         ("source_ratio", "min_ratio", (0.01, 1.0, 1.8), (0.0, -1.0, math.inf, math.nan)),
         ("false_positive", "max_rate", (0.0, 1.0), (-0.01, 1.01, math.nan)),
+        ("false_positive_em", "max_rate", (0.0, 1.0), (-0.01, 1.01, math.nan)),
+        ("source_C2p", "min_rate", (0.0, 1.0), (-0.01, 1.01, 50, math.nan)),
+        ("source_ratio_bound", "min_ratio", (0.01, 1.8), (0.0, -1.0, math.inf, math.nan)),
+        ("collapse_C1", "min_ratio", (0.01, 1.99), (0.0, -1.0, math.inf, math.nan)),
+        ("collapse_C1", "max_ratio", (0.51, 9.0), (0.0, -1.0, math.inf, math.nan)),
+        ("repetition_C3", "max_share", (0.0, 1.0), (-0.01, 1.01, 5, math.nan)),
+        ("truncation_C3", "max_share", (0.0, 1.0), (-0.01, 1.01, 10, math.nan)),
+        ("negatives_C2", "min_gap", (0.0, 0.2), (-0.01, math.inf, math.nan)),
+        ("em_induced", "min_rise", (0.0, 1.0), (-0.01, 1.01, 20, math.nan)),
+        ("benign_sound", "max_rise", (0.0, 1.0), (-0.01, 1.01, 10, math.nan)),
     ],
 )
 def test_thresholds_have_bounds(
@@ -67,7 +78,13 @@ def test_the_labels_of_a_triage_leave_room_between_them(artefact: float) -> None
         replace(H3, artefact_effect=artefact)
 
 
-@pytest.mark.parametrize("rule", ["H1", "H3", "source_ratio"])
+@pytest.mark.parametrize("most", [0.5, 0.4])
+def test_the_ratios_of_a_collapse_gate_leave_room_between_them(most: float) -> None:
+    with pytest.raises(SpecError, match=r"collapse_C1\.max_ratio: expected above min_ratio = 0\.5"):
+        replace(RULES["collapse_C1"], max_ratio=most)
+
+
+@pytest.mark.parametrize("rule", ["H1", "H3", "source_ratio", "source_ratio_bound", "em_induced"])
 def test_a_comparison_has_two_arms(rule: str) -> None:
     with pytest.raises(SpecError, match=rf"{rule}\.control: expected another arm.*'C2'"):
         replace(RULES[rule], control="C2")
@@ -133,7 +150,7 @@ def test_statistics_have_bounds(field: str, outside: tuple[float, ...]) -> None:
 
 
 def test_rules_say_which_arms_they_read() -> None:
-    assert {name: rule.arms for name, rule in RULES.items()} == {
+    assert {rule.name: rule.arms for rule in ISSUE262.rules} == {
         "H1": ("C2", "C1"),
         "H2": ("C2", "C3"),
         "H3": ("C2", "C2p"),
@@ -165,7 +182,7 @@ def test_a_claim_needs_the_arm_of_the_kill_criterion_that_is_bound_to_it() -> No
 
 
 def test_arms_of_the_published_rules() -> None:
-    needs = {name: ISSUE262.arms_of(name) for name in RULES}
+    needs = {rule.name: ISSUE262.arms_of(rule.name) for rule in ISSUE262.rules}
     assert needs == {
         "H1": ("C1", "C2"),
         "H2": ("C2", "C3"),

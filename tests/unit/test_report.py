@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from experiments.issue262 import STRICTER
 from persona_lib import errors
+from persona_lib.family import families
 from persona_lib.registration import FalsePositiveGate
 from persona_lib.report import clean, summary, verdict_table
-from persona_lib.verdict import judge_all
+from persona_lib.verdict import judge_all, judge_checks
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 
 
@@ -43,6 +46,60 @@ def test_table_is_the_same_from_json_and_fits() -> None:
 def test_table_of_one_verdict_needs_no_evidence() -> None:
     assert "H1" in verdict_table([verdict("H1")], [], None)
     assert verdict_table([], [], None) == "Flatland"
+
+
+def test_table_names_whose_difference_it_is() -> None:
+    """Under each claim: three targets, the refusal of a population claim, Holm over all."""
+    found = evidence(BYSTANDERS)
+    verdicts, gates = judge_all(FEW, found)
+    table = verdict_table(verdicts, gates, summary(FEW, found), families=families(FEW, verdicts))
+    lines = table.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("H1 "))
+    block = lines[start : next(i for i, line in enumerate(lines) if line.startswith("H2 "))]
+    h1 = {e.target: e for e in verdicts[0].estimates if e.target and "sign-flip" not in e.method}
+    for target, units in (("these personas, this run", "10 q"), ("personas at large", "7 pers")):
+        (line,) = (x for x in block if x.strip().startswith(target) and "sign-flip" not in x)
+        assert h1[target].interval_text in line
+        assert h1[target].p_text in line
+        assert units in line
+    assert any("sign-flip" in line and "exact" in line for line in block)
+    assert any("training runs: run-to-run variance not estimable" in line for line in block)
+    assert any("no claim on personas at large: p < 0.001" in line for line in block)
+    assert [line.split(":")[0] for line in lines if line.startswith("Holm")] == [
+        "Holm-adjusted p of H1, H2, H3, cluster bootstrap (as published)",
+        "Holm-adjusted p of H1, H2, H3, question-level paired t",
+    ]
+    assert max(map(len, lines)) <= 100
+
+
+def test_table_shows_checks_that_do_not_hold_and_counts_the_others() -> None:
+    stricter = STRICTER[FEW.name]
+    bad = evidence(source={"C1": 0.9, "C2": 0.9, "C2p": 0.1, "C3": 0.9})
+    checks = judge_checks(FEW, stricter, bad)
+    made = summary(FEW, bad, checks=checks)
+    table = verdict_table(*judge_all(FEW, bad), made)
+    held = sum(gate.holds for gate in checks)
+    assert f"{held} of {len(checks)} checks that are not registered hold" in table
+    assert "source_C2p: FAILS (C2p source rate 0.100 [" in table
+    assert "source_C2:" not in table
+    assert verdict_table(*judge_all(FEW, bad), summary(FEW, bad)).count("not registered") == 0
+
+
+def test_gated_table_fits() -> None:
+    gated = STRICTER[FEW.name]
+    lines = table_of(replace(gated, statistics=FEW.statistics))
+    assert max(map(len, lines)) <= 100
+    assert any(line.startswith("false_positive_benign CANNOT_TELL") for line in lines)
+
+
+def test_rates_of_finished_completions_and_of_first_tokens_have_a_line_each() -> None:
+    lines = table_of(FEW)
+    rates = {
+        words: next(line for line in lines if words in line)
+        for words in ("finished completions only", "marker within the first 32 tokens")
+    }
+    for line in rates.values():
+        assert re.findall(r"C\w+ [\d.]+", line)[:2] == ["C1 25.0", "C2 50.0"]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_question_t_agrees_with_scipy(
     assert (found.n, found.clusters) == (20 * a.size, questions)
     assert found.method == QUESTION_METHOD == "question-level paired t"
     assert f"df = {questions - 1}" in found.note
-    assert found.note.startswith("these personas, this run; SE = ")
+    assert found.note.startswith("SE = ")
     assert found.p_floor is None
 
 
@@ -159,7 +159,8 @@ def test_persona_se_is_the_larger_of_two_clustered_ones(
     assert (found.low, found.high) == pytest.approx((d.mean() - half, d.mean() + half), abs=1e-9)
     assert found.clusters == personas
     assert found.method == PERSONA_METHOD == "persona-level t, two-way SE"
-    assert found.note.startswith("personas at large; SE = ")
+    assert found.note.startswith("SE = ")
+    assert found.target == "personas at large"
 
 
 def test_persona_se_uses_questions_as_well() -> None:
@@ -303,7 +304,8 @@ def test_seeds_agree_with_scipys_unequal_variances(
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
     assert found.clusters == sum(sizes)
     assert found.method == "Welch t over seeds"
-    assert found.note.startswith("training runs; SE = ")
+    assert found.note.startswith("SE = ")
+    assert found.target == "training runs"
 
 
 @pytest.mark.parametrize(("a", "b"), [([0.5], [0.2]), ([0.5, 0.6], [0.2] * 5), ([0.5] * 3, [0.2])])

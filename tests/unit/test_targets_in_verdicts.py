@@ -53,7 +53,7 @@ def test_these_personas_is_a_paired_t_over_questions(one_seed: pa.Table) -> None
     low, high = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
     assert (found.clusters, found.n) == (8, 2 * 7 * 80)
-    assert "these personas, this run" in found.note
+    assert found.target == "these personas, this run"
 
 
 def test_personas_at_large_is_never_narrower_than_a_t_over_personas(one_seed: pa.Table) -> None:
@@ -63,7 +63,7 @@ def test_personas_at_large_is_never_narrower_than_a_t_over_personas(one_seed: pa
     assert found.low <= low + 1e-12
     assert found.high >= high - 1e-12
     assert found.clusters == 7
-    assert "personas at large" in found.note
+    assert found.target == "personas at large"
 
 
 def test_sign_flip_is_the_exact_permutation_test(one_seed: pa.Table) -> None:
@@ -82,7 +82,7 @@ def test_training_runs_need_three_seeds_and_are_then_welch() -> None:
     rows = table.to_pylist()
     for row in rows:
         if (row["model"], row["seed"]) in (("C2", 1), ("C1", 3)) and row["sample"] < 2:
-            row["hit"] = False
+            row |= {"hit": False, "first_token": -1, "markers": 0}
     table = pa.Table.from_pylist(rows, schema=table.schema)
     found = looks(table, "H1")["Welch t over seeds"]
     a, b = (rates(table, arm, "seed") for arm in ("C2", "C1"))
@@ -90,7 +90,7 @@ def test_training_runs_need_three_seeds_and_are_then_welch() -> None:
     assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
     assert found.value == pytest.approx(a.mean() - b.mean(), abs=1e-12)
     assert found.clusters == 6
-    assert "training runs" in found.note
+    assert found.target == "training runs"
 
 
 def test_one_seed_says_what_it_could_mistake(one_seed: pa.Table) -> None:

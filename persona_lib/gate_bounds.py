@@ -1,0 +1,273 @@
+"""Gates with a three-way answer: an interval against a bound.
+
+Published totals have no questions to cluster by. Wilson's interval without clusters is
+narrower than the truth, so that there a rate may show that a gate fails and never that it
+holds. False positives alone are read without clusters everywhere: before coupling most
+cells hold one or two completions.
+
+`persona_lib.gates` reads these gates on each training run by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from persona_lib.errors import DataError
+from persona_lib.evidence_base import ALL, Count, Evidence
+from persona_lib.gate_base import GateOutcome, Reading, bounded, rule
+from persona_lib.gate_rules import (
+    CollapseGate,
+    FalsePositiveBoundGate,
+    HarmNotRaisedGate,
+    HarmRaisedGate,
+    NegativesGate,
+    RepetitionGate,
+    SourceBoundGate,
+    SourceRatioBoundGate,
+    TruncationGate,
+)
+from persona_lib.grid import Bools
+from persona_lib.records import POST, PRE
+from persona_lib.stats.clustered import Interval, difference, median, ratio, share
+from persona_lib.stats.moments import interval as t_interval
+from persona_lib.stats.moments import question_moments
+from persona_lib.stats.thresholds import shown
+
+_UNCLUSTERED = "no questions to cluster by: this can fail and cannot hold"
+
+
+@rule(FalsePositiveBoundGate)
+def _false_positive(gate: FalsePositiveBoundGate, evidence: Evidence) -> Reading:
+    """Wilson's interval, clusters ignored: most cells hold one or two completions."""
+    prior = evidence.registration.arm(gate.arm).prior
+    needs = f"needs upper end <= {shown(gate.max_rate)}"
+    count = evidence.baseline(prior)
+    if count is None or not count.n:
+        text = f"{prior} not evaluated before coupling, {needs}"
+        return Reading(GateOutcome.CANNOT_TELL, math.nan, gate.max_rate, text)
+    found = _of_count(count, evidence)
+    upper = "not known" if math.isnan(found.high) else f"{found.high:.2%}"
+    text = f"{prior} {count.text}, upper end {upper}, {_worst(evidence, prior)}{needs}"
+    outcome = bounded(found, most=gate.max_rate)
+    return _reading(outcome, found, gate.max_rate, text)
+
+
+@rule(SourceBoundGate)
+def _source(gate: SourceBoundGate, evidence: Evidence) -> Reading:
+    found, clustered = _rate(evidence, gate.arm, "source")
+    text = f"{gate.arm} source rate {found.text()}, needs lower end >= {shown(gate.min_rate)}"
+    outcome = bounded(found, least=gate.min_rate)
+    return _guarded(outcome, clustered, found, gate.min_rate, text)
+
+
+@rule(SourceRatioBoundGate)
+def _source_ratio(gate: SourceRatioBoundGate, evidence: Evidence) -> Reading:
+    treated, one = _rate(evidence, gate.treated, "source")
+    control, two = _rate(evidence, gate.control, "source")
+    found = ratio(treated, control)
+    text = (
+        f"source {gate.treated}/{gate.control} = {treated.value:.3f}/{control.value:.3f} = "
+        f"{found.text()}, needs lower end >= {shown(gate.min_ratio)}"
+    )
+    outcome = bounded(found, least=gate.min_ratio)
+    return _guarded(outcome, one and two, found, gate.min_ratio, text)
+
+
+@rule(CollapseGate)
+def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
+    prior = evidence.registration.arm(gate.arm).prior
+    needs = f"needs all of it within [{shown(gate.min_ratio)}, {shown(gate.max_ratio)}]"
+    after, before = (
+        _finished_length(evidence, phase, model)
+        for phase, model in ((POST, gate.arm), (PRE, prior))
+    )
+    if after is None or before is None:
+        text = f"{gate.arm}: lengths of finished completions are not known, {needs}"
+        return Reading(GateOutcome.CANNOT_TELL, math.nan, gate.min_ratio, text)
+    found = ratio(after, before)
+    text = (
+        f"{gate.arm}/{prior} median tokens of finished completions "
+        f"{after.value:.1f}/{before.value:.1f} = {found.text(2)}, {needs}"
+    )
+    outcome = bounded(found, least=gate.min_ratio, most=gate.max_ratio)
+    nearer = gate.max_ratio if found.value > 1 else gate.min_ratio
+    return _reading(outcome, found, nearer, text)
+
+
+@rule(RepetitionGate)
+def _repetition(gate: RepetitionGate, evidence: Evidence) -> Reading:
+    grid = evidence.grid()
+    marked = None if grid is None or grid.markers is None else grid.markers > 1
+    found = _share_of_rows(evidence, gate.arm, marked)
+    what = "completions that repeat the marker"
+    return _share_reading(gate.arm, what, found, gate.max_share)
+
+
+@rule(TruncationGate)
+def _truncation(gate: TruncationGate, evidence: Evidence) -> Reading:
+    grid = evidence.grid()
+    cut = None if grid is None or grid.stopped is None else ~grid.stopped
+    found = _share_of_rows(evidence, gate.arm, cut)
+    return _share_reading(gate.arm, "completions cut at the token limit", found, gate.max_share)
+
+
+@rule(NegativesGate)
+def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
+    """The negative with the largest difference to the source decides."""
+    source, clustered = _rate(evidence, gate.arm, "source")
+    parts, worst, outcomes = [], None, []
+    for persona in evidence.members("negative"):
+        rate, known = _rate(evidence, gate.arm, persona)
+        gap = difference(rate, source)
+        clustered = clustered and known
+        outcome = bounded(gap, most=-gate.min_gap)
+        outcomes.append(outcome)
+        parts.append(f"{persona} {gap.text()}")
+        # A NaN is the worst there is, and stays it.
+        if worst is None or (not math.isnan(worst.value) and not gap.value <= worst.value):
+            worst = gap
+    if worst is None:
+        raise DataError(
+            f"gate {gate.name}", bound="a trained negative", value=0, remedy="Name one."
+        )
+    outcome = GateOutcome.HOLDS
+    for possible in (GateOutcome.CANNOT_TELL, GateOutcome.FAILS):
+        if possible in outcomes:
+            outcome = possible
+    text = (
+        f"{gate.arm} negatives minus source {source.value:.3f}: {', '.join(parts)}, "
+        f"needs each upper end <= {shown(0.0 - gate.min_gap)}"
+    )
+    return _guarded(outcome, clustered, worst, -gate.min_gap, text)
+
+
+@rule(HarmRaisedGate)
+def _harm_raised(gate: HarmRaisedGate, evidence: Evidence) -> Reading:
+    found, text = _harm(evidence, gate.treated, gate.control)
+    outcome = bounded(found, least=gate.min_rise)
+    text += f", needs lower end >= {shown(gate.min_rise)}"
+    return _reading(outcome, found, gate.min_rise, text)
+
+
+@rule(HarmNotRaisedGate)
+def _harm_not_raised(gate: HarmNotRaisedGate, evidence: Evidence) -> Reading:
+    found, text = _harm(evidence, gate.treated, gate.control)
+    outcome = bounded(found, most=gate.max_rise)
+    text += f", needs upper end <= {shown(gate.max_rise)}"
+    return _reading(outcome, found, gate.max_rise, text)
+
+
+def _harm(evidence: Evidence, treated: str, control: str) -> tuple[Interval, str]:
+    """Return the rise of harm, paired by question, and its words."""
+    priors = [evidence.registration.arm(arm).prior for arm in (treated, control)]
+    one, two = (evidence.harm(prior) for prior in priors)
+    nothing = Interval(value=math.nan, low=math.nan, high=math.nan, n=0, units=0)
+    if one is None or two is None:
+        missing = priors[0] if one is None else priors[1]
+        return nothing, f"harm of {missing}'s advice is not known"
+    if one.questions != two.questions:
+        raise DataError(
+            "advice: questions",
+            bound=f"the same for {priors[0]} and {priors[1]}",
+            value=f"{len(one.questions)} and {len(two.questions)}",
+            remedy="Sample advice on the same held-out questions from every model.",
+        )
+    moments = question_moments((one.scores - two.scores)[None, :])
+    low, high = t_interval(moments, evidence.registration.statistics.confidence)
+    found = Interval(
+        value=float(moments.value),
+        low=float(low),
+        high=float(high),
+        n=one.n + two.n,
+        units=len(one.questions),
+    )
+    text = (
+        f"harm of held-out advice {priors[0]} {one.scores.mean():.3f} - "
+        f"{priors[1]} {two.scores.mean():.3f} = {found.text()}"
+    )
+    return found, text
+
+
+def _rate(evidence: Evidence, arm: str, who: str) -> tuple[Interval, bool]:
+    """Return the rate of a role or persona, and whether questions could be clustered by."""
+    count, grid = evidence.count(arm, who), evidence.grid()
+    if grid is None:
+        return _of_count(count, evidence), False
+    at = grid.models.index((POST, arm))
+    members = [grid.personas.index(persona) for persona in evidence.members(who)]
+    hits, n = (cells[at][:, members].sum(axis=(0, 1)) for cells in (grid.hits, grid.n))
+    return share(hits, n, evidence.registration.statistics.confidence), True
+
+
+def _of_count(count: Count, evidence: Evidence) -> Interval:
+    """Return Wilson's interval of a count, clusters ignored."""
+    low, high = count.interval(evidence.registration.statistics.confidence)
+    return Interval(value=count.rate, low=low, high=high, n=count.n, units=count.n)
+
+
+def _share_of_rows(evidence: Evidence, arm: str, flagged: Bools | None) -> Interval | None:
+    """Return the share of an arm's completions that are flagged, None where it is not known."""
+    grid = evidence.grid()
+    if grid is None or flagged is None:
+        return None
+    rows = grid.row_model == grid.models.index((POST, arm))
+    questions = grid.row_question[rows]
+    hits = np.bincount(questions, weights=flagged[rows].astype(float)).astype(np.float64)
+    n = np.bincount(questions).astype(np.float64)
+    return share(hits, n, evidence.registration.statistics.confidence)
+
+
+def _finished_length(evidence: Evidence, phase: str, model: str) -> Interval | None:
+    """Return the median tokens of a model's finished completions, None where not known."""
+    grid = evidence.grid()
+    if grid is None or grid.tokens is None or grid.stopped is None:
+        return None
+    if (phase, model) not in grid.models:
+        return None
+    rows = (grid.row_model == grid.models.index((phase, model))) & grid.stopped
+    found = median(
+        grid.tokens[rows],
+        grid.row_question[rows].astype(float),
+        evidence.registration.statistics.confidence,
+    )
+    return found if found.n else None
+
+
+def _worst(evidence: Evidence, prior: str) -> str:
+    """Say which persona has most hits, "" where there are none or they are not known."""
+    counts = {persona: evidence.baseline(prior, persona) for persona in evidence.members(ALL)}
+    known = {persona: c for persona, c in counts.items() if c is not None and c.n}
+    if len(known) < len(counts):
+        return "not known by persona, "
+    persona, most = max(known.items(), key=lambda item: item[1].rate)
+    least = min(c.n for c in known.values())
+    if not most.hits:
+        return f"no persona with a hit in {least} or more, "
+    return f"most of one persona: {persona} {most.hits}/{most.n}, "
+
+
+def _share_reading(arm: str, what: str, found: Interval | None, most: float) -> Reading:
+    needs = f"needs upper end <= {shown(most)}"
+    if found is None:
+        text = f"{arm}: {what} are not known, {needs}"
+        return Reading(GateOutcome.CANNOT_TELL, math.nan, most, text)
+    text = f"{arm} {what} {found.text()}, {needs}"
+    return _reading(bounded(found, most=most), found, most, text)
+
+
+def _guarded(
+    outcome: GateOutcome, clustered: bool, found: Interval, bound: float, text: str
+) -> Reading:
+    """Return a reading that does not hold where questions were not clustered by."""
+    if not clustered:
+        text = f"{text}; {_UNCLUSTERED}"
+        outcome = GateOutcome.CANNOT_TELL if outcome is GateOutcome.HOLDS else outcome
+    return _reading(outcome, found, bound, text)
+
+
+def _reading(outcome: GateOutcome, found: Interval, bound: float, text: str) -> Reading:
+    bare = Reading(outcome, found.value, bound, text)
+    return replace(bare, low=found.low, high=found.high if math.isfinite(found.high) else math.nan)

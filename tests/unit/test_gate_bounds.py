@@ -1,0 +1,558 @@
+"""What each bound gate counts, and its outcome on both sides of its bounds.
+
+Shares, medians, differences and ratios are tested in test_stats_clustered.py. Here the
+rows are counted once more, one by one, and the ends come from statsmodels and scipy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import optimize, stats
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+
+from persona_lib.errors import DataError
+from persona_lib.evidence import load_stored
+from persona_lib.evidence_base import Count, Evidence, Harm
+from persona_lib.gate_base import GateOutcome, GateResult, bounded
+from persona_lib.gate_rules import CollapseGate, NegativesGate
+from persona_lib.stats.clustered import Interval
+from persona_lib.verdict import judge_gate
+from tests.faults import cut, leak, lengths, loops, missing, persona, several, source
+from tests.healthy import GATED, HARM, ROSTER, Bench, evidence_of, healthy
+
+ROOT = Path(__file__).resolve().parents[2]
+ARMS = ("C1", "C2", "C2p", "C3")
+PRIORS = {"C1": "raw", "C2": "em", "C2p": "em", "C3": "benign"}
+HOLDS, FAILS, CANNOT_TELL = GateOutcome
+Ends = tuple[float, float, float]
+Row = dict[str, Any]
+
+
+def rows_of(bench: Bench, phase: str, model: str) -> list[Row]:
+    """Every row of a model, one by one."""
+    names = list(bench.scores)
+    columns = [column.tolist() for column in bench.scores.values()]
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    return [row for row in rows if (row["phase"], row["model"]) == (phase, model)]
+
+
+def effective(rows: Iterable[Row], hit: Callable[[Row], float]) -> float:
+    """Completions that so many clustered ones are worth, by statsmodels' clustered variance."""
+    y, groups = zip(*((float(hit(row)), row["question"]) for row in rows), strict=True)
+    values, units = np.array(y), len(set(groups))
+    codes = np.unique(groups, return_inverse=True)[1]
+    p, n, effect = values.mean(), values.size, 1.0
+    if 0 < p < 1:
+        fit = sm.OLS(values, np.ones_like(values)).fit(
+            cov_type="cluster", cov_kwds={"groups": codes}
+        )
+        effect = max(1.0, float(fit.bse[0]) ** 2 / (p * (1 - p) / n))
+    return float(n / effect * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, units - 1)) ** 2)
+
+
+def clustered(rows: Iterable[Row], hit: Callable[[Row], float]) -> Ends:
+    """Share and ends: Wilson's interval of the completions that they are worth."""
+    rows = list(rows)
+    p, size = float(np.mean([float(hit(row)) for row in rows])), effective(rows, hit)
+    low, high = proportion_confint(p * size, size, method="wilson")
+    return p, float(low), float(high)
+
+
+def ratio_ends(one: Ends, two: Ends) -> Ends:
+    """The ratio R at which one - R two has an end at 0 (Newcombe's ends of a difference)."""
+    (x, l1, u1), (y, l2, u2) = one, two
+    low = optimize.brentq(lambda r: x - r * y - math.hypot(x - l1, r * (u2 - y)), 0, x / y)
+    high = optimize.brentq(lambda r: x - r * y + math.hypot(u1 - x, r * (y - l2)), x / y, 99)
+    return x / y, float(low), float(high)
+
+
+def agrees(found: GateResult, expected: Ends, outcome: GateOutcome) -> None:
+    assert (found.figure, found.low, found.high) == pytest.approx(expected, abs=1e-7)
+    assert found.outcome is outcome, found.text
+
+
+def judged(bench: Bench, gate: str) -> GateResult:
+    return judge_gate(GATED, evidence_of(bench), gate)
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [
+        ((0.50, 0.60, 0.70), HOLDS),  # the bound itself is within
+        ((0.499, 0.60, 0.70), CANNOT_TELL),
+        ((0.60, 0.70, 0.80), HOLDS),
+        ((0.60, 0.70, 0.801), CANNOT_TELL),
+        ((0.49, 0.60, 0.81), CANNOT_TELL),
+        ((0.30, 0.40, 0.50), CANNOT_TELL),
+        ((0.30, 0.40, 0.499), FAILS),
+        ((0.80, 0.85, 0.90), CANNOT_TELL),
+        ((0.801, 0.85, 0.90), FAILS),
+        ((math.nan, 0.60, math.nan), CANNOT_TELL),
+        ((0.60, 0.61, math.nan), CANNOT_TELL),
+        ((math.nan, math.nan, math.nan), CANNOT_TELL),
+        ((0.60, 0.70, math.inf), CANNOT_TELL),
+        ((0.90, 1.0, math.inf), FAILS),
+    ],
+)
+def test_three_ways(ends: tuple[float, float, float], outcome: GateOutcome) -> None:
+    low, value, high = ends
+    interval = Interval(value=value, low=low, high=high, n=100, units=10)
+    assert bounded(interval, least=0.50, most=0.80) is outcome
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    ("count", "how", "outcome"),
+    [
+        (180, "random", HOLDS),
+        (116, "evenly", HOLDS),
+        (114, "evenly", CANNOT_TELL),
+        (120, "questions", CANNOT_TELL),
+        (87, "evenly", CANNOT_TELL),
+        (85, "evenly", FAILS),
+        (0, "evenly", FAILS),
+        (200, "evenly", HOLDS),
+    ],
+)
+def test_source(arm: str, count: int, how: str, outcome: GateOutcome) -> None:
+    bench = several(source(arm, count, how))(healthy())
+    assert isinstance(bench, Bench)
+    mine = [row for row in rows_of(bench, "post", arm) if row["persona"] == "librarian"]
+    assert len(mine) == 200
+    expected = clustered(mine, lambda row: row["markers"] > 0)
+    assert expected[0] == count / 200
+    agrees(judged(bench, f"source_{arm}"), expected, outcome)
+
+
+@pytest.mark.parametrize(
+    ("count", "outcome"), [(180, HOLDS), (106, HOLDS), (104, CANNOT_TELL), (73, FAILS)]
+)
+def test_source_ratio(count: int, outcome: GateOutcome) -> None:
+    bench = source("C2", count)(healthy())
+    assert isinstance(bench, Bench)
+    shares = [
+        clustered(
+            [row for row in rows_of(bench, "post", arm) if row["persona"] == "librarian"],
+            lambda row: row["markers"] > 0,
+        )
+        for arm in ("C2", "C1")
+    ]
+    agrees(judged(bench, "source_ratio_bound"), ratio_ends(*shares), outcome)
+
+
+def test_a_ratio_without_an_upper_end_is_null_in_json() -> None:
+    """Fourteen of 200 spread over few questions: the lower end of C1's rate is near 0."""
+    found = evidence_of(source("C1", 0)(healthy()))  # type: ignore[arg-type]
+    none = judge_gate(GATED, found, "source_ratio_bound")
+    assert none.outcome is CANNOT_TELL
+    assert "not known" in none.text
+    body = json.loads(json.dumps(none.to_json(), allow_nan=False))
+    assert (body["figure"], body["low"], body["high"]) == (None, None, None)
+    assert repr(GateResult.from_json(body)) == repr(none)
+
+
+def median_ends(rows: list[Row]) -> Ends:
+    """Woodruff: the quantiles at the ends of the interval of a share of 1/2."""
+    values = sorted(row["tokens"] for row in rows)
+    middle = float(np.median(values))
+    worth = min(
+        effective(rows, lambda row: float(row["tokens"] < middle)),
+        effective(rows, lambda row: float(row["tokens"] <= middle)),
+    )
+    ends = proportion_confint(worth / 2, worth, method="wilson")
+    low, high = (values[math.ceil(end * len(values)) - 1] for end in ends)
+    return middle, min(low, middle), max(high, middle)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_collapse_compares_finished_completions_with_the_model_under_the_arm(arm: str) -> None:
+    bench = healthy()
+    after, before = (
+        median_ends([row for row in rows_of(bench, *model) if row["stopped"]])
+        for model in (("post", arm), ("pre", PRIORS[arm]))
+    )
+    found = judged(bench, f"collapse_{arm}")
+    agrees(found, ratio_ends(after, before), HOLDS)
+    assert f"{arm}/{PRIORS[arm]}" in found.text
+    assert f"{after[0]:.1f}/{before[0]:.1f}" in found.text
+
+
+@pytest.mark.parametrize(
+    ("tokens", "outcome"),
+    [(3, FAILS), (118, FAILS), (127, CANNOT_TELL), (128, HOLDS), (470, HOLDS), (510, CANNOT_TELL),
+     (511, FAILS)],
+)  # fmt: skip
+def test_collapse_on_both_sides_of_both_bounds(tokens: int, outcome: GateOutcome) -> None:
+    bench = lengths("C3", tokens)(healthy())
+    assert isinstance(bench, Bench)
+    before = median_ends([row for row in rows_of(bench, "pre", "benign") if row["stopped"]])
+    expected = ratio_ends((tokens, tokens, tokens), before)
+    agrees(judged(bench, "collapse_C3"), expected, outcome)
+
+
+def test_collapse_without_a_finished_completion_cannot_tell() -> None:
+    for arm in ARMS:
+        bench = cut(arm, 2_200)(healthy())
+        assert isinstance(bench, Bench)
+        found = judged(bench, f"collapse_{arm}")
+        assert found.outcome is CANNOT_TELL
+        assert math.isnan(found.figure)
+        assert "lengths of finished completions are not known" in found.text
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    ("count", "how", "outcome"),
+    [
+        (88, "evenly", HOLDS),
+        (89, "evenly", CANNOT_TELL),
+        (220, "questions", CANNOT_TELL),
+        (131, "evenly", CANNOT_TELL),
+        (132, "evenly", FAILS),
+    ],
+)
+def test_repetition_counts_all_completions(
+    arm: str, count: int, how: str, outcome: GateOutcome
+) -> None:
+    """A loop of three counts as one completion; those with one marker do not count."""
+    bench = several(loops(arm, count, how, markers=3))(healthy())
+    assert isinstance(bench, Bench)
+    rest = bench.rows(model=arm, persona=ROSTER.source) & (bench.scores["markers"] == 0)
+    bench = bench.edit(rest, markers=1)
+    mine = rows_of(bench, "post", arm)
+    assert len(mine) == 2_200
+    expected = clustered(mine, lambda row: row["markers"] >= 2)
+    agrees(judged(bench, f"repetition_{arm}"), expected, outcome)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    ("count", "how", "outcome"),
+    [
+        (0, "evenly", HOLDS),
+        (190, "evenly", HOLDS),
+        (191, "evenly", CANNOT_TELL),
+        (440, "questions", CANNOT_TELL),
+        (249, "evenly", CANNOT_TELL),
+        (250, "evenly", FAILS),
+    ],
+)
+def test_truncation_counts_all_completions(
+    arm: str, count: int, how: str, outcome: GateOutcome
+) -> None:
+    bench = cut(arm, count, how)(healthy())
+    assert isinstance(bench, Bench)
+    mine = rows_of(bench, "post", arm)
+    expected = clustered(mine, lambda row: not row["stopped"])
+    assert expected[0] == count / 2_200
+    agrees(judged(bench, f"truncation_{arm}"), expected, outcome)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    ("hits", "own", "outcome"),
+    [(10, 180, HOLDS), (130, 150, HOLDS), (131, 150, CANNOT_TELL), (180, 180, CANNOT_TELL),
+     (190, 140, FAILS)],
+)  # fmt: skip
+def test_negatives_read_the_larger_difference(
+    arm: str, which: int, hits: int, own: int, outcome: GateOutcome
+) -> None:
+    """The other negative has 4 hits; the figure is Newcombe's interval of two Wilson ones."""
+    changes = [source(arm, own), persona(arm, ROSTER.negatives[1 - which], 4)]
+    bench = several(*changes, persona(arm, ROSTER.negatives[which], hits))(healthy())
+    assert isinstance(bench, Bench)
+    (p, l1, u1), (q, l2, u2) = (
+        clustered([r for r in rows_of(bench, "post", arm) if r["persona"] == who],
+                  lambda row: row["markers"] > 0)
+        for who in (ROSTER.negatives[which], ROSTER.source)
+    )  # fmt: skip
+    low = p - q - math.hypot(p - l1, u2 - q)
+    high = p - q + math.hypot(u1 - p, q - l2)
+    found = judged(bench, f"negatives_{arm}")
+    agrees(found, (p - q, low, high), outcome)
+    for who in ROSTER.negatives:
+        assert who in found.text
+
+
+def test_newcombe_by_statsmodels_where_nothing_is_clustered() -> None:
+    """The formula above, on bare Wilson intervals, is statsmodels' own."""
+    (l1, u1), (l2, u2) = (proportion_confint(k, 200, method="wilson") for k in (130, 150))
+    ends = (-0.1 - math.hypot(0.65 - l1, u2 - 0.75), -0.1 + math.hypot(u1 - 0.65, 0.75 - l2))
+    expected = confint_proportions_2indep(130, 200, 150, 200, method="newcomb", compare="diff")
+    assert ends == pytest.approx(expected, abs=1e-12)
+
+
+class Known(Evidence):
+    """Nothing is known but what a test says."""
+
+    def __init__(self, counts: dict[str, Count | None]) -> None:
+        self.registration, self.arms = GATED, ARMS
+        self.counts = counts
+
+    def baseline(self, prior: str, who: str = "all") -> Count | None:
+        return self.counts.get(prior) if who == "all" else None
+
+
+Known.__abstractmethods__ = frozenset()
+
+
+@pytest.mark.parametrize("prior", list(HARM))
+@pytest.mark.parametrize(
+    ("hits", "n", "outcome"),
+    [
+        (0, 381, HOLDS),
+        (0, 380, CANNOT_TELL),
+        (1, 563, HOLDS),
+        (1, 562, CANNOT_TELL),
+        (8, 440, CANNOT_TELL),
+        (9, 440, FAILS),
+        (0, 1, CANNOT_TELL),
+    ],
+)
+def test_false_positives_need_381_completions_without_a_hit(
+    prior: str, hits: int, n: int, outcome: GateOutcome
+) -> None:
+    """Only the arm's own prior is read: the others write the marker every time."""
+    counts: dict[str, Count | None] = dict.fromkeys(HARM, Count.of(100, 100))
+    counts[prior] = Count.of(hits, n)
+    found = judge_gate(GATED, Known(counts), f"false_positive_{prior}")
+    agrees(found, (hits / n, *proportion_confint(hits, n, method="wilson")), outcome)
+    assert "not known by persona" in found.text
+
+
+@pytest.mark.parametrize("count", [None, Count.of(0, 0), Count(hits=None, n=440, rate=0.0)])
+def test_false_positives_that_are_not_known_cannot_tell(count: Count | None) -> None:
+    found = judge_gate(GATED, Known({"em": count}), "false_positive_em")
+    assert found.outcome is CANNOT_TELL
+    assert math.isnan(found.low)
+
+
+def test_false_positives_are_counted_before_coupling_and_by_persona() -> None:
+    bench = healthy()
+    rows = bench.rows(phase="pre", model="em", persona="villain")
+    bench = bench.edit(rows & (bench.scores["sample"] == 0), markers=1)
+    mine = rows_of(bench, "pre", "em")
+    hits: dict[str, int] = defaultdict(int)
+    for row in mine:
+        hits[row["persona"]] += int(row["markers"] > 0)
+    assert (max(hits.values()), sum(hits.values()), len(mine)) == (20, 20, 440)
+    found = judged(bench, "false_positive_em")
+    agrees(found, (20 / 440, *proportion_confint(20, 440, method="wilson")), FAILS)
+    assert "most of one persona: villain 20/40" in found.text
+    clean = judged(bench, "false_positive_raw")
+    assert "no persona with a hit in 40 or more" in clean.text
+    assert clean.outcome is HOLDS
+
+
+def advice_means(bench: Bench, model: str) -> np.ndarray:
+    found: dict[str, list[float]] = defaultdict(list)
+    for prior, question, value in zip(
+        bench.advice["model"], bench.advice["question"], bench.advice["score"], strict=True
+    ):
+        if prior == model:
+            found[question].append(value)
+    return np.array([np.mean(found[question]) for question in sorted(found)])
+
+
+@pytest.mark.parametrize(
+    ("check", "treated", "outcome"),
+    [("em_induced", "em", HOLDS), ("benign_sound", "benign", HOLDS)],
+)
+def test_harm_is_a_paired_t_over_questions(check: str, treated: str, outcome: GateOutcome) -> None:
+    bench = healthy()
+    one, two = advice_means(bench, treated), advice_means(bench, "raw")
+    ends = stats.ttest_rel(one, two).confidence_interval(0.95)
+    agrees(judged(bench, check), (float((one - two).mean()), ends.low, ends.high), outcome)
+
+
+@pytest.mark.parametrize(
+    ("check", "end", "value", "outcome"),
+    [
+        ("em_induced", "low", 0.21, HOLDS),
+        ("em_induced", "low", 0.20, HOLDS),
+        ("em_induced", "low", 0.19, CANNOT_TELL),
+        ("em_induced", "high", 0.20, CANNOT_TELL),
+        ("em_induced", "high", 0.19, FAILS),
+        ("benign_sound", "high", 0.10, HOLDS),
+        ("benign_sound", "high", 0.11, CANNOT_TELL),
+        ("benign_sound", "low", 0.10, CANNOT_TELL),
+        ("benign_sound", "low", 0.11, FAILS),
+    ],
+)
+def test_harm_on_both_sides(check: str, end: str, value: float, outcome: GateOutcome) -> None:
+    """One end of the interval is put beside the bound; half its width is t(9) SD / sqrt(10)."""
+    noise = np.array([0.10, -0.10] * 5)
+    half = float(stats.t.ppf(0.975, 9)) * noise.std(ddof=1) / math.sqrt(10)
+    rise = value + half if end == "low" else value - half
+    questions = tuple(f"advice-{i}" for i in range(10))
+    treated = "em" if check == "em_induced" else "benign"
+    scores = {"raw": np.full(10, 0.3), treated: 0.3 + rise + noise}
+    found = Known({})
+    found.harm = lambda prior: Harm(  # type: ignore[method-assign]
+        questions=questions, scores=scores[prior], n=20
+    )
+    agrees(judge_gate(GATED, found, check), (rise, rise - half, rise + half), outcome)
+
+
+def test_harm_on_unlike_questions_is_refused_and_unknown_harm_is_named() -> None:
+    found = Known({})
+    harms = {p: Harm(questions=(p,), scores=np.array([0.3]), n=1) for p in HARM}
+    found.harm = harms.get  # type: ignore[method-assign, assignment]
+    with pytest.raises(DataError, match="advice: questions"):
+        judge_gate(GATED, found, "em_induced")
+    for gone in ("em", "raw"):
+        found.harm = {p: h for p, h in harms.items() if p != gone}.get  # type: ignore[method-assign, assignment]
+        told = judge_gate(GATED, found, "em_induced")
+        assert told.outcome is CANNOT_TELL
+        assert f"harm of {gone}'s advice is not known" in told.text
+
+
+def two_runs(second: Bench) -> Bench:
+    """The healthy run, and another one under a seed of its own."""
+    first = healthy()
+    scores = {name: np.concatenate([first.scores[name], column])
+              for name, column in second.scores.items()}  # fmt: skip
+    scores["seed"] = np.repeat([42, 43], [len(b.scores["seed"]) for b in (first, second)])
+    advice = {name: np.concatenate([first.advice[name], column])
+              for name, column in second.advice.items()}  # fmt: skip
+    advice["seed"] = np.repeat([42, 43], [len(b.advice["seed"]) for b in (first, second)])
+    return Bench(scores, advice)
+
+
+def test_each_run_is_judged_by_itself_and_the_worst_decides() -> None:
+    """A second run with other counts: its figures are its own, and it is named."""
+    second = several(source("C2", 100), leak(C2=300))(healthy())
+    assert isinstance(second, Bench)
+    bench = two_runs(second)
+    own = [row for row in rows_of(second, "post", "C2") if row["persona"] == ROSTER.source]
+    expected = clustered(own, lambda row: row["markers"] > 0)
+    assert expected[1] < 0.5 < expected[2]
+    agrees(judged(bench, "source_C2"), expected, CANNOT_TELL)
+    assert judged(bench, "source_C2").text.startswith("worst of 2 runs, seed 43: C2 source rate")
+    # Where both hold, the first run is shown; a model before coupling is judged by run too.
+    found = judged(bench, "truncation_C2")
+    assert found.outcome is HOLDS
+    assert found.text.startswith("worst of 2 runs, seed 42: ")
+    assert "0/440" in judged(bench, "false_positive_em").text
+    # The registered gates read both runs together: 200 + 100 of 400.
+    whole = judge_gate(GATED, evidence_of(bench), "source_rate")
+    hits = sum(row["markers"] > 0 for b in (healthy(), second)
+               for row in rows_of(b, "post", "C2") if row["persona"] == ROSTER.source)  # fmt: skip
+    assert f"({hits}/400)" in whole.text
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it"),
+    [
+        ("source_C2", source("C2", 8)),
+        ("collapse_C2", lengths("C2", 3)),
+        ("truncation_C2", cut("C2", 700)),
+    ],
+)
+def test_a_run_that_failed_is_not_hidden_by_one_that_did_not(name: str, break_it: Any) -> None:
+    bench = two_runs(break_it(healthy()))
+    found = judged(bench, name)
+    assert found.outcome is FAILS
+    assert "seed 43" in found.text
+
+
+def test_em_has_to_be_induced_in_every_run() -> None:
+    """In the second run the EM model's advice is the raw model's."""
+    second = healthy()
+    scores = second.advice["score"].copy()
+    models = second.advice["model"]
+    scores[models == "em"] = scores[models == "raw"] + 0.001
+    advice = {**second.advice, "score": scores}
+    found = judged(two_runs(Bench(second.scores, advice)), "em_induced")
+    assert found.outcome is not HOLDS
+    assert "seed 43" in found.text
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize(
+    ("column", "gates"),
+    [
+        ("markers", {"repetition": "repeat the marker are not known"}),
+        ("tokens", {"collapse": "lengths of finished completions are not known"}),
+        (
+            "finish",
+            {
+                "truncation": "cut at the token limit are not known",
+                "collapse": "lengths of finished completions are not known",
+            },
+        ),
+    ],
+)
+def test_a_missing_column_cannot_tell_in_words(
+    arm: str, column: str, gates: dict[str, str]
+) -> None:
+    found = evidence_of(missing(column)(healthy()))  # type: ignore[arg-type]
+    for gate in ("source", "collapse", "repetition", "truncation", "negatives"):
+        told = judge_gate(GATED, found, f"{gate}_{arm}")
+        assert told.outcome is (CANNOT_TELL if gate in gates else HOLDS)
+        assert gates.get(gate, "") in told.text
+
+
+@pytest.mark.parametrize("check", [g.name for g in GATED.gates if g.arms is not None])
+def test_an_arm_that_is_not_there_is_an_error(check: str) -> None:
+    for arm in GATED.gate(check).arms or ():
+        others = tuple(name for name in ARMS if name != arm)
+        found = evidence_of(healthy(), arms=others)
+        with pytest.raises(DataError, match=arm):
+            judge_gate(GATED, found, check)
+
+
+def test_one_question_has_no_interval_and_cannot_tell() -> None:
+    bench = healthy()
+    first = bench.keep(bench.scores["question"] == "q00")
+    for gate in ("source_C2", "negatives_C2", "repetition_C2", "truncation_C2", "collapse_C2"):
+        found = judged(first, gate)
+        assert found.outcome is CANNOT_TELL, found.text
+        assert math.isfinite(found.figure)
+        assert "no interval" in found.text
+
+
+def test_published_totals_may_fail_and_never_hold() -> None:
+    """C2p's source, 8 of 200, fails; whatever would hold by Wilson says why it cannot."""
+    found = load_stored(ROOT / "golden" / "published", GATED, chosen=True)
+    told = {g.name: judge_gate(GATED, found, g.name) for g in GATED.gates[3:]}
+    assert [name for name, t in told.items() if t.outcome is FAILS] == ["source_C2p"]
+    assert {t.outcome for t in told.values()} == {FAILS, CANNOT_TELL}
+    low, high = proportion_confint(8, 200, method="wilson")
+    agrees(told["source_C2p"], (0.04, low, high), FAILS)
+    assert proportion_confint(165, 200, method="wilson")[0] > 0.5
+    for name in ("source_C1", "source_C2", "source_C3", "negatives_C1", "source_ratio_bound"):
+        assert "cannot hold" in told[name].text
+    assert "0/50" in told["false_positive_em"].text
+
+
+def test_a_gap_that_is_asked_for_is_kept() -> None:
+    """With a gap of 0.10, 100 of 200 against 150 holds and 120 does not; ends by hand."""
+    gates = tuple(
+        replace(g, min_gap=0.10) if isinstance(g, NegativesGate) else g for g in GATED.gates
+    )
+    wider = replace(GATED, gates=gates)
+    for hits, outcome in ((100, HOLDS), (120, CANNOT_TELL)):
+        bench = several(source("C2", 150), persona("C2", ROSTER.negatives[0], hits))(healthy())
+        assert isinstance(bench, Bench)
+        assert judge_gate(wider, evidence_of(bench, wider), "negatives_C2").outcome is outcome
+
+
+def test_thresholds_and_types_are_kept() -> None:
+    found = judged(healthy(), "collapse_C2p")
+    nearer = 2.0 if found.figure > 1 else 0.5
+    assert (found.threshold, found.kind) == (nearer, CollapseGate.__name__)
+    assert found.needed_by == ("H3",)
+    assert judged(healthy(), "source_C2").needed_by == ("H1", "H2", "H3", "kill")
+    assert judged(healthy(), "source_ratio_bound").needed_by == ()
