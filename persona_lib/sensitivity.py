@@ -8,11 +8,12 @@ evidence itself says what is unavailable and why.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from persona_lib.evidence_base import Evidence
+from persona_lib.length_looks import at_equal_length, on_finished, on_first_tokens
 from persona_lib.records import POST
 from persona_lib.registration import TriageClaim
 from persona_lib.stats.bootstrap import nothing
@@ -21,7 +22,14 @@ from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.mixed import random_intercept
 from persona_lib.stats.moments import Floats, question_moments
 from persona_lib.stats.proportions import naive_z
-from persona_lib.stats.targets import QUESTION_METHOD, persona_t, question_t, seeds_welch, sign_flip
+from persona_lib.stats.targets import (
+    QUESTION_METHOD,
+    THESE_PERSONAS,
+    persona_t,
+    question_t,
+    seeds_welch,
+    sign_flip,
+)
 
 EQUIVALENCE_ALPHA = 0.05
 """Level of each of the two tests of equality: the interval beside them has 90 %."""
@@ -116,16 +124,15 @@ def equality(evidence: Evidence, claim: str, treated: str, control: str) -> tupl
     if cells is None or not isinstance(registered, TriageClaim):
         return ()
     a, b = (arm.rates for arm in cells)
-    return (
-        equivalence(
-            question_moments(a - b),
-            registered.null_effect,
-            over=QUESTION_METHOD,
-            n=_size(cells),
-            clusters=a.shape[1],
-            alpha=EQUIVALENCE_ALPHA,
-        ),
+    found = equivalence(
+        question_moments(a - b),
+        registered.null_effect,
+        over=QUESTION_METHOD,
+        n=_size(cells),
+        clusters=a.shape[1],
+        alpha=EQUIVALENCE_ALPHA,
     )
+    return (replace(found, target=THESE_PERSONAS),)
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,9 @@ LOOKS: tuple[Look, ...] = (
     equality,
     minus_false_positives,
     source_normalised,
+    at_equal_length,
+    on_finished,
+    on_first_tokens,
     mixed_model,
     naive,
     each_seed,

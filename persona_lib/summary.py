@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from persona_lib.evidence_base import Count, Evidence, PersonaRow
-from persona_lib.gates import priors_of
+from persona_lib.evidence_base import Count, Evidence, PersonaRow, priors_of
+from persona_lib.gate_base import GateResult
+from persona_lib.length_looks import rates_by_length
 from persona_lib.registration import Registration
 from persona_lib.stats.estimate import none_if_nan
 
+if TYPE_CHECKING:
+    from persona_lib.seal import Seal
 
-def summary(registration: Registration, evidence: Evidence) -> dict[str, Any]:
+
+def summary(
+    registration: Registration,
+    evidence: Evidence,
+    *,
+    checks: Sequence[GateResult] = (),
+    seal: Seal | None = None,
+) -> dict[str, Any]:
     """Return what the evidence says of every arm, as strict JSON data.
 
     Rates are proportions, lengths are tokens, and null stands for what is not
@@ -18,6 +29,13 @@ def summary(registration: Registration, evidence: Evidence) -> dict[str, Any]:
     a persona, the bystander/source ratio and lengths before and after coupling;
     ``priors`` holds the false positives of their pre-coupling models. Both carry
     ``order``, the place in the registration, so that summaries can be merged.
+
+    Args:
+        registration: names everything.
+        evidence: what is summarised.
+        checks: gates that are shown and decide nothing, as
+            `persona_lib.verdict.judge_checks` gives them.
+        seal: the registration's seal; null and "" where nobody looked.
     """
     return {
         "registration": registration.name,
@@ -37,6 +55,9 @@ def summary(registration: Registration, evidence: Evidence) -> dict[str, Any]:
         "arms": [_arm(registration, evidence, arm) for arm in evidence.arms],
         "priors": [_prior(registration, evidence, prior) for prior in priors_of(evidence)],
         "unavailable": list(evidence.unavailable),
+        "checks": [gate.to_json() for gate in checks],
+        "sealed": "" if seal is None else seal.date,
+        "amendments": None if seal is None else seal.amendments,
     }
 
 
@@ -55,6 +76,10 @@ def _arm(registration: Registration, evidence: Evidence, name: str) -> dict[str,
         "bystanders": _count(evidence, pool),
         "reported": {p: _count(evidence, evidence.count(name, p)) for p in roster.reported},
         "bystander_source": none_if_nan(pool.rate / source.rate) if source.rate else None,
+        "by_length": {
+            way: {role: _count(evidence, count) for role, count in counts.items()}
+            for way, counts in rates_by_length(evidence, name).items()
+        },
         "split": {key: _count(evidence, c) for key, c in evidence.split(name).items()},
         "length_statistic": after.statistic,
         "tokens": none_if_nan(after.tokens),
