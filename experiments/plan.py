@@ -1,11 +1,15 @@
-"""The plan: which stages a session needs, which are stored, what the rest may cost."""
+"""The plan: stages, what is stored, what the rest may cost, and the power before any data."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from experiments.assumptions import PLANNING
 from persona_lib.graph import Planned, plan
 from persona_lib.pipeline import targets
+from persona_lib.planning import Size
+from persona_lib.power import power_plan
+from persona_lib.report.power import power_text
 
 if TYPE_CHECKING:
     from experiments.session import Session
@@ -36,8 +40,22 @@ def plan_text(session: Session) -> str:
         f"{len(seen) - len(left)} of {len(seen)} stages are stored; the rest may take "
         f"{_duration(sum(line.seconds for line in left))}.",
         f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}.",
+        "",
+        power_text(power_of(session)),
     ]
     return "\n".join(lines)
+
+
+def power_of(session: Session) -> dict[str, Any]:
+    """Return the power of every claim at the size of a session, under `PLANNING`, as JSON data."""
+    registration, scale = session.registration, session.profile.scale
+    size = Size(
+        personas=len(registration.roster.bystanders),
+        questions=scale.questions * len(registration.evaluation_questions),
+        samples=scale.samples,
+        seeds=len(session.seeds),
+    )
+    return power_plan(registration, size, PLANNING)
 
 
 _MINUTES_FROM = 90

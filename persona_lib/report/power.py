@@ -1,0 +1,109 @@
+"""The table of power before data: plain text, at most 100 columns, from JSON data alone."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from persona_lib.plain import clean
+
+WIDTH = 100
+_INDENT = " " * 6
+_NEEDED = 10
+"""Width of a column of needed units."""
+
+
+def power_text(plan: Mapping[str, Any]) -> str:
+    """Return the table of what `persona_lib.power.power_plan` gave."""
+    assumed, size = plan["assumptions"], plan["size"]
+    runs = _counted(size["seeds"], "seeds")
+    lines = [
+        f"power before data: {clean(plan['registration'])}, {size['personas']} personas x "
+        f"{size['questions']} questions x {size['samples']} completions, {runs}",
+        *_wrapped(_assumed(assumed)),
+        "",
+    ]
+    levels = "".join(f"{f'for {_percent(level)}':>{_NEEDED}}" for level in assumed["levels"])
+    head = f"{'claim':<6}{'target':<25}{'method':<22}{'true d':>7}  {'now':<13}{'power':>5}{levels}"
+    lines += [head, "-" * len(head)]
+    rows = plan["rows"]
+    for before, row, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
+        lines += _row(row, len(assumed["levels"]), named=not _alike(before, row, "claim"))
+        if row["target"] and not _alike(row, after, "claim", "notes"):  # once for all alike
+            lines += [line for note in row["notes"] for line in _wrapped(note, _INDENT + "  ")]
+    lines += _wrapped(_legend(assumed))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _assumed(assumed: Mapping[str, Any]) -> str:
+    parts = (f"{_words(k)} {v:g}" for k, v in assumed["sds"].items() if not k.startswith("__"))
+    seeds = ", ".join(f"{100 * sd:g}" for sd in assumed["seed_sds"])
+    return (
+        f"assumed: control rate {assumed['control_rate']:g}; SDs in logits: {', '.join(parts)}; "
+        f"SD of an arm's rate over seeds {seeds} points; true d of a difference claim "
+        f"{assumed['effect_factor']:g} x its threshold, of a triage {assumed['triage_effect']:g}. "
+        f"From: {clean(assumed['origin'])}."
+    )
+
+
+def _legend(assumed: Mapping[str, Any]) -> str:
+    levels = " and ".join(_percent(level) for level in assumed["levels"])
+    return (
+        "power: how often the rule holds if the assumptions do, gates not asked; "
+        f"{levels}: the least number of the units under 'now' that gives it, all else as planned "
+        f"(tried up to {assumed['most']:,}). Where the true d is the threshold itself, power stays "
+        "near one half or below: the estimate has to reach it."
+    )
+
+
+def _row(row: Mapping[str, Any], levels: int, *, named: bool) -> Iterator[str]:
+    name = f"{clean(row['claim']):<6}" if named else _INDENT
+    if len(name) > len(_INDENT):
+        yield name
+        name = _INDENT
+    if not row["target"]:
+        first, *more = textwrap.wrap(clean("; ".join(row["notes"])), WIDTH - len(_INDENT))
+        yield name + first
+        yield from (_INDENT + line for line in more)
+        return
+    effect = "" if row["effect"] is None else f"{row['effect']:+.3f}"
+    now = "" if row["now"] is None else _counted(row["now"], row["units"])
+    needed = "".join(f"{_needed(units):>{_NEEDED}}" for units in row["needed"] or [""] * levels)
+    power = _power(row["power"])
+    yield f"{name}{row['target']:<25}{row['method']:<22}{effect:>7}  {now:<13}{power:>5}{needed}"
+
+
+def _alike(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None, *keys: str) -> bool:
+    return one is not None and other is not None and all(one[key] == other[key] for key in keys)
+
+
+def _needed(units: int | str | None) -> str:
+    return "not" if units is None else f"{units:,}" if isinstance(units, int) else units
+
+
+def _power(power: float | None) -> str:
+    """Two decimals, and never a 0 or 1 that is none."""
+    if power is None:
+        return "-"
+    if power < 0.005:  # noqa: PLR2004
+        return "<0.01"
+    return ">0.99" if power >= 0.995 else f"{power:.2f}"  # noqa: PLR2004
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:g} %"
+
+
+def _counted(number: int, units: str) -> str:
+    return f"{number:,} {units.removesuffix('s') if number == 1 else units}"
+
+
+def _words(field: str) -> str:
+    return field.replace("_", " x ").replace("cell", "persona x question")
+
+
+def _wrapped(text: str, indent: str = "") -> Sequence[str]:
+    return textwrap.wrap(
+        clean(text), WIDTH, initial_indent=indent, subsequent_indent=indent or "  "
+    )
