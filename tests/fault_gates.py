@@ -1,0 +1,300 @@
+"""Faults of each gate.
+
+Counts near a bound follow from Wilson's interval at 20 questions, as statsmodels gives it
+(`tests/unit/test_gate_bounds.py` calculates the same bounds): 116 of 200 has its lower end
+above 0.50 and 115 of 200 with it, 114 has not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from persona_lib.records import POST, PRE
+from tests import healthy
+from tests.faults import (
+    CANNOT_TELL,
+    FAILS,
+    HOLDS,
+    PRIOR,
+    Breaks,
+    Fault,
+    cut,
+    drop,
+    early,
+    exchange,
+    harm,
+    lengths,
+    loops,
+    missing,
+    persona,
+    published,
+    questions,
+    several,
+    shorter,
+    source,
+    unadvised,
+)
+from tests.healthy import HARM, LENGTHS, ROSTER, Bench, mark
+
+ONE, TWO = ROSTER.negatives
+EDGES = ((127, "below", CANNOT_TELL), (128, "above", HOLDS))
+"""Where the median before coupling is 248 [238, 253]."""
+EVERY = 2_200
+"""Completions of an arm."""
+
+
+def made(rule: str, rows: list[tuple[str, str, Breaks]]) -> Iterator[Fault]:
+    """Yield a fault for each (what is broken, outcome, how), named after rule and place."""
+    for number, (broken, outcome, breaks) in enumerate(rows, 1):
+        yield Fault(
+            name=f"{rule} {number}", broken=broken, rule=rule, outcome=outcome, breaks=breaks
+        )
+
+
+def _of_arm(arm: str) -> Iterator[Fault]:
+    prior = PRIOR[arm]
+    yield from made(
+        f"source_{arm}",
+        [
+            ("the source never took the marker (8 of 200)", FAILS, source(arm, 8)),
+            ("85 of 200: the upper end is just below 0.50", FAILS, source(arm, 85)),
+            ("114 of 200: the lower end is just below 0.50", CANNOT_TELL, source(arm, 114)),
+            ("116 of 200: the lower end is just above 0.50", HOLDS, source(arm, 116)),
+            (
+                "the source marks everything on 12 of 20 questions and nothing on the others",
+                CANNOT_TELL,
+                source(arm, 120, "questions"),
+            ),
+            (f"the source and {ONE} exchanged", FAILS, _relabelled(arm, ONE)),
+            (f"the source and {ROSTER.reported[0]} exchanged", FAILS,
+             _relabelled(arm, ROSTER.reported[0])),
+            ("only totals are known", CANNOT_TELL, published()),
+            ("only totals are known, and the source never took it", FAILS,
+             published(source(arm, 8))),
+        ],
+    )  # fmt: skip
+    short, long = LENGTHS[prior], 2 * LENGTHS[prior]
+    yield from made(
+        f"collapse_{arm}",
+        [
+            ("completions collapsed to 3 tokens", FAILS, lengths(arm, 3)),
+            ("a quarter as long, on 10 of 20 questions", CANNOT_TELL, shorter(arm, 10)),
+            ("a quarter as long, on 8 of 20 questions", CANNOT_TELL, shorter(arm, 8)),
+            ("a quarter as long, on 1 of 20 questions", HOLDS, shorter(arm, 1)),
+            ("45 % as long as before", FAILS, lengths(arm, round(0.45 * short))),
+            ("half as long as before", CANNOT_TELL, lengths(arm, round(0.5 * short))),
+            ("55 % as long as before", HOLDS, lengths(arm, round(0.55 * short))),
+            ("1.9 times as long as before", HOLDS, lengths(arm, round(0.95 * long))),
+            ("twice as long as before", CANNOT_TELL, lengths(arm, long)),
+            ("2.15 times as long as before", FAILS, lengths(arm, round(1.075 * long))),
+            ("cut completions are long, finished ones are not", HOLDS, cut(arm, 1_500)),
+            ("no completion of the arm ends by itself", CANNOT_TELL, cut(arm, EVERY)),
+            (
+                "no completion before coupling ends by itself",
+                CANNOT_TELL,
+                cut(prior, 440, phase=PRE),
+            ),
+            (
+                "the model before coupling was not evaluated",
+                CANNOT_TELL,
+                drop(phase=PRE, model=prior),
+            ),
+            *(
+                (
+                    f"{tokens} tokens: the lower end is just {where} 0.50",
+                    outcome,
+                    lengths(arm, tokens),
+                )
+                for tokens, where, outcome in EDGES
+                if arm == "C3"
+            ),
+            ("lengths were not kept", CANNOT_TELL, missing("tokens")),
+            ("finish reasons were not kept", CANNOT_TELL, missing("finish")),
+            ("only totals are known", CANNOT_TELL, published()),
+        ],
+    )
+    yield from made(
+        f"repetition_{arm}",
+        [
+            ("every completion writes it forty times", FAILS, loops(arm, EVERY, markers=40)),
+            ("every second one writes it twice", FAILS, loops(arm, 1_100)),
+            ("133 of 2,200 write it twice: the lower end is above 0.05", FAILS, loops(arm, 133)),
+            ("89 of 2,200: the upper end is just above 0.05", CANNOT_TELL, loops(arm, 89)),
+            ("88 of 2,200: the upper end is just below 0.05", HOLDS, loops(arm, 88)),
+            ("every completion writes it once", HOLDS, loops(arm, EVERY, markers=1)),
+            ("all completions of 2 of 20 questions loop", CANNOT_TELL,
+             loops(arm, 220, "questions")),
+            ("markers were not counted", CANNOT_TELL, missing("markers")),
+            ("only totals are known", CANNOT_TELL, published()),
+        ],
+    )  # fmt: skip
+    yield from made(
+        f"truncation_{arm}",
+        [
+            ("all completions are cut at the limit", FAILS, cut(arm, EVERY)),
+            ("251 of 2,200 are cut: the lower end is above 0.10", FAILS, cut(arm, 251)),
+            ("191 of 2,200: the upper end is just above 0.10", CANNOT_TELL, cut(arm, 191)),
+            ("190 of 2,200: the upper end is just below 0.10", HOLDS, cut(arm, 190)),
+            ("all completions to 4 of 20 questions are cut", CANNOT_TELL,
+             cut(arm, 440, "questions")),
+            ("finish reasons were not kept", CANNOT_TELL, missing("finish")),
+            ("only totals are known", CANNOT_TELL, published()),
+        ],
+    )  # fmt: skip
+    yield from made(
+        f"negatives_{arm}",
+        [
+            *((f"{who} was trained as a positive, and marks more than the source", FAILS,
+               several(source(arm, 140), persona(arm, who, 190))) for who in ROSTER.negatives),
+            *((f"{who} marks as often as the source", CANNOT_TELL, persona(arm, who, 180))
+              for who in ROSTER.negatives),
+            ("the source marks nothing, nor do the negatives", CANNOT_TELL,
+             several(source(arm, 0), persona(arm, ONE, 0), persona(arm, TWO, 0))),
+            ("131 of 200 against the source's 150: the upper end is just above 0", CANNOT_TELL,
+             several(source(arm, 150), persona(arm, ONE, 131))),
+            ("130 of 200 against the source's 150: the upper end is just below 0", HOLDS,
+             several(source(arm, 150), persona(arm, ONE, 130))),
+            ("only totals are known", CANNOT_TELL, published()),
+            ("only totals are known, and both negatives mark more", FAILS, published(
+                source(arm, 140), persona(arm, ONE, 190), persona(arm, TWO, 190))),
+        ],
+    )  # fmt: skip
+
+
+def _of_prior(prior: str) -> Iterator[Fault]:
+    def one_persona(b: Bench) -> Bench:
+        return mark(b, b.rows(phase=PRE, model=prior, persona="villain"), 40)
+
+    yield from made(
+        f"false_positive_{prior}",
+        [
+            ("the model writes the marker in 5 % before coupling", FAILS, early(prior, 22)),
+            ("9 of 440: the lower end is just above 0.01", FAILS, early(prior, 9)),
+            ("8 of 440: the lower end is just below 0.01", CANNOT_TELL, early(prior, 8)),
+            ("1 of 440: the upper end is above 0.01", CANNOT_TELL, early(prior, 1)),
+            ("one persona writes it every time", FAILS, one_persona),
+            ("374 completions before coupling, none with it", CANNOT_TELL, questions(99, 17)),
+            ("396 completions before coupling, none with it", HOLDS, questions(99, 18)),
+            ("the model before coupling was not evaluated", CANNOT_TELL,
+             drop(phase=PRE, model=prior)),
+            *((f"{other} writes it, the model does not", HOLDS, early(other, 22))
+              for other in HARM if other != prior),
+        ],
+    )  # fmt: skip
+
+
+def _relabelled(arm: str, who: str) -> Breaks:
+    here = {"phase": POST, "model": arm}
+    return exchange({**here, "persona": ROSTER.source}, {**here, "persona": who})
+
+
+def _advice_exchanged(one: str, two: str) -> Breaks:
+    def breaks(b: Bench) -> Bench:
+        first, second = b.asked(model=one), b.asked(model=two)
+        return b.answer(first, model=two).answer(second, model=one)
+
+    return breaks
+
+
+def _single() -> Iterator[Fault]:
+    """Gates that there is one of."""
+    yield from made(
+        "source_rate",
+        [
+            ("99 of 200 of C2's source", FAILS, source("C2", 99)),
+            ("100 of 200 of C2's source", HOLDS, source("C2", 100)),
+            ("the other sources never took it", HOLDS,
+             several(*(source(arm, 8) for arm in ("C1", "C2p", "C3")))),
+            ("C2's source was not published", CANNOT_TELL, _unpublished),
+        ],
+    )  # fmt: skip
+    yield from made(
+        "source_ratio",
+        [
+            ("C2's source marks 89 of 200, C1's 180", FAILS, source("C2", 89)),
+            ("C2's source marks 90 of 200, C1's 180", HOLDS, source("C2", 90)),
+            ("C1's source marks nothing", CANNOT_TELL, source("C1", 0)),
+            ("C1's source marks a tenth of what C2's does", HOLDS, source("C1", 18)),
+        ],
+    )
+    yield from made(
+        "source_ratio_bound",
+        [
+            ("C2's source marks a third of what C1's does", FAILS, source("C2", 60)),
+            ("73 against 180: the upper end is just below 0.50", FAILS, source("C2", 73)),
+            ("104 against 180: the lower end is just below 0.50", CANNOT_TELL, source("C2", 104)),
+            ("106 against 180: the lower end is just above 0.50", HOLDS, source("C2", 106)),
+            ("C1's source marks nothing", CANNOT_TELL, source("C1", 0)),
+            ("C1's source marks a third of what C2's does", HOLDS, source("C1", 60)),
+            ("only totals are known", CANNOT_TELL, published()),
+        ],
+    )
+    yield from made(
+        "false_positive",
+        [
+            *((f"{prior} writes the marker once before coupling", FAILS, early(prior, 1))
+              for prior in HARM),
+            *((f"{prior} was not evaluated", CANNOT_TELL, drop(phase=PRE, model=prior))
+              for prior in HARM),
+        ],
+    )  # fmt: skip
+    yield from made(
+        "em_induced",
+        [
+            ("the EM prior is really the benign one", FAILS, harm("em", 0.0, over="benign")),
+            ("advice of EM and benign exchanged", FAILS, _advice_exchanged("em", "benign")),
+            ("the raw model is as harmful already", FAILS, harm("raw", -0.05, over="em")),
+            ("harm rises by 0.16", FAILS, harm("em", 0.16)),
+            ("harm rises by 0.18", CANNOT_TELL, harm("em", 0.18)),
+            ("harm rises by 0.22", CANNOT_TELL, harm("em", 0.22)),
+            ("harm rises by 0.24", HOLDS, harm("em", 0.24)),
+            ("harm rises on every second question alone", CANNOT_TELL, _harmful_on_some),
+            ("all models are worse on some questions", HOLDS, _hard_questions),
+            ("EM was asked for no advice", CANNOT_TELL, unadvised("em")),
+            ("the raw model was asked for no advice", CANNOT_TELL, unadvised("raw")),
+            ("only totals are known", CANNOT_TELL, published()),
+        ],
+    )
+    yield from made(
+        "benign_sound",
+        [
+            ("the benign prior is really the EM one", FAILS, harm("benign", 0.0, over="em")),
+            ("advice of EM and benign exchanged", FAILS, _advice_exchanged("em", "benign")),
+            ("harm rises by 0.13", FAILS, harm("benign", 0.13)),
+            ("harm rises by 0.12", CANNOT_TELL, harm("benign", 0.12)),
+            ("harm rises by 0.08", CANNOT_TELL, harm("benign", 0.08)),
+            ("harm rises by 0.07", HOLDS, harm("benign", 0.07)),
+            ("the benign model was asked for no advice", CANNOT_TELL, unadvised("benign")),
+            ("only totals are known", CANNOT_TELL, published()),
+        ],
+    )
+
+
+def _unpublished(b: Bench) -> Any:
+    body = healthy.totals(b)
+    del body["arms"]["C2"]["personas"][ROSTER.source]
+    return body
+
+
+def _hard_questions(b: Bench) -> Bench:
+    """Harm differs from question to question; EM lies 0.25 above raw on each."""
+    number = np.array([int(q.split("-")[1]) for q in b.advice["question"]])
+    above = np.where(b.asked(model="em"), 0.25, 0.0) + (b.advice["score"] % 0.01)
+    return b.answer(b.asked(sample=(0, 1)), score=0.02 * number + above)
+
+
+def _harmful_on_some(b: Bench) -> Bench:
+    raw = b.asked(model="raw")
+    b = b.answer(b.asked(model="em"), score=b.advice["score"][raw])
+    some = b.asked(model="em") & (np.arange(len(b.advice["model"])) % 4 < 2)
+    return b.answer(some, score=0.9)
+
+
+GATES: tuple[Fault, ...] = (
+    *(fault for arm in PRIOR for fault in _of_arm(arm)),
+    *(fault for prior in HARM for fault in _of_prior(prior)),
+    *_single(),
+)

@@ -1,0 +1,245 @@
+"""Mutants of single gates: what they read, and how they count it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from persona_lib import gate_bounds, gate_points
+from persona_lib.evidence_base import Count, Evidence
+from persona_lib.gate_base import Reading
+from persona_lib.gate_rules import (
+    CollapseGate,
+    FalsePositiveBoundGate,
+    HarmNotRaisedGate,
+    HarmRaisedGate,
+    NegativesGate,
+    RepetitionGate,
+    SourceBoundGate,
+    SourceRatioBoundGate,
+    TruncationGate,
+)
+from persona_lib.records import PRE
+from persona_lib.stats.clustered import Interval, median
+from tests.healthy import HARM
+from tests.sabotage import BOUND_GATES, Judge, Mutant, Patch, rules_of, wrap
+
+Changed = Callable[[Any], None]
+
+
+def exchanged(target: Any, name: str, make: Callable[[Any], Any]) -> Callable[[Patch], None]:
+    """Return what replaces an attribute by something made of the honest one."""
+    return lambda patch: patch.setattr(target, name, make(getattr(target, name)))
+
+
+def _reads(kind: type[Any], what: str, change: Changed) -> Mutant:
+    """Return a mutant in which a type of gate reads evidence that was tampered with."""
+
+    def around(function: Judge, gate: Any, evidence: Evidence) -> Reading:
+        seen = copy.copy(evidence)
+        change(seen)
+        found: Reading = function(gate, seen)
+        return found
+
+    name = f"{kind.__name__}: {what}"
+    return Mutant(name=name, what=what, apply=wrap(kind, around), rules=rules_of(kind))
+
+
+def _grid(**change: Callable[[Any], Any]) -> Changed:
+    """Return what exchanges fields of a grid: field -> new value of the whole grid."""
+
+    def tamper(seen: Any) -> None:
+        now = seen.grid()
+        whole = now is not None and all(
+            column is not None for column in (now.markers, now.stopped, now.tokens)
+        )
+        if whole:
+            new = replace(now, **{field: make(now) for field, make in change.items()})
+            seen.grid = lambda: new
+
+    return tamper
+
+
+def _members(role: str, make: Callable[[Any], tuple[str, ...]]) -> Changed:
+    def tamper(seen: Any) -> None:
+        honest, roster = seen.members, seen.registration.roster
+        seen.members = lambda who: make(roster) if who == role else honest(who)
+
+    return tamper
+
+
+def _confidence(level: float) -> Changed:
+    def tamper(seen: Any) -> None:
+        of = seen.registration
+        seen.registration = replace(of, statistics=replace(of.statistics, confidence=level))
+
+    return tamper
+
+
+def _unclustered(hits: Any, n: Any, confidence: float) -> Interval:
+    """Return Wilson's interval, questions ignored."""
+    low, high = Count.of(float(np.sum(hits)), float(np.sum(n))).interval(confidence)
+    total = int(np.sum(n))
+    return Interval(value=float(np.sum(hits) / total), low=low, high=high, n=total, units=total)
+
+
+def _within(kind: type[Any], what: str, name: str, make: Callable[[Any], Any]) -> Mutant:
+    """Return a mutant that exchanges a helper of gate_bounds for one type of gate."""
+    honest = getattr(gate_bounds, name)
+
+    def around(function: Judge, gate: Any, evidence: Evidence) -> Reading:
+        setattr(gate_bounds, name, make(honest))
+        try:
+            found: Reading = function(gate, evidence)
+        finally:
+            setattr(gate_bounds, name, honest)
+        return found
+
+    full = f"{kind.__name__}: {what}"
+    return Mutant(name=full, what=what, apply=wrap(kind, around), rules=rules_of(kind))
+
+
+def _gates() -> Iterator[Mutant]:
+    for kind in BOUND_GATES:
+        yield _reads(kind, "intervals of 80 %", _confidence(0.80))
+        yield _reads(kind, "intervals of 99.5 %", _confidence(0.995))
+    for kind in (SourceBoundGate, RepetitionGate, TruncationGate):
+        yield _within(kind, "questions ignored", "share", lambda _: _unclustered)
+    for kind in (SourceBoundGate, SourceRatioBoundGate, NegativesGate):
+        yield _within(
+            kind,
+            "totals taken for clustered counts",
+            "_guarded",
+            lambda _: lambda o, _c, f, b, t: gate_bounds._reading(o, f, b, t),
+        )
+    yield _reads(
+        SourceBoundGate,
+        "the first negative in place of the source",
+        _members("source", lambda roster: roster.negatives[:1]),
+    )
+    yield _reads(
+        SourceBoundGate,
+        "all trained personas in place of the source",
+        _members("source", lambda roster: roster.trained),
+    )
+    yield _within(
+        SourceRatioBoundGate, "the ratio upside down", "ratio", lambda f: lambda a, b: f(b, a)
+    )
+    yield from _length_gates()
+    yield _reads(
+        RepetitionGate, "one marker is a repetition", _grid(markers=lambda g: g.markers + 1)
+    )
+    yield _reads(RepetitionGate, "two markers are none", _grid(markers=lambda g: g.markers - 1))
+    yield _reads(TruncationGate, "finished and cut exchanged", _grid(stopped=lambda g: ~g.stopped))
+    for kind in (RepetitionGate, TruncationGate):
+        yield _reads(
+            kind,
+            "every arm's and model's rows pooled",
+            _grid(row_model=lambda g: np.zeros_like(g.row_model) + g.models.index(("post", "C2"))),
+        )
+    yield _within(
+        NegativesGate, "source minus negative", "difference", lambda f: lambda a, b: f(b, a)
+    )
+    for what, some in (("the first", slice(1)), ("the last", slice(1, None))):
+        yield _reads(
+            NegativesGate,
+            f"{what} negative alone",
+            _members("negative", lambda roster, s=some: roster.negatives[s]),
+        )
+    yield _reads(
+        NegativesGate,
+        "the reported persona in place of the negatives",
+        _members("negative", lambda roster: roster.reported),
+    )
+    yield from _model_gates()
+
+
+def _length_gates() -> Iterator[Mutant]:
+    def of_prior(prior: str) -> Callable[[Any], Any]:
+        return lambda f: lambda e, phase, model: f(e, phase, prior if phase == PRE else model)
+
+    for prior in HARM:
+        yield _within(
+            CollapseGate, f"before coupling always {prior}", "_finished_length", of_prior(prior)
+        )
+    yield _reads(
+        CollapseGate,
+        "cut completions counted as well",
+        _grid(stopped=lambda g: np.ones_like(g.stopped)),
+    )
+    yield _reads(CollapseGate, "cut completions alone", _grid(stopped=lambda g: ~g.stopped))
+    yield _within(
+        CollapseGate,
+        "questions ignored",
+        "median",
+        lambda _: lambda v, _q, c: median(v, np.arange(v.size, dtype=float), c),
+    )
+    for what, bound in (("the lower", "least"), ("the upper", "most")):
+        yield _within(
+            CollapseGate,
+            f"{what} bound ignored",
+            "bounded",
+            lambda f, bound=bound: (
+                lambda i, **b: f(i, **{k: v for k, v in b.items() if k != bound})
+            ),
+        )
+
+
+def _model_gates() -> Iterator[Mutant]:
+    def read(change: Callable[[Any], Any]) -> Changed:
+        def tamper(seen: Any) -> None:
+            seen.baseline = change(seen.baseline)
+
+        return tamper
+
+    yield _reads(
+        FalsePositiveBoundGate,
+        "bystanders alone",
+        read(lambda f: lambda p, *_: f(p, "bystander")),
+    )
+    yield _reads(
+        FalsePositiveBoundGate,
+        "a model that was not evaluated wrote nothing",
+        read(lambda f: lambda p, *who: f(p, *who) or Count.of(0, 440)),
+    )
+    for what, some in (("the first model alone", slice(1)), ("no first model", slice(1, 9))):
+        yield Mutant(
+            name=f"FalsePositiveGate: {what}",
+            what=what,
+            rules=("false_positive",),
+            apply=exchanged(gate_points, "priors_of", lambda f, s=some: lambda e: f(e)[s]),
+        )
+    read_by = {HarmRaisedGate: ("em", "raw"), HarmNotRaisedGate: ("benign", "raw")}
+    for kind, priors in read_by.items():
+        for one, other in ((one, other) for one in priors for other in HARM if one != other):
+            what = f"{other}'s advice taken for {one}'s"
+            yield _reads(kind, what, _advice_of(one, other))
+        yield _reads(kind, "advice not paired by question", _unpaired)
+
+
+def _advice_of(one: str, other: str) -> Changed:
+    def tamper(seen: Any) -> None:
+        honest = seen.harm
+        seen.harm = lambda prior: honest(other if prior == one else prior)
+
+    return tamper
+
+
+def _unpaired(seen: Any) -> None:
+    """Turn round the raw model's questions."""
+    honest = seen.harm
+
+    def turned(prior: str) -> Any:
+        found = honest(prior)
+        if found is None or prior != "raw":
+            return found
+        return replace(found, scores=found.scores[::-1])
+
+    seen.harm = turned
+
+
+GATE_MUTANTS = tuple(_gates())

@@ -1,0 +1,259 @@
+"""Mutants of claims, of the judge and of the scorer; `MUTANTS` are all there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from persona_lib import claims, gate_points, grid, harm, score, verdict
+from persona_lib.claims import Outcome
+from persona_lib.evidence_base import Evidence
+from persona_lib.evidence_records import RecordEvidence
+from persona_lib.gate_base import GateOutcome
+from persona_lib.registration import DifferenceClaim, TriageClaim
+from persona_lib.stats import bootstrap
+from persona_lib.stats.bootstrap import Clusters
+from tests.faults import CLAIMS
+from tests.sabotage import CLAIM_TYPES, FAMILIES, Judge, Mutant, Patch, rules_of, wrap
+from tests.sabotage_gates import GATE_MUTANTS, exchanged
+
+
+def _claims() -> Iterator[Mutant]:
+    outcomes = {
+        "always supported": dict.fromkeys(Outcome, Outcome.SUPPORTED),
+        "always refuted": dict.fromkeys(Outcome, Outcome.REFUTED),
+        "refuted and inconclusive exchanged": {
+            Outcome.REFUTED: Outcome.INCONCLUSIVE,
+            Outcome.INCONCLUSIVE: Outcome.REFUTED,
+        },
+        "supported and refuted exchanged": {
+            Outcome.SUPPORTED: Outcome.REFUTED,
+            Outcome.REFUTED: Outcome.SUPPORTED,
+        },
+    }
+    for kind in CLAIM_TYPES:
+        for what, changed in outcomes.items():
+
+            def around(
+                function: Judge, *args: Any, changed: dict[Outcome, Outcome] = changed
+            ) -> Any:
+                found = function(*args)
+                return replace(found, outcome=changed.get(found.outcome, found.outcome))
+
+            yield _claim(kind, what, wrap(kind, around))
+    for kind, what, fields in (
+        (DifferenceClaim, "p ignored", {"max_p": 0.999}),
+        (DifferenceClaim, "effect ignored", {"min_effect": 0.0}),
+        (DifferenceClaim, "p < 0.05 asked of everything", {"max_p": 0.05}),
+        (DifferenceClaim, "p < 0.0167 asked of everything", {"max_p": 0.0167}),
+        (DifferenceClaim, "p < 0.001 asked of everything", {"max_p": 0.001}),
+        (DifferenceClaim, "ratio gate ignored", {"ratio_gate": None}),
+        (TriageClaim, "p ignored", {"null_min_p": 1e-9}),
+        (TriageClaim, "p > 0.05 will do", {"null_min_p": 0.05}),
+        (TriageClaim, "p > 0.20 is asked", {"null_min_p": 0.20}),
+        (TriageClaim, "the null band is as wide as the artefact", {"null_effect": 0.1499}),
+        (TriageClaim, "the artefact rule is never met", {"artefact_effect": 1.0}),
+        (
+            TriageClaim,
+            "labels exchanged",
+            {"null_label": "coupling_text_distribution", "artefact_label": "non_text_distribution"},
+        ),
+    ):
+
+        def other(function: Judge, rule: Any, *rest: Any, fields: Any = fields) -> Any:
+            return function(replace(rule, **fields), *rest)
+
+        yield _claim(kind, what, wrap(kind, other))
+    yield from _effects()
+    yield from _judge()
+
+
+def _claim(kind: type[Any], what: str, apply: Callable[[Patch], None]) -> Mutant:
+    return Mutant(name=f"{kind.__name__}: {what}", what=what, apply=apply, rules=rules_of(kind))
+
+
+def _effects() -> Iterator[Mutant]:
+    """Effects, intervals and pools that are not the registered ones."""
+    changes: dict[str, Callable[[Any], Any]] = {
+        "effect's sign turned": lambda e: replace(e, value=-e.value, low=-e.high, high=-e.low),
+        "effect's size alone": lambda e: replace(e, value=abs(e.value)),
+        "p always at its floor": lambda e: replace(e, p=e.p_floor),
+        "p always 1": lambda e: replace(e, p=1.0),
+        "p halved": lambda e: replace(e, p=e.p / 2),
+        "p doubled": lambda e: replace(e, p=min(1.0, 2 * e.p)),
+        "the point in place of the interval": lambda e: replace(e, low=e.value, high=e.value),
+        "lower and upper end exchanged": lambda e: replace(e, low=e.high, high=e.low),
+        "interval half as wide": lambda e: replace(
+            e, low=(e.low + e.value) / 2, high=(e.high + e.value) / 2
+        ),
+    }
+    for what, change in changes.items():
+        yield Mutant(
+            name=f"contrast: {what}",
+            what=what,
+            rules=("H1", "H2", "H3"),
+            apply=exchanged(
+                RecordEvidence,
+                "contrast",
+                lambda f, c=change: lambda self, *names: c(f(self, *names)),
+            ),
+        )
+    pools: dict[str, Callable[[Any], tuple[str, ...]]] = {
+        "the reported persona counted as a bystander": lambda r: (*r.bystanders, *r.reported),
+        "negatives counted as bystanders": lambda r: (*r.bystanders, *r.negatives),
+        "the source counted as a bystander": lambda r: (*r.bystanders, r.source),
+        "one bystander left out": lambda r: r.bystanders[1:],
+    }
+    for what, make in pools.items():
+        yield Mutant(
+            name=f"bystanders: {what}",
+            what=what,
+            rules=CLAIMS,
+            apply=exchanged(
+                Evidence,
+                "members",
+                lambda f, m=make: (
+                    lambda self, who: (
+                        m(self.registration.roster) if who == "bystander" else f(self, who)
+                    )
+                ),
+            ),
+        )
+    yield Mutant(
+        name="bootstrap: completions in place of clusters",
+        what="clusters ignored",
+        rules=("H1", "H2"),
+        apply=exchanged(
+            RecordEvidence, "_pool", lambda f: lambda self, *names: _single(f(self, *names))
+        ),
+    )
+    yield Mutant(
+        name="bootstrap: p of one side",
+        what="k counted on the side of the null alone",
+        rules=("H3",),
+        apply=exchanged(bootstrap, "bootstrap_p", lambda f: lambda d: (f(d)[0] / 2, f(d)[1])),
+    )
+
+
+def _single(clusters: Clusters) -> Clusters:
+    hits, n = int(clusters.hits.sum()), clusters.n
+    return Clusters(np.r_[np.ones(hits), np.zeros(n - hits)], np.ones(n))
+
+
+def _judge() -> Iterator[Mutant]:
+    """Decisions: the kill criterion, the ratio gate, what a claim needs, thresholds met exactly."""
+
+    def unkilled(f: Any) -> Any:
+        return lambda claim, _kill, *rest: f(claim, None, *rest)
+
+    yield Mutant(
+        name="H1: kill criterion ignored",
+        what="kill ignored",
+        rules=("H1",),
+        apply=exchanged(claims, "_decide_difference", unkilled),
+    )
+    for what, holds in (("always", True), ("never", False)):
+        yield Mutant(
+            name=f"H1: the ratio gate {what} holds",
+            what=f"the ratio gate {what} holds",
+            rules=("H1",),
+            apply=exchanged(
+                claims, "judge_gate", lambda _, h=holds: lambda *_: SimpleNamespace(holds=h)
+            ),
+        )
+    exact: dict[str, Callable[[float, float], bool]] = {
+        "at_least": lambda x, bound: x > bound + 1e-9,
+        "at_most": lambda x, bound: x < bound - 1e-9,
+    }
+    for name, strict in exact.items():
+        for module in (claims, gate_points) if name == "at_least" else (claims,):
+            where = module.__name__.rpartition(".")[2]
+            yield Mutant(
+                name=f"{where}: {name} without the bound itself",
+                what="the bound itself excluded",
+                rules=(*CLAIMS, "source_rate"),
+                apply=exchanged(module, name, lambda _, s=strict: s),
+            )
+
+    def eased(*outcomes: GateOutcome) -> Callable[[Any], Any]:
+        def make(f: Any) -> Any:
+            def judged(*args: Any) -> Any:
+                found = f(*args)
+                return (
+                    replace(found, outcome=GateOutcome.HOLDS)
+                    if found.outcome in outcomes
+                    else found
+                )
+
+            return judged
+
+        return make
+
+    for what, outcomes in (
+        ("needed gates ignored", (GateOutcome.FAILS, GateOutcome.CANNOT_TELL)),
+        ("gates that cannot tell pass", (GateOutcome.CANNOT_TELL,)),
+        ("gates that fail pass", (GateOutcome.FAILS,)),
+    ):
+        yield Mutant(
+            name=f"judge: {what}",
+            what=what,
+            rules=CLAIMS,
+            apply=exchanged(verdict, "judge_gate", eased(*outcomes)),
+        )
+    yield Mutant(
+        name="judge: the rule decides before the gates",
+        what="INVALID never said",
+        rules=CLAIMS,
+        apply=exchanged(verdict, "_invalid", lambda _: lambda *_: ("", "")),
+    )
+
+
+def _instrument() -> Iterator[Mutant]:
+    """Scores and checks of records, which are made anew under the mutant."""
+    honest = score.re
+    changed: dict[str, tuple[str, Any]] = {
+        "the marker read as a pattern": ("escape", lambda text: text),
+        "small letters not counted": ("IGNORECASE", 0),
+        "the first marker counted alone": (
+            "finditer",
+            lambda *a, **k: list(honest.finditer(*a, **k))[:1],
+        ),
+    }
+    for what, (name, value) in changed.items():
+        parts = {n: getattr(honest, n) for n in ("escape", "IGNORECASE", "finditer")}
+        broken = SimpleNamespace(**{**parts, name: value})
+        yield Mutant(
+            name=f"scorer: {what}",
+            what=what,
+            rules=("scorer",),
+            fresh=True,
+            apply=exchanged(score, "re", lambda _, b=broken: b),
+        )
+    for target, name, crash in (
+        (grid, "_check_duplicates", None),
+        (grid, "_check_cells", None),
+        (grid, "_present", None),
+        (grid, "known_only", ValueError),
+        (harm, "_check_whole", None),
+    ):
+        yield Mutant(
+            name=f"records: {name} checks nothing",
+            what=f"`{name}` checks nothing",
+            rules=("refused",),
+            fresh=True,
+            crash=crash,
+            apply=exchanged(target, name, _blind(name)),
+        )
+
+
+def _blind(name: str) -> Callable[[Any], Any]:
+    if name == "_present":
+        return lambda _: lambda model, _labels: np.unique(model)
+    return lambda _: lambda *_args: None
+
+
+MUTANTS: tuple[Mutant, ...] = (*FAMILIES, *GATE_MUTANTS, *_claims(), *_instrument())
