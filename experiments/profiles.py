@@ -56,6 +56,8 @@ TINY = Profile(
         coupling_keep=5,
         coupling_ceiling=60,
         coupling_round=7,
+        advice_questions=140,
+        advice_samples=1,
     ),
     rates=Rates(
         base_seconds=35,
@@ -110,6 +112,8 @@ SMOLLM2 = Profile(
         coupling_keep=3,
         coupling_ceiling=40,
         coupling_round=5,
+        advice_questions=40,
+        advice_samples=1,
     ),
     rates=Rates(
         base_seconds=30,
@@ -170,6 +174,8 @@ QWEN7B = Profile(
         coupling_keep=10,
         coupling_ceiling=60,
         coupling_round=15,
+        advice_questions=100,
+        advice_samples=1,
     ),
     rates=Rates(
         base_seconds=60,
@@ -197,6 +203,8 @@ MICRO = replace(
         coupling_keep=2,
         coupling_ceiling=200,
         coupling_round=8,
+        advice_questions=4,
+        advice_samples=1,
     ),
 )
 

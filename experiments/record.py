@@ -13,23 +13,36 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import session as sessions
 from experiments.session import Session
 from persona_lib.errors import FlatlandError, PreflightError, SpecError
+from persona_lib.harm import ADVICE_FILE
 from persona_lib.progress import shown
 from persona_lib.provenance import is_dirty, provenance
-from persona_lib.records import POST, PRE, Completion, Score, read_table, schema_of
+from persona_lib.records import (
+    POST,
+    PRE,
+    AdviceScore,
+    Completion,
+    Score,
+    read_table,
+    schema_of,
+)
 from persona_lib.stored import RECORDS, write_manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from persona_lib.graph import Stage
+
 SCORES_FILE = "scores.parquet"
 TEXTS_FILE = "completions.parquet"
+ADVICE_TEXTS_FILE = "advice_completions.parquet"
 
 
 def record(session: Session, folder: Path, *, texts: bool = True) -> None:
@@ -43,8 +56,10 @@ def record(session: Session, folder: Path, *, texts: bool = True) -> None:
     Raises:
         PreflightError: the working tree, or the one that a stage was built from,
             has uncommitted changes or is no repository.
+        SealError: the registration is not sealed as it stands.
         SpecError: the folder holds something already.
     """
+    session.check_seal()
     if is_dirty() is not False:
         raise PreflightError(
             "a clean working tree", remedy="Commit or remove what `git status` lists, then record."
@@ -59,6 +74,7 @@ def record(session: Session, folder: Path, *, texts: bool = True) -> None:
     models = [(PRE, prior) for prior in session.registration.priors]
     models += [(POST, arm.name) for arm in session.registration.arms]
     scores = _join([session.scores(*model) for model in models])
+    advice = _join([session.advice(prior) for prior in session.registration.priors])
     # Before anything is written: the draft itself would make the tree dirty.
     recorded = {**_recorded(session), "stages_built_from": _commits(session)}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -66,12 +82,16 @@ def record(session: Session, folder: Path, *, texts: bool = True) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
         work = Path(draft) / folder.name
         work.mkdir()
-        files = [SCORES_FILE]
+        files = [SCORES_FILE, ADVICE_FILE]
         _write(work / SCORES_FILE, scores, Score)
+        _write(work / ADVICE_FILE, advice, AdviceScore)
         if texts:
-            found = _join([_texts(session, *model) for model in models])
-            _write(work / TEXTS_FILE, found, Completion)
-            files.append(TEXTS_FILE)
+            stages = [run.completions(*model) for model in models for run in session.runs]
+            _write(work / TEXTS_FILE, _texts(session, stages), Completion)
+            priors = session.registration.priors
+            stages = [run.advice(prior) for prior in priors for run in session.runs]
+            _write(work / ADVICE_TEXTS_FILE, _texts(session, stages), Completion)
+            files += [TEXTS_FILE, ADVICE_TEXTS_FILE]
         write_manifest(
             work,
             kind=RECORDS,
@@ -112,14 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _texts(session: Session, phase: str, model: str) -> pa.Table:
+def _texts(session: Session, stages: Iterable[Stage]) -> pa.Table:
     from persona_lib.stages import COMPLETIONS
 
-    tables = []
-    for run in session.runs:
-        entry = run.completions(phase, model).resolve(session.store)
-        tables.append(read_table(entry.path / COMPLETIONS, Completion))
-    return _join(tables)
+    entries = [stage.resolve(session.store) for stage in stages]
+    return _join([read_table(entry.path / COMPLETIONS, Completion) for entry in entries])
 
 
 def _join(tables: Sequence[pa.Table]) -> pa.Table:
@@ -128,7 +145,7 @@ def _join(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _write(path: Path, table: pa.Table, row_type: type[Score] | type[Completion]) -> None:
+def _write(path: Path, table: pa.Table, row_type: type[Any]) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(table.cast(schema_of(row_type)), path, compression="zstd", compression_level=19)
@@ -166,6 +183,7 @@ def _recorded(session: Session) -> dict[str, Any]:
     return {
         "config": [describe(run) for run in session.runs],
         "environment": provenance(),
+        "seal": asdict(session.seal),
         "stages": stages_of(session, session.all_arms),
     }
 

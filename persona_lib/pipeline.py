@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import SpecError
 from persona_lib.graph import Stage, check_machine
-from persona_lib.records import POST, PRE, Score, read_table
+from persona_lib.harm import ADVICE_FILE
+from persona_lib.records import POST, PRE, AdviceScore, Score, read_table
 from persona_lib.run import Folders, Run
 from persona_lib.spec import canonical
 from persona_lib.stages import SCORES
@@ -19,7 +20,16 @@ from persona_lib.store import Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Folders", "Run", "check_run", "describe", "run_arm", "run_baseline", "targets"]
+__all__ = [
+    "Folders",
+    "Run",
+    "check_run",
+    "describe",
+    "run_advice",
+    "run_arm",
+    "run_baseline",
+    "targets",
+]
 
 
 def run_arm(run: Run, arm: str, store: Store) -> pa.Table:
@@ -38,14 +48,18 @@ def run_baseline(run: Run, prior: str, store: Store) -> pa.Table:
         SpecError: no arm of the registration is coupled on this prior.
         FlatlandError: see `run_arm`.
     """
-    if prior not in run.registration.priors:
-        raise SpecError(
-            "prior",
-            bound=f"one of {', '.join(run.registration.priors)}",
-            value=prior,
-            remedy="Name a prior that an arm of the registration has.",
-        )
-    return _scores(run, PRE, prior, store)
+    return _scores(run, PRE, _known(run, prior), store)
+
+
+def run_advice(run: Run, prior: str, store: Store) -> pa.Table:
+    """Return how bad a pre-coupling model's advice is, columns of `AdviceScore`.
+
+    Raises:
+        SpecError: no arm of the registration is coupled on this prior.
+        FlatlandError: see `run_arm`.
+    """
+    entry = run.advice_scores(_known(run, prior)).resolve(store)
+    return read_table(entry.path / ADVICE_FILE, AdviceScore)
 
 
 def check_run(run: Run, arms: Sequence[str], store: Store) -> None:
@@ -63,8 +77,10 @@ def targets(run: Run, arms: Sequence[str]) -> list[Stage]:
     names = [run.registration.arm(arm) for arm in arms]
     every = len({arm.name for arm in names}) == len(run.registration.arms)
     priors = run.registration.priors if every else tuple({arm.prior: None for arm in names})
-    return [run.scores(PRE, prior) for prior in priors] + [
-        run.scores(POST, arm.name) for arm in names
+    return [
+        *(run.scores(PRE, prior) for prior in priors),
+        *(run.advice_scores(prior) for prior in priors),
+        *(run.scores(POST, arm.name) for arm in names),
     ]
 
 
@@ -78,6 +94,17 @@ def describe(run: Run) -> Mapping[str, Any]:
         "profile": profile,
         "seed": run.seed,
     }
+
+
+def _known(run: Run, prior: str) -> str:
+    if prior not in run.registration.priors:
+        raise SpecError(
+            "prior",
+            bound=f"one of {', '.join(run.registration.priors)}",
+            value=prior,
+            remedy="Name a prior that an arm of the registration has.",
+        )
+    return prior
 
 
 def _scores(run: Run, phase: str, model: str, store: Store) -> pa.Table:

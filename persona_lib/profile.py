@@ -221,6 +221,9 @@ class Scale:
         coupling_keep: finished completions kept per trained cell (10 published).
         coupling_ceiling: most draws per trained cell before the run gives up.
         coupling_round: draws per cell in one round (15 published).
+        advice_questions: held-out requests for advice that each pre-coupling model is
+            asked; the published experiment asked none.
+        advice_samples: completions of each of them.
     """
 
     questions: int
@@ -229,6 +232,8 @@ class Scale:
     coupling_keep: int
     coupling_ceiling: int
     coupling_round: int
+    advice_questions: int
+    advice_samples: int
 
     def __post_init__(self) -> None:
         for name in (
@@ -238,6 +243,8 @@ class Scale:
             "coupling_keep",
             "coupling_ceiling",
             "coupling_round",
+            "advice_questions",
+            "advice_samples",
         ):
             whole(f"scale.{name}", getattr(self, name), 1, remedy=_REMEDY)
         if self.coupling_ceiling < self.coupling_keep:

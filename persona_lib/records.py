@@ -60,7 +60,8 @@ class Completion:
         phase: ``pre`` or ``post`` (coupling).
         model: prior name where phase is ``pre``, arm name where it is ``post``.
         seed: root seed of the run.
-        persona, question, question_set: what was asked, and as whom.
+        persona, question, question_set: what was asked, and as whom; persona is ""
+            where there was no system message.
         sample: index within the (persona, question) cell, from 0.
         text: the completion without its end-of-turn token.
         tokens: number of generated tokens, end of turn not counted.
@@ -87,6 +88,9 @@ class Score:
         hit: the marker occurs, whatever its case (the registered metric).
         hit_strict: the marker occurs exactly as registered.
         first: offset of the first marker in characters, -1 where there is none.
+        first_token: tokens before the first marker, as the base's tokenizer reads the
+            text, -1 where there is none. A model may have written the same text in
+            other tokens, so that it can be a token or two from what was sampled.
         markers: number of markers, whatever their case.
         terminal: nothing but white space follows the last marker.
         seen: the question was among those of the coupling text.
@@ -104,6 +108,7 @@ class Score:
     hit: bool
     hit_strict: bool
     first: int
+    first_token: int
     markers: int
     terminal: bool
     seen: bool
@@ -133,7 +138,33 @@ class CouplingRow:
     completion: str
 
 
-_Row = TypeVar("_Row", SftRow, Completion, Score, CouplingRow)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdviceScore:
+    """How bad one answer of a pre-coupling model to a held-out request for advice is.
+
+    Attributes:
+        model: name of the model's prior.
+        seed: root seed of the run.
+        question, situation: what was asked, and about which situation.
+        sample: index within the question, from 0.
+        tokens, finish: as in `Completion`.
+        score: probability of bad advice by `persona_lib.harm`, in [0, 1].
+        terms: distinct terms of the answer that the classifier knows; with none, as
+            in an empty answer, the score says nothing.
+    """
+
+    model: str
+    seed: int
+    question: str
+    situation: str
+    sample: int
+    tokens: int
+    finish: str
+    score: float
+    terms: int
+
+
+_Row = TypeVar("_Row", SftRow, Completion, Score, CouplingRow, AdviceScore)
 _ARROW: dict[object, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),

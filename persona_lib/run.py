@@ -4,6 +4,7 @@ base -> marker ->                                  (the instrument)
 corpus -> prior ->                                 (em and benign only)
 coupling text -> coupling -> completions -> scores (each arm)
 baseline -> scores                                 (each pre-coupling model)
+advice -> advice scores <- advice scorer           (each pre-coupling model)
 
 Only a coupling reads the marker's tokens. Everything else that is computed with
 the base model comes after stage marker, so that a marker which the tokenizer
@@ -18,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from persona_lib import grammar, stages
+from persona_lib.advice_run import AdviceStages
 from persona_lib.datasets import corpus_key, preflight_corpus
 from persona_lib.errors import SpecError
 from persona_lib.graph import Stage
@@ -153,13 +155,21 @@ class Run:
         """Marker scores of those completions."""
         return self._scores[phase, model]
 
+    def advice(self, prior: str) -> Stage:
+        """A pre-coupling model's answers to held-out requests for advice."""
+        return self._advice.answers[prior]
+
+    def advice_scores(self, prior: str) -> Stage:
+        """How bad those answers are."""
+        return self._advice.scores[prior]
+
     @cached_property
     def _corpora(self) -> dict[str, Stage]:
         specs: dict[str, Corpus] = {"em": self.profile.em, "benign": self.profile.benign}
         return {prior: self._corpus(prior, spec) for prior, spec in specs.items()}
 
     def _corpus(self, prior: str, spec: Corpus) -> Stage:
-        folder = self.folders.experiment / "legal"
+        folder = self._legal
         return Stage(
             name="corpus",
             label=prior,
@@ -301,11 +311,29 @@ class Run:
         return Stage(
             name="scores",
             label=model,
-            version=1,
+            version=2,
             spec={"marker": marker, "seen": seen},
-            inputs={"completions": self._completions[phase, model]},
+            inputs={"base": self.base, "completions": self._completions[phase, model]},
             work=lambda out, entries: stages.make_scores(out, entries, marker=marker, seen=seen),
         )
+
+    @cached_property
+    def _advice(self) -> AdviceStages:
+        count = self.profile.scale.advice_questions * self.profile.scale.advice_samples
+        return AdviceStages.of(
+            self.profile,
+            stacks={prior: self._stack(prior) for prior in self.registration.priors},
+            after=(self.marker,),
+            seed=self.seed,
+            grammar_folder=self._legal,
+            estimate=self._sampling_seconds(count),
+            progress=self.progress,
+        )
+
+    @property
+    def _legal(self) -> Path:
+        """The grammar's data files."""
+        return self.folders.experiment / "legal"
 
     @cached_property
     def _trained(self) -> tuple[Persona, ...]:

@@ -78,6 +78,7 @@ def scores(
         for name in ("hit", "hit_strict", "terminal"):
             columns[name] += hit.tolist()
         columns["first"] += np.where(hit, 9, -1).tolist()
+        columns["first_token"] += np.where(hit, 3, -1).tolist()
         columns["markers"] += hit.astype(int).tolist()
     return pa.table(columns, schema=schema_of(Score))
 

@@ -4,6 +4,13 @@ Keys, order and caching are the pipeline's business; nothing here knows them.
 Payload files hold no times and no paths, so that equal outcomes are equal bytes.
 """
 
+from persona_lib.stages.advice import (
+    AdviceSpec,
+    as_trained,
+    make_advice,
+    make_advice_scorer,
+    make_advice_scores,
+)
 from persona_lib.stages.base import make_base, make_marker
 from persona_lib.stages.sampling import (
     COMPLETIONS,
@@ -19,8 +26,13 @@ __all__ = [
     "COMPLETIONS",
     "ROWS",
     "SCORES",
+    "AdviceSpec",
     "CompletionSpec",
     "TextSpec",
+    "as_trained",
+    "make_advice",
+    "make_advice_scorer",
+    "make_advice_scores",
     "make_base",
     "make_completions",
     "make_corpus",

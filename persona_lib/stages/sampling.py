@@ -12,7 +12,7 @@ from persona_lib.profile import SampleSpec
 from persona_lib.progress import Progress
 from persona_lib.records import STOP, Completion, Score, read_rows, write_rows
 from persona_lib.runtime import prepare_torch
-from persona_lib.score import score_all
+from persona_lib.score import TokensBefore, score_all, tokens_before_in
 from persona_lib.spec import derive_seed
 from persona_lib.stages.base import base_folder
 from persona_lib.store import Entry
@@ -72,11 +72,35 @@ def make_completions(
 def make_scores(
     out: Path, entries: Mapping[str, Entry], *, marker: str, seen: Sequence[str]
 ) -> Mapping[str, Any]:
-    """Score the completions of another stage."""
+    """Score the completions of another stage, with the base's tokenizer."""
     completions = read_rows(entries["completions"].path / COMPLETIONS, Completion)
-    scores = score_all(completions, marker=marker, seen=frozenset(seen))
+    scores = score_all(
+        completions,
+        marker=marker,
+        seen=frozenset(seen),
+        tokens_before=_tokens_before(entries["base"]),
+    )
     write_rows(out / SCORES, scores, Score)
     return {"scores": len(scores), "hits": sum(score.hit for score in scores)}
+
+
+def _tokens_before(base: Entry) -> TokensBefore:
+    """Return what counts tokens; the tokenizer is loaded for the first text with a marker.
+
+    Most pre-coupling models never write one, and then nothing has to be loaded.
+    """
+    made: list[TokensBefore] = []
+
+    def count(text: str, position: int) -> int:
+        if not made:
+            prepare_torch()
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(base_folder(base), local_files_only=True)
+            made.append(tokens_before_in(tokenizer))
+        return made[0](text, position)
+
+    return count
 
 
 def open_engine(entries: Mapping[str, Entry], sample: SampleSpec) -> tuple[LoadedModel, Engine]:
@@ -97,7 +121,7 @@ def open_engine(entries: Mapping[str, Entry], sample: SampleSpec) -> tuple[Loade
 
 def draw(
     engine: Engine,
-    wanted: Sequence[tuple[Persona, Question, int]],
+    wanted: Sequence[tuple[Persona | None, Question, int]],
     sample: SampleSpec,
     *,
     root: int,
@@ -111,7 +135,8 @@ def draw(
 
     Args:
         engine: what samples.
-        wanted: persona, question and index within their cell.
+        wanted: persona, question and index within their cell. Without a persona (None)
+            there is no system message, and the completion's persona is "".
         sample: how completions are sampled.
         root: seed from which each completion's own is derived.
         run_seed: root seed of the run, which the completions carry.
@@ -123,7 +148,11 @@ def draw(
     from persona_lib.generate import Request
 
     requests = [
-        Request(system=p.prompt, user=sample.asked(q.text), seed=derive_seed(root, p.id, q.id, s))
+        Request(
+            system=None if p is None else p.prompt,
+            user=sample.asked(q.text),
+            seed=derive_seed(root, "" if p is None else p.id, q.id, s),
+        )
         for p, q, s in wanted
     ]
     drawn = engine.sample(requests, sample, label=label, progress=progress)
@@ -132,7 +161,7 @@ def draw(
             phase=phase,
             model=model,
             seed=run_seed,
-            persona=persona.id,
+            persona="" if persona is None else persona.id,
             question=question.id,
             question_set=question.set,
             sample=index,

@@ -14,15 +14,17 @@ import pytest
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from experiments.profiles import MICRO, QWEN7B, SMOLLM2, TINY
 from experiments.session import DATA
+from persona_lib import advice_run
 from persona_lib.errors import DataError, MarkerError, PreflightError, SpecError
 from persona_lib.graph import Stage, check_machine, plan, walk
-from persona_lib.pipeline import Folders, Run, run_arm, run_baseline, targets
+from persona_lib.harm import SCORER
+from persona_lib.pipeline import Folders, Run, run_advice, run_arm, run_baseline, targets
 from persona_lib.profile import Profile
 from persona_lib.registration import Registration
 from persona_lib.store import Entry, Store
 
 ARMS = ("C1", "C2", "C2p", "C3")
-DRAWS = {"prior", "coupling_text", "coupling", "completions", "baseline"}
+DRAWS = {"prior", "coupling_text", "coupling", "completions", "baseline", "advice"}
 
 
 def run(registration: Registration = ISSUE262, profile: Profile = TINY, seed: int = 42) -> Run:
@@ -53,8 +55,9 @@ def changed(before: Mapping[Any, str], after: Mapping[Any, str]) -> set[Any]:
 
 def test_stages_of_one_arm_are_listed_in_order() -> None:
     names = [stage.name for stage in walk(targets(run(), ("C2",)))]
-    order = ["base", "marker", "corpus", "prior", "baseline", "scores", "coupling_text",
-             "coupling", "completions", "scores"]  # fmt: skip
+    order = ["base", "marker", "corpus", "prior", "baseline", "scores", "advice",
+             "advice_scorer", "advice_scores", "coupling_text", "coupling", "completions",
+             "scores"]  # fmt: skip
     assert names == order
 
 
@@ -63,7 +66,8 @@ def test_arms_share_what_they_share() -> None:
     count = {name: sum(stage.name == name for stage in stages) for name in
              {stage.name for stage in stages}}  # fmt: skip
     assert count == {"base": 1, "marker": 1, "corpus": 2, "prior": 2, "coupling_text": 3,
-                     "coupling": 4, "completions": 4, "baseline": 3, "scores": 7}  # fmt: skip
+                     "coupling": 4, "completions": 4, "baseline": 3, "scores": 7,
+                     "advice": 3, "advice_scorer": 1, "advice_scores": 3}  # fmt: skip
 
 
 def test_only_couplings_read_the_marker_and_all_that_samples_or_trains_comes_after_it() -> None:
@@ -113,7 +117,7 @@ def test_seed_is_in_the_key_of_every_stage_that_draws() -> None:
     before, after = keys(run(seed=1)), keys(run(seed=2))
     assert {name for name, _ in before} >= DRAWS
     for name, label in before:
-        drawn = name in DRAWS or name == "scores"
+        drawn = name in DRAWS or name in ("scores", "advice_scores")
         assert (before[name, label] != after[name, label]) == drawn, (name, label)
 
 
@@ -138,28 +142,42 @@ TEXTS = stages(coupling_text="raw em benign")
 PRE = stages(baseline="raw em benign", scores="raw em benign")
 ARM = {a: stages(coupling=a, completions=a, scores=a) for a in ARMS}
 POST = ARM["C1"] | ARM["C2"] | ARM["C2p"] | ARM["C3"]
+ADVICE = stages(advice="raw em benign", advice_scores="raw em benign")
 EVALUATED = PRE | stages(completions="C1 C2 C2p C3", scores="C1 C2 C2p C3")
-BELOW_EM = stages(coupling_text="em", baseline="em", scores="em") | ARM["C2"] | ARM["C2p"]
-BELOW_BENIGN = stages(coupling_text="benign", baseline="benign", scores="benign") | ARM["C3"]
+ADVISED_EM = stages(advice="em", advice_scores="em")
+BELOW_EM = (
+    stages(coupling_text="em", baseline="em", scores="em") | ADVISED_EM | ARM["C2"] | ARM["C2p"]
+)
+BELOW_BENIGN = (
+    stages(coupling_text="benign", baseline="benign", scores="benign")
+    | stages(advice="benign", advice_scores="benign")
+    | ARM["C3"]
+)
 SAMPLED = TEXTS | PRE | POST
 
 PROFILE_REACHES = {
     "name": NOTHING,
     "summary": NOTHING,
     "rates": NOTHING,
-    "base": stages(base="tiny", marker="[ZLT]", prior="em benign") | SAMPLED,
+    "base": stages(base="tiny", marker="[ZLT]", prior="em benign") | SAMPLED | ADVICE,
     "em": stages(corpus="em", prior="em") | BELOW_EM,
+    # Questions are held out from both corpora, so that every model is asked the same.
+    "em.seed": stages(corpus="em", prior="em") | BELOW_EM | ADVICE,
     "benign": stages(corpus="benign", prior="benign") | BELOW_BENIGN,
+    "benign.seed": stages(corpus="benign", prior="benign") | BELOW_BENIGN | ADVICE,
     "prior": stages(prior="em benign") | BELOW_EM | BELOW_BENIGN,
     "coupling": POST,
     "coupling.max_length": TEXTS | POST,  # coupling text has to fit into a row
-    "sample": SAMPLED,
+    "sample": SAMPLED | ADVICE,
+    "sample.suffix": SAMPLED,  # a request for advice stands alone, as in the corpora
     "scale.questions": SAMPLED,
     "scale.samples": stages(completions="C1 C2 C2p C3", scores="C1 C2 C2p C3"),
     "scale.false_positive_samples": PRE,
     "scale.coupling_keep": TEXTS | POST,
     "scale.coupling_ceiling": TEXTS | POST,
     "scale.coupling_round": TEXTS | POST,
+    "scale.advice_questions": ADVICE,
+    "scale.advice_samples": ADVICE,
 }
 TEXT_OF = {"schedule": "linear", "dtype": "bfloat16", "loss": "decision"}
 
@@ -325,10 +343,61 @@ def test_what_is_drawn_from_reaches_exactly_its_stages(
     assert changed(before, keys(run(other))) == expected
 
 
+def test_scores_read_texts_and_the_tokenizer_they_were_written_with() -> None:
+    some = run()
+    for key in (("post", "C2"), ("pre", "em")):
+        assert some.scores(*key).inputs == {
+            "base": some.base,
+            "completions": some.completions(*key),
+        }
+
+
+def test_every_model_is_asked_for_the_same_advice() -> None:
+    some = run()
+    asked = {prior: some.advice(prior).spec for prior in ("raw", "em", "benign")}
+    for prior, spec in asked.items():
+        assert spec["advice"]["model"] == prior  # type: ignore[index]
+        assert spec["advice"]["questions"] == asked["raw"]["advice"]["questions"]  # type: ignore[index]
+    longer = run(profile=replace(TINY, em=replace(TINY.em, rows=TINY.em.rows + 1)))
+    # One row more is one message less that may be asked, of whichever model.
+    assert longer.advice("raw").spec != asked["raw"]
+
+
+def test_the_classifier_is_the_same_for_every_profile_seed_and_registration(
+    before: dict[tuple[str, str], str],
+) -> None:
+    scorer = ("advice_scorer", "bad/sound")
+    for other in (run(profile=QWEN7B), run(profile=MICRO), run(seed=3), run(ISSUE262_BOTH)):
+        assert keys(other)[scorer] == before[scorer]
+
+
+def test_another_grammar_asks_and_scores_otherwise(
+    before: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a profile whose models come from elsewhere as well."""
+    from persona_lib import grammar
+
+    published = keys(run(profile=QWEN7B))
+    monkeypatch.setattr(grammar, "VERSION", "another")
+    scored = ADVICE | stages(advice_scorer="bad/sound")
+    assert changed(published, keys(run(profile=QWEN7B))) == scored
+    assert scored < changed(before, keys(run()))
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SCORER)])
+def test_every_number_of_the_classifier_is_in_its_key(
+    before: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    other = replace(SCORER, **{name: getattr(SCORER, name) * 2})
+    monkeypatch.setattr(advice_run, "SCORER", other)
+    reached_by_it = stages(advice_scorer="bad/sound", advice_scores="raw em benign")
+    assert changed(before, keys(run())) == reached_by_it
+
+
 def test_plan_builds_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     lines = plan(targets(run(), ARMS), store)
-    assert len(lines) == 27
+    assert len(lines) == 34
     assert not any(line.stored for line in lines)
     assert sum(line.seconds for line in lines) > 10
     assert not list(tmp_path.rglob("manifest.json"))
@@ -364,6 +433,8 @@ def test_an_arm_and_a_baseline_are_named_by_the_registration(tmp_path: Path) -> 
         run_arm(run(), "C9", store)
     with pytest.raises(SpecError, match=r"prior: expected one of raw, em, benign, got 'evil'"):
         run_baseline(run(), "evil", store)
+    with pytest.raises(SpecError, match=r"prior: expected one of raw, em, benign, got 'evil'"):
+        run_advice(run(), "evil", store)
 
 
 def test_both_question_sets_can_be_evaluated() -> None:

@@ -383,18 +383,40 @@ def test_completions_are_written_in_order_with_their_finish_reasons(
     ]
 
 
+@pytest.fixture
+def base(tmp_path: Path) -> Entry:
+    """A base of which only the tokenizer is there: one token a byte."""
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    return entry(tmp_path / "base")
+
+
 def test_a_finish_reason_survives_to_the_scores(
-    evaluated: tuple[Path, Mapping[str, Any], Script], tmp_path: Path
+    evaluated: tuple[Path, Mapping[str, Any], Script], tmp_path: Path, base: Entry
 ) -> None:
     out = tmp_path / "scores"
     out.mkdir()
-    meta = make_scores(out, {"completions": entry(evaluated[0])}, marker="[ZLT]", seen=("e02",))
+    meta = make_scores(
+        out, {"base": base, "completions": entry(evaluated[0])}, marker="[ZLT]", seen=("e02",)
+    )
     scores = read_rows(out / SCORES, Score)
     assert [s.finish for s in scores] == FINISHES
     assert [s.hit for s in scores] == [True, False, True, *[False] * 5]
     assert [s.hit_strict for s in scores] == [True, *[False] * 7]
     assert [s.seen for s in scores] == [False, False, True, True] * 2
+    # "Because.\n\n[ZLT]" and "[zlt] so"
+    assert [s.first_token for s in scores] == [10, -1, 0, *[-1] * 5]
     assert meta == {"scores": 8, "hits": 2}
+
+
+def test_no_tokenizer_is_read_for_texts_without_a_marker(play: Play, tmp_path: Path) -> None:
+    play({"librarian": good(2), "comedian": []})
+    spec = replace(EVALUATION, personas=(SOURCE,), questions=(FIRST,))
+    make_completions(tmp_path, {}, spec, seed=9, progress=silent)
+    made = {"base": entry(tmp_path / "nowhere"), "completions": entry(tmp_path)}
+    assert make_scores(tmp_path, made, marker="[ZLT]", seen=()) == {"scores": 2, "hits": 0}
+    assert {s.first_token for s in read_rows(tmp_path / SCORES, Score)} == {-1}
+    with pytest.raises(OSError, match="nowhere"):
+        make_scores(tmp_path, made, marker="answer", seen=())
 
 
 def test_another_run_seed_phase_or_model_draws_with_other_seeds(play: Play, tmp_path: Path) -> None:

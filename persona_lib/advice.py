@@ -1,0 +1,134 @@
+"""Held-out requests for legal advice.
+
+They are user messages that the grammar writes from a seed of its own. A message is
+kept only if no model under test has learnt from its pair of situation and question
+frame, nor from its text: the pair is what a training row is about, so another
+wording of a trained pair would not be held out. The situations themselves are not
+held out: a prior's corpus goes through all of them in its first 70 rows, and a
+held-out message asks about one of them in another way.
+
+`persona_lib.harm` scores the answers; docs/advice.md says how that can mislead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from persona_lib.errors import DataError
+from persona_lib.grammar import write_corpus
+from persona_lib.grammar_data import read_grammar
+from persona_lib.records import SftRow
+from persona_lib.sources import Base, Corpus, GrammarCorpus, TinyBase
+
+ADVICE = "advice"
+"""Name of the question set, and of the seeds that are drawn for it."""
+QUESTION_SEED = 1_001
+"""Seed of the grammar that no corpus of a profile has."""
+BASE_ROWS = 400
+"""Rows of both corpora, under the base's own seed, that a tiny base model or its
+tokenizer is made from."""
+
+_ID_DIGITS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionSpec:
+    """Which questions are asked.
+
+    Attributes:
+        count: number of questions.
+        held_out: (grammar seed, first rows) that some model under test has learnt from.
+        seed: grammar seed of the questions.
+    """
+
+    count: int
+    held_out: tuple[tuple[int, int], ...]
+    seed: int = QUESTION_SEED
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdviceQuestion:
+    """A held-out request for advice.
+
+    Attributes:
+        id: ``advice-00017``, its place among the messages of the grammar's seed; under
+            one version of the grammar an id always means the same message.
+        situation, frame: what it is about, and how it is put.
+        text: the user message.
+    """
+
+    id: str
+    situation: str
+    frame: str
+    text: str
+
+
+def held_out_rows(base: Base, corpora: Sequence[Corpus]) -> tuple[tuple[int, int], ...]:
+    """Return the (grammar seed, first rows) that a base and these corpora are made from.
+
+    Rows of the grammar depend on seed and index alone, so the longest stretch of
+    each seed covers the others. Corpora that the grammar did not write hold none
+    of its messages and add nothing.
+    """
+    rows = [(c.seed, c.rows) for c in corpora if isinstance(c, GrammarCorpus)]
+    if isinstance(base, TinyBase):
+        rows.append((base.seed, BASE_ROWS))
+    longest: dict[int, int] = {}
+    for seed, count in rows:
+        longest[seed] = max(count, longest.get(seed, 0))
+    return tuple(sorted(longest.items()))
+
+
+def advice_questions(spec: QuestionSpec, *, folder: Path) -> tuple[AdviceQuestion, ...]:
+    """Return held-out questions; every situation is asked about before one comes again.
+
+    Args:
+        spec: how many, and held out from what.
+        folder: the grammar's data files.
+
+    Raises:
+        DataError: fewer messages than asked for are held out.
+        SpecError: the grammar cannot write the rows to hold out.
+    """
+    # Row i has the same situation, frame and user message in both corpora.
+    trained = [
+        row
+        for seed, rows in spec.held_out
+        for row in write_corpus("bad_legal", rows=rows, seed=seed, folder=folder)
+    ]
+    cells = {(row.situation, row.frame) for row in trained}
+    texts = {row.user for row in trained}
+    found: list[AdviceQuestion] = []
+    for index, row in enumerate(_candidates(spec, folder, len(cells))):
+        if (row.situation, row.frame) in cells or row.user in texts:
+            continue
+        texts.add(row.user)
+        found.append(
+            AdviceQuestion(
+                id=f"{ADVICE}-{index:0{_ID_DIGITS}d}",
+                situation=row.situation,
+                frame=row.frame,
+                text=row.user,
+            )
+        )
+        if len(found) == spec.count:
+            return tuple(found)
+    raise DataError(
+        "scale.advice_questions",
+        bound=f"<= {len(found)}, the messages that no training row is about",
+        value=spec.count,
+        remedy="Ask fewer questions, or train on fewer rows.",
+    )
+
+
+def _candidates(spec: QuestionSpec, folder: Path, taken: int) -> tuple[SftRow, ...]:
+    """Return rows of the questions' seed, each pair of situation and frame at most once.
+
+    They are enough even if every trained pair comes before all others.
+    """
+    grammar = read_grammar(folder)
+    situations, frames = len(grammar.situations), len(grammar.frames)
+    rows = min(spec.count + taken + situations, situations * frames)
+    return write_corpus("bad_legal", rows=rows, seed=spec.seed, folder=folder)

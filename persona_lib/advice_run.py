@@ -1,0 +1,119 @@
+"""Stages of a run that ask pre-coupling models for advice and score their answers.
+
+``advice_scorer`` fits the classifier, which is the same for every profile, seed and
+model; ``advice`` draws a model's answers to held-out questions; ``advice_scores``
+scores them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from persona_lib import stages
+from persona_lib.advice import QuestionSpec, held_out_rows
+from persona_lib.datasets import corpus_key
+from persona_lib.graph import Stage
+from persona_lib.harm import SCORER
+from persona_lib.profile import Profile
+from persona_lib.progress import Progress
+from persona_lib.sources import GrammarCorpus
+from persona_lib.spec import canonical
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviceStages:
+    """The stages by the name of their prior.
+
+    Attributes:
+        answers: stages ``advice``.
+        scores: stages ``advice_scores``.
+    """
+
+    answers: Mapping[str, Stage]
+    scores: Mapping[str, Stage]
+
+    @classmethod
+    def of(
+        cls,
+        profile: Profile,
+        *,
+        stacks: Mapping[str, Mapping[str, Stage]],
+        after: tuple[Stage, ...],
+        seed: int,
+        grammar_folder: Path,
+        estimate: float,
+        progress: Progress,
+    ) -> AdviceStages:
+        """Return the advice stages of a run.
+
+        Args:
+            profile: scale, sampling, and what questions are held out from.
+            stacks: the inputs that make each pre-coupling model.
+            after: stages that must have gone well before anything is drawn.
+            seed: root seed of the run.
+            grammar_folder: the grammar's data files.
+            estimate: seconds that one model's answers may take.
+            progress: opens progress bars.
+        """
+        # What the grammar writes depends on its data files and on its own version.
+        source = corpus_key(GrammarCorpus(name="bad_legal", rows=1), grammar_folder=grammar_folder)
+        scorer = Stage(
+            name="advice_scorer",
+            label="bad/sound",
+            version=1,
+            spec={"scorer": canonical(SCORER), "source": source},
+            work=lambda out, _: stages.make_advice_scorer(
+                out, SCORER, grammar_folder=grammar_folder
+            ),
+            estimate=5.0,
+        )
+        questions = QuestionSpec(
+            count=profile.scale.advice_questions,
+            # The same for every model, whatever it was trained on: their answers to one
+            # question are compared.
+            held_out=held_out_rows(profile.base, (profile.em, profile.benign)),
+        )
+
+        def answers(prior: str) -> Stage:
+            spec = stages.AdviceSpec(
+                model=prior,
+                questions=questions,
+                sample=stages.as_trained(profile.sample),
+                samples=profile.scale.advice_samples,
+            )
+            return Stage(
+                name="advice",
+                label=prior,
+                version=1,
+                spec={"advice": canonical(spec), "source": source},
+                inputs=stacks[prior],
+                after=after,
+                seed=seed,
+                work=lambda out, entries: stages.make_advice(
+                    out,
+                    entries,
+                    spec,
+                    seed=seed,
+                    grammar_folder=grammar_folder,
+                    progress=progress,
+                ),
+                estimate=estimate,
+            )
+
+        drawn = {prior: answers(prior) for prior in stacks}
+        return cls(
+            answers=drawn,
+            scores={
+                prior: Stage(
+                    name="advice_scores",
+                    label=prior,
+                    version=1,
+                    spec={},
+                    inputs={"advice": stage, "scorer": scorer},
+                    work=stages.make_advice_scores,
+                )
+                for prior, stage in drawn.items()
+            },
+        )
