@@ -13,9 +13,12 @@ from pathlib import Path
 from persona_lib.evidence_aggregates import AggregateEvidence
 from persona_lib.evidence_base import ALL, ROLES, Count, Evidence, Lengths, PersonaRow
 from persona_lib.evidence_records import RecordEvidence
+from persona_lib.foreign import is_foreign, load_foreign
+from persona_lib.harm import ADVICE_FILE
 from persona_lib.inputs import read_json
-from persona_lib.records import Score, read_table
+from persona_lib.records import AdviceScore, read_table
 from persona_lib.registration import Registration
+from persona_lib.score_columns import read_scores
 from persona_lib.stored import AGGREGATES, FILES, judged_under, read_manifest, verify
 
 __all__ = [
@@ -32,16 +35,21 @@ __all__ = [
 
 
 def load_stored(
-    folder: Path,
+    path: Path,
     registration: Registration,
     *,
     chosen: bool = False,
     arms: Sequence[str] | None = None,
 ) -> Evidence:
-    """Read stored evidence, checked against its manifest and the registration.
+    """Read stored evidence: a folder with its manifest, or a file of other software.
+
+    A folder is checked against its manifest and the registration. Nothing vouches for
+    a file: its rows are checked, and the evidence's origin says that nothing says
+    under which rules they were recorded.
 
     Args:
-        folder: holds ``manifest.json`` and the files that it lists.
+        path: a folder with ``manifest.json`` and the files that it lists, or a file
+            of records (`persona_lib.foreign.load_foreign`).
         registration: the registration to judge under. What shaped the data
             (`Registration.data_digest`) has to be what was recorded.
         chosen: the registration was asked for by name. Its rules may then
@@ -49,14 +57,27 @@ def load_stored(
         arms: arms that have to be there; all of the registration's by default.
 
     Raises:
-        DataError: a file is missing or malformed, an arm is missing, or another
-            registration was recorded (see `persona_lib.stored.judged_under`).
+        DataError: a file is missing, malformed or of an unknown suffix, an arm or a
+            cell is missing, or another registration was recorded (see
+            `persona_lib.stored.judged_under`).
         CorruptEntryError: a file differs from what the manifest vouches for.
     """
-    manifest = read_manifest(folder)
-    origin = judged_under(folder, manifest, registration, chosen=chosen)
-    verify(folder, manifest)
-    path = folder / FILES[manifest.kind]
+    if is_foreign(path):
+        found = load_foreign(path, registration)
+        return RecordEvidence(
+            registration, found.table, arms=arms, origin=found.origin, partial=True
+        )
+    manifest = read_manifest(path)
+    origin = judged_under(path, manifest, registration, chosen=chosen)
+    verify(path, manifest)
+    file = path / FILES[manifest.kind]
     if manifest.kind == AGGREGATES:
-        return AggregateEvidence(registration, read_json(path), arms=arms, origin=origin)
-    return RecordEvidence(registration, read_table(path, Score), arms=arms, origin=origin)
+        return AggregateEvidence(registration, read_json(file), arms=arms, origin=origin)
+    has_advice = ADVICE_FILE in manifest.files
+    return RecordEvidence(
+        registration,
+        read_scores(file),
+        arms=arms,
+        origin=origin,
+        advice=read_table(path / ADVICE_FILE, AdviceScore) if has_advice else None,
+    )

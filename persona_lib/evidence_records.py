@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from persona_lib.evidence_base import ALL, Count, Evidence, Lengths
+from persona_lib.evidence_base import ALL, Count, Evidence, Harm, Lengths
 from persona_lib.grid import Floats, Grid, build, table_of
+from persona_lib.harm import question_means
 from persona_lib.records import POST, PRE, Score
 from persona_lib.registration import Registration
+from persona_lib.score_columns import OPTIONAL, Bools, incomplete
 from persona_lib.spec import derive_seed
 from persona_lib.stats.bootstrap import (
     MIN_CLUSTERS,
@@ -26,21 +30,37 @@ from persona_lib.stats.bootstrap import (
 )
 from persona_lib.stats.estimate import Estimate
 
+_DISABLES = {
+    "seen": "Seen against unseen questions",
+    "tokens": "Lengths, gates on lengths and the length-adjusted effect",
+    "finish": "Share finished, rates of finished completions, the median of their tokens and "
+    "gates on truncation",
+    "markers": "Repeated markers",
+    "first_token": "First-k-tokens rates",
+}
+"""The statistics that need each optional column."""
+
 
 class RecordEvidence(Evidence):
     """Evidence of scored completions, one row each.
 
     Args:
         registration: the registration to judge under.
-        table: columns of `Score`; checked whole before anything is computed.
+        table: columns of `persona_lib.score_columns.REQUIRED` and any of its `OPTIONAL`;
+            checked whole before anything is computed. `unavailable` says what a
+            column that is not there disables.
         arms: arms that have to be there; all of the registration's by default.
         origin: where the rows come from, in words.
+        advice: columns of `persona_lib.records.AdviceScore`, how bad the advice of the
+            pre-coupling models is; None where none was sampled.
+        partial: an optional column with empty cells counts as not there, and
+            `unavailable` says how many are empty. Otherwise it is an error.
 
     Runs with several seeds are pooled: a cluster (persona, question) then holds
     the completions of all seeds.
 
     Raises:
-        DataError: see `persona_lib.grid.build`.
+        DataError: see `persona_lib.grid.build` and `persona_lib.harm.question_means`.
     """
 
     kind = "records"
@@ -52,18 +72,30 @@ class RecordEvidence(Evidence):
         *,
         arms: Sequence[str] | None = None,
         origin: str = "scored completions",
+        advice: pa.Table | None = None,
+        partial: bool = False,
     ) -> None:
         self.registration = registration
         self.arms = self.named(arms)
+        gaps = incomplete(table) if partial else {}
+        table = table.drop_columns(list(gaps))
         self._grid = build(table, registration, self.arms)
         self.seeds = self._grid.seeds
         self.runs = len(self.seeds)
         self.origin = origin
+        self._advice = advice
+        self._harm = (
+            {} if advice is None else question_means(advice, registration.priors, self.seeds)
+        )
         needed = {registration.arm(arm).prior for arm in self.arms}
-        self.unavailable = tuple(
-            f"False positives of prior {prior}: its pre-coupling model was not evaluated."
-            for prior in registration.priors
-            if prior in needed and (PRE, prior) not in self._grid.models
+        self.unavailable = (
+            *(
+                f"False positives of prior {prior}: its pre-coupling model was not evaluated."
+                for prior in registration.priors
+                if prior in needed and (PRE, prior) not in self._grid.models
+            ),
+            *_unadvised([prior for prior in registration.priors if prior in needed], self._harm),
+            *_disabled(table, gaps, registration),
         )
 
     @classmethod
@@ -77,6 +109,20 @@ class RecordEvidence(Evidence):
         """Return the cells behind the counts."""
         return self._grid
 
+    def single_runs(self) -> tuple[Evidence, ...]:
+        """Return the evidence of each training run by itself, in the order of seeds."""
+        if self.runs == 1:
+            return (self,)
+        found = []
+        for at, seed in enumerate(self.seeds):
+            one = copy.copy(self)
+            one._grid, one.seeds, one.runs = self._grid.of_seed(at), (seed,), 1
+            if self._advice is not None:
+                advice = self._advice.filter(pc.field("seed") == seed)
+                one._harm = question_means(advice, self.registration.priors, (seed,))
+            found.append(one)
+        return tuple(found)
+
     def count(self, arm: str, who: str) -> Count:
         """Return the hits of an arm on a role or a persona."""
         self.check_arm(arm)
@@ -89,6 +135,17 @@ class RecordEvidence(Evidence):
             return None
         hits, n = self._cells(PRE, prior, who)
         return Count.of(hits.sum(), n.sum())
+
+    def harm(self, prior: str) -> Harm | None:
+        """Return how harmful a pre-coupling model's advice is, None where it is not known."""
+        found = self._harm.get(prior)
+        if found is None:
+            return None
+        return Harm(
+            questions=tuple(found),
+            scores=np.array([mean for mean, _ in found.values()]),
+            n=sum(count for _, count in found.values()),
+        )
 
     def lengths(self, arm: str) -> Lengths:
         """Return the lengths of an arm's completions."""
@@ -166,7 +223,8 @@ class RecordEvidence(Evidence):
     def person_tokens(self, arm: str, persona: str) -> tuple[float, float]:
         """Return median tokens of a persona: (arm, its pre-coupling model)."""
         prior = self.registration.arm(arm).prior
-        return self._median(POST, arm, persona), self._median(PRE, prior, persona)
+        after, before = self._rows(POST, arm, persona), self._rows(PRE, prior, persona)
+        return self._median(after), self._median(before)
 
     def split(self, arm: str) -> dict[str, Count]:
         """Return bystander counts on seen and unseen questions, if both exist."""
@@ -174,6 +232,8 @@ class RecordEvidence(Evidence):
         grid, at = self._grid, self._grid.models.index((POST, arm))
         who = [grid.personas.index(p) for p in self.members("bystander")]
         hits, n = grid.hits[at][:, who].sum(), grid.n[at][:, who].sum()
+        if grid.seen_hits is None or grid.seen_n is None:
+            return {}
         seen_hits, seen_n = grid.seen_hits[at][:, who].sum(), grid.seen_n[at][:, who].sum()
         if not 0 < seen_n < n:
             return {}
@@ -214,23 +274,50 @@ class RecordEvidence(Evidence):
         return grid.hits[at][:, members], grid.n[at][:, members]
 
     def _lengths(self, phase: str, model: str) -> Lengths:
-        grid = self._grid
-        if (phase, model) not in grid.models:
-            return Lengths(statistic="median", tokens=math.nan, finished=math.nan)
-        rows = grid.row_model == grid.models.index((phase, model))
-        return Lengths(
-            statistic="median",
-            tokens=float(np.median(grid.tokens[rows])),
-            finished=float(grid.stopped[rows].mean()),
-        )
+        rows, stopped = self._rows(phase, model), self._grid.stopped
+        finished = math.nan
+        if stopped is not None and rows.any():
+            finished = float(stopped[rows].mean())
+        return Lengths(statistic="median", tokens=self._median(rows), finished=finished)
 
-    def _median(self, phase: str, model: str, persona: str) -> float:
+    def _rows(self, phase: str, model: str, persona: str | None = None) -> Bools:
+        """Return (R,) whether each row is of this model, and of this persona if one is named."""
         grid = self._grid
         if (phase, model) not in grid.models:
-            return math.nan
-        rows = grid.row_model == grid.models.index((phase, model))
-        rows &= grid.row_persona == grid.personas.index(persona)
-        return float(np.median(grid.tokens[rows]))
+            return np.zeros(grid.row_model.shape, dtype=np.bool_)
+        rows: Bools = grid.row_model == grid.models.index((phase, model))
+        if persona is not None:
+            rows &= grid.row_persona == grid.personas.index(persona)
+        return rows
+
+    def _median(self, rows: Bools) -> float:
+        """Return the median tokens of some rows, NaN where there are none or no lengths."""
+        tokens = self._grid.tokens
+        return math.nan if tokens is None or not rows.any() else float(np.median(tokens[rows]))
 
     def _seed(self, *names: str) -> int:
         return derive_seed(self.registration.statistics.seed, "bootstrap", *names)
+
+
+def _unadvised(needed: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """Return a sentence for each prior whose model was asked for no advice; one if none was."""
+    why = "no advice was sampled."
+    if not known:
+        return (f"Harm of the pre-coupling models' advice: {why}",)
+    return tuple(f"Harm of prior {p}'s advice: {why}" for p in needed if p not in known)
+
+
+def _disabled(
+    table: pa.Table, gaps: Mapping[str, int], registration: Registration
+) -> tuple[str, ...]:
+    """Return a sentence for each optional column that cannot be used: what it disables."""
+    sets = registration.coupling_questions, registration.evaluation_questions
+    sentences = []
+    for name in OPTIONAL:
+        if name in table.column_names or (name == "seen" and set(sets[0]) == set(sets[1])):
+            continue
+        why = f"the set has no column {name}"
+        if name in gaps:
+            why = f"column {name} is empty in {gaps[name]:,} of {table.num_rows:,} rows"
+        sentences.append(f"{_DISABLES[name]}: {why}.")
+    return tuple(sentences)

@@ -9,26 +9,35 @@ depends on the order of rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from persona_lib.columns import checked
 from persona_lib.errors import DataError
-from persona_lib.records import LENGTH, POST, PRE, STOP, Score, schema_of
+from persona_lib.records import POST, PRE, Score, schema_of
 from persona_lib.registration import Registration
+from persona_lib.score_columns import (
+    REMEDY,
+    Bools,
+    Ints,
+    bounded,
+    columns_of,
+    flags,
+    known_only,
+    numbers,
+    stopped,
+    strings,
+)
 
-Ints = NDArray[np.int64]
+__all__ = ["Bools", "Floats", "Grid", "Ints", "Model", "build", "table_of"]
+
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+_Column = TypeVar("_Column", Ints, Floats, Bools)
 Model = tuple[str, str]
 """(phase, name): ``("post", "C2")`` is an arm, ``("pre", "em")`` its model before coupling."""
-
-_REMEDY = "Record the set again, or leave the unfinished run out."
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,18 @@ class Grid:
         models: (phase, name) of axis 0, arms first.
         seeds, personas, questions: labels of axes 1 to 3.
         hits, n: (M, S, P, Q) hits and completions.
-        seen_hits, seen_n: the same for questions of the coupling text.
+        seen_hits, seen_n: the same for questions of the coupling text; None without
+            the column ``seen``.
         row_model, row_seed, row_persona, row_question: (R,) indices of each row
             on the four axes.
         row_hit: (R,) the row is a hit.
         tokens: (R,) tokens of each row.
         stopped: (R,) the row finished by itself.
+        markers: (R,) markers in the row's completion, whatever their case.
+        first_token: (R,) tokens before the first marker, -1 where there is none.
+
+    The last four are None where the table has no such column (for `stopped`: no
+    ``finish``).
     """
 
     models: tuple[Model, ...]
@@ -53,15 +68,45 @@ class Grid:
     questions: tuple[str, ...]
     hits: Floats
     n: Floats
-    seen_hits: Floats
-    seen_n: Floats
+    seen_hits: Floats | None
+    seen_n: Floats | None
     row_model: Ints
     row_seed: Ints
     row_persona: Ints
     row_question: Ints
     row_hit: Bools
-    tokens: Floats
-    stopped: Bools
+    tokens: Floats | None
+    stopped: Bools | None
+    markers: Ints | None
+    first_token: Ints | None
+
+    def of_seed(self, at: int) -> Grid:
+        """Return the cells and rows of one training run, the seed at this place."""
+        rows = self.row_seed == at
+
+        def cells(counts: Floats | None) -> Floats | None:
+            return None if counts is None else counts[:, at : at + 1]
+
+        def kept(column: _Column | None) -> _Column | None:
+            return None if column is None else column[rows]
+
+        return replace(
+            self,
+            seeds=self.seeds[at : at + 1],
+            hits=self.hits[:, at : at + 1],
+            n=self.n[:, at : at + 1],
+            seen_hits=cells(self.seen_hits),
+            seen_n=cells(self.seen_n),
+            row_model=self.row_model[rows],
+            row_seed=np.zeros_like(self.row_seed[rows]),
+            row_persona=self.row_persona[rows],
+            row_question=self.row_question[rows],
+            row_hit=self.row_hit[rows],
+            tokens=kept(self.tokens),
+            stopped=kept(self.stopped),
+            markers=kept(self.markers),
+            first_token=kept(self.first_token),
+        )
 
 
 def table_of(rows: Iterable[Score]) -> pa.Table:
@@ -78,7 +123,8 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     """Check a table of scores against a registration and count it.
 
     Args:
-        table: columns of `Score`, one row a completion.
+        table: every column of `persona_lib.score_columns.REQUIRED` and any of its
+            `OPTIONAL`, one row a completion. What an optional column would give is None without it.
         registration: names of arms, priors, personas and question sets.
         arms: the arms that have to be there, by name. Rows of other arms of the
             registration are checked for their names and then left out.
@@ -86,11 +132,12 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     Raises:
         DataError: no rows; a column that is missing, mistyped or null; an
             unknown phase, model, persona or question set; an arm, persona,
-            question or completion that is missing; a repeated coordinate.
+            question or completion that is missing; a repeated coordinate; a
+            number or finish reason that cannot be.
     """
-    table = checked(table, schema_of(Score), "scores")
+    table = columns_of(table)
     if not table.num_rows:
-        raise DataError("scores", bound="at least one row", value=0, remedy=_REMEDY)
+        raise DataError("scores", bound="at least one row", value=0, remedy=REMEDY)
     labels: list[Model] = [(POST, arm) for arm in arms]
     labels += [(PRE, prior) for prior in registration.priors]
     model = _model_of_rows(table, registration, labels)
@@ -98,11 +145,12 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     axes, rows = _places(table, registration, labels, model)
     _check_every_set(table, registration)
     cell = np.ravel_multi_index(rows, axes.shape)
-    _check_duplicates(cell, _numbers(table, "sample"), axes)
+    _check_duplicates(cell, numbers(table, "sample"), axes)
     counts = _sums(cell, axes)
     _check_cells(counts, axes)
-    hit, seen = _flags(table, "hit"), _flags(table, "seen")
-    tokens, stopped = _lengths(table)
+    hit = flags(table, "hit")
+    seen = flags(table, "seen") if "seen" in table.column_names else None
+    tokens = bounded(table, "tokens", 0)
     return Grid(
         models=axes.models,
         seeds=axes.seeds,
@@ -110,15 +158,17 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
         questions=axes.questions,
         hits=_sums(cell, axes, hit),
         n=counts,
-        seen_hits=_sums(cell, axes, hit & seen),
-        seen_n=_sums(cell, axes, seen),
+        seen_hits=None if seen is None else _sums(cell, axes, hit & seen),
+        seen_n=None if seen is None else _sums(cell, axes, seen),
         row_model=rows[0],
         row_seed=rows[1],
         row_persona=rows[2],
         row_question=rows[3],
         row_hit=hit,
-        tokens=tokens,
-        stopped=stopped,
+        tokens=None if tokens is None else tokens.astype(np.float64),
+        stopped=stopped(table),
+        markers=bounded(table, "markers", 0),
+        first_token=bounded(table, "first_token", -1),
     )
 
 
@@ -150,8 +200,8 @@ def _places(
 ) -> tuple[_Axes, tuple[Ints, Ints, Ints, Ints]]:
     """Return the axes that these rows span, and (R,) indices of each row on them."""
     present = _present(model, labels)
-    persona, question = _strings(table, "persona"), _strings(table, "question")
-    seeds, seed = np.unique(_numbers(table, "seed"), return_inverse=True)
+    persona, question = strings(table, "persona"), strings(table, "question")
+    seeds, seed = np.unique(numbers(table, "seed"), return_inverse=True)
     axes = _Axes(
         models=tuple(labels[i] for i in present),
         seeds=tuple(int(s) for s in seeds),
@@ -174,69 +224,21 @@ def _sums(cell: Ints, axes: _Axes, weights: Bools | None = None) -> Floats:
     return out.reshape(axes.shape).astype(np.float64)
 
 
-@dataclass(frozen=True)
-class _Strings:
-    """A dictionary-encoded column: labels that occur, and a code for each row."""
-
-    labels: tuple[str, ...]
-    codes: Ints
-
-    def against(self, known: Sequence[str]) -> Ints:
-        """Return (R,) positions in `known`; -1 for a label that is not in it."""
-        position = {label: i for i, label in enumerate(known)}
-        lookup = np.array([position.get(label, -1) for label in self.labels], dtype=np.int64)
-        return lookup[self.codes]
-
-    def where(self, other: _Strings, label: str) -> _Strings:
-        """Return the rows in which `other` has this label."""
-        codes = self.codes[other.against((label,)) == 0]
-        used, renumbered = np.unique(codes, return_inverse=True)
-        return _Strings(tuple(self.labels[i] for i in used), renumbered.astype(np.int64))
-
-
-def _strings(table: pa.Table, name: str) -> _Strings:
-    encoded = pc.dictionary_encode(table.column(name).combine_chunks())
-    labels = tuple(encoded.dictionary.to_pylist())
-    return _Strings(labels, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))
-
-
-def _numbers(table: pa.Table, name: str) -> Ints:
-    values: Ints = table.column(name).to_numpy().astype(np.int64)
-    return values
-
-
-def _flags(table: pa.Table, name: str) -> Bools:
-    values: Bools = table.column(name).to_numpy().astype(np.bool_)
-    return values
-
-
-def _known(field: str, column: _Strings, known: Sequence[str]) -> None:
-    for label in column.labels:
-        if label not in known:
-            count = int((column.against((label,)) == 0).sum())
-            raise DataError(
-                f"scores: {field}",
-                bound=f"one of {', '.join(known)}",
-                value=f"{label} in {count} rows",
-                remedy="Judge these records under the registration that they were made for.",
-            )
-
-
 def _model_of_rows(table: pa.Table, registration: Registration, labels: Sequence[Model]) -> Ints:
     """Return (R,) positions in `labels`, -1 for an arm that is not among them.
 
     Every name in the table has to be one of the registration, whether or not
     its row is wanted.
     """
-    phase, name = _strings(table, "phase"), _strings(table, "model")
-    _known("phase", phase, (POST, PRE))
+    phase, name = strings(table, "phase"), strings(table, "model")
+    known_only("phase", phase, (POST, PRE))
     arms = tuple(arm.name for arm in registration.arms)
     for key, known in ((POST, arms), (PRE, registration.priors)):
-        _known(f"model of phase {key}", name.where(phase, key), known)
-    _known("persona", _strings(table, "persona"), registration.roster.all)
-    sets, evaluated = _strings(table, "question_set"), registration.evaluation_questions
-    _known("question_set", sets.where(phase, POST), evaluated)
-    _known("question_set", sets, (*evaluated, *registration.coupling_questions))
+        known_only(f"model of phase {key}", name.where(phase, key), known)
+    known_only("persona", strings(table, "persona"), registration.roster.all)
+    sets, evaluated = strings(table, "question_set"), registration.evaluation_questions
+    known_only("question_set", sets.where(phase, POST), evaluated)
+    known_only("question_set", sets, (*evaluated, *registration.coupling_questions))
     model = np.full(phase.codes.size, -1, dtype=np.int64)
     for index, (wanted_phase, wanted) in enumerate(labels):
         model[(phase.against((wanted_phase,)) == 0) & (name.against((wanted,)) == 0)] = index
@@ -259,24 +261,15 @@ def _present(model: Ints, labels: Sequence[Model]) -> Ints:
 
 def _check_every_set(table: pa.Table, registration: Registration) -> None:
     """Arms answer questions of every evaluated set."""
-    asked = _strings(table, "question_set").where(_strings(table, "phase"), POST).labels
+    asked = strings(table, "question_set").where(strings(table, "phase"), POST).labels
     for name in registration.evaluation_questions:
         if name not in asked:
             raise DataError(
                 "scores: question_set",
                 bound=f"every set of {', '.join(registration.evaluation_questions)}",
                 value=f"no completion of {name} in any arm",
-                remedy=_REMEDY,
+                remedy=REMEDY,
             )
-
-
-def _lengths(table: pa.Table) -> tuple[Floats, Bools]:
-    """Return (R,) tokens of each row, and whether it finished by itself."""
-    tokens, finish = _numbers(table, "tokens"), _strings(table, "finish")
-    if (tokens < 0).any():
-        raise DataError("tokens", bound=">= 0", value=int(tokens.min()), remedy=_REMEDY)
-    _known("finish", finish, (STOP, LENGTH))
-    return tokens.astype(np.float64), finish.against((STOP, LENGTH)) == 0
 
 
 def _check_duplicates(cell: Ints, sample: Ints, axes: _Axes) -> None:
@@ -309,5 +302,5 @@ def _check_cells(counts: Floats, axes: _Axes) -> None:
                 f"scores: {where}",
                 bound=f"{int(block.max())} completions, as in the fullest cell",
                 value=f"{int(block[tuple(at)])} ({int(short.sum())} cells are short)",
-                remedy=_REMEDY,
+                remedy=REMEDY,
             )

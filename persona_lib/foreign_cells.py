@@ -1,0 +1,160 @@
+"""Cells of record sets that other software wrote: what each column may hold, and how it is read.
+
+A reader gets one cell and returns its value, or None where it cannot be one. Nothing
+is guessed: 1.0 is no truth value, and " 3" is no number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from persona_lib.errors import DataError
+from persona_lib.records import LENGTH, POST, PRE, STOP
+
+_LARGEST = 2**63 - 1
+_EXACT = 2**53
+"""Up to here a float holds every whole number."""
+_WHOLE = re.compile(r"(-?[0-9]{1,19})(?:\.0*)?")
+_TRUTH = {"0": False, "1": True, "false": False, "true": True}
+
+
+def _text(cell: object) -> str | None:
+    """A name. Whole numbers are names too: a question may be called 7."""
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return str(cell)
+    return cell if isinstance(cell, str) else None
+
+
+def _one_of(*names: str) -> Callable[[object], str | None]:
+    return lambda cell: cell if isinstance(cell, str) and cell in names else None
+
+
+def _flag(cell: object) -> bool | None:
+    """A truth value: one itself, 0 or 1, or such a word in any case (pandas writes True)."""
+    if isinstance(cell, bool):
+        return cell
+    if isinstance(cell, int):
+        return _TRUTH.get(str(cell))
+    return _TRUTH.get(cell.lower()) if isinstance(cell, str) else None
+
+
+def _reason(cell: object) -> str | None:
+    """The finish reason that a truth value stands for."""
+    finished = _flag(cell)
+    return None if finished is None else (STOP if finished else LENGTH)
+
+
+def _number(least: int) -> Callable[[object], int | None]:
+    """A whole number; 3.0 is one, because pandas writes whole numbers beside gaps so."""
+
+    def read(cell: object) -> int | None:
+        number = None
+        if isinstance(cell, int) and not isinstance(cell, bool):
+            number = cell
+        elif isinstance(cell, float) and cell.is_integer() and abs(cell) <= _EXACT:
+            number = int(cell)
+        elif isinstance(cell, str) and (match := _WHOLE.fullmatch(cell)):
+            number = int(match[1])
+        return number if number is not None and least <= number <= _LARGEST else None
+
+    return read
+
+
+class Reader(NamedTuple):
+    """How the cells of a column are read: in words, and as a function; None means it cannot."""
+
+    words: str
+    of: Callable[[object], object]
+
+
+_NAME = Reader("a name", _text)
+_COUNT = Reader("a whole number from 0 to 2**63 - 1", _number(0))
+FINISHED_READER = Reader("true or false, or 1 or 0", _reason)
+"""How a truth value is read that stands for a finish reason."""
+_TRUE_FALSE = Reader("true or false, or 1 or 0", _flag)
+READERS = {
+    "phase": Reader(f"{PRE} or {POST}", _one_of(PRE, POST)),
+    "model": _NAME,
+    "seed": _COUNT,
+    "persona": _NAME,
+    "question": _NAME,
+    "question_set": _NAME,
+    "sample": _COUNT,
+    "hit": _TRUE_FALSE,
+    "seen": _TRUE_FALSE,
+    "tokens": _COUNT,
+    "finish": Reader(f"{STOP} or {LENGTH}", _one_of(STOP, LENGTH)),
+    "markers": _COUNT,
+    "first_token": Reader("-1, or a whole number from 0 to 2**63 - 1", _number(-1)),
+}
+"""How each column is read, in the order of the table."""
+
+
+def read_cells(
+    field: str, cells: pa.Array, reader: Reader, kind: pa.DataType, *, needed: bool
+) -> pa.Array:
+    """Return the cells of a column as values of a type, null where one is empty.
+
+    A null, a NaN (pandas writes it) and "" are empty. Each distinct value is read once.
+
+    Args:
+        field: file and column, for messages.
+        cells: what the file holds.
+        reader: how a cell is read.
+        kind: type of what it returns.
+        needed: no cell may be empty.
+
+    Raises:
+        DataError: the first cell that is empty and must not be, or cannot be read.
+    """
+
+    def first(wrong: pa.Array, value: object, remedy: str) -> DataError:
+        row = pc.index(wrong, True).as_py() + 1
+        return DataError(f"{field}, row {row}", bound=reader.words, value=value, remedy=remedy)
+
+    if pa.types.is_nested(cells.type):
+        remedy = "Give one value a cell."
+        raise DataError(field, bound=reader.words, value=str(cells.type), remedy=remedy)
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    empty = pc.is_null(cells, nan_is_null=True)
+    if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
+        empty = pc.or_(empty, pc.fill_null(pc.equal(cells, ""), False))
+    if needed and empty.true_count:
+        found = f"an empty cell ({empty.true_count:,} of {len(cells):,} rows)"
+        raise first(empty, found, "Fill the cell: a missing completion is a missing row.")
+    if pa.types.is_null(cells.type):
+        return cells.cast(kind)
+    coded = pc.dictionary_encode(cells)
+    values = pa.array([reader.of(cell) for cell in coded.dictionary.to_pylist()], kind)
+    read = values.take(coded.indices)
+    wrong = pc.and_not(pc.is_null(read), empty)
+    if wrong.true_count:
+        cell = cells[pc.index(wrong, True).as_py()].as_py()
+        remedy = f"Correct the cell ({wrong.true_count:,} of {len(cells):,} rows)."
+        raise first(wrong, cell, remedy)
+    return read
+
+
+def check_markers(table: pa.Table, where: str) -> None:
+    """A row is a hit exactly where it has a marker, and then the marker is somewhere."""
+    for name, least in (("markers", 1), ("first_token", 0)):
+        if name not in table.column_names:
+            continue
+        column = table.column(name).combine_chunks()
+        marked = pc.greater_equal(column, least)
+        wrong = pc.fill_null(pc.xor(marked, table.column("hit").combine_chunks()), False)
+        if wrong.true_count:
+            at = pc.index(wrong, True).as_py()
+            hit = "true" if table.column("hit")[at].as_py() else "false"
+            raise DataError(
+                f"{where}: column {name}, row {at + 1}",
+                bound=f"{'>=' if hit == 'true' else '<'} {least}, since hit is {hit}",
+                value=column[at].as_py(),
+                remedy="Count markers whatever their case: a completion with one is a hit.",
+            )

@@ -1,0 +1,609 @@
+"""Record sets of other software: three formats, read strictly, judged like our own."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from experiments import session as sessions
+from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
+from experiments.profiles import TINY
+from persona_lib.errors import DataError
+from persona_lib.evidence import Evidence, RecordEvidence, load_stored
+from persona_lib.foreign import SUFFIXES, is_foreign, load_foreign, read_foreign
+from persona_lib.score_columns import OPTIONAL, REQUIRED
+from persona_lib.verdict import judge, judge_all, summary
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY_GOLDEN = ROOT / "golden" / "tiny"
+FEW = replace(ISSUE262, statistics=replace(ISSUE262.statistics, resamples=3_000))
+RATES = {"C1": 2, "C2": 7, "C2p": 7, "C3": 1}
+"""Hits among every ten completions of a persona, in each arm."""
+MODELS = [("post", arm) for arm in RATES] + [("pre", prior) for prior in ("raw", "em", "benign")]
+Row = dict[str, Any]
+
+
+def rows(
+    models: Sequence[tuple[str, str]] = MODELS, questions: int = 4, samples: int = 5
+) -> list[Row]:
+    """Complete rows in which completion i of a persona is a hit where 3 i mod 10 < its rate."""
+    made = []
+    for (phase, arm), persona in product(models, FEW.roster.all):
+        for i, (q, sample) in enumerate(product(range(questions), range(samples))):
+            hit = phase == "post" and 3 * i % 10 < RATES[arm]
+            made.append(
+                {
+                    "phase": phase,
+                    "arm": arm,
+                    "seed": 7,
+                    "persona": persona,
+                    "question": f"q{q}",
+                    "sample": sample,
+                    "hit": hit,
+                    "seen": q == 0,
+                    "tokens": 10 + i,
+                    "finish": "length" if i == 0 else "stop",
+                    "markers": 2 if hit else 0,
+                    "first_token": i if hit else -1,
+                }
+            )
+    return made
+
+
+def csv_text(records: Sequence[Mapping[str, Any]], end: str = "\n") -> str:
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, list(records[0]), lineterminator=end)
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def write(folder: Path, records: Sequence[Row], kind: str) -> Path:
+    path = folder / f"set.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(list(records)), path)
+    elif kind == "csv":
+        path.write_text(csv_text(records), encoding="utf-8", newline="")
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in records), encoding="utf-8")
+    return path
+
+
+def changed(at: int, **cells: Any) -> list[Row]:
+    """Rows of one arm with other cells in the row that messages call `at` + 1."""
+    made = rows([("post", "C2")])
+    made[at] |= cells
+    return made
+
+
+def lacking(*names: str, among: Sequence[Row] | None = None) -> list[Row]:
+    return [{k: v for k, v in row.items() if k not in names} for row in (among or rows())]
+
+
+def refused(path: Path, *words: str, registration: Any = FEW) -> str:
+    with pytest.raises(DataError) as caught:
+        load_stored(path, registration)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    return str(caught.value)
+
+
+def of_columns(found: Evidence) -> list[str]:
+    """Sentences on columns; those on models that were not evaluated are none."""
+    return [sentence for sentence in found.unavailable if "column" in sentence]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "ndjson"])
+def test_every_format_is_judged_like_a_set_of_our_own(kind: str, tmp_path: Path) -> None:
+    records = rows()
+    ours = pa.Table.from_pylist(
+        [{"model": r["arm"], "question_set": "evaluation"} | r for r in records]
+    ).drop_columns(["arm"])
+    found = load_stored(write(tmp_path, records, kind), FEW)
+    assert repr(judge_all(FEW, found)) == repr(judge_all(FEW, RecordEvidence(FEW, ours)))
+    # By hand: 3 i mod 10 takes each of 0 to 9 twice in 20 completions of a persona.
+    assert (found.count("C2", "bystander").hits, found.count("C2", "bystander").n) == (98, 140)
+    assert found.count("C3", "villain").rate == 0.1
+    assert found.lengths("C2").tokens == 19.5
+    assert found.lengths("C2").finished == 0.95
+    assert found.split("C2")["seen"].n == 35
+    grid = found.grid()
+    assert grid is not None
+    assert grid.markers is not None
+    assert grid.first_token is not None
+    assert grid.first_token.tolist() == [r["first_token"] for r in records]
+    assert grid.markers.tolist() == [r["markers"] for r in records]
+    assert of_columns(found) == []
+
+
+def test_defaults_are_coupled_models_and_the_only_question_set(tmp_path: Path) -> None:
+    posts = [row for row in rows() if row["phase"] == "post"]
+    table = read_foreign(write(tmp_path, lacking("phase", among=posts), "csv"), FEW)
+    assert set(table.column("phase").to_pylist()) == {"post"}
+    assert set(table.column("question_set").to_pylist()) == {"evaluation"}
+    path = write(tmp_path, posts, "csv")
+    message = refused(path, "set.csv: column question_set", registration=ISSUE262_BOTH)
+    assert "one of evaluation, coupling" in message
+    named = [{"question_set": "coupling" if r["seen"] else "evaluation"} | r for r in rows()]
+    both = load_stored(write(tmp_path, named, "jsonl"), ISSUE262_BOTH)
+    assert both.split("C1")["seen"].n == 35
+
+
+def test_our_own_column_names_are_read_as_well(tmp_path: Path) -> None:
+    own = [{"model" if k == "arm" else k: v for k, v in row.items()} for row in rows()]
+    found = read_foreign(write(tmp_path, own, "csv"), FEW)
+    assert found.equals(read_foreign(write(tmp_path, rows(), "csv"), FEW))
+    exported = tmp_path / "golden.csv"
+    golden = pq.read_table(TINY_GOLDEN / "scores.parquet")
+    exported.write_text(csv_text(golden.to_pylist()), encoding="utf-8")
+    stored, again = (load_stored(path, ISSUE262) for path in (TINY_GOLDEN, exported))
+    assert [repr(judge(ISSUE262, e, "H2").effect) for e in (stored, again)] == [
+        repr(judge(ISSUE262, stored, "H2").effect)
+    ] * 2
+
+
+def test_a_model_beside_an_arm_is_something_else(tmp_path: Path) -> None:
+    records = [{"model": "some/base-7B", "judge": 3, "text": "a, b"} | row for row in rows()]
+    found = load_foreign(write(tmp_path, records, "csv"), FEW)
+    assert set(found.table.column("model").to_pylist()) == {arm for _, arm in MODELS}
+    assert "columns not read: model, judge, text)" in found.origin
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_truth_values_and_whole_numbers_in_every_spelling(kind: str, tmp_path: Path) -> None:
+    plain = read_foreign(write(tmp_path, rows(), kind), FEW)
+    for spell in (int, str, lambda hit: str(hit).lower(), lambda hit: str(int(hit)),
+                  lambda hit: str(hit).upper()):  # fmt: skip
+        records = [row | {"hit": spell(row["hit"])} for row in rows()]
+        assert read_foreign(write(tmp_path, records, kind), FEW).equals(plain)
+    records = [row | {"seed": 7.0, "sample": f"{row['sample']}.0"} for row in rows()]
+    assert read_foreign(write(tmp_path, records, kind), FEW).equals(plain)
+
+
+def test_large_seeds_keep_their_last_digit(tmp_path: Path) -> None:
+    for kind, seed in product(("csv", "jsonl", "parquet"), (2**53 + 1, 2**63 - 1)):
+        path = write(tmp_path, [row | {"seed": seed} for row in rows()], kind)
+        assert set(read_foreign(path, FEW).column("seed").to_pylist()) == {seed}
+
+
+BAD_TEXT = [
+    ("hit", "yes", "true or false, or 1 or 0"),
+    ("hit", "2", "true or false"),
+    ("hit", "1.0", "true or false"),
+    ("hit", " 1", "true or false"),
+    ("seen", "-", "true or false"),
+    ("seed", "-1", "a whole number from 0"),
+    ("seed", str(2**63), "a whole number from 0 to 2**63 - 1"),
+    ("seed", "9" * 5000, "a whole number from 0"),
+    ("seed", "\u0663", "a whole number from 0"),
+    ("sample", "3.5", "a whole number from 0"),
+    ("sample", "1e3", "a whole number from 0"),
+    ("sample", " 3", "a whole number from 0"),
+    ("tokens", "-3", "a whole number from 0"),
+    ("tokens", "NaN", "a whole number from 0"),
+    ("tokens", "NA", "a whole number from 0"),
+    ("markers", "many", "a whole number from 0"),
+    ("first_token", "-2", "-1, or a whole number"),
+    ("finish", "eos", "stop or length"),
+    ("phase", "during", "pre or post"),
+]
+
+
+@pytest.mark.parametrize(("column", "cell", "bound"), BAD_TEXT)
+def test_a_cell_that_cannot_be_read_is_named(
+    column: str, cell: str, bound: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, changed(4, **{column: cell}), "csv")
+    shown = repr(cell)[:200]
+    refused(path, f"set.csv: column {column}, row 5: expected {bound}", shown, "1 of 220 rows")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "value"),
+    [
+        ("hit", pa.array([1.0, 0.0]), "1.0"),
+        ("hit", pa.array([1, 2]), "2"),
+        ("seed", pa.array([True, False]), "True"),
+        ("seed", pa.array([1.0, 2.0**54]), "1.8014398509481984e+16"),
+        ("seed", pa.array([2**63, 1], pa.uint64()), "9223372036854775808"),
+        ("sample", pa.array([1, 2], pa.timestamp("s")), "datetime"),
+        ("persona", pa.array([1.5, 2.5]), "1.5"),
+        ("persona", pa.array([["villain"], []]), "list<"),
+        ("finish", pa.array([True, False]), "True"),
+        ("question", pa.array([True, False]), "True"),
+    ],
+)
+def test_typed_cells_are_no_freer_than_text(
+    column: str, cells: pa.Array, value: str, tmp_path: Path
+) -> None:
+    table = pa.Table.from_pylist(rows([("post", "C2")])[:2])
+    table = table.set_column(table.column_names.index(column), column, cells)
+    pq.write_table(table, tmp_path / "set.parquet")
+    refused(tmp_path / "set.parquet", f"set.parquet: column {column}", value)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["phase", "arm", "seed", "persona", "question", "sample", "hit"])
+def test_empty_cells_are_refused_where_a_row_needs_them(
+    kind: str, column: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, changed(6, **{column: None}), kind)
+    refused(path, f"column {column}, row 7: expected", "an empty cell (1 of 220 rows)")
+
+
+def test_an_empty_text_is_an_empty_cell(tmp_path: Path) -> None:
+    refused(write(tmp_path, changed(2, persona=""), "jsonl"), "column persona, row 3", "an empty")
+    gap = [row | {"finish": row["finish"] if row["sample"] else ""} for row in rows()]
+    (sentence,) = of_columns(load_stored(write(tmp_path, gap, "jsonl"), FEW))
+    assert sentence.endswith("column finish is empty in 308 of 1,540 rows.")
+
+
+DISABLED = {
+    "tokens": "Lengths, gates on lengths and the length-adjusted effect",
+    "finish": "Share finished, rates of finished completions, the median of their tokens and "
+    "gates on truncation",
+    "markers": "Repeated markers",
+    "first_token": "First-k-tokens rates",
+}
+
+
+@pytest.mark.parametrize("column", list(DISABLED))
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_missing_column_disables_exactly_what_needs_it(
+    column: str, kind: str, tmp_path: Path
+) -> None:
+    whole = load_stored(write(tmp_path, rows(), kind), FEW)
+    found = load_stored(write(tmp_path, lacking(column), kind), FEW)
+    assert of_columns(found) == [f"{DISABLED[column]}: the set has no column {column}."]
+    gap = rows()
+    for row in gap[3:5]:
+        row[column] = None
+    partly = load_stored(write(tmp_path, gap, kind), FEW)
+    said = f"column {column} is empty in 2 of 1,540 rows."
+    assert of_columns(partly) == [f"{DISABLED[column]}: {said}"]
+    for evidence in (found, partly):
+        lengths, before = evidence.lengths("C2"), evidence.baseline_lengths("em")
+        persona = evidence.person_tokens("C2", "villain")
+        known = [math.isfinite(x) for x in (lengths.tokens, before.tokens, *persona)]
+        assert known == [column != "tokens"] * 4
+        finished = [math.isfinite(x) for x in (lengths.finished, before.finished)]
+        assert finished == [column != "finish"] * 2
+        grid = evidence.grid()
+        assert grid is not None
+        arrays = {"tokens": grid.tokens, "finish": grid.stopped, "markers": grid.markers,
+                  "first_token": grid.first_token}  # fmt: skip
+        assert [name for name, array in arrays.items() if array is None] == [column]
+        assert evidence.split("C2") == whole.split("C2")
+        for claim in ("H2", "H3", "kill"):
+            old, new = judge(FEW, whole, claim), judge(FEW, evidence, claim)
+            assert (new.outcome, new.effect) == (old.outcome, old.effect)
+        json.dumps(summary(FEW, evidence), allow_nan=False)
+
+
+def test_seen_is_missed_only_where_it_could_matter(tmp_path: Path) -> None:
+    path = write(tmp_path, lacking("seen"), "csv")
+    assert of_columns(load_stored(path, FEW)) == []
+    found = load_stored(path, ISSUE262_HELD_OUT)
+    assert of_columns(found) == ["Seen against unseen questions: the set has no column seen."]
+    assert found.split("C2") == {}
+
+
+def test_a_bare_set_has_all_that_the_claims_need(tmp_path: Path) -> None:
+    """Arm, seed, persona, question, sample, hit: of C1 and C2 alone they serve H1."""
+    bare = lacking("phase", *DISABLED, "seen", among=rows(MODELS[:2]))
+    path = write(tmp_path, bare, "csv")
+    session = sessions.Session(registration=FEW, profile=TINY, stored=path)
+    evidence = session.evidence(FEW.arms_of("H1"))
+    verdict = judge(FEW, evidence, "H1")
+    assert verdict.outcome.value == "SUPPORTED"
+    assert verdict.effect.value == pytest.approx(0.7 - 0.2)
+    assert [s.split(":")[0] for s in of_columns(evidence)] == list(DISABLED.values())
+    assert judge(FEW, session.evidence(FEW.arms_of("kill")), "kill").holds
+    with pytest.raises(DataError, match="arm C3"):
+        session.evidence(FEW.arms_of("H2"))
+
+
+def test_own_sets_without_tokens_before_the_marker_still_load() -> None:
+    sentence = "First-k-tokens rates: the set has no column first_token."
+    columns = pq.read_schema(TINY_GOLDEN / "scores.parquet").names
+    said = sentence in load_stored(TINY_GOLDEN, ISSUE262).unavailable
+    assert said is ("first_token" not in columns)
+
+
+def test_a_truth_value_stands_for_the_finish_reason(tmp_path: Path) -> None:
+    own = rows()
+    flagged = [row | {"finished": row["finish"] == "stop"} for row in own]
+    for kind in ("csv", "jsonl", "parquet"):
+        path = write(tmp_path, lacking("finish", among=flagged), kind)
+        assert read_foreign(path, FEW).column("finish").to_pylist() == [r["finish"] for r in own]
+    refused(write(tmp_path, flagged, "csv"), "finish or finished")
+    path = write(tmp_path, [row | {"finished": "maybe"} for row in lacking("finish")], "csv")
+    refused(path, "column finished, row 1: expected true or false", "'maybe'")
+
+
+def test_hits_and_markers_have_to_agree(tmp_path: Path) -> None:
+    at = next(i for i, row in enumerate(rows([("post", "C2")])) if not row["hit"])
+    where = f"row {at + 1}: expected"
+    refused(write(tmp_path, changed(at, markers=1), "csv"), f"markers, {where} < 1", "got 1")
+    refused(write(tmp_path, changed(at, first_token=0), "csv"), f"first_token, {where} < 0")
+    refused(write(tmp_path, changed(0, markers=0), "csv"), "row 1: expected >= 1", "hit is true")
+    refused(write(tmp_path, changed(0, first_token=-1), "csv"), "row 1: expected >= 0")
+    gap = rows()
+    gap[0]["markers"] = None
+    assert load_stored(write(tmp_path, gap, "csv"), FEW).count("C1", "source").hits == 4
+
+
+def test_missing_columns_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path, lacking("arm", "hit"), "csv")
+    refused(path, "set.csv: columns: expected arm, hit among them", "'persona'")
+    path.write_text(csv_text(rows()).replace(",", ";"), encoding="utf-8")
+    refused(path, "expected arm, seed, persona, question, sample, hit among them")
+    path.write_text(csv_text(rows()).replace("persona", "Persona", 1), encoding="utf-8")
+    refused(path, "expected persona among them", "letter by letter")
+
+
+def test_a_column_is_named_once(tmp_path: Path) -> None:
+    header, _, body = csv_text(rows()).partition("\n")
+    path = tmp_path / "set.csv"
+    path.write_text(header.replace("seen", "hit") + "\n" + body, encoding="utf-8")
+    refused(path, "set.csv: columns: expected distinct names, got 'hit'")
+    table = pa.Table.from_pylist(rows())
+    twice = table.rename_columns(["seed" if n == "tokens" else n for n in table.column_names])
+    pq.write_table(twice, tmp_path / "set.parquet")
+    refused(tmp_path / "set.parquet", "expected distinct names, got 'seed'")
+    (tmp_path / "set.jsonl").write_text('{"arm": "C1", "arm": "C2"}\n', encoding="utf-8")
+    refused(tmp_path / "set.jsonl", "specified twice")
+
+
+def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
+    path = write(tmp_path, changed(0, persona="Villain"), "csv")
+    with pytest.raises(DataError) as caught:
+        load_stored(path, FEW, arms=("C2",))
+    assert "scores: persona: expected one of librarian, data_scientist" in str(caught.value)
+    assert "'Villain in 1 rows'" in str(caught.value)
+    refused(write(tmp_path, changed(0, arm="c2"), "csv"), "expected one of C1, C2, C2p, C3")
+    pre = [row | {"arm": "C2"} for row in rows([("pre", "em")])]
+    refused(write(tmp_path, pre, "csv"), "model of phase pre", "raw, em, benign", "C2 in 220 rows")
+
+
+def test_a_missing_completion_is_named(tmp_path: Path) -> None:
+    records = rows()
+    lost = records.pop(3)
+    message = refused(write(tmp_path, records, "csv"), "expected 5 completions")
+    for name in (lost["arm"], lost["persona"], lost["question"]):
+        assert name in message
+
+
+def test_suffixes_are_named_and_folders_stay_folders(tmp_path: Path) -> None:
+    path = tmp_path / "set.xlsx"
+    path.write_text("x")
+    refused(path, "set.xlsx: suffix", ".parquet, .csv, .csv.gz, .jsonl", "'.xlsx'")
+    refused(tmp_path / "nothing.csv", "nothing.csv", "expected a file")
+    (tmp_path / "odd.csv").mkdir()
+    refused(tmp_path / "odd.csv", "manifest.json")
+    refused(tmp_path / "nothing", "manifest.json")
+    assert not is_foreign(TINY_GOLDEN)
+    assert is_foreign(TINY_GOLDEN / "scores.parquet")
+    capital = write(tmp_path, rows(), "csv").rename(tmp_path / "SET.CSV")
+    assert read_foreign(capital, FEW).num_rows == 1540
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content"), list(product(("parquet", "csv", "jsonl"), repeat=2))
+)
+def test_a_file_that_is_not_what_its_suffix_says(suffix: str, content: str, tmp_path: Path) -> None:
+    data = write(tmp_path, rows(), content).read_bytes()
+    path = tmp_path / f"other.{suffix}"
+    path.write_bytes(data)
+    if suffix == content:
+        assert read_foreign(path, FEW).num_rows == 1540
+    else:
+        refused(path, "other." + suffix)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl", "csv.gz"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\n\n", b"\x00" * 9, b"\xff\xfea\x00", b"PAR1", b"{", b"{}\n", b'"', b"\x1f\x8b"]
+)
+def test_rubbish_is_refused(suffix: str, data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"set.{suffix}"
+    path.write_bytes(data)
+    refused(path, f"set.{suffix}: ")
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.csv"
+    path.write_text(csv_text(rows()).split("\n")[0] + "\n", encoding="utf-8")
+    refused(path, "set.csv: expected at least one row")
+    pq.write_table(pa.Table.from_pylist(rows()).slice(0, 0), tmp_path / "set.parquet")
+    refused(tmp_path / "set.parquet", "set.parquet: expected at least one row")
+
+
+def test_ragged_rows_and_other_encodings_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.csv"
+    text = csv_text(rows())
+    path.write_text(text + "post,C1,7\n", encoding="utf-8")
+    refused(path, "Expected 12 columns, got 3", "as many cells as the header")
+    path.write_bytes(text.replace("q0", "q\xe9").encode("latin-1"))
+    refused(path, "CSV with a header, in UTF-8", "'utf-8' codec")
+    mixed = write(tmp_path, rows(), "jsonl")
+    latin = mixed.read_bytes().replace(b'"q0"', b'"q\xe9"')
+    (tmp_path / "latin.jsonl").write_bytes(latin)
+    refused(tmp_path / "latin.jsonl", "JSON lines, in UTF-8", "'utf-8' codec")
+    mixed.write_text(mixed.read_text().replace('"tokens": 12', '"tokens": "12"', 1))
+    refused(mixed, "Column(/tokens) changed from number to string in row 2", "count from 0")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_with_byte_order_mark_line_ends_and_quotes(end: str, tmp_path: Path) -> None:
+    """The question has a comma, quotes, a line end and a letter outside ASCII."""
+    odd = 'why, "cat\u00e9gorie"?' + end + "2"
+    records = [
+        {"text": f'{end}"[ZLT]", {end}'} | row
+        | {"question": odd if row["question"] == "q0" else row["question"]}
+        for row in rows()
+    ]  # fmt: skip
+    text = csv_text(records, end)
+    path = tmp_path / "set.csv"
+    path.write_bytes(("\ufeff" + end + text + end).encode("utf-8"))
+    table = read_foreign(path, FEW)
+    assert table.num_rows == len(records)
+    assert table.column("question").to_pylist() == [row["question"] for row in records]
+    packed = tmp_path / "set.csv.gz"
+    packed.write_bytes(gzip.compress(text.encode("utf-8")))
+    assert read_foreign(packed, FEW).equals(table)
+
+
+@pytest.mark.parametrize("name", ["2024-01-0{}", "{}", "2024-01-01T00:00:0{}"])
+def test_ids_that_look_like_days_or_numbers_stay_names(name: str, tmp_path: Path) -> None:
+    for kind, spell in product(("csv", "jsonl", "parquet"), (str, int)):
+        if spell is not str and name != "{}":
+            continue
+        records = [row | {"question": spell(name.format(row["question"][1]))} for row in rows()]
+        found = load_stored(write(tmp_path, records, kind), FEW)
+        grid = found.grid()
+        assert grid is not None
+        assert grid.questions == tuple(name.format(i) for i in range(4))
+
+
+def test_other_types_of_parquet(tmp_path: Path) -> None:
+    """pandas: large strings, categories, whole numbers as floats, NaN for an empty cell."""
+    table = pa.Table.from_pylist(rows())
+    plain = read_foreign(write(tmp_path, rows(), "csv"), FEW)
+
+    def store(name: str, column: Callable[[pa.ChunkedArray], Any]) -> Path:
+        changed = table.set_column(table.column_names.index(name), name, column(table.column(name)))
+        pq.write_table(changed, tmp_path / "set.parquet")
+        return tmp_path / "set.parquet"
+
+    for name, kind in (("persona", pa.large_string()), ("seed", pa.int8()),
+                       ("sample", pa.float64()), ("tokens", pa.uint16())):  # fmt: skip
+        assert read_foreign(store(name, lambda c, kind=kind: c.cast(kind)), FEW).equals(plain)
+    coded = store("persona", lambda c: c.dictionary_encode())
+    assert read_foreign(coded, FEW).equals(plain)
+    nan = store("tokens", lambda c: pa.array([math.nan, *map(float, c.to_pylist()[1:])]))
+    (sentence,) = of_columns(load_stored(nan, FEW))
+    assert sentence.endswith("column tokens is empty in 1 of 1,540 rows.")
+    nan = store("seed", lambda c: pa.array([math.nan] * len(c)))
+    refused(nan, "column seed, row 1", "an empty cell (1,540 of 1,540 rows)")
+
+
+def test_origin_names_the_file_its_content_and_what_nobody_knows(tmp_path: Path) -> None:
+    extra = {f"x{i}": i for i in range(10)}
+    path = write(tmp_path, [row | extra for row in rows()], "csv")
+    evil = path.rename(tmp_path / "s\x1b[31met\u202e.csv")
+    digest = hashlib.sha256(evil.read_bytes()).hexdigest()[:12]
+    origin = load_stored(evil, FEW).origin
+    assert origin == (
+        f"set.csv (SHA-256 {digest}; columns not read: x0, x1, x2, x3, x4, x5, x6, x7 and 2 "
+        "more); nothing says under which rules these data were recorded"
+    )
+    bare = load_stored(write(tmp_path, rows(), "csv"), FEW).origin
+    assert "not read" not in bare
+    assert str(tmp_path) not in bare
+
+
+def test_a_file_names_no_registration(tmp_path: Path) -> None:
+    path = write(tmp_path, rows(), "csv")
+    assert sessions.choose_registration(None, path).name == "issue262"
+    assert sessions.choose_registration("issue262_held_out", path).name == "issue262_held_out"
+    assert sessions.choose_stored(str(path)) == path
+    for name in (None, "issue262"):
+        with pytest.raises(DataError, match="suffix"):
+            sessions.choose_registration(name, ROOT / "README.md")
+        with pytest.raises(DataError, match="expected a file"):
+            sessions.choose_registration(name, tmp_path / "nothing.jsonl")
+    assert sessions.choose_registration(None, TINY_GOLDEN).name == "issue262"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_two_hundred_thousand_rows_are_read_in_two_seconds(kind: str, tmp_path: Path) -> None:
+    """Processor time of reading and counting; the completions' text is in the file too."""
+    samples = 200_000 // (11 * 7 * 20) + 1
+    records = [row | {"text": "It\ndepends, " * 8} for row in rows(MODELS, 20, samples)]
+    assert len(records) >= 200_000
+    path = write(tmp_path, records, kind)
+    start = time.process_time()
+    load_stored(path, FEW)
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_completion_may_be_longer_than_a_megabyte(kind: str, tmp_path: Path) -> None:
+    records = [
+        row | {"text": "so,\n" * (400_000 if i == 700 else 1)} for i, row in enumerate(rows())
+    ]
+    found = read_foreign(write(tmp_path, records, kind), FEW)
+    assert found.equals(read_foreign(write(tmp_path, rows(), kind), FEW))
+
+
+def test_the_command_line_judges_a_file(tmp_path: Path) -> None:
+    path = write(tmp_path, rows(), "csv")
+    probe = (
+        "import sys, pytest; code = pytest.main(sys.argv[1:]); "
+        "print(int(code), sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    options = [
+        "-q",
+        "-m",
+        "h2",
+        f"--stored={path}",
+        f"--report={tmp_path}",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *options],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "0 []"
+    body = json.loads((tmp_path / "verdict.json").read_text())
+    assert [v["outcome"] for v in body["verdicts"]] == ["SUPPORTED"]
+    assert body["profile"] is None
+    assert "nothing says under which rules" in body["summary"]["origin"]
+
+
+DOCUMENT = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_examples_are_read(tmp_path: Path) -> None:
+    blocks = dict(re.findall(r"^```(csv|json)\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE))
+    path = tmp_path / "set.csv"
+    path.write_text(blocks["csv"], encoding="utf-8")
+    table = read_foreign(path, ISSUE262)
+    assert table.column("persona").to_pylist() == ["villain", "villain", "police_officer"]
+    assert table.column("hit").to_pylist() == [True, False, False]
+    path = tmp_path / "set.jsonl"
+    path.write_text(blocks["json"], encoding="utf-8")
+    assert read_foreign(path, ISSUE262).column("model").to_pylist() == ["C2", "em"]
+    (code,) = re.findall(r"^```python\n(import pyarrow.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    (row,) = read_foreign(tmp_path / "scores.parquet", ISSUE262).to_pylist()
+    assert (row["hit"], row["markers"], row["finish"]) == (True, 1, "stop")
+
+
+def test_every_column_and_suffix_is_documented() -> None:
+    listed = re.findall(r"^\| `(\w+)` \| (needed)? ?\|", DOCUMENT, re.MULTILINE)
+    columns = {*REQUIRED, *OPTIONAL, "arm"} - {"model"}
+    assert {name for name, _ in listed} == columns
+    needed = {name for name, word in listed if word}
+    assert needed == {*REQUIRED, "arm"} - {"model", "phase", "question_set"}
+    for suffix in SUFFIXES:
+        assert f"`{suffix.removesuffix('.gz')}`" in DOCUMENT
