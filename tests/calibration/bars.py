@@ -7,6 +7,7 @@ from functools import cached_property
 
 from scipy.stats import binom
 
+from tests.calibration.gates import FAILS, HOLDS, INSTRUMENT
 from tests.calibration.procedures import (
     BOOTSTRAP,
     COVERS,
@@ -69,6 +70,8 @@ class Bar:
     @property
     def truth(self) -> str:
         """The true difference, as printed."""
+        if self.trial.target == INSTRUMENT:
+            return f"at {self.trial.truth:g}"
         return f"d = {self.trial.truth:+.2f}" if self.trial.truth else "d = 0"
 
     @property
@@ -151,7 +154,8 @@ def _training_runs() -> list[Bar]:
 
 _SKEWED = (
     "differences of bounded rates are skewed, and over 7 personas their mean and their standard "
-    "error go together, so that one tail of t has more than its level"
+    "error go together, so that one tail of t has more than its level; verdicts show the "
+    "question-level test alone"
 )
 _SPREAD = (
     "the spread over personas is far wider than the band, so that most data sets leave it; "
@@ -211,12 +215,43 @@ def _negative_controls() -> list[Bar]:
     return bars
 
 
+def _gates() -> list[Bar]:
+    """At a bound a gate may hold as seldom as its interval allows; far inside it must."""
+    rows = [
+        ("gate: source", 0.50, 0.80),
+        ("gate: share at most", 0.10, 0.03),
+        ("gate: source ratio", 0.50, 0.90),
+        ("gate: negatives", 0.0, -0.30),
+        ("gate: false positives", 0.01, 0.0),
+        ("gate: collapse", 0.5, 1.0),
+        ("gate: collapse", 2.0, 1.0),
+    ]
+    bars: dict[str, Bar] = {}
+    for name, bound, inside in rows:
+        at, far = (
+            Trial(procedure=name, target=INSTRUMENT, world="S", truth=truth, shape=(1, 20))
+            for truth in (bound, inside)
+        )
+        for trial, event, low, high in (
+            (at, HOLDS, 0.0, 0.04),
+            (at, FAILS, 0.0, 0.04),
+            (far, HOLDS, 0.90, 1.0),
+            (far, FAILS, 0.0, 0.001),
+        ):
+            bar = Bar(
+                trial=trial, event=event, low=low, high=high, count=5_000, fast=400, origin=OURS
+            )
+            bars[bar.name] = bar
+    return list(bars.values())
+
+
 BARS = (
     *_these_personas(),
     *_personas_at_large(),
     *_training_runs(),
     *_equivalence(),
     *_negative_controls(),
+    *_gates(),
 )
 BINDING = tuple(bar for bar in BARS if bar.binds and not bar.not_met)
 NOT_MET = tuple(bar for bar in BARS if bar.not_met)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.issue262 import ISSUE262
+from persona_lib.gate_base import GateOutcome
 from persona_lib.rules import TriageClaim
 from persona_lib.spec import derive_seed
 from persona_lib.stats import moments, targets
@@ -19,6 +20,7 @@ from persona_lib.stats.equivalence import tost
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.mixed import random_intercept
 from persona_lib.stats.thresholds import above, at_most
+from tests.calibration.gates import FAILS, GATES, HOLDS, outcomes
 from tests.calibration.worlds import (
     PERSONAS,
     QUESTIONS,
@@ -73,10 +75,10 @@ class Trial:
     """What is simulated: a procedure on data of a world, for a target, under a truth.
 
     Attributes:
-        procedure: a name in `PROCEDURES`, or `WELCH`.
+        procedure: a name in `PROCEDURES` or `GATES`, or `WELCH`.
         target: whose difference it is taken for.
         world: a name in `WORLDS`; of `WELCH`, "S seeds" in each arm.
-        truth: the difference that is true of the target.
+        truth: the difference that is true of the target; of a gate, what it compares.
         shape: personas and questions.
     """
 
@@ -97,6 +99,8 @@ def tallies(trial: Trial, count: int, purpose: str) -> Mapping[str, Tally]:
     """Return how often each event of a procedure came in `count` data sets."""
     if trial.procedure == WELCH:
         batches = [_welch(int(trial.world.split()[0]), count, purpose)]
+    elif trial.procedure in GATES:
+        batches = [_gate(trial, count, purpose)]
     else:
         apply = PROCEDURES[trial.procedure]
         drawn = sets(
@@ -202,6 +206,14 @@ def _welch(seeds: int, count: int, purpose: str) -> Answers:
     return {
         below(0.05): np.array([_p(e) < 0.05 for e in estimates]),
         COVERS: np.array([e.low <= 0 <= e.high for e in estimates]),
+    }
+
+
+def _gate(trial: Trial, count: int, purpose: str) -> Answers:
+    found = list(outcomes(trial.procedure, trial.truth, trial.shape[1], count, purpose))
+    return {
+        HOLDS: np.array([outcome is GateOutcome.HOLDS for outcome in found]),
+        FAILS: np.array([outcome is GateOutcome.FAILS for outcome in found]),
     }
 
 

@@ -167,7 +167,7 @@ def intercepts(world: World, personas: Floats, target: str, difference: float) -
     if target == LARGE:
         sds = [world.of_everything(arm) for arm in (0, 1)]
         found = [
-            _solve(rate, partial(mean_rate, sd=sd)) for rate, sd in zip(wanted, sds, strict=True)
+            solve(rate, partial(mean_rate, sd=sd)) for rate, sd in zip(wanted, sds, strict=True)
         ]
         return np.broadcast_to(np.array(found), personas.shape[:2])
     table = _table(world.of_questions)
@@ -176,7 +176,7 @@ def intercepts(world: World, personas: Floats, target: str, difference: float) -
         means: Floats = np.interp(x[..., None] + personas, _GRID, table).mean(axis=-1)
         return means
 
-    return _solve(np.broadcast_to(wanted, personas.shape[:2]), rate)
+    return solve(np.broadcast_to(wanted, personas.shape[:2]), rate)
 
 
 def training_runs(seeds: int, count: int, purpose: str = "") -> Iterator[tuple[Floats, Floats]]:
@@ -230,18 +230,18 @@ def _runs() -> tuple[Floats, float, float]:
         return rates
 
     def centre(sd: Floats) -> Floats:
-        return _solve(np.array(RATE), lambda x: at(x, sd) @ _WEIGHTS)
+        return solve(np.array(RATE), lambda x: at(x, sd) @ _WEIGHTS)
 
     def spread(sd: Floats) -> Floats:
         rates = at(centre(sd), sd)
         found: Floats = np.sqrt((rates - rates @ _WEIGHTS) ** 2 @ _WEIGHTS)
         return found
 
-    sd = _solve(np.array(SEED_SD), spread, low=0.0, high=5.0)
+    sd = solve(np.array(SEED_SD), spread, low=0.0, high=5.0)
     return cells, float(centre(sd)), float(sd)
 
 
-def _solve(
+def solve(
     wanted: Floats, rising: Callable[[Floats], Floats], low: float = -_WIDEST, high: float = _WIDEST
 ) -> Floats:
     """Return x with rising(x) = wanted, by bisection, in the shape of `wanted`."""
