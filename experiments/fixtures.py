@@ -97,7 +97,7 @@ def verdict(
     marker = request.node.get_closest_marker("claim")
     with _building(pytestconfig):
         found = flatland.judge(marker.args[0])
-        summary = _summary(flatland, found.name)
+        summary = flatland.summary(found.name)
         _record(request.node, VERDICT, found.name, found.to_json(), summary)
         require_valid(found)
     return found
@@ -111,7 +111,7 @@ def gate(
     name = request.param
     with _building(pytestconfig):
         found = flatland.judge_gate(name)
-        summary = _summary(flatland, name)
+        summary = flatland.summary(name)
     _record(request.node, GATE, name, found.to_json(), summary)
     return found
 
@@ -134,12 +134,6 @@ def _building(config: pytest.Config) -> Iterator[None]:
             yield
     except FlatlandError as error:
         pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
-
-
-def _summary(flatland: Session, rule: str) -> dict[str, Any]:
-    from persona_lib.verdict import summary
-
-    return summary(flatland.registration, flatland.evidence(flatland.arms_of(rule)))
 
 
 def _record(

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.family import Family, families
 from persona_lib.provenance import provenance
 from persona_lib.report.terminal import verdict_table
+from persona_lib.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from experiments.session import Session
 
-FORMAT = 1
+FORMAT = 2
 """Version of verdict.json."""
 
 
-def table_text(recorded: Mapping[str, Any]) -> str:
+def table_text(session: Session, recorded: Mapping[str, Any]) -> str:
     """Return the verdict table of what the tests recorded."""
     verdicts, gates, summary = _ordered(recorded)
-    return verdict_table(verdicts, gates, summary)
+    return verdict_table(verdicts, gates, summary, families=_families(session, verdicts))
 
 
 def write_outcome(folder: Path, session: Session, recorded: Mapping[str, Any]) -> Path:
@@ -37,9 +40,11 @@ def write_outcome(folder: Path, session: Session, recorded: Mapping[str, Any]) -
         "format": FORMAT,
         "registration": session.registration.name,
         "registration_digest": session.registration.digest,
+        "seal": asdict(session.seal),
         "profile": None if session.stored else session.profile.name,
         "verdicts": verdicts,
         "gates": gates,
+        "families": [family.to_json() for family in _families(session, verdicts)],
         "summary": summary,
         "stages": [] if session.stored else stages_of(session, arms),
         "provenance": provenance(),
@@ -52,17 +57,21 @@ def write_outcome(folder: Path, session: Session, recorded: Mapping[str, Any]) -
     return path
 
 
+def _families(session: Session, verdicts: Iterable[Mapping[str, Any]]) -> tuple[Family, ...]:
+    return families(session.registration, [Verdict.from_json(body) for body in verdicts])
+
+
 def _ordered(
     recorded: Mapping[str, Any],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     """Return verdicts and gates by name, and one summary of every arm that was seen."""
     verdicts = [recorded["verdicts"][name] for name in sorted(recorded["verdicts"])]
-    gates = [recorded["gates"][name] for name in sorted(recorded["gates"])]
+    gates = sorted(recorded["gates"].values(), key=lambda gate: gate["order"])
     return verdicts, gates, merge_summaries(recorded["summaries"])
 
 
 def merge_summaries(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return one summary that covers the arms and priors of all.
+    """Return one summary that covers the arms, priors and checks of all.
 
     Tests are judged on the arms that they need, so each test's summary may hold
     others; what two of them share is equal, because it was counted from the same
@@ -71,13 +80,13 @@ def merge_summaries(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     ordered = sorted(summaries, key=lambda item: len(item["arms"]), reverse=True)
     merged: dict[str, Any] = dict(ordered[0])
     for summary in ordered[1:]:
-        for field in ("arms", "priors"):
+        for field in ("arms", "priors", "checks"):
             known = {row["name"] for row in merged[field]}
             merged[field] = [
                 *merged[field],
                 *(row for row in summary[field] if row["name"] not in known),
             ]
-    for field in ("arms", "priors"):
+    for field in ("arms", "priors", "checks"):
         merged[field] = sorted(merged[field], key=lambda row: row["order"])
     return merged
 

@@ -28,7 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--experiment", help="registration to judge under (default: issue262)")
     group.addoption("--profile", help="base model, data and scale (default: tiny)")
     group.addoption("--seeds", help="root seeds, for example 42,137 (default: 42)")
-    group.addoption("--stored", metavar="DIR", help="judge stored records; train nothing")
+    group.addoption(
+        "--stored",
+        metavar="DIR|FILE",
+        help="judge stored evidence, or a Parquet, CSV or JSONL file of records written by "
+        "other software (docs/records.md); train nothing",
+    )
     group.addoption("--store", metavar="DIR", help="stage cache (default: .flatland/store)")
     group.addoption("--data", metavar="DIR", help="folder with the published corpora")
     group.addoption("--plan", action="store_true", help="print stages and costs; run nothing")
@@ -66,6 +71,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     try:
         from experiments.plan import plan_text
 
+        config.stash[SESSION].check_seal()
         print(plan_text(config.stash[SESSION]))  # noqa: T201  (the plan is the output)
         return int(pytest.ExitCode.OK)
     except FlatlandError as error:
@@ -116,11 +122,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     science = [item for item in items if selection.is_science(item)]
     try:
         needed = {arm for item in science for arm in selection.arms_of(chosen, item)}
-        if science:
-            sessions.check_report(_report_folder(config))
     except FlatlandError as error:
         raise pytest.UsageError(str(error)) from error
+    if science and not _is_worker(config):
+        _check_science(config)
     chosen.arms = tuple(a.name for a in chosen.registration.arms if a.name in needed)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    """Refuse for the workers of pytest-xdist, before any of them has a test to run.
+
+    An error that a worker raises while it collects becomes an internal error.
+    """
+    if any(name.startswith("tests/science/") for name in ids):
+        _check_science(node.config)
 
 
 def pytest_terminal_summary(
@@ -135,7 +151,7 @@ def pytest_terminal_summary(
     from experiments.outcome import table_text, write_outcome
 
     terminalreporter.section("Flatland", sep="=")
-    terminalreporter.write_line(table_text(recorded))
+    terminalreporter.write_line(table_text(config.stash[SESSION], recorded))
     try:
         path = write_outcome(_report_folder(config), config.stash[SESSION], recorded)
     except (OSError, FlatlandError) as error:
@@ -149,6 +165,19 @@ def _given(config: pytest.Config) -> bool:
     """Whether any of our options is on the command line."""
     names = ("experiment", "profile", "seeds", "stored", "store", "data", "plan", "report")
     return any(getattr(config.option, name, None) for name in names)
+
+
+def _check_science(config: pytest.Config) -> None:
+    """Refuse what could not be judged, or not written, before compute is spent."""
+    try:
+        config.stash[SESSION].check_seal()
+        sessions.check_report(_report_folder(config))
+    except FlatlandError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
 
 
 def _report_folder(config: pytest.Config) -> Path:
@@ -168,7 +197,6 @@ def _session(config: pytest.Config) -> Session:
         sessions.refuse_with_stored(
             profile=option.profile, seeds=option.seeds, plan=option.plan, data=option.data
         )
-    worker = hasattr(config, "workerinput")
     return Session(
         registration=sessions.choose_registration(option.experiment, stored),
         profile=sessions.choose_profile(option.profile),
@@ -177,7 +205,7 @@ def _session(config: pytest.Config) -> Session:
         stored=stored,
         chosen=option.experiment is not None,
         user_data=sessions.choose_data(option.data),
-        progress=silent if worker else shown(),
+        progress=silent if _is_worker(config) else shown(),
     )
 
 

@@ -6,10 +6,11 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from experiments.issue262 import REGISTRATIONS
+from experiments.issue262 import REGISTRATIONS, STRICTER
 from experiments.profiles import PROFILES
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from persona_lib.pipeline import Run
     from persona_lib.profile import Profile
     from persona_lib.registration import Registration
+    from persona_lib.seal import Seal
     from persona_lib.store import Store
     from persona_lib.verdict import GateResult, Verdict
 
@@ -28,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 """The repository."""
 DATA = Path(__file__).resolve().parent / "data"
 """The experiment's own words."""
+PREREG = ROOT / "golden" / "prereg"
+"""Where registrations are sealed."""
 DEFAULT_REGISTRATION = "issue262"
 DEFAULT_PROFILE = "tiny"
 DEFAULT_SEEDS = (42,)
@@ -44,12 +48,13 @@ class Session:
         profile: the profile to run.
         seeds: root seeds; one training run of every arm for each.
         store_root: where stages are cached.
-        stored: folder of stored evidence to judge instead of running.
+        stored: folder or file of stored evidence to judge instead of running.
         chosen: the registration was named by the user, and not by the stored evidence.
         user_data: folder with the published corpora, or None.
         progress: opens progress bars.
         arms: arms that the session as a whole will ask for; their machine needs
             are checked before the first stage is built.
+        prereg: where registrations are sealed.
     """
 
     registration: Registration
@@ -61,6 +66,7 @@ class Session:
     user_data: Path | None = None
     progress: Progress = silent
     arms: tuple[str, ...] = ()
+    prereg: Path = PREREG
     _store: Store | None = field(default=None, init=False)
     _runs: tuple[Run, ...] = field(default=(), init=False)
     _tables: dict[tuple[str, str], pa.Table] = field(default_factory=dict, init=False)
@@ -95,6 +101,21 @@ class Session:
             )
         return self._runs
 
+    @cached_property
+    def seal(self) -> Seal:
+        """The seal of the registration, read once.
+
+        Raises:
+            SealError: it is not sealed as it stands.
+        """
+        from persona_lib.seal import check_sealed
+
+        return check_sealed(self.registration, self.prereg)
+
+    def check_seal(self) -> None:
+        """Raise SealError where the registration is not sealed, before compute is spent."""
+        _ = self.seal
+
     def scores(self, phase: str, model: str) -> pa.Table:
         """Return the scores of an arm (``post``) or a pre-coupling model (``pre``).
 
@@ -116,6 +137,18 @@ class Session:
             self._tables[phase, model] = pa.concat_tables(tables)
         return self._tables[phase, model]
 
+    def advice(self, prior: str) -> pa.Table:
+        """Return how bad the advice of a pre-coupling model is: one row an answer.
+
+        Builds what is not stored, for every seed.
+        """
+        import pyarrow as pa
+
+        from persona_lib.pipeline import run_advice
+
+        self._no_stored(f"advice {prior}")
+        return pa.concat_tables([run_advice(run, prior, self.store) for run in self.runs])
+
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
         from persona_lib.evidence import RecordEvidence, load_stored
@@ -135,8 +168,9 @@ class Session:
                 models += [(POST, arm) for arm in chosen]
                 table = pa.concat_tables([self.scores(*model) for model in models])
                 origin = f"a live run of profile {self.profile.name}: {self.profile.summary}"
+                advice = pa.concat_tables([self.advice(prior) for prior in self._priors(chosen)])
                 self._evidence[chosen] = RecordEvidence(
-                    self.registration, table, arms=chosen, origin=origin
+                    self.registration, table, arms=chosen, origin=origin, advice=advice
                 )
         return self._evidence[chosen]
 
@@ -144,13 +178,34 @@ class Session:
         """Judge one claim, or the kill criterion, on the arms that it needs."""
         from persona_lib.verdict import judge
 
-        found = self.registration.claim(claim)
-        return judge(self.registration, self.evidence(self.arms_of(found.name)), found.name)
+        self.check_seal()
+        name = self.registration.claim(claim).name
+        return judge(
+            self.registration,
+            self.evidence(self.arms_of(name)),
+            name,
+            stricter=STRICTER.get(self.registration.name),
+            seal=self.seal,
+        )
+
+    def summary(self, rule: str) -> dict[str, Any]:
+        """Return what the evidence says of the arms that a claim or a gate needs.
+
+        Gates that only the stricter registration has are among it, as checks.
+        """
+        from persona_lib.verdict import judge_checks, summary
+
+        self.check_seal()
+        evidence = self.evidence(self.arms_of(rule))
+        stricter = STRICTER.get(self.registration.name)
+        checks = judge_checks(self.registration, stricter, evidence) if stricter else []
+        return summary(self.registration, evidence, checks=checks, seal=self.seal)
 
     def judge_gate(self, gate: str) -> GateResult:
         """Judge one gate on the arms that it needs."""
         from persona_lib.verdict import judge_gate
 
+        self.check_seal()
         return judge_gate(self.registration, self.evidence(self.arms_of(gate)), gate)
 
     def arms_of(self, rule: str) -> tuple[str, ...]:
@@ -179,18 +234,22 @@ class Session:
 
 
 def choose_registration(name: str | None, stored: Path | None) -> Registration:
-    """Return the registration by name, or the one that stored evidence names.
+    """Return the registration by name, or the one that a folder of stored evidence names.
 
     Whether it may judge that evidence is for `persona_lib.evidence.load_stored` to say.
 
     Raises:
         SpecError: no such registration.
-        DataError: the stored evidence has no readable manifest.
+        DataError: the folder has no readable manifest, or the file is none of records.
     """
-    if name is None and stored is not None:
+    if stored is not None:
+        from persona_lib.foreign import check_file, is_foreign
         from persona_lib.stored import read_manifest
 
-        name = read_manifest(stored).registration
+        if is_foreign(stored):
+            check_file(stored)  # it names no registration: without one, the default
+        elif name is None:
+            name = read_manifest(stored).registration
     return _lookup(name or DEFAULT_REGISTRATION)
 
 
@@ -243,7 +302,7 @@ def choose_data(text: str | None) -> Path | None:
 
 
 def choose_stored(text: str | None) -> Path | None:
-    """Return the folder of stored evidence, as it was written."""
+    """Return the folder or file of stored evidence, as it was written."""
     return Path(text).expanduser() if text else None
 
 

@@ -19,6 +19,7 @@ from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from experiments.session import Session
 from persona_lib.errors import PreflightError, SpecError
+from persona_lib.evidence import load_stored
 from persona_lib.graph import Stage
 from persona_lib.stored import RECORDS, read_manifest, write_manifest
 from tests.smoke.conftest import ROOT, environment
@@ -189,7 +190,7 @@ def test_store_that_cannot_be_written_is_named() -> None:
 def test_plan_prints_stages_and_trains_nothing(tmp_path: Path) -> None:
     done = run("--plan", "--profile", "qwen7b", f"--store={tmp_path / 'store'}")
     assert done.returncode == 0, done.stderr
-    assert "0 of 27 stages are stored" in done.stdout
+    assert "0 of 34 stages are stored" in done.stdout
     assert not list(tmp_path.rglob("manifest.json"))
 
 
@@ -264,7 +265,7 @@ def test_micro_run_end_to_end_with_two_workers(micro: Path) -> None:
     for name in ("first", "again"):
         stages = json.loads((micro / name / "verdict.json").read_text())["stages"]
         assert all(stage["stored"] for stage in stages)
-        assert len(stages) == 54
+        assert len(stages) == 68
         assert {stage["seed"] for stage in stages} == {3, 5}
 
 
@@ -304,7 +305,19 @@ def test_recorded_set_is_judged_like_the_run_it_came_from(
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     recorded = read_manifest(tmp_path / "set").recorded
     assert [config["seed"] for config in recorded["config"]] == [3, 5]
-    assert len(recorded["stages"]) == 54
+    assert len(recorded["stages"]) == 68
+    assert set(read_manifest(tmp_path / "set").files) == {
+        "scores.parquet", "completions.parquet", "advice.parquet", "advice_completions.parquet",
+    }  # fmt: skip
+    kept, live_harm = (
+        found.harm("em")
+        for found in (load_stored(tmp_path / "set", ISSUE262), session.evidence(session.all_arms))
+    )
+    assert kept is not None
+    assert live_harm is not None
+    assert (kept.n, kept.questions) == (live_harm.n, live_harm.questions)
+    assert kept.n == 2 * MICRO.scale.advice_questions
+    assert kept.scores.tolist() == live_harm.scores.tolist()
     with pytest.raises(SpecError, match="folder: expected an empty or a new folder"):
         record_command.record(session, tmp_path / "set")
     run("-m", SCIENCE, f"--stored={tmp_path / 'set'}", report=tmp_path / "report")

@@ -13,18 +13,36 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "persona_lib"
-HEAVY = {"torch", "transformers", "peft", "trl", "vllm", "datasets", "sklearn", "statsmodels"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "vllm",
+    "datasets",
+    "sklearn",
+    "statsmodels",
+    "anthropic",
+    "openai",
+    "matplotlib",
+    "pandas",
+}
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("plain", "errors"),
     ("inputs", "columns", "files", "spec", "progress", "runtime", "templates"),
-    ("records", "personas", "provenance", "sources", "profile", "rules", "registration"),
+    ("records", "personas", "provenance", "sources", "profile", "gate_rules", "rules",
+     "registration"),
+    ("prml", "chain", "seal"),
     ("keys", "entries", "store", "stored", "grammar_data", "composer", "grammar", "hub_corpus",
-     "datasets", "dialogue_data", "dialogues", "score", "stats", "grid"),
+     "datasets", "dialogue_data", "dialogues", "score", "stats", "score_columns", "grid",
+     "advice", "harm", "planning"),
     ("models", "graph", "evidence_base"),
-    ("train", "generate", "evidence_records", "evidence_aggregates", "evidence"),
-    ("stages", "gates", "sensitivity", "claims", "verdict", "summary"),
-    ("run", "pipeline", "report"),
+    ("train", "generate", "evidence_records", "evidence_aggregates", "foreign_cells", "foreign",
+     "evidence"),
+    ("stages", "gate_base", "gate_points", "gate_bounds", "gates", "length_looks", "sensitivity",
+     "claims", "verdict", "family", "summary", "power", "judge", "panels"),
+    ("advice_run", "run", "pipeline", "report"),
 )  # fmt: skip
 """Modules and packages of persona_lib, lowest first; a layer may import itself and lower ones."""
 

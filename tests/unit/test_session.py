@@ -13,7 +13,7 @@ from experiments.outcome import merge_summaries
 from experiments.plan import plan_text
 from experiments.profiles import MICRO, QWEN7B, TINY
 from experiments.session import Session
-from persona_lib.errors import DataError, PreflightError, SpecError, UnwritableStoreError
+from persona_lib.errors import DataError, PreflightError, SealError, SpecError, UnwritableStoreError
 from persona_lib.profile import LoraSpec, SampleSpec
 from persona_lib.registration import ArmSpec, DifferenceClaim, Roster
 
@@ -131,15 +131,17 @@ def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
     monkeypatch.setitem(sessions.REGISTRATIONS, "issue262", moved)
     chosen = sessions.choose_registration(None, stored)
     some = Session(registration=chosen, profile=MICRO, stored=stored)
-    with pytest.raises(DataError, match="digest"):
+    with pytest.raises(SealError, match=r"kill\.max_rate: sealed 0\.05, now 0\.06"):
         some.judge("H1")
+    with pytest.raises(DataError, match="digest"):
+        some.evidence(("C1", "C2"))
     some.chosen = True
     assert "were not registered for these data" in some.evidence(("C1", "C2")).origin
 
 
 def test_plan_lists_every_stage_and_what_is_stored(tmp_path: Path) -> None:
     text = plan_text(Session(registration=ISSUE262, profile=QWEN7B, store_root=tmp_path))
-    assert "0 of 27 stages are stored" in text
+    assert "0 of 34 stages are stored" in text
     for word in ("prior", "coupling_text", "completions", "baseline", "C2p", "hours"):
         assert word.replace("hours", " h") in text
     assert not list(tmp_path.rglob("manifest.json"))
@@ -148,8 +150,10 @@ def test_plan_lists_every_stage_and_what_is_stored(tmp_path: Path) -> None:
 def test_summaries_of_different_arms_merge_in_reporting_order() -> None:
     def summary(*arms: tuple[str, int]) -> dict[str, object]:
         rows = [{"name": name, "order": order} for name, order in arms]
-        return {"arms": rows, "priors": [{"name": "raw", "order": 0}]}
+        checks = [{"name": f"source_{name}", "order": order} for name, order in reversed(arms)]
+        return {"arms": rows, "priors": [{"name": "raw", "order": 0}], "checks": checks}
 
     merged = merge_summaries([summary(("C2", 1), ("C3", 3)), summary(("C1", 0), ("C2", 1))])
     assert [row["name"] for row in merged["arms"]] == ["C1", "C2", "C3"]
+    assert [row["name"] for row in merged["checks"]] == ["source_C1", "source_C2", "source_C3"]
     assert len(merged["priors"]) == 1

@@ -1,0 +1,76 @@
+"""What every panel is made of: data, its own gates, caveats, and whether it may be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from persona_lib.gate_base import GateOutcome, GateResult
+
+READABLE, INVALID, UNAVAILABLE = "readable", "INVALID", "unavailable"
+"""States of a panel: its gates hold; one does not; there is nothing to show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caveat:
+    """Something that a reader has to know, raised by a rule.
+
+    Attributes:
+        code: name of the rule, lower-case with underscores ("saturated_probe").
+        words: the sentence that is printed, with its figures.
+    """
+
+    code: str
+    words: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return strict JSON data."""
+        return {"code": self.code, "words": self.words}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One panel.
+
+    Attributes:
+        name: ``following``, ``geometry``, ``text`` or ``lengths``.
+        title: what it shows, in a few words.
+        data: its figures as strict JSON data: null for what is not known.
+        gates: the panel's own gates; all have to hold for it to be read.
+        caveats: raised by rule.
+        missing: why there is nothing to show, "" where there is something.
+    """
+
+    name: str
+    title: str
+    data: Mapping[str, Any]
+    gates: tuple[GateResult, ...] = ()
+    caveats: tuple[Caveat, ...] = field(default=())
+    missing: str = ""
+
+    @property
+    def state(self) -> str:
+        """``readable``, ``INVALID`` or ``unavailable``."""
+        if self.missing:
+            return UNAVAILABLE
+        held = all(gate.outcome is GateOutcome.HOLDS for gate in self.gates)
+        return READABLE if held else INVALID
+
+    @property
+    def reason(self) -> str:
+        """Why the panel is not to be read, "" where it is."""
+        broken = [gate.line for gate in self.gates if not gate.holds]
+        return self.missing or "; ".join(broken)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return strict JSON data."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "state": self.state,
+            "reason": self.reason,
+            "gates": [gate.to_json() for gate in self.gates],
+            "caveats": [caveat.to_json() for caveat in self.caveats],
+            "data": dict(self.data),
+        }
