@@ -109,7 +109,7 @@ def test_nulls_and_wrong_types_are_refused() -> None:
     refused(with_column(table, "hit", pa.array(hits, pa.bool_())), "column hit", "1 nulls")
     floats = pa.array(np.full(table.num_rows, np.nan))
     refused(with_column(table, "tokens", floats), "column tokens", "int64", "double")
-    refused(table.drop_columns(["seen"]), "column seen", "missing")
+    refused(table.drop_columns(["hit"]), "column hit", "missing")
 
 
 def test_nothing_is_refused() -> None:
