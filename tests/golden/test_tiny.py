@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from pytest_regressions.data_regression import DataRegressionFixture
 
-from experiments.issue262 import ISSUE262
+from experiments.issue262 import ISSUE262, ISSUE262_GATED, STRICTER
 from experiments.profiles import TINY
 from persona_lib.evidence import Evidence, load_stored
+from persona_lib.family import families
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.report import verdict_table
 from persona_lib.spec import canonical
 from persona_lib.stored import read_manifest
-from persona_lib.verdict import judge_all, summary
+from persona_lib.verdict import Outcome, judge_all, judge_checks, summary
 
 pytestmark = pytest.mark.golden
 
@@ -102,6 +103,16 @@ def test_rates_are_counts_of_the_texts(recorded: Evidence, texts: tuple[Completi
         assert math.isclose(recorded.lengths(arm).finished, ended)
 
 
+def test_every_check_of_the_instrument_is_judged() -> None:
+    """Under the stricter rules a weak EM prior makes every claim invalid, and nothing else does."""
+    stricter = load_stored(FOLDER, ISSUE262_GATED, chosen=True)
+    verdicts, gates = judge_all(ISSUE262_GATED, stricter)
+    assert [gate.name for gate in gates if not gate.holds] == ["em_induced"]
+    assert {v.outcome for v in verdicts} == {Outcome.INVALID}
+    assert {v.label for v in verdicts} == {"em_induced"}
+    assert "rules were not registered for these data" in stricter.origin
+
+
 def test_manifest_says_where_it_comes_from() -> None:
     manifest = read_manifest(FOLDER)
     assert (manifest.registration, manifest.digest) == (ISSUE262.name, ISSUE262.digest)
@@ -114,7 +125,7 @@ def test_manifest_says_where_it_comes_from() -> None:
     assert re.fullmatch(r"[0-9a-f]{40}", environment["git"]["commit"])
     assert environment["git"]["dirty"] is False
     assert environment["packages"]["torch"].startswith("2.13.0")
-    assert {line["stage"] for line in manifest.recorded["stages"]} >= {"base", "coupling"}
+    assert {line["stage"] for line in manifest.recorded["stages"]} >= {"base", "coupling", "advice"}
 
 
 def test_samples_of_a_cell_are_draws_of_their_own(texts: tuple[Completion, ...]) -> None:
@@ -126,7 +137,9 @@ def test_readme_shows_this_run(recorded: Evidence) -> None:
     """The table that a newcomer is promised is the table that this set gives."""
     readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8").splitlines()
     verdicts, gates = judge_all(ISSUE262, recorded)
-    table = verdict_table(verdicts, gates, summary(ISSUE262, recorded)).splitlines()
+    checks = judge_checks(ISSUE262, STRICTER[ISSUE262.name], recorded)
+    body = summary(ISSUE262, recorded, checks=checks)
+    table = verdict_table(verdicts, gates, body, families=families(ISSUE262, verdicts)).splitlines()
     start = next(i for i, line in enumerate(table) if line.startswith("claim "))
-    assert len(table) - start >= 30
+    assert len(table) - start >= 50
     assert [line for line in table[start:] if line not in readme] == []
