@@ -57,6 +57,10 @@ TARGETS = """\
   by a normal number; the mean rate of a run has mean {rate} and SD {seed_sd} over runs, and both
   arms are runs of the same kind.
 
+- **the instrument**: what a gate compares is exactly at the number named: a share, a ratio of two
+  shares or of two median lengths, a difference of two shares. With 20 questions, 10 completions of
+  a cell after coupling and 2 before; 11 personas where a gate pools them, one where it does not.
+
 Procedures are called as they are shipped (`persona_lib/stats`); "H3 passes" is the registered null
 rule with its registered thresholds. The bootstrap draws {resamples:,} resamples in place of the
 registered 10,000. "Interval holds the truth" is the coverage of the 95 % interval. A bar of "none"
