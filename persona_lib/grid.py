@@ -124,7 +124,8 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
 
     Args:
         table: every column of `persona_lib.score_columns.REQUIRED` and any of its
-            `OPTIONAL`, one row a completion. What an optional column would give is None without it.
+            `OPTIONAL`, one row a completion. What an optional column would give is
+            None without it.
         registration: names of arms, priors, personas and question sets.
         arms: the arms that have to be there, by name. Rows of other arms of the
             registration are checked for their names and then left out.
@@ -151,6 +152,9 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     hit = flags(table, "hit")
     seen = flags(table, "seen") if "seen" in table.column_names else None
     tokens = bounded(table, "tokens", 0)
+    markers, first = bounded(table, "markers", 0), bounded(table, "first_token", -1)
+    _check_hits(hit, "markers", markers, 1)
+    _check_hits(hit, "first_token", first, 0)
     return Grid(
         models=axes.models,
         seeds=axes.seeds,
@@ -167,8 +171,8 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
         row_hit=hit,
         tokens=None if tokens is None else tokens.astype(np.float64),
         stopped=stopped(table),
-        markers=bounded(table, "markers", 0),
-        first_token=bounded(table, "first_token", -1),
+        markers=markers,
+        first_token=first,
     )
 
 
@@ -270,6 +274,20 @@ def _check_every_set(table: pa.Table, registration: Registration) -> None:
                 value=f"no completion of {name} in any arm",
                 remedy=REMEDY,
             )
+
+
+def _check_hits(hit: Bools, name: str, values: Ints | None, least: int) -> None:
+    """A hit has a marker and a place for it, and nothing else has."""
+    if values is None:
+        return
+    odd = (values >= least) != hit
+    if odd.any():
+        raise DataError(
+            f"scores: {name}",
+            bound=f">= {least} in hits and in no other row",
+            value=f"{int(odd.sum())} rows in which it is not so",
+            remedy="Take all columns from the same scores.",
+        )
 
 
 def _check_duplicates(cell: Ints, sample: Ints, axes: _Axes) -> None:

@@ -121,6 +121,18 @@ def test_negative_lengths_are_refused() -> None:
     refused(with_column(table, "tokens", pa.array([-1] * table.num_rows)), "tokens", "-1")
 
 
+@pytest.mark.parametrize(("name", "wrong"), [("markers", 0), ("first_token", -1)])
+def test_hits_and_their_markers_have_to_agree(name: str, wrong: int) -> None:
+    """A hit without a marker, and a marker without a hit."""
+    table = scores(questions=2, samples=2)
+    values = table.column(name).to_pylist()
+    hit = table.column("hit").to_pylist().index(True)
+    miss = table.column("hit").to_pylist().index(False)
+    for at, value in ((hit, wrong), (miss, 1)):
+        changed = [*values[:at], value, *values[at + 1 :]]
+        refused(with_column(table, name, pa.array(changed, pa.int64())), name, "1 rows")
+
+
 def test_every_evaluated_question_set_has_to_be_there() -> None:
     with pytest.raises(DataError, match="no completion of coupling"):
         RecordEvidence(ISSUE262_BOTH, scores(questions=2, samples=2))
