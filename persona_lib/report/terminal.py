@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
@@ -142,7 +143,11 @@ def _checks(evidence: Mapping[str, Any]) -> list[str]:
     held = f"{len(checks) - len(open_ones)} of {len(checks)} checks that are not registered hold"
     lines = ["", *_wrap(f"{held}; the others are warnings and decide nothing", "")]
     for gate in open_ones:
-        lines += _wrap(f"{gate.name}: {gate.outcome.value} ({gate.text})", "  ")
+        if math.isfinite(gate.figure):
+            lines += _wrap(f"{gate.name}: {gate.outcome.value} ({gate.text})", "  ")
+    unknown = [gate.name for gate in open_ones if not math.isfinite(gate.figure)]
+    if unknown:
+        lines += _wrap(f"cannot tell, nothing is known: {', '.join(unknown)}", "  ")
     return lines
 
 

@@ -83,6 +83,8 @@ def test_table_shows_checks_that_do_not_hold_and_counts_the_others() -> None:
     assert "source_C2p: FAILS (C2p source rate 0.100 [" in table
     assert "source_C2:" not in table
     assert verdict_table(*judge_all(FEW, bad), summary(FEW, bad)).count("not registered") == 0
+    # What has no figure is named once.
+    assert "cannot tell, nothing is known: em_induced, benign_sound" in table
 
 
 def test_gated_table_fits() -> None:
