@@ -80,6 +80,15 @@ def _arm(registration: Registration, evidence: Evidence, name: str) -> dict[str,
             way: {role: _count(evidence, count) for role, count in counts.items()}
             for way, counts in rates_by_length(evidence, name).items()
         },
+        "by_seed": [
+            {
+                "seed": run.seeds[0],
+                "source": _count(evidence, run.count(name, "source")),
+                "bystanders": _count(evidence, run.count(name, "bystander")),
+            }
+            for run in evidence.single_runs()
+            if run.seeds
+        ],
         "split": {key: _count(evidence, c) for key, c in evidence.split(name).items()},
         "length_statistic": after.statistic,
         "tokens": none_if_nan(after.tokens),
