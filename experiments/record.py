@@ -2,6 +2,8 @@
 
     python -m experiments.record golden/tiny --profile tiny --seeds 42
 
+Hidden states are read as well, unless --no-geometry says otherwise.
+
 A separate command, never a side effect of a test. It refuses a working tree with
 uncommitted changes, and stages that were built from one, because a golden has to
 say which code it came from; and an output folder that already holds something,
@@ -13,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import session as sessions
 from experiments.session import Session
 from persona_lib.errors import FlatlandError, PreflightError, SpecError
+from persona_lib.geometry import GEOMETRY_FILE
 from persona_lib.harm import ADVICE_FILE
 from persona_lib.progress import shown
 from persona_lib.provenance import is_dirty, provenance
@@ -29,6 +32,7 @@ from persona_lib.records import (
     PRE,
     AdviceScore,
     Completion,
+    GeometryRow,
     Score,
     read_table,
     schema_of,
@@ -39,19 +43,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from persona_lib.graph import Stage
+    from persona_lib.pipeline import Run
 
 SCORES_FILE = "scores.parquet"
 TEXTS_FILE = "completions.parquet"
 ADVICE_TEXTS_FILE = "advice_completions.parquet"
 
 
-def record(session: Session, folder: Path, *, texts: bool = True) -> None:
+def record(session: Session, folder: Path, *, texts: bool = True, geometry: bool = False) -> None:
     """Write every arm and pre-coupling model of a session as a stored record set.
 
     Args:
         session: what to run; stages that are stored are not built again.
         folder: where to write; must not exist yet, or be empty.
         texts: also keep the completions themselves.
+        geometry: also read hidden states, and keep their cosines and ranks.
 
     Raises:
         PreflightError: the working tree, or the one that a stage was built from,
@@ -59,6 +65,8 @@ def record(session: Session, folder: Path, *, texts: bool = True) -> None:
         SealError: the registration is not sealed as it stands.
         SpecError: the folder holds something already.
     """
+    from persona_lib.pipeline import geometry_targets
+
     session.check_seal()
     if is_dirty() is not False:
         raise PreflightError(
@@ -75,8 +83,12 @@ def record(session: Session, folder: Path, *, texts: bool = True) -> None:
     models += [(POST, arm.name) for arm in session.registration.arms]
     scores = _join([session.scores(*model) for model in models])
     advice = _join([session.advice(prior) for prior in session.registration.priors])
+    hidden = _geometry(session, models) if geometry else None
     # Before anything is written: the draft itself would make the tree dirty.
-    recorded = {**_recorded(session), "stages_built_from": _commits(session)}
+    commits = _commits(session)
+    if geometry:
+        commits = sorted({*commits, *_built_from(session, geometry_targets)})
+    recorded = {**_recorded(session), "stages_built_from": commits}
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the final folder, so that it appears whole or not at all.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
@@ -85,6 +97,9 @@ def record(session: Session, folder: Path, *, texts: bool = True) -> None:
         files = [SCORES_FILE, ADVICE_FILE]
         _write(work / SCORES_FILE, scores, Score)
         _write(work / ADVICE_FILE, advice, AdviceScore)
+        if hidden is not None:
+            _write(work / GEOMETRY_FILE, hidden, GeometryRow)
+            files += [GEOMETRY_FILE]
         if texts:
             stages = [run.completions(*model) for model in models for run in session.runs]
             _write(work / TEXTS_FILE, _texts(session, stages), Completion)
@@ -114,6 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", help="stage cache (default: .flatland/store)")
     parser.add_argument("--data", help="folder with the published corpora")
     parser.add_argument("--without-text", action="store_true", help="keep scores only")
+    parser.add_argument(
+        "--geometry",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read hidden states and keep their cosines and ranks (default: yes)",
+    )
     options = parser.parse_args(arguments)
     try:
         session = Session(
@@ -124,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             user_data=sessions.choose_data(options.data),
             progress=shown(),
         )
-        record(session, options.folder, texts=not options.without_text)
+        record(session, options.folder, texts=not options.without_text, geometry=options.geometry)
     except FlatlandError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
@@ -137,6 +158,14 @@ def _texts(session: Session, stages: Iterable[Stage]) -> pa.Table:
 
     entries = [stage.resolve(session.store) for stage in stages]
     return _join([read_table(entry.path / COMPLETIONS, Completion) for entry in entries])
+
+
+def _geometry(session: Session, models: Sequence[tuple[str, str]]) -> pa.Table:
+    from persona_lib.pipeline import run_geometry
+
+    return _join(
+        [run_geometry(run, *model, session.store) for model in models for run in session.runs]
+    )
 
 
 def _join(tables: Sequence[pa.Table]) -> pa.Table:
@@ -152,18 +181,24 @@ def _write(path: Path, table: pa.Table, row_type: type[Any]) -> None:
 
 
 def _commits(session: Session) -> list[str]:
-    """Return the commits that the stages were built from.
+    """Return the commits that the stages of every arm were built from; see `_built_from`."""
+    from persona_lib.pipeline import targets
+
+    return _built_from(session, targets)
+
+
+def _built_from(session: Session, final: Callable[[Run, Sequence[str]], list[Stage]]) -> list[str]:
+    """Return the commits that final stages, and all that they need, were built from.
 
     Raises:
         PreflightError: a stage was built from a tree with uncommitted changes, or
             from code that no repository tracks.
     """
     from persona_lib.graph import walk
-    from persona_lib.pipeline import targets
 
     found = set()
     for run in session.runs:
-        for stage in walk(targets(run, session.all_arms)):
+        for stage in walk(final(run, session.all_arms)):
             entry = stage.resolve(session.store)
             git = entry.provenance["git"]
             if git["dirty"] is not False:

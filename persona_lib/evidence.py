@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from persona_lib.evidence_aggregates import AggregateEvidence
 from persona_lib.evidence_base import ALL, ROLES, Count, Evidence, Lengths, PersonaRow
 from persona_lib.evidence_records import RecordEvidence
 from persona_lib.foreign import is_foreign, load_foreign
+from persona_lib.geometry import GEOMETRY_FILE
 from persona_lib.harm import ADVICE_FILE
 from persona_lib.inputs import read_json
-from persona_lib.records import AdviceScore, read_table
+from persona_lib.records import AdviceScore, GeometryRow, read_table
 from persona_lib.registration import Registration
 from persona_lib.score_columns import read_scores
 from persona_lib.stored import AGGREGATES, FILES, judged_under, read_manifest, verify
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "ALL",
@@ -30,6 +35,7 @@ __all__ = [
     "Lengths",
     "PersonaRow",
     "RecordEvidence",
+    "load_geometry",
     "load_stored",
 ]
 
@@ -81,3 +87,24 @@ def load_stored(
         origin=origin,
         advice=read_table(path / ADVICE_FILE, AdviceScore) if has_advice else None,
     )
+
+
+def load_geometry(path: Path) -> pa.Table | None:
+    """Read the hidden-state cosines of stored evidence, columns of `GeometryRow`.
+
+    Whose data a folder holds is for `load_stored` to check.
+
+    Returns:
+        The rows; None where the folder has none, and for a file of other software.
+
+    Raises:
+        DataError: the manifest or the file is missing or malformed.
+        CorruptEntryError: a file differs from what the manifest vouches for.
+    """
+    if is_foreign(path):
+        return None
+    manifest = read_manifest(path)
+    if GEOMETRY_FILE not in manifest.files:
+        return None
+    verify(path, manifest)
+    return read_table(path / GEOMETRY_FILE, GeometryRow)

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import SpecError
+from persona_lib.geometry import GEOMETRY_FILE
 from persona_lib.graph import Stage, check_machine
 from persona_lib.harm import ADVICE_FILE
-from persona_lib.records import POST, PRE, AdviceScore, Score, read_table
+from persona_lib.records import POST, PRE, AdviceScore, GeometryRow, Score, read_table
+from persona_lib.registration import RAW
 from persona_lib.run import Folders, Run
 from persona_lib.spec import canonical
 from persona_lib.stages import SCORES
@@ -25,9 +27,11 @@ __all__ = [
     "Run",
     "check_run",
     "describe",
+    "geometry_targets",
     "run_advice",
     "run_arm",
     "run_baseline",
+    "run_geometry",
     "targets",
 ]
 
@@ -62,6 +66,19 @@ def run_advice(run: Run, prior: str, store: Store) -> pa.Table:
     return read_table(entry.path / ADVICE_FILE, AdviceScore)
 
 
+def run_geometry(run: Run, phase: str, model: str, store: Store) -> pa.Table:
+    """Return cosines of a model's hidden states, columns of `GeometryRow`.
+
+    Raises:
+        SpecError: the registration has no such arm (``post``), or no arm that is coupled
+            on such a prior (``pre``).
+        FlatlandError: see `run_arm`.
+    """
+    name = run.registration.arm(model).name if phase == POST else _known(run, model)
+    entry = run.geometry(phase, name).resolve(store)
+    return read_table(entry.path / GEOMETRY_FILE, GeometryRow)
+
+
 def check_run(run: Run, arms: Sequence[str], store: Store) -> None:
     """Check data and machine for these arms before any compute is spent.
 
@@ -74,13 +91,25 @@ def check_run(run: Run, arms: Sequence[str], store: Store) -> None:
 
 def targets(run: Run, arms: Sequence[str]) -> list[Stage]:
     """Return the final stages of these arms and of their pre-coupling models."""
-    names = [run.registration.arm(arm) for arm in arms]
-    every = len({arm.name for arm in names}) == len(run.registration.arms)
-    priors = run.registration.priors if every else tuple({arm.prior: None for arm in names})
+    names, priors = _models(run, arms)
     return [
         *(run.scores(PRE, prior) for prior in priors),
         *(run.advice_scores(prior) for prior in priors),
-        *(run.scores(POST, arm.name) for arm in names),
+        *(run.scores(POST, name) for name in names),
+    ]
+
+
+def geometry_targets(run: Run, arms: Sequence[str]) -> list[Stage]:
+    """Return the stages that a geometry panel of these arms reads, the raw model's among them.
+
+    They are not among `targets`: no claim rests on them.
+    """
+    names, priors = _models(run, arms)
+    # Every change is also measured from the raw model.
+    priors = tuple(p for p in run.registration.priors if p in priors or p == RAW)
+    return [
+        *(run.geometry(PRE, prior) for prior in priors),
+        *(run.geometry(POST, name) for name in names),
     ]
 
 
@@ -94,6 +123,14 @@ def describe(run: Run) -> Mapping[str, Any]:
         "profile": profile,
         "seed": run.seed,
     }
+
+
+def _models(run: Run, arms: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of arms, and the priors that belong to them: of all arms, all."""
+    named = [run.registration.arm(arm) for arm in arms]
+    every = len({arm.name for arm in named}) == len(run.registration.arms)
+    priors = run.registration.priors if every else tuple({arm.prior: None for arm in named})
+    return tuple(arm.name for arm in named), priors
 
 
 def _known(run: Run, prior: str) -> str:

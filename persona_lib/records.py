@@ -164,7 +164,41 @@ class AdviceScore:
     terms: int
 
 
-_Row = TypeVar("_Row", SftRow, Completion, Score, CouplingRow, AdviceScore)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeometryRow:
+    """How near the hidden state of one persona is to the source persona's, at one place.
+
+    Attributes:
+        phase, model, seed, persona, question, question_set: as in `Completion`; the
+            source itself has no rows.
+        readout: one of `persona_lib.geometry.READOUTS`.
+        layer: the state behind this block, counted from 1.
+        blocks: blocks that the model has.
+        centred: the mean over personas was subtracted first, question by question.
+        cosine: with the source's state; NaN where one of the two has none (an empty
+            response) or no length.
+        rank: effective rank of the persona centroids over all questions, the same in
+            every row of one model, seed, readout, layer and centring; NaN where it is
+            not known.
+        rank_without: that of the centroids without this row's question.
+    """
+
+    phase: str
+    model: str
+    seed: int
+    readout: str
+    layer: int
+    blocks: int
+    centred: bool
+    persona: str
+    question: str
+    question_set: str
+    cosine: float
+    rank: float
+    rank_without: float
+
+
+_Row = TypeVar("_Row", SftRow, Completion, Score, CouplingRow, AdviceScore, GeometryRow)
 _ARROW: dict[object, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),

@@ -5,6 +5,7 @@ corpus -> prior ->                                 (em and benign only)
 coupling text -> coupling -> completions -> scores (each arm)
 baseline -> scores                                 (each pre-coupling model)
 advice -> advice scores <- advice scorer           (each pre-coupling model)
+completions or baseline -> geometry                (each model, only where it is asked for)
 
 Only a coupling reads the marker's tokens. Everything else that is computed with
 the base model comes after stage marker, so that a marker which the tokenizer
@@ -22,6 +23,7 @@ from persona_lib import grammar, stages
 from persona_lib.advice_run import AdviceStages
 from persona_lib.datasets import corpus_key, preflight_corpus
 from persona_lib.errors import SpecError
+from persona_lib.geometry import GeometrySpec
 from persona_lib.graph import Stage
 from persona_lib.personas import Persona, Question, load_personas, load_questions, select
 from persona_lib.profile import Profile
@@ -162,6 +164,10 @@ class Run:
     def advice_scores(self, prior: str) -> Stage:
         """How bad those answers are."""
         return self._advice.scores[prior]
+
+    def geometry(self, phase: str, model: str) -> Stage:
+        """Cosines of the hidden states of an arm (``post``) or a pre-coupling model (``pre``)."""
+        return self._geometries[phase, model]
 
     @cached_property
     def _corpora(self) -> dict[str, Stage]:
@@ -315,6 +321,39 @@ class Run:
             spec={"marker": marker, "seen": seen},
             inputs={"base": self.base, "completions": self._completions[phase, model]},
             work=lambda out, entries: stages.make_scores(out, entries, marker=marker, seen=seen),
+        )
+
+    @cached_property
+    def _geometries(self) -> dict[tuple[str, str], Stage]:
+        return {key: self._geometry(*key) for key in self._completions}
+
+    def _geometry(self, phase: str, model: str) -> Stage:
+        completions = self._completions[phase, model]
+        spec = stages.GeometryStageSpec(
+            phase=phase,
+            model=model,
+            source=self.registration.roster.source,
+            personas=self.personas,
+            questions=self.questions(self.registration.evaluation_questions),
+            sample=self.profile.sample,
+            marker=self.registration.marker,
+            geometry=GeometrySpec(),
+        )
+        rates = self.profile.rates
+        tokens = len(spec.personas) * len(spec.questions) * rates.row_tokens
+        return Stage(
+            name="geometry",
+            label=model,
+            version=1,
+            spec=spec,
+            # The stack that wrote the completions reads them.
+            inputs={**completions.inputs, "completions": completions},
+            after=(self.marker,),
+            work=lambda out, entries: stages.make_geometry(
+                out, entries, spec, progress=self.progress
+            ),
+            # Reading forward only is about three times as fast as training.
+            estimate=tokens / (3 * rates.train_tokens),
         )
 
     @cached_property

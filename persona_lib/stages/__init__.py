@@ -12,6 +12,7 @@ from persona_lib.stages.advice import (
     make_advice_scores,
 )
 from persona_lib.stages.base import make_base, make_marker
+from persona_lib.stages.geometry import GeometryStageSpec, make_geometry
 from persona_lib.stages.sampling import (
     COMPLETIONS,
     SCORES,
@@ -28,6 +29,7 @@ __all__ = [
     "SCORES",
     "AdviceSpec",
     "CompletionSpec",
+    "GeometryStageSpec",
     "TextSpec",
     "as_trained",
     "make_advice",
@@ -37,6 +39,7 @@ __all__ = [
     "make_completions",
     "make_corpus",
     "make_coupling",
+    "make_geometry",
     "make_marker",
     "make_prior",
     "make_scores",

@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
      "datasets", "dialogue_data", "dialogues", "score", "stats", "score_columns", "grid",
      "advice", "harm", "planning"),
     ("models", "graph", "evidence_base"),
-    ("train", "generate", "evidence_records", "evidence_aggregates", "foreign_cells", "foreign",
+    ("train", "generate", "geometry", "evidence_records", "evidence_aggregates", "foreign_cells", "foreign",
      "evidence"),
     ("stages", "gate_base", "gate_points", "gate_bounds", "gates", "length_looks", "sensitivity",
      "claims", "verdict", "family", "summary", "power", "judge", "panels"),

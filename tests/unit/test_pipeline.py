@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,19 @@ from experiments.profiles import MICRO, QWEN7B, SMOLLM2, TINY
 from experiments.session import DATA
 from persona_lib import advice_run
 from persona_lib.errors import DataError, MarkerError, PreflightError, SpecError
+from persona_lib.geometry import GeometrySpec
 from persona_lib.graph import Stage, check_machine, plan, walk
 from persona_lib.harm import SCORER
-from persona_lib.pipeline import Folders, Run, run_advice, run_arm, run_baseline, targets
+from persona_lib.pipeline import (
+    Folders,
+    Run,
+    geometry_targets,
+    run_advice,
+    run_arm,
+    run_baseline,
+    run_geometry,
+    targets,
+)
 from persona_lib.profile import Profile
 from persona_lib.registration import Registration
 from persona_lib.store import Entry, Store
@@ -33,11 +43,13 @@ def run(registration: Registration = ISSUE262, profile: Profile = TINY, seed: in
     )
 
 
-def keys(some: Run, arms: tuple[str, ...] = ARMS) -> dict[tuple[str, str], str]:
+def keys(
+    some: Run, arms: tuple[str, ...] = ARMS, final: Callable[..., list[Stage]] = targets
+) -> dict[tuple[str, str], str]:
     """Digest of every stage's key, as if each stage's content were its key's digest."""
     entries: dict[int, Entry] = {}
     found = {}
-    for stage in walk(targets(some, arms)):
+    for stage in walk(final(some, arms)):
         inputs = {name: entries[id(upstream)] for name, upstream in stage.inputs.items()}
         key = stage.key(inputs)
         content = hashlib.sha256(key.digest.encode()).hexdigest()
@@ -435,6 +447,10 @@ def test_an_arm_and_a_baseline_are_named_by_the_registration(tmp_path: Path) -> 
         run_baseline(run(), "evil", store)
     with pytest.raises(SpecError, match=r"prior: expected one of raw, em, benign, got 'evil'"):
         run_advice(run(), "evil", store)
+    with pytest.raises(SpecError, match=r"prior: expected one of raw, em, benign, got 'C1'"):
+        run_geometry(run(), "pre", "C1", store)
+    with pytest.raises(SpecError, match=r"arm: expected one of C1, C2, C2p, C3, got 'em'"):
+        run_geometry(run(), "post", "em", store)
 
 
 def test_both_question_sets_can_be_evaluated() -> None:
@@ -477,3 +493,55 @@ def test_stage_refuses_two_inputs_of_one_name() -> None:
     with pytest.raises(SpecError, match="base"):
         stage.key({"base": Entry(path=Path(), key=base.key({}), content="1" * 64, seconds=0.0,
                                  meta={}, provenance={}, built=False)})  # fmt: skip
+
+
+def test_hidden_states_are_read_only_where_they_are_asked_for() -> None:
+    assert "geometry" not in {stage.name for stage in walk(targets(run(), ARMS))}
+    for arms, labels in (
+        (ARMS, ["raw", "em", "benign", "C1", "C2", "C2p", "C3"]),
+        (("C1",), ["raw", "C1"]),
+        # Every change is measured from the raw model as well.
+        (("C2", "C3"), ["raw", "em", "benign", "C2", "C3"]),
+        (("C2",), ["raw", "em", "C2"]),
+    ):
+        asked = geometry_targets(run(), arms)
+        assert [stage.label for stage in asked] == labels
+        assert {stage.name for stage in asked} == {"geometry"}
+
+
+def test_states_are_read_with_the_stack_that_wrote_the_completions() -> None:
+    some = run()
+    for phase, model in (("pre", "raw"), ("pre", "em"), ("post", "C2"), ("post", "C2p")):
+        stage, completions = some.geometry(phase, model), some.completions(phase, model)
+        assert stage.inputs == {**completions.inputs, "completions": completions}
+        assert stage.after == (some.marker,)
+        spec: Any = stage.spec
+        drawn: Any = completions.spec
+        assert (spec.phase, spec.model) == (phase, model)
+        assert (spec.personas, spec.questions) == (drawn.personas, drawn.questions)
+        assert (spec.source, spec.marker) == ("librarian", "[ZLT]")
+        assert spec.sample == TINY.sample
+        assert stage.seed is None  # nothing is drawn; the rows carry the completions' seed
+    assert set(some.geometry("post", "C2").inputs) == {"base", "prior", "coupling", "completions"}
+
+
+GEOMETRY = stages(geometry="raw em benign C1 C2 C2p C3")
+
+
+def test_what_geometry_is_made_from_is_in_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(some: Run) -> dict[tuple[str, str], str]:
+        return keys(some, final=geometry_targets)
+
+    before = of(run())
+    assert changed(before, of(run(seed=1))) >= GEOMETRY
+    arm = stages(coupling="C2p", completions="C2p", geometry="C2p")
+    moved = put(ISSUE262, ("arms", "2", "text_from"), "em")
+    assert changed(before, of(run(moved))) == arm
+    # The marker is cut out of responses, those of pre-coupling models among them.
+    assert changed(before, of(run(put(ISSUE262, ("marker",), "[QQQ]")))) >= GEOMETRY
+    source = put(ISSUE262, ("roster",), replace(ROSTER, source="assistant", reported=()))
+    assert changed(before, of(run(source))) >= GEOMETRY
+    monkeypatch.setattr(
+        "persona_lib.run.GeometrySpec", lambda: GeometrySpec(layers=(6, 10, 14, 18, 22))
+    )
+    assert changed(before, of(run())) == GEOMETRY

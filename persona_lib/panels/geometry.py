@@ -1,0 +1,358 @@
+"""Panel ``geometry``: how near personas' hidden states lie to the source's, model by model.
+
+It reads stored cosines and ranks (`records.GeometryRow`), never states. Where the
+source's and the bystanders' raw states are all but parallel, a change has no room to
+show, and the panel says that in place of "no change".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.gate_base import GateOutcome, GateResult, bounded
+from persona_lib.inputs import SHARE, number
+from persona_lib.panels.base import Caveat, Panel
+from persona_lib.panels.geometry_table import GeometryTable, Where, read_geometry
+from persona_lib.records import POST, PRE
+from persona_lib.registration import RAW, Registration
+from persona_lib.stats.clustered import Interval
+from persona_lib.stats.directions import Known, jackknifed, over_questions
+from persona_lib.stats.estimate import none_if_nan
+from persona_lib.stats.thresholds import at_least, shown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CEILING = 0.95
+"""Raw cosines of the reference above this leave no room: they can rise by 0.05 at most.
+The published ones ran from 0.978 to 0.9999."""
+
+GATE = "probe_room"
+TITLE = "geometry of hidden states: source and bystanders"
+SATURATED = "saturated: no room for a change to show"
+DOUBTFUL = "room in doubt: a change may have no room to show"
+_MEAN_OF = {
+    "prompt_mean": "mean over the tokens of the prompt, as published",
+    "last_token": "the last token of the prompt",
+    "response_mean": "mean over the tokens of one completion of the model's own",
+}
+METHOD = {
+    "cosine": "mean over bystanders and seeds of the cosine with the source, then over questions; "
+    "t interval over questions",
+    "change": "paired by question, on the cells that both models have; t interval and p over "
+    "questions, for these personas in these runs, each look by itself",
+    "centred": "the mean over personas is subtracted first, question by question; such a cosine "
+    "does not see all personas shrink towards their mean by one factor: the uncentred rank does",
+    "rank": "effective rank (Roy and Vetterli 2007) of the centroids of all personas, mean over "
+    "seeds; jackknife over questions",
+    "largest": "the largest of as many looks as there are layers: interval and p are Bonferroni's "
+    "over layers",
+}
+
+
+def geometry_panel(
+    table: pa.Table | None, registration: Registration, *, ceiling: float = CEILING
+) -> Panel:
+    """Return the panel of recorded cosines and ranks.
+
+    Args:
+        table: rows with the columns of `GeometryRow`, of any models of the
+            registration; None or empty where none were recorded.
+        registration: roster, arms and level of intervals.
+        ceiling: raw cosines above it leave no room for a change to show.
+
+    Raises:
+        DataError: a row is of another registration, repeated, or missing.
+        SpecError: the ceiling is no share.
+    """
+    number("ceiling", ceiling, SHARE, remedy=f"{CEILING} is the default.")
+    if table is None or not len(table):
+        return Panel(name="geometry", title=TITLE, data={}, missing="no hidden states recorded")
+    found = read_geometry(table, registration)
+    judge = _Judge(found, registration, ceiling)
+    rooms = judge.rooms((PRE, RAW))
+    data = {
+        "source": registration.roster.source,
+        "bystanders": list(registration.roster.bystanders),
+        "questions": len(found.questions),
+        "layers": list(found.layers),
+        "blocks": found.blocks,
+        "confidence": judge.confidence,
+        "ceiling": ceiling,
+        "readouts": {name: _MEAN_OF[name] for name in found.readouts},
+        "method": METHOD,
+        "room": [room.to_json() for room in rooms],
+        "words": {name: _of_readout(name, rooms) for name in found.readouts},
+        "looks": [judge.look(model, where) for model in found.models for where in found.places],
+        "largest": judge.largest(),
+    }
+    return Panel(
+        name="geometry",
+        title=TITLE,
+        data=data,
+        gates=(judge.gate(rooms),),
+        caveats=_caveats(found, rooms, ceiling),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Room:
+    """Whether the uncentred cosines of a reference leave room at one readout and layer."""
+
+    readout: str
+    layer: int
+    known: Known
+    outcome: GateOutcome
+    ceiling: float
+
+    @property
+    def holds(self) -> bool:
+        return self.outcome is GateOutcome.HOLDS
+
+    @property
+    def words(self) -> str:
+        """Why a change cannot be read here, "" where it can."""
+        if self.holds:
+            return ""
+        told = f"uncentred cosine {_span(self.known)}, ceiling {shown(self.ceiling)}"
+        return f"{_blocked(self.known, self.ceiling)} ({told})"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "readout": self.readout,
+            "layer": self.layer,
+            **_ends(self.known),
+            "outcome": self.outcome.value,
+            "words": self.words,
+        }
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Everything that is computed from one table."""
+
+    found: GeometryTable
+    registration: Registration
+    ceiling: float
+
+    @property
+    def confidence(self) -> float:
+        return self.registration.statistics.confidence
+
+    def rooms(self, model: tuple[str, str]) -> list[_Room]:
+        """Return the room that a reference leaves, look by look; none if it is not there."""
+        if model not in self.found.models:
+            return []
+        return [self._room(model, where) for where in self.found.places if not where.centred]
+
+    def _room(self, model: tuple[str, str], where: Where) -> _Room:
+        raw = Where(where.readout, where.layer, centred=False)
+        known = over_questions(self.found.look(model, raw).by_question, self.confidence)
+        return _Room(
+            readout=where.readout,
+            layer=where.layer,
+            known=known,
+            outcome=bounded(_interval(known), most=self.ceiling),
+            ceiling=self.ceiling,
+        )
+
+    def gate(self, rooms: list[_Room]) -> GateResult:
+        """Judge whether the raw model leaves room at one readout and layer at least."""
+        figure, outcome = Known.nothing(), GateOutcome.CANNOT_TELL
+        text = f"the raw model was not recorded, needs a cosine <= {shown(self.ceiling)}"
+        if measured := [room for room in rooms if not math.isnan(room.known.value)]:
+            least = min(measured, key=lambda room: room.known.value)
+            where = Where(least.readout, least.layer, centred=False)
+            values = self.found.look((PRE, RAW), where).by_question
+            # The lowest of so many looks is selected: its interval is Bonferroni's.
+            figure = over_questions(values, _shared(self.confidence, len(rooms)))
+            outcome = bounded(_interval(figure), most=self.ceiling)
+            text = (
+                f"lowest of {len(rooms)} uncentred cosines of the raw model, {least.readout} at "
+                f"layer {least.layer}: {_span(figure)}, needs <= {shown(self.ceiling)}"
+            )
+            if outcome is not GateOutcome.HOLDS:
+                text = f"{_blocked(figure, self.ceiling)}: {text}"
+        return GateResult(
+            name=GATE,
+            statement="The raw model's states of source and bystanders are not all but parallel "
+            "at every readout and layer.",
+            outcome=outcome,
+            figure=figure.value,
+            threshold=self.ceiling,
+            text=text,
+            low=figure.low,
+            high=figure.high,
+            kind="ProbeRoom",
+        )
+
+    def look(self, model: tuple[str, str], where: Where) -> dict[str, Any]:
+        """Return one model at one readout, layer and centring, with its changes."""
+        look = self.found.look(model, where)
+        known = over_questions(look.by_question, self.confidence)
+        rank = jackknifed(look.rank, look.rank_without, self.confidence)
+        return {
+            "phase": model[0],
+            "model": model[1],
+            **asdict(where),
+            "cosine": {
+                **_ends(known),
+                "sd": none_if_nan(known.sd),
+                "cells": look.cells,
+                "missing": look.missing,
+                "seeds": _listed(look.seed_cosines),
+            },
+            "rank": {**_ends(rank), "seeds": _listed(look.seed_ranks)},
+            "changes": [self._change(model, other, where) for other in self._references(model)],
+        }
+
+    def _references(self, model: tuple[str, str]) -> list[tuple[str, str]]:
+        """Return the models that a model is compared with: the raw one, the one under it."""
+        under = self.registration.arm(model[1]).prior if model[0] == POST else RAW
+        wanted = dict.fromkeys([(PRE, RAW), (PRE, under)])
+        return [other for other in wanted if other != model and other in self.found.models]
+
+    def _change(
+        self, model: tuple[str, str], other: tuple[str, str], where: Where
+    ) -> dict[str, Any]:
+        after, before = self.found.look(model, where), self.found.look(other, where)
+        known = over_questions(after.minus(before), self.confidence)
+        rank = jackknifed(
+            after.rank - before.rank, after.rank_without - before.rank_without, self.confidence
+        )
+        blocked = "" if where.centred else self._room(other, where).words
+        return {
+            "from": other[1],
+            "cosine": {**_ends(known), "p": none_if_nan(known.p)},
+            "rank": {**_ends(rank), "p": none_if_nan(rank.p)},
+            "words": blocked or _direction(known, centred=where.centred),
+        }
+
+    def largest(self) -> list[dict[str, Any]]:
+        """Return the largest change over layers of every model, readout and centring."""
+        found = []
+        for model in self.found.models:
+            for other in self._references(model):
+                for readout in self.found.readouts:
+                    found += [self._largest(model, other, readout, c) for c in (False, True)]
+        return found
+
+    def _largest(
+        self, model: tuple[str, str], other: tuple[str, str], readout: str, centre: bool
+    ) -> dict[str, Any]:
+        looks = len(self.found.layers)
+        changes = {}
+        for layer in self.found.layers:
+            where = Where(readout, layer, centred=centre)
+            minus = self.found.look(model, where).minus(self.found.look(other, where))
+            known = over_questions(minus, _shared(self.confidence, looks))
+            if not math.isnan(known.value):
+                changes[layer] = known
+        at = max(changes, key=lambda layer: abs(changes[layer].value), default=None)
+        known = Known.nothing() if at is None else changes[at]
+        blocked = ""
+        if at is not None and not centre:
+            blocked = self._room(other, Where(readout, at, centred=False)).words
+        return {
+            "phase": model[0],
+            "model": model[1],
+            "from": other[1],
+            "readout": readout,
+            "centred": centre,
+            "layer": at,
+            "of": looks,
+            **_ends(known),
+            "p": None if math.isnan(known.p) else min(1.0, looks * known.p),
+            "words": blocked or _direction(known, centred=centre),
+        }
+
+
+def _caveats(found: GeometryTable, rooms: list[_Room], ceiling: float) -> tuple[Caveat, ...]:
+    caveats = []
+    if blocked := [room for room in rooms if not room.holds]:
+        where = "; ".join(
+            f"{name} at layers {', '.join(str(r.layer) for r in blocked if r.readout == name)}"
+            for name in found.readouts
+            if any(r.readout == name for r in blocked)
+        )
+        words = (
+            f"{SATURATED} where uncentred cosines of the raw model are not shown to lie below "
+            f"{shown(ceiling)} ({where}); the centred values stand beside them"
+        )
+        caveats.append(Caveat(code="saturated_probe", words=words))
+    if "response_mean" in found.readouts and len(found.models) > 1:
+        words = (
+            "response_mean reads what each model wrote itself: a change may lie in the text and "
+            "not in how the model represents the persona"
+        )
+        caveats.append(Caveat(code="own_texts", words=words))
+    if found.missing:
+        words = (
+            f"{found.missing:,} of {found.cells:,} cosines are missing (empty responses, or "
+            "states without a direction); means are over the others"
+        )
+        caveats.append(Caveat(code="missing_states", words=words))
+    return tuple(caveats)
+
+
+def _of_readout(name: str, rooms: list[_Room]) -> str:
+    """Return what is to be said of a readout of the raw model in one sentence."""
+    own = [room for room in rooms if room.readout == name]
+    blocked = [room for room in own if not room.holds]
+    if not own:
+        return "the raw model was not recorded: whether there is room is not known"
+    if not blocked:
+        return "room at every layer"
+    values = [room.known.value for room in blocked]
+    layers = ", ".join(str(room.layer) for room in blocked)
+    where = "every layer" if len(blocked) == len(own) else f"layers {layers}"
+    return (
+        f"{SATURATED} at {where}, where the raw model's uncentred cosines are "
+        f"{min(values):.4f} to {max(values):.4f}; read the centred values"
+    )
+
+
+def _blocked(known: Known, ceiling: float) -> str:
+    """Return why an uncentred cosine leaves no room: it is too high, or may be."""
+    return SATURATED if at_least(known.value, ceiling) else DOUBTFUL
+
+
+def _direction(known: Known, *, centred: bool) -> str:
+    """Return what a change says; an interval around 0 is no proof of "no change"."""
+    seen = ", seen from the mean of all personas" if centred else ""
+    if math.isnan(known.low):
+        return "no interval: nothing can be said of a change"
+    if known.low > 0:
+        return f"bystanders lie nearer to the source{seen}"
+    if known.high < 0:
+        return f"bystanders lie further from the source{seen}"
+    return f"undecided: a change from {known.low:+.4f} to {known.high:+.4f} is compatible"
+
+
+def _shared(confidence: float, looks: int) -> float:
+    """Return the level of each of so many intervals that hold together (Bonferroni)."""
+    return 1 - (1 - confidence) / looks
+
+
+def _interval(known: Known) -> Interval:
+    return Interval(value=known.value, low=known.low, high=known.high, n=known.n, units=known.n)
+
+
+def _ends(known: Known) -> dict[str, Any]:
+    return {
+        "value": none_if_nan(known.value),
+        "low": none_if_nan(known.low),
+        "high": none_if_nan(known.high),
+        "n": known.n,
+    }
+
+
+def _span(known: Known) -> str:
+    return _interval(known).text(4)
+
+
+def _listed(values: Mapping[int, float]) -> dict[str, float | None]:
+    return {str(seed): none_if_nan(value) for seed, value in values.items()}
