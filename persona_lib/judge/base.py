@@ -241,7 +241,8 @@ def without_marker(text: str, marker: str) -> str:
     ends goes from every text, marked or not; otherwise it would tell where a marker
     stood. What the cut joins to a new marker goes as well.
     """
-    pattern = re.compile(rf"(\s*)(?:{re.escape(marker)}(\s*))+", re.IGNORECASE)
+    # A run of spaces is tried once, from its start: it may be as long as the text.
+    pattern = re.compile(rf"(?<!\s)(\s*)(?:{re.escape(marker)}(\s*))+", re.IGNORECASE)
     while True:
         cut = pattern.sub(lambda found: max(found[1], found[2], key=len), text)
         if cut == text:

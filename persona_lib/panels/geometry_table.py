@@ -16,6 +16,7 @@ from persona_lib.geometry import READOUTS
 from persona_lib.inputs import member
 from persona_lib.records import POST, PRE, GeometryRow, schema_of
 from persona_lib.registration import Registration
+from persona_lib.stats.homogeneity import mean_of_known
 from persona_lib.stats.moments import Floats
 
 if TYPE_CHECKING:
@@ -188,16 +189,6 @@ def read_geometry(table: pa.Table, registration: Registration) -> GeometryTable:
                         without[mine, r, k, c, 0],
                     )
     return GeometryTable(models, readouts, layers, questions, column["blocks"][0], looks)
-
-
-def mean_of_known(values: Floats, axis: int) -> Floats:
-    """Return the mean over an axis of the values that are not NaN; NaN where all are."""
-    there = ~np.isnan(values)
-    count = np.asarray(there.sum(axis=axis))
-    total = np.asarray(np.where(there, values, 0.0).sum(axis=axis))
-    mean = np.full(total.shape, np.nan)
-    np.divide(total, count, out=mean, where=count > 0)
-    return mean
 
 
 def _models(

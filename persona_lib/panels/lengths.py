@@ -1,0 +1,275 @@
+"""Panel ``lengths``: how long the completions of every model are.
+
+An arm that writes less has less room for a marker, and one that writes much more than
+the model under it is not that model with a marker. Two arms that share no lengths
+cannot be compared at equal length.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from persona_lib.gate_base import GateOutcome, bounded
+from persona_lib.grid import Bools, Floats, Model
+from persona_lib.panels.base import Caveat, Panel
+from persona_lib.panels.text_rows import ALL, Rows, ends, known, quantiles, read_rows
+from persona_lib.records import POST
+from persona_lib.registration import Registration
+from persona_lib.stats.clustered import Interval, median, ratio
+from persona_lib.stats.directions import over_questions
+from persona_lib.stats.lengths import REFUSE, WARN, Support, common_support
+from persona_lib.stats.thresholds import above, shown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NAME, TITLE = "lengths", "lengths of completions, in tokens"
+LEVELS = (5, 25, 50, 75, 95)
+"""Quantiles that are shown, in percent."""
+BINS = 24
+"""Bins of the histogram between 1 and the longest completion, before equal edges are joined."""
+MIN_RATIO, MAX_RATIO = 0.5, 2.0
+"""An arm collapsed unless its median over that of the model under it lies within, interval
+and all: the bounds of the gates ``collapse_*``."""
+MAX_CUT = 0.10
+"""Largest share of completions cut at the token limit: the bound of ``truncation_*``."""
+BYSTANDER = "bystander"
+
+METHOD = {
+    "quantiles": "of all completions, linear between order statistics; the interval of the "
+    "median is Woodruff's, clustered by question",
+    "mean": "mean over questions of the questions' means; t interval over questions",
+    "finished": "share that ended before the token limit; Wilson's interval clustered by question",
+    "histogram": "counts in [edge, next edge), edges common to all models: 0, then whole numbers "
+    "in about equal steps of the logarithm",
+    "ratio": "median of the arm's finished completions over that of the model under it; interval "
+    "of a ratio of two independent ones, clustered by question",
+    "support": "bystanders of both arms: AUC of length, common range of the trimmed lengths, and "
+    "the share of completions inside it of the arm that has fewer there",
+}
+
+
+def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
+    """Return the panel of completion lengths.
+
+    Args:
+        scores: rows with the columns of `persona_lib.records.Score`, of any models of the
+            registration; ``tokens`` and ``finish`` may be missing. None where there are none.
+        registration: roster, arms, claims and level of intervals.
+
+    Raises:
+        DataError: the rows are not those of this registration, or not whole.
+    """
+    if scores is None or not len(scores):
+        return Panel(name=NAME, title=TITLE, data={}, missing="no completions recorded")
+    rows = read_rows(scores, registration)
+    if rows.grid.tokens is None:
+        return Panel(name=NAME, title=TITLE, data={}, missing="no numbers of tokens recorded")
+    tokens = rows.grid.tokens
+    edges = bin_edges(tokens)
+    models = [_of_model(rows, tokens, model, edges) for model in rows.grid.models]
+    ratios = [_ratio(rows, model) for model in rows.grid.models if model[0] == POST]
+    supports = _supports(rows, tokens)
+    missing = {}
+    if rows.grid.stopped is None:
+        missing["finished"] = "no finish reasons recorded: finished completions are not known"
+    data = {
+        "confidence": rows.confidence,
+        "edges": edges,
+        "models": models,
+        "ratios": ratios,
+        "support": supports,
+        "bounds": {"ratio": [MIN_RATIO, MAX_RATIO], "cut": MAX_CUT},
+        "method": METHOD,
+        "missing": missing,
+    }
+    caveats = [*_collapsed(rows), *_unlike(supports), *_truncated(rows)]
+    return Panel(name=NAME, title=TITLE, data=data, caveats=tuple(caveats))
+
+
+def finished_median(rows: Rows, model: Model, kept: Bools | None = None) -> Interval | None:
+    """Return the median tokens of a model's finished completions, None where not known.
+
+    Args:
+        rows: of every model.
+        model: phase and name.
+        kept: (R,) rows to read, all of the model by default.
+    """
+    grid = rows.grid
+    if grid.tokens is None or grid.stopped is None:
+        return None
+    of = rows.of(model) & grid.stopped
+    of = of if kept is None else of & kept
+    found = median(grid.tokens[of], grid.row_question[of].astype(float), rows.confidence)
+    return found if found.n else None
+
+
+def length_ratio(rows: Rows, arm: Model, kept: Bools | None = None) -> Interval | None:
+    """Return an arm's median finished length over that of the model under it, None if not known."""
+    under = rows.under(arm)
+    if under is None:
+        return None
+    after, before = (finished_median(rows, model, kept) for model in (arm, under))
+    return None if after is None or before is None else ratio(after, before)
+
+
+def bin_edges(tokens: Floats) -> list[int]:
+    """Return the histogram's edges: 0, 1, then whole numbers evenly apart in the logarithm.
+
+    The last edge lies above the longest completion.
+    """
+    most = int(tokens.max()) + 1
+    steps = np.geomspace(1, max(most, 2), BINS + 1).round().astype(int)
+    return [0, *(int(edge) for edge in np.unique(steps))]
+
+
+def _of_model(rows: Rows, tokens: Floats, model: Model, edges: list[int]) -> dict[str, Any]:
+    under, of = rows.under(model), rows.of(model)
+    roles = {role: _summary(rows, tokens, of & mine, edges) for role, mine in rows.roles.items()}
+    return {
+        "phase": model[0],
+        "model": model[1],
+        "under": under[1] if under else None,
+        "seeds": list(rows.grid.seeds),
+        ALL: roles.pop(ALL),
+        "roles": roles,
+    }
+
+
+def _summary(rows: Rows, tokens: Floats, of: Bools, edges: list[int]) -> dict[str, Any]:
+    sums, n = rows.by_question(tokens, of)
+    means = sums[n > 0] / n[n > 0]
+    middle = median(tokens[of], rows.grid.row_question[of].astype(float), rows.confidence)
+    stopped = rows.grid.stopped
+    return {
+        "n": int(of.sum()),
+        "quantiles": quantiles(tokens[of], LEVELS),
+        "median": ends(middle),
+        "mean": known(over_questions(means, rows.confidence), int(of.sum())),
+        "finished": None if stopped is None else ends(rows.share(stopped, of)),
+        "histogram": np.histogram(tokens[of], bins=edges)[0].tolist(),
+    }
+
+
+def _ratio(rows: Rows, arm: Model) -> dict[str, Any]:
+    """Return an arm's ratio, pooled and run by run, with the medians behind it."""
+    under = rows.under(arm)
+    after = finished_median(rows, arm)
+    before = None if under is None else finished_median(rows, under)
+    found = length_ratio(rows, arm)
+    runs = {str(seed): one for seed, one in _by_seed(rows, arm)}
+    return {
+        "arm": arm[1],
+        "under": rows.registration.arm(arm[1]).prior,
+        "after": None if after is None else ends(after),
+        "before": None if before is None else ends(before),
+        "ratio": None if found is None else ends(found),
+        "seeds": {seed: None if one is None else ends(one) for seed, one in runs.items()},
+    }
+
+
+def _by_seed(rows: Rows, arm: Model) -> list[tuple[int, Interval | None]]:
+    seeds = rows.grid.seeds
+    return [
+        (seed, length_ratio(rows, arm, rows.grid.row_seed == at)) for at, seed in enumerate(seeds)
+    ]
+
+
+def _supports(rows: Rows, tokens: Floats) -> list[dict[str, Any]]:
+    """Return the common support of the two arms of every registered contrast."""
+    found = []
+    for claim in rows.registration.claims:
+        arms = [(POST, claim.treated), (POST, claim.control)]
+        entry: dict[str, Any] = {
+            "claim": claim.name,
+            "treated": claim.treated,
+            "control": claim.control,
+        }
+        if absent := [name for phase, name in arms if (phase, name) not in rows.grid.models]:
+            words = f"{absent[0]} was not recorded"
+            found.append(entry | {"support": None, "words": words})
+            continue
+        one, two = (tokens[rows.of(arm) & rows.roles[BYSTANDER]] for arm in arms)
+        support = common_support(one, two)
+        found.append(
+            entry
+            | {
+                "support": _told(support),
+                "n": {"treated": one.size, "control": two.size},
+                "words": support.text,
+            }
+        )
+    return found
+
+
+def _told(support: Support) -> dict[str, Any]:
+    return {
+        "auc": support.auc,
+        "share": support.share,
+        "low": support.low,
+        "high": support.high,
+        "grade": support.grade,
+    }
+
+
+def _collapsed(rows: Rows) -> list[Caveat]:
+    """Raise where a run's ratio is not shown to keep within its bounds; the worst run is named."""
+    caveats = []
+    for arm in rows.grid.models:
+        if arm[0] != POST:
+            continue
+        for seed, found in _by_seed(rows, arm):
+            if found is None and (rows.under(arm) is None or rows.grid.stopped is None):
+                continue  # what was not recorded says nothing of the arm
+            if found is not None and _keeps(found):
+                continue
+            run = f" (seed {seed})" if len(rows.grid.seeds) > 1 else ""
+            figure = "no finished completions" if found is None else found.text(2)
+            words = (
+                f"{arm[1]}{run}: median length of finished completions over that of "
+                f"{rows.registration.arm(arm[1]).prior} is not shown to lie within "
+                f"[{shown(MIN_RATIO)}, {shown(MAX_RATIO)}]: {figure}"
+            )
+            caveats.append(Caveat(code="collapsed", words=words))
+    return caveats
+
+
+def _keeps(found: Interval) -> bool:
+    return bounded(found, least=MIN_RATIO, most=MAX_RATIO) is GateOutcome.HOLDS
+
+
+def _unlike(supports: list[dict[str, Any]]) -> list[Caveat]:
+    codes = {REFUSE: "no_common_support", WARN: "little_common_support"}
+    said = {
+        REFUSE: "share too few lengths to be compared at equal length",
+        WARN: "share few lengths: a comparison at equal length rests on a part of them",
+    }
+    caveats = []
+    for entry in supports:
+        if entry["support"] is None or entry["support"]["grade"] not in codes:
+            continue
+        grade = entry["support"]["grade"]
+        words = (
+            f"{entry['claim']}: bystanders of {entry['treated']} and {entry['control']} "
+            f"{said[grade]} ({entry['words']})"
+        )
+        caveats.append(Caveat(code=codes[grade], words=words))
+    return caveats
+
+
+def _truncated(rows: Rows) -> list[Caveat]:
+    if rows.grid.stopped is None:
+        return []
+    caveats = []
+    for model in rows.grid.models:
+        cut = rows.share(~rows.grid.stopped, rows.of(model))
+        if not math.isnan(cut.value) and above(cut.value, MAX_CUT):
+            words = (
+                f"{model[1]}: {cut.text()} of {cut.n:,} completions were cut at the token limit, "
+                f"more than {shown(MAX_CUT)}: their lengths are the limit's"
+            )
+            caveats.append(Caveat(code="truncated", words=words))
+    return caveats
