@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.panels import panels_of
 from persona_lib.family import Family, families
 from persona_lib.provenance import provenance
 from persona_lib.report.terminal import verdict_table
@@ -32,8 +33,17 @@ def table_text(session: Session, recorded: Mapping[str, Any]) -> str:
     return verdict_table(verdicts, gates, summary, families=_families(session, verdicts))
 
 
-def write_outcome(folder: Path, session: Session, recorded: Mapping[str, Any]) -> Path:
-    """Write verdict.json into `folder`, atomically, and return its path."""
+def write_outcome(
+    folder: Path, session: Session, recorded: Mapping[str, Any], *, panels: bool = False
+) -> Path:
+    """Write verdict.json into `folder`, atomically, and return its path.
+
+    Args:
+        folder: made where it does not exist.
+        session: what was judged.
+        recorded: what the tests recorded.
+        panels: make the panels too; those of a live run may take some seconds a model.
+    """
     verdicts, gates, summary = _ordered(recorded)
     arms = [arm["name"] for arm in summary["arms"]]
     body = {
@@ -46,6 +56,7 @@ def write_outcome(folder: Path, session: Session, recorded: Mapping[str, Any]) -
         "gates": gates,
         "families": [family.to_json() for family in _families(session, verdicts)],
         "summary": summary,
+        "panels": panels_of(session, arms) if panels else {},
         "stages": [] if session.stored else stages_of(session, arms),
         "provenance": provenance(),
     }

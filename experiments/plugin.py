@@ -153,7 +153,8 @@ def pytest_terminal_summary(
     terminalreporter.section("Flatland", sep="=")
     terminalreporter.write_line(table_text(config.stash[SESSION], recorded))
     try:
-        path = write_outcome(_report_folder(config), config.stash[SESSION], recorded)
+        folder, session = _report_folder(config), config.stash[SESSION]
+        path = write_outcome(folder, session, recorded, panels=bool(config.option.report))
     except (OSError, FlatlandError) as error:
         # The verdicts stand above all the same: what was computed is not lost.
         terminalreporter.write_line(f"verdict.json could not be written: {error}", red=True)

@@ -37,7 +37,7 @@ from persona_lib.records import (
     read_table,
     schema_of,
 )
-from persona_lib.stored import RECORDS, write_manifest
+from persona_lib.stored import RECORDS, TEXTS_FILE, write_manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from persona_lib.pipeline import Run
 
 SCORES_FILE = "scores.parquet"
-TEXTS_FILE = "completions.parquet"
 ADVICE_TEXTS_FILE = "advice_completions.parquet"
 
 

@@ -164,11 +164,11 @@ class Session:
                 import pyarrow as pa
 
                 # In reporting order, so that arms share what they share exactly once.
-                models = [(PRE, prior) for prior in self._priors(chosen)]
+                models = [(PRE, prior) for prior in self.priors_of(chosen)]
                 models += [(POST, arm) for arm in chosen]
                 table = pa.concat_tables([self.scores(*model) for model in models])
                 origin = f"a live run of profile {self.profile.name}: {self.profile.summary}"
-                advice = pa.concat_tables([self.advice(prior) for prior in self._priors(chosen)])
+                advice = pa.concat_tables([self.advice(prior) for prior in self.priors_of(chosen)])
                 self._evidence[chosen] = RecordEvidence(
                     self.registration, table, arms=chosen, origin=origin, advice=advice
                 )
@@ -217,7 +217,8 @@ class Session:
         """Every arm of the registration, in reporting order."""
         return tuple(arm.name for arm in self.registration.arms)
 
-    def _priors(self, arms: Sequence[str]) -> tuple[str, ...]:
+    def priors_of(self, arms: Sequence[str]) -> tuple[str, ...]:
+        """Return the pre-coupling models that belong to these arms: of all arms, all."""
         if set(arms) == set(self.all_arms):
             return self.registration.priors
         used = {self.registration.arm(arm).prior for arm in arms}

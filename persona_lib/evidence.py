@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from persona_lib.evidence_aggregates import AggregateEvidence
 from persona_lib.evidence_base import ALL, ROLES, Count, Evidence, Lengths, PersonaRow
@@ -18,10 +18,17 @@ from persona_lib.foreign import is_foreign, load_foreign
 from persona_lib.geometry import GEOMETRY_FILE
 from persona_lib.harm import ADVICE_FILE
 from persona_lib.inputs import read_json
-from persona_lib.records import AdviceScore, GeometryRow, read_table
+from persona_lib.records import AdviceScore, Completion, GeometryRow, read_table
 from persona_lib.registration import Registration
 from persona_lib.score_columns import read_scores
-from persona_lib.stored import AGGREGATES, FILES, judged_under, read_manifest, verify
+from persona_lib.stored import (
+    AGGREGATES,
+    FILES,
+    TEXTS_FILE,
+    judged_under,
+    read_manifest,
+    verify,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +43,9 @@ __all__ = [
     "PersonaRow",
     "RecordEvidence",
     "load_geometry",
+    "load_scores",
     "load_stored",
+    "load_texts",
 ]
 
 
@@ -89,6 +98,31 @@ def load_stored(
     )
 
 
+def load_scores(path: Path, registration: Registration) -> pa.Table | None:
+    """Read the score rows of stored evidence, unchecked; None where totals are all there is.
+
+    Raises:
+        DataError, CorruptEntryError: see `load_stored`.
+    """
+    if is_foreign(path):
+        return load_foreign(path, registration).table
+    manifest = read_manifest(path)
+    verify(path, manifest)
+    return None if manifest.kind == AGGREGATES else read_scores(path / FILES[manifest.kind])
+
+
+def load_texts(path: Path) -> pa.Table | None:
+    """Read the completions of stored evidence, columns of `Completion`.
+
+    Returns:
+        The rows; None where the folder has none, and for a file of other software.
+
+    Raises:
+        DataError, CorruptEntryError: see `load_geometry`.
+    """
+    return _table(path, TEXTS_FILE, Completion)
+
+
 def load_geometry(path: Path) -> pa.Table | None:
     """Read the hidden-state cosines of stored evidence, columns of `GeometryRow`.
 
@@ -101,10 +135,14 @@ def load_geometry(path: Path) -> pa.Table | None:
         DataError: the manifest or the file is missing or malformed.
         CorruptEntryError: a file differs from what the manifest vouches for.
     """
+    return _table(path, GEOMETRY_FILE, GeometryRow)
+
+
+def _table(path: Path, name: str, row_type: type[Any]) -> pa.Table | None:
     if is_foreign(path):
         return None
     manifest = read_manifest(path)
-    if GEOMETRY_FILE not in manifest.files:
+    if name not in manifest.files:
         return None
     verify(path, manifest)
-    return read_table(path / GEOMETRY_FILE, GeometryRow)
+    return read_table(path / name, row_type)

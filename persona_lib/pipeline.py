@@ -12,11 +12,19 @@ from persona_lib.errors import SpecError
 from persona_lib.geometry import GEOMETRY_FILE
 from persona_lib.graph import Stage, check_machine
 from persona_lib.harm import ADVICE_FILE
-from persona_lib.records import POST, PRE, AdviceScore, GeometryRow, Score, read_table
+from persona_lib.records import (
+    POST,
+    PRE,
+    AdviceScore,
+    Completion,
+    GeometryRow,
+    Score,
+    read_table,
+)
 from persona_lib.registration import RAW
 from persona_lib.run import Folders, Run
 from persona_lib.spec import canonical
-from persona_lib.stages import SCORES
+from persona_lib.stages import COMPLETIONS, SCORES
 from persona_lib.store import Store
 
 if TYPE_CHECKING:
@@ -64,6 +72,19 @@ def run_advice(run: Run, prior: str, store: Store) -> pa.Table:
     """
     entry = run.advice_scores(_known(run, prior)).resolve(store)
     return read_table(entry.path / ADVICE_FILE, AdviceScore)
+
+
+def run_texts(run: Run, phase: str, model: str, store: Store) -> pa.Table:
+    """Return the evaluation completions of an arm or a pre-coupling model.
+
+    Columns are those of `Completion`; what is not stored is built.
+
+    Raises:
+        SpecError, FlatlandError: see `run_geometry`.
+    """
+    name = run.registration.arm(model).name if phase == POST else _known(run, model)
+    entry = run.completions(phase, name).resolve(store)
+    return read_table(entry.path / COMPLETIONS, Completion)
 
 
 def run_geometry(run: Run, phase: str, model: str, store: Store) -> pa.Table:

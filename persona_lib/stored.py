@@ -18,6 +18,8 @@ AGGREGATES = "aggregates"
 """Kind of a folder that holds published numbers, in ``aggregates.json``."""
 RECORDS = "records"
 """Kind of a folder that holds one row a completion, in ``scores.parquet``."""
+TEXTS_FILE = "completions.parquet"
+"""The completions themselves, in a folder of records that keeps them."""
 FILES = {AGGREGATES: "aggregates.json", RECORDS: "scores.parquet"}
 
 

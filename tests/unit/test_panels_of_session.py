@@ -1,0 +1,78 @@
+"""Panels of a session: what each is made from, and that none can harm the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from experiments.issue262 import ISSUE262
+from experiments.outcome import write_outcome
+from experiments.panels import panels_of
+from experiments.profiles import TINY
+from experiments.session import ROOT, Session
+from persona_lib.errors import DataError
+from persona_lib.panels import lengths
+
+ARMS = ("C1", "C2", "C2p", "C3")
+
+
+def stored(path: Path) -> Session:
+    return Session(registration=ISSUE262, profile=TINY, stored=path)
+
+
+def states(found: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {name: panel["state"] for name, panel in found.items()}
+
+
+def test_panels_of_a_recording_hold_the_models_of_the_arms_that_were_judged() -> None:
+    found = panels_of(stored(ROOT / "golden" / "tiny"), ("C1", "C2"))
+    assert states(found)["lengths"] == states(found)["text"] == "readable"
+    for name in ("lengths", "text"):
+        models = [(m["phase"], m["model"]) for m in found[name]["data"]["models"]]
+        assert sorted(models) == [("post", "C1"), ("post", "C2"), ("pre", "em"), ("pre", "raw")]
+    assert set(found["text"]["data"]["samples"]["arms"]) == {"C1", "C2"}
+    json.dumps(found, allow_nan=False)
+
+
+def test_published_totals_have_no_panels_and_say_so() -> None:
+    found = panels_of(stored(ROOT / "golden" / "published"), ARMS)
+    assert set(states(found).values()) == {"unavailable"}
+    assert all(panel["reason"] for panel in found.values())
+
+
+def test_a_file_without_texts_has_lengths_and_no_samples(tmp_path: Path) -> None:
+    table = pq.read_table(ROOT / "golden" / "tiny" / "scores.parquet")
+    path = tmp_path / "mine.csv"
+    table = table.rename_columns([{"model": "arm"}.get(n, n) for n in table.column_names])
+    pacsv.write_csv(table, path)
+    found = panels_of(stored(path), ARMS)
+    assert states(found)["lengths"] == "readable"
+    assert found["text"]["data"]["samples"] is None
+    assert states(found)["geometry"] == "unavailable"
+
+
+def test_a_panel_that_cannot_be_made_leaves_the_others_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise DataError("lengths", bound="a panel", value="none", remedy="Repair it.")
+
+    monkeypatch.setattr(lengths, "lengths_panel", broken)
+    found = panels_of(stored(ROOT / "golden" / "tiny"), ARMS)
+    assert states(found)["lengths"] == "unavailable"
+    assert "Repair it." in found["lengths"]["reason"]
+    assert states(found)["text"] == "readable"
+
+
+def test_verdict_json_has_panels_only_where_a_report_is_asked_for(tmp_path: Path) -> None:
+    session = stored(ROOT / "golden" / "tiny")
+    verdict = session.judge("H1").to_json()
+    recorded = {"verdicts": {"H1": verdict}, "gates": {}, "summaries": [session.summary("H1")]}
+    for asked in (False, True):
+        path = write_outcome(tmp_path / str(asked), session, recorded, panels=asked)
+        assert bool(json.loads(path.read_text())["panels"]) is asked
