@@ -36,6 +36,9 @@ def test_panels_of_a_recording_hold_the_models_of_the_arms_that_were_judged() ->
         models = [(m["phase"], m["model"]) for m in found[name]["data"]["models"]]
         assert sorted(models) == [("post", "C1"), ("post", "C2"), ("pre", "em"), ("pre", "raw")]
     assert set(found["text"]["data"]["samples"]["arms"]) == {"C1", "C2"}
+    geometry = found["geometry"]
+    assert geometry["state"] == "readable", geometry["reason"]
+    assert geometry["gates"][0]["outcome"] == "HOLDS"
     json.dumps(found, allow_nan=False)
 
 
