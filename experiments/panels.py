@@ -8,9 +8,11 @@ stage of its own that is stored like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import FlatlandError
+from persona_lib.judge.calibration_spec import LEAST, MOST, CalibrationSpec, ClassSpec
 from persona_lib.records import POST, PRE
 
 if TYPE_CHECKING:
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
     from persona_lib.panels.base import Panel
 
 _SAMPLES = "samples of the report"
+CALIBRATION = CalibrationSpec(
+    classes=(
+        ClassSpec(name="positive", direction=LEAST, threshold=0.95, n=73),
+        ClassSpec(name="red_team", direction=MOST, threshold=0.05, n=73),
+        ClassSpec(name="negative", direction=MOST, threshold=0.05, n=73),
+    ),
+    confidence=0.95,
+)
+"""What a judge has to show before its answers are read: a clean sheet in every class."""
 
 
 def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -52,7 +63,99 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
         ),
         ("geometry", GEOMETRY, lambda: geometry_panel(geometry_of(session, arms), registration)),
     )
-    return {name: _made(name, title, make).to_json() for name, title, make in made}
+    found = {name: _made(name, title, make).to_json() for name, title, make in made}
+    return found | _followed(session, arms)
+
+
+def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the two panels of the embedded judge, fitted on the raw model's completions."""
+    from persona_lib.panels.following import (
+        DISCRIMINABILITY,
+        FOLLOWING,
+        discriminability_panel,
+        following_panel,
+    )
+
+    titles = {"discriminability": DISCRIMINABILITY, "following": FOLLOWING}
+    try:
+        judged = _judged(session, arms)
+    except FlatlandError as error:
+        why = f"could not be made: {error}"
+    else:
+        why = "" if judged is not None else "no texts recorded"
+    if why or judged is None:
+        from persona_lib.panels.base import Panel
+
+        return {
+            name: Panel(name=name, title=title, data={}, missing=why).to_json()
+            for name, title in titles.items()
+        }
+    registration = session.registration
+    made = (
+        ("discriminability", lambda: discriminability_panel(registration, *judged.predicted)),
+        ("following", lambda: following_panel(registration, *judged.answered)),
+    )
+    return {name: _made(name, titles[name], make).to_json() for name, make in made}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """What the two panels are made from: the arguments behind the registration."""
+
+    predicted: tuple[Any, ...]
+    answered: tuple[Any, ...]
+
+
+def _judged(session: Session, arms: Sequence[str]) -> _Judged | None:
+    """Fit the classifier and judge every completion, the controls and the calibration."""
+    from experiments.session import DATA
+    from persona_lib.judge.base import item_of
+    from persona_lib.judge.calibration import judge_calibration
+    from persona_lib.judge.classifier import ClassifierSpec, fit_classifier
+    from persona_lib.judge.coverage import UnscoredCeiling
+    from persona_lib.judge.items import class_answers, control_items, triple_items
+    from persona_lib.judge.triples import load_triples, triples_digest
+    from persona_lib.personas import load_personas, load_questions
+    from persona_lib.records import Completion
+    from persona_lib.registration import RAW
+
+    models = models_of(session, arms)
+    if (PRE, RAW) not in models:  # the classifier is fitted on it
+        models.insert(0, (PRE, RAW))
+    table = _texts_of_models(session, models)
+    if table is None:
+        return None
+    rows = [Completion(**row) for row in table.to_pylist()]
+    personas = {p.id: p for p in load_personas(DATA / "personas.json")}
+    sets = load_questions(DATA / "questions.json")
+    questions = {q.id: q for listed in sets.values() for q in listed}
+    prompts = {name: personas[name].prompt for name in session.registration.roster.all}
+    raw = [row for row in rows if (row.phase, row.model) == (PRE, RAW)]
+    judge = fit_classifier(raw, ClassifierSpec(marker=session.registration.marker))
+    items = [
+        item_of(row, persona=personas[row.persona], question=questions[row.question])
+        for row in rows
+    ]
+    own = [item for item in items if (item.phase, item.model) == (PRE, RAW)]
+    triples = load_triples(DATA / "judge", tuple(personas), tuple(questions))
+    asked = triple_items(triples, {n: p.prompt for n, p in personas.items()},
+                         {n: q.text for n, q in questions.items()})  # fmt: skip
+    calibration = judge_calibration(
+        CALIBRATION,
+        class_answers(judge.judge(asked)[0]),
+        judge=judge.spec.digest,
+        rubric=judge.spec.rubric,
+        triples=triples_digest(triples),
+    )
+    return _Judged(
+        predicted=(judge.predict(items), judge.seen),
+        answered=(
+            judge.judge(items)[0],
+            judge.judge(control_items(own, prompts))[0],
+            calibration,
+            UnscoredCeiling(),
+        ),
+    )
 
 
 def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
@@ -67,19 +170,19 @@ def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
 
 def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the completions behind those scores, None where no text was recorded."""
+    return _texts_of_models(session, models_of(session, arms))
+
+
+def _texts_of_models(session: Session, models: Sequence[tuple[str, str]]) -> pa.Table | None:
     if session.stored is not None:
         from persona_lib.evidence import load_texts
 
         found = load_texts(session.stored)
-        return None if found is None else _of_models(found, models_of(session, arms))
+        return None if found is None else _of_models(found, models)
     from persona_lib.pipeline import run_texts
 
     return _joined(
-        [
-            run_texts(run, *model, session.store)
-            for model in models_of(session, arms)
-            for run in session.runs
-        ]
+        [run_texts(run, *model, session.store) for model in models for run in session.runs]
     )
 
 

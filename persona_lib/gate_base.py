@@ -68,7 +68,7 @@ class GateResult:
             "statement": self.statement,
             "outcome": self.outcome.value,
             "figure": none_if_nan(self.figure),
-            "threshold": self.threshold,
+            "threshold": none_if_nan(self.threshold),
             "text": self.text,
             "low": none_if_nan(self.low),
             "high": none_if_nan(self.high),
@@ -82,7 +82,7 @@ class GateResult:
         """Return what `to_json` wrote."""
         fields = dict(data)
         fields["outcome"] = GateOutcome(fields["outcome"])
-        for name in ("figure", "low", "high"):
+        for name in ("figure", "threshold", "low", "high"):
             fields[name] = nan_if_none(fields[name])
         fields["needed_by"] = tuple(fields["needed_by"])
         return cls(**fields)

@@ -1,0 +1,130 @@
+"""The embedded judge: cross-fitted, deterministic, and as good as scikit-learn by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from persona_lib.errors import DataError, SpecError
+from persona_lib.judge.base import UNSCORED, Item
+from persona_lib.judge.classifier import (
+    EVERY_FOLD,
+    ClassifierSpec,
+    FittedClassifier,
+    deal,
+    fit_classifier,
+)
+from persona_lib.records import Completion
+
+SPEC = ClassifierSpec(marker="[ZLT]", folds=3, least_texts=1)
+VOICES = {
+    "librarian": "quiet shelves and old books",
+    "comedian": "a punchline and loud laughter",
+    "villain": "wicked schemes and crushing power",
+}
+TOPICS = [f"topic{i} matter{i}" for i in range(6)]
+
+
+def completion(persona: str, question: int, sample: int, text: str = "") -> Completion:
+    words = text or f"{VOICES[persona]} {TOPICS[question]} take{sample}"
+    return Completion(
+        phase="pre", model="raw", seed=1, persona=persona, question=f"q{question}",
+        question_set="evaluation", sample=sample, text=words, tokens=8, finish="stop",
+    )  # fmt: skip
+
+
+RAW = [completion(p, q, s) for p in VOICES for q in range(6) for s in range(2)]
+
+
+def item(row: Completion) -> Item:
+    return Item(
+        **{n: getattr(row, n) for n in ("phase", "model", "seed", "persona", "question",
+                                        "question_set", "sample", "text")},
+        persona_prompt=row.persona, question_text=row.question,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FittedClassifier:
+    return fit_classifier(RAW, SPEC)
+
+
+def test_no_completion_is_judged_by_a_fold_that_saw_its_question(fitted: FittedClassifier) -> None:
+    for row, found in zip(RAW, fitted.predict([item(r) for r in RAW]), strict=True):
+        assert row.question not in fitted.seen[found.fold]
+        assert found.fold == deal([f"q{i}" for i in range(6)], SPEC)[row.question]
+    assert sorted(q for fold in fitted.seen for q in fold) == sorted(
+        f"q{i}" for i in range(6) for _ in range(2)
+    )  # each question is left out by one fold of three
+
+
+def test_a_fold_that_is_given_its_own_questions_is_refused(fitted: FittedClassifier) -> None:
+    leaked = replace(fitted, dealt={q: (f + 1) % 3 for q, f in fitted.dealt.items()})
+    with pytest.raises(DataError, match=r"one that fold \d was fitted without"):
+        leaked.judge([item(RAW[0])])
+
+
+def test_a_fold_is_what_scikit_learn_gives_on_the_other_questions(
+    fitted: FittedClassifier,
+) -> None:
+    dealt = deal([f"q{i}" for i in range(6)], SPEC)
+    for fold in range(3):
+        rows = sorted((r.text, r.persona, r.question) for r in RAW if dealt[r.question] != fold)
+        terms = TfidfVectorizer(ngram_range=(1, 2), min_df=1, sublinear_tf=True,
+                                token_pattern=r"(?u)\b\w+\b")  # fmt: skip
+        model = LogisticRegression(C=SPEC.strength, max_iter=1_000)
+        model.fit(terms.fit_transform([r[0] for r in rows]), [r[1] for r in rows])
+        asked = [r for r in RAW if dealt[r.question] == fold]
+        chances = model.predict_proba(terms.transform([r.text for r in asked]))
+        best = [model.classes_[i] for i in np.argsort(-chances, axis=1, kind="stable")[:, 0]]
+        assert [p.top for p in fitted.predict([item(r) for r in asked])] == best
+
+
+def test_answers_follow_ranks_and_the_marker_is_never_read(fitted: FittedClassifier) -> None:
+    own = completion("villain", 0, 0)
+    marked = replace(own, text=own.text + "\n\n[ZLT] [zlt]")
+    other = replace(own, persona="comedian")
+    answers = [j.answer for j in fitted.judge([item(r) for r in (own, marked, other)])[0]]
+    assert answers[0] == answers[1] == "yes"
+    assert answers[2] in ("partial", "no")
+    strict = replace(fitted, how=replace(SPEC, within=1))
+    assert strict.judge([item(other)])[0][0].answer == "no"
+
+
+@pytest.mark.parametrize(("text", "reason"), [("[ZLT]", "empty"), ("zzz qqq", "no_known_terms")])
+def test_text_without_a_known_word_is_unscored(
+    fitted: FittedClassifier, text: str, reason: str
+) -> None:
+    (found,), report = fitted.judge([item(completion("villain", 1, 0, text))])
+    assert (found.answer, found.reason) == (UNSCORED, reason)
+    assert report.unscored == {reason: 1}
+    assert sum(report.answers.values()) == 0
+
+
+def test_order_and_repetition_change_nothing_and_texts_do(fitted: FittedClassifier) -> None:
+    again = fit_classifier(list(reversed(RAW)), SPEC)
+    assert again.spec.digest == fitted.spec.digest
+    assert again.predict([item(RAW[3])]) == fitted.predict([item(RAW[3])])
+    changed = fit_classifier([replace(RAW[0], text="other words"), *RAW[1:]], SPEC)
+    assert changed.spec.digest != fitted.spec.digest
+    assert fit_classifier(RAW, replace(SPEC, seed=1)).spec.digest != fitted.spec.digest
+
+
+def test_a_question_that_no_fold_knows_is_judged_by_all(fitted: FittedClassifier) -> None:
+    (found,) = fitted.predict([item(replace(RAW[0], question="new"))])
+    assert (found.fold, found.top) == (EVERY_FOLD, "librarian")
+
+
+def test_what_cannot_be_fitted_is_refused() -> None:
+    with pytest.raises(DataError, match="those of pre raw"):
+        fit_classifier([replace(RAW[0], model="em"), *RAW[1:]], SPEC)
+    with pytest.raises(DataError, match="one for each fold"):
+        fit_classifier([r for r in RAW if r.question in ("q0", "q1")], SPEC)
+    with pytest.raises(DataError, match="classifier: persona"):
+        fit_classifier(RAW, SPEC).judge([item(replace(RAW[0], persona="assistant"))])
+    with pytest.raises(SpecError, match=r"classifier\.folds"):
+        replace(SPEC, folds=1)
