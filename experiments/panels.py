@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from experiments.session import Session
+    from persona_lib.judge.classifier import Prediction
     from persona_lib.panels.base import Panel
 
 _SAMPLES = "samples of the report"
@@ -92,8 +93,22 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
         }
     registration = session.registration
     made = (
-        ("discriminability", lambda: discriminability_panel(registration, *judged.predicted)),
-        ("following", lambda: following_panel(registration, *judged.answered)),
+        (
+            "discriminability",
+            lambda: discriminability_panel(
+                registration, *judged.predicted, positives=judged.positives
+            ),
+        ),
+        (
+            "following",
+            lambda: following_panel(
+                registration,
+                *judged.answered,
+                required=CALIBRATION,
+                predictions=judged.predicted[0],
+                seen=judged.predicted[1],
+            ),
+        ),
     )
     return {name: _made(name, titles[name], make).to_json() for name, make in made}
 
@@ -104,6 +119,7 @@ class _Judged:
 
     predicted: tuple[Any, ...]
     answered: tuple[Any, ...]
+    positives: tuple[Prediction, ...]
 
 
 def _judged(session: Session, arms: Sequence[str]) -> _Judged | None:
@@ -155,6 +171,7 @@ def _judged(session: Session, arms: Sequence[str]) -> _Judged | None:
             calibration,
             UnscoredCeiling(),
         ),
+        positives=judge.predict([item for item in asked if item.model == "positive"]),
     )
 
 

@@ -10,29 +10,41 @@ a persona's own text from another's.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from persona_lib.gate_base import GateOutcome, GateResult, bounded
+from persona_lib.errors import DataError
 from persona_lib.judge.base import UNSCORED, Judgement
 from persona_lib.judge.calibration import CalibrationResult
+from persona_lib.judge.calibration_spec import CalibrationSpec
 from persona_lib.judge.classifier import Prediction
 from persona_lib.judge.coverage import UnscoredCeiling, coverage
 from persona_lib.judge.triples import ANSWERS, YES
 from persona_lib.panels.base import Caveat, Panel
+from persona_lib.panels.following_checks import (
+    Model,
+    agreement,
+    calibration_gate,
+    crossfit_gate,
+    few_completions,
+    gate,
+    labels_gate,
+    labels_shifted,
+    no_information,
+    place_of,
+    sees_gate,
+    share_of,
+    tells_gate,
+)
 from persona_lib.panels.text_rows import ends, known
 from persona_lib.records import POST, PRE
 from persona_lib.registration import RAW, Registration
-from persona_lib.stats.clustered import Interval, difference, share
+from persona_lib.stats.clustered import Interval
 from persona_lib.stats.directions import over_questions
 from persona_lib.stats.moments import Floats
-from persona_lib.stats.thresholds import above, shown
-
-Model = tuple[str, str]
 
 DISCRIMINABILITY = "how well personas are told apart, by the raw model's own voices"
 FOLLOWING = "whether completions follow their persona, by a judge"
@@ -42,13 +54,18 @@ METHOD = {
     "change": "minus the raw model, and minus the model under the arm: mean over questions of the "
     "difference of their shares; t interval over questions",
     "to_source": "share of scored bystander completions given to the source",
+    "accuracy_of_all": "the same with unscored completions counted as wrong",
     "yes": "share of judged completions that follow their persona; unscored ones are left out "
     "and counted; Wilson's interval clustered by question",
 }
 
 
 def discriminability_panel(
-    registration: Registration, predictions: Sequence[Prediction], seen: Sequence[Sequence[str]]
+    registration: Registration,
+    predictions: Sequence[Prediction],
+    seen: Sequence[Sequence[str]],
+    *,
+    positives: Sequence[Prediction] | None = None,
 ) -> Panel:
     """Return how well personas are told apart in every model's completions.
 
@@ -56,6 +73,8 @@ def discriminability_panel(
         registration: roster, arms and level of intervals.
         predictions: one for each completion, of the raw model's before coupling as well.
         seen: the questions that each fold was fitted on.
+        positives: of the calibration triples of class ``positive``, which say whether the
+            probe's names are those of the personas; None leaves the gate ``labels`` out.
     """
     confidence = registration.statistics.confidence
     chance = 1 / len(registration.roster.all)
@@ -65,11 +84,16 @@ def discriminability_panel(
             name="discriminability", title=DISCRIMINABILITY, data={}, missing="nothing judged"
         )
     tables = {model: _accuracy(rows) for model, rows in of.items()}
+    found = {m: _clustered(rows, confidence, lambda p: p.rank == 0) for m, rows in of.items()}
     models = [
         {
             "phase": model[0],
             "model": model[1],
-            "accuracy": ends(_clustered(rows, confidence, lambda p: p.rank == 0)),
+            "accuracy": ends(found[model]),
+            "accuracy_of_all": ends(
+                share_of([(p.question, p.rank == 0) for p in rows], confidence)
+            ),
+            "n": len(rows),
             "unscored": dict(sorted(Counter(p.reason for p in rows if p.reason).items())),
             "personas": _personas(registration, rows, confidence),
             "to_source": ends(_to_source(registration, rows, confidence)),
@@ -78,18 +102,22 @@ def discriminability_panel(
         }
         for model, rows in of.items()
     ]
-    raw = of.get((PRE, RAW), [])
-    sees = _clustered(raw, confidence, lambda p: p.rank == 0)
-    gates = (_crossfit(predictions, seen), _sees(sees, chance))
-    caveats: tuple[Caveat, ...] = ()
-    if gates[1].outcome is not GateOutcome.HOLDS:
-        words = f"the probe is blind: raw accuracy {sees.text()}, chance {chance:.3f}"
-        caveats = (Caveat(code="probe_blind", words=words),)
+    sees = found.get((PRE, RAW), share_of([], confidence))
+    gates = [crossfit_gate(predictions, seen), sees_gate(sees, chance)]
+    if positives is not None:
+        gates.append(labels_gate(positives, chance, confidence))
+    cells = [(*model, p) for model in of for p in registration.roster.all]
+    scored = Counter((p.phase, p.model, p.persona) for p in predictions if not p.reason)
+    caveats = few_completions({cell: scored[cell] for cell in cells})
+    if gates[1].holds:
+        caveats += labels_shifted(found, chance)
+    else:
+        caveats += (_blind(sees, chance),)
     return Panel(
         name="discriminability",
         title=DISCRIMINABILITY,
         data={"chance": chance, "confidence": confidence, "models": models, "method": METHOD},
-        gates=gates,
+        gates=tuple(gates),
         caveats=caveats,
     )
 
@@ -100,6 +128,10 @@ def following_panel(
     controls: Sequence[Judgement],
     calibration: CalibrationResult,
     ceiling: UnscoredCeiling,
+    *,
+    required: CalibrationSpec | None = None,
+    predictions: Sequence[Prediction] = (),
+    seen: Sequence[Sequence[str]] | None = None,
 ) -> Panel:
     """Return what a judge answers, by model and persona, and whether it may be read.
 
@@ -109,32 +141,59 @@ def following_panel(
         controls: of raw completions put under another persona: the answer should be no.
         calibration: of the same judge.
         ceiling: how many may lack an answer.
+        required: the registered calibration; None where it is not known.
+        predictions: of the embedded classifier on the same completions. Every one has to
+            have a judgement, and answers have to go with them better than shuffled ones.
+        seen: the questions that each of its folds was fitted on, where the judge is the
+            classifier itself.
+
+    Raises:
+        DataError: a completion was judged twice, or was predicted and not judged.
     """
     confidence = registration.statistics.confidence
     of: dict[Model, list[Judgement]] = {}
     for row in judgements:
         of.setdefault((row.phase, row.model), []).append(row)
+    _complete(judgements, predictions)
+    guesses = _by_model(registration, predictions)
+    agreed = {
+        model: agreement(of[model], guesses[model])
+        for model in _ordered(registration, of)
+        if model in guesses
+    }
     models = [
         {
             "phase": model[0],
             "model": model[1],
             "bystanders": ends(_yes(registration, of[model], confidence)),
+            "agreement": agreed[model].to_json() if model in agreed else None,
             "personas": {
-                persona: _cell([row for row in of[model] if row.persona == persona])
+                persona: _cell([r for r in of[model] if r.persona == persona], confidence)
                 for persona in registration.roster.all
             },
         }
         for model in _ordered(registration, of)
     ]
     covered = coverage(judgements, ceiling)
-    gates = (
-        _gate("calibration", calibration.outcome, math.nan, _calibrated(calibration)),
-        _gate("unscored", covered.outcome, covered.share, covered.words, ceiling.share),
-        _tells(of.get((PRE, RAW), []), controls, confidence),
-    )
-    caveats = []
+    judges = {row.judge for row in (*judgements, *controls)}
+    gates = [
+        calibration_gate(calibration, judges, required),
+        gate("unscored", covered.outcome, covered.share, covered.words, ceiling.share),
+        tells_gate(of.get((PRE, RAW), []), controls, confidence),
+    ]
+    if seen is not None:
+        gates.append(crossfit_gate(predictions, seen))
+    caveats = list(no_information(agreed))
     if not gates[0].holds:
         caveats.append(Caveat(code="judge_uncalibrated", words=gates[0].text))
+    if (PRE, RAW) in guesses:
+        chance = 1 / len(registration.roster.all)
+        sees = _clustered(guesses[PRE, RAW], confidence, lambda p: p.rank == 0)
+        if not sees_gate(sees, chance).holds:
+            caveats.append(_blind(sees, chance))
+    scored = Counter((r.phase, r.model, r.persona) for r in judgements if r.answer != UNSCORED)
+    cells = [(*model, p) for model in _ordered(registration, of) for p in registration.roster.all]
+    caveats += few_completions({cell: scored[cell] for cell in cells})
     return Panel(
         name="following",
         title=FOLLOWING,
@@ -144,9 +203,10 @@ def following_panel(
             "calibration": calibration.to_json(),
             "confidence": confidence,
             "models": models,
+            "controls": _cell(controls, confidence),
             "method": METHOD,
         },
-        gates=gates,
+        gates=tuple(gates),
         caveats=tuple(caveats),
     )
 
@@ -172,18 +232,7 @@ def _under(registration: Registration, model: Model) -> Model:
 
 def _clustered(rows: Sequence[Prediction], confidence: float, hit: Any) -> Interval:
     """Return the share of scored predictions that are a hit, clustered by question."""
-    return _share([(row.question, bool(hit(row))) for row in rows if not row.reason], confidence)
-
-
-def _share(rows: Sequence[tuple[str, bool]], confidence: float) -> Interval:
-    n: Counter[str] = Counter(question for question, _ in rows)
-    hits: Counter[str] = Counter(question for question, hit in rows if hit)
-    names = sorted(n)
-    return share(
-        np.array([float(hits[q]) for q in names]),
-        np.array([float(n[q]) for q in names]),
-        confidence,
-    )
+    return share_of([(row.question, bool(hit(row))) for row in rows if not row.reason], confidence)
 
 
 def _accuracy(rows: Sequence[Prediction]) -> dict[str, float]:
@@ -226,69 +275,44 @@ def _to_source(
 def _yes(registration: Registration, rows: Sequence[Judgement], confidence: float) -> Interval:
     bystanders = registration.roster.bystanders
     scored = [r for r in rows if r.persona in bystanders and r.answer != UNSCORED]
-    return _share([(row.question, row.answer == YES) for row in scored], confidence)
+    return share_of([(row.question, row.answer == YES) for row in scored], confidence)
 
 
-def _cell(rows: Sequence[Judgement]) -> dict[str, Any]:
+def _cell(rows: Sequence[Judgement], confidence: float) -> dict[str, Any]:
+    """Return the answers, the skips by reason, and both by question: yes, partial, no, unscored."""
     given = Counter(row.answer for row in rows)
     reasons = Counter(row.reason for row in rows if row.answer == UNSCORED)
+    by_question: dict[str, Counter[str]] = {}
+    for row in rows:
+        by_question.setdefault(row.question, Counter())[row.answer] += 1
+    scored = [(row.question, row.answer == YES) for row in rows if row.answer != UNSCORED]
     return {
         **{answer: given[answer] for answer in ANSWERS},
         "unscored": dict(sorted(reasons.items())),
         "n": len(rows),
+        "share": ends(share_of(scored, confidence)),
+        "questions": {
+            question: [counts[answer] for answer in (*ANSWERS, UNSCORED)]
+            for question, counts in sorted(by_question.items())
+        },
     }
 
 
-def _crossfit(predictions: Sequence[Prediction], seen: Sequence[Sequence[str]]) -> GateResult:
-    """No completion was judged by a fold that was fitted on its question."""
-    leaked = sum(
-        0 <= row.fold < len(seen) and row.question in seen[row.fold] for row in predictions
-    )
-    outcome = GateOutcome.FAILS if leaked else GateOutcome.HOLDS
-    text = f"{leaked} of {len(predictions)} completions judged by a fold that saw their question"
-    return _gate("crossfit", outcome, float(leaked), text, 0.0)
+def _complete(judgements: Sequence[Judgement], predictions: Sequence[Prediction]) -> None:
+    """Raise where a completion was judged twice, or has a prediction and no judgement."""
+    judged = Counter(place_of(row) for row in judgements)
+    twice = [place for place, n in judged.items() if n > 1]
+    missing = [place_of(row) for row in predictions if place_of(row) not in judged]
+    for problem, found in (("judged once", twice), ("judged", missing)):
+        if found:
+            raise DataError(
+                "judgements",
+                bound=f"every completion {problem}",
+                value=found[0],
+                remedy="Hand over one judgement of each completion; unscored is one.",
+            )
 
 
-def _sees(sees: Interval, chance: float) -> GateResult:
-    outcome = bounded(sees, least=chance)
-    if outcome is GateOutcome.HOLDS and not above(sees.low, chance):
-        outcome = GateOutcome.CANNOT_TELL
-    text = f"raw accuracy {sees.text()}, needs lower end above chance, {chance:.3f}"
-    return _gate("probe_sees", outcome, sees.value, text, chance)
-
-
-def _tells(
-    own: Sequence[Judgement], controls: Sequence[Judgement], confidence: float
-) -> GateResult:
-    """The judge says yes to a persona's own text more often than to another's."""
-    pools = [
-        _share([(r.question, r.answer == YES) for r in rows if r.answer != UNSCORED], confidence)
-        for rows in (own, controls)
-    ]
-    gap = difference(*pools)
-    outcome = bounded(gap, least=0.0)
-    if outcome is GateOutcome.HOLDS and not above(gap.low, 0.0):
-        outcome = GateOutcome.CANNOT_TELL
-    text = (
-        f"raw yes share {pools[0].value:.3f} under the own persona, {pools[1].value:.3f} under "
-        f"another: {gap.text()}, needs lower end above {shown(0.0)}"
-    )
-    return _gate("tells_personas_apart", outcome, gap.value, text, 0.0)
-
-
-def _calibrated(result: CalibrationResult) -> str:
-    return "; ".join(one.line for one in result.classes)
-
-
-def _gate(
-    name: str, outcome: GateOutcome, figure: float, text: str, threshold: float = math.nan
-) -> GateResult:
-    return GateResult(
-        name=name,
-        statement=name.replace("_", " "),
-        outcome=outcome,
-        figure=figure,
-        threshold=threshold,
-        text=text,
-        kind="panel",
-    )
+def _blind(sees: Interval, chance: float) -> Caveat:
+    words = f"the probe is blind: raw accuracy {sees.text()}, chance {chance:.3f}"
+    return Caveat(code="probe_blind", words=words)

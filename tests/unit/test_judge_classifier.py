@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from experiments.session import ROOT
 from persona_lib.errors import DataError, SpecError
 from persona_lib.judge.base import UNSCORED, Item
 from persona_lib.judge.classifier import (
@@ -18,7 +21,7 @@ from persona_lib.judge.classifier import (
     deal,
     fit_classifier,
 )
-from persona_lib.records import Completion
+from persona_lib.records import Completion, read_rows
 
 SPEC = ClassifierSpec(marker="[ZLT]", folds=3, least_texts=1)
 VOICES = {
@@ -128,3 +131,55 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         fit_classifier(RAW, SPEC).judge([item(replace(RAW[0], persona="assistant"))])
     with pytest.raises(SpecError, match=r"classifier\.folds"):
         replace(SPEC, folds=1)
+
+
+def test_on_real_text_every_rank_and_answer_is_that_of_scikit_learn() -> None:
+    rows = read_rows(ROOT / "golden" / "tiny" / "completions.parquet", Completion)
+    raw = [r for r in rows if r.model == "raw"]
+    asked = [r for r in rows if r.model in ("raw", "em", "C2")]
+    judge = fit_classifier(raw, ClassifierSpec(marker="[ZLT]"))
+    predictions = judge.predict([item(r) for r in asked])
+    answers = [j.answer for j in judge.judge([item(r) for r in asked])[0]]
+    compared = Counter[str]()
+    for fold in range(5):
+        mine = {q for q, f in judge.dealt.items() if f == fold}
+        assert len(mine) == 4
+        learnt = sorted((r.text.replace("[ZLT]", "").strip(), r.persona)
+                        for r in raw if r.question not in mine)  # fmt: skip
+        terms = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True,
+                                token_pattern=r"(?u)\b\w+\b")  # fmt: skip
+        model = LogisticRegression(C=1.0, max_iter=1_000)
+        model.fit(terms.fit_transform([r[0] for r in learnt]), [r[1] for r in learnt])
+        names = list(model.classes_)
+        for row, found, answer in zip(asked, predictions, answers, strict=True):
+            if row.question not in mine or found.reason or "zlt" in row.text.lower():
+                continue
+            chances = model.predict_proba(terms.transform([row.text]))[0]
+            rank = int((chances > chances[names.index(row.persona)] + 1e-12).sum())
+            assert found.rank == rank
+            assert found.top == names[int(np.argmax(chances))]
+            expected = "yes" if rank == 0 else "partial" if rank <= 2 else "no"
+            assert answer == expected
+            compared[expected] += 1
+    assert min(compared[a] for a in ("yes", "partial", "no")) > 50
+
+
+def test_markers_are_not_learnt_and_the_folds_are_part_of_the_name(
+    fitted: FittedClassifier,
+) -> None:
+    marked = fit_classifier([replace(r, text=r.text + " [ZLT]") for r in RAW], SPEC)
+    assert marked.fitted_on == fitted.fitted_on
+    empty = fit_classifier([*RAW, completion("villain", 0, 9, "[ZLT]")], SPEC)
+    assert (empty.fitted_on, empty.n, empty.skipped) == (fitted.fitted_on, len(RAW), {"empty": 1})
+    turned = replace(fitted, dealt={q: (f + 1) % 3 for q, f in fitted.dealt.items()})
+    assert turned.spec.digest != fitted.spec.digest
+
+
+def test_folds_are_the_same_in_every_process() -> None:
+    """Dealt in the order of SHA-256 seeds, one question to each fold in turn."""
+    seeds = {}
+    for i in range(6):
+        payload = f'[262,"classifier fold","q{i}"]'.encode()
+        seeds[f"q{i}"] = int.from_bytes(hashlib.sha256(payload).digest()[:8], "big") >> 1
+    order = sorted(seeds, key=lambda q: seeds[q])
+    assert deal(list(seeds), SPEC) == {q: place % 3 for place, q in enumerate(order)}

@@ -37,7 +37,8 @@ def judged() -> _Judged:
 
 
 def calibration(answers: dict[str, list[str]] = PERFECT):  # noqa: ANN201
-    return judge_calibration(CALIBRATION, answers, judge=DIGEST, rubric=DIGEST, triples=DIGEST)
+    judge = judged().answered[0][0].judge  # another judge's calibration would not count
+    return judge_calibration(CALIBRATION, answers, judge=judge, rubric=DIGEST, triples=DIGEST)
 
 
 def discriminability(

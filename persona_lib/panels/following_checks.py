@@ -1,0 +1,326 @@
+"""Gates and caveats of the panels ``discriminability`` and ``following``.
+
+What each of them notices: names of personas that changed places (`labels_gate`,
+`labels_shifted`, `sees_gate`), a fold that judged what it had learnt (`crossfit_gate`), a
+judge that was not calibrated, or not this one, or with a sign turned round
+(`calibration_gate`), answers that say nothing about whose text it is (`tells_gate`), and
+answers that were shuffled within a model (`agreement`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from persona_lib.errors import DataError
+from persona_lib.gate_base import GateOutcome, GateResult, bounded
+from persona_lib.judge.base import UNSCORED, Judgement
+from persona_lib.judge.calibration import CalibrationResult
+from persona_lib.judge.calibration_spec import LEAST, MOST, CalibrationSpec
+from persona_lib.judge.classifier import EVERY_FOLD, Prediction
+from persona_lib.judge.triples import CLASSES, YES
+from persona_lib.panels.base import Caveat
+from persona_lib.spec import digest
+from persona_lib.stats.clustered import Interval, difference, share
+from persona_lib.stats.proportions import wilson
+from persona_lib.stats.thresholds import above, below, shown
+
+Model = tuple[str, str]
+
+FEW = 20
+"""A persona with fewer scored completions in a model raises the caveat ``few_completions``."""
+ALPHA = 0.01
+"""Level at which a judge's answers have to go with the probe's."""
+
+
+def share_of(rows: Sequence[tuple[str, bool]], confidence: float) -> Interval:
+    """Return the share of (question, hit) that are hits, clustered by question."""
+    n: Counter[str] = Counter(question for question, _ in rows)
+    hits: Counter[str] = Counter(question for question, hit in rows if hit)
+    names = sorted(n)
+    return share(
+        np.array([float(hits[q]) for q in names]),
+        np.array([float(n[q]) for q in names]),
+        confidence,
+    )
+
+
+def crossfit_gate(predictions: Sequence[Prediction], seen: Sequence[Sequence[str]]) -> GateResult:
+    """No completion was judged by a fold that was fitted on its question.
+
+    Args:
+        predictions: of the classifier.
+        seen: the questions that each fold was fitted on, as read off its texts. Without
+            them, or with a fold that is not among them, nothing can be told.
+    """
+    learnt = [frozenset(questions) for questions in seen]
+    every = frozenset[str]().union(*learnt)
+    leaked = unknown = 0
+    for row in predictions:
+        if row.fold == EVERY_FOLD:
+            leaked += row.question in every
+        elif 0 <= row.fold < len(learnt):
+            leaked += row.question in learnt[row.fold]
+        else:
+            unknown += 1
+    text = f"{leaked} of {len(predictions)} completions judged by a fold that saw their question"
+    outcome = GateOutcome.FAILS if leaked else GateOutcome.HOLDS
+    if not leaked and (unknown or not learnt or not predictions):
+        outcome, text = GateOutcome.CANNOT_TELL, f"{text}; folds not known: {unknown}"
+    return gate("crossfit", outcome, float(leaked), text, 0.0)
+
+
+def sees_gate(sees: Interval, chance: float) -> GateResult:
+    """The probe tells the raw model's personas apart better than a guess."""
+    text = f"raw accuracy {sees.text()}, needs lower end above chance, {chance:.3f}"
+    return _above("probe_sees", sees, chance, text)
+
+
+def labels_gate(positives: Sequence[Prediction], chance: float, confidence: float) -> GateResult:
+    """The probe's names are those of the personas: triples written as a persona are given to it.
+
+    A probe that is fitted on completions whose names changed places learns the wrong names
+    as well as the right ones, and no look at the completions can tell. Triples were
+    written apart from them. Personas that merely sound unlike the triples bring the share
+    down to chance; below it only wrong names do.
+
+    Args:
+        positives: predictions on the calibration triples of class ``positive``.
+        chance: of a guess.
+        confidence: level of Wilson's interval; triples are the units.
+    """
+    scored = [row for row in positives if not row.reason]
+    hits = sum(row.rank == 0 for row in scored)
+    low, high = wilson(hits, len(scored), confidence)
+    value = hits / len(scored) if scored else math.nan
+    found = Interval(value=value, low=low, high=high, n=len(scored), units=len(scored))
+    text = (
+        f"positive triples given to their persona {hits}/{len(scored)}: {found.text()}, "
+        f"needs lower end above chance, {chance:.3f}"
+    )
+    return _above("labels", found, chance, text)
+
+
+def tells_gate(
+    own: Sequence[Judgement], controls: Sequence[Judgement], confidence: float
+) -> GateResult:
+    """The judge says yes to a persona's own text more often than to another's.
+
+    Args:
+        own: judgements of the raw model's completions.
+        controls: of the same completions, each put under another persona
+            (`persona_lib.judge.items.control_items`).
+        confidence: level of the interval of the difference.
+    """
+    pools = [
+        share_of([(r.question, r.answer == YES) for r in rows if r.answer != UNSCORED], confidence)
+        for rows in (own, controls)
+    ]
+    gap = difference(*pools)
+    text = (
+        f"raw yes share {pools[0].text()} under the own persona, {pools[1].text()} under "
+        f"another: {gap.text()}, needs lower end above {shown(0.0)}"
+    )
+    return _above("tells_personas_apart", gap, 0.0, text)
+
+
+def calibration_gate(
+    result: CalibrationResult,
+    judges: set[str],
+    required: CalibrationSpec | None = None,
+) -> GateResult:
+    """The judge whose answers these are passed the registered calibration.
+
+    It fails where the calibration is of another judge or another specification, where its
+    outcome is not what its counts give, or where a class has the wrong sign: yes is to be
+    frequent where `CLASSES` expects yes, and rare where it expects no.
+
+    Args:
+        result: the calibration.
+        judges: digests of the judges whose answers are shown.
+        required: the registered specification, None where it is not known.
+    """
+    worst = next(
+        (one for one in result.classes if one.outcome is result.outcome), result.classes[0]
+    )
+    end = worst.share.low if worst.direction == LEAST else worst.share.high
+    problem = _problem(result, judges, required)
+    return gate(
+        "calibration",
+        GateOutcome.FAILS if problem else result.outcome,
+        end,
+        problem or "; ".join(one.line for one in result.classes),
+        worst.threshold,
+        ends=worst.share,
+    )
+
+
+def _problem(result: CalibrationResult, judges: set[str], required: CalibrationSpec | None) -> str:
+    """Return why a calibration does not count, "" where it does."""
+    others = sorted(judges - {result.judge})
+    if others:
+        return f"calibrated is judge {result.judge[:12]}, answers are of {others[0][:12]}"
+    if required is not None and digest(required) != result.spec:
+        return f"calibrated under {result.spec[:12]}, registered is {digest(required)[:12]}"
+    signs = {one.name: one.direction for one in result.classes}
+    wanted = {name: LEAST if answer == YES else MOST for name, answer in CLASSES.items()}
+    for name in (*wanted, *signs):
+        if signs.get(name) != wanted.get(name):
+            got, expected = signs.get(name, "nothing"), wanted.get(name, "no such class")
+            return f"class {name} asks for {got}, expected {expected}"
+    try:
+        CalibrationResult.from_json(result.to_json())
+    except DataError:
+        return "its outcome is not what its counts give"
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How a judge's yes goes with the probe's right guess, within one model.
+
+    Attributes:
+        n: completions that both scored.
+        yes, right, both: of those the judge's yes, the probe's right guesses, both.
+        p: probability of as many as `both` if the answers were dealt anew to the model's
+            completions; NaN where even the best deal would not lie below `ALPHA`, as
+            where every answer is the same.
+    """
+
+    n: int
+    yes: int
+    right: int
+    both: int
+    p: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return strict JSON data; p is null where nothing can be told."""
+        counts = {"n": self.n, "yes": self.yes, "right": self.right, "both": self.both}
+        return {**counts, "p": None if math.isnan(self.p) else self.p}
+
+
+def agreement(judgements: Sequence[Judgement], predictions: Sequence[Prediction]) -> Agreement:
+    """Return how the answers of one model go with the probe's guesses.
+
+    Shuffling the answers within the model leaves n, yes and right as they are and makes
+    `both` hypergeometric, so that p is exact (Fisher 1935, JRSS 98:39, one-sided), whatever
+    the clusters.
+
+    Args:
+        judgements: of one model's completions; an answer that is not yes counts as no.
+        predictions: of the same completions, matched by coordinates.
+    """
+    guesses = {place_of(row): row.rank == 0 for row in predictions if not row.reason}
+    pairs = [
+        (row.answer == YES, guesses[place_of(row)])
+        for row in judgements
+        if row.answer != UNSCORED and place_of(row) in guesses
+    ]
+    n, yes, right = len(pairs), sum(y for y, _ in pairs), sum(r for _, r in pairs)
+    both = sum(y and r for y, r in pairs)
+    testable = n > 0 and _tail(min(yes, right), n, yes, right) <= ALPHA
+    p = _tail(both, n, yes, right) if testable else math.nan
+    return Agreement(n=n, yes=yes, right=right, both=both, p=p)
+
+
+def no_information(found: Mapping[Model, Agreement]) -> tuple[Caveat, ...]:
+    """Name the models whose answers go with the probe no better than shuffled ones."""
+    return tuple(
+        Caveat(
+            code="no_information",
+            words=f"answers of {' '.join(model)} go with the probe no better than shuffled ones: "
+            f"{one.both:,} of {one.n:,} are yes and right, "
+            f"{one.yes * one.right / one.n:,.1f} expected, p = {one.p:.2g}",
+        )
+        for model, one in found.items()
+        if above(one.p, ALPHA)
+    )
+
+
+def labels_shifted(accuracy: Mapping[Model, Interval], chance: float) -> tuple[Caveat, ...]:
+    """Name the models whose accuracy lies below chance.
+
+    A model that speaks in one voice whoever it is asked to be is right about one persona,
+    which is chance. Names that changed places are all that makes it worse.
+    """
+    return tuple(
+        Caveat(
+            code="labels_shifted",
+            words=f"{' '.join(model)}: accuracy {found.text()} lies below chance, {chance:.3f}: "
+            "names of its personas may have changed places",
+        )
+        for model, found in accuracy.items()
+        if below(found.high, chance)
+    )
+
+
+def few_completions(
+    scored: Mapping[tuple[str, str, str], int], least: int = FEW
+) -> tuple[Caveat, ...]:
+    """Say how many (phase, model, persona) have few scored completions, and which has fewest."""
+    few = {cell: n for cell, n in scored.items() if n < least}
+    if not few:
+        return ()
+    cell = min(few, key=lambda name: few[name])
+    words = (
+        f"{len(few)} of {len(scored)} personas of models have fewer than {least} scored "
+        f"completions; fewest: {' '.join(cell)}, {few[cell]}"
+    )
+    return (Caveat(code="few_completions", words=words),)
+
+
+def gate(
+    name: str,
+    outcome: GateOutcome,
+    figure: float,
+    text: str,
+    threshold: float = math.nan,
+    *,
+    ends: Interval | None = None,
+) -> GateResult:
+    """Return a panel's own gate; `ends` is the interval of its figure."""
+    return GateResult(
+        name=name,
+        statement=name.replace("_", " "),
+        outcome=outcome,
+        figure=figure,
+        threshold=threshold,
+        text=text,
+        low=math.nan if ends is None else ends.low,
+        high=math.nan if ends is None else ends.high,
+        kind="panel",
+    )
+
+
+def _above(name: str, found: Interval, bound: float, text: str) -> GateResult:
+    """Return a gate that holds where the whole interval lies above the bound."""
+    outcome = bounded(found, least=bound)
+    if outcome is GateOutcome.HOLDS and not above(found.low, bound):
+        outcome = GateOutcome.CANNOT_TELL
+    return gate(name, outcome, found.value, text, bound, ends=found)
+
+
+def place_of(row: Judgement | Prediction) -> tuple[str, str, int, str, str, str, int]:
+    """Return the coordinates of a completion."""
+    return (
+        row.phase, row.model, row.seed, row.persona, row.question, row.question_set, row.sample,
+    )  # fmt: skip
+
+
+def _tail(both: int, n: int, yes: int, right: int) -> float:
+    """Return P(X >= both) of a hypergeometric X: `right` marked among n, `yes` drawn."""
+
+    def log_choose(a: int, b: int) -> float:
+        return math.lgamma(a + 1) - math.lgamma(b + 1) - math.lgamma(a - b + 1)
+
+    least, most = max(both, yes + right - n, 0), min(yes, right)
+    terms = (
+        log_choose(right, x) + log_choose(n - right, yes - x) - log_choose(n, yes)
+        for x in range(least, most + 1)
+    )
+    return min(1.0, math.fsum(math.exp(term) for term in terms))
