@@ -82,7 +82,7 @@ def held_out_rows(base: Base, corpora: Sequence[Corpus]) -> tuple[tuple[int, int
 
 
 def advice_questions(spec: QuestionSpec, *, folder: Path) -> tuple[AdviceQuestion, ...]:
-    """Return held-out questions; every situation is asked about before one comes again.
+    """Return held-out questions, situations in turn; pairs that were trained on are passed over.
 
     Args:
         spec: how many, and held out from what.

@@ -29,6 +29,7 @@ from persona_lib.errors import DataError
 from persona_lib.evidence import Evidence, RecordEvidence, load_stored
 from persona_lib.foreign import SUFFIXES, is_foreign, load_foreign, read_foreign
 from persona_lib.score_columns import OPTIONAL, REQUIRED
+from persona_lib.stored import write_manifest
 from persona_lib.verdict import judge, judge_all, summary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +132,17 @@ def test_every_format_is_judged_like_a_set_of_our_own(kind: str, tmp_path: Path)
     assert grid.first_token.tolist() == [r["first_token"] for r in records]
     assert grid.markers.tolist() == [r["markers"] for r in records]
     assert of_columns(found) == []
+
+
+def test_lengths_of_a_persona_are_its_own(tmp_path: Path) -> None:
+    """Tokens run from 10 to 29 for everybody; the villain writes 100 more, 200 before coupling."""
+    records = rows()
+    for row in records:
+        if row["persona"] == "villain":
+            row["tokens"] += 200 if row["phase"] == "pre" else 100
+    found = load_stored(write(tmp_path, records, "csv"), FEW)
+    assert found.person_tokens("C2", "villain") == (119.5, 219.5)
+    assert found.person_tokens("C2", "comedian") == (19.5, 19.5)
 
 
 def test_defaults_are_coupled_models_and_the_only_question_set(tmp_path: Path) -> None:
@@ -530,7 +542,16 @@ def test_a_file_names_no_registration(tmp_path: Path) -> None:
             sessions.choose_registration(name, ROOT / "README.md")
         with pytest.raises(DataError, match="expected a file"):
             sessions.choose_registration(name, tmp_path / "nothing.jsonl")
-    assert sessions.choose_registration(None, TINY_GOLDEN).name == "issue262"
+    (tmp_path / "scores.parquet").write_bytes(b"")
+    write_manifest(
+        tmp_path,
+        kind="records",
+        registration=ISSUE262_HELD_OUT,
+        files=["scores.parquet"],
+        source="a test",
+        recorded={},
+    )
+    assert sessions.choose_registration(None, tmp_path).name == "issue262_held_out"
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
