@@ -6,7 +6,6 @@ import ast
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -127,7 +126,7 @@ import json, sys, time
 import pytest
 code = pytest.main(sys.argv[1:])
 heavy = sorted(set(sys.modules) & {"torch", "transformers", "peft", "trl", "vllm"})
-print(json.dumps({"code": int(code), "heavy": heavy}))
+print(json.dumps({"code": int(code), "heavy": heavy, "seconds": time.process_time()}))
 """
 
 
@@ -135,7 +134,6 @@ print(json.dumps({"code": int(code), "heavy": heavy}))
 def test_judging_stored_records_loads_no_torch_and_is_quick(folder: str, tmp_path: Path) -> None:
     arguments = ["-q", "-m", "h1", f"--stored={folder}", f"--report={tmp_path}"]
     arguments += ["-p", "no:cacheprovider"]
-    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *arguments],
         cwd=ROOT,
@@ -144,11 +142,10 @@ def test_judging_stored_records_loads_no_torch_and_is_quick(folder: str, tmp_pat
         check=True,
         timeout=120,
     )
-    seconds = time.perf_counter() - start
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["heavy"] == []
     assert found["code"] in (0, 1)
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert [v["name"] for v in verdict["verdicts"]] == ["H1"]
-    # The promise is 3 s on a quiet machine; here other tests share its cores.
-    assert seconds < 12
+    # Processor time, because other tests share the machine; the promise is 3 s.
+    assert found["seconds"] < 6
