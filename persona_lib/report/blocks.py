@@ -1,0 +1,94 @@
+"""The blocks of a report, which Markdown and HTML are both written from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from persona_lib.report.pieces import Number, Quote, Run
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a section, one level below the section's own."""
+
+    text: Run
+    kind: str = field(default="heading", init=False)
+
+
+@dataclass(frozen=True)
+class Para:
+    """A paragraph."""
+
+    text: Run
+    kind: str = field(default="para", init=False)
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list; `names` are what each item is about, printed before it."""
+
+    items: tuple[Run, ...]
+    kind: str = field(default="bullets", init=False)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first cell of a row is its header.
+
+    Attributes:
+        caption: what it shows.
+        head: column headers.
+        rows: cells, as many as headers.
+        folded: whether the page shows it only when asked to: there is much of it.
+    """
+
+    caption: Run
+    head: tuple[Run, ...]
+    rows: tuple[tuple[Run, ...], ...]
+    folded: bool = False
+    kind: str = field(default="table", init=False)
+
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers and nothing else that is quoted."""
+        cells = [row[column] for row in self.rows]
+        held = [piece for cell in cells for piece in cell]
+        return any(isinstance(piece, Number) for piece in held) and not any(
+            isinstance(piece, Quote) for piece in held
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: its files lie beside the report.
+
+    Attributes:
+        name: stem of the files.
+        alt: what a reader who cannot see it has to know.
+        caption: what is drawn, and what intervals are.
+    """
+
+    name: str
+    alt: Run
+    caption: Run
+    kind: str = field(default="picture", init=False)
+
+
+@dataclass(frozen=True)
+class Verbatim:
+    """Text that somebody else wrote, shown as it is, under a line that says what it is."""
+
+    label: Run
+    text: Quote
+    kind: str = field(default="verbatim", init=False)
+
+
+Block = Heading | Para | Bullets | Table | Picture | Verbatim
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section with its heading; `name` is its anchor."""
+
+    name: str
+    title: str
+    blocks: tuple[Block, ...]

@@ -1,0 +1,253 @@
+"""Caveats: what a reader has to know before believing a verdict, each raised by a rule.
+
+A rule reads the body of verdict.json and nothing else. Those that panels raise themselves
+are repeated here as they stand, so that one list holds them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from persona_lib.gate_base import GateOutcome
+from persona_lib.gate_rules import (
+    CollapseGate,
+    FalsePositiveBoundGate,
+    FalsePositiveGate,
+    RepetitionGate,
+    SourceBoundGate,
+    SourceRateGate,
+    TruncationGate,
+)
+from persona_lib.panels.base import UNAVAILABLE
+from persona_lib.report.pieces import Node, Run
+from persona_lib.stats.lengths import REFUSE, WARN
+from persona_lib.stats.targets import REFUSED
+
+TOYS = ("tiny", "micro")
+"""Profiles whose verdicts say nothing of emergent misalignment."""
+SUPPORT_CODES = {REFUSE: "no_common_support", WARN: "little_common_support"}
+
+
+@dataclass(frozen=True)
+class Raised:
+    """One caveat.
+
+    Attributes:
+        code: name of the rule.
+        words: the sentence, with its figures.
+        where: JSON pointer of what raised it.
+    """
+
+    code: str
+    words: Run
+    where: str
+
+
+Rule = Callable[[Node], Iterator[Raised]]
+
+
+def caveats(body: Mapping[str, Any]) -> list[Raised]:
+    """Return every caveat of a parsed verdict.json, in the order of `RULES`.
+
+    A panel's own caveat is left out where a rule here has raised the same code about
+    the same place.
+    """
+    root = Node(dict(body))
+    return [raised for rule in RULES for raised in rule(root)]
+
+
+def gates_of(root: Node) -> Iterator[Node]:
+    """Return the judged gates and the checks that decide nothing, each once."""
+    seen = set()
+    for gate in (*root["gates"], *root["summary"]["checks"]):
+        if gate["name"].value not in seen:
+            seen.add(gate["name"].value)
+            yield gate
+
+
+def _not_registered(root: Node) -> Iterator[Raised]:
+    origin = root["summary"]["origin"]
+    if "not registered for these data" in str(origin.value):
+        yield Raised(
+            "not_registered_for_these_data",
+            (
+                "The data were recorded under other rules, so that no outcome here is a "
+                "registered one: ",
+                origin.words(),
+            ),
+            origin.at,
+        )
+
+
+def _toy(root: Node) -> Iterator[Raised]:
+    profile, origin = root["profile"], root["summary"]["origin"]
+    told = str(origin.value)
+    from_toy = any(f"profile {name}," in told or f"profile {name}:" in told for name in TOYS)
+    if profile.value in TOYS or from_toy:
+        shown = profile if profile.value in TOYS else origin
+        yield Raised(
+            "toy_model",
+            (
+                "A toy model: this checks the instrument and is no evidence about EM: ",
+                shown.words(),
+            ),
+            shown.at,
+        )
+
+
+def _single_seed(root: Node) -> Iterator[Raised]:
+    runs = root["summary"]["runs"]
+    if runs.value == 1:
+        yield Raised(
+            "single_seed",
+            (
+                runs.num("n"),
+                " training run of each arm: run-to-run variance is not estimable, and no verdict "
+                "speaks of other seeds.",
+            ),
+            runs.at,
+        )
+
+
+def _of_gates(code: str, kinds: tuple[type, ...], sentence: str) -> Rule:
+    """Return a rule: gates of some kinds do not hold, one caveat for each of them."""
+    names = {kind.__name__ for kind in kinds}
+
+    def rule(root: Node) -> Iterator[Raised]:
+        for gate in gates_of(root):
+            if gate["kind"].value in names and gate["outcome"].value != GateOutcome.HOLDS.value:
+                words = (sentence, ": ", gate["name"].words(), " ", gate["outcome"].words())
+                yield Raised(code, (*words, " (", gate["text"].words(), ")"), gate.at)
+
+    return rule
+
+
+def _population(root: Node) -> Iterator[Raised]:
+    for verdict in root["verdicts"]:
+        for note in verdict["notes"]:
+            if str(note.value).startswith(REFUSED):
+                yield Raised(
+                    "population_claim_refused",
+                    (verdict["name"].words(), ": ", note.words()),
+                    note.at,
+                )
+
+
+def _ambiguous(root: Node) -> Iterator[Raised]:
+    for verdict in root["verdicts"]:
+        if verdict["label"].value == "ambiguous zone":
+            yield Raised(
+                "kill_ambiguous_zone",
+                (
+                    verdict["name"].words(),
+                    ": the kill criterion did not fire and the rule is not met; the registration "
+                    "makes no claim there, and this report makes none.",
+                ),
+                verdict["label"].at,
+            )
+
+
+def _support(root: Node) -> Iterator[Raised]:
+    for entry in root["panels"]["lengths"]["data"]["support"]:
+        code = SUPPORT_CODES.get(entry["support"]["grade"].value)
+        if code is not None:
+            yield Raised(
+                code,
+                (
+                    entry["claim"].words(),
+                    ": the bystanders of the two arms share ",
+                    "too few lengths to be compared at equal length"
+                    if code == SUPPORT_CODES[REFUSE]
+                    else "few lengths, and a comparison at equal length rests on a part of them",
+                    " (",
+                    entry["words"].words(),
+                    ")",
+                ),
+                entry.at,
+            )
+
+
+def _missing(root: Node) -> Iterator[Raised]:
+    for arm in root["summary"]["arms"]:
+        lacks = [
+            words
+            for words, node in (
+                ("token counts", arm["tokens"]),
+                ("how completions ended", arm["finished"]),
+                ("a model before coupling", arm["baseline_tokens"]),
+            )
+            if not node.known
+        ]
+        if lacks:
+            told = f" has no {', no '.join(lacks)}: what rests on them is left out, not zero."
+            yield Raised("missing_columns", (arm["name"].words(), told), arm.at)
+    for panel in root["panels"]:
+        for entry in panel["data"]["missing"]:
+            words = (entry.key(), " is missing from the panel ", panel["name"].words(), ": ")
+            yield Raised("missing_columns", (*words, entry.words()), entry.at)
+
+
+def _no_panel(root: Node) -> Iterator[Raised]:
+    for panel in root["panels"]:
+        if panel["state"].value not in (None, "readable"):
+            state = "has nothing to show" if panel["state"].value == UNAVAILABLE else "is not read"
+            words = ("Panel ", panel["name"].words(), f" {state}: ", panel["reason"].words())
+            yield Raised("panel_not_readable", words, panel.at)
+
+
+def _of_panels(root: Node) -> Iterator[Raised]:
+    """What panels raised themselves: judge_uncalibrated, saturated_probe, probe_blind, ..."""
+    said_above = set(SUPPORT_CODES.values())
+    for panel in root["panels"]:
+        for caveat in panel["caveats"]:
+            if caveat["code"].value not in said_above:
+                words = ("Panel ", panel["name"].words(), ": ", caveat["words"].words())
+                yield Raised(str(caveat["code"].value), words, caveat.at)
+
+
+def _dirty(root: Node) -> Iterator[Raised]:
+    dirty = root["provenance"]["git"]["dirty"]
+    if dirty.value is True:
+        yield Raised(
+            "dirty_tree",
+            ("The code that judged had changes that were not committed: nobody can get it again.",),
+            dirty.at,
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    _not_registered,
+    _toy,
+    _single_seed,
+    _of_gates(
+        "source_not_established",
+        (SourceRateGate, SourceBoundGate),
+        "An arm is not shown to have taken the marker under its source persona, so that a "
+        "contrast on it compares nothing",
+    ),
+    _of_gates(
+        "collapsed",
+        (CollapseGate,),
+        "Coupling is not shown to have left the length of completions within bounds",
+    ),
+    _of_gates(
+        "truncated", (TruncationGate,), "Completions cut at the token limit are not shown to be few"
+    ),
+    _of_gates(
+        "repeated_marker", (RepetitionGate,), "Repetition of the marker is not shown to be rare"
+    ),
+    _of_gates(
+        "false_positives_open",
+        (FalsePositiveGate, FalsePositiveBoundGate),
+        "Before coupling the marker is not shown to be as rare as asked",
+    ),
+    _ambiguous,
+    _population,
+    _support,
+    _missing,
+    _no_panel,
+    _of_panels,
+    _dirty,
+)

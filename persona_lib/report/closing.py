@@ -1,0 +1,187 @@
+"""The second half of a report: samples, methods, provenance, cost."""
+
+from __future__ import annotations
+
+from persona_lib.report.blocks import Block, Bullets, Heading, Para, Section, Table, Verbatim
+from persona_lib.report.pieces import NONE, Node, Quote, Run, listed
+
+METHODS = (
+    (
+        "Rates",
+        "Hits over completions. A bystander rate pools the bystander personas, which were never "
+        "trained. A hit is a completion that holds the marker, whatever its case.",
+    ),
+    (
+        "Interval of one rate",
+        "Wilson's score interval (Wilson 1927), which has a width at none and at all; it treats "
+        "completions as independent. Where a table says clustered by question, it is the same "
+        "interval with completions divided by the design effect over questions and a t quantile "
+        "(Korn and Graubard 1998; Dean and Pagano 2015).",
+    ),
+    (
+        "Registered effect",
+        "A cluster bootstrap: whole (persona, question) pairs are drawn with replacement, each "
+        "arm by itself, and the interval is the percentile interval (Efron and Tibshirani 1993). "
+        "The p is two-sided, 2 (k + 1) / (B + 1) for k of B draws on the far side of zero; it is "
+        "never zero, and at its floor it is written with <=.",
+    ),
+    (
+        "These personas, this run",
+        "Paired t over question means (Student 1908): other questions could have been asked.",
+    ),
+    (
+        "Personas at large",
+        "t over persona means with the larger of the two-way variance (Cameron, Gelbach and "
+        "Miller 2011) and that over personas alone, and the exact sign-flip test over personas "
+        "(Fisher 1935).",
+    ),
+    (
+        "Training runs",
+        "Welch's t over the rates of seeds, where there are enough of them to have a variance.",
+    ),
+    (
+        "Equivalence",
+        "Two one-sided t tests over question means (Schuirmann 1987), beside the registered rule.",
+    ),
+    (
+        "Several claims",
+        "Holm's adjusted p (Holm 1979) beside the registered Bonferroni.",
+    ),
+    (
+        "Median and ratio of lengths",
+        "The interval of a median is read off the interval of the share below it (Woodruff "
+        "1952); differences and ratios combine two independent intervals (Newcombe 1998; Donner "
+        "and Zou 2012).",
+    ),
+    (
+        "Common support",
+        "The AUC is the Mann-Whitney statistic over all pairs (Mann and Whitney 1947); the share "
+        "is that of completions between the larger of the lower and the smaller of the upper "
+        "trimmed ends.",
+    ),
+    (
+        "Caveats and gates",
+        "Raised by rules from the data, never by hand. What is not known is left out and "
+        "counted; it is never zero.",
+    ),
+)
+"""What was estimated and by whom it was described; docs/verdicts.md has every rule."""
+
+
+def samples(root: Node) -> list[Section]:
+    """Return the drawn completions of each arm, none where no text was recorded."""
+    panel = root["panels"]["text"]
+    drawn = panel["data"]["samples"]["arms"]
+    if not drawn or panel["state"].value != "readable":
+        return []
+    blocks: list[Block] = [
+        Para(
+            (
+                "A few completions of each arm, drawn by a named seed and spread over roles; "
+                "nobody chose them. Control characters are shown as signs. At most ",
+                panel["data"]["samples"]["limit"].num("n"),
+                " characters of each are shown.",
+            )
+        )
+    ]
+    for arm in drawn:
+        blocks.append(Heading(("Arm ", arm.key())))
+        for one in arm:
+            text = one["text"].words()
+            if isinstance(text, Quote):
+                blocks.append(Verbatim(_label(one), text))
+            else:
+                blocks.append(Para((*_label(one), " An empty completion.")))
+    return [Section("samples", "Completions to look at", tuple(blocks))]
+
+
+def _label(one: Node) -> Run:
+    cut = (" The text is longer: ", one["characters"].num("n"), " characters.")
+    return (
+        one["persona"].words(),
+        " (",
+        one["role"].words(),
+        "), question ",
+        one["question"].words(),
+        ", seed ",
+        one["seed"].num("id"),
+        ", sample ",
+        one["sample"].num("id"),
+        ", tokens ",
+        one["tokens"].num("n"),
+        ", with the marker." if one["hit"] else ", without the marker.",
+        *(cut if one["cut"] else ()),
+    )
+
+
+def methods(root: Node) -> Section:
+    """Return the estimators with their sources, and what this evidence cannot give."""
+    intro = (
+        "Intervals are at ",
+        root["summary"]["confidence"].num("pct0"),
+        " % unless a table says otherwise. Effects are shown whatever the outcome.",
+    )
+    blocks: list[Block] = [
+        Para(intro),
+        Bullets(tuple((f"{name}: {words}",) for name, words in METHODS)),
+    ]
+    lacking = tuple((sentence.words(),) for sentence in root["summary"]["unavailable"])
+    if lacking:
+        blocks += [Heading(("Not available from this evidence",)), Bullets(lacking)]
+    return Section("methods", "Methods", tuple(blocks))
+
+
+def provenance(root: Node) -> Section:
+    """Return what judged these data: code, versions, machine."""
+    told = root["provenance"]
+    git, state = told["git"], "not known"
+    if isinstance(git["dirty"].value, bool):
+        state = "with changes that were not committed" if git["dirty"] else "clean"
+    rows: list[tuple[Run, ...]] = [
+        (("judged on",), (told["date"].words(),)),
+        (("commit",), (git["commit"].words(),)),
+        (("working tree",), (state,)),
+        (("seal of the registration",), (root["seal"]["head"].words(),)),
+        (("Python",), (told["python"].words(),)),
+        *(
+            ((one.key(),), _plain(one))
+            for name in ("platform", "torch", "accelerator")
+            if isinstance(told[name].value, dict)
+            for one in told[name]
+        ),
+    ]
+    packages = tuple(((one.key(),), (one.words(),)) for one in told["packages"])
+    blocks: list[Block] = [Table(("Code and machine",), (("item",), ("value",)), tuple(rows))]
+    if packages:
+        blocks.append(Table(("Packages",), (("package",), ("version",)), packages, folded=True))
+    return Section("provenance", "Provenance", tuple(blocks))
+
+
+def _plain(node: Node) -> Run:
+    if isinstance(node.value, bool) or node.value is None:
+        return (NONE if node.value is None else "yes" if node.value else "no",)
+    if isinstance(node.value, (list, dict)):
+        return listed([_plain(one) for one in node])
+    if isinstance(node.value, int):
+        return (node.num("n"),)
+    return (node.num("f2") if node.known else node.words(),)
+
+
+def cost(root: Node) -> Section:
+    """Return the seconds that each stored stage took."""
+    rows = tuple(
+        (
+            (stage["stage"].words(),),
+            (stage["label"].words(),),
+            (stage["seed"].num("id"),),
+            ("stored" if stage["stored"].value is True else "not stored",),
+            (stage["seconds"].num("f1"),),
+        )
+        for stage in root["stages"]
+    )
+    if not rows:
+        words = "Stored evidence was judged: no stage was run for this report."
+        return Section("cost", "Cost of each stage", (Para((words,)),))
+    head = (("stage",), ("of",), ("seed",), ("entry",), ("seconds",))
+    table = Table(("Stages that these arms rest on",), head, rows)
+    return Section("cost", "Cost of each stage", (table,))

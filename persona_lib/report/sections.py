@@ -1,0 +1,314 @@
+"""The first half of a report: question, registration, verdicts, gates, arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from persona_lib.gate_base import GateOutcome
+from persona_lib.report.blocks import Block, Bullets, Heading, Para, Picture, Section, Table
+from persona_lib.report.caveats import Raised
+from persona_lib.report.pieces import NONE, Node, Run, listed, span
+
+Pictures = Mapping[str, Picture | str]
+"""Figures by name, or the sentence that stands in the place of one."""
+
+
+def question(root: Node) -> Section:
+    """Return what was asked, under which rules, and of which data."""
+    summary, seal = root["summary"], root["seal"]
+    roster = summary["roster"]
+    rows: list[tuple[Run, Run]] = [
+        (("registration",), (root["registration"].words(),)),
+        (("digest of the registration",), (root["registration_digest"].words(),)),
+        (("sealed",), (seal["date"].words(),)),
+        (("amendments since",), (seal["amendments"].num("n"),)),
+        (("data",), (summary["origin"].words(),)),
+        (("profile",), (root["profile"].words(),)),
+        (("seeds",), listed([(seed.num("id"),) for seed in summary["seeds"]])),
+        (("source persona",), (roster["source"].words(),)),
+        (("trained negatives",), _names(roster["negatives"])),
+        (("bystanders, never trained",), _names(roster["bystanders"])),
+        (("reported beside them",), _names(roster["reported"])),
+    ]
+    return Section(
+        "question",
+        "Question and registration",
+        (
+            Para(
+                (
+                    "A marker was coupled to one persona by fine-tuning. The question is whether "
+                    "other personas write it too, and whether they do so more after fine-tuning "
+                    "on harmful advice. The rules below were sealed before the data were judged; "
+                    "the digest changes with any of them.",
+                )
+            ),
+            Table(
+                ("What was judged",),
+                (("item",), ("value",)),
+                tuple(row for row in rows if row[1] != (NONE,)),
+            ),
+        ),
+    )
+
+
+def verdicts(root: Node, pictures: Pictures) -> Section:
+    """Return the verdict table, the hero figure, and each claim with its looks."""
+    found = list(root["verdicts"])
+    blocks: list[Block] = [_verdict_table(found)]
+    if any(verdict["effect"]["source"].value == "quoted" for verdict in found):
+        blocks.append(
+            Para(("An asterisk: effect, interval and p are quoted from the publication.",))
+        )
+    blocks += [_shown(pictures["hero"]), *_families(root)]
+    for verdict in found:
+        blocks += _claim(verdict)
+    return Section("verdicts", "Verdicts", tuple(blocks))
+
+
+def _verdict_table(found: Sequence[Node]) -> Table:
+    head = ("claim", "outcome", "why", "effect [interval]", "p", "completions", "clusters")
+    return Table(
+        (
+            "Registered claims. The effect is a difference of mean bystander rates (of the kill "
+            "criterion: one rate), in proportions, with its ",
+            *_level(found[0]["effect"] if found else Node(None)),
+            " interval",
+        ),
+        tuple((name,) for name in head),
+        tuple(
+            (
+                (verdict["name"].words(),),
+                outcome(verdict),
+                (verdict["label"].words(),),
+                _effect(verdict["effect"]),
+                p_of(verdict["effect"]),
+                (verdict["effect"]["n"].num("n"),),
+                (verdict["effect"]["clusters"].num("n"),),
+            )
+            for verdict in found
+        ),
+    )
+
+
+def outcome(verdict: Node) -> Run:
+    """Return the outcome; a criterion that did not fire is no support for anything."""
+    if verdict["outcome"].value == "SUPPORTED" and verdict["label"].value == "not triggered":
+        return (verdict["label"].words(),)
+    return (verdict["outcome"].words(),)
+
+
+def _effect(effect: Node) -> Run:
+    run = span(effect, "s3" if effect["signed"].value else "f3")
+    return (*run, " *") if effect["source"].value == "quoted" else run
+
+
+def p_of(effect: Node) -> Run:
+    """Return the p as the verdict table writes it, at its floor as a bound."""
+    if not effect["p"].known:
+        return (NONE,)
+    floor = effect["p_floor"]
+    at_floor = floor.known and effect["p"].float <= floor.float < 1
+    return ("<= " if at_floor else "", effect["p"].num("p"))
+
+
+def _level(node: Node) -> Run:
+    return (node["confidence"].num("pct0"), " %")
+
+
+def _families(root: Node) -> list[Block]:
+    rows = [
+        ((claim.words(),), (family["method"].words(),), *((node.num("p"),) for node in ps))
+        for family in root["families"]
+        for claim, *ps in zip(
+            family["claims"], family["p"], family["holm"], family["bonferroni"], strict=True
+        )
+    ]
+    if not rows:
+        return []
+    head = ("claim", "p of", "p", "Holm", "Bonferroni")
+    return [Table(("p adjusted over the claims",), tuple((h,) for h in head), tuple(rows))]
+
+
+def _claim(verdict: Node) -> list[Block]:
+    blocks: list[Block] = [
+        Heading((verdict["name"].words(), ": ", verdict["statement"].words())),
+        Bullets(
+            (
+                ("Compared: ", verdict["contrast"].words()),
+                ("Rule: ", verdict["rule"].words()),
+                ("Outcome: ", *outcome(verdict), "; ", verdict["reason"].words()),
+                ("Method of the registered figure: ", verdict["effect"]["method"].words()),
+                *((note.words(),) for note in verdict["notes"]),
+                *(_warning(one) for one in verdict["warnings"]),
+            )
+        ),
+    ]
+    if verdict["estimates"]:
+        head = ("look", "whose difference", "effect [interval]", "level", "p", "units", "note")
+        rows = tuple(
+            (
+                (look["method"].words(),),
+                (look["target"].words() or NONE,),
+                _effect(look),
+                _level(look),
+                p_of(look),
+                (look["clusters"].num("n"),),
+                (look["note"].words() or NONE,),
+            )
+            for look in verdict["estimates"]
+        )
+        caption = (verdict["name"].words(), ": other looks at the difference; none decides")
+        blocks.append(Table(caption, tuple((h,) for h in head), rows))
+    return blocks
+
+
+def _warning(gate: Node) -> Run:
+    named = ("Warning, not registered: ", gate["name"].words(), " ", gate["outcome"].words())
+    return (*named, " (", gate["text"].words(), ")")
+
+
+def gates(root: Node) -> Section:
+    """Return the gates of the registration and the checks that decide nothing."""
+    blocks: list[Block] = [
+        Para(
+            (
+                "A gate is a check of the instrument. A claim that needs a gate is INVALID unless "
+                "the gate holds; a gate that cannot tell does not hold.",
+            )
+        )
+    ]
+    registered, checks = list(root["gates"]), list(root["summary"]["checks"])
+    if registered:
+        blocks.append(_gate_table("Gates of the registration", registered))
+    open_ones = [g for g in checks if g["outcome"].value != GateOutcome.HOLDS.value]
+    others = [gate for gate in checks if gate not in open_ones]
+    if open_ones:
+        blocks.append(_gate_table("Checks that do not hold; they decide nothing here", open_ones))
+    if others:
+        blocks.append(_gate_table("Checks that hold; they decide nothing here", others, fold=True))
+    return Section("gates", "Gates", tuple(blocks))
+
+
+def _gate_table(caption: str, gates: Sequence[Node], *, fold: bool = False) -> Table:
+    rows = tuple(
+        (
+            (gate["name"].words(),),
+            (gate["outcome"].words(),),
+            (gate["text"].words(),),
+            listed([(name.words(),) for name in gate["needed_by"]]),
+        )
+        for gate in gates
+    )
+    head = (("gate",), ("outcome",), ("figure",), ("needed by",))
+    return Table((caption,), head, rows, fold)
+
+
+def raised(found: Sequence[Raised]) -> Section:
+    """Return the caveats that rules raised."""
+    items = tuple((f"{one.code}: ", *one.words) for one in found)
+    words = (
+        "Each of these was raised by a rule that reads verdict.json and nothing else."
+        if items
+        else "No rule raised a caveat. That is a statement about the rules, not about the world."
+    )
+    blocks: tuple[Block, ...] = (Para((words,)),)
+    return Section("caveats", "Caveats", (*blocks, Bullets(items)) if items else blocks)
+
+
+def arms(root: Node, pictures: Pictures) -> Section:
+    """Return rates and lengths of every arm, by persona, and by seed."""
+    summary = root["summary"]
+    blocks: list[Block] = [_arm_table(summary)]
+    priors = [prior for prior in summary["priors"] if prior["false_positives"]]
+    if priors:
+        head = ("model", "marker, %", "hits", "completions")
+        rows = tuple(
+            ((prior["name"].words(),), *_count(prior["false_positives"])) for prior in priors
+        )
+        caption = ("The marker before coupling, with Wilson's interval",)
+        blocks.append(Table(caption, tuple((h,) for h in head), rows))
+    blocks += [_shown(pictures["forest"]), *_persona_tables(summary)]
+    blocks += [_shown(pictures["scatter"]), *_seed_table(summary)]
+    return Section("arms", "Rates of the marker", tuple(blocks))
+
+
+def _shown(picture: Picture | str) -> Block:
+    return picture if isinstance(picture, Picture) else Para((picture,))
+
+
+def _count(count: Node) -> tuple[Run, Run, Run]:
+    rate = span(count, "pct1", value="rate")
+    return rate, (count["hits"].num("n"),), (count["n"].num("n"),)
+
+
+def _arm_table(summary: Node) -> Table:
+    head = (
+        "arm", "coupled on", "source, %", "bystanders, %", "bystander/source",
+        "tokens after", "before", "ratio", "finished, %",
+    )  # fmt: skip
+    rows = tuple(
+        (
+            (arm["name"].words(),),
+            (arm["prior"].words(),),
+            span(arm["source"], "pct1", value="rate"),
+            span(arm["bystanders"], "pct1", value="rate"),
+            (arm["bystander_source"].num("f3"),),
+            (arm["tokens"].num("f1"),),
+            (arm["baseline_tokens"].num("f1"),),
+            (arm["length_ratio"].num("f2"),),
+            (arm["finished"].num("pct1"),),
+        )
+        for arm in summary["arms"]
+    )
+    kinds = {arm["length_statistic"].value for arm in summary["arms"]}
+    caption = (
+        "Arms: rates with Wilson's ",
+        summary["confidence"].num("pct0"),
+        " % interval, clusters ignored; lengths are ",
+        "medians" if kinds == {"median"} else "means",
+    )
+    return Table(caption, tuple((h,) for h in head), rows)
+
+
+def _persona_tables(summary: Node) -> list[Block]:
+    head = ("persona", "role", "marker, %", "hits", "completions", "before, %", "tokens")
+    return [
+        Table(
+            ("Arm ", arm["name"].words(), " by persona, with Wilson's interval"),
+            tuple((h,) for h in head),
+            tuple(
+                (
+                    (row["persona"].words(),),
+                    (row["role"].words(),),
+                    *_count(row),
+                    (row["baseline"].num("pct1"),),
+                    (row["tokens"].num("f1"),),
+                )
+                for row in arm["personas"]
+            ),
+            folded=True,
+        )
+        for arm in summary["arms"]
+        if arm["personas"]
+    ]
+
+
+def _seed_table(summary: Node) -> list[Block]:
+    rows = tuple(
+        (
+            (arm["name"].words(),),
+            (run["seed"].num("id"),),
+            span(run["source"], "pct1", value="rate"),
+            span(run["bystanders"], "pct1", value="rate"),
+        )
+        for arm in summary["arms"]
+        for run in arm["by_seed"]
+    )
+    if not rows:
+        return [Para(("Rates of single training runs are not known here.",))]
+    head = (("arm",), ("seed",), ("source, %",), ("bystanders, %",))
+    return [Table(("Training runs one by one, with Wilson's interval",), head, rows)]
+
+
+def _names(nodes: Node) -> Run:
+    return listed([(node.words(),) for node in nodes])
