@@ -1,0 +1,77 @@
+"""Bodies of verdict.json for tests of the report: judged once, from stored records."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SCIENCE = "h1 or h2 or h3 or kill or gate"
+EVIL = (
+    '<script>alert(1)</script><img src=x onerror=alert(2)> \x1b[31mred\x1b[0m \x1b]0;t\x07 & "q" '
+    "'s' </code></pre></section> ```\n````\n```text\n# heading\n| a | b |\n- 7 of 9 "
+    "\u202eevil\u202c "
+    "[x](javascript:alert(3)) ![y](http://example.org/z.png) **b** `c` \x00\x9b2J \u200b\u2028end"
+)
+
+
+@cache
+def _judged(stored: str, experiment: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = [f"--experiment={experiment}"] if experiment else []
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-m", SCIENCE, f"--stored={stored}", *chosen,
+             f"--report={folder}", "-p", "no:cacheprovider", "-p", "no:xdist"],
+            cwd=ROOT, capture_output=True, check=False, timeout=300,
+        )  # fmt: skip
+        return (Path(folder) / "verdict.json").read_text(encoding="utf-8")
+
+
+def body_of(stored: str = "golden/tiny", experiment: str = "") -> dict[str, Any]:
+    """Return a fresh copy of what judging these records wrote."""
+    return copy.deepcopy(json.loads(_judged(stored, experiment)))
+
+
+def live() -> dict[str, Any]:
+    """Return golden/tiny as a live run of two seeds would tell it."""
+    body = body_of()
+    body["profile"] = "tiny"
+    body["stages"] = [
+        {"seed": 42, "stage": "train", "label": "C1", "stored": True, "seconds": 12.345},
+        {"seed": 137, "stage": "train", "label": "C1", "stored": False, "seconds": None},
+    ]
+    for arm in body["summary"]["arms"]:
+        first = arm["by_seed"][0]
+        arm["by_seed"] = [first, {**copy.deepcopy(first), "seed": 137}]
+    return body
+
+
+def poisoned() -> dict[str, Any]:
+    """Return golden/tiny with a hostile text wherever others may write one."""
+    body = body_of()
+    panel = body["panels"]["text"]
+    for samples in panel["data"]["samples"]["arms"].values():
+        samples[0]["text"] = EVIL
+        samples[1]["text"] = "\n" + EVIL
+        samples[0]["question"] = "e<b>01</b>|*\x1b[2J"
+    body["summary"]["origin"] = f"others' records: {EVIL}"
+    body["verdicts"][0]["notes"].append(EVIL)
+    body["summary"]["arms"][0]["personas"][0]["persona"] = "<i>libr|arian</i> $x_1$ 9"
+    panel["title"] = EVIL
+    return body
+
+
+def write(folder: Path, body: dict[str, Any]) -> Path:
+    """Write verdict.json and its report into a folder."""
+    from persona_lib.report.document import write_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "verdict.json").write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+    write_report(folder, body)
+    return folder
