@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import FlatlandError
@@ -53,14 +54,17 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 
     registration = session.registration
     root = derive_seed(registration.statistics.seed, _SAMPLES)
+
+    @cache
+    def scores() -> pa.Table | None:
+        return scores_of(session, arms)
+
     made = (
-        ("lengths", LENGTHS, lambda: lengths_panel(scores_of(session, arms), registration)),
+        ("lengths", LENGTHS, lambda: lengths_panel(scores(), registration)),
         (
             "text",
             TEXT,
-            lambda: text_panel(
-                scores_of(session, arms), texts_of(session, arms), registration, root=root
-            ),
+            lambda: text_panel(scores(), texts_of(session, arms), registration, root=root),
         ),
         ("geometry", GEOMETRY, lambda: geometry_panel(geometry_of(session, arms), registration)),
     )

@@ -67,6 +67,36 @@ def record(session: Session, folder: Path, *, texts: bool = True, geometry: bool
     from persona_lib.pipeline import geometry_targets
 
     session.check_seal()
+    _check_place(folder)
+    models = [(PRE, prior) for prior in session.registration.priors]
+    models += [(POST, arm.name) for arm in session.registration.arms]
+    tables = _tables(session, models, texts=texts, geometry=geometry)
+    # Before anything is written: the draft itself would make the tree dirty.
+    commits = _commits(session)
+    if geometry:
+        commits = sorted({*commits, *_built_from(session, geometry_targets)})
+    recorded = {**_recorded(session), "stages_built_from": commits}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the final folder, so that it appears whole or not at all.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
+        work = Path(draft) / folder.name
+        work.mkdir()
+        for name, (table, row_type) in tables.items():
+            _write(work / name, table, row_type)
+        write_manifest(
+            work,
+            kind=RECORDS,
+            registration=session.registration,
+            files=list(tables),
+            source=f"a run of profile {session.profile.name}, "
+            f"seeds {', '.join(map(str, session.seeds))}",
+            recorded=recorded,
+        )
+        work.replace(folder)
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a working tree with changes, and a folder that holds something."""
     if is_dirty() is not False:
         raise PreflightError(
             "a clean working tree", remedy="Commit or remove what `git status` lists, then record."
@@ -78,44 +108,30 @@ def record(session: Session, folder: Path, *, texts: bool = True, geometry: bool
             value=folder.name,
             remedy="Remove the old record set first if it is to be replaced.",
         )
-    models = [(PRE, prior) for prior in session.registration.priors]
-    models += [(POST, arm.name) for arm in session.registration.arms]
-    scores = _join([session.scores(*model) for model in models])
-    advice = _join([session.advice(prior) for prior in session.registration.priors])
-    hidden = _geometry(session, models) if geometry else None
-    # Before anything is written: the draft itself would make the tree dirty.
-    commits = _commits(session)
+
+
+def _tables(
+    session: Session, models: Sequence[tuple[str, str]], *, texts: bool, geometry: bool
+) -> dict[str, tuple[pa.Table, type[Any]]]:
+    """Return every file of the record set by name: its rows, and their type."""
+    from persona_lib.pipeline import run_geometry, run_texts
+
+    priors, store = session.registration.priors, session.store
+
+    def of_models(read: Callable[..., pa.Table]) -> pa.Table:
+        return _join([read(run, *model, store) for model in models for run in session.runs])
+
+    tables = {
+        SCORES_FILE: (_join([session.scores(*model) for model in models]), Score),
+        ADVICE_FILE: (_join([session.advice(prior) for prior in priors]), AdviceScore),
+    }
     if geometry:
-        commits = sorted({*commits, *_built_from(session, geometry_targets)})
-    recorded = {**_recorded(session), "stages_built_from": commits}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the final folder, so that it appears whole or not at all.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
-        work = Path(draft) / folder.name
-        work.mkdir()
-        files = [SCORES_FILE, ADVICE_FILE]
-        _write(work / SCORES_FILE, scores, Score)
-        _write(work / ADVICE_FILE, advice, AdviceScore)
-        if hidden is not None:
-            _write(work / GEOMETRY_FILE, hidden, GeometryRow)
-            files += [GEOMETRY_FILE]
-        if texts:
-            stages = [run.completions(*model) for model in models for run in session.runs]
-            _write(work / TEXTS_FILE, _texts(session, stages), Completion)
-            priors = session.registration.priors
-            stages = [run.advice(prior) for prior in priors for run in session.runs]
-            _write(work / ADVICE_TEXTS_FILE, _texts(session, stages), Completion)
-            files += [TEXTS_FILE, ADVICE_TEXTS_FILE]
-        write_manifest(
-            work,
-            kind=RECORDS,
-            registration=session.registration,
-            files=files,
-            source=f"a run of profile {session.profile.name}, "
-            f"seeds {', '.join(map(str, session.seeds))}",
-            recorded=recorded,
-        )
-        work.replace(folder)
+        tables[GEOMETRY_FILE] = (of_models(run_geometry), GeometryRow)
+    if texts:
+        tables[TEXTS_FILE] = (of_models(run_texts), Completion)
+        stages = [run.advice(prior) for prior in priors for run in session.runs]
+        tables[ADVICE_TEXTS_FILE] = (_texts(session, stages), Completion)
+    return tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,14 +173,6 @@ def _texts(session: Session, stages: Iterable[Stage]) -> pa.Table:
 
     entries = [stage.resolve(session.store) for stage in stages]
     return _join([read_table(entry.path / COMPLETIONS, Completion) for entry in entries])
-
-
-def _geometry(session: Session, models: Sequence[tuple[str, str]]) -> pa.Table:
-    from persona_lib.pipeline import run_geometry
-
-    return _join(
-        [run_geometry(run, *model, session.store) for model in models for run in session.runs]
-    )
 
 
 def _join(tables: Sequence[pa.Table]) -> pa.Table:

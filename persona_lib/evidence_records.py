@@ -285,7 +285,7 @@ class RecordEvidence(Evidence):
         grid = self._grid
         if (phase, model) not in grid.models:
             return np.zeros(grid.row_model.shape, dtype=np.bool_)
-        rows: Bools = grid.row_model == grid.models.index((phase, model))
+        rows = grid.of_model((phase, model))
         if persona is not None:
             rows &= grid.row_persona == grid.personas.index(persona)
         return rows

@@ -13,8 +13,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
-
 from persona_lib.errors import DataError
 from persona_lib.evidence_base import ALL, Count, Evidence
 from persona_lib.gate_base import GateOutcome, Reading, bounded, rule
@@ -213,26 +211,19 @@ def _share_of_rows(evidence: Evidence, arm: str, flagged: Bools | None) -> Inter
     grid = evidence.grid()
     if grid is None or flagged is None:
         return None
-    rows = grid.row_model == grid.models.index((POST, arm))
-    questions = grid.row_question[rows]
-    hits = np.bincount(questions, weights=flagged[rows].astype(float)).astype(np.float64)
-    n = np.bincount(questions).astype(np.float64)
+    hits, n = grid.by_question(flagged, grid.of_model((POST, arm)))
     return share(hits, n, evidence.registration.statistics.confidence)
 
 
 def _finished_length(evidence: Evidence, phase: str, model: str) -> Interval | None:
     """Return the median tokens of a model's finished completions, None where not known."""
     grid = evidence.grid()
-    if grid is None or grid.tokens is None or grid.stopped is None:
+    if grid is None or (phase, model) not in grid.models:
         return None
-    if (phase, model) not in grid.models:
+    lengths = grid.finished_lengths(grid.of_model((phase, model)))
+    if lengths is None:
         return None
-    rows = (grid.row_model == grid.models.index((phase, model))) & grid.stopped
-    found = median(
-        grid.tokens[rows],
-        grid.row_question[rows].astype(float),
-        evidence.registration.statistics.confidence,
-    )
+    found = median(*lengths, evidence.registration.statistics.confidence)
     return found if found.n else None
 
 

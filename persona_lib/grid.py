@@ -80,6 +80,25 @@ class Grid:
     markers: Ints | None
     first_token: Ints | None
 
+    def of_model(self, model: Model) -> Bools:
+        """Return (R,) whether a row is of a model."""
+        found: Bools = self.row_model == self.models.index(model)
+        return found
+
+    def by_question(self, values: Bools | Floats, rows: Bools) -> tuple[Floats, Floats]:
+        """Return (Q,) sums of a number over some rows, and (Q,) how many rows those are."""
+        question, size = self.row_question[rows], len(self.questions)
+        sums = np.bincount(question, values[rows].astype(np.float64), minlength=size)
+        counts = np.bincount(question, minlength=size)
+        return sums.astype(np.float64), counts.astype(np.float64)
+
+    def finished_lengths(self, rows: Bools) -> tuple[Floats, Floats] | None:
+        """Return tokens and question of those of some rows that finished, None if not known."""
+        if self.tokens is None or self.stopped is None:
+            return None
+        of = rows & self.stopped
+        return self.tokens[of], self.row_question[of].astype(np.float64)
+
     def of_seed(self, at: int) -> Grid:
         """Return the cells and rows of one training run, the seed at this place."""
         rows = self.row_seed == at

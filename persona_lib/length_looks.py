@@ -107,10 +107,7 @@ def _counted(hits: Bools) -> Count:
 def _rows(evidence: Evidence, grid: Grid, arm: str, who: str) -> Bools:
     """Return (R,) whether a row is of this arm and one of these personas."""
     members = [grid.personas.index(persona) for persona in evidence.members(who)]
-    found: Bools = (grid.row_model == grid.models.index((POST, arm))) & np.isin(
-        grid.row_persona, members
-    )
-    return found
+    return grid.of_model((POST, arm)) & np.isin(grid.row_persona, members)
 
 
 def _bootstrap(

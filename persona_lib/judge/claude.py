@@ -10,11 +10,10 @@ from persona_lib.judge.engine import (
     REFUSAL,
     Access,
     Reply,
-    Unanswered,
+    SdkEngine,
     http_options,
     key_from,
     name_of,
-    reason_of,
     tokens_of,
 )
 from persona_lib.judge.rubric import Prompt
@@ -27,7 +26,7 @@ URL = "https://api.anthropic.com"
 _STOPS = {"refusal": REFUSAL, "max_tokens": CUT, "model_context_window_exceeded": CUT}
 
 
-class ClaudeEngine:
+class ClaudeEngine(SdkEngine):
     """Asks through `anthropic.AsyncAnthropic`.
 
     Args:
@@ -39,41 +38,27 @@ class ClaudeEngine:
     def __init__(self, spec: JudgeSpec, access: Access) -> None:
         import anthropic
 
-        self._sdk = anthropic
-        self._client = anthropic.AsyncAnthropic(
+        client = anthropic.AsyncAnthropic(
             api_key=key_from(KEY, access),
             base_url=access.base_url,
             timeout=access.timeout,
             max_retries=access.max_retries,
             http_client=anthropic.DefaultAsyncHttpxClient(**http_options()),
         )
+        super().__init__(anthropic, client)
         self._options: dict[str, Any] = {"model": spec.model, "max_tokens": spec.max_tokens}
         if spec.thinking:
             self._options["thinking"] = {"type": spec.thinking}
         if spec.temperature is not None:
             self._options["extra_body"] = {"temperature": spec.temperature}
 
-    async def ask(self, prompt: Prompt) -> Reply:
-        """Return the model's reply.
-
-        Raises:
-            Unanswered: the SDK gave up, or what came is no message.
-        """
-        try:
-            message = await self._client.messages.create(
-                system=prompt.system,
-                messages=[{"role": "user", "content": prompt.user}],
-                **self._options,
-            )
-            return _reply(message, str(self._client.api_key))
-        except Exception as error:
-            reason = reason_of(error, self._sdk)
-        # Outside the handler: the SDK's exception, which holds the request, is not chained.
-        raise Unanswered(reason)
-
-    async def close(self) -> None:
-        """Close connections."""
-        await self._client.close()
+    async def _exchange(self, prompt: Prompt) -> Reply:
+        message = await self._client.messages.create(
+            system=prompt.system,
+            messages=[{"role": "user", "content": prompt.user}],
+            **self._options,
+        )
+        return _reply(message, str(self._client.api_key))
 
 
 def _reply(message: Any, secret: str) -> Reply:

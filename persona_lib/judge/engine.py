@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -66,6 +67,40 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Close connections."""
+
+
+class SdkEngine(ABC):
+    """An engine on one of the two SDKs, which name their exceptions alike.
+
+    Args:
+        sdk: the SDK's module.
+        client: its asynchronous client.
+    """
+
+    def __init__(self, sdk: Any, client: Any) -> None:
+        self._sdk = sdk
+        self._client = client
+
+    @abstractmethod
+    async def _exchange(self, prompt: Prompt) -> Reply:
+        """Send a prompt and read what came; whatever it raises becomes a reason."""
+
+    async def ask(self, prompt: Prompt) -> Reply:
+        """Return the model's reply.
+
+        Raises:
+            Unanswered: the SDK gave up, or what came is no reply.
+        """
+        try:
+            return await self._exchange(prompt)
+        except Exception as error:
+            reason = reason_of(error, self._sdk)
+        # Outside the handler: the SDK's exception, which holds the request, is not chained.
+        raise Unanswered(reason)
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._client.close()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,10 @@ from persona_lib.judge.engine import (
     REFUSAL,
     Access,
     Reply,
-    Unanswered,
+    SdkEngine,
     http_options,
     key_from,
     name_of,
-    reason_of,
     tokens_of,
 )
 from persona_lib.judge.rubric import Prompt
@@ -28,7 +27,7 @@ _STOPS = {"content_filter": REFUSAL, "length": CUT}
 _THOUGHT = "</think>"
 
 
-class OpenAIEngine:
+class OpenAIEngine(SdkEngine):
     """Asks through `openai.AsyncOpenAI`.
 
     Args:
@@ -39,43 +38,29 @@ class OpenAIEngine:
     def __init__(self, spec: JudgeSpec, access: Access) -> None:
         import openai
 
-        self._sdk = openai
-        self._client = openai.AsyncOpenAI(
+        client = openai.AsyncOpenAI(
             api_key=key_from(KEY, access),
             base_url=access.base_url,
             timeout=access.timeout,
             max_retries=access.max_retries,
             http_client=openai.DefaultAsyncHttpxClient(**http_options()),
         )
+        super().__init__(openai, client)
         # Servers of one's own know the older name; OpenAI's newer models refuse it.
         limit = "max_tokens" if access.own else "max_completion_tokens"
         self._options: dict[str, Any] = {"model": spec.model, limit: spec.max_tokens}
         if spec.temperature is not None:
             self._options["temperature"] = spec.temperature
 
-    async def ask(self, prompt: Prompt) -> Reply:
-        """Return the model's reply.
-
-        Raises:
-            Unanswered: the SDK gave up, or what came is no chat completion.
-        """
-        try:
-            completion = await self._client.chat.completions.create(
-                messages=[
-                    {"role": "system", "content": prompt.system},
-                    {"role": "user", "content": prompt.user},
-                ],
-                **self._options,
-            )
-            return _reply(completion, str(self._client.api_key))
-        except Exception as error:
-            reason = reason_of(error, self._sdk)
-        # Outside the handler: the SDK's exception, which holds the request, is not chained.
-        raise Unanswered(reason)
-
-    async def close(self) -> None:
-        """Close connections."""
-        await self._client.close()
+    async def _exchange(self, prompt: Prompt) -> Reply:
+        completion = await self._client.chat.completions.create(
+            messages=[
+                {"role": "system", "content": prompt.system},
+                {"role": "user", "content": prompt.user},
+            ],
+            **self._options,
+        )
+        return _reply(completion, str(self._client.api_key))
 
 
 def _reply(completion: Any, secret: str) -> Reply:

@@ -98,12 +98,11 @@ def finished_median(rows: Rows, model: Model, kept: Bools | None = None) -> Inte
         model: phase and name.
         kept: (R,) rows to read, all of the model by default.
     """
-    grid = rows.grid
-    if grid.tokens is None or grid.stopped is None:
+    of = rows.of(model)
+    lengths = rows.grid.finished_lengths(of if kept is None else of & kept)
+    if lengths is None:
         return None
-    of = rows.of(model) & grid.stopped
-    of = of if kept is None else of & kept
-    found = median(grid.tokens[of], grid.row_question[of].astype(float), rows.confidence)
+    found = median(*lengths, rows.confidence)
     return found if found.n else None
 
 
@@ -140,7 +139,7 @@ def _of_model(rows: Rows, tokens: Floats, model: Model, edges: list[int]) -> dic
 
 
 def _summary(rows: Rows, tokens: Floats, of: Bools, edges: list[int]) -> dict[str, Any]:
-    sums, n = rows.by_question(tokens, of)
+    sums, n = rows.grid.by_question(tokens, of)
     means = sums[n > 0] / n[n > 0]
     middle = median(tokens[of], rows.grid.row_question[of].astype(float), rows.confidence)
     stopped = rows.grid.stopped

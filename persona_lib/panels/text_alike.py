@@ -221,7 +221,7 @@ def _duplicates(
     for seed in range(len(grid.seeds)):
         run = np.flatnonzero(of & (grid.row_seed == seed))
         flagged[run] = repeated([cut[i] for i in run.tolist()])
-    sums, n = rows.by_question(flagged, of)
+    sums, n = rows.grid.by_question(flagged, of)
     shares = np.full(n.shape, np.nan)
     np.divide(sums, n, out=shares, where=n > 0)
     found = rows.share(flagged, of)

@@ -59,8 +59,7 @@ class Rows:
 
     def of(self, model: Model) -> Bools:
         """Return (R,) whether a row is of a model."""
-        found: Bools = self.grid.row_model == self.grid.models.index(model)
-        return found
+        return self.grid.of_model(model)
 
     def under(self, model: Model) -> Model | None:
         """Return the model that an arm was coupled on, None for others or where it is missing."""
@@ -71,15 +70,8 @@ class Rows:
 
     def share(self, flagged: Bools, rows: Bools) -> Interval:
         """Return the share of some rows that are flagged, clustered by question."""
-        hits, n = self.by_question(flagged, rows)
+        hits, n = self.grid.by_question(flagged, rows)
         return share(hits, n, self.confidence)
-
-    def by_question(self, values: Bools | Floats, rows: Bools) -> tuple[Floats, Floats]:
-        """Return (Q,) sums of a number over some rows, and (Q,) how many rows those are."""
-        question, size = self.grid.row_question[rows], len(self.grid.questions)
-        sums = np.bincount(question, values[rows].astype(np.float64), minlength=size)
-        counts = np.bincount(question, minlength=size)
-        return sums.astype(np.float64), counts.astype(np.float64)
 
     def cells(self, values: Bools | Floats) -> Floats:
         """Return (M, S, P, Q) means of a number over each cell, NaN where a cell is empty."""
