@@ -117,20 +117,27 @@ def gate(
 
 
 @contextmanager
-def _building(config: pytest.Config) -> Iterator[None]:
-    """Let progress bars through pytest's capture; turn our errors into one clear line.
+def lenient() -> Iterator[None]:
+    """Let no warning end a run.
 
     A warning must not end a run of hours: it is shown at the end, as pytest does by
     default, and not raised as in the software's own tests. What libraries say of
     their own future is no news of the run.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category, module=_LIBRARIES)
+        yield
+
+
+@contextmanager
+def _building(config: pytest.Config) -> Iterator[None]:
+    """Let progress bars through pytest's capture; turn our errors into one clear line."""
     capture = config.pluginmanager.getplugin("capturemanager")
     uncaptured = capture.global_and_fixture_disabled() if capture else nullcontext()
     try:
-        with uncaptured, warnings.catch_warnings():
-            warnings.simplefilter("default")
-            for category in (DeprecationWarning, FutureWarning):
-                warnings.filterwarnings("ignore", category=category, module=_LIBRARIES)
+        with uncaptured, lenient():
             yield
     except FlatlandError as error:
         pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)

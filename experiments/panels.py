@@ -167,10 +167,11 @@ def _judged(session: Session, arms: Sequence[str]) -> _Judged | None:
         rubric=judge.spec.rubric,
         triples=triples_digest(triples),
     )
+    predictions = judge.predict(items)
     return _Judged(
-        predicted=(judge.predict(items), judge.seen),
+        predicted=(predictions, judge.seen),
         answered=(
-            judge.judge(items)[0],
+            judge.answers(items, predictions)[0],
             judge.judge(control_items(own, prompts))[0],
             calibration,
             UnscoredCeiling(),

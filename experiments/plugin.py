@@ -154,7 +154,11 @@ def pytest_terminal_summary(
     terminalreporter.write_line(table_text(config.stash[SESSION], recorded))
     try:
         folder, session = _report_folder(config), config.stash[SESSION]
-        path = write_outcome(folder, session, recorded, panels=bool(config.option.report))
+        path = write_outcome(folder, session, recorded)
+        if config.option.report:
+            # Written first without them: what a panel may break loses no verdict.
+            with fixtures.lenient():
+                path = write_outcome(folder, session, recorded, panels=True)
     except (OSError, FlatlandError) as error:
         # The verdicts stand above all the same: what was computed is not lost.
         terminalreporter.write_line(f"verdict.json could not be written: {error}", red=True)

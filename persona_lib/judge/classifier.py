@@ -143,7 +143,12 @@ class FittedClassifier:
         Raises:
             DataError: as `predict`.
         """
-        predictions = self.predict(items, progress=progress)
+        return self.answers(items, self.predict(items, progress=progress))
+
+    def answers(
+        self, items: Sequence[Item], predictions: Sequence[Prediction]
+    ) -> tuple[tuple[Judgement, ...], Report]:
+        """Return what `judge` returns, of predictions that were made of these items."""
         judge = self.spec.digest
         judgements = tuple(
             judgement_of(item, judge=judge, answer=self._answer(found), reason=found.reason)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,32 @@ def test_verdict_json_has_panels_only_where_a_report_is_asked_for(tmp_path: Path
     for asked in (False, True):
         path = write_outcome(tmp_path / str(asked), session, recorded, panels=asked)
         assert bool(json.loads(path.read_text())["panels"]) is asked
+
+
+BROKEN = """
+import sys
+import pytest
+
+def broken(*_):
+    raise MemoryError("a panel needs more than there is")
+
+class Saboteur:
+    def pytest_collection_finish(self):
+        from experiments import outcome
+        outcome.panels_of = broken
+
+sys.exit(pytest.main(sys.argv[1:], plugins=[Saboteur()]))
+"""
+
+
+def test_a_panel_that_breaks_the_report_loses_no_verdict(tmp_path: Path) -> None:
+    """Not one of our errors: the verdict was written before any panel was made."""
+    arguments = ["-q", "-m", "h1", "--stored=golden/tiny", f"--report={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN, *arguments, "-p", "no:cacheprovider"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert "a panel needs more than there is" in done.stdout + done.stderr
+    body = json.loads((tmp_path / "verdict.json").read_text())
+    assert [v["name"] for v in body["verdicts"]] == ["H1"]
+    assert body["panels"] == {}
