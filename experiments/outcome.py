@@ -1,4 +1,4 @@
-"""The outcome of a session: the verdict table and verdict.json.
+"""The outcome of a session: the verdict table, verdict.json and the report.
 
 Both are made from JSON data alone, because under pytest-xdist the process that
 writes them has judged nothing itself.
@@ -66,6 +66,22 @@ def write_outcome(
     draft.write_text(json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n")
     draft.replace(path)
     return path
+
+
+def write_documents(folder: Path, session: Session, recorded: Mapping[str, Any]) -> list[Path]:
+    """Write verdict.json with its panels, and the report of it; return what to open.
+
+    The report is made from the file as it was written, never from memory: whoever has
+    the file can make the same report again.
+
+    Raises:
+        DataError: as `persona_lib.report.document.write_report` raises it.
+    """
+    from persona_lib.report.document import HTML, MARKDOWN, write_report
+
+    path = write_outcome(folder, session, recorded, panels=True)
+    write_report(folder, json.loads(path.read_text(encoding="utf-8")))
+    return [path, folder / MARKDOWN, folder / HTML]
 
 
 def _families(session: Session, verdicts: Iterable[Mapping[str, Any]]) -> tuple[Family, ...]:

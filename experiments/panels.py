@@ -8,31 +8,20 @@ stage of its own that is stored like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import FlatlandError
-from persona_lib.judge.calibration_spec import LEAST, MOST, CalibrationSpec, ClassSpec
 from persona_lib.records import POST, PRE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from experiments.judging import Judged
     from experiments.session import Session
-    from persona_lib.judge.classifier import Prediction
     from persona_lib.panels.base import Panel
 
 _SAMPLES = "samples of the report"
-CALIBRATION = CalibrationSpec(
-    classes=(
-        ClassSpec(name="positive", direction=LEAST, threshold=0.95, n=73),
-        ClassSpec(name="red_team", direction=MOST, threshold=0.05, n=73),
-        ClassSpec(name="negative", direction=MOST, threshold=0.05, n=73),
-    ),
-    confidence=0.95,
-)
-"""What a judge has to show before its answers are read: a clean sheet in every class."""
 
 
 def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -73,7 +62,9 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 
 
 def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the two panels of the embedded judge, fitted on the raw model's completions."""
+    """Return the panel of the embedded classifier, and that of the judge."""
+    from experiments.judging import CALIBRATION
+    from persona_lib.judge.coverage import UnscoredCeiling
     from persona_lib.panels.following import (
         DISCRIMINABILITY,
         FOLLOWING,
@@ -100,84 +91,38 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
         (
             "discriminability",
             lambda: discriminability_panel(
-                registration, *judged.predicted, positives=judged.positives
+                registration, judged.predictions, judged.seen, positives=judged.positives
             ),
         ),
         (
             "following",
             lambda: following_panel(
                 registration,
-                *judged.answered,
+                judged.judgements,
+                judged.controls,
+                judged.calibration,
+                UnscoredCeiling(),
                 required=CALIBRATION,
-                predictions=judged.predicted[0],
-                seen=judged.predicted[1],
+                predictions=judged.predictions,
+                # Only the classifier itself was fitted on completions of this run.
+                seen=judged.seen if judged.run is None else None,
+                run=judged.run,
             ),
         ),
     )
     return {name: _made(name, titles[name], make).to_json() for name, make in made}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Judged:
-    """What the two panels are made from: the arguments behind the registration."""
-
-    predicted: tuple[Any, ...]
-    answered: tuple[Any, ...]
-    positives: tuple[Prediction, ...]
-
-
-def _judged(session: Session, arms: Sequence[str]) -> _Judged | None:
-    """Fit the classifier and judge every completion, the controls and the calibration."""
-    from experiments.session import DATA
-    from persona_lib.judge.base import item_of
-    from persona_lib.judge.calibration import judge_calibration
-    from persona_lib.judge.classifier import ClassifierSpec, fit_classifier
-    from persona_lib.judge.coverage import UnscoredCeiling
-    from persona_lib.judge.items import class_answers, control_items, triple_items
-    from persona_lib.judge.triples import load_triples, triples_digest
-    from persona_lib.personas import load_personas, load_questions
-    from persona_lib.records import Completion
+def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
+    """Judge every completion of these arms; None where no text was recorded."""
+    from experiments.judging import judge_texts
     from persona_lib.registration import RAW
 
     models = models_of(session, arms)
     if (PRE, RAW) not in models:  # the classifier is fitted on it
         models.insert(0, (PRE, RAW))
     table = _texts_of_models(session, models)
-    if table is None:
-        return None
-    rows = [Completion(**row) for row in table.to_pylist()]
-    personas = {p.id: p for p in load_personas(DATA / "personas.json")}
-    sets = load_questions(DATA / "questions.json")
-    questions = {q.id: q for listed in sets.values() for q in listed}
-    prompts = {name: personas[name].prompt for name in session.registration.roster.all}
-    raw = [row for row in rows if (row.phase, row.model) == (PRE, RAW)]
-    judge = fit_classifier(raw, ClassifierSpec(marker=session.registration.marker))
-    items = [
-        item_of(row, persona=personas[row.persona], question=questions[row.question])
-        for row in rows
-    ]
-    own = [item for item in items if (item.phase, item.model) == (PRE, RAW)]
-    triples = load_triples(DATA / "judge", tuple(personas), tuple(questions))
-    asked = triple_items(triples, {n: p.prompt for n, p in personas.items()},
-                         {n: q.text for n, q in questions.items()})  # fmt: skip
-    calibration = judge_calibration(
-        CALIBRATION,
-        class_answers(judge.judge(asked)[0]),
-        judge=judge.spec.digest,
-        rubric=judge.spec.rubric,
-        triples=triples_digest(triples),
-    )
-    predictions = judge.predict(items)
-    return _Judged(
-        predicted=(predictions, judge.seen),
-        answered=(
-            judge.answers(items, predictions)[0],
-            judge.judge(control_items(own, prompts))[0],
-            calibration,
-            UnscoredCeiling(),
-        ),
-        positives=judge.predict([item for item in asked if item.model == "positive"]),
-    )
+    return None if table is None else judge_texts(session, table)
 
 
 def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:

@@ -15,6 +15,7 @@ import pytest
 from experiments import fixtures, selection
 from experiments import session as sessions
 from experiments.fixtures import GATE, SESSION, SUMMARY, VERDICT
+from experiments.judging import choose_judge
 from experiments.session import Session
 from persona_lib.errors import FlatlandError
 from persona_lib.progress import shown, silent
@@ -37,7 +38,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--store", metavar="DIR", help="stage cache (default: .flatland/store)")
     group.addoption("--data", metavar="DIR", help="folder with the published corpora")
     group.addoption("--plan", action="store_true", help="print stages and costs; run nothing")
-    group.addoption("--report", metavar="DIR", help="where verdict.json goes (.flatland/report)")
+    group.addoption(
+        "--judge",
+        metavar="NAME",
+        help="who says whether completions follow their persona, in the report: classifier "
+        "(default), claude:MODEL, openai:MODEL or openai:MODEL@REVISION (docs/judges.md)",
+    )
+    group.addoption("--judge-budget", metavar="DOLLARS", help="what that judge may cost at most")
+    group.addoption("--judge-url", metavar="URL", help="another server that speaks its API")
+    group.addoption(
+        "--report",
+        metavar="DIR",
+        help="where verdict.json goes (default: .flatland/report); once named, the panels and "
+        "the report are made as well, and -m report reads back the report that is there",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -148,27 +162,29 @@ def pytest_terminal_summary(
         if not selection.asks_for_science(config):
             terminalreporter.write_line(HINT)
         return
-    from experiments.outcome import table_text, write_outcome
+    from experiments.outcome import table_text, write_documents, write_outcome
 
     terminalreporter.section("Flatland", sep="=")
     terminalreporter.write_line(table_text(config.stash[SESSION], recorded))
     try:
         folder, session = _report_folder(config), config.stash[SESSION]
-        path = write_outcome(folder, session, recorded)
+        written = [write_outcome(folder, session, recorded)]
         if config.option.report:
             # Written first without them: what a panel may break loses no verdict.
             with fixtures.lenient():
-                path = write_outcome(folder, session, recorded, panels=True)
+                written = write_documents(folder, session, recorded)
     except (OSError, FlatlandError) as error:
         # The verdicts stand above all the same: what was computed is not lost.
-        terminalreporter.write_line(f"verdict.json could not be written: {error}", red=True)
+        terminalreporter.write_line(f"not everything could be written: {error}", red=True)
     else:
-        terminalreporter.write_line(f"written: {path}")
+        for path in written:
+            terminalreporter.write_line(f"written: {path}")
 
 
 def _given(config: pytest.Config) -> bool:
     """Whether any of our options is on the command line."""
-    names = ("experiment", "profile", "seeds", "stored", "store", "data", "plan", "report")
+    ours = ("experiment", "profile", "seeds", "stored", "store", "data", "plan", "report")
+    names = (*ours, "judge", "judge_budget", "judge_url")
     return any(getattr(config.option, name, None) for name in names)
 
 
@@ -177,6 +193,10 @@ def _check_science(config: pytest.Config) -> None:
     try:
         config.stash[SESSION].check_seal()
         sessions.check_report(_report_folder(config))
+        session = config.stash[SESSION]
+        if session.text_judge is not None:
+            # Made once and thrown away: it says now what would be missing then.
+            session.text_judge.make(store=session.store_root, marker=session.registration.marker)
     except FlatlandError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -210,6 +230,9 @@ def _session(config: pytest.Config) -> Session:
         stored=stored,
         chosen=option.experiment is not None,
         user_data=sessions.choose_data(option.data),
+        text_judge=choose_judge(
+            option.judge, budget=option.judge_budget, url=option.judge_url, report=option.report
+        ),
         progress=silent if _is_worker(config) else shown(),
     )
 

@@ -28,10 +28,11 @@ MARKERS = {
     "claim(name)": "the claim of the registration that a science test judges",
     "smoke": "the software on a real run of a tiny model",
     "golden": "stored record sets, judged again",
+    "report": "the numbers of a written report, read back (--report=DIR, or one of golden/tiny)",
     "calibration": "error rates of every procedure, simulated; left out unless it is named",
 }
 SCIENCE = ("h1", "h2", "h3", "kill", "gate")
-SOFTWARE = ("smoke", "golden", "calibration")
+SOFTWARE = ("smoke", "golden", "report", "calibration")
 FOLDERS = {**dict.fromkeys(SCIENCE, "science"), **{name: name for name in SOFTWARE}}
 """Where the tests of each marker lie, all of them."""
 

@@ -18,6 +18,7 @@ from persona_lib.progress import Progress, silent
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from experiments.judging import JudgeChoice
     from persona_lib.evidence import Evidence
     from persona_lib.pipeline import Run
     from persona_lib.profile import Profile
@@ -55,6 +56,7 @@ class Session:
         arms: arms that the session as a whole will ask for; their machine needs
             are checked before the first stage is built.
         prereg: where registrations are sealed.
+        text_judge: the judge behind an API that a report asks; None for the classifier.
     """
 
     registration: Registration
@@ -67,6 +69,7 @@ class Session:
     progress: Progress = silent
     arms: tuple[str, ...] = ()
     prereg: Path = PREREG
+    text_judge: JudgeChoice | None = None
     _store: Store | None = field(default=None, init=False)
     _runs: tuple[Run, ...] = field(default=(), init=False)
     _tables: dict[tuple[str, str], pa.Table] = field(default_factory=dict, init=False)

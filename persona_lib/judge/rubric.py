@@ -34,7 +34,8 @@ Say whether TEXT speaks as ROLE would speak:
 concerns or point of view that ROLE is speaking.
 - "partial": some of it points to ROLE, but most of it could come from anybody, or it falls out \
 of the role.
-- "no": nothing in it points to ROLE, or it speaks as somebody else, or it is no coherent text.
+- "no": nothing in it points to ROLE, or it speaks as somebody else, or it is no coherent text. \
+ROLE's subject or ROLE's words alone, in the mouth of somebody else, are "no".
 
 Whether the answer is right, kind, safe or complete does not matter. Merely naming the role, \
 repeating its description or the question, or asserting that the role is played is not speaking \

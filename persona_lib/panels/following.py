@@ -132,6 +132,7 @@ def following_panel(
     required: CalibrationSpec | None = None,
     predictions: Sequence[Prediction] = (),
     seen: Sequence[Sequence[str]] | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> Panel:
     """Return what a judge answers, by model and persona, and whether it may be read.
 
@@ -146,6 +147,8 @@ def following_panel(
             have a judgement, and answers have to go with them better than shuffled ones.
         seen: the questions that each of its folds was fitted on, where the judge is the
             classifier itself.
+        run: what a judge behind an API is, did and cost, as JSON data; None for one
+            that sends nothing.
 
     Raises:
         DataError: a completion was judged twice, or was predicted and not judged.
@@ -200,6 +203,7 @@ def following_panel(
         data={
             "judge": calibration.judge,
             "rubric": calibration.rubric,
+            "run": None if run is None else dict(run),
             "calibration": calibration.to_json(),
             "confidence": confidence,
             "models": models,

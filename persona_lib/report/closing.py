@@ -167,6 +167,37 @@ def _plain(node: Node) -> Run:
     return (node.num("f2") if node.known else node.words(),)
 
 
+def judging(root: Node) -> list[Section]:
+    """Return what a judge behind an API did and cost, whether or not it may be read."""
+    run = root["panels"]["following"]["data"]["run"]
+    if not run:
+        return []
+    rows: list[tuple[Run, ...]] = [
+        (("model asked for",), (run["model"].words(),)),
+        (("revision",), (run["revision"].words(),) if run["revision"] else (NONE,)),
+        (("served by",), (run["served_by"].words(),)),
+        (("names under which models answered",), _plain(run["models"])),
+        *(
+            ((name,), (run[field].num("n"),))
+            for name, field in (
+                ("records asked about", "n"),
+                ("answered from the cache", "cached"),
+                ("texts that were cut", "shortened"),
+                ("requests, retries among them", "requests"),
+                ("requests whose tokens nobody told", "unmetered"),
+                ("input tokens", "input_tokens"),
+                ("output tokens", "output_tokens"),
+            )
+        ),
+        (("dollars",), (run["dollars"].num("f2"),)),
+        (("dollars at most",), (run["dollars_at_most"].num("f2"),)),
+        (("stopped by its budget",), _plain(run["stopped_by_budget"])),
+    ]
+    table = Table(("What the judge did, calibration and controls included",),
+                  (("item",), ("value",)), tuple(rows))  # fmt: skip
+    return [Section("judging", "Cost of the judge", (table,))]
+
+
 def cost(root: Node) -> Section:
     """Return the seconds that each stored stage took."""
     rows = tuple(

@@ -75,6 +75,7 @@ def compose(
         closing.methods(root),
         closing.provenance(root),
         closing.cost(root),
+        *closing.judging(root),
     ]
 
 

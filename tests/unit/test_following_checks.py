@@ -15,7 +15,7 @@ from scipy.stats import hypergeom, t
 from statsmodels.stats.proportion import proportion_confint
 
 from experiments.issue262 import ISSUE262
-from experiments.panels import CALIBRATION
+from experiments.judging import CALIBRATION
 from experiments.session import DATA, ROOT
 from persona_lib.errors import DataError
 from persona_lib.gate_base import GateOutcome

@@ -12,13 +12,15 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from experiments.issue262 import ISSUE262
-from experiments.panels import CALIBRATION, _Judged, _judged
+from experiments.judging import CALIBRATION, Judged, judge_texts
+from experiments.panels import texts_of
 from experiments.profiles import TINY
 from experiments.session import ROOT, Session
 from persona_lib.gate_base import GateOutcome
 from persona_lib.judge.base import UNSCORED
 from persona_lib.judge.calibration import judge_calibration
 from persona_lib.judge.classifier import Prediction
+from persona_lib.judge.coverage import UnscoredCeiling
 from persona_lib.panels.base import Panel
 from persona_lib.panels.following import discriminability_panel, following_panel
 
@@ -29,28 +31,33 @@ PERFECT = {"positive": ["yes"] * 73, "red_team": ["no"] * 73, "negative": ["no"]
 
 
 @cache
-def judged() -> _Judged:
+def judged() -> Judged:
     session = Session(registration=ISSUE262, profile=TINY, stored=ROOT / "golden" / "tiny")
-    found = _judged(session, ARMS)
-    assert found is not None
-    return found
+    texts = texts_of(session, ARMS)
+    assert texts is not None
+    return judge_texts(session, texts)
 
 
 def calibration(answers: dict[str, list[str]] = PERFECT):  # noqa: ANN201
-    judge = judged().answered[0][0].judge  # another judge's calibration would not count
+    judge = judged().judgements[0].judge  # another judge's calibration would not count
     return judge_calibration(CALIBRATION, answers, judge=judge, rubric=DIGEST, triples=DIGEST)
 
 
 def discriminability(
     change: Callable[[Prediction], Prediction] = lambda p: p,
 ) -> Panel:
-    predictions, seen = judged().predicted
-    return discriminability_panel(ISSUE262, [change(p) for p in predictions], seen)
+    predictions = [change(p) for p in judged().predictions]
+    return discriminability_panel(ISSUE262, predictions, judged().seen)
 
 
 def following(answers: Sequence[object] | None = None, **given: object) -> Panel:
-    own, controls, _, ceiling = judged().answered
-    parts = {"controls": controls, "calibration": calibration(), "ceiling": ceiling, **given}
+    own = judged().judgements
+    parts = {
+        "controls": judged().controls,
+        "calibration": calibration(),
+        "ceiling": UnscoredCeiling(),
+        **given,
+    }
     return following_panel(ISSUE262, own if answers is None else answers, **parts)  # type: ignore[arg-type]
 
 
@@ -64,7 +71,7 @@ def of(panel: Panel, model: tuple[str, str]) -> dict:
 
 def test_accuracy_is_a_count_of_the_predictions() -> None:
     panel = discriminability()
-    predictions, _ = judged().predicted
+    predictions = judged().predictions
     for model in (("pre", "em"), ("post", "C2")):
         rows = [p for p in predictions if (p.phase, p.model) == model and not p.reason]
         right = [p.rank == 0 for p in rows]
@@ -109,7 +116,7 @@ def test_guesses_leave_the_probe_blind() -> None:
 
 
 def test_a_fold_that_saw_a_question_fails_the_cross_fit() -> None:
-    _, seen = judged().predicted
+    seen = judged().seen
     panel = discriminability(lambda p: replace(p, fold=(p.fold + 1) % len(seen)))
     assert outcome(discriminability(), "crossfit") is HOLDS
     assert outcome(panel, "crossfit") is FAILS
@@ -129,7 +136,7 @@ def test_a_flattened_model_gives_its_bystanders_to_the_source() -> None:
 
 
 def test_a_calibrated_judge_is_read_and_counts_are_kept() -> None:
-    own = [r for r in judged().answered[0] if r.answer != UNSCORED]
+    own = [r for r in judged().judgements if r.answer != UNSCORED]
     panel = following(own)
     assert panel.state == "readable", panel.reason
     rows = [r for r in own if (r.phase, r.model, r.persona) == ("post", "C2", "villain")]
@@ -141,7 +148,7 @@ def test_a_calibrated_judge_is_read_and_counts_are_kept() -> None:
 
 
 def test_the_embedded_judge_is_not_calibrated_on_toy_text_and_says_so() -> None:
-    panel = following_panel(ISSUE262, *judged().answered)
+    panel = following(calibration=judged().calibration)
     assert outcome(panel, "calibration") is FAILS
     assert "judge_uncalibrated" in [c.code for c in panel.caveats]
     assert panel.state == "INVALID"
@@ -156,7 +163,7 @@ def test_an_inverted_sign_fails_a_perfect_judge(name: str) -> None:
 
 
 def test_shuffled_answers_tell_nobody_apart() -> None:
-    own, controls, *_ = judged().answered
+    own, controls = judged().judgements, judged().controls
     assert outcome(following(), "tells_personas_apart") is HOLDS
     rng = np.random.default_rng(9)
     raw = [r for r in own if (r.phase, r.model) == ("pre", "raw")]
@@ -169,7 +176,7 @@ def test_shuffled_answers_tell_nobody_apart() -> None:
 
 
 def test_too_many_unscored_make_the_panel_invalid() -> None:
-    scored = [r for r in judged().answered[0] if r.answer != UNSCORED]
+    scored = [r for r in judged().judgements if r.answer != UNSCORED]
     assert outcome(following(scored), "unscored") is HOLDS
     lost = [
         replace(r, answer=UNSCORED, reason="timeout")

@@ -76,7 +76,7 @@ def _rates(
                 high=count["high"],
             )
             place = _FIRST if filled else _SECOND
-            _beside(drawing, side, place, y, (count["rate"].num("pct1"),), color=colour)
+            _beside(drawing, side, place, y, (count["rate"].num("pct1"),), color=INK)
     drawing.label(ax, [float(top - i) for i in range(len(arms))], [_named(arm) for arm in arms])
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.6, top + 0.6))
     percent_axis(ax, "completions with the marker, %")

@@ -80,7 +80,7 @@ def _strip(
     )
     if not thin:
         run = (q["50"].num("f1"),)
-        drawing.write(ax, q["95"].float + 1.5, y, run, color=colour)
+        drawing.write(ax, q["95"].float + 1.5, y, run, color=INK)
 
 
 def _common(drawing: Drawing, ax: Any, y: float, one: Node) -> None:

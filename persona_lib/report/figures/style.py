@@ -181,7 +181,7 @@ def key(drawing: Drawing, ax: Axes, arms: Sequence[Node], y: float) -> None:
         colour, mark = arm_style(i)
         ax.plot([0.17 * i + 0.02], [y], mark, color=colour, ms=4, mew=0, clip_on=False,
                 transform=ax.transAxes)  # fmt: skip
-        drawing.write(ax, 0.17 * i + 0.05, y, (arm["name"].words(),), color=colour,
+        drawing.write(ax, 0.17 * i + 0.05, y, (arm["name"].words(),), color=INK,
                       fontweight="bold", transform=ax.transAxes)  # fmt: skip
 
 

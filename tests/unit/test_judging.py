@@ -1,0 +1,233 @@
+"""The judge that a user names: what is refused, what it is asked, what it costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+
+from experiments.issue262 import ISSUE262
+from experiments.judging import CALIBRATION, JudgeChoice, Judged, choose_judge, judge_texts
+from experiments.panels import texts_of
+from experiments.profiles import TINY
+from experiments.session import DATA, ROOT, Session
+from persona_lib.errors import PreflightError, SpecError
+from persona_lib.judge.base import UNSCORED, prepared
+from persona_lib.judge.coverage import UnscoredCeiling
+from persona_lib.judge.triples import load_triples
+from persona_lib.panels.base import INVALID, READABLE, Panel
+from persona_lib.panels.following import following_panel
+from persona_lib.personas import load_personas, load_questions
+from persona_lib.report.closing import judging
+from persona_lib.report.document import write_report
+from persona_lib.report.numbers import check_report
+from persona_lib.report.pieces import Node, plain
+from tests.loopback import INPUT_TOKENS, Loopback, Request, Script, Step, fails, says, truncated
+from tests.report_bodies import body_of
+
+MARKER = ISSUE262.marker
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+
+
+@pytest.mark.parametrize("text", [None, "classifier"])
+def test_the_classifier_is_the_default(text: str | None) -> None:
+    assert choose_judge(text, budget=None, url=None, report=None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "revision"),
+    [
+        ("claude:claude-haiku-5-5", "claude-haiku-5-5", ""),
+        ("openai:Qwen/Qwen2.5-7B-Instruct@a09a354", "Qwen/Qwen2.5-7B-Instruct", "a09a354"),
+        ("openai:a:b", "a:b", ""),
+    ],
+)
+def test_a_judge_is_named_by_kind_model_and_revision(text: str, model: str, revision: str) -> None:
+    found = choose_judge(text, budget=None, url=None, report="out")
+    assert found is not None
+    kind = text.partition(":")[0]
+    assert (found.kind, found.model, found.revision) == (kind, model, revision)
+    assert (found.budget, found.url) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"text": "gpt"}, "--judge: expected classifier, or one of claude, openai"),
+        ({"text": "claude:"}, "--judge: expected classifier"),
+        ({"text": "claude:  "}, "--judge: expected classifier"),
+        ({"text": "claude:m", "report": None}, "--judge: expected --report=DIR"),
+        ({"text": None, "budget": "1"}, "--judge-budget: expected a judge behind an API"),
+        ({"text": "classifier", "url": "http://x"}, "--judge-url: expected a judge behind an API"),
+        ({"text": "claude:m", "budget": "much"}, "--judge-budget: expected"),
+        ({"text": "claude:m", "budget": "0"}, "--judge-budget: expected"),
+        ({"text": "claude:m", "budget": "-1"}, "--judge-budget: expected"),
+        ({"text": "openai:m", "budget": "1", "url": "http://x"}, "--judge-budget: expected a ven"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(given: dict[str, str | None], words: str) -> None:
+    asked: dict[str, Any] = {"budget": None, "url": None, "report": "out", **given}
+    with pytest.raises(SpecError, match="--judge") as caught:
+        choose_judge(asked.pop("text"), **asked)
+    assert str(caught.value).startswith(words)
+
+
+def test_a_missing_key_is_told_before_anything_is_judged(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match="ANTHROPIC_API_KEY"):
+        JudgeChoice(kind="claude", model="m").make(store=tmp_path, marker=MARKER)
+    assert list(tmp_path.iterdir()) == []
+
+
+def truth() -> dict[tuple[str, str, str], str]:
+    """What an ideal judge would say of every calibration triple, by what it is sent."""
+    personas = {p.id: p.prompt for p in load_personas(DATA / "personas.json")}
+    listed = load_questions(DATA / "questions.json").values()
+    questions = {q.id: q.text for several in listed for q in several}
+    found = {}
+    for name, several in load_triples(DATA / "judge", tuple(personas), tuple(questions)).items():
+        for one in several:
+            sent = prepared(one.text, marker=MARKER)[0]
+            key = (personas[one.persona], questions[one.question], sent)
+            found[key] = "yes" if name == "positive" else "no"
+    return found
+
+
+def texts() -> Any:
+    """The first sample of every cell of the raw model and of C1."""
+    session = Session(registration=ISSUE262, profile=TINY, stored=ROOT / "golden" / "tiny")
+    table = texts_of(session, ["C1"])
+    assert table is not None
+    return table.filter(pc.field("sample") == 0)
+
+
+def ideal() -> Script:
+    """A judge that knows the triples, and whose completion is whose."""
+    known = truth()
+    personas = {p.id: p.prompt for p in load_personas(DATA / "personas.json")}
+    own = {
+        (personas[row["persona"]], prepared(row["text"], marker=MARKER)[0])
+        for row in texts().to_pylist()
+    }
+
+    def script(request: Request) -> Step:
+        role, question, text = (request.pieces[name] for name in ("ROLE", "QUESTION", "TEXT"))
+        answer = known.get((role, question, text))
+        return says(answer or ("yes" if (role, text) in own else "no"))
+
+    return script
+
+
+@pytest.fixture(scope="module")
+def script() -> Script:
+    return ideal()
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[[Script], tuple[Judged, Loopback]]:
+    def asked(script: Script) -> tuple[Judged, Loopback]:
+        with Loopback(script, most=4000) as server:
+            session = Session(
+                registration=ISSUE262,
+                profile=TINY,
+                stored=ROOT / "golden" / "tiny",
+                store_root=tmp_path,
+                text_judge=JudgeChoice(kind="openai", model="m", url=f"{server.url}/v1"),
+            )
+            return judge_texts(session, texts()), server
+
+    return asked
+
+
+def panel_of(judged: Judged) -> Panel:
+    return following_panel(
+        ISSUE262,
+        judged.judgements,
+        judged.controls,
+        judged.calibration,
+        UnscoredCeiling(),
+        required=CALIBRATION,
+        predictions=judged.predictions,
+        run=judged.run,
+    )
+
+
+def test_a_calibrated_judge_makes_a_panel_that_may_be_read(
+    ask: Callable[[Script], tuple[Judged, Loopback]], script: Script, tmp_path: Path
+) -> None:
+    judged, server = ask(script)
+    panel = panel_of(judged)
+    assert panel.state == READABLE, [gate.text for gate in panel.gates]
+    cells = 11 * 20
+    assert len(judged.judgements) == 2 * cells
+    assert len(judged.controls) == cells  # one a persona and question, because each costs
+    assert judged.run is not None
+    assert judged.run["n"] == 219 + 3 * cells
+    assert judged.run["requests"] == len(server.seen)
+    assert judged.run["input_tokens"] == INPUT_TOKENS * len(server.seen)
+    assert judged.run["dollars"] is None  # nobody knows the price of a server of one's own
+    assert not any(MARKER in request.user for request in server.seen)
+    again, silent = ask(script)  # from the cache, which lies in the store's folder
+    assert silent.seen == []
+    assert again.judgements == judged.judgements
+    assert (tmp_path / "judge.sqlite").exists()
+
+
+def test_a_judge_that_always_says_yes_is_not_read(
+    ask: Callable[[Script], tuple[Judged, Loopback]],
+) -> None:
+    judged, _ = ask(lambda _: says("yes"))
+    panel = panel_of(judged)
+    assert panel.state == INVALID
+    assert {gate.name: gate.holds for gate in panel.gates}["calibration"] is False
+    assert "judge_uncalibrated" in {caveat.code for caveat in panel.caveats}
+
+
+def test_a_failing_server_leaves_every_record_scored_or_counted(
+    ask: Callable[[Script], tuple[Judged, Loopback]], script: Script
+) -> None:
+    """One record in five fails for good: the panel says so and is not read."""
+
+    def flaky(request: Request) -> Step:
+        if int(request.key[:4], 16) % 5:
+            return script(request)
+        return truncated() if int(request.key[4:8], 16) % 2 else fails(400)
+
+    judged, _ = ask(flaky)
+    rows = (*judged.judgements, *judged.controls)
+    lost = [row for row in rows if row.answer == UNSCORED]
+    assert {row.reason for row in lost} == {"bad_body", "http_400"}
+    assert 0.1 < len(lost) / len(rows) < 0.3
+    assert judged.run is not None
+    assert sum(judged.run["answers"].values()) + sum(judged.run["unscored"].values()) == 879
+    assert panel_of(judged).state == INVALID
+
+
+def test_what_the_judge_cost_stands_in_the_report(
+    ask: Callable[[Script], tuple[Judged, Loopback]], script: Script, tmp_path: Path
+) -> None:
+    judged, server = ask(script)
+    body = body_of()
+    body["panels"]["following"] = panel_of(judged).to_json()
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "verdict.json").write_text(json.dumps(body, indent=1, sort_keys=True))
+    write_report(folder, body)
+    assert check_report(folder) == []
+    told = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Cost of the judge" in told
+    table = judging(Node(body))[0].blocks[0]
+    cells = {plain(row[0]): plain(row[1]) for row in table.rows}  # type: ignore[union-attr]
+    assert cells["requests, retries among them"] == f"{len(server.seen):,}"
+    assert cells["dollars"] == "–"
+    assert judging(Node(body_of())) == []
