@@ -13,7 +13,7 @@ import pytest
 from persona_lib.report.figures import Drawing, draw, files_of
 from persona_lib.report.numbers import svg_texts
 from persona_lib.report.pieces import Node, plain
-from tests.report_bodies import body_of, live, write
+from tests.report_bodies import ROOT, body_of, live, write
 
 NAMES = ("cosines", "forest", "hero", "lengths", "scatter")
 OKABE_ITO = {
@@ -221,3 +221,18 @@ def test_records_name_a_place_for_every_number(drawn: dict[str, Any]) -> None:
         for one in record["plotted"]:
             for key, told in one.items():
                 assert key == "series" or told is None or {"at", "value"} <= set(told)
+
+
+def test_the_figure_of_the_readme_is_that_of_golden_tiny() -> None:
+    """Numbers to the last digit; pixels nearly, because fonts are drawn by a library."""
+    import io
+
+    import numpy as np
+    from matplotlib.image import imread
+
+    made = files_of("hero", draw(Node(body_of()))["hero"])
+    kept = ROOT / "docs" / "figures"
+    assert json.loads((kept / "hero.json").read_text()) == json.loads(made["hero.json"])
+    shown, fresh = imread(kept / "hero.png"), imread(io.BytesIO(made["hero.png"]))
+    assert shown.shape == fresh.shape
+    assert float(np.abs(shown - fresh).mean()) < 0.002

@@ -51,3 +51,15 @@ def test_every_marker_of_the_science_is_named() -> None:
 def test_folder_options_are_written_with_an_equals_sign(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert not re.findall(r"--(?:store|stored|data|report) [\w./~]", text)
+
+
+def test_the_tests_that_the_report_page_names_exist() -> None:
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) >= 18
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert named <= defined, named - defined
