@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
+from experiments.issue262 import ISSUE262
 from persona_lib.report.numbers import check_report
+from persona_lib.stored import RECORDS, write_manifest
+from tests.loopback import Loopback, says
 from tests.report_bodies import ROOT
 
 FIGURES = {"hero", "forest", "lengths", "cosines", "scatter"}
@@ -23,9 +29,12 @@ print(json.dumps({"code": int(code), "heavy": heavy, "seconds": time.process_tim
 
 
 def pytest_of(*arguments: str) -> tuple[dict[str, object], str]:
+    keys = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")
+    environment = {name: value for name, value in os.environ.items() if name not in keys}
+    environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, "-c", PROBE, "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=300,
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
 
@@ -75,3 +84,41 @@ def test_a_report_that_cannot_be_written_loses_no_verdict(tmp_path: Path) -> Non
     assert found["code"] == 1  # H1's own outcome, as without a report
     body = json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8"))
     assert [verdict["name"] for verdict in body["verdicts"]] == ["H1"]
+
+
+def one_sample(folder: Path) -> Path:
+    """The first sample of every cell of golden/tiny, as a record set of its own."""
+    folder.mkdir()
+    for name in ("scores.parquet", "completions.parquet"):
+        table = pq.read_table(ROOT / "golden" / "tiny" / name)
+        pq.write_table(table.filter(pc.field("sample") == 0), folder / name)
+    write_manifest(
+        folder,
+        kind=RECORDS,
+        registration=ISSUE262,
+        files=["scores.parquet", "completions.parquet"],
+        source="the first sample of every cell of golden/tiny",
+        recorded={},
+    )
+    return folder
+
+
+def test_a_judge_behind_an_api_is_asked_once_and_its_cost_is_told(tmp_path: Path) -> None:
+    stored, out = one_sample(tmp_path / "set"), tmp_path / "out"
+    with Loopback(lambda _: says("yes"), most=3000) as server:
+        asked = (
+            "-m", "h1", f"--stored={stored}", f"--report={out}", f"--store={tmp_path / 'store'}",
+            "--judge=openai:m@1", f"--judge-url={server.url}/v1",
+        )  # fmt: skip
+        pytest_of(*asked)
+        first = len(server.seen)
+        body = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+        pytest_of(*asked)
+        assert len(server.seen) == first  # answers are cached in the store's folder
+    panel = body["panels"]["following"]
+    cells = 11 * 20
+    assert panel["data"]["run"]["n"] == 219 + cells + 4 * cells
+    assert panel["data"]["run"]["requests"] == first
+    assert panel["state"] == "INVALID"  # one that says yes to everything
+    assert "Cost of the judge" in (out / "report.md").read_text(encoding="utf-8")
+    assert check_report(out) == []

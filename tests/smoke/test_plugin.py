@@ -165,9 +165,16 @@ def test_altered_record_set_is_an_error_that_names_the_file(tmp_path: Path) -> N
         (["--stored=golden/published", "--seeds=1"], "--seeds: expected no such option beside"),
         (["--stored=golden/published", "--plan"], "--plan: expected no such option beside"),
         (["--report=/proc/flatland"], "--report: expected a folder that can be written"),
+        (["--judge=oracle"], "--judge: expected classifier, or one of claude, openai"),
+        (["--judge=claude:m"], "--judge: expected --report=DIR beside it"),
+        (["--judge=claude:m", "--report=.flatland/report"], "ANTHROPIC_API_KEY"),
+        (["--judge-budget=2"], "--judge-budget: expected a judge behind an API beside it"),
     ],
 )
-def test_wrong_options_end_in_one_clear_line(arguments: list[str], message: str) -> None:
+def test_wrong_options_end_in_one_clear_line(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     done = run("-m", "h1", *arguments)
     assert done.returncode == 4
     assert message in done.stderr
