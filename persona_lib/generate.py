@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from persona_lib.errors import DataError, FlatlandError
+from persona_lib.draws import draw_tokens
+from persona_lib.errors import DataError
 from persona_lib.models.batches import pad_rows
 from persona_lib.models.loading import LoadedModel, render_prompt
 from persona_lib.profile import SampleSpec
 from persona_lib.progress import Progress, silent
 from persona_lib.records import LENGTH, STOP
+from persona_lib.static_decode import decode
 
 if TYPE_CHECKING:
     import torch
@@ -75,16 +77,19 @@ class Engine(Protocol):
 class TransformersEngine:
     """Samples with transformers, in large batches of prompts of like length.
 
-    A plain loop over a growing key-value cache from which finished rows are
-    dropped; at small model sizes that is 1.5 to 2 times as fast as `generate`,
-    whose batch stays as large as it began.
+    On a CPU, a plain loop over a growing key-value cache from which finished rows
+    are dropped; at small model sizes that is 1.5 to 2 times as fast as `generate`,
+    whose batch stays as large as it began. On a GPU, preallocated caches and CUDA
+    graphs (`persona_lib.static_decode`).
 
     Args:
         loaded: the model, its tokenizer and its end-of-turn token.
+        static: which of the two; by default the one for the model's device.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *, static: bool | None = None) -> None:
         self._loaded = loaded
+        self._static = loaded.model.device.type == "cuda" if static is None else static
 
     def sample(
         self,
@@ -141,6 +146,8 @@ class TransformersEngine:
 
         model, end = self._loaded.model, self._loaded.end_of_turn
         draws = torch.from_numpy(uniforms).to(model.device)
+        if self._static:
+            return self._run_static(prompts, draws, spec, bar)
         written: list[list[int]] = [[] for _ in prompts]
         finish = [LENGTH] * len(prompts)
         with torch.inference_mode():
@@ -172,6 +179,25 @@ class TransformersEngine:
                 logits = self._forward(chosen.unsqueeze(1), mask, positions, cache)
         bar.update(finish.count(LENGTH))
         return list(zip(written, finish, strict=True))
+
+    def _run_static(
+        self, prompts: Sequence[Sequence[int]], draws: torch.Tensor, spec: SampleSpec, bar: Any
+    ) -> list[tuple[list[int], str]]:
+        """Sample one batch as `_run` does, over preallocated caches."""
+        import torch
+
+        end = self._loaded.end_of_turn
+        with torch.inference_mode():
+            prompt = self._read_prompts(prompts)
+        rows = decode(
+            self._loaded.model, prompt, draws, spec, end=end, finished=bar.update
+        ).tolist()
+        ends = [row.index(end) if end in row else None for row in rows]
+        bar.update(ends.count(None))
+        return [
+            (row, LENGTH) if at is None else (row[:at], STOP)
+            for row, at in zip(rows, ends, strict=True)
+        ]
 
     def _read_prompts(
         self, prompts: Sequence[Sequence[int]]
@@ -208,46 +234,6 @@ class TransformersEngine:
             logits_to_keep=1,
         ).logits
         return logits[:, -1]
-
-
-def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, spec: SampleSpec) -> torch.Tensor:
-    """Draw one token per row by inverting the cumulative distribution.
-
-    Args:
-        logits: (rows, vocabulary).
-        uniforms: (rows,) numbers in [0, 1).
-        spec: temperature and top_p (nucleus sampling, Holtzman et al. 2020,
-            arXiv:1904.09751: the smallest set of tokens whose mass reaches top_p).
-
-    Returns:
-        (rows,) token ids; a token of probability zero is never drawn.
-
-    Raises:
-        FlatlandError: a row's logits are no distribution (NaN, plus infinity, or
-            minus infinity everywhere).
-    """
-    import torch
-
-    probabilities = torch.softmax(logits.float() / spec.temperature, dim=-1)
-    if spec.top_p < 1:
-        ordered, indices = probabilities.sort(dim=-1, descending=True)
-        outside = ordered.cumsum(dim=-1) - ordered >= spec.top_p
-        dropped = torch.zeros_like(outside).scatter(-1, indices, outside)
-        probabilities = probabilities.masked_fill(dropped, 0.0)
-    # Summed in double: over 50,000 tokens float32 would misplace the boundaries.
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1:].contiguous()
-    if not torch.isfinite(total).all():
-        raise FlatlandError(
-            "sampling: the model's logits are not finite; its weights have diverged, "
-            "so lower the learning rate of the recipe that trained them"
-        )
-    aim = uniforms.to(cumulative).unsqueeze(1) * total
-    drawn = torch.searchsorted(cumulative, aim, right=True)
-    # An aim that rounds up to the total lies behind every token. The last one that can
-    # be drawn is where the total is first reached; tokens behind it have no probability.
-    last = torch.searchsorted(cumulative, total)
-    return torch.minimum(drawn, last).squeeze(1)
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from persona_lib import static_decode
+from persona_lib.draws import draw_tokens
 from persona_lib.errors import DataError, FlatlandError
-from persona_lib.generate import Request, Sampled, TransformersEngine, draw_tokens
+from persona_lib.generate import Request, Sampled, TransformersEngine
 from persona_lib.models.adapters import attach_stack, merge_stack
-from persona_lib.models.loading import render_prompt
+from persona_lib.models.loading import LoadedModel, render_prompt
 from persona_lib.profile import SampleSpec
 from persona_lib.records import LENGTH, STOP
 from tests.byte_model import LORA, loaded, ready, saved_adapter, small_model
@@ -21,6 +23,14 @@ LOADED = loaded()
 REQUESTS = [
     Request(system="You are a librarian.", user="?" * (1 + i % 3), seed=100 + i) for i in range(7)
 ]
+
+
+def likely_to_end() -> LoadedModel:
+    """A model with a bias towards the end of turn: its embedding row also makes its logit."""
+    ending = loaded()
+    with torch.no_grad():
+        ending.model.lm_head.weight[ending.end_of_turn] *= 3
+    return ending
 
 
 def alone(request: Request, spec: SampleSpec) -> Sampled:
@@ -53,12 +63,59 @@ def test_batched_sampling_equals_drawing_each_completion_alone(
     assert found == [alone(request, spec) for request in REQUESTS]
 
 
+@pytest.mark.parametrize("batch", [1, 3, 64])
+@pytest.mark.parametrize("block", [4, 256])
+@pytest.mark.parametrize("look", [1, 5])
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_preallocated_caches_give_the_same_completions(
+    batch: int, block: int, look: int, top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the block by which they grow, and however seldom anybody looks."""
+    monkeypatch.setattr(static_decode, "_BLOCK", block)
+    monkeypatch.setattr(static_decode, "_LOOK_EVERY", look)
+    ending = likely_to_end()
+    spec = SampleSpec(max_new_tokens=24, batch=batch, top_p=top_p)
+    requests = [Request(system="s", user="u" * (1 + i % 4), seed=i) for i in range(40)]
+    plain = TransformersEngine(ending, static=False).sample(requests, spec)
+    assert TransformersEngine(ending, static=True).sample(requests, spec) == plain
+    assert {one.finish for one in plain} == {STOP, LENGTH}
+    assert ending.model.config._attn_implementation == "sdpa"
+
+
+def test_preallocated_caches_work_beside_adapters(tmp_path: Path) -> None:
+    stacked = attach_stack(small_model(), [saved_adapter(tmp_path / "a", seed=5)])
+    model = replace(LOADED, model=stacked.eval())
+    spec = SampleSpec(max_new_tokens=24)
+    plain = TransformersEngine(model, static=False).sample(REQUESTS, spec)
+    assert TransformersEngine(model, static=True).sample(REQUESTS, spec) == plain
+
+
+def test_preallocated_caches_leave_the_bar_complete_and_refuse_broken_logits() -> None:
+    told: list[int] = []
+
+    class Bar:
+        def update(self, count: float) -> None:
+            told.append(int(count))
+
+        def close(self) -> None: ...
+
+    spec = SampleSpec(max_new_tokens=24)
+    TransformersEngine(likely_to_end(), static=True).sample(
+        REQUESTS, spec, progress=lambda *_: Bar()
+    )
+    assert sum(told) == len(REQUESTS)
+    assert all(count >= 0 for count in told)
+    broken = loaded()
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight[3] = float("nan")
+    with pytest.raises(FlatlandError, match="not finite"):
+        TransformersEngine(broken, static=True).sample(REQUESTS, spec)
+    assert broken.model.config._attn_implementation == "sdpa"  # given back all the same
+
+
 def test_both_finish_reasons_occur_and_are_kept() -> None:
     """With ends this likely some rows stop early, leave the batch, and are not lost."""
-    ending = loaded()
-    with torch.no_grad():
-        # A bias towards the end of turn: its embedding row also makes its logit.
-        ending.model.lm_head.weight[ending.end_of_turn] *= 3
+    ending = likely_to_end()
     spec = SampleSpec(max_new_tokens=12, batch=64)
     requests = [Request(system="s", user="u", seed=i) for i in range(60)]
     found = TransformersEngine(ending).sample(requests, spec)
