@@ -114,9 +114,12 @@ def _tables(
     session: Session, models: Sequence[tuple[str, str]], *, texts: bool, geometry: bool
 ) -> dict[str, tuple[pa.Table, type[Any]]]:
     """Return every file of the record set by name: its rows, and their type."""
-    from persona_lib.pipeline import run_geometry, run_texts
+    from persona_lib.pipeline import geometry_stage, run_geometry, run_texts
 
     priors, store = session.registration.priors, session.store
+    session.build_models(models)
+    if geometry:
+        session.build([geometry_stage(run, *model) for model in models for run in session.runs])
 
     def of_models(read: Callable[..., pa.Table]) -> pa.Table:
         return _join([read(run, *model, store) for model in models for run in session.runs])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from persona_lib.evidence import Evidence
+    from persona_lib.graph import Stage
     from persona_lib.pipeline import Run
     from persona_lib.profile import Profile
     from persona_lib.registration import Registration
@@ -116,24 +117,52 @@ class Session:
         """Raise SealError where the registration is not sealed, before compute is spent."""
         _ = self.seal
 
+    def build(self, stages: Sequence[Stage]) -> None:
+        """Build stages of the session's runs, and what they need, where it is not stored.
+
+        What other processes are building in the same store is passed over meanwhile;
+        rather than wait, whatever the session's arms need is built for the others.
+
+        Raises:
+            FlatlandError: something is missing on this machine, found before the first
+                stage is built; or see `persona_lib.graph.build`.
+        """
+        from persona_lib.graph import build
+        from persona_lib.pipeline import check_run, targets
+
+        arms = self.arms or self.all_arms
+        if not self._checked:
+            for run in self.runs:
+                check_run(run, arms, self.store)
+            self._checked = True
+        spare = [stage for run in self.runs for stage in targets(run, arms)]
+        build(stages, self.store, spare=spare)
+
+    def build_models(self, models: Sequence[tuple[str, str]]) -> None:
+        """Build scores of models, as (phase, name), and advice of those before coupling."""
+        from persona_lib.pipeline import score_stage
+        from persona_lib.records import PRE
+
+        runs = self.runs
+        scores = [score_stage(run, *model) for model in models for run in runs]
+        priors = [name for phase, name in models if phase == PRE]
+        self.build([*scores, *(run.advice_scores(name) for name in priors for run in runs)])
+
     def scores(self, phase: str, model: str) -> pa.Table:
         """Return the scores of an arm (``post``) or a pre-coupling model (``pre``).
 
         Builds what is not stored, for every seed.
         """
-        from persona_lib.pipeline import check_run, run_arm, run_baseline
+        from persona_lib.pipeline import run_arm, run_baseline, score_stage
         from persona_lib.records import POST
 
         self._no_stored(f"{phase} {model}")
-        if not self._checked:
-            for run in self.runs:
-                check_run(run, self.arms or self.all_arms, self.store)
-            self._checked = True
         if (phase, model) not in self._tables:
             import pyarrow as pa
 
-            build = run_arm if phase == POST else run_baseline
-            tables = [build(run, model, self.store) for run in self.runs]
+            self.build([score_stage(run, phase, model) for run in self.runs])
+            read = run_arm if phase == POST else run_baseline
+            tables = [read(run, model, self.store) for run in self.runs]
             self._tables[phase, model] = pa.concat_tables(tables)
         return self._tables[phase, model]
 
@@ -166,6 +195,7 @@ class Session:
                 # In reporting order, so that arms share what they share exactly once.
                 models = [(PRE, prior) for prior in self.priors_of(chosen)]
                 models += [(POST, arm) for arm in chosen]
+                self.build_models(models)
                 table = pa.concat_tables([self.scores(*model) for model in models])
                 origin = f"a live run of profile {self.profile.name}: {self.profile.summary}"
                 advice = pa.concat_tables([self.advice(prior) for prior in self.priors_of(chosen)])
