@@ -2,7 +2,7 @@
 # make test    the software's own tests
 # make lint    ruff and mypy
 # make plan    what `make h1` would do and cost
-# Each one sets up .venv first. ARGS="..." goes to pytest.
+# Each one sets up .venv first. ARGS="..." goes to pytest, --scale full for one.
 
 PYTHON  ?= python3
 PROFILE ?= tiny
