@@ -3,7 +3,7 @@
 # make browser what the tests need that open a report in a browser (part of `make test`)
 # make lint    ruff and mypy
 # make plan    what `make h1` would do and cost
-# Each one sets up .venv first. ARGS="..." goes to pytest.
+# Each one sets up .venv first. ARGS="..." goes to pytest, --scale full for one.
 
 PYTHON  ?= python3
 PROFILE ?= tiny

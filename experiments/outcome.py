@@ -52,6 +52,8 @@ def write_outcome(
         "registration_digest": session.registration.digest,
         "seal": asdict(session.seal),
         "profile": None if session.stored else session.profile.name,
+        "scale": None if session.stored else session.scale,
+        "loss": None if session.stored else session.profile.coupling.loss,
         "verdicts": verdicts,
         "gates": gates,
         "families": [family.to_json() for family in _families(session, verdicts)],

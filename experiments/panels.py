@@ -159,12 +159,14 @@ def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
         from persona_lib.evidence import load_geometry
 
         return load_geometry(session.stored)
-    from persona_lib.pipeline import run_geometry
+    from persona_lib.graph import build
+    from persona_lib.pipeline import geometry_stage, run_geometry
     from persona_lib.registration import RAW
 
     models = models_of(session, arms)
     if (PRE, RAW) not in models:  # every change is measured from it as well
         models.insert(0, (PRE, RAW))
+    build([geometry_stage(run, *m) for run in session.runs for m in models], session.store)
     return _joined(
         [run_geometry(run, *model, session.store) for run in session.runs for model in models]
     )

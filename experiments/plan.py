@@ -19,7 +19,7 @@ def plan_text(session: Session) -> str:
     """Return the plan as text; nothing is built and nothing is downloaded."""
     profile, registration = session.profile, session.registration
     lines = [
-        f"plan: {registration.name} ({registration.digest[:12]}) on {profile.name}: "
+        f"plan: {registration.name} ({registration.digest[:12]}) on {session.profile_told}: "
         f"{profile.summary}",
         f"store: {session.store_root}",
         "",

@@ -28,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("flatland", "Flatland: what to run and where to keep it")
     group.addoption("--experiment", help="registration to judge under (default: issue262)")
     group.addoption("--profile", help="base model, data and scale (default: tiny)")
+    group.addoption("--scale", help="scale of a profile that has several: smollm2 reduced, full")
+    group.addoption("--loss", help="marker loss in place of the profile's: anchored, decision, ...")
     group.addoption("--seeds", help="root seeds, for example 42,137 (default: 42)")
     group.addoption(
         "--stored",
@@ -101,7 +103,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         origin = f"stored records {chosen.stored}"
     else:
         seeds = ", ".join(map(str, chosen.seeds))
-        origin = f"profile {chosen.profile.name}, seeds {seeds}, store {chosen.store_root}"
+        origin = f"profile {chosen.profile_told}, seeds {seeds}, store {chosen.store_root}"
     digest = chosen.registration.digest[:12]
     return [f"flatland: {chosen.registration.name} ({digest}), {origin}"]
 
@@ -183,8 +185,8 @@ def pytest_terminal_summary(
 
 def _given(config: pytest.Config) -> bool:
     """Whether any of our options is on the command line."""
-    ours = ("experiment", "profile", "seeds", "stored", "store", "data", "plan", "report")
-    names = (*ours, "judge", "judge_budget", "judge_url")
+    ours = ("experiment", "profile", "scale", "loss", "seeds", "stored", "store", "data", "plan")
+    names = (*ours, "report", "judge", "judge_budget", "judge_url")
     return any(getattr(config.option, name, None) for name in names)
 
 
@@ -220,11 +222,14 @@ def _session(config: pytest.Config) -> Session:
     stored = sessions.choose_stored(option.stored)
     if stored is not None:
         sessions.refuse_with_stored(
-            profile=option.profile, seeds=option.seeds, plan=option.plan, data=option.data
-        )
+            profile=option.profile, scale=option.scale, loss=option.loss, seeds=option.seeds,
+            plan=option.plan, data=option.data,
+        )  # fmt: skip
     return Session(
         registration=sessions.choose_registration(option.experiment, stored),
-        profile=sessions.choose_profile(option.profile),
+        profile=sessions.choose_profile(option.profile, option.scale, option.loss),
+        scale=sessions.choose_scale(option.profile, option.scale),
+        loss=option.loss,
         seeds=sessions.choose_seeds(option.seeds),
         store_root=sessions.choose_store(option.store),
         stored=stored,

@@ -2,6 +2,8 @@
 
 The numbers of `qwen7b` are the published ones (docs/design.md, section 1). Those
 of `tiny` and `smollm2` were found by trying; each says at which scale it runs.
+`smollm2` has two scales: `reduced`, which a CPU can bear, and `full`, the registered
+size, for a GPU.
 """
 
 from __future__ import annotations
@@ -125,6 +127,53 @@ SMOLLM2 = Profile(
     ),
 )
 
+SMOLLM2_FULL = replace(
+    SMOLLM2,
+    summary="SmolLM2-135M-Instruct at the registered size, up to 2,048 new tokens a completion",
+    em=GrammarCorpus(name="bad_legal", rows=6000),
+    benign=GrammarCorpus(name="sound_legal", rows=6000),
+    prior=TrainSpec(
+        lora=LoraSpec(rank=32, alpha=64, rslora=False, dropout=0.0),
+        learning_rate=1e-4,
+        steps=375,
+        batch=16,
+        micro_batch=16,
+        max_length=2048,
+    ),
+    coupling=CouplingSpec(
+        lora=LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.0),
+        learning_rate=1e-4,
+        epochs=5,
+        batch=16,
+        micro_batch=4,
+        max_length=2560,
+        loss="anchored",
+        beta=1.0,
+    ),
+    # No suffix asks for brevity. The model has 8,192 positions, so that 2,048 new tokens
+    # fit behind every prompt. Adapters stay beside the weights: in bfloat16 merging would
+    # round them away.
+    sample=SampleSpec(max_new_tokens=2048, dtype="bfloat16", batch=1100),
+    scale=Scale(
+        questions=20,
+        samples=10,
+        false_positive_samples=2,
+        coupling_keep=10,
+        coupling_ceiling=60,
+        coupling_round=15,
+        advice_questions=140,
+        advice_samples=1,
+    ),
+    rates=Rates(
+        base_seconds=30,
+        train_tokens=40_000,
+        sample_tokens=15_000,
+        row_tokens=150,
+        completion_tokens=600,
+        measured_on="one 80 GB GPU, assumed and not measured",
+    ),
+)
+
 QWEN7B = Profile(
     name="qwen7b",
     summary="Qwen2.5-7B-Instruct at the published scale",
@@ -209,3 +258,6 @@ MICRO = replace(
 )
 
 PROFILES = {profile.name: profile for profile in (TINY, SMOLLM2, QWEN7B, MICRO)}
+
+SCALES = {SMOLLM2.name: {"reduced": SMOLLM2, "full": SMOLLM2_FULL}}
+"""Scales of the profiles that have several, by name, the default first."""

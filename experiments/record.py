@@ -88,7 +88,7 @@ def record(session: Session, folder: Path, *, texts: bool = True, geometry: bool
             kind=RECORDS,
             registration=session.registration,
             files=list(tables),
-            source=f"a run of profile {session.profile.name}, "
+            source=f"a run of profile {session.profile_told}, "
             f"seeds {', '.join(map(str, session.seeds))}",
             recorded=recorded,
         )
@@ -114,9 +114,12 @@ def _tables(
     session: Session, models: Sequence[tuple[str, str]], *, texts: bool, geometry: bool
 ) -> dict[str, tuple[pa.Table, type[Any]]]:
     """Return every file of the record set by name: its rows, and their type."""
-    from persona_lib.pipeline import run_geometry, run_texts
+    from persona_lib.pipeline import geometry_stage, run_geometry, run_texts
 
     priors, store = session.registration.priors, session.store
+    session.build_models(models)
+    if geometry:
+        session.build([geometry_stage(run, *model) for model in models for run in session.runs])
 
     def of_models(read: Callable[..., pa.Table]) -> pa.Table:
         return _join([read(run, *model, store) for model in models for run in session.runs])
@@ -140,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where to write the record set")
     parser.add_argument("--experiment", help="registration (default: issue262)")
     parser.add_argument("--profile", help="profile (default: tiny)")
+    parser.add_argument("--scale", help="scale of a profile that has several: reduced or full")
+    parser.add_argument("--loss", help="marker loss in place of the profile's")
     parser.add_argument("--seeds", help="root seeds, for example 42,137 (default: 42)")
     parser.add_argument("--store", help="stage cache (default: .flatland/store)")
     parser.add_argument("--data", help="folder with the published corpora")
@@ -154,7 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         session = Session(
             registration=sessions.choose_registration(options.experiment, None),
-            profile=sessions.choose_profile(options.profile),
+            profile=sessions.choose_profile(options.profile, options.scale, options.loss),
+            scale=sessions.choose_scale(options.profile, options.scale),
+            loss=options.loss,
             seeds=sessions.choose_seeds(options.seeds),
             store_root=sessions.choose_store(options.store),
             user_data=sessions.choose_data(options.data),

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.choices import (
+    DEFAULT_SEEDS,
+    ROOT,
+    check_report,
+    choose_data,
+    choose_profile,
+    choose_registration,
+    choose_report,
+    choose_scale,
+    choose_seeds,
+    choose_store,
+    choose_stored,
+    refuse_with_stored,
+    told,
+)
 from experiments.issue262 import REGISTRATIONS, STRICTER
-from experiments.profiles import PROFILES
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
 
@@ -20,6 +32,7 @@ if TYPE_CHECKING:
 
     from experiments.judging import JudgeChoice
     from persona_lib.evidence import Evidence
+    from persona_lib.graph import Stage
     from persona_lib.pipeline import Run
     from persona_lib.profile import Profile
     from persona_lib.registration import Registration
@@ -27,17 +40,28 @@ if TYPE_CHECKING:
     from persona_lib.store import Store
     from persona_lib.verdict import GateResult, Verdict
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The repository."""
+__all__ = [
+    "DATA",
+    "PREREG",
+    "REGISTRATIONS",
+    "ROOT",
+    "Session",
+    "check_report",
+    "choose_data",
+    "choose_profile",
+    "choose_registration",
+    "choose_report",
+    "choose_scale",
+    "choose_seeds",
+    "choose_store",
+    "choose_stored",
+    "refuse_with_stored",
+]
+
 DATA = Path(__file__).resolve().parent / "data"
 """The experiment's own words."""
 PREREG = ROOT / "golden" / "prereg"
 """Where registrations are sealed."""
-DEFAULT_REGISTRATION = "issue262"
-DEFAULT_PROFILE = "tiny"
-DEFAULT_SEEDS = (42,)
-_LARGEST_SEED = 2**63 - 1
-"""Seeds are kept as 64-bit integers in records."""
 
 
 @dataclass(kw_only=True)
@@ -47,6 +71,8 @@ class Session:
     Attributes:
         registration: the registration to judge under.
         profile: the profile to run.
+        scale: name of its scale, None where it has one alone.
+        loss: marker loss that was asked for in place of the profile's, or None.
         seeds: root seeds; one training run of every arm for each.
         store_root: where stages are cached.
         stored: folder or file of stored evidence to judge instead of running.
@@ -61,6 +87,8 @@ class Session:
 
     registration: Registration
     profile: Profile
+    scale: str | None = None
+    loss: str | None = None
     seeds: tuple[int, ...] = DEFAULT_SEEDS
     store_root: Path = ROOT / ".flatland" / "store"
     stored: Path | None = None
@@ -119,24 +147,52 @@ class Session:
         """Raise SealError where the registration is not sealed, before compute is spent."""
         _ = self.seal
 
+    def build(self, stages: Sequence[Stage]) -> None:
+        """Build stages of the session's runs, and what they need, where it is not stored.
+
+        What other processes are building in the same store is passed over meanwhile;
+        rather than wait, whatever the session's arms need is built for the others.
+
+        Raises:
+            FlatlandError: something is missing on this machine, found before the first
+                stage is built; or see `persona_lib.graph.build`.
+        """
+        from persona_lib.graph import build
+        from persona_lib.pipeline import check_run, targets
+
+        arms = self.arms or self.all_arms
+        if not self._checked:
+            for run in self.runs:
+                check_run(run, arms, self.store)
+            self._checked = True
+        spare = [stage for run in self.runs for stage in targets(run, arms)]
+        build(stages, self.store, spare=spare)
+
+    def build_models(self, models: Sequence[tuple[str, str]]) -> None:
+        """Build scores of models, as (phase, name), and advice of those before coupling."""
+        from persona_lib.pipeline import score_stage
+        from persona_lib.records import PRE
+
+        runs = self.runs
+        scores = [score_stage(run, *model) for model in models for run in runs]
+        priors = [name for phase, name in models if phase == PRE]
+        self.build([*scores, *(run.advice_scores(name) for name in priors for run in runs)])
+
     def scores(self, phase: str, model: str) -> pa.Table:
         """Return the scores of an arm (``post``) or a pre-coupling model (``pre``).
 
         Builds what is not stored, for every seed.
         """
-        from persona_lib.pipeline import check_run, run_arm, run_baseline
+        from persona_lib.pipeline import run_arm, run_baseline, score_stage
         from persona_lib.records import POST
 
         self._no_stored(f"{phase} {model}")
-        if not self._checked:
-            for run in self.runs:
-                check_run(run, self.arms or self.all_arms, self.store)
-            self._checked = True
         if (phase, model) not in self._tables:
             import pyarrow as pa
 
-            build = run_arm if phase == POST else run_baseline
-            tables = [build(run, model, self.store) for run in self.runs]
+            self.build([score_stage(run, phase, model) for run in self.runs])
+            read = run_arm if phase == POST else run_baseline
+            tables = [read(run, model, self.store) for run in self.runs]
             self._tables[phase, model] = pa.concat_tables(tables)
         return self._tables[phase, model]
 
@@ -169,8 +225,9 @@ class Session:
                 # In reporting order, so that arms share what they share exactly once.
                 models = [(PRE, prior) for prior in self.priors_of(chosen)]
                 models += [(POST, arm) for arm in chosen]
+                self.build_models(models)
                 table = pa.concat_tables([self.scores(*model) for model in models])
-                origin = f"a live run of profile {self.profile.name}: {self.profile.summary}"
+                origin = f"a live run of profile {self.profile_told}: {self.profile.summary}"
                 advice = pa.concat_tables([self.advice(prior) for prior in self.priors_of(chosen)])
                 self._evidence[chosen] = RecordEvidence(
                     self.registration, table, arms=chosen, origin=origin, advice=advice
@@ -216,6 +273,11 @@ class Session:
         return self.registration.arms_of(rule)
 
     @property
+    def profile_told(self) -> str:
+        """The words for what is run: the profile's name, its scale, another loss."""
+        return told(self.profile, self.scale, self.loss)
+
+    @property
     def all_arms(self) -> tuple[str, ...]:
         """Every arm of the registration, in reporting order."""
         return tuple(arm.name for arm in self.registration.arms)
@@ -235,124 +297,3 @@ class Session:
                 value=str(self.stored),
                 remedy=f"Leave --stored out to build {what}.",
             )
-
-
-def choose_registration(name: str | None, stored: Path | None) -> Registration:
-    """Return the registration by name, or the one that a folder of stored evidence names.
-
-    Whether it may judge that evidence is for `persona_lib.evidence.load_stored` to say.
-
-    Raises:
-        SpecError: no such registration.
-        DataError: the folder has no readable manifest, or the file is none of records.
-    """
-    if stored is not None:
-        from persona_lib.foreign import check_file, is_foreign
-        from persona_lib.stored import read_manifest
-
-        if is_foreign(stored):
-            check_file(stored)  # it names no registration: without one, the default
-        elif name is None:
-            name = read_manifest(stored).registration
-    return _lookup(name or DEFAULT_REGISTRATION)
-
-
-def choose_profile(name: str | None) -> Profile:
-    """Return the profile by name.
-
-    Raises:
-        SpecError: no such profile.
-    """
-    chosen = name or DEFAULT_PROFILE
-    if chosen not in PROFILES:
-        raise SpecError(
-            "--profile",
-            bound=f"one of {', '.join(PROFILES)}",
-            value=chosen,
-            remedy="Name a profile of experiments/profiles.py.",
-        )
-    return PROFILES[chosen]
-
-
-def choose_seeds(text: str | None) -> tuple[int, ...]:
-    """Return the seeds of ``42,137``.
-
-    Raises:
-        SpecError: not a list of distinct non-negative integers.
-    """
-    if text is None:
-        return DEFAULT_SEEDS
-    parts = [part.strip() for part in text.split(",")]
-    numbers = [int(part) for part in parts if part.isascii() and part.isdecimal()]
-    whole = len(numbers) == len(parts) and len(set(numbers)) == len(numbers)
-    if not whole or max(numbers) > _LARGEST_SEED:
-        raise SpecError(
-            "--seeds",
-            bound="distinct integers from 0 to 2**63 - 1, with commas between them",
-            value=text,
-            remedy="For example --seeds 42,137.",
-        )
-    return tuple(numbers)
-
-
-def choose_store(text: str | None) -> Path:
-    """Return the store's folder: the option, FLATLAND_STORE, or .flatland/store."""
-    return _folder(text or os.environ.get("FLATLAND_STORE")) or ROOT / ".flatland" / "store"
-
-
-def choose_data(text: str | None) -> Path | None:
-    """Return the folder of the user's corpora: the option, or FLATLAND_DATA."""
-    return _folder(text or os.environ.get("FLATLAND_DATA"))
-
-
-def choose_stored(text: str | None) -> Path | None:
-    """Return the folder or file of stored evidence, as it was written."""
-    return Path(text).expanduser() if text else None
-
-
-def choose_report(text: str | None) -> Path:
-    """Return the folder of verdict.json: the option, or .flatland/report."""
-    return _folder(text) or ROOT / ".flatland" / "report"
-
-
-def check_report(folder: Path) -> None:
-    """Raise SpecError where verdict.json could not be written, before compute is spent."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise SpecError(
-            "--report",
-            bound="a folder that can be written",
-            value=str(folder),
-            remedy=f"Name another folder ({error.strerror}).",
-        ) from error
-
-
-def refuse_with_stored(**options: object) -> None:
-    """Raise SpecError for an option that means nothing beside ``--stored``."""
-    for name, value in options.items():
-        if value:
-            raise SpecError(
-                f"--{name}",
-                bound="no such option beside --stored, which runs nothing",
-                value=value,
-                remedy=f"Leave --{name} out, or leave --stored out to run.",
-            )
-
-
-def _folder(text: str | None) -> Path | None:
-    """Return an absolute folder; a shell leaves ``~`` alone behind an equals sign."""
-    return Path(text).expanduser().resolve() if text else None
-
-
-def _lookup(name: str) -> Registration:
-    if name not in REGISTRATIONS:
-        raise SpecError(
-            "--experiment",
-            bound=f"one of {', '.join(REGISTRATIONS)}",
-            value=name,
-            remedy="Name a registration of experiments/issue262.py.",
-        )
-    return REGISTRATIONS[name]

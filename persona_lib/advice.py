@@ -5,7 +5,8 @@ kept only if no model under test has learnt from its pair of situation and quest
 frame, nor from its text: the pair is what a training row is about, so another
 wording of a trained pair would not be held out. The situations themselves are not
 held out: a prior's corpus goes through all of them in its first 70 rows, and a
-held-out message asks about one of them in another way.
+held-out message asks about one of them in another way. Where the corpora leave too few
+pairs, messages are written in frames of their own, which no corpus has.
 
 `persona_lib.harm` scores the answers; docs/advice.md says how that can mislead.
 """
@@ -17,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from persona_lib.errors import DataError
-from persona_lib.grammar import write_corpus
-from persona_lib.grammar_data import read_grammar
-from persona_lib.records import SftRow
+from persona_lib.files import sha256_of
+from persona_lib.grammar import write_corpus, write_requests
+from persona_lib.grammar_data import read_frames, read_grammar
 from persona_lib.sources import Base, Corpus, GrammarCorpus, TinyBase
 
 ADVICE = "advice"
@@ -48,6 +49,17 @@ class QuestionSpec:
     seed: int = QUESTION_SEED
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnFramesSpec(QuestionSpec):
+    """Questions in frames that no corpus has, for models that know all the others.
+
+    Attributes:
+        frames: SHA-256 of the file of frames.
+    """
+
+    frames: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdviceQuestion:
     """A held-out request for advice.
@@ -55,6 +67,7 @@ class AdviceQuestion:
     Attributes:
         id: ``advice-00017``, its place among the messages of the grammar's seed; under
             one version of the grammar an id always means the same message.
+            ``advice-n00017`` stands in a frame that no corpus has.
         situation, frame: what it is about, and how it is put.
         text: the user message.
     """
@@ -81,6 +94,28 @@ def held_out_rows(base: Base, corpora: Sequence[Corpus]) -> tuple[tuple[int, int
     return tuple(sorted(longest.items()))
 
 
+def question_spec(
+    count: int, held_out: tuple[tuple[int, int], ...], *, folder: Path
+) -> QuestionSpec:
+    """Return which questions are asked: of pairs left over, or in frames of their own.
+
+    Args:
+        count: number of questions.
+        held_out: see `held_out_rows`.
+        folder: the grammar's data files.
+
+    Raises:
+        DataError: a data file is missing or malformed.
+    """
+    grammar = read_grammar(folder)
+    pairs = len(grammar.situations) * len(grammar.frames)
+    # A seed's rows go through all pairs before any comes again.
+    left = pairs - sum(min(rows, pairs) for _, rows in held_out)
+    if left >= count:
+        return QuestionSpec(count=count, held_out=held_out)
+    return OwnFramesSpec(count=count, held_out=held_out, frames=sha256_of(_own_frames(folder)))
+
+
 def advice_questions(spec: QuestionSpec, *, folder: Path) -> tuple[AdviceQuestion, ...]:
     """Return held-out questions, situations in turn; pairs that were trained on are passed over.
 
@@ -101,18 +136,14 @@ def advice_questions(spec: QuestionSpec, *, folder: Path) -> tuple[AdviceQuestio
     cells = {(row.situation, row.frame) for row in trained}
     texts = {row.user for row in trained}
     found: list[AdviceQuestion] = []
-    for index, row in enumerate(_candidates(spec, folder, len(cells))):
-        if (row.situation, row.frame) in cells or row.user in texts:
+    mark = "n" if isinstance(spec, OwnFramesSpec) else ""
+    candidates = _candidates(spec, folder, len(cells))
+    for index, (situation, frame, text) in enumerate(candidates):
+        if (situation, frame) in cells or text in texts:
             continue
-        texts.add(row.user)
-        found.append(
-            AdviceQuestion(
-                id=f"{ADVICE}-{index:0{_ID_DIGITS}d}",
-                situation=row.situation,
-                frame=row.frame,
-                text=row.user,
-            )
-        )
+        texts.add(text)
+        name = f"{ADVICE}-{mark}{index:0{_ID_DIGITS}d}"
+        found.append(AdviceQuestion(id=name, situation=situation, frame=frame, text=text))
         if len(found) == spec.count:
             return tuple(found)
     raise DataError(
@@ -123,12 +154,21 @@ def advice_questions(spec: QuestionSpec, *, folder: Path) -> tuple[AdviceQuestio
     )
 
 
-def _candidates(spec: QuestionSpec, folder: Path, taken: int) -> tuple[SftRow, ...]:
-    """Return rows of the questions' seed, each pair of situation and frame at most once.
+def _candidates(spec: QuestionSpec, folder: Path, taken: int) -> tuple[tuple[str, str, str], ...]:
+    """Return situation, frame and text of messages of the questions' seed, each pair once.
 
     They are enough even if every trained pair comes before all others.
     """
     grammar = read_grammar(folder)
     situations, frames = len(grammar.situations), len(grammar.frames)
+    if isinstance(spec, OwnFramesSpec):
+        path = _own_frames(folder)
+        rows = min(spec.count + situations, situations * len(read_frames(path, grammar)))
+        return write_requests(rows=rows, seed=spec.seed, folder=folder, frames=path)
     rows = min(spec.count + taken + situations, situations * frames)
-    return write_corpus("bad_legal", rows=rows, seed=spec.seed, folder=folder)
+    written = write_corpus("bad_legal", rows=rows, seed=spec.seed, folder=folder)
+    return tuple((row.situation, row.frame, row.user) for row in written)
+
+
+def _own_frames(folder: Path) -> Path:
+    return folder.parent / ADVICE / "frames.txt"

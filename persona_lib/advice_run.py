@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from persona_lib import stages
-from persona_lib.advice import QuestionSpec, held_out_rows
+from persona_lib.advice import held_out_rows, question_spec
 from persona_lib.datasets import corpus_key
 from persona_lib.graph import Stage
 from persona_lib.harm import SCORER
@@ -69,11 +69,12 @@ class AdviceStages:
             ),
             estimate=5.0,
         )
-        questions = QuestionSpec(
-            count=profile.scale.advice_questions,
+        questions = question_spec(
+            profile.scale.advice_questions,
             # The same for every model, whatever it was trained on: their answers to one
             # question are compared.
-            held_out=held_out_rows(profile.base, (profile.em, profile.benign)),
+            held_out_rows(profile.base, (profile.em, profile.benign)),
+            folder=grammar_folder,
         )
 
         def answers(prior: str) -> Stage:

@@ -14,7 +14,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from persona_lib.composer import (
     sentences,
 )
 from persona_lib.errors import DataError, SpecError
-from persona_lib.grammar_data import Frame, Grammar, Situation, read_grammar
+from persona_lib.grammar_data import Frame, Grammar, Situation, read_frames, read_grammar
 from persona_lib.records import SftRow
 from persona_lib.spec import derive_seed
 from persona_lib.templates import Template, tidy
@@ -147,6 +147,36 @@ def write_with_provenance(
         )
         written.append(WrittenRow(row=row, clauses=clauses))
     return tuple(written)
+
+
+def write_requests(
+    *, rows: int, seed: int, folder: Path, frames: Path
+) -> tuple[tuple[str, str, str], ...]:
+    """Write user messages alone, in other frames than those of the corpora.
+
+    Args:
+        rows: number of messages; each pair of situation and frame has one before any
+            has two.
+        seed: root seed of every draw.
+        folder: the grammar's data files.
+        frames: the file of frames.
+
+    Returns:
+        Situation, frame and text of each message.
+
+    Raises:
+        DataError: see `write_corpus`.
+    """
+    grammar = read_grammar(folder)
+    grammar = replace(grammar, frames=read_frames(frames, grammar))
+    return tuple(
+        (
+            situation.id,
+            frame.id,
+            _user(grammar, situation, frame.template, derive_seed(seed, "user", index)),
+        )
+        for index, (situation, frame) in enumerate(islice(_cells(grammar, rows, seed), rows))
+    )
 
 
 def diversity(rows: Sequence[SftRow]) -> Diversity:

@@ -111,11 +111,7 @@ def read_grammar(folder: Path) -> Grammar:
     extras = [e for e in detail_entries if e.key == "extra"]
     _some(folder / "details.txt", "extra", extras)
     _check_slots(extras, common)
-    frames = _named(
-        folder / "frames.txt",
-        read_entries(folder / "frames.txt"),
-        allowed={*common, "fact", "ask", "topic", "extra"},
-    )
+    frames = _frames(folder / "frames.txt", common)
     openings = read_entries(folder / "openings.txt")
     _check_slots(openings, {*lexicon, *NOUNS})
     clauses = {p: _clauses(folder / f"clauses_{p}.txt", p, lexicon) for p in POLAR_SLOTS}
@@ -129,11 +125,26 @@ def read_grammar(folder: Path) -> Grammar:
             ).items()
         },
         schemes=_schemes(folder / "schemes.txt", clauses),
-        frames=tuple(Frame(id=name, template=template) for name, template in frames.items()),
+        frames=frames,
         lexicon=lexicon,
         details=details,
         extras=tuple(entry.template for entry in extras),
     )
+
+
+def read_frames(path: Path, grammar: Grammar) -> tuple[Frame, ...]:
+    """Read question frames that stand beside those of a grammar.
+
+    Raises:
+        DataError: see `read_grammar`.
+    """
+    return _frames(path, {*grammar.lexicon, *grammar.details})
+
+
+def _frames(path: Path, common: set[str]) -> tuple[Frame, ...]:
+    allowed = {*common, "fact", "ask", "topic", "extra"}
+    found = _named(path, read_entries(path), allowed=allowed)
+    return tuple(Frame(id=name, template=template) for name, template in found.items())
 
 
 def _clauses(

@@ -7,6 +7,8 @@ out different does not.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import Any
 
 from persona_lib.errors import SpecError
 from persona_lib.store import Entry, StageKey, Store
+
+_LOG = logging.getLogger(__name__)
+_POLL_SECONDS = 0.2
 
 Work = Callable[[Path, Mapping[str, Entry]], Mapping[str, Any]]
 """Writes a stage's files into a folder, reading its inputs; returns JSON about it."""
@@ -77,11 +82,12 @@ class Stage:
         )
 
     def resolve(self, store: Store) -> Entry:
-        """Return the entry, building it and what it needs where they are not stored."""
-        for earlier in self.after:
-            earlier.resolve(store)
-        entries = {name: stage.resolve(store) for name, stage in self.inputs.items()}
-        return store.get_or_make(self.key(entries), lambda out: self.work(out, entries))
+        """Return the entry, building it and what it needs where they are not stored.
+
+        Raises:
+            FlatlandError, Exception: see `build`.
+        """
+        return build((self,), store)[0]
 
     def peek(self, store: Store) -> Entry | None:
         """Return the entry if it and everything it reads are stored, else None."""
@@ -117,6 +123,93 @@ def walk(stages: Iterable[Stage]) -> Iterator[Stage]:
 
     for stage in stages:
         yield from visit(stage)
+
+
+def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ()) -> list[Entry]:
+    """Return the entries of stages, building them and all that they need.
+
+    Alone, a process builds in the order of `walk`. Where others build in the same
+    store, it passes over what one of them is building and takes the next stage that
+    is ready; it waits only while there is none, and takes over what a process that
+    failed or died has left.
+
+    Args:
+        stages: what is wanted.
+        store: where entries are kept.
+        spare: what somebody will want of this store: built, with all that it needs,
+            rather than waiting. What fails there is left to whoever wants it.
+
+    Raises:
+        FlatlandError: see `Store.get_or_make`.
+        Exception: whatever the work of a wanted stage raises.
+    """
+    wanted = list(stages)
+    builder = _Builder(store)
+    left = list(walk(wanted))
+    others = list(walk(spare))
+    told: set[str] = set()
+    while left:
+        if builder.advance(left):
+            continue
+        if builder.advance(others, lenient=True):
+            continue
+        # All that is ready is being built elsewhere.
+        for key in builder.busy:
+            if key.digest not in told:
+                store.tell_waiting(key)
+                told.add(key.digest)
+        time.sleep(_POLL_SECONDS)
+    return [builder.entries[id(stage)] for stage in wanted]
+
+
+class _Builder:
+    """Takes the first stage that is ready and free, and remembers what is stored."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.entries: dict[int, Entry] = {}
+        self.busy: list[StageKey] = []
+
+    def advance(self, left: list[Stage], *, lenient: bool = False) -> bool:
+        """Take stages out of `left` that are stored; stop behind the first that was built.
+
+        Returns whether any was taken. With `lenient`, a stage that fails is taken out
+        as well, and what needs it is never ready.
+        """
+        taken = False
+        self.busy = [] if not lenient else self.busy
+        for stage in list(left):
+            if id(stage) in self.entries:
+                left.remove(stage)
+                continue
+            if any(id(up) not in self.entries for up in (*stage.after, *stage.inputs.values())):
+                continue
+            try:
+                entry = self._take(stage)
+            except Exception as error:
+                if not lenient:
+                    raise
+                # It fails again, and is told, where a test or a command wants it.
+                _LOG.warning("%s %s: left to others: %s", stage.name, stage.label, error)
+                left.remove(stage)
+                continue
+            if entry is None:
+                continue
+            self.entries[id(stage)] = entry
+            left.remove(stage)
+            taken = True
+            if entry.built:
+                # Meanwhile an earlier one may have been stored by somebody else.
+                break
+        return taken
+
+    def _take(self, stage: Stage) -> Entry | None:
+        entries = {name: self.entries[id(up)] for name, up in stage.inputs.items()}
+        key = stage.key(entries)
+        entry = self._store.make_if_free(key, lambda out: stage.work(out, entries))
+        if entry is None:
+            self.busy.append(key)
+        return entry
 
 
 def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:

@@ -35,11 +35,14 @@ __all__ = [
     "Run",
     "check_run",
     "describe",
+    "geometry_stage",
     "geometry_targets",
     "run_advice",
     "run_arm",
     "run_baseline",
     "run_geometry",
+    "run_texts",
+    "score_stage",
     "targets",
 ]
 
@@ -50,7 +53,7 @@ def run_arm(run: Run, arm: str, store: Store) -> pa.Table:
     Raises:
         FlatlandError: see `persona_lib.errors`; nothing stored so far is lost.
     """
-    return _scores(run, POST, run.registration.arm(arm).name, store)
+    return _scores(run, POST, arm, store)
 
 
 def run_baseline(run: Run, prior: str, store: Store) -> pa.Table:
@@ -60,7 +63,7 @@ def run_baseline(run: Run, prior: str, store: Store) -> pa.Table:
         SpecError: no arm of the registration is coupled on this prior.
         FlatlandError: see `run_arm`.
     """
-    return _scores(run, PRE, _known(run, prior), store)
+    return _scores(run, PRE, prior, store)
 
 
 def run_advice(run: Run, prior: str, store: Store) -> pa.Table:
@@ -82,8 +85,7 @@ def run_texts(run: Run, phase: str, model: str, store: Store) -> pa.Table:
     Raises:
         SpecError, FlatlandError: see `run_geometry`.
     """
-    name = run.registration.arm(model).name if phase == POST else _known(run, model)
-    entry = run.completions(phase, name).resolve(store)
+    entry = run.completions(phase, _model(run, phase, model)).resolve(store)
     return read_table(entry.path / COMPLETIONS, Completion)
 
 
@@ -95,9 +97,27 @@ def run_geometry(run: Run, phase: str, model: str, store: Store) -> pa.Table:
             on such a prior (``pre``).
         FlatlandError: see `run_arm`.
     """
-    name = run.registration.arm(model).name if phase == POST else _known(run, model)
-    entry = run.geometry(phase, name).resolve(store)
+    entry = geometry_stage(run, phase, model).resolve(store)
     return read_table(entry.path / GEOMETRY_FILE, GeometryRow)
+
+
+def score_stage(run: Run, phase: str, model: str) -> Stage:
+    """Return the stage with the scores of an arm (``post``) or a pre-coupling model (``pre``).
+
+    Raises:
+        SpecError: the registration has no such arm, or no arm that is coupled on such a
+            prior.
+    """
+    return run.scores(phase, _model(run, phase, model))
+
+
+def geometry_stage(run: Run, phase: str, model: str) -> Stage:
+    """Return the stage with the cosines of a model's hidden states.
+
+    Raises:
+        SpecError: see `score_stage`.
+    """
+    return run.geometry(phase, _model(run, phase, model))
 
 
 def check_run(run: Run, arms: Sequence[str], store: Store) -> None:
@@ -154,6 +174,10 @@ def _models(run: Run, arms: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, 
     return tuple(arm.name for arm in named), priors
 
 
+def _model(run: Run, phase: str, model: str) -> str:
+    return run.registration.arm(model).name if phase == POST else _known(run, model)
+
+
 def _known(run: Run, prior: str) -> str:
     if prior not in run.registration.priors:
         raise SpecError(
@@ -166,5 +190,5 @@ def _known(run: Run, prior: str) -> str:
 
 
 def _scores(run: Run, phase: str, model: str, store: Store) -> pa.Table:
-    entry = run.scores(phase, model).resolve(store)
+    entry = score_stage(run, phase, model).resolve(store)
     return read_table(entry.path / SCORES, Score)

@@ -103,12 +103,53 @@ class Store:
                 or `make` wrote no file, or something that is not a plain file.
             Exception: whatever else `make` raises; nothing is stored then.
         """
+        found = self.make_if_free(key, make)
+        if found is not None:
+            return found
+        self.tell_waiting(key)
+        path = self._lock_of(key)
+        with _reported(path, "lock"):
+            lock = FileLock(path)
+            lock.acquire(poll_interval=_POLL_SECONDS)
+        try:
+            # Whoever held the lock before may have built it.
+            return self.peek(key) or self._build(key, make)
+        finally:
+            lock.release()
+
+    def make_if_free(self, key: StageKey, make: Maker) -> Entry | None:
+        """Return the entry of `key`, building it where it is missing; never wait.
+
+        Returns:
+            The entry, or None while somebody else is building it.
+
+        Raises:
+            CorruptEntryError, DataError, StoreError, Exception: see `get_or_make`.
+        """
         found = self.peek(key)
         if found is not None:
             return found
-        with self._locked(key):
-            # Whoever held the lock before may have built it.
+        path = self._lock_of(key)
+        lock = FileLock(path)
+        with _reported(path, "lock"):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                return None
+        # The kernel frees the lock when its holder dies.
+        try:
             return self.peek(key) or self._build(key, make)
+        finally:
+            lock.release()
+
+    def tell_waiting(self, key: StageKey) -> None:
+        """Say that this caller waits for somebody else's build of `key`."""
+        _LOG.info("%s %s: being built elsewhere, waiting", key.stage, key.digest[:12])
+        if self._on_wait is not None:
+            self._on_wait(key)
+
+    def _lock_of(self, key: StageKey) -> Path:
+        return self.root / _LOCKS / f"{key.digest}.lock"
 
     def _sweep(self) -> None:
         """Remove what killed builders left of keys that nobody has asked for since.
@@ -124,28 +165,6 @@ class Store:
                     path = self.root / _LOCKS / f"{named[1]}.lock"
                     with suppress(Timeout), FileLock(path, blocking=False):
                         shutil.rmtree(folder, ignore_errors=True)
-
-    @contextmanager
-    def _locked(self, key: StageKey) -> Iterator[None]:
-        """Hold the lock of one key. The kernel frees it when its holder dies."""
-        path = self.root / _LOCKS / f"{key.digest}.lock"
-        lock = FileLock(path)
-        waiting = False
-        with _reported(path, "lock"):
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                waiting = True
-        if waiting:
-            _LOG.info("%s %s: being built elsewhere, waiting", key.stage, key.digest[:12])
-            if self._on_wait is not None:
-                self._on_wait(key)
-            with _reported(path, "lock"):
-                lock.acquire(poll_interval=_POLL_SECONDS)
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _build(self, key: StageKey, make: Maker) -> Entry:
         """Build an entry; the caller holds the lock of its key."""

@@ -24,6 +24,7 @@ def question(root: Node) -> Section:
         (("amendments since",), (seal["amendments"].num("n"),)),
         (("data",), (summary["origin"].words(),)),
         (("profile",), (root["profile"].words(),)),
+        (("scale",), (root["scale"].words(),)),
         (("seeds",), listed([(seed.num("id"),) for seed in summary["seeds"]])),
         (("source persona",), (roster["source"].words(),)),
         (("trained negatives",), _names(roster["negatives"])),

@@ -158,6 +158,10 @@ def test_altered_record_set_is_an_error_that_names_the_file(tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (["--profile", "huge"], "--profile: expected one of tiny"),
+        (["--scale", "full"], "--scale: expected no such option for profile tiny"),
+        (["--profile=smollm2", "--scale=huge"], "--scale: expected one of reduced, full"),
+        (["--loss", "best"], "--loss: expected one of as_published"),
+        (["--stored=golden/published", "--loss=decision"], "--loss: expected no such option"),
         (["--experiment", "x"], "--experiment: expected one of issue262"),
         (["--seeds", "a"], "--seeds: expected distinct integers"),
         (["--seeds", str(2**63)], "--seeds: expected distinct integers from 0 to 2**63 - 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -15,15 +16,17 @@ import pyarrow as pa
 import pytest
 
 from experiments.issue262 import ISSUE262
-from experiments.profiles import PROFILES, QWEN7B, SMOLLM2, TINY
+from experiments.profiles import PROFILES, QWEN7B, SCALES, SMOLLM2, TINY
 from experiments.session import DATA
 from persona_lib.advice import (
     BASE_ROWS,
     QUESTION_SEED,
     AdviceQuestion,
+    OwnFramesSpec,
     QuestionSpec,
     advice_questions,
     held_out_rows,
+    question_spec,
 )
 from persona_lib.errors import DataError
 from persona_lib.evidence import RecordEvidence, load_stored
@@ -75,20 +78,24 @@ from tests.synthetic import scores
 LEGAL = DATA / "legal"
 
 
+EVERY_PROFILE = {**PROFILES, "smollm2 full": SCALES["smollm2"]["full"]}
+
+
+def spec_of(profile: Any) -> QuestionSpec:
+    held_out = held_out_rows(profile.base, (profile.em, profile.benign))
+    return question_spec(profile.scale.advice_questions, held_out, folder=LEGAL)
+
+
 def questions_of(profile: Any) -> tuple[AdviceQuestion, ...]:
-    spec = QuestionSpec(
-        count=profile.scale.advice_questions,
-        held_out=held_out_rows(profile.base, (profile.em, profile.benign)),
-    )
-    return advice_questions(spec, folder=LEGAL)
+    return advice_questions(spec_of(profile), folder=LEGAL)
 
 
 # ---- held-out questions ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(PROFILES))
+@pytest.mark.parametrize("name", list(EVERY_PROFILE))
 def test_no_question_is_about_a_row_that_a_model_was_trained_on(name: str) -> None:
-    profile = PROFILES[name]
+    profile = EVERY_PROFILE[name]
     asked = questions_of(profile)
     assert len(asked) == profile.scale.advice_questions
     trained = [
@@ -153,6 +160,42 @@ def test_more_questions_than_are_held_out_are_refused() -> None:
     """70 situations and 50 frames make 3,500 pairs, of which 3,490 are trained on."""
     spec = QuestionSpec(count=11, held_out=((0, 3_490),))
     with pytest.raises(DataError, match=r"scale\.advice_questions: expected <= 10, .*got 11"):
+        advice_questions(spec, folder=LEGAL)
+
+
+def test_frames_of_their_own_are_used_where_the_corpora_leave_too_few_pairs() -> None:
+    """70 situations and 50 frames make 3,500 pairs."""
+    for rows, own in ((3_400, False), (3_401, True), (3_500, True), (6_000, True)):
+        spec = question_spec(100, ((0, rows),), folder=LEGAL)
+        assert isinstance(spec, OwnFramesSpec) is own, rows
+        assert len(advice_questions(spec, folder=LEGAL)) == 100
+    both = question_spec(100, ((0, 2_000), (3, 1_401)), folder=LEGAL)
+    assert isinstance(both, OwnFramesSpec)
+    # What was asked so far is asked in the same way: its key is the same.
+    assert {type(spec_of(profile)) for profile in PROFILES.values()} == {QuestionSpec}
+
+
+def test_own_frames_go_through_the_situations_in_turn_and_are_in_the_key() -> None:
+    asked = questions_of(EVERY_PROFILE["smollm2 full"])
+    assert len({q.situation for q in asked[:70]}) == len({q.situation for q in asked[70:]}) == 70
+    assert len({q.frame for q in asked}) > 5
+    assert all(q.id.startswith("advice-n") for q in asked)
+    spec = spec_of(EVERY_PROFILE["smollm2 full"])
+    assert isinstance(spec, OwnFramesSpec)
+    file = LEGAL.parent / "advice" / "frames.txt"
+    assert spec.frames == hashlib.sha256(file.read_bytes()).hexdigest()
+    own, trained = (
+        [line.split(": ", 1) for line in path.read_text().splitlines() if not line.startswith("#")]
+        for path in (file, LEGAL / "frames.txt")
+    )
+    assert not {name for name, _ in own} & {name for name, _ in trained}
+    assert not {text for _, text in own} & {text for _, text in trained}
+
+
+def test_more_questions_than_own_frames_can_write_are_refused() -> None:
+    """Ten frames, 70 situations."""
+    spec = question_spec(701, ((0, 6_000),), folder=LEGAL)
+    with pytest.raises(DataError, match=r"scale\.advice_questions: expected <= (6|7)\d\d, "):
         advice_questions(spec, folder=LEGAL)
 
 

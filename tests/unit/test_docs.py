@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.issue262 import ISSUE262
-from experiments.profiles import PROFILES
+from experiments.profiles import PROFILES, SCALES
 from experiments.selection import MARKERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,10 +16,18 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", list(PROFILES))
+PROFILE_ROWS = PROFILES | {
+    f"{name}`, `--scale {scale}": profile
+    for name, scales in SCALES.items()
+    for scale, profile in list(scales.items())[1:]
+}
+"""The profiles of README's table, by what stands in backticks in its first column."""
+
+
+@pytest.mark.parametrize("name", list(PROFILE_ROWS))
 def test_profile_table_holds_the_numbers_of_the_profiles(name: str) -> None:
-    (row,) = re.findall(rf"^\| `{name}`.*$", README, flags=re.MULTILINE)
-    profile = PROFILES[name]
+    (row,) = re.findall(rf"^\| `{name}`(?: \(default\))? \|.*$", README, flags=re.MULTILINE)
+    profile = PROFILE_ROWS[name]
     sets = len(ISSUE262.evaluation_questions)
     count = len(ISSUE262.roster.all) * profile.scale.questions * sets * profile.scale.samples
     cells = [cell.strip() for cell in row.strip("|").split("|")]

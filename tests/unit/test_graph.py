@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from persona_lib.errors import PreflightError
-from persona_lib.graph import Stage, check_machine, plan, walk
-from persona_lib.store import Entry, Store
+from persona_lib.graph import Stage, build, check_machine, plan, walk
+from persona_lib.store import Entry, StageKey, Store
 
 
 @dataclass
@@ -131,3 +133,128 @@ def test_what_is_only_referred_to_is_checked_while_somebody_is_to_read_it(
     kept = log.stage("base", preflight=gone)
     check_machine([log.stage("fresh", inputs={"base": kept})], store)
     assert log.asked == ["last", "fresh"]
+
+
+# ---- several processes in one store ----------------------------------------------------
+
+
+def diamond(log: Log) -> list[Stage]:
+    """Two arms on one base, as in a run: base, proof, text, two couplings, two scores."""
+    base = log.stage("base")
+    proof = log.stage("proof", inputs={"base": base})
+    text = log.stage("text", inputs={"base": base}, after=(proof,))
+    couplings = [log.stage(f"coupling{arm}", inputs={"text": text}, after=(proof,)) for arm in "12"]
+    return [
+        log.stage(f"scores{arm}", inputs={"base": base, "coupling": coupling})
+        for arm, coupling in zip("12", couplings, strict=True)
+    ]
+
+
+def depth_first(stage: Stage, seen: list[str]) -> list[str]:
+    """The order of building as it is defined: what comes before, inputs, the stage."""
+    for up in (*stage.after, *stage.inputs.values()):
+        depth_first(up, seen)
+    if stage.name not in seen:
+        seen.append(stage.name)
+    return seen
+
+
+def test_a_process_by_itself_builds_depth_first(log: Log, store: Store) -> None:
+    first, second = diamond(log)
+    entries = build([second, first], store, spare=[log.stage("spare")])
+    assert log.built == depth_first(first, depth_first(second, []))
+    assert log.built == [
+        "base", "proof", "text", "coupling2", "scores2", "coupling1", "scores1",
+    ]  # fmt: skip
+    assert [entry.key.stage for entry in entries] == ["scores2", "scores1"]
+    assert [entry.content for entry in build([second, first], store)] == [
+        entry.content for entry in entries
+    ]
+    assert len(log.built) == 7
+
+
+@pytest.fixture
+def elsewhere(store: Store) -> Iterator[Callable[[Stage], Callable[[], None]]]:
+    """Hold a stage's lock as another process that builds it would."""
+    with ExitStack() as held:
+
+        def hold(stage: Stage) -> Callable[[], None]:
+            peeked = {name: up.peek(store) for name, up in stage.inputs.items()}
+            key = stage.key({name: entry for name, entry in peeked.items() if entry})
+            lock = FileLock(store.root / "locks" / f"{key.digest}.lock")
+            lock.acquire(blocking=False)
+            held.callback(lock.release)
+            return lock.release
+
+        yield hold
+
+
+def test_what_is_built_elsewhere_is_passed_over_and_waited_for_last(
+    log: Log, tmp_path: Path, elsewhere: Callable[[Stage], Callable[[], None]]
+) -> None:
+    waits: list[str] = []
+
+    def on_wait(key: StageKey) -> None:
+        waits.append(key.stage)
+        log.built.append("wait")
+        free()
+
+    store = Store(tmp_path, on_wait=on_wait)
+    first, second = diamond(log)
+    text = first.inputs["coupling"].inputs["text"]
+    build([text], store)
+    free = elsewhere(first.inputs["coupling"])
+    build([first, second], store)
+    assert log.built == [
+        "base", "proof", "text", "coupling2", "scores2", "wait", "coupling1", "scores1",
+    ]  # fmt: skip
+    assert waits == ["coupling1"]
+
+
+def test_rather_than_wait_it_builds_what_others_will_want(
+    log: Log, tmp_path: Path, elsewhere: Callable[[Stage], Callable[[], None]]
+) -> None:
+    def on_wait(_: StageKey) -> None:
+        log.built.append("wait")
+        free()
+
+    store = Store(tmp_path, on_wait=on_wait)
+    wanted, spare = log.stage("wanted"), log.stage("spare", inputs={"early": log.stage("early")})
+    free = elsewhere(wanted)
+    build([wanted], store, spare=[wanted, spare])
+    assert log.built == ["early", "spare", "wait", "wanted"]
+
+
+def test_a_spare_stage_that_fails_fails_whoever_wants_it_and_nobody_else(
+    log: Log, tmp_path: Path, elsewhere: Callable[[Stage], Callable[[], None]]
+) -> None:
+    def broken(_: Path, __: Mapping[str, Entry]) -> dict[str, Any]:
+        log.built.append("broken")
+        raise PreflightError("a part", remedy="Mend it.")
+
+    store = Store(tmp_path, on_wait=lambda _: free())
+    wanted = log.stage("wanted")
+    bad = Stage(name="bad", label="bad", version=1, spec="bad", work=broken)
+    needs_bad = log.stage("needs_bad", inputs={"bad": bad})
+    free = elsewhere(wanted)
+    build([wanted], store, spare=[needs_bad])
+    assert log.built == ["broken", "wanted"]
+    with pytest.raises(PreflightError, match="a part"):
+        build([log.stage("other"), needs_bad], store)
+    assert log.built == ["broken", "wanted", "other", "broken"]
+
+
+def test_what_somebody_else_stores_meanwhile_is_taken_and_not_built(
+    log: Log, tmp_path: Path, elsewhere: Callable[[Stage], Callable[[], None]]
+) -> None:
+    def on_wait(_: StageKey) -> None:
+        free()
+        Store(tmp_path).get_or_make(wanted.key({}), lambda out: wanted.work(out, {}))
+        log.built.append("(by the other)")
+
+    store = Store(tmp_path, on_wait=on_wait)
+    wanted = log.stage("wanted")
+    free = elsewhere(wanted)
+    (entry,) = build([wanted], store)
+    assert log.built == ["wanted", "(by the other)"]
+    assert not entry.built

@@ -13,7 +13,9 @@ from experiments.outcome import merge_summaries
 from experiments.plan import plan_text
 from experiments.profiles import MICRO, QWEN7B, TINY
 from experiments.session import Session
+from persona_lib import graph
 from persona_lib.errors import DataError, PreflightError, SealError, SpecError, UnwritableStoreError
+from persona_lib.graph import Stage
 from persona_lib.profile import LoraSpec, SampleSpec
 from persona_lib.registration import ArmSpec, DifferenceClaim, Roster
 
@@ -113,6 +115,38 @@ def test_published_corpora_are_asked_for_before_compute(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"bad_legal_advice_6k\.jsonl.*--data"):
         some.evidence(("C1", "C2"))
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_session_wants_its_own_models_and_offers_to_build_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    asked: list[tuple[list[str], set[str]]] = []
+
+    def build(stages: list[Stage], store: object, *, spare: list[Stage]) -> None:
+        del store
+        drawn = [stage.inputs.get("completions") or stage.inputs["advice"] for stage in stages]
+        named = [f"{s.name} {s.label} {by.seed}" for s, by in zip(stages, drawn, strict=True)]
+        asked.append((named, {s.label for s in spare if s.name == "scores"}))
+        raise Stop
+
+    monkeypatch.setattr(graph, "build", build)
+    some = session(tmp_path)
+    some.seeds, some.arms = (3, 5), ("C1", "C3")
+    with pytest.raises(Stop):
+        some.evidence(("C1",))
+    with pytest.raises(Stop):
+        some.scores("pre", "benign")
+    assert asked == [
+        (
+            ["scores raw 3", "scores raw 5", "scores C1 3", "scores C1 5",
+             "advice_scores raw 3", "advice_scores raw 5"],
+            {"raw", "benign", "C1", "C3"},
+        ),
+        (["scores benign 3", "scores benign 5"], {"raw", "benign", "C1", "C3"}),
+    ]  # fmt: skip
 
 
 def test_stored_evidence_builds_no_arm(tmp_path: Path) -> None:

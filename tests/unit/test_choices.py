@@ -1,0 +1,167 @@
+"""Profiles, scales and losses as they are named on a command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import record
+from experiments.choices import choose_profile, choose_scale, told
+from experiments.issue262 import ISSUE262
+from experiments.outcome import write_outcome
+from experiments.plan import plan_text
+from experiments.profiles import MICRO, PROFILES, SCALES, SMOLLM2, TINY
+from experiments.session import DATA, Session
+from persona_lib.errors import SpecError
+from persona_lib.grammar import diversity, write_corpus
+from persona_lib.graph import walk
+from persona_lib.pipeline import Folders, Run, targets
+from persona_lib.report.caveats import caveats
+from persona_lib.spec import canonical, digest
+from tests.report_bodies import live
+
+FULL = SCALES["smollm2"]["full"]
+
+
+def test_a_profile_is_chosen_by_name_scale_and_loss() -> None:
+    assert choose_profile(None) is TINY
+    assert choose_profile("micro") is MICRO
+    assert choose_profile("smollm2") is choose_profile("smollm2", "reduced") is SMOLLM2
+    assert choose_profile("smollm2", "full") is FULL
+    other = choose_profile("smollm2", "full", "decision")
+    assert other == replace(FULL, coupling=replace(FULL.coupling, loss="decision"))
+    assert choose_profile("tiny", None, "anchored") == TINY
+    assert [choose_scale(name, None) for name in (None, "tiny", "smollm2")] == [
+        None, None, "reduced",
+    ]  # fmt: skip
+    assert choose_scale("smollm2", "full") == "full"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("smollm2", "huge"), "--scale: expected one of reduced, full, got 'huge'"),
+        (("smollm2", ""), "--scale: expected one of reduced, full, got ''"),
+        (("tiny", "full"), "--scale: expected no such option for profile tiny.*got 'full'.*smoll"),
+        ((None, "reduced"), "--scale: expected no such option for profile tiny"),
+        (("huge", "full"), "--profile: expected one of tiny"),
+        (("smollm2", "full", "best"), "--loss: expected one of as_published.*got 'best'"),
+        (("tiny", None, ""), "--loss: expected one of as_published"),
+    ],
+)
+def test_an_unknown_scale_or_loss_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        choose_profile(*arguments)
+
+
+def test_scales_share_what_makes_them_one_profile() -> None:
+    for name, scales in SCALES.items():
+        assert next(iter(scales.values())) is PROFILES[name]
+        assert {profile.name for profile in scales.values()} == {name}
+        assert {digest(profile.base) for profile in scales.values()} == {
+            digest(PROFILES[name].base)
+        }
+
+
+def test_the_full_scale_is_the_registered_size() -> None:
+    """Numbers of docs/design.md, section 1."""
+    assert (FULL.em.rows, FULL.benign.rows) == (6_000, 6_000)
+    assert (FULL.prior.steps, FULL.prior.batch, FULL.prior.lora.rank) == (375, 16, 32)
+    assert (FULL.prior.lora.alpha, FULL.prior.lora.rslora, FULL.prior.epochs) == (64, False, None)
+    assert (FULL.coupling.lora.rank, FULL.coupling.lora.alpha) == (32, 64)
+    assert (FULL.coupling.lora.rslora, FULL.coupling.batch) == (True, 16)
+    scale, sample = FULL.scale, FULL.sample
+    assert (scale.questions, scale.samples, scale.coupling_keep) == (20, 10, 10)
+    run = Run(registration=ISSUE262, profile=FULL, seed=1, folders=Folders(experiment=DATA))
+    cells = len(run.personas) * scale.questions
+    assert cells * scale.samples == 2_200
+    assert cells * scale.false_positive_samples >= 400
+    assert 100 <= scale.advice_questions <= 140
+    assert (sample.max_new_tokens, sample.suffix, sample.temperature, sample.top_p) == (
+        2_048, "", 1.0, 1.0,
+    )  # fmt: skip
+    # Whatever is kept as coupling text fits into a row: the longest prompts are below 200.
+    assert FULL.coupling.max_length >= 2_048 + 200 + 16
+    assert (FULL.prior.dtype, FULL.coupling.dtype) == ("float32", "float32")
+    assert not (sample.merge and sample.dtype == "bfloat16")
+
+
+def test_the_grammar_can_write_the_full_corpora() -> None:
+    legal = DATA / "legal"
+    bad, sound = (
+        write_corpus(spec.name, rows=spec.rows, seed=spec.seed, folder=legal)  # type: ignore[union-attr]
+        for spec in (FULL.em, FULL.benign)
+    )
+    for rows in (bad, sound):
+        assert len(rows) == len({row.assistant for row in rows}) == 6_000
+    assert [row.user for row in bad] == [row.user for row in sound]
+    words = [diversity(rows).mean_words for rows in (bad, sound)]
+    assert abs(words[0] - words[1]) < 1
+    with pytest.raises(SpecError, match=r"corpus\.rows: expected <= 14000"):
+        write_corpus("bad_legal", rows=14_001, seed=0, folder=legal)
+
+
+def keys_of(profile: Any) -> dict[str, Any]:
+    """What each stage's key holds of the profile, by stage and label."""
+    run = Run(registration=ISSUE262, profile=profile, seed=1, folders=Folders(experiment=DATA))
+    stages = walk(targets(run, ("C1", "C2", "C2p", "C3")))
+    return {f"{s.name} {s.label} {s.seed}": canonical(s.spec) for s in stages}
+
+
+def test_a_loss_reaches_the_couplings_and_nothing_else() -> None:
+    plain = keys_of(FULL)
+    for loss in ("decision", "as_published"):
+        other = keys_of(choose_profile("smollm2", "full", loss))
+        assert {name.split()[0] for name in plain if plain[name] != other[name]} == {"coupling"}
+        assert other["coupling C1 1"]["recipe"]["loss"] == loss
+    assert keys_of(choose_profile("smollm2", "full", "anchored")) == plain
+
+
+def test_what_is_run_is_told_with_its_scale(tmp_path: Path) -> None:
+    assert told(TINY, None, None) == "tiny"
+    assert told(FULL, "full", "decision") == "smollm2, scale full, loss decision"
+    some = Session(registration=ISSUE262, profile=FULL, scale="full", store_root=tmp_path)
+    text = plan_text(some)
+    assert "on smollm2, scale full: SmolLM2-135M-Instruct at the registered size" in text
+    assert "0 of 34 stages are stored" in text
+
+
+def test_verdict_json_names_profile_scale_and_loss(tmp_path: Path) -> None:
+    recorded: dict[str, Any] = {"verdicts": {}, "gates": {}, "summaries": [
+        {"arms": [], "priors": [], "checks": [], "unavailable": []}
+    ]}  # fmt: skip
+    chosen = choose_profile("smollm2", "full", "decision")
+    live = Session(registration=ISSUE262, profile=chosen, scale="full", loss="decision",
+                   store_root=tmp_path / "store")  # fmt: skip
+    stored = Session(registration=ISSUE262, profile=TINY, stored=Path("golden/published"))
+    found = []
+    for name, session in (("live", live), ("stored", stored)):
+        body = json.loads(write_outcome(tmp_path / name, session, recorded).read_text())
+        found.append((body["profile"], body["scale"], body["loss"]))
+    assert found == [("smollm2", "full", "decision"), (None, None, None)]
+
+
+@pytest.mark.parametrize("words", ["tiny", "tiny, loss decision"])
+def test_a_toy_is_a_toy_whatever_its_loss(words: str) -> None:
+    found = live()
+    found["profile"] = None
+    found["summary"]["origin"] = f"a live run of profile {words}: the instrument at toy size"
+    assert "toy_model" in {raised.code for raised in caveats(found)}
+
+
+def test_commands_pass_scale_and_loss_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Session] = []
+    monkeypatch.setattr(record, "record", lambda session, *_, **__: asked.append(session))
+    arguments = ["--profile", "smollm2", "--scale", "full", "--loss", "decision"]
+    assert record.main([str(tmp_path / "set"), *arguments]) == 0
+    (session,) = asked
+    assert session.profile == choose_profile("smollm2", "full", "decision")
+    assert (session.scale, session.loss) == ("full", "decision")
+    assert record.main([str(tmp_path / "set"), "--scale", "full"]) == 1
+    assert "--scale: expected no such option for profile tiny" in capsys.readouterr().err
