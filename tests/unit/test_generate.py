@@ -113,6 +113,41 @@ def test_preallocated_caches_leave_the_bar_complete_and_refuse_broken_logits() -
     assert broken.model.config._attn_implementation == "sdpa"  # given back all the same
 
 
+def decoded(model: LoadedModel) -> torch.Tensor:
+    """Tokens of forty rows, straight from the decoder."""
+    prompts = [render_prompt(model.tokenizer, "s", "u" * (1 + i % 4)) for i in range(40)]
+    spec = SampleSpec(max_new_tokens=24)
+    draws = torch.from_numpy(np.random.default_rng(3).random((40, 24)))
+    prompt = TransformersEngine(model)._read_prompts(prompts)
+    told = model.end_of_turn
+    return static_decode.decode(model.model, prompt, draws, spec, end=told, finished=lambda _: None)
+
+
+def test_behind_the_end_of_a_turn_there_are_only_ends() -> None:
+    ending = likely_to_end()
+    found = decoded(ending)
+    assert found.shape == (40, 24)
+    ended = (found == ending.end_of_turn).cummax(dim=1).values
+    assert 0 < int(ended[:, -1].sum()) < 40
+    assert bool((found[ended] == ending.end_of_turn).all())
+
+
+@pytest.mark.parametrize("nth", [1, 2, 24])
+def test_logits_that_break_at_a_later_token_are_noticed(
+    nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, calls = static_decode.drawn_tokens, [0]
+
+    def breaking(*given: object) -> tuple[torch.Tensor, torch.Tensor]:
+        calls[0] += 1
+        tokens, sound = drawn(*given)  # type: ignore[arg-type]
+        return tokens, sound & (calls[0] != nth)
+
+    monkeypatch.setattr(static_decode, "drawn_tokens", breaking)
+    with pytest.raises(FlatlandError, match="not finite"):
+        decoded(loaded())
+
+
 def test_both_finish_reasons_occur_and_are_kept() -> None:
     """With ends this likely some rows stop early, leave the batch, and are not lost."""
     ending = likely_to_end()
