@@ -112,8 +112,8 @@ def choose_registration(name: str | None, stored: Path | None) -> Registration:
     return _lookup(name or DEFAULT_REGISTRATION)
 
 
-def choose_seeds(text: str | None) -> tuple[int, ...]:
-    """Return the seeds of ``42,137``.
+def choose_seeds(text: str | None, option: str = "--seeds") -> tuple[int, ...]:
+    """Return the seeds of ``42,137``, as an option names them.
 
     Raises:
         SpecError: not a list of distinct non-negative integers.
@@ -125,10 +125,10 @@ def choose_seeds(text: str | None) -> tuple[int, ...]:
     whole = len(numbers) == len(parts) and len(set(numbers)) == len(numbers)
     if not whole or max(numbers) > _LARGEST_SEED:
         raise SpecError(
-            "--seeds",
+            option,
             bound="distinct integers from 0 to 2**63 - 1, with commas between them",
             value=text,
-            remedy="For example --seeds 42,137.",
+            remedy=f"For example {option} 42,137.",
         )
     return tuple(numbers)
 

@@ -58,7 +58,25 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
         ("geometry", GEOMETRY, lambda: geometry_panel(geometry_of(session, arms), registration)),
     )
     found = {name: _made(name, title, make).to_json() for name, title, make in made}
-    return found | _followed(session, arms)
+    found |= _followed(session, arms)
+    for name in ("discriminability", "following"):  # they read texts alone
+        found[name]["caveats"] += _partial(session, arms, scores)
+    return found
+
+
+def _partial(
+    session: Session, arms: Sequence[str], scores: Callable[[], pa.Table | None]
+) -> list[dict[str, str]]:
+    """Return a caveat, as JSON data, where texts were kept of some of the seeds only."""
+    from persona_lib.panels.text_rows import texts_of_some
+
+    try:
+        scored, texts = scores(), texts_of(session, arms)
+    except FlatlandError:  # the panels themselves say so
+        return []
+    if scored is None or texts is None:
+        return []
+    return [caveat.to_json() for caveat in texts_of_some(scored, texts)]
 
 
 def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:

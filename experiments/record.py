@@ -1,8 +1,12 @@
-"""Record a golden: a run's scores and texts, with config, environment and commit.
+r"""Record a golden: a run's scores and texts, with config, environment and commit.
 
     python -m experiments.record golden/tiny --profile tiny --seeds 42
 
-Hidden states are read as well, unless --no-geometry says otherwise.
+    python -m experiments.record golden/smollm2 --profile smollm2 --scale full \
+        --seeds 42,137,256 --texts 42
+
+Hidden states are read as well, unless --no-geometry says otherwise. All seeds go into one
+record set; --texts names those whose completions are kept, because texts are most of it.
 
 A separate command, never a side effect of a test. It refuses a working tree with
 uncommitted changes, and stages that were built from one, because a golden has to
@@ -49,33 +53,46 @@ SCORES_FILE = "scores.parquet"
 ADVICE_TEXTS_FILE = "advice_completions.parquet"
 
 
-def record(session: Session, folder: Path, *, texts: bool = True, geometry: bool = False) -> None:
+def record(
+    session: Session,
+    folder: Path,
+    *,
+    texts: Sequence[int] | None = None,
+    geometry: bool = False,
+) -> None:
     """Write every arm and pre-coupling model of a session as a stored record set.
 
     Args:
         session: what to run; stages that are stored are not built again.
         folder: where to write; must not exist yet, or be empty.
-        texts: also keep the completions themselves.
+        texts: seeds whose completions are kept as well; all by default.
         geometry: also read hidden states, and keep their cosines and ranks.
 
     Raises:
         PreflightError: the working tree, or the one that a stage was built from,
             has uncommitted changes or is no repository.
         SealError: the registration is not sealed as it stands.
-        SpecError: the folder holds something already.
+        SpecError: the folder holds something already, or `texts` names a seed that the
+            session has not.
     """
     from persona_lib.pipeline import geometry_targets
 
     session.check_seal()
     _check_place(folder)
+    kept = session.seeds if texts is None else tuple(texts)
+    _check_seeds(kept, session)
     models = [(PRE, prior) for prior in session.registration.priors]
     models += [(POST, arm.name) for arm in session.registration.arms]
-    tables = _tables(session, models, texts=texts, geometry=geometry)
+    tables = _tables(session, models, texts=kept, geometry=geometry)
     # Before anything is written: the draft itself would make the tree dirty.
     commits = _commits(session)
     if geometry:
         commits = sorted({*commits, *_built_from(session, geometry_targets)})
-    recorded = {**_recorded(session), "stages_built_from": commits}
+    recorded = {
+        **_recorded(session),
+        "stages_built_from": commits,
+        "texts_of_seeds": [run.seed for run in session.runs if run.seed in kept],
+    }
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the final folder, so that it appears whole or not at all.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
@@ -110,8 +127,23 @@ def _check_place(folder: Path) -> None:
         )
 
 
+def _check_seeds(texts: Sequence[int], session: Session) -> None:
+    unknown = [seed for seed in texts if seed not in session.seeds]
+    if unknown:
+        raise SpecError(
+            "--texts",
+            bound=f"seeds of the recording, {', '.join(map(str, session.seeds))}",
+            value=unknown[0],
+            remedy="Name seeds that --seeds has, or leave --texts out to keep all texts.",
+        )
+
+
 def _tables(
-    session: Session, models: Sequence[tuple[str, str]], *, texts: bool, geometry: bool
+    session: Session,
+    models: Sequence[tuple[str, str]],
+    *,
+    texts: Sequence[int],
+    geometry: bool,
 ) -> dict[str, tuple[pa.Table, type[Any]]]:
     """Return every file of the record set by name: its rows, and their type."""
     from persona_lib.pipeline import geometry_stage, run_geometry, run_texts
@@ -121,18 +153,19 @@ def _tables(
     if geometry:
         session.build([geometry_stage(run, *model) for model in models for run in session.runs])
 
-    def of_models(read: Callable[..., pa.Table]) -> pa.Table:
-        return _join([read(run, *model, store) for model in models for run in session.runs])
+    def of_models(read: Callable[..., pa.Table], runs: Sequence[Run]) -> pa.Table:
+        return _join([read(run, *model, store) for model in models for run in runs])
 
     tables = {
         SCORES_FILE: (_join([session.scores(*model) for model in models]), Score),
         ADVICE_FILE: (_join([session.advice(prior) for prior in priors]), AdviceScore),
     }
     if geometry:
-        tables[GEOMETRY_FILE] = (of_models(run_geometry), GeometryRow)
-    if texts:
-        tables[TEXTS_FILE] = (of_models(run_texts), Completion)
-        stages = [run.advice(prior) for prior in priors for run in session.runs]
+        tables[GEOMETRY_FILE] = (of_models(run_geometry, session.runs), GeometryRow)
+    told = [run for run in session.runs if run.seed in texts]
+    if told:
+        tables[TEXTS_FILE] = (of_models(run_texts, told), Completion)
+        stages = [run.advice(prior) for prior in priors for run in told]
         tables[ADVICE_TEXTS_FILE] = (_texts(session, stages), Completion)
     return tables
 
@@ -148,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", help="root seeds, for example 42,137 (default: 42)")
     parser.add_argument("--store", help="stage cache (default: .flatland/store)")
     parser.add_argument("--data", help="folder with the published corpora")
-    parser.add_argument("--without-text", action="store_true", help="keep scores only")
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--texts", help="seeds whose completions are kept (default: all)")
+    kept.add_argument("--without-text", action="store_true", help="keep scores only")
     parser.add_argument(
         "--geometry",
         action=argparse.BooleanOptionalAction,
@@ -167,7 +202,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             user_data=sessions.choose_data(options.data),
             progress=shown(),
         )
-        record(session, options.folder, texts=not options.without_text, geometry=options.geometry)
+        texts = None if options.texts is None else sessions.choose_seeds(options.texts, "--texts")
+        record(
+            session,
+            options.folder,
+            texts=() if options.without_text else texts,
+            geometry=options.geometry,
+        )
     except FlatlandError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1

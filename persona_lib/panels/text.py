@@ -23,7 +23,7 @@ from persona_lib.panels.text_alike import (
     spreads,
     told,
 )
-from persona_lib.panels.text_rows import Rows, ends, quantiles, read_rows
+from persona_lib.panels.text_rows import Rows, ends, quantiles, read_rows, texts_of_some
 from persona_lib.panels.text_samples import LIMIT, PER_ARM, SEED_NAME, Texts, read_texts, samples
 from persona_lib.records import POST
 from persona_lib.registration import Registration
@@ -76,7 +76,8 @@ def text_panel(
         scores: rows with the columns of `persona_lib.records.Score`, of any models of
             the registration; all that are not needed for a rate may be missing.
         completions: rows with the columns of `persona_lib.records.Completion`; None
-            where no texts were recorded.
+            where no texts were recorded. Where they are of some seeds only, the panel
+            is of those seeds and says so.
         registration: roster, arms, marker and level of intervals.
         root: root of the seed by which samples are chosen.
 
@@ -86,6 +87,11 @@ def text_panel(
     """
     if scores is None or not len(scores):
         return Panel(name=NAME, title=TITLE, data={}, missing="no completions recorded")
+    partial: tuple[Caveat, ...] = ()
+    if completions is not None and len(completions):
+        partial = texts_of_some(scores, completions)
+        if partial:
+            scores = _of_seeds(scores, completions)
     rows = read_rows(scores, registration)
     texts = None
     if completions is not None and len(completions):
@@ -102,8 +108,15 @@ def text_panel(
         "method": METHOD,
         "missing": _missing(rows, scores, texts, found),
     }
-    caveats = [*_unlike_lengths(rows), *_empty_texts(texts, found)]
+    caveats = [*partial, *_unlike_lengths(rows), *_empty_texts(texts, found)]
     return Panel(name=NAME, title=TITLE, data=data, caveats=tuple(caveats))
+
+
+def _of_seeds(scores: pa.Table, completions: pa.Table) -> pa.Table:
+    import pyarrow.compute as pc
+
+    kept = completions.column("seed").unique().cast(scores.column("seed").type)
+    return scores.filter(pc.is_in(scores.column("seed"), value_set=kept))
 
 
 def _agree(scores: Rows, texts: Rows) -> None:

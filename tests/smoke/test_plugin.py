@@ -337,6 +337,31 @@ def test_recorded_set_is_judged_like_the_run_it_came_from(
     assert stored["gates"] == live["gates"]
 
 
+def test_texts_of_one_seed_of_several_are_recorded_and_judged(
+    micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(registration=ISSUE262, profile=MICRO, seeds=(3, 5),
+                      store_root=micro / "store")  # fmt: skip
+    monkeypatch.setattr(record_command, "is_dirty", lambda: False)
+    monkeypatch.setattr(record_command, "_commits", lambda _: ["0" * 40])
+    record_command.record(session, tmp_path / "set", texts=(5,))
+    seeds = {
+        name: set(pq.read_table(tmp_path / "set" / f"{name}.parquet")["seed"].to_pylist())
+        for name in ("scores", "advice", "completions", "advice_completions")
+    }
+    assert seeds == {
+        "scores": {3, 5}, "advice": {3, 5}, "completions": {5}, "advice_completions": {5},
+    }  # fmt: skip
+    assert read_manifest(tmp_path / "set").recorded["texts_of_seeds"] == [5]
+    run("-m", SCIENCE, f"--stored={tmp_path / 'set'}", report=tmp_path / "report")
+    assert outcome(tmp_path / "report")["verdicts"] == outcome(micro / "again")["verdicts"]
+    panels = json.loads((tmp_path / "report" / "verdict.json").read_text())["panels"]
+    codes = [caveat["code"] for caveat in panels["text"]["caveats"]]
+    assert "texts_of_some_seeds" in codes, panels["text"]["reason"]
+    for name in ("discriminability", "following"):
+        assert "of 1 of 2 seeds (5)" in str(panels[name]["caveats"]), panels[name]["reason"]
+
+
 def test_stages_of_a_dirty_tree_are_not_recorded(
     micro: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,42 @@ def test_a_toy_is_a_toy_whatever_its_loss(words: str) -> None:
     assert "toy_model" in {raised.code for raised in caveats(found)}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        ([], None),
+        (["--texts", "42"], (42,)),
+        (["--texts", "256,42"], (256, 42)),
+        (["--without-text"], ()),
+    ],
+)
+def test_seeds_whose_texts_are_kept_are_named(
+    arguments: list[str], texts: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(record, "record", lambda *_, texts, **__: asked.append(texts))
+    assert record.main([str(tmp_path / "set"), "--seeds", "42,256", *arguments]) == 0
+    assert asked == [texts]
+
+
+def test_texts_of_a_seed_that_is_not_run_are_refused_before_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(record, "is_dirty", lambda: False)
+    place = [str(tmp_path / "set"), f"--store={tmp_path / 'store'}", "--profile", "micro"]
+    for texts, message in (
+        ("43", "--texts: expected seeds of the recording, 42, got 43."),
+        ("one", "--texts: expected distinct integers"),
+        ("", "--texts: expected distinct integers"),
+    ):
+        assert record.main([*place, "--texts", texts]) == 1
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("manifest.json"))
+    with pytest.raises(SystemExit):
+        record.main([*place, "--texts", "42", "--without-text"])
+    assert "not allowed with" in capsys.readouterr().err
+
+
 def test_commands_pass_scale_and_loss_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

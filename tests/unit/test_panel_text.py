@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
@@ -526,3 +527,42 @@ def test_full_scale_is_quick() -> None:
     start = time.perf_counter()
     text_panel(scores, completions.set_column(at, "text", pa.array(text)), GATED, root=42)
     assert time.perf_counter() - start < 25
+
+
+# ---- texts of some of the seeds ---------------------------------------------------------
+
+
+def seeds_of(rows: pa.Table, *seeds: int) -> pa.Table:
+    return rows.filter(pc.is_in(rows.column("seed"), value_set=pa.array(seeds, pa.int64())))
+
+
+def two_seeds() -> pa.Table:
+    scores = table(healthy())
+    at = scores.column_names.index("seed")
+    other = pa.array([43] * len(scores), scores.schema.field("seed").type)
+    return pa.concat_tables([scores, scores.set_column(at, scores.schema.field("seed"), other)])
+
+
+def test_texts_of_some_seeds_are_shown_with_their_scores_alone_and_it_says_so() -> None:
+    scores = two_seeds()
+    seeds = sorted(set(scores["seed"].to_pylist()))
+    assert len(seeds) > 1
+    one = seeds_of(scores, seeds[0])
+    found = panel_of(scores, texts_of(one)).to_json()
+    (caveat,) = [c for c in found["caveats"] if c["code"] == "texts_of_some_seeds"]
+    assert caveat["words"] == (
+        f"texts were kept of 1 of {len(seeds)} seeds ({seeds[0]}): this panel speaks of no other"
+    )
+    alone = panel_of(one, texts_of(one)).to_json()
+    assert "texts_of_some_seeds" not in {c["code"] for c in alone["caveats"]}
+    found["caveats"].remove(caveat)
+    assert found == alone
+    every = panel_of(scores, texts_of(scores)).to_json()
+    assert "texts_of_some_seeds" not in {c["code"] for c in every["caveats"]}
+
+
+def test_texts_of_a_seed_without_scores_are_refused() -> None:
+    scores = two_seeds()
+    seeds = sorted(set(scores["seed"].to_pylist()))
+    with pytest.raises(DataError, match="other models, questions or cells"):
+        panel_of(seeds_of(scores, seeds[0]), texts_of(scores))

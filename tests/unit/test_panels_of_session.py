@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from experiments import panels
 from experiments.issue262 import ISSUE262
 from experiments.outcome import write_outcome
 from experiments.panels import panels_of
@@ -110,3 +112,22 @@ def test_a_panel_that_breaks_the_report_loses_no_verdict(tmp_path: Path) -> None
     body = json.loads((tmp_path / "verdict.json").read_text())
     assert [v["name"] for v in body["verdicts"]] == ["H1"]
     assert body["panels"] == {}
+
+
+def test_panels_that_read_texts_alone_say_of_which_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def followed(*_: object) -> dict[str, dict[str, Any]]:
+        return {name: {"caveats": []} for name in ("discriminability", "following")}
+
+    def codes(found: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+        return {n: [c["code"] for c in found[n]["caveats"]] for n in (*followed(), "text")}
+
+    monkeypatch.setattr(panels, "_followed", followed)
+    session = stored(ROOT / "golden" / "tiny")
+    assert "texts_of_some_seeds" not in str(codes(panels_of(session, ARMS)))
+    scores = panels.scores_of(session, ARMS)
+    assert scores is not None
+    at = scores.column_names.index("seed")
+    other = scores.set_column(at, scores.schema.field("seed"), pa.array([43] * len(scores)))
+    monkeypatch.setattr(panels, "scores_of", lambda *_: pa.concat_tables([scores, other]))
+    for name, found in codes(panels_of(session, ARMS)).items():
+        assert found.count("texts_of_some_seeds") == 1, name
