@@ -106,7 +106,6 @@ class _Decoder:
         self._graphs = graphs and model.device.type == "cuda"
         self._state: _State
         self._step: Callable[[], object] | None = None
-        self._pool: Any = None
 
     def run(
         self,
@@ -213,10 +212,8 @@ class _Decoder:
             return self._one
         import torch
 
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph):
             self._one()
         return graph.replay
 
