@@ -59,8 +59,9 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
     )
     found = {name: _made(name, title, make).to_json() for name, title, make in made}
     found |= _followed(session, arms)
+    said = _partial(session, arms, scores)
     for name in ("discriminability", "following"):  # they read texts alone
-        found[name]["caveats"] += _partial(session, arms, scores)
+        found[name]["caveats"] += said
     return found
 
 

@@ -257,7 +257,9 @@ def test_a_voice_that_lacks_a_part_is_named(folder: Path, part: str) -> None:
 def test_the_key_of_the_base_holds_what_it_reads_and_nothing_else(tmp_path: Path) -> None:
     """An editor's leftovers beside the data are no data."""
     copy = tmp_path / "data"
-    shutil.copytree(DATA, copy, ignore=shutil.ignore_patterns("judge"))  # no base reads it
+    shutil.copytree(
+        DATA, copy, ignore=shutil.ignore_patterns("judge", "advice")
+    )  # no base reads them
     before = tiny_data(copy)
     assert before == tiny_data(DATA)
     read = {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()}
