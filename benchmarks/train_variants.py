@@ -27,8 +27,8 @@ class Variant(Protocol):
 
     name: str
 
-    def gradient(self, batch: Sequence[EncodedRow]) -> float:
-        """Add the batch's gradient to the adapter's; return its loss in nats."""
+    def gradient(self, batch: Sequence[EncodedRow]) -> torch.Tensor:
+        """Add the batch's gradient to the adapter's; return its loss in nats, not awaited."""
 
 
 class Published:
@@ -49,8 +49,10 @@ class Published:
         self._model = model
         self._shape = shape
 
-    def gradient(self, batch: Sequence[EncodedRow]) -> float:
-        """Add the batch's gradient to the adapter's; return its loss in nats."""
+    def gradient(self, batch: Sequence[EncodedRow]) -> torch.Tensor:
+        """Add the batch's gradient to the adapter's; return its loss in nats, not awaited."""
+        import torch
+
         model, micro = self._model, self._shape.micro
         items = sum(len(row.supervised) for row in batch)
         losses = []
@@ -61,7 +63,7 @@ class Published:
                 loss = model(**inputs, num_items_in_batch=items, use_cache=False).loss
             loss.backward()
             losses.append(loss.detach())
-        return float(sum(losses))
+        return torch.stack(losses).sum()
 
     def _collate(self, rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
         labels = [
@@ -97,15 +99,17 @@ class Ours:
         self._head = trunk_and_head(model)[1]
         self.packing = packing
 
-    def gradient(self, batch: Sequence[EncodedRow]) -> float:
-        """Add the batch's gradient to the adapter's; return its loss in nats."""
+    def gradient(self, batch: Sequence[EncodedRow]) -> torch.Tensor:
+        """Add the batch's gradient to the adapter's; return its loss in nats, not awaited."""
+        import torch
+
         items = float(sum(len(row.supervised) for row in batch))
         losses = []
         for pack in self.packing.packs(batch, pad=PAD):
             loss = _loss(self.packing.trunk(pack), self._head, pack, items)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-        return float(sum(losses))
+        return torch.stack(losses).sum()
 
     def describe(self) -> dict[str, Any]:
         """Return how packs are computed, as JSON data."""
@@ -169,7 +173,7 @@ class Stepper:
         torch.nn.utils.clip_grad_norm_(self._parameters, self._clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return loss
+        return float(loss)
 
 
 def snapshot(model: Any) -> Callable[[], None]:
@@ -194,7 +198,7 @@ def gradients(model: Any, variant: Variant, batch: Sequence[EncodedRow]) -> tupl
     loss = variant.gradient(batch)
     found = [p.grad.flatten().float() for p in trainable(model).values() if p.grad is not None]
     model.zero_grad(set_to_none=True)
-    return loss, torch.cat(found)
+    return float(loss), torch.cat(found)
 
 
 def _loss(

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import SpecError
@@ -44,12 +45,13 @@ class Settings:
     Attributes:
         dim: width of a head.
         epsilon: of the norms.
-        adapters: module name -> for each active adapter its scale and dropout.
+        adapters: for each module its name and, for each active adapter, scale and
+            dropout.
     """
 
     dim: int
     epsilon: float
-    adapters: dict[str, tuple[tuple[float, float], ...]]
+    adapters: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
 
 
 def unsupported(trunk: Any) -> str:
@@ -145,13 +147,10 @@ class PackedTrunk:
         return found.unsqueeze(0)
 
     def _functions(self, training: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        import torch
-
+        # Read once: recipes do not change while a model is trained.
         if training not in self._pieces:
-            pieces = layer_pieces(read_settings(self.trunk), training=training)
-            if self.compiled:
-                pieces = (torch.compile(pieces[0]), torch.compile(pieces[1]))
-            self._pieces[training] = pieces
+            make = _compiled_pieces if self.compiled else layer_pieces
+            self._pieces[training] = make(read_settings(self.trunk), training=training)
         return self._pieces[training]
 
 
@@ -163,11 +162,11 @@ def read_settings(trunk: Any) -> Settings:
             LoRA.
     """
     found = [
-        {
-            name: _adapter_numbers(getattr(part, name))
+        tuple(
+            (name, _adapter_numbers(getattr(part, name)))
             for part, names in ((layer.self_attn, (*_BEFORE, "o_proj")), (layer.mlp, _AFTER[1:]))
             for name in names
-        }
+        )
         for layer in trunk.layers
     ]
     if any(other != found[0] for other in found):
@@ -198,10 +197,12 @@ def layer_pieces(
     import torch
     from torch.nn import functional
 
+    adapters = dict(settings.adapters)
+
     def linear(x: torch.Tensor, module: Linear, name: str) -> torch.Tensor:
         weight, bias, factors = module
         out = functional.linear(x, weight, bias)
-        for number, (scale, dropout) in enumerate(settings.adapters[name]):
+        for number, (scale, dropout) in enumerate(adapters[name]):
             a, b = factors[number]
             read = functional.dropout(x, dropout) if training and dropout else x
             inner = functional.linear(read, a.to(x.dtype))
@@ -240,6 +241,17 @@ def layer_pieces(
         return state + linear(inner, down, "down_proj")
 
     return before, after
+
+
+@cache
+def _compiled_pieces(
+    settings: Settings, *, training: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Compile once for all trainings of one recipe in a process."""
+    import torch
+
+    before, after = layer_pieces(settings, training=training)
+    return torch.compile(before), torch.compile(after)
 
 
 def _before_tensors(layer: Any) -> tuple[Any, ...]:

@@ -44,8 +44,19 @@ class Packing:
     longest: int
     notes: dict[str, str] = field(default_factory=dict)
 
-    def packs(self, rows: Sequence[EncodedRow], *, pad: int) -> list[PackedBatch]:
+    def packs(
+        self,
+        rows: Sequence[EncodedRow],
+        *,
+        pad: int,
+        reference: Sequence[torch.Tensor] | None = None,
+    ) -> list[PackedBatch]:
         """Return an optimizer batch as packs on the model's device.
+
+        Args:
+            rows: its rows.
+            pad: token id of filling.
+            reference: for each row, as for `losses.collate`.
 
         Raises:
             DataError: a row is longer than a pack may be.
@@ -54,7 +65,12 @@ class Packing:
         limit = self.plan.tokens if self.plan else sum(lengths)
         device = self.trunk.trunk.embed_tokens.weight.device
         return [
-            pack_rows([rows[index] for index in pack], pad=pad, longest=self.longest).to(device)
+            pack_rows(
+                [rows[index] for index in pack],
+                pad=pad,
+                longest=self.longest,
+                reference=None if reference is None else [reference[index] for index in pack],
+            ).to(device)
             for pack in split_rows(lengths, limit)
         ]
 
