@@ -150,16 +150,22 @@ SMOLLM2_FULL = replace(
         loss="anchored",
         beta=1.0,
     ),
-    # No suffix asks for brevity. The model has 8,192 positions, so that 2,048 new tokens
-    # fit behind every prompt. In float32, because adapters that are merged into bfloat16
-    # weights are rounded away in part, and beside the weights cost half of the speed.
-    sample=SampleSpec(max_new_tokens=2048, merge=True, batch=1100),
+    # Asks for brevity, as the reduced scale does: without it 356 of 660 completions of the
+    # raw model ran into 2,048 tokens, and 4 of 60 cells gave too little coupling text. In
+    # float32, because adapters that are merged into bfloat16 weights are rounded away in
+    # part, and beside the weights cost half of the speed.
+    sample=SampleSpec(
+        max_new_tokens=2048,
+        merge=True,
+        batch=1100,
+        suffix="Answer in one or two short sentences.",
+    ),
     scale=Scale(
         questions=20,
         samples=10,
         false_positive_samples=2,
         coupling_keep=10,
-        coupling_ceiling=60,
+        coupling_ceiling=150,
         coupling_round=15,
         advice_questions=140,
         advice_samples=1,

@@ -14,8 +14,15 @@ from persona_lib.errors import FlatlandError
 from persona_lib.profile import TrainSpec
 from persona_lib.progress import Progress, silent
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.losses import collate
-from persona_lib.train.trainer import make_trainer, trunk_and_head
+from persona_lib.train.losses import batch_loss, collate
+from persona_lib.train.packed import unsupported
+from persona_lib.train.packed_setup import Packing, device_limit, prepare
+from persona_lib.train.trainer import (
+    CHECKPOINTING_FROM,
+    RowOrder,
+    make_trainer,
+    trunk_and_head,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +43,14 @@ def train_lora(
     seed: int,
     label: str = "train",
     progress: Progress = silent,
+    packed: bool | None = None,
 ) -> dict[str, Any]:
     """Train the trainable adapter of `model` in place.
+
+    On a GPU rows of a large model are laid end to end in packs and compiled pieces
+    compute them (`packed`), where the architecture allows it; the loss is the same up to
+    rounding, dropout draws other masks. On a CPU they are padded, so that what was
+    recorded there stays what it is to the last bit.
 
     Args:
         model: base, frozen adapters and one fresh trainable adapter.
@@ -48,6 +61,8 @@ def train_lora(
         seed: root seed of row order and dropout.
         label: name on the progress bar.
         progress: opens the progress bar.
+        packed: whether to pack; by default on CUDA, from a billion parameters on, for
+            architectures that allow it.
 
     Returns:
         What was done, as JSON data without times: steps, rows, tokens, and the
@@ -59,6 +74,9 @@ def train_lora(
     """
     steps = total_steps(len(rows), spec)
     reference = _reference_states(model, rows) if loss == "anchored" else None
+    packing = None
+    if _packs(model) if packed is None else packed:
+        packing = _packing(model, rows, spec, loss=loss, seed=seed, pad=tokenizer.pad_token_id)
     bar = progress(label, steps, "step")
     losses: list[float] = []
     try:
@@ -66,6 +84,7 @@ def train_lora(
             trainer = make_trainer(
                 model, tokenizer, rows, spec, loss=loss, seed=seed, steps=steps,
                 reference=reference, scratch=scratch, callbacks=[_callback(bar, losses)],
+                packing=packing,
             )  # fmt: skip
             trainer.train()
     finally:
@@ -100,6 +119,44 @@ def _check_finite(losses: Sequence[float], label: str) -> None:
             f"{label}: the loss is not finite (steps: {len(losses)}, last: {losses[-1:]}); "
             "lower the learning rate of the recipe"
         )
+
+
+def _packs(model: PeftModel) -> bool:
+    large = model.num_parameters() >= CHECKPOINTING_FROM
+    return large and model.device.type == "cuda" and not unsupported(trunk_and_head(model)[0])
+
+
+def _packing(
+    model: PeftModel,
+    rows: Sequence[EncodedRow],
+    spec: TrainSpec,
+    *,
+    loss: str,
+    seed: int,
+    pad: int,
+) -> Packing:
+    """Return how an optimizer batch is packed here, tried on the largest of an epoch."""
+    import torch
+
+    trunk, head = trunk_and_head(model)
+    order = list(RowOrder([len(row.tokens) for row in rows], batch=spec.batch, seed=seed))
+    batches = [
+        [rows[index] for index in order[start : start + spec.batch]]
+        for start in range(0, len(order), spec.batch)
+    ]
+    device = model.device
+    was_training = model.training
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        model.train()
+        packing = prepare(
+            model, trunk, batches,
+            # The anchor's head is as wide as the supervised one and its states are not
+            # there yet: what is tried is the pass through the trunk and the head.
+            lambda hidden, pack: batch_loss(hidden, head, pack, loss=loss, beta=0.0, items=1.0),
+            pad=pad, compiled=device.type == "cuda", limit=device_limit(device),
+        )  # fmt: skip
+    model.train(was_training)
+    return packing
 
 
 def _reference_states(model: PeftModel, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:

@@ -49,6 +49,11 @@ class Batch:
     weights: torch.Tensor
     reference: torch.Tensor | None = None
 
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.tokens)
+
 
 def collate(
     rows: Sequence[EncodedRow],
@@ -105,7 +110,7 @@ def anchor_divergence(
 
 def items(batch: Batch, loss: str) -> int:
     """Return what a loss is averaged over: a batch's supervised tokens, or its rows."""
-    return len(batch.supervised) if loss in PER_TOKEN else len(batch.tokens)
+    return len(batch.supervised) if loss in PER_TOKEN else batch.count
 
 
 def batch_loss(

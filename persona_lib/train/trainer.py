@@ -3,6 +3,9 @@
 TRL's trainer brings the loop, the optimizer, the schedule, clipping and
 accumulation. Rows come encoded, their order comes from a named seed, and the
 loss reads hidden states (see `losses`).
+
+Where an optimizer batch is given as packs (`packed_setup`), it is one forward pass
+to the trainer, whatever number of packs it is cut into.
 """
 
 from __future__ import annotations
@@ -10,13 +13,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import SpecError
 from persona_lib.profile import TrainSpec
 from persona_lib.spec import derive_seed
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.losses import Batch, batch_loss, collate, items
+from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate, items
+from persona_lib.train.packed_setup import Packing
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +29,9 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-_CHECKPOINTING_FROM = 1_000_000_000
-"""Parameters from which activations are recomputed in the backward pass."""
+CHECKPOINTING_FROM = 1_000_000_000
+"""Parameters from which activations are recomputed in the backward pass, or, on a GPU, rows
+are packed: below it neither pays."""
 _SEED_RANGE = 2**32
 
 
@@ -78,12 +84,14 @@ def make_trainer(
     reference: Sequence[torch.Tensor] | None,
     scratch: str,
     callbacks: list[TrainerCallback],
+    packing: Packing | None = None,
 ) -> SFTTrainer:
     """Return a trainer of the trainable adapter of `model`; it has done nothing yet.
 
     Arguments are those of `lora.train_lora`, and the number of optimizer steps; for
     each row the starting model's hidden states at its anchored positions (None
-    where nothing is anchored); a folder to write to; and who is told of each step.
+    where nothing is anchored); a folder to write to; who is told of each step; and
+    how to pack an optimizer batch (None pads micro-batches).
 
     Raises:
         SpecError: see `one_device_config`.
@@ -95,21 +103,27 @@ def make_trainer(
     # a user nothing that the recipe does not.
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     config = one_device_config(
-        spec,
+        spec if packing is None else replace(spec, micro_batch=spec.batch),
         seed=seed,
         steps=steps,
         scratch=scratch,
         on_cpu=model.device.type == "cpu",
-        checkpointing=model.num_parameters() >= _CHECKPOINTING_FROM,
+        checkpointing=packing is None and model.num_parameters() >= CHECKPOINTING_FROM,
     )
-    trainer = _trainer_class()(
+    pad = tokenizer.pad_token_id
+    trainer = (_trainer_class() if packing is None else _packed_trainer_class())(
         model=model,
         args=config,
         train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
         processing_class=tokenizer,
-        data_collator=_collator(rows, pad=tokenizer.pad_token_id, reference=reference),
+        data_collator=(
+            _collator(rows, pad=pad, reference=reference) if packing is None else _indices
+        ),
         callbacks=callbacks,
     )
+    if packing is not None:
+        trainer.packing, trainer.rows, trainer.reference = packing, rows, reference
+        trainer.pad = pad
     trainer.remove_callback(PrinterCallback)
     trainer.marker_loss = loss
     trainer.beta = spec.beta
@@ -196,6 +210,13 @@ def _collator(
     return collate_indices
 
 
+def _indices(examples: Sequence[dict[str, int]]) -> dict[str, Any]:
+    """Rows of a packed batch, by number: the trainer makes packs of them itself."""
+    import torch
+
+    return {"index": torch.tensor([example["index"] for example in examples])}
+
+
 def _trainer_class() -> Any:
     from trl import SFTTrainer
 
@@ -235,3 +256,52 @@ def _trainer_class() -> Any:
             return (value, None) if return_outputs else value
 
     return PositionTrainer
+
+
+def _packed_trainer_class() -> Any:
+    class PackedTrainer(_trainer_class()):  # type: ignore[misc]
+        """The same loss on packs: an optimizer batch is one forward pass to the trainer."""
+
+        packing: Packing
+        rows: Sequence[EncodedRow]
+        reference: Sequence[torch.Tensor] | None
+        pad: int
+
+        def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> int:
+            del device
+            rows = [self.rows[i] for sample in batch_samples for i in sample["index"].tolist()]
+            per_token = self.marker_loss in PER_TOKEN
+            return sum(len(row.supervised) for row in rows) if per_token else len(rows)
+
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, Any],
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            chosen = inputs["index"].tolist()
+            packs = self.packing.packs(
+                [self.rows[index] for index in chosen],
+                pad=self.pad,
+                reference=self.reference and [self.reference[index] for index in chosen],
+            )
+            head = trunk_and_head(self.accelerator.unwrap_model(model))[1]
+            value: Any = None
+            for pack in packs:
+                # The trainer sends back the gradient of what is returned; a pack before
+                # the last sends its own, so that one pack's activations are held at a time.
+                if value is not None:
+                    value.backward()
+                share = batch_loss(
+                    self.packing.trunk(pack),
+                    head,
+                    pack,
+                    loss=self.marker_loss,
+                    beta=self.beta,
+                    items=float(num_items_in_batch),
+                )
+                value = share if value is None else share + value.detach()
+            return (value, None) if return_outputs else value
+
+    return PackedTrainer

@@ -270,7 +270,7 @@ def test_bfloat16_with_dropout_and_checkpointing(
     passes = spec.steps * spec.batch // spec.micro_batch  # type: ignore[operator]
     assert len(calls) == passes, "a model this small keeps its activations"
 
-    monkeypatch.setattr(trainer, "_CHECKPOINTING_FROM", 0)
+    monkeypatch.setattr(trainer, "CHECKPOINTING_FROM", 0)
     calls.clear()
     again, recomputed = train(spec, spec.loss, rows=rows, frozen=frozen)
     assert len(calls) == 2 * passes, "and here every layer runs twice"

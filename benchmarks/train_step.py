@@ -1,0 +1,122 @@
+"""Training speed: an optimizer step as it was published against ours.
+
+    python -m benchmarks.train_step --out train_step.json
+
+Same model, same order of rows, same optimizer batches. First the loss and the
+gradient of one batch, then loss curves without dropout from the same start, then
+times with the recipe's dropout. The share of the floor is the time that the matrix
+products of a step would take at the card's own rate, over the time it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from benchmarks.common import Report, arguments, hardware
+from benchmarks.train_measure import (
+    Bench,
+    ablate,
+    compare_curves,
+    compare_gradients,
+    conclude,
+    make_ours,
+    profile,
+    time_steps,
+    tokens_of,
+)
+from benchmarks.train_setup import (
+    QWEN,
+    TINY,
+    make_batches,
+    make_model,
+    make_rows,
+    set_dropout,
+    trainable,
+)
+from benchmarks.train_variants import Published, snapshot
+from persona_lib.train.attention import WAYS
+from persona_lib.train.memory import GIB
+from persona_lib.train.packed_setup import device_limit
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark; return the report.
+
+    Raises:
+        FlatlandError: the variants do not compute the same; said once all is timed.
+    """
+    options = _options(argv)
+    bench = _bench(options)
+    restore = snapshot(bench.model)
+    set_dropout(bench.model, 0.0)
+    published, packed = Published(bench.model, bench.shape), make_ours(bench, "ours, no dropout")
+    compare_gradients(bench, published, packed)
+    restore()
+    compare_curves(bench, published, packed, restore)
+    del packed
+    set_dropout(bench.model, bench.shape.lora.dropout)
+    packed = make_ours(bench, "ours")
+    for variant in (packed, published):
+        restore()
+        time_steps(bench, variant, variant.name)
+    conclude(bench)
+    if options.ablation:
+        restore()
+        ablate(bench)
+    if options.profile:
+        bench.report.attempt("profile", lambda: profile(bench, packed))
+    return bench.report.finish()
+
+
+def _bench(options: argparse.Namespace) -> Bench:
+    """Make model, rows and batches, and begin the report."""
+    import torch
+
+    for module in ("transformers", "peft"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+    device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
+    tiny = options.tiny or device == "cpu"
+    shape = replace(TINY if tiny else QWEN, loss=options.loss)
+    warmups, steps, curve = (1, 3, 3) if tiny else (2, 6, 6) if options.quick else (2, 10, 20)
+    rows = make_rows(shape, options.seed)
+    batches = make_batches(rows, shape, options.seed, max(curve, warmups + steps))
+    report = Report(options.out)
+    report.put("hardware", hardware(device))
+    report.put("shape", asdict(shape))
+    report.put("tokens", {"rows": sum(map(len, batches)), "batches": list(map(tokens_of, batches))})
+    model = make_model(shape, device, options.seed, dropout=shape.lora.dropout)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    report.put("parameters", {
+        "all": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(p.numel() for p in trainable(model).values()),
+    })  # fmt: skip
+    limit = device_limit(device) if options.limit_gib is None else int(options.limit_gib * GIB)
+    return Bench(
+        shape=shape, device=device, model=model, batches=batches,
+        compiled=not options.no_compile and (device == "cuda" or options.compile), limit=limit,
+        ways=tuple(options.attention or WAYS), warmups=warmups, steps=steps, curve=curve,
+        report=report,
+    )  # fmt: skip
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = arguments(__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--cpu", action="store_true", help="stay on the CPU, at the tiny shape")
+    parser.add_argument("--loss", choices=("as_published", "sft"), default="as_published",
+                        help="the loss looks at the marker, or at whole answers")  # fmt: skip
+    parser.add_argument("--limit-gib", type=float, default=None, help="memory that ours may take")
+    parser.add_argument("--attention", nargs="+", choices=WAYS, help="ways that ours may take")
+    parser.add_argument("--no-compile", action="store_true", help="ours without torch.compile")
+    parser.add_argument("--compile", action="store_true", help="compile on a CPU as well")
+    parser.add_argument("--ablation", action="store_true", help="time ours without its parts, too")
+    parser.add_argument("--profile", action="store_true", help="list the kernels of a step of ours")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""How much of an optimizer batch fits on the device, and when to recompute.
+
+Peak memory of a LoRA step is what stays (weights, adapters, their gradients and
+Adam's two moments) and what grows with the tokens of one pack: activations kept
+for the backward pass, and logits where the loss looks. More packs cost next to
+nothing while each fills the device, so the batch is cut first, and activations
+are recomputed (a third more arithmetic) only where packs would become small.
+
+The bytes for each token are counted from the architecture, rounded up; a
+benchmark prints them beside what was measured (docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from persona_lib.errors import SpecError
+
+GIB = 2**30
+CARD_GIB = 75.0
+"""What a step may take of an 80 GB card, in GiB: the rest is the driver's."""
+WORTHWHILE = 2_048
+"""Tokens of a pack from which matrix products fill a large GPU."""
+_ADAM_BYTES = 16
+"""A float32 parameter with its gradient and two moments."""
+_LOGIT_BYTES = 14
+"""A 16-bit logit, its float32 copy, log-softmax and gradients, each once."""
+_TRANSIENT_WIDTHS = 8
+"""Tensors of the feed-forward's width that the backward pass of a layer holds at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """What of model and recipe decides how much memory a token takes.
+
+    Attributes:
+        layers: decoder layers.
+        width: hidden width.
+        kv_width: width of keys and of values.
+        ffn: width of the feed-forward.
+        vocabulary: columns of the head.
+        item: bytes of an activation.
+        weights: bytes of frozen weights on the device.
+        trainable: trainable float32 parameters.
+        compiled: whether elementwise work is fused, so that less of it is kept.
+        looked_at: largest share of a batch's tokens that the loss looks at.
+    """
+
+    layers: int
+    width: int
+    kv_width: int
+    ffn: int
+    vocabulary: int
+    item: int
+    weights: int
+    trainable: int
+    compiled: bool
+    looked_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """How an optimizer batch is put through the device.
+
+    Attributes:
+        tokens: most tokens of one pack.
+        checkpointing: whether layers are recomputed in the backward pass.
+        estimate: bytes that a pack of that many tokens is estimated to need in all.
+    """
+
+    tokens: int
+    checkpointing: bool
+    estimate: int
+
+
+def token_bytes(shape: StepShape, *, checkpointing: bool) -> int:
+    """Return the bytes that each token of a pack adds to the peak of a step.
+
+    Kept of a layer when compiled: the residual twice, queries, keys, values and
+    attention's result, gate, up and their product, one copy of what each LoRA
+    read after dropout, and its mask of one byte. Uncompiled: the normalisations'
+    float32 copies, and the activation, as well. When recomputing, only the
+    residual is kept, and one layer at a time is whole.
+    """
+    lora_inputs = 6 * shape.width + shape.ffn
+    kept = shape.item * (4 * shape.width + 2 * shape.kv_width + 3 * shape.ffn + lora_inputs)
+    kept += lora_inputs
+    if not shape.compiled:
+        kept += 24 * shape.width + shape.item * 2 * shape.ffn
+    layers = (
+        shape.layers * shape.item * shape.width + kept if checkpointing else shape.layers * kept
+    )
+    logits = int(_LOGIT_BYTES * shape.vocabulary * shape.looked_at)
+    return layers + logits + _TRANSIENT_WIDTHS * shape.item * shape.ffn
+
+
+def standing_bytes(shape: StepShape) -> int:
+    """Return the bytes that a step takes whatever the number of tokens."""
+    return shape.weights + _ADAM_BYTES * shape.trainable
+
+
+def plan_memory(shape: StepShape, *, limit: int, longest: int, batch_tokens: int) -> MemoryPlan:
+    """Decide the size of packs, and whether to recompute activations.
+
+    Without recomputing if a pack may hold the whole batch, or at least
+    `WORTHWHILE` tokens and the longest row; else with it.
+
+    Args:
+        shape: model and recipe.
+        limit: bytes that the step may take on the device.
+        longest: tokens of the longest row, which no pack can cut.
+        batch_tokens: tokens of the largest optimizer batch.
+
+    Raises:
+        SpecError: the longest row does not fit even when recomputing.
+    """
+    spare = limit - standing_bytes(shape)
+    for checkpointing in (False, True):
+        each = token_bytes(shape, checkpointing=checkpointing)
+        tokens = min(batch_tokens, max(0, spare) // each)
+        enough = longest if checkpointing else max(longest, min(WORTHWHILE, batch_tokens))
+        if tokens >= enough:
+            return MemoryPlan(
+                tokens=tokens,
+                checkpointing=checkpointing,
+                estimate=standing_bytes(shape) + tokens * each,
+            )
+    raise SpecError(
+        "train.max_length",
+        bound=f"<= {tokens} tokens on a device that gives {limit / GIB:.1f} GiB",
+        value=longest,
+        remedy="Shorten the rows, or train on a device with more memory.",
+    )

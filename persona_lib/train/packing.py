@@ -1,0 +1,150 @@
+"""Rows laid end to end, so that no matrix product is spent on padding.
+
+A *pack* is one sequence of tokens that holds several rows. Each row keeps its own
+positions, counted from 0, and attention never crosses from one row to another
+(see `attention`), so a pack gives every row what it would get alone, up to
+rounding. How many rows an optimizer batch is cut into changes memory and speed,
+never the loss: every loss is a sum that `losses.batch_loss` divides by what the
+whole optimizer batch is averaged over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.errors import DataError
+from persona_lib.train.encode import EncodedRow
+from persona_lib.train.losses import Batch
+
+if TYPE_CHECKING:
+    import torch
+
+MULTIPLE = 64
+"""Packs are filled up to a multiple of this many tokens: kernels like even shapes,
+and the allocator sees fewer different ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch(Batch):
+    """One pack, as one row of `losses.Batch`.
+
+    Attributes:
+        tokens: (1, T) token ids, rows one behind the other, then filling.
+        positions: (T,) position of each token in its own row.
+        starts: (n + 1,) int32, where each row begins, and T; the filling is the
+            last row where there is any.
+        needed: (k,) indices into T, ascending, from which something is predicted
+            that the loss looks at.
+        lengths: length of each row, filling included.
+        longest: bound on `lengths`; the same for all packs of a training, so that
+            nothing is compiled for each length.
+        rows: rows without the filling.
+    """
+
+    positions: torch.Tensor
+    starts: torch.Tensor
+    needed: torch.Tensor
+    lengths: tuple[int, ...]
+    longest: int
+    rows: int
+
+    @property
+    def count(self) -> int:
+        """Rows in this pack, without the filling."""
+        return self.rows
+
+    def to(self, device: Any) -> PackedBatch:
+        """Return the pack with every tensor on `device`."""
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if hasattr(value := getattr(self, field.name), "to")
+        }
+        return replace(self, **moved)
+
+
+def split_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Cut rows into the fewest packs of like size that this rule finds.
+
+    Longest first, each row goes to the emptiest pack; one more pack is opened
+    until none exceeds `limit`. Within a pack rows stand in their given order.
+
+    Args:
+        lengths: tokens of each row.
+        limit: most tokens of a pack.
+
+    Returns:
+        For each pack the indices of its rows.
+
+    Raises:
+        DataError: no rows, or a row is longer than `limit`.
+    """
+    longest = max(lengths, default=0)
+    if not lengths or longest > limit:
+        raise DataError(
+            "longest row of an optimizer batch",
+            bound=f"between 1 and {limit} tokens, what one pack may hold",
+            value=longest,
+            remedy="Shorten the rows, or train on a device with more memory.",
+        )
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    for count in range(math.ceil(sum(lengths) / limit), len(lengths) + 1):
+        packs: list[list[int]] = [[] for _ in range(count)]
+        sizes = [0] * count
+        for index in order:
+            least = sizes.index(min(sizes))
+            packs[least].append(index)
+            sizes[least] += lengths[index]
+        if max(sizes) <= limit:
+            return [sorted(pack) for pack in packs]
+    raise AssertionError("unreachable: with a pack for each row none exceeds the limit")
+
+
+def pack_rows(
+    rows: Sequence[EncodedRow],
+    *,
+    pad: int,
+    longest: int | None = None,
+    reference: Sequence[torch.Tensor] | None = None,
+    multiple: int = MULTIPLE,
+) -> PackedBatch:
+    """Lay rows end to end and move their positions accordingly.
+
+    Args:
+        rows: encoded rows, at least one.
+        pad: token id of the filling; no loss looks at it.
+        longest: length of the longest row of the whole training (default: of `rows`).
+        reference: as for `losses.collate`.
+        multiple: the pack is filled up to a multiple of this.
+    """
+    import torch
+
+    lengths = [len(row.tokens) for row in rows]
+    filling = -sum(lengths) % multiple
+    segments = [*lengths, filling] if filling else lengths
+    starts = [0, *accumulate(segments)]
+    supervised = [
+        (0, at + p) for at, row in zip(starts, rows, strict=False) for p in row.supervised
+    ]
+    anchored = [(0, at + p) for at, row in zip(starts, rows, strict=False) for p in row.anchored]
+    needed = sorted({p - 1 for _, p in supervised} | {p - 1 for _, p in anchored})
+    tokens = [token for row in rows for token in row.tokens] + [pad] * filling
+    return PackedBatch(
+        tokens=torch.tensor([tokens], dtype=torch.long),
+        supervised=torch.tensor(supervised, dtype=torch.long).reshape(-1, 2),
+        anchored=torch.tensor(anchored, dtype=torch.long).reshape(-1, 2),
+        weights=torch.tensor(
+            [1.0 / len(row.anchored) for row in rows for _ in row.anchored], dtype=torch.float32
+        ),
+        reference=None if reference is None else torch.cat(list(reference)),
+        positions=torch.cat([torch.arange(length) for length in segments]),
+        starts=torch.tensor(starts, dtype=torch.int32),
+        needed=torch.tensor(needed, dtype=torch.long),
+        lengths=tuple(segments),
+        longest=max(longest or 0, *segments),
+        rows=len(rows),
+    )
