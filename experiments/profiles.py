@@ -143,7 +143,7 @@ SMOLLM2_FULL = replace(
     coupling=CouplingSpec(
         lora=LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.0),
         learning_rate=1e-4,
-        epochs=5,
+        epochs=4,
         batch=16,
         micro_batch=8,
         max_length=2560,
