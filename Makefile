@@ -2,7 +2,8 @@
 # make test    the software's own tests
 # make lint    ruff and mypy
 # make plan    what `make h1` would do and cost
-# Each one sets up .venv first. ARGS="..." goes to pytest.
+# make bench   speeds against the plain ways, at full shape on a GPU, else at a tiny one
+# Each one sets up .venv first. ARGS="..." goes to pytest (or to the benchmarks).
 
 PYTHON  ?= python3
 PROFILE ?= tiny
@@ -12,7 +13,7 @@ BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SCIENCE := "h1 or h2 or h3 or kill or gate"
 
-.PHONY: h1 test lint plan setup clean
+.PHONY: h1 test lint plan bench setup clean
 .DEFAULT_GOAL := h1
 
 h1: setup
@@ -28,6 +29,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Each goes on if one before it fails, and make fails at the end. ARGS="..." goes to each.
+BENCHES := train_step generation statistics
+bench: $(VENV)/.dev
+	@failed=; for name in $(BENCHES); do \
+	  $(BIN)/python -m benchmarks.$$name --out .flatland/bench/$$name.json $(ARGS) \
+	    || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 setup: $(VENV)/.base $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 

@@ -66,8 +66,8 @@ FULL = Size(
         "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
         "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
     },
-    personas=11, questions=20, samples=10, checked=4, repeats=3,
-    spec=SampleSpec(max_new_tokens=256, batch=1024, dtype="bfloat16"),
+    personas=6, questions=20, samples=10, checked=4, repeats=3,
+    spec=SampleSpec(max_new_tokens=128, batch=1024, dtype="bfloat16"),
 )  # fmt: skip
 TINY = Size(
     shape={

@@ -156,7 +156,7 @@ def one_device_config(
         warmup_steps=math.ceil(spec.warmup * steps),
         max_grad_norm=spec.clip,
         weight_decay=0.0,
-        optim="adamw_torch",
+        optim="adamw_torch" if on_cpu else "adamw_torch_fused",
         seed=derive_seed(seed, "trainer") % _SEED_RANGE,
         bf16=False,
         fp16=False,
