@@ -267,7 +267,7 @@ def time_vllm(
         report.put("rate: vllm", {"not_run": "vllm needs --model"})
         return
 
-    def run() -> str:
+    def run() -> None:
         from vllm import LLM, SamplingParams
 
         engine: Any = LLM(model=str(options.model), dtype=size.spec.dtype, seed=0)
@@ -288,9 +288,8 @@ def time_vllm(
             )
             counts.append(sum(len(one.token_ids) for each in found for one in each.outputs))
         _rate(report, "vllm", times, counts)
-        return "timed"
 
-    report.attempt("vllm", run)
+    report.guard("vllm", run)
 
 
 def _rate(report: Report, name: str, times: Sequence[float], counts: Sequence[int]) -> None:
