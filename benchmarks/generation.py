@@ -33,8 +33,8 @@ from persona_lib.spec import derive_seed
 DATA = Path(__file__).resolve().parents[1] / "experiments" / "data"
 MEAN_TOKENS = 60
 """Mean length of a completion where weights are random, in tokens."""
-_GREEDY = 1e-3
-"""A temperature at which the likeliest token is drawn."""
+_GREEDY = 1e-5
+"""A temperature at which the likeliest token is drawn, near ties too."""
 _GREEDY_TOKENS = 16
 _SAME = 0.95
 """Least share of greedy completions that must agree: near ties round either way."""
