@@ -81,7 +81,13 @@ TINY = Size(
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One prompt, and how many completions it gets."""
+    """One prompt: a persona's system message and a question.
+
+    Attributes:
+        persona: id of the persona.
+        system: its system message.
+        user: the question.
+    """
 
     persona: str
     system: str
