@@ -3,7 +3,8 @@
 # make browser what the tests need that open a report in a browser (part of `make test`)
 # make lint    ruff and mypy
 # make plan    what `make h1` would do and cost
-# Each one sets up .venv first. ARGS="..." goes to pytest, --scale full for one.
+# make bench   speeds against the plain ways, at full shape on a GPU, else at a tiny one
+# Each one sets up .venv first. ARGS="..." goes to pytest (--scale full, say) or to the benchmarks.
 
 PYTHON  ?= python3
 PROFILE ?= tiny
@@ -13,7 +14,7 @@ BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SCIENCE := "h1 or h2 or h3 or kill or gate"
 
-.PHONY: h1 test lint plan setup browser clean
+.PHONY: h1 test lint plan bench setup browser clean
 .DEFAULT_GOAL := h1
 
 h1: setup
@@ -29,6 +30,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Each goes on if one before it fails, and make fails at the end. ARGS="..." goes to each.
+BENCHES := train_step generation statistics
+bench: $(VENV)/.dev
+	@failed=; for name in $(BENCHES); do \
+	  $(BIN)/python -m benchmarks.$$name --out .flatland/bench/$$name.json $(ARGS) \
+	    || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 # Chromium from Debian's packages, unless there is one; what drives it goes into .venv.
 browser: $(VENV)/.browser

@@ -8,6 +8,7 @@ import platform
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from persona_lib.errors import FlatlandError
+
+_SAID = 2000
+"""Characters of an error that are kept."""
 
 
 def say(text: str) -> None:
@@ -62,18 +66,16 @@ class Report:
             )
         return self.body
 
-    def attempt(self, name: str, run: Callable[[], Any]) -> Any:
-        """Enter what `run` returns, or the text of its error; return it or None.
+    def guard(self, name: str, run: Callable[[], Any]) -> None:
+        """Run a part; enter its error, where it has one, as something wrong.
 
-        One variant that fails must not take the others' figures with it.
+        A part that fails must not take the others' figures with it.
         """
         try:
-            value = run()
+            run()
         except Exception as problem:  # whatever it was, the rest goes on
-            self.put(name, {"error": f"{type(problem).__name__}: {problem}"[:2000]})
-            return None
-        self.put(name, value)
-        return value
+            say(traceback.format_exc())
+            self.check(False, f"{name} failed: {type(problem).__name__}: {problem}"[:_SAID])
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:

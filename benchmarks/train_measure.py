@@ -91,7 +91,7 @@ def compare_curves(
     """Compare the losses of both variants, step by step, from the same start."""
     found: dict[str, list[float]] = {}
     for variant in (packed, published):
-        restore()
+        restore()  # the same start, and no gradient
         stepper = _stepper(bench, variant, bench.shape.curve_rate)
         losses = found[variant.name] = []
         for batch in bench.batches[: bench.curve]:

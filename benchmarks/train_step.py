@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -37,7 +37,7 @@ from benchmarks.train_setup import (
     set_dropout,
     trainable,
 )
-from benchmarks.train_variants import Published, snapshot
+from benchmarks.train_variants import Ours, Published, snapshot
 from persona_lib.train.attention import WAYS
 from persona_lib.train.memory import GIB
 from persona_lib.train.packed_setup import device_limit
@@ -51,25 +51,35 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """
     options = _options(argv)
     bench = _bench(options)
-    restore = snapshot(bench.model)
-    set_dropout(bench.model, 0.0)
-    published, packed = Published(bench.model, bench.shape), make_ours(bench, "ours, no dropout")
-    compare_gradients(bench, published, packed)
-    restore()
-    compare_curves(bench, published, packed, restore)
-    del packed
-    set_dropout(bench.model, bench.shape.lora.dropout)
-    packed = make_ours(bench, "ours")
-    for variant in (packed, published):
-        restore()
-        time_steps(bench, variant, variant.name)
-    conclude(bench)
+    report, restore = bench.report, snapshot(bench.model)
+    published = Published(bench.model, bench.shape)
+    found: list[Ours] = []
+
+    def correctness() -> None:
+        set_dropout(bench.model, 0.0)
+        packed = make_ours(bench, "ours, no dropout")
+        compare_gradients(bench, published, packed)
+        compare_curves(bench, published, packed, restore)
+
+    def time_ours() -> None:
+        set_dropout(bench.model, bench.shape.lora.dropout)
+        found.append(make_ours(bench, "ours"))
+        time_steps(bench, found[0], "ours")
+
+    parts: list[tuple[str, Callable[[], Any]]] = [
+        ("correctness", correctness),
+        ("ours", time_ours),
+        ("published", lambda: time_steps(bench, published, "published")),
+        ("result", lambda: conclude(bench)),
+    ]
     if options.ablation:
-        restore()
-        ablate(bench)
+        parts.append(("ablation", lambda: ablate(bench)))
     if options.profile:
-        bench.report.attempt("profile", lambda: profile(bench, packed))
-    return bench.report.finish()
+        parts.append(("profile", lambda: report.put("profile", profile(bench, found[0]))))
+    for name, part in parts:
+        restore()
+        report.guard(name, part)
+    return report.finish()
 
 
 def _bench(options: argparse.Namespace) -> Bench:

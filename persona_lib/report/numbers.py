@@ -43,6 +43,7 @@ ALLOWED: dict[str, str] = {
 _SCALE = {"pct0": 100, "pct1": 100, "pct2": 100}
 _WHOLE = ("n", "id")
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+_SLACK = 1e-6
 _DIGIT = re.compile(r"\d")
 MARKDOWN, HTML, BODY = "report.md", "report.html", "verdict.json"
 
@@ -217,7 +218,7 @@ def _plotted(node: Any, body: Any) -> Iterator[str]:
 
 
 def _svg(svg: str, record: Any, body: Any) -> Iterator[str]:
-    """The texts with a digit are the ticks of even scales and runs of checked pieces, no others."""
+    """The texts with a digit are the ticks of scales and runs of checked pieces, no others."""
     noted: Counter[str] = Counter()
     for run in record["texts"]:
         pieces = [Found(p) if isinstance(p, str) else Found(p[0], p[1], p[2]) for p in run]
@@ -225,7 +226,8 @@ def _svg(svg: str, record: Any, body: Any) -> Iterator[str]:
         yield from bad
         noted["".join(piece.text for piece in pieces)] += 1
     for scale in record["ticks"]:
-        if not _even([float(text) for text in scale]):
+        marks = [float(text) for text in scale]
+        if not (_even(marks) or marks == _decades(len(marks))):
             yield f"the ticks {', '.join(scale)} are not evenly spaced"
         noted.update(scale)
     drawn = Counter(svg_texts(svg))
@@ -236,9 +238,12 @@ def _svg(svg: str, record: Any, body: Any) -> Iterator[str]:
 
 def _even(ticks: list[float]) -> bool:
     steps = [b - a for a, b in pairwise(ticks)]
-    # Layers are whole: three equal steps over them may differ by one.
-    slack = 1.0 if all(t == int(t) for t in ticks) else 1e-6
-    return not steps or (min(steps) > 0 and max(steps) - min(steps) <= slack)
+    return not steps or (min(steps) > 0 and max(steps) - min(steps) <= _SLACK)
+
+
+def _decades(count: int) -> list[float]:
+    """Return the marks of a logarithmic scale that begins with nothing."""
+    return [0.0, *(10.0**k for k in range(count - 1))]
 
 
 def svg_texts(svg: str) -> list[str]:

@@ -117,22 +117,19 @@ class PackedTrunk:
         # compilation serves them all.
         state = trunk.embed_tokens(pack.tokens[0]).requires_grad_(torch.is_grad_enabled())
         cos, sin = trunk.rotary_emb(state[None], pack.positions[None])
-        turns = (cos[0, :, None], sin[0, :, None])
+        mark = _dynamic if self.compiled else _as_it_is
+        turns = (mark(cos[0, :, None]), mark(sin[0, :, None]))
         layout = self.attention.layout(pack.lengths, pack.starts, pack.longest)
         last = len(trunk.layers) - 1
         for number, layer in enumerate(trunk.layers):
             where = pack.needed if number == last else None
 
             def run(state: torch.Tensor, layer: Any = layer, where: Any = where) -> torch.Tensor:
-                query, key, value = before(
-                    _dynamic(state), tuple(map(_dynamic, turns)), *_before_tensors(layer)
-                )
+                query, key, value = before(mark(state), turns, *_before_tensors(layer))
                 mixed = self.attention.call(query, key, value, layout).flatten(1)
                 if where is not None:
                     mixed, state = mixed.index_select(0, where), state.index_select(0, where)
-                found: torch.Tensor = after(
-                    _dynamic(mixed), _dynamic(state), *_after_tensors(layer)
-                )
+                found: torch.Tensor = after(mark(mixed), mark(state), *_after_tensors(layer))
                 return found
 
             if self.checkpointing and torch.is_grad_enabled():
@@ -301,4 +298,8 @@ def _dynamic(x: torch.Tensor) -> torch.Tensor:
     import torch
 
     torch._dynamo.maybe_mark_dynamic(x, 0)
+    return x
+
+
+def _as_it_is(x: torch.Tensor) -> torch.Tensor:
     return x

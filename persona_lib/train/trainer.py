@@ -145,8 +145,11 @@ def one_device_config(
         SpecError: the trainer would still put another number of rows through one
             forward pass than the recipe says (several processes were launched).
     """
+    import torch
     from trl import SFTConfig
 
+    # One kernel for all parameters; on a CPU the plain loop, whose bits are recorded.
+    fused = not on_cpu and torch.cuda.is_available()
     config = SFTConfig(
         output_dir=scratch,
         per_device_train_batch_size=spec.micro_batch,
@@ -157,7 +160,7 @@ def one_device_config(
         warmup_steps=math.ceil(spec.warmup * steps),
         max_grad_norm=spec.clip,
         weight_decay=0.0,
-        optim="adamw_torch",
+        optim="adamw_torch_fused" if fused else "adamw_torch",
         seed=derive_seed(seed, "trainer") % _SEED_RANGE,
         bf16=False,
         fp16=False,

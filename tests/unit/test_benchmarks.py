@@ -79,6 +79,20 @@ def test_variants_that_differ_are_refused(
     assert kept["result"]["ratio"] > 0
 
 
+def test_a_variant_that_fails_leaves_the_other_s_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(train_measure, "ours", fails)
+    with pytest.raises(FlatlandError, match="ours failed: RuntimeError: no such kernel"):
+        run(train_step, tmp_path, "--cpu")
+    kept = json.loads((tmp_path / "report.json").read_text())
+    assert kept["time: published"]["runs"] == 3
+    assert "result" not in kept
+
+
 def test_rows_are_lognormal_and_every_loss_has_its_targets() -> None:
     rows = train_setup.make_rows(train_setup.QWEN, 0)
     lengths = [len(row.tokens) for row in rows]
@@ -227,12 +241,13 @@ def test_a_report_is_whole_after_every_entry(tmp_path: Path) -> None:
     def fails() -> None:
         raise RuntimeError("no such kernel")
 
-    assert report.attempt("b", fails) is None
-    assert json.loads(out.read_text())["b"] == {"error": "RuntimeError: no such kernel"}
+    report.guard("b", lambda: report.put("b", 2))
     report.check(True, "never said")
-    assert report.finish() == {"a": 1, "b": {"error": "RuntimeError: no such kernel"}}
+    assert report.finish() == {"a": 1, "b": 2}
+    report.guard("c", fails)
+    assert json.loads(out.read_text())["wrong"] == ["c failed: RuntimeError: no such kernel"]
     report.check(False, "two and two")
-    with pytest.raises(FlatlandError, match="two and two"):
+    with pytest.raises(FlatlandError, match="no such kernel; two and two"):
         report.finish()
 
 

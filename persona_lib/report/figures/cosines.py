@@ -50,7 +50,7 @@ def cosines(root: Node) -> Drawing | str:
             else:
                 ax.axhline(0, color=SOFT, lw=0.5, ls=(0, (1, 1.5)), zorder=0)
                 ax.set_xlabel("layer")
-            ax.set_xticks(_ticks(data["layers"]))
+            drawing.mark(ax, _ticks(data["layers"]), shown=row == 1)
         axes[row][0].set_ylabel("centred cosine" if centred else "cosine")
     _ceiling(drawing, axes[0], data["ceiling"])
     _legend(drawing, models, style, looks)
@@ -122,12 +122,12 @@ def _ceiling(drawing: Drawing, axes: Any, ceiling: Node) -> None:
     drawing.write(axes[0], 0.03, ceiling.float, run, **how)
 
 
-def _ticks(layers: Node) -> list[int]:
+def _ticks(layers: Node) -> list[Node]:
     """Return at most four layers, the first and the last among them."""
-    all_of = [int(layer.float) for layer in layers]
-    if len(all_of) <= 4:  # noqa: PLR2004
-        return all_of
-    return [all_of[round(i * (len(all_of) - 1) / 3)] for i in range(4)]
+    every = list(layers)
+    if len(every) <= 4:  # noqa: PLR2004
+        return every
+    return [every[round(i * (len(every) - 1) / 3)] for i in range(4)]
 
 
 def _legend(

@@ -80,7 +80,7 @@ def _strip(
     )
     if not thin:
         run = (q["50"].num("f1"),)
-        drawing.write(ax, q["95"].float + 1.5, y, run, color=INK)
+        drawing.write(ax, 1.12 * q["95"].float + 0.2, y, run, color=INK)
 
 
 def _common(drawing: Drawing, ax: Any, y: float, one: Node) -> None:
@@ -90,17 +90,23 @@ def _common(drawing: Drawing, ax: Any, y: float, one: Node) -> None:
         ax.fill_betweenx([y - 0.26, y + 0.26], low.float, high.float, color=_SUPPORT, lw=0)
     drawing.plot(f"{one['claim'].value} support", low=low, high=high)
     run: Run = (one["support"]["share"].num("pct0"), " % of completions")
-    place = low.float + 1 if inside else 1.0
     words = run if inside else ("no common range",)
-    drawing.write(ax, place, y, words, color=INK, ha="left")
+    drawing.write(ax, 0.99, y, words, color=INK, ha="right", transform=ax.get_yaxis_transform())
 
 
 def _frame(ax: Any, models: Sequence[Node], gap: float, y: float, support: Sequence[Node]) -> None:
     ends = [_half(m)["quantiles"]["95"].float for m in models]
     ends += [one["support"]["high"].float for one in support]
-    ax.set_xlim(0, 1.05 * max([e for e in ends if e == e], default=1.0))  # noqa: PLR0124  (NaN)
+    most = max([e for e in ends if e == e], default=1.0)  # noqa: PLR0124  (NaN)
+    # Logarithmic, because a few completions that never end would push all others together;
+    # linear below one token, because empty completions have none.
+    ax.set_xscale("symlog", linthresh=1, linscale=0.3)
+    ticks = [0, *(10**k for k in range(6) if 10**k <= 2.2 * most)]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xlim(0, 2.2 * most)
     ax.set_ylim(y + 0.4, 0.55)
-    ax.set_xlabel("tokens")
+    ax.set_xlabel("tokens, on a logarithmic scale")
     if support:
         ax.axhline(gap, color=FAINT, lw=0.6)
         ax.text(

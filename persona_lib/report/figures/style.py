@@ -65,6 +65,7 @@ class Drawing:
         caption: what is drawn, and what its intervals are.
         plotted: every number that has a place in it, with its pointer.
         texts: every text that holds quotations or numbers.
+        read: axes whose tick labels are among these texts, because they are no scale.
     """
 
     figure: Figure
@@ -72,6 +73,7 @@ class Drawing:
     caption: Run = ()
     plotted: list[dict[str, Any]] = field(default_factory=list)
     texts: list[Run] = field(default_factory=list)
+    read: list[Any] = field(default_factory=list)
 
     def write(self, ax: Axes, x: float, y: float, run: Run, **how: Any) -> None:
         """Write a run at a place in data coordinates, or those of `transform`."""
@@ -83,6 +85,14 @@ class Drawing:
         self.texts += runs
         ax.set_yticks([*places], [plain(run) for run in runs])
         ax.tick_params(axis="y", length=0)
+
+    def mark(self, ax: Axes, numbers: Sequence[Node], *, shown: bool) -> None:
+        """Mark whole numbers of verdict.json on the x axis, with labels where `shown`."""
+        runs: list[Run] = [(one.num("n"),) for one in numbers]
+        ax.set_xticks([one.float for one in numbers], [plain(run) for run in runs])
+        ax.tick_params(axis="x", labelbottom=shown)
+        self.texts += runs if shown else []
+        self.read.append(ax.xaxis)
 
     def plot(self, series: str, **numbers: Node | Number | None) -> None:
         """Note numbers that are drawn, as ``value``, ``low``, ``high`` or an axis."""
@@ -117,7 +127,7 @@ def files_of(name: str, drawing: Drawing) -> dict[str, bytes]:
     with styled():
         drawing.figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
         drawing.figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        ticks = _ticks(drawing.figure)
+        ticks = _ticks(drawing.figure, drawing.read)
     text = svg.getvalue().decode().replace("'DejaVu Sans'", _FALLBACK)
     record = {
         "figure": name,
@@ -141,11 +151,11 @@ def _piece(piece: Piece) -> Any:
     return [piece.text, piece.at, piece.form]
 
 
-def _ticks(figure: Figure) -> list[list[str]]:
-    """Return the labels of numeric axes: the scale, not data."""
+def _ticks(figure: Figure, read: Sequence[Any]) -> list[list[str]]:
+    """Return the labels of numeric axes that are a scale and not data."""
     found = []
     for ax in (ax for ax in figure.axes if ax.axison):
-        for axis in (ax.xaxis, ax.yaxis):
+        for axis in (one for one in (ax.xaxis, ax.yaxis) if one not in read):
             low, high = sorted(axis.get_view_interval())
             slack = 1e-9 * (high - low)
             texts = [
