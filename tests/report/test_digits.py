@@ -48,6 +48,17 @@ def test_an_untouched_report_has_no_problem(folder: Path, small: Path) -> None:
     assert check_report(small) == []
 
 
+def test_a_report_of_a_real_model_has_no_problem(tmp_path: Path) -> None:
+    """Its layers are not evenly spaced, and its lengths reach from 2 to 2,048 tokens."""
+    folder = write(tmp_path / "real", body_of("golden/smollm2"))
+    assert check_report(folder) == []
+    record = json.loads((folder / "figures" / "cosines.json").read_text(encoding="utf-8"))
+    layer = next(run for run in record["texts"] if run[0][0] == "15")
+    layer[0][0] = "16"
+    (folder / "figures" / "cosines.json").write_text(json.dumps(record), encoding="utf-8")
+    assert check_report(folder)
+
+
 def test_every_changed_digit_of_the_page_is_noticed(folder: Path, body: dict[str, Any]) -> None:
     read = read_page((folder / "report.html").read_text(encoding="utf-8"))
     tried = missed = 0
