@@ -129,6 +129,7 @@ def _trainable(entries: Mapping[str, Entry], recipe: TrainSpec, root: int) -> Lo
 
     return load_model(
         base_folder(entries["base"]),
+        content=entries["base"].content,
         dtype=recipe.dtype,
         device=device,
         adapters=[entries["prior"].path] if "prior" in entries else [],
