@@ -10,22 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from persona_lib.errors import DataError, FlatlandError
-from persona_lib.models.batches import pad_rows
+from persona_lib.decoding import How, decode, how_on
+from persona_lib.drawing import draw_tokens
+from persona_lib.errors import DataError
+from persona_lib.kv_cache import free_bytes, rows_that_fit
 from persona_lib.models.loading import LoadedModel, render_prompt
 from persona_lib.profile import SampleSpec
 from persona_lib.progress import Progress, silent
-from persona_lib.records import LENGTH, STOP
 
 if TYPE_CHECKING:
     import torch
 
-_COMPACT_BELOW = 0.9
-"""Finished rows leave the batch when the share still running falls below this."""
+__all__ = ["Engine", "Request", "Sampled", "TransformersEngine", "draw_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,10 +81,17 @@ class TransformersEngine:
 
     Args:
         loaded: the model, its tokenizer and its end-of-turn token.
+        how: how batches are decoded; by default as suits the model's device.
+
+    Attributes:
+        fewest_rows: most rows that went through the model together where the device had
+            too little free memory for `SampleSpec.batch`; None where it had enough.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, how: How | None = None) -> None:
         self._loaded = loaded
+        self._how = how_on(loaded.model.device) if how is None else how
+        self.fewest_rows: int | None = None
 
     def sample(
         self,
@@ -107,12 +114,12 @@ class TransformersEngine:
         results: list[Sampled | None] = [None] * len(requests)
         bar = progress(label, len(requests), "completion")
         try:
-            for start in range(0, len(order), spec.batch):
-                chunk = order[start : start + spec.batch]
-                uniforms = np.stack(
-                    [_uniforms(requests[index].seed, spec.max_new_tokens) for index in chunk]
+            chunks = (order[at : at + spec.batch] for at in range(0, len(order), spec.batch))
+            for chunk in (piece for whole in chunks for piece in self._split(whole, prompts, spec)):
+                draws = _uniforms([requests[index].seed for index in chunk], spec.max_new_tokens)
+                drawn = decode(
+                    self._loaded, [prompts[i] for i in chunk], draws, spec, bar, how=self._how
                 )
-                drawn = self._run([prompts[i] for i in chunk], uniforms, spec, bar)
                 for index, (tokens, finish) in zip(chunk, drawn, strict=True):
                     text = tokenizer.decode(
                         tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
@@ -133,130 +140,28 @@ class TransformersEngine:
                 remedy="Lower max_new_tokens in the profile or shorten the prompts.",
             )
 
-    def _run(
-        self, prompts: Sequence[Sequence[int]], uniforms: np.ndarray, spec: SampleSpec, bar: Any
-    ) -> list[tuple[list[int], str]]:
-        """Sample one batch; `uniforms` has shape (rows, max_new_tokens)."""
-        import torch
-
-        model, end = self._loaded.model, self._loaded.end_of_turn
-        draws = torch.from_numpy(uniforms).to(model.device)
-        written: list[list[int]] = [[] for _ in prompts]
-        finish = [LENGTH] * len(prompts)
-        with torch.inference_mode():
-            logits, cache, mask = self._read_prompts(prompts)
-            alive = torch.arange(len(prompts), device=model.device)
-            running = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
-            for step in range(spec.max_new_tokens):
-                chosen = draw_tokens(logits, draws[alive, step], spec)
-                for row, token, going in zip(
-                    alive.tolist(), chosen.tolist(), running.tolist(), strict=True
-                ):
-                    if going and token == end:
-                        finish[row] = STOP
-                        bar.update(1)
-                    elif going:
-                        written[row].append(token)
-                running &= chosen != end
-                left = int(running.sum())
-                if not left or step + 1 == spec.max_new_tokens:
-                    break
-                if left < _COMPACT_BELOW * len(running):
-                    keep = running.nonzero().squeeze(1)
-                    cache.batch_select_indices(keep)
-                    alive, chosen, running, mask = (
-                        alive[keep], chosen[keep], running[keep], mask[keep],
-                    )  # fmt: skip
-                positions = mask.sum(dim=1, keepdim=True)
-                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-                logits = self._forward(chosen.unsqueeze(1), mask, positions, cache)
-        bar.update(finish.count(LENGTH))
-        return list(zip(written, finish, strict=True))
-
-    def _read_prompts(
-        self, prompts: Sequence[Sequence[int]]
-    ) -> tuple[torch.Tensor, Any, torch.Tensor]:
-        """Return next-token logits, cache and mask of the prompts.
-
-        Samples of one cell share their prompt: each distinct prompt is read once,
-        and its cache is then repeated for every sample.
-        """
-        import torch
-        from transformers import DynamicCache
-
+    def _split(
+        self, chunk: Sequence[int], prompts: Sequence[Sequence[int]], spec: SampleSpec
+    ) -> list[Sequence[int]]:
+        """Return a batch as it is, or in as many equal pieces as the GPU's memory asks for."""
         model = self._loaded.model
-        places: dict[tuple[int, ...], int] = {}
-        which = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
-        tokens, mask = _pad_left(list(places), self._loaded.pad, model.device)
-        cache = DynamicCache(config=model.config)
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        logits = self._forward(tokens, mask, positions, cache)
-        rows = torch.tensor(which, device=model.device)
-        cache.batch_select_indices(rows)
-        return logits[rows], cache, mask[rows]
-
-    def _forward(
-        self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
-    ) -> torch.Tensor:
-        """Return (rows, vocabulary) logits behind the last token; extends the cache."""
-        logits: torch.Tensor = self._loaded.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        return logits[:, -1]
+        free = free_bytes(model.device)
+        if free is None:
+            return [chunk]
+        fit = rows_that_fit(
+            free,
+            model.config,
+            itemsize=model.dtype.itemsize,
+            positions=max(len(prompts[index]) for index in chunk) + spec.max_new_tokens,
+        )
+        size = -(-len(chunk) // -(-len(chunk) // fit))
+        if size < len(chunk):
+            self.fewest_rows = min(size, self.fewest_rows or size)
+        return [chunk[start : start + size] for start in range(0, len(chunk), size)]
 
 
-def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, spec: SampleSpec) -> torch.Tensor:
-    """Draw one token per row by inverting the cumulative distribution.
-
-    Args:
-        logits: (rows, vocabulary).
-        uniforms: (rows,) numbers in [0, 1).
-        spec: temperature and top_p (nucleus sampling, Holtzman et al. 2020,
-            arXiv:1904.09751: the smallest set of tokens whose mass reaches top_p).
-
-    Returns:
-        (rows,) token ids; a token of probability zero is never drawn.
-
-    Raises:
-        FlatlandError: a row's logits are no distribution (NaN, plus infinity, or
-            minus infinity everywhere).
-    """
+def _uniforms(seeds: Sequence[int], count: int) -> torch.Tensor:
+    """Return (seeds, count) numbers in [0, 1), each row a stream of its own."""
     import torch
 
-    probabilities = torch.softmax(logits.float() / spec.temperature, dim=-1)
-    if spec.top_p < 1:
-        ordered, indices = probabilities.sort(dim=-1, descending=True)
-        outside = ordered.cumsum(dim=-1) - ordered >= spec.top_p
-        dropped = torch.zeros_like(outside).scatter(-1, indices, outside)
-        probabilities = probabilities.masked_fill(dropped, 0.0)
-    # Summed in double: over 50,000 tokens float32 would misplace the boundaries.
-    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1:].contiguous()
-    if not torch.isfinite(total).all():
-        raise FlatlandError(
-            "sampling: the model's logits are not finite; its weights have diverged, "
-            "so lower the learning rate of the recipe that trained them"
-        )
-    aim = uniforms.to(cumulative).unsqueeze(1) * total
-    drawn = torch.searchsorted(cumulative, aim, right=True)
-    # An aim that rounds up to the total lies behind every token. The last one that can
-    # be drawn is where the total is first reached; tokens behind it have no probability.
-    last = torch.searchsorted(cumulative, total)
-    return torch.minimum(drawn, last).squeeze(1)
-
-
-def _uniforms(seed: int, count: int) -> np.ndarray:
-    return np.random.default_rng(seed).random(count)
-
-
-def _pad_left(
-    prompts: Sequence[Sequence[int]], pad: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    tokens = pad_rows(prompts, pad, left=True)
-    mask = pad_rows([[1] * len(prompt) for prompt in prompts], 0, left=True)
-    return tokens.to(device), mask.to(device)
+    return torch.from_numpy(np.stack([np.random.default_rng(seed).random(count) for seed in seeds]))
