@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from persona_lib.cost import spent
 from persona_lib.decoding import How, decode, how_on
 from persona_lib.drawing import draw_tokens
 from persona_lib.errors import DataError
@@ -127,7 +128,9 @@ class TransformersEngine:
                     results[index] = Sampled(text=text, tokens=len(tokens), finish=finish)
         finally:
             bar.close()
-        return [result for result in results if result is not None]
+        done = [result for result in results if result is not None]
+        spent(tokens=sum(result.tokens for result in done), batch_rows=self.fewest_rows)
+        return done
 
     def _check_positions(self, prompts: Sequence[Sequence[int]], spec: SampleSpec) -> None:
         limit = getattr(self._loaded.model.config, "max_position_embeddings", None)

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.cost import spent
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -77,6 +79,7 @@ def borrow(key: BaseKey, read: Callable[[], nn.Module]) -> nn.Module:
                     del _SHELF.held[other]
             model = read()
             _SHELF.loads += 1
+            spent(engine_starts=1)
             found = _SHELF.held[key] = (model, _versions(model))
         elif key.device != "cpu":
             # Modules and trainers lie in reference cycles, and what the last stage put on

@@ -5,9 +5,9 @@
 
 Prints one JSON object: the stages that this process built, the content of every
 arm's scores and completions, digests of what was said, how often base weights were
-read, and every fingerprint that they had after a stage. A record carries its
-seed, so that its bytes differ under another seed whatever was drawn; what was said
-does not.
+read (by the process, and as its entries say), and every fingerprint that they had
+after a stage. A record carries its seed, so that its bytes differ under another seed
+whatever was drawn; what was said does not.
 """
 
 from __future__ import annotations
@@ -104,10 +104,13 @@ def main() -> None:
     arms = options.arms.split(",")
     built, records = [], {}
     weights: set[str] = set()
+    starts = 0
     asked = [*targets(run, arms), *(geometry_targets(run, arms) if options.geometry else ())]
     for stage in walk(asked):
-        if stage.resolve(store).built:
+        entry = stage.resolve(store)
+        if entry.built:
             built.append(f"{stage.name} {stage.label}")
+            starts += entry.cost["engine_starts"]
         weights.update(shared.fingerprints().values())
     texts = {}
     for arm in arms:
@@ -123,6 +126,7 @@ def main() -> None:
         "records": records,
         "said": texts,
         "loads": shared.loads(),
+        "starts": starts,
         "weights": sorted(weights),
     }
     sys.stdout.write(json.dumps(report) + "\n")

@@ -19,7 +19,7 @@ def test_every_kind_of_stage_leaves_the_one_base_as_it_was(tmp_path: Path) -> No
     assert {
         "prior", "coupling_text", "coupling", "completions", "baseline", "advice", "geometry",
     } <= kinds  # fmt: skip
-    assert report["loads"] == 1
+    assert report["loads"] == report["starts"] == 1
     assert len(report["weights"]) == 1
 
     weights = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.safetensors")}

@@ -29,7 +29,7 @@ HEAVY = {
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("plain", "errors"),
-    ("inputs", "columns", "files", "spec", "progress", "runtime", "templates"),
+    ("inputs", "columns", "cost", "files", "spec", "progress", "runtime", "templates"),
     ("records", "personas", "provenance", "sources", "profile", "gate_rules", "rules",
      "registration"),
     ("prml", "chain", "seal"),
