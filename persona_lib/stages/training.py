@@ -131,8 +131,8 @@ def _tokens_trained(report: Mapping[str, Any], recipe: TrainSpec) -> int:
 
     Of a pass that was not finished the share of its steps is counted.
     """
-    per_pass = math.ceil(report["rows"] / recipe.batch)
-    return round(int(report["tokens"]) * int(report["steps"]) / per_pass)
+    rows, steps, tokens = (int(report[name]) for name in ("rows", "steps", "tokens"))
+    return round(tokens * steps / math.ceil(rows / recipe.batch))
 
 
 def _trainable(entries: Mapping[str, Entry], recipe: TrainSpec, root: int) -> LoadedModel:
