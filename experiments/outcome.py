@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Version of verdict.json."""
+_COSTS = ("tokens", "peak_of", "engine_starts", "batch_rows")
 
 
 def table_text(session: Session, recorded: Mapping[str, Any]) -> str:
@@ -123,7 +124,11 @@ def merge_summaries(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the stages that these arms rest on: seed, stage, label, stored, seconds."""
+    """Return the stages that these arms rest on, with what each has cost.
+
+    Seconds, and as in `persona_lib.cost.Cost` tokens, peak memory (in MiB), engine starts
+    and rows of a batch that memory cut short. What was not recorded is None.
+    """
     from persona_lib.graph import plan
     from persona_lib.pipeline import targets
 
@@ -134,7 +139,13 @@ def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
             "label": line.stage.label,
             "stored": line.stored,
             "seconds": round(line.seconds, 3) if line.stored else None,
+            "peak_mib": _mib(line.cost.get("peak_bytes")),
+            **{name: line.cost.get(name) for name in _COSTS},
         }
         for run in session.runs
         for line in plan(targets(run, arms), session.store)
     ]
+
+
+def _mib(count: int | None) -> float | None:
+    return None if count is None else round(count / 2**20, 1)

@@ -2,7 +2,7 @@
 
 An entry is a folder::
 
-    manifest.json      key, files with SHA-256 and size, meta, seconds, provenance
+    manifest.json      key, files with SHA-256 and size, meta, seconds, cost, provenance
     manifest.sha256    checksum of manifest.json, readable by ``sha256sum -c``
     payload/           the files that the stage wrote
 
@@ -16,10 +16,11 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from persona_lib.cost import Cost
 from persona_lib.errors import CorruptEntryError, DataError, StoreError
 from persona_lib.files import sha256_of
 from persona_lib.keys import StageKey
@@ -52,6 +53,7 @@ class Entry:
         meta: what the maker returned, as JSON data; empty for None.
         provenance: versions, hardware and commit of the build.
         built: True if this call built it, False if it was found.
+        cost: fields of `persona_lib.cost.Cost`; empty in entries older than it.
     """
 
     path: Path
@@ -61,10 +63,15 @@ class Entry:
     meta: Mapping[str, Any]
     provenance: Mapping[str, Any]
     built: bool
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
 
 def seal(
-    key: StageKey, work: Path, meta: Mapping[str, JSON] | None, seconds: float
+    key: StageKey,
+    work: Path,
+    meta: Mapping[str, JSON] | None,
+    seconds: float,
+    cost: Cost | None = None,
 ) -> dict[str, Any]:
     """Write manifest and checksum beside ``work/payload`` and bring all of it to disk.
 
@@ -98,6 +105,7 @@ def seal(
         "files": files,
         "meta": _json_object(key, meta),
         "seconds": seconds,
+        "cost": {} if cost is None else asdict(cost),
         "provenance": provenance(),
     }
     text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -158,6 +166,7 @@ def entry_of(key: StageKey, folder: Path, manifest: Mapping[str, Any], *, built:
         meta=manifest["meta"],
         provenance=manifest["provenance"],
         built=built,
+        cost=manifest.get("cost", {}),
     )
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from persona_lib.cache_room import free_bytes, rows_that_fit
+from persona_lib.cost import spent
 from persona_lib.draws import draw_tokens
 from persona_lib.errors import DataError
 from persona_lib.models.batches import pad_rows
@@ -85,11 +87,16 @@ class TransformersEngine:
     Args:
         loaded: the model, its tokenizer and its end-of-turn token.
         static: which of the two; by default the one for the model's device.
+
+    Attributes:
+        fewest_rows: most rows that went through the model together where the device had
+            too little free memory for `SampleSpec.batch`; None where it had enough.
     """
 
     def __init__(self, loaded: LoadedModel, *, static: bool | None = None) -> None:
         self._loaded = loaded
         self._static = loaded.model.device.type == "cuda" if static is None else static
+        self.fewest_rows: int | None = None
 
     def sample(
         self,
@@ -112,8 +119,8 @@ class TransformersEngine:
         results: list[Sampled | None] = [None] * len(requests)
         bar = progress(label, len(requests), "completion")
         try:
-            for start in range(0, len(order), spec.batch):
-                chunk = order[start : start + spec.batch]
+            chunks = (order[at : at + spec.batch] for at in range(0, len(order), spec.batch))
+            for chunk in (piece for whole in chunks for piece in self._split(whole, prompts, spec)):
                 uniforms = np.stack(
                     [_uniforms(requests[index].seed, spec.max_new_tokens) for index in chunk]
                 )
@@ -125,7 +132,9 @@ class TransformersEngine:
                     results[index] = Sampled(text=text, tokens=len(tokens), finish=finish)
         finally:
             bar.close()
-        return [result for result in results if result is not None]
+        done = [result for result in results if result is not None]
+        spent(tokens=sum(result.tokens for result in done), batch_rows=self.fewest_rows)
+        return done
 
     def _check_positions(self, prompts: Sequence[Sequence[int]], spec: SampleSpec) -> None:
         limit = getattr(self._loaded.model.config, "max_position_embeddings", None)
@@ -137,6 +146,25 @@ class TransformersEngine:
                 value=spec.max_new_tokens,
                 remedy="Lower max_new_tokens in the profile or shorten the prompts.",
             )
+
+    def _split(
+        self, chunk: Sequence[int], prompts: Sequence[Sequence[int]], spec: SampleSpec
+    ) -> list[Sequence[int]]:
+        """Return a batch as it is, or in as many equal pieces as the GPU's memory asks for."""
+        model = self._loaded.model
+        free = free_bytes(model.device)
+        if free is None:
+            return [chunk]
+        fit = rows_that_fit(
+            free,
+            model.config,
+            itemsize=model.dtype.itemsize,
+            positions=max(len(prompts[index]) for index in chunk) + spec.max_new_tokens,
+        )
+        size = -(-len(chunk) // -(-len(chunk) // fit))
+        if size < len(chunk):
+            self.fewest_rows = min(size, self.fewest_rows or size)
+        return [chunk[start : start + size] for start in range(0, len(chunk), size)]
 
     def _run(
         self, prompts: Sequence[Sequence[int]], uniforms: np.ndarray, spec: SampleSpec, bar: Any

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from persona_lib.cost import spent
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.inputs import whole
 from persona_lib.models.batches import pad_rows
@@ -140,6 +141,7 @@ def read_states(
             bar.update(len(chunk))
     finally:
         bar.close()
+    spent(tokens=sum(lengths))
     states = np.stack([states for states in found if states is not None])
     if not np.isfinite(states[:, :2]).all() or np.isinf(states).any():
         raise FlatlandError(

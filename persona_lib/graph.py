@@ -102,11 +102,15 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One line of a plan: a stage, whether it is stored, seconds it took or may take."""
+    """One line of a plan: a stage, whether it is stored, seconds it took or may take.
+
+    `cost` is that of the entry (`persona_lib.cost`), empty where there is none.
+    """
 
     stage: Stage
     stored: bool
     seconds: float
+    cost: Mapping[str, Any] = field(default_factory=dict)
 
 
 def walk(stages: Iterable[Stage]) -> Iterator[Stage]:
@@ -218,7 +222,8 @@ def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
     for stage in walk(stages):
         entry = stage.peek(store)
         seconds = stage.estimate if entry is None else entry.seconds
-        lines.append(Planned(stage=stage, stored=entry is not None, seconds=seconds))
+        cost = {} if entry is None else entry.cost
+        lines.append(Planned(stage=stage, stored=entry is not None, seconds=seconds, cost=cost))
     return lines
 
 

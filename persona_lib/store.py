@@ -23,6 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from persona_lib.cost import metered
 from persona_lib.entries import PAYLOAD, Entry, Signature, entry_of, seal, sync, verify
 from persona_lib.errors import StoreError, UnwritableStoreError
 from persona_lib.keys import RESERVED, StageKey
@@ -177,10 +178,11 @@ class Store:
             with _reported(work, "write"):
                 (work / PAYLOAD).mkdir(parents=True)
             started = time.perf_counter()
-            meta = _made(make, work / PAYLOAD)
+            with metered() as cost:
+                meta = _made(make, work / PAYLOAD)
             seconds = time.perf_counter() - started
             with _reported(work, "write"):
-                manifest = seal(key, work, meta, seconds)
+                manifest = seal(key, work, meta, seconds, cost)
                 folder.parent.mkdir(exist_ok=True)
                 work.replace(folder)
                 sync(folder.parent)

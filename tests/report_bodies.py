@@ -43,7 +43,18 @@ def live() -> dict[str, Any]:
     body = body_of()
     body["profile"] = "tiny"
     body["stages"] = [
-        {"seed": 42, "stage": "train", "label": "C1", "stored": True, "seconds": 12.345},
+        {
+            "seed": 42,
+            "stage": "train",
+            "label": "C1",
+            "stored": True,
+            "seconds": 12.345,
+            "tokens": 45678,
+            "peak_mib": 812.6,
+            "peak_of": "cuda",
+            "engine_starts": 0,
+            "batch_rows": None,
+        },
         {"seed": 137, "stage": "train", "label": "C1", "stored": False, "seconds": None},
     ]
     for arm in body["summary"]["arms"]:

@@ -117,7 +117,8 @@ def attach_stack(model: nn.Module, paths: Sequence[Path], name: str = PRIOR) -> 
 def merge_stack(model: nn.Module, paths: Sequence[Path]) -> nn.Module:
     """Add the adapters to the weights of `model`, in memory, and return it.
 
-    ``W + B A`` is computed in float32 and cast back to the dtype of W. In
+    ``W + B A`` is computed in float32 and cast back to the dtype of W, and stands in
+    a new tensor: the old one may be shared with other models, and stays as it is. In
     float32 this equals the attached stack up to rounding; in bfloat16 small
     changes of W may be rounded away, so compare before relying on it.
 
@@ -126,6 +127,7 @@ def merge_stack(model: nn.Module, paths: Sequence[Path]) -> nn.Module:
             or a weight is shared with another module.
     """
     import torch
+    from torch import nn
 
     stack = stack_adapters(paths)
     targets = {module: _linear(model, module, factors) for module, factors in stack.factors.items()}
@@ -142,7 +144,8 @@ def merge_stack(model: nn.Module, paths: Sequence[Path]) -> nn.Module:
         for module, (a, b) in stack.factors.items():
             weight = targets[module].weight
             change = b.to(weight.device) @ a.to(weight.device)
-            weight.copy_((weight.float() + change).to(weight.dtype))
+            merged = (weight.float() + change).to(weight.dtype)
+            targets[module].weight = nn.Parameter(merged, requires_grad=weight.requires_grad)
     return model
 
 

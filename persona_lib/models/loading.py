@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.errors import DataError, MarkerError, SpecError
 from persona_lib.models.adapters import attach_stack, merge_stack, train_stack
+from persona_lib.models.shared import BaseKey, borrow
 from persona_lib.profile import LoraSpec
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def load_model(
     trainable: LoraSpec | None = None,
     seed: int | None = None,
     end_of_turn: str | None = None,
+    content: str | None = None,
 ) -> LoadedModel:
     """Load a checkpoint from a folder, without network, in eval mode, gradients off.
 
@@ -82,6 +84,9 @@ def load_model(
             See `train_stack`.
         seed: seed of the fresh adapter's weights, required with `trainable`.
         end_of_turn: token that ends a turn; by default the tokenizer's own.
+        content: digest of the base model, under which its weights are read once in
+            this process and shared (`persona_lib.models.shared`); without it (None)
+            they are read anew.
 
     Raises:
         DataError: the folder or an adapter is incomplete.
@@ -92,7 +97,15 @@ def load_model(
     _check_options(path, dtype, merge=merge, trainable=trainable, seed=seed)
     tokenizer = _read_tokenizer(path, end_of_turn)
     stop, pad = end_of_turn_id(tokenizer), int(tokenizer.pad_token_id)
-    model = _read_model(path, dtype).to(device).requires_grad_(False)
+
+    def read() -> Any:
+        return _read_model(path, dtype).to(device).requires_grad_(False)
+
+    model: Any
+    if content is None:
+        model = read()
+    else:
+        model = borrow(BaseKey(content=content, dtype=dtype, device=device), read)
     model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=pad)
     if trainable is not None and seed is not None:
         model = train_stack(model, adapters, trainable, seed)

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.cost import spent
 from persona_lib.dialogues import Dialogue
 from persona_lib.errors import DataError
 from persona_lib.models.batches import cross_entropy, pad_rows
@@ -75,7 +76,9 @@ def build_tiny(
     rows = _encode(tokenizer, dialogues, spec.positions)
     with _deterministic():
         model = _initial_model(spec, tokenizer)
-        loss = _train(model, _in_batches(rows, spec), spec, out, progress)
+        ordered = _in_batches(rows, spec)
+        loss = _train(model, ordered, spec, out, progress)
+    spent(tokens=sum(len(row["input_ids"]) for row in ordered))
     _sharpen(model, spec.sharpness)
     model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)

@@ -199,7 +199,7 @@ def judging(root: Node) -> list[Section]:
 
 
 def cost(root: Node) -> Section:
-    """Return the seconds that each stored stage took."""
+    """Return what each stored stage took: seconds, tokens, peak memory, engine starts."""
     rows = tuple(
         (
             (stage["stage"].words(),),
@@ -207,12 +207,21 @@ def cost(root: Node) -> Section:
             (stage["seed"].num("id"),),
             ("stored" if stage["stored"].value is True else "not stored",),
             (stage["seconds"].num("f1"),),
+            (stage["tokens"].num("n"),),
+            (stage["peak_mib"].num("f0"),),
+            (stage["peak_of"].words(),),
+            (stage["engine_starts"].num("n"),),
         )
         for stage in root["stages"]
     )
     if not rows:
         words = "Stored evidence was judged: no stage was run for this report."
         return Section("cost", "Cost of each stage", (Para((words,)),))
-    head = (("stage",), ("of",), ("seed",), ("entry",), ("seconds",))
-    table = Table(("Stages that these arms rest on",), head, rows)
-    return Section("cost", "Cost of each stage", (table,))
+    names = ("stage", "of", "seed", "entry", "seconds", "tokens", "MiB", "memory of", "starts")
+    table = Table(("Stages that these arms rest on",), tuple((name,) for name in names), rows)
+    words = (
+        "Tokens were sampled, trained on or read, as the stage does. MiB is the peak of "
+        "memory during the stage: of tensors on the GPU (cuda), or of the whole process. "
+        "Starts: how often base weights were read. A dash: not recorded."
+    )
+    return Section("cost", "Cost of each stage", (table, Para((words,))))

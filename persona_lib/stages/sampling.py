@@ -111,6 +111,7 @@ def open_engine(entries: Mapping[str, Entry], sample: SampleSpec) -> tuple[Loade
 
     loaded = load_model(
         base_folder(entries["base"]),
+        content=entries["base"].content,
         dtype=sample.dtype,
         device=device,
         adapters=[entries[name].path for name in ("prior", "coupling") if name in entries],

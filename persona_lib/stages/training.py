@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.cost import spent
 from persona_lib.profile import CouplingSpec, TrainSpec
 from persona_lib.progress import Progress
 from persona_lib.records import CouplingRow, SftRow, read_rows, write_rows
@@ -70,6 +72,7 @@ def make_prior(
         label=f"prior {name}",
         progress=progress,
     )
+    spent(tokens=_tokens_trained(report, recipe))
     save_adapter(loaded.model, TRAINABLE, out)
     write_training(out, {**report, "cut_rows": cut}, recipe)
     return {"rows": len(rows), "steps": report["steps"], "cut_rows": cut}
@@ -113,6 +116,7 @@ def make_coupling(
         loaded.model, tokenizer, encoded, recipe,
         loss=loss, seed=root, label=label, progress=progress,
     )  # fmt: skip
+    spent(tokens=_tokens_trained(report, recipe))
     save_adapter(loaded.model, TRAINABLE, out)
     write_training(out, report, recipe)
     return {
@@ -122,6 +126,15 @@ def make_coupling(
     }
 
 
+def _tokens_trained(report: Mapping[str, Any], recipe: TrainSpec) -> int:
+    """Return the tokens of all rows, each as often as it was trained on.
+
+    Of a pass that was not finished the share of its steps is counted.
+    """
+    rows, steps, tokens = (int(report[name]) for name in ("rows", "steps", "tokens"))
+    return round(tokens * steps / math.ceil(rows / recipe.batch))
+
+
 def _trainable(entries: Mapping[str, Entry], recipe: TrainSpec, root: int) -> LoadedModel:
     """Load the base, the frozen prior if there is one, and a fresh adapter on top."""
     device = prepare_torch()
@@ -129,6 +142,7 @@ def _trainable(entries: Mapping[str, Entry], recipe: TrainSpec, root: int) -> Lo
 
     return load_model(
         base_folder(entries["base"]),
+        content=entries["base"].content,
         dtype=recipe.dtype,
         device=device,
         adapters=[entries["prior"].path] if "prior" in entries else [],

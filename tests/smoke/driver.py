@@ -1,11 +1,13 @@
 """One process of a micro run, for tests that kill it or start two of them.
 
-    python -m tests.smoke.driver STORE [--seed N] [--arms C1,C2] [--die LABEL:N | --die seal:STAGE]
+    python -m tests.smoke.driver STORE [--seed N] [--arms C1,C2] [--geometry]
+                                       [--die LABEL:N | --die seal:STAGE]
 
 Prints one JSON object: the stages that this process built, the content of every
-arm's scores and completions, and digests of what was said. A record carries its
-seed, so that its bytes differ under another seed whatever was drawn; what was said
-does not.
+arm's scores and completions, digests of what was said, how often base weights were
+read (by the process, and as its entries say), and every fingerprint that they had
+after a stage. A record carries its seed, so that its bytes differ under another seed
+whatever was drawn; what was said does not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from experiments.profiles import MICRO
 from experiments.session import DATA
 from persona_lib import store as store_module
 from persona_lib.graph import walk
-from persona_lib.pipeline import Folders, Run, targets
+from persona_lib.models import shared
+from persona_lib.pipeline import Folders, Run, geometry_targets, targets
 from persona_lib.progress import Bar
 from persona_lib.records import POST, PRE, Completion, read_rows
 from persona_lib.spec import digest
@@ -84,6 +87,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--arms", default="C1")
     parser.add_argument("--die")
+    parser.add_argument("--geometry", action="store_true")
     options = parser.parse_args()
     die = options.die
     if die and die.startswith("seal:"):
@@ -99,9 +103,15 @@ def main() -> None:
     store = Store(Path(options.store))
     arms = options.arms.split(",")
     built, records = [], {}
-    for stage in walk(targets(run, arms)):
-        if stage.resolve(store).built:
+    weights: set[str] = set()
+    starts = 0
+    asked = [*targets(run, arms), *(geometry_targets(run, arms) if options.geometry else ())]
+    for stage in walk(asked):
+        entry = stage.resolve(store)
+        if entry.built:
             built.append(f"{stage.name} {stage.label}")
+            starts += entry.cost["engine_starts"]
+        weights.update(shared.fingerprints().values())
     texts = {}
     for arm in arms:
         prior = run.registration.arm(arm).prior
@@ -111,7 +121,15 @@ def main() -> None:
         texts[f"completions {arm}"] = said(drawn)
         texts[f"baseline {prior}"] = said(run.completions(PRE, prior).resolve(store))
         texts[f"coupling_text {prior}"] = said(run.coupling_text(prior).resolve(store))
-    sys.stdout.write(json.dumps({"built": built, "records": records, "said": texts}) + "\n")
+    report = {
+        "built": built,
+        "records": records,
+        "said": texts,
+        "loads": shared.loads(),
+        "starts": starts,
+        "weights": sorted(weights),
+    }
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":

@@ -278,6 +278,13 @@ def test_micro_run_end_to_end_with_two_workers(micro: Path) -> None:
         assert all(stage["stored"] for stage in stages)
         assert len(stages) == 68
         assert {stage["seed"] for stage in stages} == {3, 5}
+        # At most one start of the engine over the one base, in each of the two workers.
+        assert 1 <= sum(stage["engine_starts"] for stage in stages) <= 2
+        assert all(stage["peak_mib"] > 0 for stage in stages)
+        counted = {stage["stage"] for stage in stages if stage["tokens"]}
+        assert counted == {
+            "base", "prior", "coupling_text", "coupling", "completions", "baseline", "advice",
+        }  # fmt: skip
 
 
 def test_fixtures_give_arms_baseline_and_runs(micro: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from persona_lib import static_decode
+from persona_lib.cache_room import bytes_per_position, rows_that_fit
 from persona_lib.draws import draw_tokens
 from persona_lib.errors import DataError, FlatlandError
 from persona_lib.generate import Request, Sampled, TransformersEngine
@@ -146,6 +147,43 @@ def test_logits_that_break_at_a_later_token_are_noticed(
     monkeypatch.setattr(static_decode, "drawn_tokens", breaking)
     with pytest.raises(FlatlandError, match="not finite"):
         decoded(loaded())
+
+
+def test_how_many_rows_fit() -> None:
+    """Two layers, two key heads of width 8, in 4 bytes: 256 bytes a position."""
+    config = small_model().config
+    assert bytes_per_position(config, 4) == 2 * 2 * 2 * 8 * 4
+    row = 512 * 256 + config.vocab_size * 32
+    free = int(10.5 * row / 0.85)
+    assert rows_that_fit(free, config, itemsize=4, positions=300) == 10
+    assert rows_that_fit(free, config, itemsize=4, positions=512) == 10
+    assert rows_that_fit(free, config, itemsize=4, positions=513) < 10
+    assert rows_that_fit(0, config, itemsize=4, positions=512) == 1
+
+
+@pytest.mark.parametrize(
+    ("fit", "sizes"), [(1000, [48]), (48, [48]), (47, [24, 24]), (20, [16, 16, 16])]
+)
+def test_a_batch_is_split_only_where_memory_asks_for_it(
+    fit: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    ran = TransformersEngine._run
+
+    def watched(self: TransformersEngine, prompts: list[list[int]], *rest: object) -> object:
+        seen.append(len(prompts))
+        return ran(self, prompts, *rest)  # type: ignore[arg-type]
+
+    spec = SampleSpec(max_new_tokens=12, batch=64)
+    requests = [Request(system="s", user="u", seed=i) for i in range(48)]
+    plain = TransformersEngine(LOADED).sample(requests, spec)
+    monkeypatch.setattr(TransformersEngine, "_run", watched)
+    monkeypatch.setattr("persona_lib.generate.free_bytes", lambda _: 1)
+    monkeypatch.setattr("persona_lib.generate.rows_that_fit", lambda *_, **__: fit)
+    engine = TransformersEngine(LOADED)
+    assert engine.sample(requests, spec) == plain
+    assert seen == sizes
+    assert engine.fewest_rows == (sizes[0] if len(sizes) > 1 else None)
 
 
 def test_both_finish_reasons_occur_and_are_kept() -> None:

@@ -29,14 +29,14 @@ HEAVY = {
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("plain", "errors"),
-    ("inputs", "columns", "files", "spec", "progress", "runtime", "templates"),
+    ("inputs", "columns", "cost", "files", "spec", "progress", "runtime", "templates"),
     ("records", "personas", "provenance", "sources", "profile", "gate_rules", "rules",
      "registration"),
     ("prml", "chain", "seal"),
     ("keys", "entries", "store", "stored", "grammar_data", "composer", "grammar", "hub_corpus",
      "datasets", "dialogue_data", "dialogues", "score", "stats", "score_columns", "grid",
      "advice", "harm", "planning"),
-    ("models", "graph", "evidence_base", "draws"),
+    ("models", "graph", "evidence_base", "draws", "cache_room"),
     ("train", "static_decode", "generate", "geometry", "evidence_records", "evidence_aggregates",
      "foreign_cells", "foreign", "evidence"),
     ("stages", "gate_base", "gate_points", "gate_bounds", "gates", "length_looks", "sensitivity",

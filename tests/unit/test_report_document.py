@@ -226,8 +226,8 @@ def test_both_documents_tell_of_every_claim_gate_and_panel(written_page: Any) ->
 
 def test_cost_and_seeds_of_a_live_run_are_told(tmp_path: Path) -> None:
     told = (write(tmp_path, live()) / "report.md").read_text(encoding="utf-8")
-    assert "| train | C1 | 42 | stored | 12.3 |" in told
-    assert "| train | C1 | 137 | not stored | – |" in told
+    assert "| train | C1 | 42 | stored | 12.3 | 45,678 | 813 | cuda | 0 |" in told
+    assert "| train | C1 | 137 | not stored | – | – | – | – | – |" in told
     assert "| C1 | 137 | 91.0 [83.8, 95.2] | 8.6 [6.7, 10.9] |" in told
 
 

@@ -1,0 +1,190 @@
+"""What a stage costs: metered while it is built, kept beside its outcome, in no key."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from experiments.outcome import stages_of
+from persona_lib import cost as cost_module
+from persona_lib.cost import CUDA, PROCESS, Cost, metered, spent
+from persona_lib.entries import seal
+from persona_lib.graph import Stage, plan
+from persona_lib.keys import StageKey
+from persona_lib.profile import CouplingSpec, LoraSpec
+from persona_lib.stages.training import _tokens_trained
+from persona_lib.store import Store
+
+KEY = StageKey(stage="train", version=1, spec={}, inputs={}, seed=1)
+MIB = 2**20
+
+
+def test_what_is_spent_goes_to_the_stage_that_is_being_built() -> None:
+    spent(tokens=7, engine_starts=1)
+    with metered() as outer:
+        spent(tokens=3)
+        spent(tokens=4, batch_rows=20)
+        spent(engine_starts=1, batch_rows=10)
+        spent(batch_rows=15)
+        with metered() as inner:
+            spent(tokens=100)
+    spent(tokens=1000)
+    assert (outer.tokens, outer.engine_starts, outer.batch_rows) == (7, 1, 10)
+    assert (inner.tokens, inner.engine_starts, inner.batch_rows) == (100, 0, None)
+
+
+def test_nothing_counted_is_not_zero() -> None:
+    with metered() as cost:
+        pass
+    assert cost.tokens is None
+    assert cost.batch_rows is None
+    assert cost.engine_starts == 0
+
+
+def test_a_stage_that_fails_leaves_no_meter_running() -> None:
+    with pytest.raises(KeyError), metered() as failed:
+        raise KeyError
+    spent(tokens=5)
+    assert failed.tokens is None
+    assert failed.peak_bytes is None
+
+
+def test_peak_memory_is_that_of_the_stage_alone() -> None:
+    """A stage before this one took 96 MiB more; this one takes 32."""
+    peaks = []
+    for size in (128, 32, 0):
+        with metered() as cost:
+            bytearray(b"x" * size * MIB)
+        assert cost.peak_of == PROCESS
+        assert cost.peak_bytes is not None
+        peaks.append(cost.peak_bytes / MIB)
+    assert peaks[0] - peaks[1] == pytest.approx(192, abs=24), "two copies of 96 MiB"
+    assert peaks[1] - peaks[2] == pytest.approx(64, abs=24)
+
+
+def test_without_a_peak_of_its_own_it_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cost_module, "_RESET", tmp_path / "none" / "clear_refs")
+    with metered() as cost:
+        pass
+    assert (cost.peak_bytes, cost.peak_of) == (None, None)
+
+
+def test_on_a_gpu_the_tensors_peak_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"peak": 999}
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        reset_peak_memory_stats=lambda: held.update(peak=0),
+        max_memory_allocated=lambda: held["peak"],
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with metered() as cost:
+        held["peak"] = 123
+    assert (cost.peak_bytes, cost.peak_of) == (123, CUDA)
+    with metered() as cost:
+        pass
+    assert cost.peak_bytes == 0
+
+
+def make(out: Path) -> dict[str, Any]:
+    (out / "a.txt").write_text("a")
+    spent(tokens=12, engine_starts=1)
+    return {"tokens": 5}
+
+
+def test_an_entry_keeps_its_cost_and_its_content_does_not_know_it(tmp_path: Path) -> None:
+    built = Store(tmp_path / "1").get_or_make(KEY, make)
+    found = Store(tmp_path / "1").peek(KEY)
+    cheap = Store(tmp_path / "2").get_or_make(
+        KEY, lambda out: (out / "a.txt").write_text("a") and None
+    )
+    assert found is not None
+    assert built.cost == found.cost
+    assert (built.cost["tokens"], built.cost["engine_starts"]) == (12, 1)
+    assert set(built.cost) == set(vars(Cost()))
+    assert cheap.cost["tokens"] is None
+    assert cheap.content == built.content
+
+
+def test_an_entry_without_costs_is_read_and_shown_with_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every entry is that was built before costs were kept."""
+
+    def old(key: Any, work: Path, meta: Any, seconds: float, _: Any) -> dict[str, Any]:
+        manifest = seal(key, work, meta, seconds)
+        del manifest["cost"]
+        text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+        (work / "manifest.json").write_text(text)
+        from persona_lib.entries import _checksum_line
+
+        (work / "manifest.sha256").write_bytes(_checksum_line(text.encode()))
+        return manifest
+
+    stage = Stage(name="train", label="C1", version=1, spec={}, work=lambda out, _: make(out))
+    with monkeypatch.context() as patch:
+        patch.setattr("persona_lib.store.seal", old)
+        stage.resolve(Store(tmp_path))
+    store = Store(tmp_path)
+    (line,) = plan([stage], store)
+    assert line.stored
+    assert line.cost == {}
+    (told,) = told_of(store, [stage], monkeypatch)
+    assert told["seconds"] is not None
+    names = ("tokens", "peak_mib", "peak_of", "engine_starts", "batch_rows")
+    assert {told[name] for name in names} == {None}
+
+
+def told_of(store: Store, stages: list[Stage], patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    patch.setattr("persona_lib.pipeline.targets", lambda *_: stages)
+    session: Any = SimpleNamespace(runs=[SimpleNamespace(seed=42)], store=store)
+    return stages_of(session, ["C1"])
+
+
+def test_the_verdict_tells_what_stages_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(out: Path, _: Any) -> dict[str, Any]:
+        spent(batch_rows=550)
+        return make(out)
+
+    built = Stage(name="train", label="C1", version=1, spec={}, work=work)
+    missing = replace(built, label="C2", seed=7)
+    store = Store(tmp_path)
+    entry = built.resolve(store)
+    first, second = told_of(store, [built, missing], monkeypatch)
+    assert first == {
+        "seed": 42, "stage": "train", "label": "C1", "stored": True,
+        "seconds": round(entry.seconds, 3), "tokens": 12, "engine_starts": 1,
+        "peak_mib": round(entry.cost["peak_bytes"] / MIB, 1), "peak_of": PROCESS,
+        "batch_rows": 550,
+    }  # fmt: skip
+    assert not second["stored"]
+    assert second["tokens"] is second["peak_mib"] is second["engine_starts"] is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "expected"),
+    [
+        (32, 2, 1000),  # one pass of two whole batches
+        (32, 40, 20_000),
+        (33, 3, 1000),  # the third batch of the pass holds one row
+        (33, 6, 2000),
+        (32, 3, 1500),
+    ],
+)
+def test_tokens_are_counted_as_often_as_they_are_trained_on(
+    rows: int, steps: int, expected: int
+) -> None:
+    recipe = CouplingSpec(
+        lora=LoraSpec(rank=1, alpha=1, rslora=False, dropout=0.0),
+        learning_rate=1.0, batch=16, micro_batch=4, max_length=8, epochs=1,
+    )  # fmt: skip
+    assert _tokens_trained({"rows": rows, "steps": steps, "tokens": 1000}, recipe) == expected
