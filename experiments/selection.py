@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,12 +79,9 @@ def leaves_out_vllm(config: pytest.Config) -> bool:
 
     Named by ``-m vllm`` they are run, and their error says what to install.
     """
-    # A folder of that name, like that of the tests, is a specification without a loader.
-    found = find_spec("vllm")
-    installed = found is not None and found.loader is not None and found.origin is not None
     expression = config.option.markexpr or ""
     named = re.search(r"\bvllm\b", expression) is not None
-    return not installed and not (named and not _satisfied_by_nothing(expression))
+    return not (named and not _satisfied_by_nothing(expression)) and not _has_vllm()
 
 
 def would_collect_vllm(config: pytest.Config) -> bool:
@@ -129,6 +127,14 @@ def is_elsewhere(path: Path, config: pytest.Config) -> bool:
         return False
     wanted = {FOLDERS[name] for name in names}
     return path.relative_to(tests).parts[0] not in wanted
+
+
+def _has_vllm() -> bool:
+    if "vllm" in sys.modules:
+        return sys.modules["vllm"] is not None
+    found = find_spec("vllm")
+    # A mere folder of that name, like that of the tests, is found too and has no origin.
+    return found is not None and found.origin is not None
 
 
 def _satisfied_by_nothing(expression: str) -> bool:
