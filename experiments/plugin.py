@@ -21,6 +21,9 @@ from persona_lib.errors import FlatlandError
 from persona_lib.progress import shown, silent
 
 HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
+WITHOUT_VLLM = (
+    "vllm: tests/vllm was left out, as vllm is not installed here: make test-vllm runs it"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -125,11 +128,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what is not asked for, and note which arms the rest will need."""
     asked = selection.asks_for_science(config)
     simulate = selection.asks_for_calibration(config)
+    without_vllm = selection.leaves_out_vllm(config)
     out = [
         item
         for item in items
         if (selection.is_science(item) and (not asked or _has_no_gates(config, item)))
         or (selection.is_calibration(item) and not simulate)
+        or (selection.is_vllm(item) and without_vllm)
     ]
     if out:
         config.hook.pytest_deselected(items=out)
@@ -159,6 +164,8 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print the verdict table and write verdict.json."""
+    if selection.leaves_out_vllm(config) and selection.would_collect_vllm(config):
+        terminalreporter.write_line(WITHOUT_VLLM)
     recorded = _recorded(terminalreporter)
     if recorded is None:
         if not selection.asks_for_science(config):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +32,10 @@ MARKERS = {
     "golden": "stored record sets, judged again",
     "report": "the numbers of a written report, read back (--report=DIR, or one of golden/tiny)",
     "calibration": "error rates of every procedure, simulated; left out unless it is named",
+    "vllm": "the vLLM engine against transformers; left out where vllm is not installed",
 }
 SCIENCE = ("h1", "h2", "h3", "kill", "gate")
-SOFTWARE = ("smoke", "golden", "report", "calibration")
+SOFTWARE = ("smoke", "golden", "report", "calibration", "vllm")
 FOLDERS = {**dict.fromkeys(SCIENCE, "science"), **{name: name for name in SOFTWARE}}
 """Where the tests of each marker lie, all of them."""
 
@@ -64,6 +67,31 @@ def asks_for_calibration(config: pytest.Config) -> bool:
     expression = config.option.markexpr or ""
     named = re.search(r"\bcalibration\b", expression) is not None
     return named and not _satisfied_by_nothing(expression)
+
+
+def is_vllm(item: pytest.Item) -> bool:
+    """Whether a test needs vLLM."""
+    return item.get_closest_marker("vllm") is not None
+
+
+def leaves_out_vllm(config: pytest.Config) -> bool:
+    """Whether tests that need vLLM are left out: it is not installed, and ``-m`` names none.
+
+    Named by ``-m vllm`` they are run, and their error says what to install.
+    """
+    expression = config.option.markexpr or ""
+    named = re.search(r"\bvllm\b", expression) is not None
+    return not (named and not _satisfied_by_nothing(expression)) and not _has_vllm()
+
+
+def would_collect_vllm(config: pytest.Config) -> bool:
+    """Whether the command line takes in tests that need vLLM, by path and by ``-m``."""
+    folder = ROOT / "tests" / "vllm"
+    given = [_path_of(argument) for argument in config.args]
+    if not any(path in (folder, *folder.parents) or folder in path.parents for path in given):
+        return False
+    expression = config.option.markexpr or ""
+    return not expression or _satisfied_by(expression, "vllm")
 
 
 def arms_of(chosen: Session, item: pytest.Item) -> tuple[str, ...]:
@@ -101,12 +129,24 @@ def is_elsewhere(path: Path, config: pytest.Config) -> bool:
     return path.relative_to(tests).parts[0] not in wanted
 
 
+def _has_vllm() -> bool:
+    if "vllm" in sys.modules:
+        return sys.modules["vllm"] is not None
+    found = find_spec("vllm")
+    # A mere folder of that name, like that of the tests, is found too and has no origin.
+    return found is not None and found.origin is not None
+
+
 def _satisfied_by_nothing(expression: str) -> bool:
-    def never(name: str, /, **values: str | int | bool | None) -> bool:  # noqa: ARG001
-        return False
+    return _satisfied_by(expression, "")
+
+
+def _satisfied_by(expression: str, marker: str) -> bool:
+    def held(name: str, /, **values: str | int | bool | None) -> bool:  # noqa: ARG001
+        return name == marker
 
     try:
-        return Expression.compile(expression).evaluate(never)
+        return Expression.compile(expression).evaluate(held)
     except SyntaxError:
         return False  # pytest itself says what is wrong with it
 
@@ -115,7 +155,11 @@ def _names_science(config: pytest.Config) -> bool:
     """Whether an argument names the science tests' folder, or a path inside it."""
     science = ROOT / "tests" / "science"
     for argument in config.args:
-        path = Path(os.path.abspath(str(argument).split("::", maxsplit=1)[0]))  # noqa: PTH100
+        path = _path_of(argument)
         if path == science or science in path.parents:
             return True
     return False
+
+
+def _path_of(argument: object) -> Path:
+    return Path(os.path.abspath(str(argument).split("::", maxsplit=1)[0]))  # noqa: PTH100

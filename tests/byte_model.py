@@ -34,12 +34,12 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def small_model(dtype: torch.dtype = torch.float32, positions: int = 512) -> Any:
+def small_model(dtype: torch.dtype = torch.float32, positions: int = 512, width: int = 32) -> Any:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -66,9 +66,9 @@ def ready(model: Any) -> LoadedModel:
     )
 
 
-def saved_adapter(folder: Path, seed: int, lora: LoraSpec = LORA) -> Path:
+def saved_adapter(folder: Path, seed: int, lora: LoraSpec = LORA, width: int = 32) -> Path:
     """Write an adapter of `small_model` whose B is not zero, so that it moves the weights."""
-    model = train_stack(small_model(), [], lora, seed)
+    model = train_stack(small_model(width=width), [], lora, seed)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():

@@ -102,7 +102,7 @@ def attach_stack(model: nn.Module, paths: Sequence[Path], name: str = PRIOR) -> 
     for module, factors in stack.factors.items():
         _linear(model, module, factors)
     with torch.random.fork_rng(devices=[]):  # peft draws initial weights; they are replaced
-        attached: Any = get_peft_model(model, _stack_config(stack), adapter_name=name)
+        attached: Any = get_peft_model(model, stack_config(stack), adapter_name=name)
     layers = _lora_layers(attached, name)
     with torch.no_grad():
         for module, (a, b) in stack.factors.items():
@@ -295,7 +295,8 @@ def _lora_layers(model: nn.Module, name: str) -> dict[str, Any]:
     }
 
 
-def _stack_config(stack: Stack) -> LoraConfig:
+def stack_config(stack: Stack) -> LoraConfig:
+    """Return peft's configuration of a stack as one adapter: alpha is the rank, so scale 1."""
     from peft import LoraConfig
 
     return LoraConfig(

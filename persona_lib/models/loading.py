@@ -95,7 +95,7 @@ def load_model(
     from transformers import GenerationConfig
 
     _check_options(path, dtype, merge=merge, trainable=trainable, seed=seed)
-    tokenizer = _read_tokenizer(path, end_of_turn)
+    tokenizer = read_tokenizer(path, end_of_turn)
     stop, pad = end_of_turn_id(tokenizer), int(tokenizer.pad_token_id)
 
     def read() -> Any:
@@ -187,8 +187,13 @@ def check_marker(tokenizer: PreTrainedTokenizerBase, marker_text: str) -> list[i
     return marker
 
 
-def _read_tokenizer(path: Path, end_of_turn: str | None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, with a token that ends a turn and one that pads."""
+def read_tokenizer(path: Path, end_of_turn: str | None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a checkpoint, with a token that ends a turn and one that pads.
+
+    Args:
+        path: folder with the tokenizer's files.
+        end_of_turn: token that ends a turn; by default the tokenizer's own.
+    """
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)

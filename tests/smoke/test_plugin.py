@@ -239,6 +239,34 @@ def test_long_simulations_run_only_when_they_are_named(
     assert ("::test_bar[" in done.stdout) is expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named", "said"),
+    [
+        (["tests"], False, True),
+        (["tests", "-m", "not smoke"], False, True),
+        (["tests/vllm/test_parity.py", "tests/golden"], False, True),
+        (["tests/golden"], False, False),
+        (["tests", "-m", "golden"], False, False),
+        (["tests", "-m", "vllm"], True, False),
+    ],
+)
+def test_tests_of_vllm_are_left_out_in_words_where_it_is_not_installed(
+    arguments: list[str], named: bool, said: bool
+) -> None:
+    folders = ("unit", "smoke", "property", "report", "calibration")
+    quick = [f"--ignore=tests/{name}" for name in folders]
+    # An installed vllm must not change what this test sees.
+    hidden = "import sys; sys.modules['vllm'] = None; import pytest; sys.exit(pytest.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden, "-p", "no:cacheprovider", "--collect-only", "-q", *quick,
+         *arguments],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert ("test_greedy_completions_are_those_of_transformers" in done.stdout) is named
+    assert ("vllm: tests/vllm was left out" in done.stdout) is said
+
+
 def test_run_of_another_project_is_left_alone(tmp_path: Path) -> None:
     """The plugin is installed beside other projects: there it registers nothing."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")

@@ -1,0 +1,326 @@
+"""The vLLM engine over an object that stands in for vLLM: what it asks for and refuses.
+
+What vLLM itself answers is tested in tests/vllm, where it is installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from persona_lib.errors import DataError, FlatlandError, PreflightError, SpecError
+from persona_lib.generate import Request
+from persona_lib.profile import SampleSpec
+from persona_lib.spec import derive_seed
+from persona_lib.vllm_engine import AdapterRequest, VllmEngine, vllm_seed
+from persona_lib.vllm_model import VllmModel, import_vllm, lora_options, start_vllm
+from tests.byte_model import END, SPECIAL, byte_tokenizer, saved_adapter, small_model
+
+STOP_ID = SPECIAL.index(END)
+SPEC = SampleSpec(max_new_tokens=8, temperature=0.7, top_p=0.9)
+
+
+class FakeLlm:
+    """Writes the name of its adapter and of its weights, then ends, or runs into the limit."""
+
+    def __init__(self) -> None:
+        self.calls: list[SimpleNamespace] = []
+        self.events: list[str] = []
+        self.weights = "base"
+        self.ends = True
+        self.cleared = True
+
+    def generate(
+        self, prompts: Sequence[Any], params: Sequence[Any], *, lora_request: Any, use_tqdm: bool
+    ) -> list[Any]:
+        assert not use_tqdm
+        assert lora_request is None or len(lora_request) == len(prompts)
+        self.calls.append(SimpleNamespace(prompts=prompts, params=params, loras=lora_request))
+        self.events.append("generate")
+        tokenizer = byte_tokenizer()
+        outputs = []
+        for index in range(len(prompts)):
+            text = f"{lora_request[index] if lora_request else '-'}/{self.weights}"
+            tokens = tokenizer.encode(text, add_special_tokens=False)
+            row = SimpleNamespace(token_ids=[*tokens, STOP_ID] if self.ends else tokens)
+            outputs.append(SimpleNamespace(outputs=[row]))
+        return outputs
+
+    def collective_rpc(self, method: str, *, kwargs: dict[str, Any]) -> None:
+        assert method == "reload_weights"
+        self.events.append(method)
+        self.weights = "".join(name for name, _ in kwargs["weights_iterator"])
+
+    def reset_prefix_cache(self) -> bool:
+        self.events.append("reset_prefix_cache")
+        return self.cleared
+
+
+def model(*names: str, merged: bool = False, positions: int = 200) -> VllmModel:
+    def tensors(name: str | None) -> Iterator[tuple[str, Any]]:
+        yield name or "base", None
+
+    return VllmModel(
+        llm=FakeLlm(),
+        params=SimpleNamespace,
+        tokenizer=byte_tokenizer(),
+        end_of_turn=STOP_ID,
+        positions=positions,
+        dtype="float32",
+        names=names,
+        loras=None if merged else {name: f"lora {name}" for name in names},
+        tensors=tensors if merged else None,
+    )
+
+
+def asked(*adapters: str | None, user: str = "Why?") -> list[Request]:
+    return [
+        AdapterRequest(system=None, user=user, seed=index, adapter=name)
+        for index, name in enumerate(adapters)
+    ]
+
+
+def texts(engine: VllmEngine, requests: Sequence[Request], spec: SampleSpec = SPEC) -> list[str]:
+    return [sampled.text for sampled in engine.sample(requests, spec)]
+
+
+# --- batches ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_batch_with_and_without_adapters_is_refused(merged: bool) -> None:
+    host = model("C1", "C2", merged=merged)
+    with pytest.raises(SpecError) as refusal:
+        VllmEngine(host).sample(asked("C1", None, "C2"), SPEC)
+    assert refusal.value.field == "requests of one batch"
+    assert refusal.value.bound == "all with an adapter, or all without"
+    assert refusal.value.value == "2 with an adapter, 1 without"
+    assert "batch of its own" in refusal.value.remedy
+    assert not host.llm.calls, "nothing may be sampled before the refusal"
+
+
+def test_plain_requests_count_with_the_engines_own_adapter() -> None:
+    plain = Request(system=None, user="Who?", seed=9)
+    host = model("C1", "C2")
+    assert texts(VllmEngine(host, "C2"), [plain, *asked("C1")]) == ["lora C2/base", "lora C1/base"]
+    with pytest.raises(SpecError, match="requests of one batch"):
+        VllmEngine(host).sample([plain, *asked("C1")], SPEC)
+    with pytest.raises(SpecError, match="requests of one batch"):
+        VllmEngine(host, "C2").sample([plain, *asked(None)], SPEC)
+
+
+def test_stacks_share_one_batch_and_the_base_has_no_adapter_at_all() -> None:
+    host = model("C1", "C2")
+    found = texts(VllmEngine(host), asked("C2", "C1", "C2"))
+    assert found == ["lora C2/base", "lora C1/base", "lora C2/base"]
+    assert texts(VllmEngine(host), asked(None, None)) == ["-/base", "-/base"]
+    assert [call.loras for call in host.llm.calls] == [["lora C2", "lora C1", "lora C2"], None]
+
+
+def test_merged_weights_are_those_of_each_requests_stack_in_the_order_of_the_requests() -> None:
+    host = model("C1", "C2", merged=True)
+    engine = VllmEngine(host)
+    assert texts(engine, asked(None)) == ["-/base"]
+    assert host.llm.events == ["generate"], "the base's own weights are there already"
+    assert texts(engine, asked("C2", "C1", "C2")) == ["-/C2", "-/C1", "-/C2"]
+    assert texts(engine, asked("C1")) == ["-/C1"]
+    assert texts(engine, asked(None)) == ["-/base"]
+    change = ["reload_weights", "reset_prefix_cache"]
+    assert host.llm.events == [
+        "generate", *change, "generate", *change, "generate", "generate", *change, "generate",
+    ]  # fmt: skip
+    assert all(call.loras is None for call in host.llm.calls)
+
+
+def test_weights_of_unknown_state_are_put_in_place_again() -> None:
+    host = model("C1", merged=True)
+    host.llm.cleared = False
+    with pytest.raises(FlatlandError, match="prefix cache"):
+        VllmEngine(host).sample(asked("C1"), SPEC)
+    host.llm.cleared = True
+    # Half of the weights might be C1's: the base must be read again, too.
+    assert texts(VllmEngine(host), asked(None)) == ["-/base"]
+    assert host.llm.events.count("reload_weights") == 2
+
+
+# --- what is asked of vLLM ------------------------------------------------------------
+
+
+def test_what_is_asked_of_vllm() -> None:
+    host = model()
+    requests = [Request(system="You are kind.", user="Why?", seed=s) for s in (5, 2**62 + 1)]
+    VllmEngine(host).sample(requests, SPEC)
+    (call,) = host.llm.calls
+    prompt = byte_tokenizer().decode(call.prompts[0]["prompt_token_ids"])
+    assert "You are kind." in prompt
+    assert prompt.endswith("<|im_start|>assistant\n")
+    assert [p.seed for p in call.params] == [5, 2**62 + 1]
+    for params in call.params:
+        assert (params.temperature, params.top_p, params.max_tokens, params.n) == (0.7, 0.9, 8, 1)
+        assert (params.ignore_eos, params.stop_token_ids) == (True, [STOP_ID])
+    VllmEngine(host, greedy=True).sample(requests, SPEC)
+    assert {(p.temperature, p.top_p) for p in host.llm.calls[1].params} == {(0.0, 1.0)}
+
+
+def test_both_finish_reasons_and_token_counts() -> None:
+    host = model()
+    (ended,) = VllmEngine(host).sample(asked(None), SPEC)
+    assert (ended.text, ended.tokens, ended.finish) == ("-/base", 6, "stop")
+    host.llm.ends = False
+    (cut,) = VllmEngine(host).sample(asked(None), SPEC)
+    assert (cut.text, cut.tokens, cut.finish) == ("-/base", 6, "length")
+    assert VllmEngine(host).sample([], SPEC) == []
+    assert len(host.llm.calls) == 2
+
+
+# --- seeds ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [1, 3, 10])
+def test_seeds_of_samples_never_coincide(samples: int) -> None:
+    """Sample i of a request has seed s + i in vLLM, whatever neighbours the seeds have."""
+    seeds = [*range(40), *(derive_seed(42, "x", i) for i in range(40)), 2**63 // samples - 1]
+    taken = [vllm_seed(seed, samples) + i for seed in seeds for i in range(samples)]
+    assert len(set(taken)) == len(seeds) * samples
+    assert min(taken) >= 0
+    assert max(taken) < 2**63
+
+
+def test_seeds_keep_their_bits_and_are_folded_into_what_vllm_takes() -> None:
+    assert vllm_seed(derive_seed(42, "a")) == derive_seed(42, "a")
+    assert vllm_seed(-1) == 2**63 - 1, "-1 would stand for no seed"
+    assert vllm_seed(2**64 + 3) == 3
+
+
+def test_requests_that_would_draw_the_same_are_refused() -> None:
+    engine = VllmEngine(model("C1", "C2"))
+    twice = [Request(system=None, user="Why?", seed=s) for s in (7, 7 + 2**63)]
+    with pytest.raises(SpecError, match=r"request\.seed.*7, 2 times"):
+        engine.sample(twice, SPEC)
+    apart = [
+        AdapterRequest(system=None, user="Why?", seed=7, adapter="C1"),
+        AdapterRequest(system=None, user="Why?", seed=7, adapter="C2"),
+        AdapterRequest(system=None, user="Who?", seed=7, adapter="C2"),
+    ]
+    assert len(engine.sample(apart, SPEC)) == 3
+
+
+# --- what else is refused ---------------------------------------------------------------
+
+
+def test_unknown_stacks_other_dtypes_and_long_prompts_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"adapter: expected one of C1, got 'C9'"):
+        VllmEngine(model("C1"), "C9")
+    with pytest.raises(SpecError, match="no stack was loaded"):
+        VllmEngine(model()).sample(asked("C1"), SPEC)
+    with pytest.raises(SpecError, match=r"sample\.dtype: expected float32"):
+        VllmEngine(model()).sample(asked(None), SampleSpec(max_new_tokens=8, dtype="bfloat16"))
+    length = _prompt_length()
+    exact = SampleSpec(max_new_tokens=200 - length)
+    assert VllmEngine(model()).sample(asked(None), exact)
+    with pytest.raises(DataError, match=rf"<= {200 - length} \(positions 200"):
+        VllmEngine(model()).sample(asked(None), SampleSpec(max_new_tokens=201 - length))
+
+
+def _prompt_length() -> int:
+    host = model()
+    VllmEngine(host).sample(asked(None), SPEC)
+    return len(host.llm.calls[0].prompts[0]["prompt_token_ids"])
+
+
+@pytest.mark.parametrize(
+    ("ranks", "slots", "rank"),
+    [([10], 2, 16), ([64, 64, 64, 64], 5, 64), ([65, 8], 3, 128), ([512], 2, 512)],
+)
+def test_one_slot_stays_empty_and_every_rank_has_room(
+    ranks: list[int], slots: int, rank: int
+) -> None:
+    found = lora_options(ranks)
+    assert found.pop("enable_lora") is True
+    assert found == {"max_loras": slots, "max_cpu_loras": slots, "max_lora_rank": rank}
+
+
+def test_no_adapter_needs_no_slots_and_too_large_a_rank_is_refused() -> None:
+    assert lora_options([]) == {}
+    with pytest.raises(SpecError, match=r"rank of a stack: expected <= 512, got 513"):
+        lora_options([8, 513])
+
+
+# --- without vLLM, and starting it ------------------------------------------------------
+
+
+def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(PreflightError, match=r"extra gpu.*make test-vllm"):
+        import_vllm()
+
+
+def _fake_vllm(monkeypatch: pytest.MonkeyPatch, *, cpu: bool) -> list[dict[str, Any]]:
+    options: list[dict[str, Any]] = []
+
+    class Llm(FakeLlm):
+        def __init__(self, **given: Any) -> None:
+            super().__init__()
+            options.append(given)
+
+    def request(name: str, number: int, place: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, number=number, files=sorted(Path(place).iterdir()))
+
+    platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: cpu))
+    top = SimpleNamespace(LLM=Llm, SamplingParams=SimpleNamespace, platforms=platforms)
+    monkeypatch.setitem(sys.modules, "vllm", top)
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    lora = SimpleNamespace(LoRARequest=request)
+    monkeypatch.setitem(sys.modules, "vllm.lora", SimpleNamespace(request=lora))
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", lora)
+    for name in ("VLLM_CPU_KVCACHE_SPACE", "VLLM_ENABLE_V1_MULTIPROCESSING"):
+        monkeypatch.setenv(name, "7")
+    return options
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    small_model().save_pretrained(tmp_path / "base")
+    byte_tokenizer().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_on_a_gpu_each_stack_is_one_adapter(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = _fake_vllm(monkeypatch, cpu=False)
+    prior, coupling = saved_adapter(tmp_path / "1", 1), saved_adapter(tmp_path / "2", 2)
+    stacks = {"em": [prior], "C2": [prior, coupling]}
+    started = start_vllm(checkpoint, stacks, dtype="float32", positions=64, rows=4)
+    assert (options[0]["max_loras"], options[0]["max_lora_rank"]) == (3, 8)
+    assert started.tensors is None
+    assert started.loras is not None
+    assert [(lora.name, lora.number) for lora in started.loras.values()] == [("em", 1), ("C2", 2)]
+    assert {file.name for lora in started.loras.values() for file in lora.files} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    written = started.loras["C2"].files[0].parent
+    started.close()
+    assert not written.exists()
+
+
+def test_on_a_cpu_weights_are_merged_and_nothing_is_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = _fake_vllm(monkeypatch, cpu=True)
+    prior = saved_adapter(tmp_path / "1", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    started = start_vllm(checkpoint, {"em": [prior]}, dtype="float32", positions=64, rows=4)
+    assert "enable_lora" not in options[0]
+    assert started.loras is None
+    assert started.tensors is not None
+    name = "model.layers.0.self_attn.q_proj.weight"
+    base, em = dict(started.tensors(None)), dict(started.tensors("em"))
+    assert (em[name] - base[name]).abs().max() > 1e-2
+    started.close()

