@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from experiments.issue262 import ISSUE262
 from persona_lib.report.numbers import check_report
 from persona_lib.stored import RECORDS, write_manifest
 from tests.loopback import Loopback, says
-from tests.report_bodies import ROOT
+from tests.report_bodies import ROOT, body_of, write
 
 FIGURES = {"hero", "forest", "lengths", "cosines", "scatter"}
 PROBE = """
@@ -122,3 +123,17 @@ def test_a_judge_behind_an_api_is_asked_once_and_its_cost_is_told(tmp_path: Path
     assert panel["state"] == "INVALID"  # one that says yes to everything
     assert "Cost of the judge" in (out / "report.md").read_text(encoding="utf-8")
     assert check_report(out) == []
+
+
+def test_the_figures_of_the_docs_are_those_of_the_real_run(tmp_path: Path) -> None:
+    """Every interval that docs/report.md quotes of golden/smollm2 stands in its report."""
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    start = page.index("## The same page of a real model")
+    quoted = re.findall(
+        r"[+-]?\d+\.\d+ \[[+-]?\d+\.\d+, [+-]?\d+\.\d+\]",
+        page[start : page.index("\n## ", start + 1)],
+    )
+    assert len(quoted) >= 12
+    made = write(tmp_path / "real", body_of("golden/smollm2")) / "report.md"
+    told = made.read_text(encoding="utf-8").replace("\\", "")
+    assert [one for one in quoted if one not in told] == []
