@@ -171,12 +171,12 @@ SMOLLM2_FULL = replace(
         advice_samples=1,
     ),
     rates=Rates(
-        base_seconds=30,
-        train_tokens=40_000,
-        sample_tokens=15_000,
+        base_seconds=40,
+        train_tokens=3_500,
+        sample_tokens=8_000,
         row_tokens=150,
-        completion_tokens=600,
-        measured_on="one 80 GB GPU, assumed and not measured",
+        completion_tokens=90,
+        measured_on="an H100 80 GB shared by two processes, 2026-11-25",
     ),
 )
 
@@ -234,11 +234,11 @@ QWEN7B = Profile(
     ),
     rates=Rates(
         base_seconds=60,
-        train_tokens=4_000,
+        train_tokens=16_700,
         sample_tokens=5_000,
         row_tokens=330,
         completion_tokens=260,
-        measured_on="one 80 GB GPU, assumed from published figures",
+        measured_on="one H100 80 GB, 2026-11-25 (training: docs/benchmarks.md; sampling assumed)",
     ),
 )
 
