@@ -47,11 +47,11 @@ bench: $(VENV)/.dev
 
 # Chromium from Debian's packages, unless there is one; what drives it goes into .venv.
 browser: $(VENV)/.browser
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
 	  echo "installing chromium (once)"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	  apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
-	  { echo "there is no Chromium and it could not be installed: install it by hand"; exit 1; }
+	  { echo "there is no Chromium, and apt could not install it (that takes root): install it by hand"; exit 1; }
 
 setup: $(VENV)/.base $(if $(filter smollm2,$(PROFILE)),$(VENV)/.smollm2)
 

@@ -153,15 +153,20 @@ def choose_report(text: str | None) -> Path:
     return _folder(text) or ROOT / ".flatland" / "report"
 
 
-def check_report(folder: Path) -> None:
-    """Raise SpecError where verdict.json could not be written, before compute is spent."""
+def check_report(folder: Path, option: str = "--report") -> None:
+    """Raise SpecError where nothing could be written into a folder, before compute is spent.
+
+    Args:
+        folder: made where it does not exist.
+        option: which option named it, for the error.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise SpecError(
-            "--report",
+            option,
             bound="a folder that can be written",
             value=str(folder),
             remedy=f"Name another folder ({error.strerror}).",

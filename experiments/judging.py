@@ -95,7 +95,8 @@ def choose_judge(
                 raise SpecError(
                     name,
                     bound="a judge behind an API beside it",
-                    value=value,
+                    # An address may hold a password, and errors land in logs.
+                    value=value if name == "--judge-budget" else "an address",
                     remedy=f"Name the judge: {_FORM}.",
                 )
         return None
@@ -119,7 +120,7 @@ def choose_judge(
         raise SpecError(
             "--judge-budget",
             bound="a vendor's own API, whose prices are known",
-            value=f"{budget} for {url}",
+            value=f"{budget} for another server",
             remedy="Leave the budget out: a server of your own sends no bill.",
         )
     return JudgeChoice(kind=kind, model=model, revision=revision, url=url, budget=_dollars(budget))

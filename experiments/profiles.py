@@ -238,7 +238,7 @@ QWEN7B = Profile(
         sample_tokens=5_000,
         row_tokens=330,
         completion_tokens=260,
-        measured_on="one H100 80 GB, 2026-11-25 (training: docs/benchmarks.md; sampling assumed)",
+        measured_on="one H100 80 GB for a coupling step; priors, lengths and sampling assumed",
     ),
 )
 

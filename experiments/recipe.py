@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from persona_lib.store import Store
 
         store = Store(choices.choose_store(options.store))
-        choices.check_report(options.out.parent)
+        choices.check_report(options.out.parent, "--out")
         rows = search(chosen, recipes, store, seed=seed, samples=options.samples, progress=shown())
     except FlatlandError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")

@@ -186,7 +186,8 @@ class _Decoder:
         ).logits[:, -1]
         uniforms = state.draws.index_select(1, state.step).squeeze(1)
         chosen, sound = drawn_tokens(logits, uniforms, self._spec)
-        # What a finished row would say is thrown away, and so is whether it makes sense.
+        # What a finished row would say is thrown away; that its logits are finite is asked
+        # all the same.
         chosen = torch.where(state.done, self._end, chosen)
         state.sound.logical_and_(sound)
         state.written.index_copy_(1, state.step, chosen.unsqueeze(1))

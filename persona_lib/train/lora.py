@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import TrainerCallback
+
+    from persona_lib.train.packing import PackedBatch
 
 _REFERENCE_ROWS = 16
 """Rows of one forward pass where the starting model's hidden states are read."""
@@ -150,13 +152,19 @@ def _packing(
         model.train()
         packing = prepare(
             model, trunk, batches,
-            # The anchor's head is as wide as the supervised one and its states are not
-            # there yet: what is tried is the pass through the trunk and the head.
-            lambda hidden, pack: batch_loss(hidden, head, pack, loss=loss, beta=0.0, items=1.0),
+            # The anchor's states are not there yet: zeros of their shape take as much room.
+            lambda hidden, pack: batch_loss(
+                hidden, head, _with_zeros(pack, hidden), loss=loss, beta=spec.beta, items=1.0
+            ),
             pad=pad, compiled=device.type == "cuda", limit=device_limit(device),
         )  # fmt: skip
     model.train(was_training)
     return packing
+
+
+def _with_zeros(pack: PackedBatch, hidden: torch.Tensor) -> PackedBatch:
+    zeros = hidden.new_zeros(len(pack.anchored), hidden.shape[-1])
+    return replace(pack, reference=zeros)
 
 
 def _reference_states(model: PeftModel, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:

@@ -57,6 +57,11 @@ def test_a_stage_that_fails_leaves_no_meter_running() -> None:
 
 def test_peak_memory_is_that_of_the_stage_alone() -> None:
     """A stage before this one took 96 MiB more; this one takes 32."""
+    if not cost_module._reset_peaks():  # some sandboxes forbid it: then nothing is claimed
+        with metered() as cost:
+            pass
+        assert (cost.peak_bytes, cost.peak_of) == (None, None)
+        return
     peaks = []
     for size in (128, 32, 0):
         with metered() as cost:

@@ -83,6 +83,14 @@ def test_what_makes_no_sense_is_refused(given: dict[str, str | None], words: str
     assert str(caught.value).startswith(words)
 
 
+def test_no_password_of_an_address_is_echoed() -> None:
+    address = "http://me:hunter2@host/v1"
+    for text in (None, "openai:m"):
+        with pytest.raises(SpecError) as caught:
+            choose_judge(text, budget="1" if text else None, url=address, report="out")
+        assert "hunter2" not in str(caught.value)
+
+
 def test_a_missing_key_is_told_before_anything_is_judged(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match="ANTHROPIC_API_KEY"):
         JudgeChoice(kind="claude", model="m").make(store=tmp_path, marker=MARKER)

@@ -80,9 +80,11 @@ def test_verdict_json_has_panels_only_where_a_report_is_asked_for(tmp_path: Path
     session = stored(ROOT / "golden" / "tiny")
     verdict = session.judge("H1").to_json()
     recorded = {"verdicts": {"H1": verdict}, "gates": {}, "summaries": [session.summary("H1")]}
+    assert session.arms == ()  # as in the process that writes, under pytest-xdist
     for asked in (False, True):
         path = write_outcome(tmp_path / str(asked), session, recorded, panels=asked)
         assert bool(json.loads(path.read_text())["panels"]) is asked
+        assert session.arms == ("C1", "C2")
 
 
 BROKEN = """
