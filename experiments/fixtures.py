@@ -140,7 +140,9 @@ def _building(config: pytest.Config) -> Iterator[None]:
         with uncaptured, lenient():
             yield
     except FlatlandError as error:
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+        # Without its cause, which would be printed as a second error with a traceback.
+        text = f"{type(error).__name__}: {error}"
+        raise pytest.fail.Exception(text, pytrace=False) from None
 
 
 def _record(

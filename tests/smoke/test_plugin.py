@@ -196,6 +196,9 @@ def test_store_that_cannot_be_written_is_named() -> None:
     assert done.returncode == 1
     assert "UnwritableStoreError" in done.stdout
     assert "/proc/flatland" in done.stdout
+    # Said once: the summary repeats its first words alone.
+    assert done.stdout.count("UnwritableStoreError: ") == 1
+    assert "During handling" not in done.stdout
 
 
 def test_plan_prints_stages_and_trains_nothing(tmp_path: Path) -> None:
