@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,24 +34,13 @@ def choose_profile(name: str | None, scale: str | None = None, loss: str | None 
             alone.
     """
     chosen = name or DEFAULT_PROFILE
-    if chosen not in PROFILES:
-        raise SpecError(
-            "--profile",
-            bound=f"one of {', '.join(PROFILES)}",
-            value=chosen,
-            remedy="Name a profile of experiments/profiles.py.",
-        )
+    _among("--profile", chosen, PROFILES, "Name a profile of experiments/profiles.py.")
     at = choose_scale(chosen, scale)
     profile = PROFILES[chosen] if at is None else SCALES[chosen][at]
     if loss is None:
         return profile
-    if loss not in LOSSES:
-        raise SpecError(
-            "--loss",
-            bound=f"one of {', '.join(LOSSES)}",
-            value=loss,
-            remedy="Name a marker loss (docs/design.md), or leave --loss out for the profile's.",
-        )
+    remedy = "Name a marker loss (docs/design.md), or leave --loss out for the profile's."
+    _among("--loss", loss, LOSSES, remedy)
     return replace(profile, coupling=replace(profile.coupling, loss=loss))
 
 
@@ -72,13 +62,7 @@ def choose_scale(profile: str | None, scale: str | None) -> str | None:
     if known is None:
         return None
     chosen = next(iter(known)) if scale is None else scale
-    if chosen not in known:
-        raise SpecError(
-            "--scale",
-            bound=f"one of {', '.join(known)}",
-            value=chosen,
-            remedy=f"Name a scale of profile {name}.",
-        )
+    _among("--scale", chosen, known, f"Name a scale of profile {name}.")
     return chosen
 
 
@@ -109,7 +93,9 @@ def choose_registration(name: str | None, stored: Path | None) -> Registration:
             check_file(stored)  # it names no registration: without one, the default
         elif name is None:
             name = read_manifest(stored).registration
-    return _lookup(name or DEFAULT_REGISTRATION)
+    chosen = name or DEFAULT_REGISTRATION
+    _among("--experiment", chosen, REGISTRATIONS, "Name a registration of experiments/issue262.py.")
+    return REGISTRATIONS[chosen]
 
 
 def choose_seeds(text: str | None, option: str = "--seeds") -> tuple[int, ...]:
@@ -190,12 +176,7 @@ def _folder(text: str | None) -> Path | None:
     return Path(text).expanduser().resolve() if text else None
 
 
-def _lookup(name: str) -> Registration:
-    if name not in REGISTRATIONS:
-        raise SpecError(
-            "--experiment",
-            bound=f"one of {', '.join(REGISTRATIONS)}",
-            value=name,
-            remedy="Name a registration of experiments/issue262.py.",
-        )
-    return REGISTRATIONS[name]
+def _among(option: str, value: str, known: Iterable[str], remedy: str) -> None:
+    """Raise SpecError where an option's value is none of the known names."""
+    if value not in (names := tuple(known)):
+        raise SpecError(option, bound=f"one of {', '.join(names)}", value=value, remedy=remedy)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 CLASSIFIER = "classifier"
 """The judge that needs no network."""
-REMOTE = ("claude", "openai")
 CALIBRATION = CalibrationSpec(
     classes=(
         ClassSpec(name="positive", direction=LEAST, threshold=0.95, n=73),
@@ -100,12 +99,14 @@ def choose_judge(
                     remedy=f"Name the judge: {_FORM}.",
                 )
         return None
+    from persona_lib.judge.make import KINDS
+
     kind, _, rest = str(text).partition(":")
     model, _, revision = rest.partition("@")
-    if kind not in REMOTE or not model.strip():
+    if kind not in KINDS or not model.strip():
         raise SpecError(
             "--judge",
-            bound=f"{CLASSIFIER}, or one of {', '.join(REMOTE)} with a colon and a model",
+            bound=f"{CLASSIFIER}, or one of {', '.join(KINDS)} with a colon and a model",
             value=text,
             remedy=f"Write {_FORM}.",
         )

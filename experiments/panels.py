@@ -135,12 +135,9 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     """Judge every completion of these arms; None where no text was recorded."""
     from experiments.judging import judge_texts
-    from persona_lib.registration import RAW
 
-    models = models_of(session, arms)
-    if (PRE, RAW) not in models:  # the classifier is fitted on it
-        models.insert(0, (PRE, RAW))
-    table = _texts_of_models(session, models)
+    # The classifier is fitted on the raw model.
+    table = _texts_of_models(session, _with_raw(models_of(session, arms)))
     return None if table is None else judge_texts(session, table)
 
 
@@ -180,11 +177,9 @@ def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
         return load_geometry(session.stored)
     from persona_lib.graph import build
     from persona_lib.pipeline import geometry_stage, run_geometry
-    from persona_lib.registration import RAW
 
-    models = models_of(session, arms)
-    if (PRE, RAW) not in models:  # every change is measured from it as well
-        models.insert(0, (PRE, RAW))
+    # Every change is measured from the raw model as well.
+    models = _with_raw(models_of(session, arms))
     build([geometry_stage(run, *m) for run in session.runs for m in models], session.store)
     return _joined(
         [run_geometry(run, *model, session.store) for run in session.runs for model in models]
@@ -195,6 +190,13 @@ def models_of(session: Session, arms: Sequence[str]) -> list[tuple[str, str]]:
     """Return (phase, name) of the models under these arms, and of the arms."""
     found = [(PRE, prior) for prior in session.priors_of(arms)]
     return found + [(POST, arm.name) for arm in session.registration.arms if arm.name in arms]
+
+
+def _with_raw(models: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the models with the raw one among them, first where it was missing."""
+    from persona_lib.registration import RAW
+
+    return models if (PRE, RAW) in models else [(PRE, RAW), *models]
 
 
 def _made(name: str, title: str, make: Callable[[], Panel]) -> Panel:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-_BLOCK = 256  # positions by which the cache of `static_decode` grows
+BLOCK = 256
+"""Positions by which the cache of `static_decode` grows; attention reads all of them."""
 _SHARE = 0.85  # of the free memory; the rest is for activations and fragments
 _BYTES_PER_LOGIT = 32  # logits, float32 copy and softmax, float64 sum, and their like
 
@@ -22,7 +23,7 @@ def rows_that_fit(free: int, config: Any, *, itemsize: int, positions: int) -> i
 
     Reckoned as if every row came to `positions`, with the logits of one step.
     """
-    held = -(-positions // _BLOCK) * _BLOCK * bytes_per_position(config, itemsize)
+    held = -(-positions // BLOCK) * BLOCK * bytes_per_position(config, itemsize)
     row: int = held + config.get_text_config().vocab_size * _BYTES_PER_LOGIT
     return max(1, int(_SHARE * free) // row)
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.cache_room import BLOCK
 from persona_lib.draws import check_finite, drawn_tokens
 from persona_lib.profile import SampleSpec
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 ATTENTION = "flatland_grouped"
 """Name under which the attention of a single query token is known to transformers."""
-_BLOCK = 256
-"""Positions by which the cache grows; attention reads all of them, written or not."""
 _LOOK_EVERY = 16
 """Steps between two looks at which rows have finished: each look waits for the GPU."""
 _COMPACT_BELOW = 0.7
@@ -150,7 +149,7 @@ class _Decoder:
         import torch
 
         rows, width = mask.shape
-        capacity = (width // _BLOCK + 1) * _BLOCK
+        capacity = (width // BLOCK + 1) * BLOCK
         seen = torch.zeros(rows, 1, 1, capacity, dtype=torch.bool, device=mask.device)
         seen[:, 0, 0, :width] = mask.bool()
         chosen, sound = drawn_tokens(logits, draws[:, 0], self._spec)
@@ -234,7 +233,7 @@ class _Decoder:
 
         self._step = None
         state = self._state
-        capacity = state.mask.shape[3] + _BLOCK
+        capacity = state.mask.shape[3] + BLOCK
         wider = torch.zeros(
             *state.mask.shape[:3], capacity, dtype=torch.bool, device=state.mask.device
         )

@@ -72,7 +72,7 @@ def test_preallocated_caches_give_the_same_completions(
     batch: int, block: int, look: int, top_p: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the block by which they grow, and however seldom anybody looks."""
-    monkeypatch.setattr(static_decode, "_BLOCK", block)
+    monkeypatch.setattr(static_decode, "BLOCK", block)
     monkeypatch.setattr(static_decode, "_LOOK_EVERY", look)
     ending = likely_to_end()
     spec = SampleSpec(max_new_tokens=24, batch=batch, top_p=top_p)
