@@ -65,6 +65,11 @@ def prepare_torch() -> str:
         torch.set_num_threads(threads)
     device = device_kind(torch)
     torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
+    # With it, torch fills every new tensor with NaN, a kernel for each; on a CPU that
+    # costs little and shows what would be read before it was written.
+    torch.utils.deterministic.fill_uninitialized_memory = (  # type: ignore[attr-defined]
+        device != "cuda"
+    )
     return device
 
 

@@ -14,12 +14,13 @@ from persona_lib.errors import FlatlandError
 from persona_lib.profile import TrainSpec
 from persona_lib.progress import Progress, silent
 from persona_lib.train.encode import EncodedRow
+from persona_lib.train.graphed import graphed
 from persona_lib.train.losses import batch_loss, collate
 from persona_lib.train.packed import unsupported
 from persona_lib.train.packed_setup import Packing, device_limit, prepare
 from persona_lib.train.trainer import (
-    CHECKPOINTING_FROM,
     RowOrder,
+    checkpoints,
     make_trainer,
     trunk_and_head,
 )
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from persona_lib.train.packing import PackedBatch
 
-_REFERENCE_ROWS = 16
-"""Rows of one forward pass where the starting model's hidden states are read."""
+_REFERENCE_ROWS = {"cpu": 16, "cuda": 64}
+"""Rows of one forward pass where the starting model's hidden states are read, by device."""
 
 
 def train_lora(
@@ -50,9 +51,10 @@ def train_lora(
     """Train the trainable adapter of `model` in place.
 
     On a GPU rows of a large model are laid end to end in packs and compiled pieces
-    compute them (`packed`), where the architecture allows it; the loss is the same up to
-    rounding, dropout draws other masks. On a CPU they are padded, so that what was
-    recorded there stays what it is to the last bit.
+    compute them (`packed`), and the passes of a small one are CUDA graphs (`graphed`),
+    where the architecture allows it; the loss is the same up to rounding, dropout draws
+    other masks. On a CPU rows are padded, so that what was recorded there stays what it
+    is to the last bit.
 
     Args:
         model: base, frozen adapters and one fresh trainable adapter.
@@ -79,6 +81,9 @@ def train_lora(
     packing = None
     if _packs(model) if packed is None else packed:
         packing = _packing(model, rows, spec, loss=loss, seed=seed, pad=tokenizer.pad_token_id)
+    trunk = None
+    if packing is None and not checkpoints(model):
+        trunk = graphed(model, trunk_and_head(model)[0], pad=tokenizer.pad_token_id)
     bar = progress(label, steps, "step")
     losses: list[float] = []
     try:
@@ -86,7 +91,7 @@ def train_lora(
             trainer = make_trainer(
                 model, tokenizer, rows, spec, loss=loss, seed=seed, steps=steps,
                 reference=reference, scratch=scratch, callbacks=[_callback(bar, losses)],
-                packing=packing,
+                packing=packing, trunk=trunk,
             )  # fmt: skip
             trainer.train()
     finally:
@@ -124,8 +129,8 @@ def _check_finite(losses: Sequence[float], label: str) -> None:
 
 
 def _packs(model: PeftModel) -> bool:
-    large = model.num_parameters() >= CHECKPOINTING_FROM
-    return large and model.device.type == "cuda" and not unsupported(trunk_and_head(model)[0])
+    on_gpu = model.device.type == "cuda"
+    return checkpoints(model) and on_gpu and not unsupported(trunk_and_head(model)[0])
 
 
 def _packing(
@@ -177,13 +182,14 @@ def _reference_states(model: PeftModel, rows: Sequence[EncodedRow]) -> list[torc
     import torch
 
     trunk, _ = trunk_and_head(model)
+    together = _REFERENCE_ROWS[model.device.type]
     states: list[torch.Tensor | None] = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].tokens))
     training = model.training
     model.eval()
     with torch.no_grad():
-        for start in range(0, len(order), _REFERENCE_ROWS):
-            chunk = order[start : start + _REFERENCE_ROWS]
+        for start in range(0, len(order), together):
+            chunk = order[start : start + together]
             batch = collate([rows[index] for index in chunk], pad=0)
             hidden = trunk(input_ids=batch.tokens.to(model.device)).last_hidden_state
             for place, index in enumerate(chunk):

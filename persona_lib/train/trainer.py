@@ -20,6 +20,7 @@ from persona_lib.errors import SpecError
 from persona_lib.profile import TrainSpec
 from persona_lib.spec import derive_seed
 from persona_lib.train.encode import EncodedRow
+from persona_lib.train.graphed import GraphedTrunk
 from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate, items
 from persona_lib.train.packed_setup import Packing
 
@@ -66,6 +67,11 @@ class RowOrder:
             )
 
 
+def checkpoints(model: PeftModel) -> bool:
+    """Return whether a model is so large that its activations would be recomputed."""
+    return int(model.num_parameters()) >= CHECKPOINTING_FROM
+
+
 def trunk_and_head(model: Any) -> tuple[Any, Any]:
     """Return the decoder without its head, and the head, of a (peft) causal model."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -85,13 +91,15 @@ def make_trainer(
     scratch: str,
     callbacks: list[TrainerCallback],
     packing: Packing | None = None,
+    trunk: GraphedTrunk | None = None,
 ) -> SFTTrainer:
     """Return a trainer of the trainable adapter of `model`; it has done nothing yet.
 
     Arguments are those of `lora.train_lora`, and the number of optimizer steps; for
     each row the starting model's hidden states at its anchored positions (None
-    where nothing is anchored); a folder to write to; who is told of each step; and
-    how to pack an optimizer batch (None pads micro-batches).
+    where nothing is anchored); a folder to write to; who is told of each step;
+    how to pack an optimizer batch (None pads micro-batches); and what computes the
+    hidden states of padded micro-batches (None: the model's own decoder).
 
     Raises:
         SpecError: see `one_device_config`.
@@ -108,7 +116,7 @@ def make_trainer(
         steps=steps,
         scratch=scratch,
         on_cpu=model.device.type == "cpu",
-        checkpointing=packing is None and model.num_parameters() >= CHECKPOINTING_FROM,
+        checkpointing=packing is None and checkpoints(model),
     )
     pad = tokenizer.pad_token_id
     trainer = (_trainer_class() if packing is None else _packed_trainer_class())(
@@ -124,6 +132,7 @@ def make_trainer(
     if packing is not None:
         trainer.packing, trainer.rows, trainer.reference = packing, rows, reference
         trainer.pad = pad
+    trainer.recorded_trunk = trunk
     trainer.remove_callback(PrinterCallback)
     trainer.marker_loss = loss
     trainer.beta = spec.beta
@@ -229,6 +238,7 @@ def _trainer_class() -> Any:
         marker_loss: str
         beta: float
         row_order: RowOrder
+        recorded_trunk: GraphedTrunk | None
 
         def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
             del train_dataset
@@ -247,7 +257,11 @@ def _trainer_class() -> Any:
         ) -> Any:
             batch = Batch(**inputs)
             trunk, head = trunk_and_head(self.accelerator.unwrap_model(model))
-            hidden = trunk(input_ids=batch.tokens).last_hidden_state
+            hidden = (
+                trunk(input_ids=batch.tokens).last_hidden_state
+                if self.recorded_trunk is None
+                else self.recorded_trunk(batch.tokens)
+            )
             value = batch_loss(
                 hidden,
                 head,

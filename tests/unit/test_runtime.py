@@ -23,9 +23,11 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     enabled = torch.are_deterministic_algorithms_enabled()
     lenient = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     with warnings.catch_warnings():
         yield
     torch.set_num_threads(threads)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
     torch.use_deterministic_algorithms(enabled, warn_only=lenient)
 
 
@@ -70,6 +72,7 @@ def test_kernels_are_deterministic_strictly_on_a_cpu_only(
     assert prepare_torch() == device_kind(torch) == device
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled() is gpu
+    assert torch.utils.deterministic.fill_uninitialized_memory is not gpu
 
 
 def nondeterministic() -> None:

@@ -1,0 +1,226 @@
+"""Forward and backward passes of a small model, recorded once for each shape that recurs.
+
+A pass of a model of 135M parameters with peft's layers in it starts some 8,000 kernels,
+most of which run for a few microseconds: the device waits for the processor that starts
+them. A CUDA graph starts all kernels of a pass at once. It holds for one shape, so
+micro-batches are padded to few lengths, and a shape is recorded when it comes for the
+third time. The loss stays outside: what it looks at changes from batch to batch.
+
+A recording is compared with the plain pass, result and gradients, before any training
+step relies on it; one that differs or fails is not used, and the log says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.cache_room import free_bytes
+from persona_lib.train.memory import token_bytes
+from persona_lib.train.packed import unsupported
+from persona_lib.train.packed_setup import step_shape
+from persona_lib.train.recording import CudaRecorder, Recorder, Recording, Trunk, plain_trunk
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+_LOG = logging.getLogger(__name__)
+_FROM_USE = 3
+"""A recording costs about four plain passes; shapes that come once or twice get none."""
+_STEP = 64
+"""Lengths up to 512 are padded to a multiple of this many tokens."""
+_SHARE = 0.25
+"""Largest share of the device's free memory for the activations of a recorded pass. They
+stay reserved, and longer passes, which fill the device anyway, need room beside them."""
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}
+"""Largest relative difference of norms between two passes that is rounding: attention
+adds up its gradients in another order each time."""
+_SAID = 300
+"""Characters of an error that are logged."""
+_CHECK_SEED = 6
+
+
+class GraphedTrunk:
+    """Hidden states of padded micro-batches, from a recording where there is one.
+
+    Args:
+        trunk: the plain pass.
+        trained: parameters that receive gradients.
+        pad: token id to pad with.
+        limit: most tokens, padding included, of a pass that is recorded.
+        record: makes recordings.
+
+    Attributes:
+        recorded: number of recordings, by shape (rows, length).
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        trained: Sequence[torch.Tensor],
+        *,
+        pad: int,
+        limit: int,
+        record: Recorder,
+    ) -> None:
+        self._trunk = trunk
+        self._trained = list(trained)
+        self._pad = pad
+        self._limit = limit
+        self._record = record
+        self._seen: Counter[tuple[int, int]] = Counter()
+        self._made: dict[tuple[int, int], Recording | None] = {}
+
+    @property
+    def recorded(self) -> list[tuple[int, int]]:
+        """Shapes that have a recording, in the order in which they were made."""
+        return [shape for shape, made in self._made.items() if made is not None]
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return (rows, length, width) hidden states of (rows, length) token ids.
+
+        Their gradient reaches the trained parameters' ``grad``, added to what is there.
+        """
+        from torch.nn import functional
+
+        rows, length = tokens.shape
+        shape = (rows, padded_length(length))
+        if rows * shape[1] > self._limit:
+            return self._trunk(tokens)
+        self._seen[shape] += 1
+        if shape not in self._made and self._seen[shape] < _FROM_USE:
+            return self._trunk(tokens)
+        padded = functional.pad(tokens, (0, shape[1] - length), value=self._pad)
+        if shape not in self._made:
+            self._made[shape] = self._try(padded)
+        made = self._made[shape]
+        if made is None:
+            return self._trunk(tokens)
+        return _replay(made, padded, self._trained)[:, :length]
+
+    def _try(self, tokens: torch.Tensor) -> Recording | None:
+        """Return a recording that does what the plain pass does, or None."""
+        try:
+            made = self._record(self._trunk, tokens, self._trained)
+            error = difference(self._trunk, made, tokens, self._trained)
+        except Exception as problem:  # whatever a kernel says, the plain pass is there
+            _LOG.warning(
+                "training goes on without a recorded pass of shape %s: %s: %s",
+                tuple(tokens.shape), type(problem).__name__, str(problem)[:_SAID],
+            )  # fmt: skip
+            return None
+        bound = _TOLERANCE[str(self._trained[0].dtype).removeprefix("torch.")]
+        if error <= bound:
+            return made
+        _LOG.warning(
+            "training goes on without a recorded pass of shape %s: it differs from the plain "
+            "one by %.1e (bound %.0e)", tuple(tokens.shape), error, bound,
+        )  # fmt: skip
+        return None
+
+
+def padded_length(length: int) -> int:
+    """Return the length to which a micro-batch is padded.
+
+    A multiple of 64 up to 512; above, of a quarter of the power of two below it, so that
+    padding adds a quarter at most and few shapes occur.
+    """
+    step = max(_STEP, 1 << max(0, (length - 1).bit_length() - 3))
+    return -(-length // step) * step
+
+
+def difference(
+    trunk: Trunk, made: Recording, tokens: torch.Tensor, trained: Sequence[torch.Tensor]
+) -> float:
+    """Return how far a recording is from the plain pass: relative, of norms, the largest.
+
+    Hidden states are compared, and the gradients of all parameters together; infinity
+    stands for what is not finite.
+    """
+    import math
+
+    import torch
+
+    wanted = trunk(tokens)
+    draw = torch.Generator().manual_seed(_CHECK_SEED)
+    sent = torch.randn(wanted.shape, generator=draw).to(wanted)
+    grads = torch.autograd.grad(wanted, list(trained), sent)
+    pairs = [([made.forward(tokens)], [wanted]), (made.backward(sent), grads)]
+    errors = [float(_distance(found, exact)) for found, exact in pairs]
+    return max(errors) if all(map(math.isfinite, errors)) else math.inf
+
+
+def _distance(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    def norm(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([part.detach().float().norm() for part in parts]).norm()
+
+    return norm([a - b for a, b in zip(found, exact, strict=True)]) / norm(exact)
+
+
+def _replay(made: Recording, tokens: torch.Tensor, trained: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return hidden states whose gradient goes into the trained parameters' ``grad``."""
+    import torch
+
+    class Replay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, root: torch.Tensor) -> torch.Tensor:
+            del ctx, root
+            return made.forward(tokens)
+
+        @staticmethod
+        def backward(ctx: Any, *sent: torch.Tensor) -> None:
+            del ctx
+            _add(trained, made.backward(sent[0]))
+
+    # Autograd calls a function backwards only for an input that asks for a gradient.
+    root = torch.zeros((), device=tokens.device, requires_grad=True)
+    found: torch.Tensor = Replay.apply(root)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _add(trained: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None:
+    """Add gradients to those of the parameters, which never share memory with them."""
+    import torch
+
+    with torch.no_grad():
+        before = [parameter.grad for parameter in trained]
+        held = [grad for grad in before if grad is not None]
+        if len(held) == len(before):
+            torch._foreach_add_(held, list(grads))
+            return
+        # The first pass of an optimizer step: one kernel for all, as above.
+        copies = torch._foreach_mul(list(grads), 1.0)
+        for parameter, old, new in zip(trained, before, copies, strict=True):
+            parameter.grad = new if old is None else old + new
+
+
+def graphed(model: PeftModel, trunk: Any, *, pad: int) -> GraphedTrunk | None:
+    """Return recorded passes for a model on CUDA, None where they are not to be had.
+
+    That is elsewhere than on CUDA, for an architecture whose memory cannot be reckoned
+    (`packed.unsupported`), and with dropout, whose masks cannot be compared.
+
+    Args:
+        model: the whole (peft) model.
+        trunk: its decoder without the head.
+        pad: token id to pad with.
+    """
+    import torch
+
+    dropout = any(isinstance(part, torch.nn.Dropout) and part.p for part in model.modules())
+    if model.device.type != "cuda" or dropout or unsupported(trunk):
+        return None
+    free = free_bytes(model.device)
+    shape = step_shape(model, trunk, compiled=False, looked_at=0.0)
+    return GraphedTrunk(
+        plain_trunk(trunk),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        pad=pad,
+        limit=int(_SHARE * (free or 0)) // token_bytes(shape, checkpointing=False),
+        record=CudaRecorder(),
+    )

@@ -1,0 +1,127 @@
+"""A forward and a backward pass of one shape, recorded as CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+_WARMUPS = 2
+"""Passes before a recording: kernels and workspaces are chosen in the first."""
+_ATTENTION = "flatland_causal"
+"""Name under which transformers finds attention without a mask."""
+
+Trunk = Callable[["torch.Tensor"], "torch.Tensor"]
+"""(rows, length) tokens to (rows, length, width) hidden states."""
+
+
+class Recording(Protocol):
+    """A pass of one shape."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return hidden states, which hold until the next pass of any recording."""
+
+    def backward(self, sent: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Return the gradients of the trained parameters for that of the hidden states."""
+
+
+Recorder = Callable[[Trunk, "torch.Tensor", "Sequence[torch.Tensor]"], Recording]
+"""Records the pass of a trunk at some tokens' shape, with these trained parameters."""
+
+
+class CudaRecorder:
+    """Records CUDA graphs that share one pool of memory.
+
+    They may share it, because a pass is over, its gradients added, before the next begins.
+    """
+
+    def __init__(self) -> None:
+        self._first: _CudaRecording | None = None
+
+    def __call__(
+        self, trunk: Trunk, tokens: torch.Tensor, trained: Sequence[torch.Tensor]
+    ) -> Recording:
+        """Return a recording of the pass at the shape of `tokens`."""
+        found = _CudaRecording(trunk, tokens, trained, self._first and self._first.pool)
+        # Kept whether it is used or not: a pool goes with the last graph in it.
+        self._first = self._first or found
+        return found
+
+
+class _CudaRecording:
+    """A forward and a backward pass as two CUDA graphs.
+
+    Args:
+        trunk: the plain pass.
+        tokens: (rows, length) token ids.
+        trained: parameters that receive gradients.
+        pool: memory of an earlier recording, or None.
+    """
+
+    def __init__(
+        self, trunk: Trunk, tokens: torch.Tensor, trained: Sequence[torch.Tensor], pool: Any
+    ) -> None:
+        import torch
+
+        self._tokens = tokens.clone()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARMUPS):
+                hidden = trunk(self._tokens)
+                torch.autograd.grad(hidden, list(trained), torch.zeros_like(hidden))
+            del hidden
+        torch.cuda.current_stream().wait_stream(side)
+        self._there, self._back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._there, pool=pool):
+            hidden = trunk(self._tokens)
+        self.pool = self._there.pool()
+        self._sent = torch.zeros_like(hidden)
+        with torch.cuda.graph(self._back, pool=self.pool):
+            self._grads = torch.autograd.grad(hidden, list(trained), self._sent)
+        self._hidden = hidden.detach()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See `Recording`."""
+        self._tokens.copy_(tokens)
+        self._there.replay()
+        return self._hidden.detach()
+
+    def backward(self, sent: torch.Tensor) -> Sequence[torch.Tensor]:
+        """See `Recording`."""
+        self._sent.copy_(sent)
+        self._back.replay()
+        return self._grads
+
+
+def plain_trunk(trunk: Any) -> Trunk:
+    """Return the pass of a decoder over rows that are padded on the right, without a mask.
+
+    Causal attention never looks at padding behind it. Transformers would look at the
+    positions on the host to find out, and nothing that waits for the host can be recorded.
+
+    Args:
+        trunk: the decoder without its head.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def attend(module: Any, *tensors: Any, **options: Any) -> Any:
+        return sdpa_attention_forward(module, *tensors, **{**options, "is_causal": True})
+
+    # Without a function that makes masks under the same name, none is made.
+    ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, attend)
+
+    def run(tokens: torch.Tensor) -> torch.Tensor:
+        config = trunk.config
+        before = config._attn_implementation
+        config._attn_implementation = _ATTENTION
+        try:
+            found: torch.Tensor = trunk(input_ids=tokens, use_cache=False).last_hidden_state
+        finally:
+            config._attn_implementation = before
+        return found
+
+    return run

@@ -1,0 +1,286 @@
+"""Recorded passes: what they compute, when they are made, and which are refused.
+
+Recordings here behave as CUDA graphs do, on a CPU: one shape, and results that stand in
+the same tensors every time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from persona_lib.models.adapters import TRAINABLE, train_stack
+from persona_lib.profile import LoraSpec
+from persona_lib.train import graphed as module
+from persona_lib.train import lora
+from persona_lib.train.graphed import GraphedTrunk, difference, graphed, padded_length
+from persona_lib.train.lora import train_lora
+from persona_lib.train.recording import Recording, Trunk, plain_trunk
+from persona_lib.train.trainer import trunk_and_head
+from tests.byte_model import VOCABULARY, byte_tokenizer, small_model
+from tests.unit.test_training import LOSSES, SEED, SPEC, make_rows, prior
+
+
+class Recorded:
+    """A pass of one shape whose results stand where those of the last pass stood."""
+
+    def __init__(self, trunk: Trunk, tokens: torch.Tensor, trained: Sequence[torch.Tensor]) -> None:
+        self._trunk, self._shape, self._trained = trunk, tokens.shape, list(trained)
+        self._hidden = trunk(tokens).detach().clone()
+        self._grads = [torch.full_like(part, torch.nan) for part in trained]
+        self._alive: torch.Tensor | None = None
+        self.passes = 0
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        assert tokens.shape == self._shape, "a recording holds for one shape"
+        self.passes += 1
+        # Recorded kernels do not know whether autograd listens.
+        with torch.enable_grad():
+            self._alive = self._trunk(tokens)
+        self._hidden.copy_(self._alive.detach())
+        return self._hidden.detach()
+
+    def backward(self, sent: torch.Tensor) -> Sequence[torch.Tensor]:
+        assert self._alive is not None
+        found = torch.autograd.grad(self._alive, self._trained, sent)
+        for buffer, grad in zip(self._grads, found, strict=True):
+            buffer.copy_(grad)
+        return self._grads
+
+
+def adapted() -> Any:
+    """A model whose fresh adapter does something."""
+    model = train_stack(small_model(), [], SPEC.lora, 3)
+    draw = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B.default" in name:
+                value.copy_(torch.randn(value.shape, generator=draw) * 0.3)
+    return model
+
+
+def trained(model: Any) -> list[torch.Tensor]:
+    return [value for value in model.parameters() if value.requires_grad]
+
+
+def tokens(rows: int, length: int, seed: int = 0) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(3, VOCABULARY, (rows, length), generator=draw)
+
+
+def seen_by(hidden: torch.Tensor) -> torch.Tensor:
+    """A loss that looks at every hidden state."""
+    draw = torch.Generator().manual_seed(8)
+    return (hidden * torch.randn(hidden.shape, generator=draw)).sum()
+
+
+def over(
+    model: Any, *, limit: int = 10_000, record: Callable[..., Recording] = Recorded
+) -> tuple[Trunk, GraphedTrunk]:
+    plain = plain_trunk(trunk_and_head(model)[0])
+    return plain, GraphedTrunk(plain, trained(model), pad=0, limit=limit, record=record)
+
+
+# ---- lengths ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "padded"),
+    [(1, 64), (64, 64), (65, 128), (257, 320), (512, 512), (513, 640), (1024, 1024), (1025, 1280),
+     (2049, 2560)],
+)  # fmt: skip
+def test_padded_lengths_by_hand(length: int, padded: int) -> None:
+    assert padded_length(length) == padded
+
+
+def test_padding_adds_a_quarter_at_most_and_few_lengths_occur() -> None:
+    lengths = range(1, 4097)
+    padded = [padded_length(length) for length in lengths]
+    assert all(a <= b <= max(64, a + 63, a * 1.25) for a, b in zip(lengths, padded, strict=True))
+    assert padded == sorted(padded)
+    assert len(set(padded)) == 8 + 4 * 3
+
+
+# ---- the same numbers ------------------------------------------------------------------
+
+
+def test_the_plain_pass_is_the_decoder_s_own() -> None:
+    model = adapted()
+    trunk = trunk_and_head(model)[0]
+    before = trunk.config._attn_implementation
+    found = plain_trunk(trunk)(tokens(3, 17))
+    torch.testing.assert_close(found, trunk(input_ids=tokens(3, 17)).last_hidden_state)
+    assert trunk.config._attn_implementation == before
+    with pytest.raises(IndexError):
+        plain_trunk(trunk)(torch.full((1, 3), VOCABULARY + 5))
+    assert trunk.config._attn_implementation == before
+
+
+def test_a_shape_is_recorded_when_it_comes_for_the_third_time() -> None:
+    model = adapted()
+    plain, trunk = over(model)
+    for number, length in enumerate((20, 31, 25, 64), 1):
+        batch = tokens(2, length, number)
+        found = trunk(batch)
+        assert found.shape == (2, length, 32)
+        torch.testing.assert_close(found, plain(batch))
+        assert trunk.recorded == ([(2, 64)] if number >= 3 else [])
+    trunk(tokens(2, 65))
+    trunk(tokens(3, 20))
+    assert trunk.recorded == [(2, 64)], "other shapes are counted for themselves"
+
+
+def test_gradients_add_up_over_passes_and_begin_anew_after_a_step() -> None:
+    """Two passes of one recording, whose second would overwrite what the first left."""
+    model = adapted()
+    plain, trunk = over(model)
+    for _ in range(2):
+        trunk(tokens(2, 9))
+    batches = [tokens(2, length, length) for length in (30, 41, 12)]
+    # A shape without a recording (3 rows) between two that have one.
+    batches.insert(1, tokens(3, 22))
+    for step in range(3):
+        for value in trained(model):
+            value.grad = None
+        for batch in batches:
+            seen_by(trunk(batch)).backward()
+        found = [value.grad.clone() for value in trained(model)]  # type: ignore[union-attr]
+        total = sum(seen_by(plain(batch)) for batch in batches)
+        wanted = torch.autograd.grad(total, trained(model))  # type: ignore[arg-type]
+        for got, want in zip(found, wanted, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+        assert trunk.recorded == [(2, 64), *([(3, 64)] if step == 2 else [])]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_recorded_training_is_the_plain_one(
+    loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(SPEC, steps=5, micro_batch=4)
+    rows, frozen = make_rows(16), [prior(tmp_path / "prior")]
+    made: list[GraphedTrunk] = []
+
+    def recording(model: Any, trunk: Any, *, pad: int) -> GraphedTrunk:
+        assert trunk is trunk_and_head(model)[0]
+        made.append(over(model)[1])
+        assert pad == byte_tokenizer().pad_token_id
+        return made[0]
+
+    def run() -> tuple[list[float], list[torch.Tensor]]:
+        model = train_stack(small_model(), frozen, spec.lora, 3)
+        report = train_lora(model, byte_tokenizer(), rows, spec, loss=loss, seed=SEED)
+        return report["losses"], [v for n, v in model.named_parameters() if f".{TRAINABLE}." in n]
+
+    losses, weights = run()
+    monkeypatch.setattr(lora, "graphed", recording)
+    again, recorded = run()
+    assert made[0].recorded == [(4, 64)]
+    assert again == pytest.approx(losses, rel=1e-5)
+    for got, want in zip(recorded, weights, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5)
+
+
+# ---- what is not recorded --------------------------------------------------------------
+
+
+class Shifted(Recorded):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return super().forward(tokens) * 1.01
+
+
+class Doubled(Recorded):
+    def backward(self, sent: torch.Tensor) -> Sequence[torch.Tensor]:
+        return [grad * 2 for grad in super().backward(sent)]
+
+
+class Stale(Recorded):
+    """Never looks at the tokens of a later pass."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return super().forward(functional.pad(tokens[:, :1], (0, tokens.shape[1] - 1)))
+
+
+def failing(*_: Any) -> Recording:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (Shifted, "differs from the plain one by 1.0e-02"),
+        (Doubled, "differs from the plain one by 1.0e+00"),
+        (Stale, "differs from the plain one"),
+        (failing, "RuntimeError: operation not permitted"),
+    ],
+)
+def test_a_recording_that_is_wrong_or_fails_is_not_used(
+    record: Callable[..., Recording], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = adapted()
+    plain, trunk = over(model, record=record)
+    with caplog.at_level(logging.WARNING):
+        for number in range(5):
+            batch = tokens(2, 40, number)
+            torch.testing.assert_close(trunk(batch), plain(batch))
+    assert trunk.recorded == []
+    assert len(caplog.messages) == 1, "it is tried once"
+    assert said in caplog.messages[0]
+    assert "shape (2, 64)" in caplog.messages[0]
+
+
+def test_what_is_not_finite_is_as_far_off_as_can_be() -> None:
+    model = adapted()
+    plain, _ = over(model)
+
+    class Broken(Recorded):
+        def backward(self, sent: torch.Tensor) -> Sequence[torch.Tensor]:
+            return [torch.full_like(part, torch.nan) for part in super().backward(sent)]
+
+    batch = tokens(2, 64)
+    assert difference(plain, Recorded(plain, batch, trained(model)), batch, trained(model)) < 1e-6
+    broken = Broken(plain, batch, trained(model))
+    assert difference(plain, broken, batch, trained(model)) == float("inf")
+
+
+def test_passes_above_the_limit_are_never_recorded() -> None:
+    model = adapted()
+    _, trunk = over(model, limit=4 * 64)
+    for _ in range(4):
+        trunk(tokens(4, 64))
+        trunk(tokens(4, 65))
+    assert trunk.recorded == [(4, 64)]
+
+
+def test_who_gets_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models on CUDA without dropout whose memory can be reckoned, within a quarter of it."""
+
+    class OnCuda:
+        def __init__(self, model: Any) -> None:
+            self._model = model
+            self.device = torch.device("cuda")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._model, name)
+
+    model = adapted()
+    trunk = trunk_and_head(model)[0]
+    free = 4_000_000
+    monkeypatch.setattr(module, "free_bytes", lambda _: free)
+    assert graphed(model, trunk, pad=0) is None, "on a CPU"
+    found = graphed(OnCuda(model), trunk, pad=0)  # type: ignore[arg-type]
+    assert found is not None
+    shape = module.step_shape(model, trunk, compiled=False, looked_at=0.0)
+    each = module.token_bytes(shape, checkpointing=False)
+    assert found._limit == free // 4 // each > 10
+    dropout = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.1)
+    wet = train_stack(small_model(), [], dropout, 3)
+    assert graphed(OnCuda(wet), trunk_and_head(wet)[0], pad=0) is None  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "unsupported", lambda _: "built otherwise")
+    assert graphed(OnCuda(model), trunk, pad=0) is None  # type: ignore[arg-type]
