@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.cache_room import free_bytes
@@ -32,7 +33,7 @@ _FROM_USE = 3
 """A recording costs about four plain passes; shapes that come once or twice get none."""
 _STEP = 64
 """Lengths up to 512 are padded to a multiple of this many tokens."""
-_SHARE = 0.25
+_SHARE = 0.35
 """Largest share of the device's free memory for the activations of a recorded pass. They
 stay reserved, and longer passes, which fill the device anyway, need room beside them."""
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}
@@ -84,6 +85,7 @@ class GraphedTrunk:
 
         Their gradient reaches the trained parameters' ``grad``, added to what is there.
         """
+        import torch
         from torch.nn import functional
 
         rows, length = tokens.shape
@@ -99,7 +101,9 @@ class GraphedTrunk:
         made = self._made[shape]
         if made is None:
             return self._trunk(tokens)
-        return _replay(made, padded, self._trained)[:, :length]
+        root = torch.zeros((), device=tokens.device, requires_grad=True)
+        hidden: torch.Tensor = _replay().apply(root, made, padded, self._trained)
+        return hidden[:, :length]
 
     def _try(self, tokens: torch.Tensor) -> Recording | None:
         """Return a recording that does what the plain pass does, or None."""
@@ -157,30 +161,37 @@ def _distance(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> t
     import torch
 
     def norm(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([part.detach().float().norm() for part in parts]).norm()
+        norms = torch.stack([torch.linalg.vector_norm(part.detach().float()) for part in parts])
+        length: torch.Tensor = torch.linalg.vector_norm(norms)
+        return length
 
     return norm([a - b for a, b in zip(found, exact, strict=True)]) / norm(exact)
 
 
-def _replay(made: Recording, tokens: torch.Tensor, trained: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return hidden states whose gradient goes into the trained parameters' ``grad``."""
+@cache
+def _replay() -> Any:
+    """Return the autograd function behind hidden states of a recording."""
     import torch
 
     class Replay(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, root: torch.Tensor) -> torch.Tensor:
-            del ctx, root
+        def forward(
+            ctx: Any,
+            root: torch.Tensor,
+            made: Recording,
+            tokens: torch.Tensor,
+            trained: Sequence[torch.Tensor],
+        ) -> torch.Tensor:
+            del root  # autograd calls back only for an input that asks for a gradient
+            ctx.made, ctx.trained = made, trained
             return made.forward(tokens)
 
         @staticmethod
-        def backward(ctx: Any, *sent: torch.Tensor) -> None:
-            del ctx
-            _add(trained, made.backward(sent[0]))
+        def backward(ctx: Any, *sent: torch.Tensor) -> tuple[None, ...]:
+            _add(ctx.trained, ctx.made.backward(sent[0]))
+            return (None,) * 4
 
-    # Autograd calls a function backwards only for an input that asks for a gradient.
-    root = torch.zeros((), device=tokens.device, requires_grad=True)
-    found: torch.Tensor = Replay.apply(root)  # type: ignore[no-untyped-call]
-    return found
+    return Replay
 
 
 def _add(trained: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None:
