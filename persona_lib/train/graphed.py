@@ -2,9 +2,13 @@
 
 A pass of a model of 135M parameters with peft's layers in it starts some 8,000 kernels,
 most of which run for a few microseconds: the device waits for the processor that starts
-them. A CUDA graph starts all kernels of a pass at once. It holds for one shape, so
-micro-batches are padded to few lengths, and a shape is recorded when it comes for the
-third time. The loss stays outside: what it looks at changes from batch to batch.
+them. A CUDA graph starts all kernels of a pass at once. It holds for one shape, so rows
+are padded to few lengths, and a shape is recorded when it comes for the third time. The
+loss stays outside: what it looks at changes from batch to batch.
+
+How an optimizer batch is cut into passes is decided here as well, by its rows' lengths
+and the memory that there is; the recipe's micro-batch has no say. As for packs, that
+changes memory and speed, never the loss.
 
 A recording is compared with the plain pass, result and gradients, before any training
 step relies on it; one that differs or fails is not used, and the log says so.
@@ -19,6 +23,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.cache_room import free_bytes
+from persona_lib.train.encode import EncodedRow
+from persona_lib.train.losses import Batch, collate
 from persona_lib.train.memory import token_bytes
 from persona_lib.train.packed import unsupported
 from persona_lib.train.packed_setup import step_shape
@@ -34,8 +40,13 @@ _FROM_USE = 3
 _STEP = 64
 """Lengths up to 512 are padded to a multiple of this many tokens."""
 _SHARE = 0.35
-"""Largest share of the device's free memory for the activations of a recorded pass. They
-stay reserved, and longer passes, which fill the device anyway, need room beside them."""
+"""Largest share of the device's free memory for one pass. The activations of recorded ones
+stay reserved, and those of a pass that has no recording need room beside them."""
+_LOGIT_BYTES = 32
+"""Of a float32 logit at an anchored position: the logits of both models, what the
+divergence makes of them, and gradients."""
+_PASS = 1_024
+"""Tokens whose computation takes about as long as what a further pass adds: its loss."""
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}
 """Largest relative difference of norms between two passes that is rounding: attention
 adds up its gradients in another order each time."""
@@ -51,7 +62,8 @@ class GraphedTrunk:
         trunk: the plain pass.
         trained: parameters that receive gradients.
         pad: token id to pad with.
-        limit: most tokens, padding included, of a pass that is recorded.
+        limit: most tokens, padding included, of a pass of several rows, or of one that is
+            recorded.
         record: makes recordings.
 
     Attributes:
@@ -70,7 +82,7 @@ class GraphedTrunk:
         self._trunk = trunk
         self._trained = list(trained)
         self._pad = pad
-        self._limit = limit
+        self.limit = limit
         self._record = record
         self._seen: Counter[tuple[int, int]] = Counter()
         self._made: dict[tuple[int, int], Recording | None] = {}
@@ -90,7 +102,7 @@ class GraphedTrunk:
 
         rows, length = tokens.shape
         shape = (rows, padded_length(length))
-        if rows * shape[1] > self._limit:
+        if rows * shape[1] > self.limit:
             return self._trunk(tokens)
         self._seen[shape] += 1
         if shape not in self._made and self._seen[shape] < _FROM_USE:
@@ -104,6 +116,34 @@ class GraphedTrunk:
         root = torch.zeros((), device=tokens.device, requires_grad=True)
         hidden: torch.Tensor = _replay().apply(root, made, padded, self._trained)
         return hidden[:, :length]
+
+    def packs(
+        self,
+        rows: Sequence[EncodedRow],
+        *,
+        pad: int,
+        reference: Sequence[torch.Tensor] | None = None,
+    ) -> list[Batch]:
+        """Return an optimizer batch as passes on the model's device.
+
+        Args:
+            rows: its rows.
+            pad: token id to pad with.
+            reference: for each row, as for `losses.collate`.
+        """
+        device = self._trained[0].device
+        return [
+            collate(
+                [rows[index] for index in chosen],
+                pad=pad,
+                reference=None if reference is None else [reference[index] for index in chosen],
+            ).to(device)
+            for chosen in split_passes([len(row.tokens) for row in rows], self.limit)
+        ]
+
+    def trunk(self, batch: Batch) -> torch.Tensor:
+        """Return the hidden states of a pass, as for its tokens."""
+        return self(batch.tokens)
 
     def _try(self, tokens: torch.Tensor) -> Recording | None:
         """Return a recording that does what the plain pass does, or None."""
@@ -134,6 +174,34 @@ def padded_length(length: int) -> int:
     """
     step = max(_STEP, 1 << max(0, (length - 1).bit_length() - 3))
     return -(-length // step) * step
+
+
+def split_passes(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Cut rows into passes: halves, by length, where that spares more than it costs.
+
+    Halving, because the number of rows is part of a shape, and shapes have to recur.
+
+    Args:
+        lengths: tokens of each row, at least one.
+        limit: most tokens, padding included, of a pass of more than one row.
+
+    Returns:
+        For each pass the indices of its rows, shortest first.
+    """
+
+    def tokens(chosen: list[int]) -> int:
+        return len(chosen) * padded_length(lengths[chosen[-1]])
+
+    def cut(chosen: list[int]) -> list[list[int]]:
+        if len(chosen) == 1:
+            return [chosen]
+        half = len(chosen) // 2
+        parts = cut(chosen[:half]) + cut(chosen[half:])
+        apart = sum(tokens(part) + _PASS for part in parts)
+        whole = tokens(chosen)
+        return [chosen] if whole <= limit and whole + _PASS <= apart else parts
+
+    return cut(sorted(range(len(lengths)), key=lambda index: (lengths[index], index)))
 
 
 def difference(
@@ -228,10 +296,11 @@ def graphed(model: PeftModel, trunk: Any, *, pad: int) -> GraphedTrunk | None:
         return None
     free = free_bytes(model.device)
     shape = step_shape(model, trunk, compiled=False, looked_at=0.0)
+    each = token_bytes(shape, checkpointing=False) + _LOGIT_BYTES * shape.vocabulary
     return GraphedTrunk(
         plain_trunk(trunk),
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         pad=pad,
-        limit=int(_SHARE * (free or 0)) // token_bytes(shape, checkpointing=False),
+        limit=int(_SHARE * (free or 0)) // each,
         record=CudaRecorder(),
     )

@@ -19,6 +19,7 @@ from persona_lib.train.losses import batch_loss, collate
 from persona_lib.train.packed import unsupported
 from persona_lib.train.packed_setup import Packing, device_limit, prepare
 from persona_lib.train.trainer import (
+    Passes,
     RowOrder,
     checkpoints,
     make_trainer,
@@ -78,12 +79,12 @@ def train_lora(
     """
     steps = total_steps(len(rows), spec)
     reference = _reference_states(model, rows) if loss == "anchored" else None
-    packing = None
+    pad = tokenizer.pad_token_id
+    passes: Passes | None = None
     if _packs(model) if packed is None else packed:
-        packing = _packing(model, rows, spec, loss=loss, seed=seed, pad=tokenizer.pad_token_id)
-    trunk = None
-    if packing is None and not checkpoints(model):
-        trunk = graphed(model, trunk_and_head(model)[0], pad=tokenizer.pad_token_id)
+        passes = _packing(model, rows, spec, loss=loss, seed=seed, pad=pad)
+    elif not checkpoints(model):
+        passes = graphed(model, trunk_and_head(model)[0], pad=pad)
     bar = progress(label, steps, "step")
     losses: list[float] = []
     try:
@@ -91,7 +92,7 @@ def train_lora(
             trainer = make_trainer(
                 model, tokenizer, rows, spec, loss=loss, seed=seed, steps=steps,
                 reference=reference, scratch=scratch, callbacks=[_callback(bar, losses)],
-                packing=packing, trunk=trunk,
+                passes=passes,
             )  # fmt: skip
             trainer.train()
     finally:

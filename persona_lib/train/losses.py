@@ -18,8 +18,8 @@ and q the arm's own starting model (base and frozen prior, no coupling):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Self
 
 from persona_lib.models.batches import cross_entropy, pad_rows, predicting_states
 from persona_lib.train.encode import EncodedRow
@@ -53,6 +53,15 @@ class Batch:
     def count(self) -> int:
         """Number of rows."""
         return len(self.tokens)
+
+    def to(self, device: Any) -> Self:
+        """Return the batch with every tensor on `device`."""
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if hasattr(value := getattr(self, field.name), "to")
+        }
+        return replace(self, **moved)
 
 
 def collate(

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from persona_lib.errors import DataError
 from persona_lib.train.encode import EncodedRow
@@ -56,15 +56,6 @@ class PackedBatch(Batch):
     def count(self) -> int:
         """Rows in this pack, without the filling."""
         return self.rows
-
-    def to(self, device: Any) -> PackedBatch:
-        """Return the pack with every tensor on `device`."""
-        moved = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if hasattr(value := getattr(self, field.name), "to")
-        }
-        return replace(self, **moved)
 
 
 def split_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:

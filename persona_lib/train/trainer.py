@@ -4,25 +4,23 @@ TRL's trainer brings the loop, the optimizer, the schedule, clipping and
 accumulation. Rows come encoded, their order comes from a named seed, and the
 loss reads hidden states (see `losses`).
 
-Where an optimizer batch is given as packs (`packed_setup`), it is one forward pass
-to the trainer, whatever number of packs it is cut into.
+Where something else cuts an optimizer batch into passes (`Passes`), it is one forward
+pass to the trainer, whatever number it is cut into.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from persona_lib.errors import SpecError
 from persona_lib.profile import TrainSpec
 from persona_lib.spec import derive_seed
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.graphed import GraphedTrunk
 from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate, items
-from persona_lib.train.packed_setup import Packing
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +32,23 @@ CHECKPOINTING_FROM = 1_000_000_000
 """Parameters from which activations are recomputed in the backward pass, or, on a GPU, rows
 are packed: below it neither pays."""
 _SEED_RANGE = 2**32
+
+
+class Passes(Protocol):
+    """How an optimizer batch is cut into passes, and what computes each of them."""
+
+    @property
+    def trunk(self) -> Callable[[Any], torch.Tensor]:
+        """Hidden states of a pass, (rows, length, width)."""
+
+    def packs(
+        self,
+        rows: Sequence[EncodedRow],
+        *,
+        pad: int,
+        reference: Sequence[torch.Tensor] | None = None,
+    ) -> Sequence[Batch]:
+        """Return the passes of the rows of an optimizer batch, on the model's device."""
 
 
 class RowOrder:
@@ -90,16 +105,14 @@ def make_trainer(
     reference: Sequence[torch.Tensor] | None,
     scratch: str,
     callbacks: list[TrainerCallback],
-    packing: Packing | None = None,
-    trunk: GraphedTrunk | None = None,
+    passes: Passes | None = None,
 ) -> SFTTrainer:
     """Return a trainer of the trainable adapter of `model`; it has done nothing yet.
 
     Arguments are those of `lora.train_lora`, and the number of optimizer steps; for
     each row the starting model's hidden states at its anchored positions (None
-    where nothing is anchored); a folder to write to; who is told of each step;
-    how to pack an optimizer batch (None pads micro-batches); and what computes the
-    hidden states of padded micro-batches (None: the model's own decoder).
+    where nothing is anchored); a folder to write to; who is told of each step; and
+    how an optimizer batch is put through the model (None: in padded micro-batches).
 
     Raises:
         SpecError: see `one_device_config`.
@@ -111,28 +124,27 @@ def make_trainer(
     # a user nothing that the recipe does not.
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     config = one_device_config(
-        spec if packing is None else replace(spec, micro_batch=spec.batch),
+        spec if passes is None else replace(spec, micro_batch=spec.batch),
         seed=seed,
         steps=steps,
         scratch=scratch,
         on_cpu=model.device.type == "cpu",
-        checkpointing=packing is None and checkpoints(model),
+        checkpointing=passes is None and checkpoints(model),
     )
     pad = tokenizer.pad_token_id
-    trainer = (_trainer_class() if packing is None else _packed_trainer_class())(
+    trainer = (_trainer_class() if passes is None else _passes_trainer_class())(
         model=model,
         args=config,
         train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
         processing_class=tokenizer,
         data_collator=(
-            _collator(rows, pad=pad, reference=reference) if packing is None else _indices
+            _collator(rows, pad=pad, reference=reference) if passes is None else _indices
         ),
         callbacks=callbacks,
     )
-    if packing is not None:
-        trainer.packing, trainer.rows, trainer.reference = packing, rows, reference
+    if passes is not None:
+        trainer.passes, trainer.rows, trainer.reference = passes, rows, reference
         trainer.pad = pad
-    trainer.recorded_trunk = trunk
     trainer.remove_callback(PrinterCallback)
     trainer.marker_loss = loss
     trainer.beta = spec.beta
@@ -223,7 +235,7 @@ def _collator(
 
 
 def _indices(examples: Sequence[dict[str, int]]) -> dict[str, Any]:
-    """Rows of a packed batch, by number: the trainer makes packs of them itself."""
+    """Rows of an optimizer batch, by number: the trainer makes passes of them itself."""
     import torch
 
     return {"index": torch.tensor([example["index"] for example in examples])}
@@ -238,7 +250,6 @@ def _trainer_class() -> Any:
         marker_loss: str
         beta: float
         row_order: RowOrder
-        recorded_trunk: GraphedTrunk | None
 
         def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
             del train_dataset
@@ -257,11 +268,7 @@ def _trainer_class() -> Any:
         ) -> Any:
             batch = Batch(**inputs)
             trunk, head = trunk_and_head(self.accelerator.unwrap_model(model))
-            hidden = (
-                trunk(input_ids=batch.tokens).last_hidden_state
-                if self.recorded_trunk is None
-                else self.recorded_trunk(batch.tokens)
-            )
+            hidden = trunk(input_ids=batch.tokens).last_hidden_state
             value = batch_loss(
                 hidden,
                 head,
@@ -275,11 +282,11 @@ def _trainer_class() -> Any:
     return PositionTrainer
 
 
-def _packed_trainer_class() -> Any:
-    class PackedTrainer(_trainer_class()):  # type: ignore[misc]
-        """The same loss on packs: an optimizer batch is one forward pass to the trainer."""
+def _passes_trainer_class() -> Any:
+    class PassesTrainer(_trainer_class()):  # type: ignore[misc]
+        """The same loss: an optimizer batch is one forward pass to the trainer."""
 
-        packing: Packing
+        passes: Passes
         rows: Sequence[EncodedRow]
         reference: Sequence[torch.Tensor] | None
         pad: int
@@ -298,7 +305,7 @@ def _packed_trainer_class() -> Any:
             num_items_in_batch: Any = None,
         ) -> Any:
             chosen = inputs["index"].tolist()
-            packs = self.packing.packs(
+            packs = self.passes.packs(
                 [self.rows[index] for index in chosen],
                 pad=self.pad,
                 reference=self.reference and [self.reference[index] for index in chosen],
@@ -306,12 +313,12 @@ def _packed_trainer_class() -> Any:
             head = trunk_and_head(self.accelerator.unwrap_model(model))[1]
             value: Any = None
             for pack in packs:
-                # The trainer sends back the gradient of what is returned; a pack before
-                # the last sends its own, so that one pack's activations are held at a time.
+                # The trainer sends back the gradient of what is returned; a pass before
+                # the last sends its own, so that one pass's activations are held at a time.
                 if value is not None:
                     value.backward()
                 share = batch_loss(
-                    self.packing.trunk(pack),
+                    self.passes.trunk(pack),
                     head,
                     pack,
                     loss=self.marker_loss,
@@ -321,4 +328,4 @@ def _packed_trainer_class() -> Any:
                 value = share if value is None else share + value.detach()
             return (value, None) if return_outputs else value
 
-    return PackedTrainer
+    return PassesTrainer

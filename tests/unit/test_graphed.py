@@ -20,7 +20,7 @@ from persona_lib.models.adapters import TRAINABLE, train_stack
 from persona_lib.profile import LoraSpec
 from persona_lib.train import graphed as module
 from persona_lib.train import lora
-from persona_lib.train.graphed import GraphedTrunk, difference, graphed, padded_length
+from persona_lib.train.graphed import GraphedTrunk, difference, graphed, padded_length, split_passes
 from persona_lib.train.lora import train_lora
 from persona_lib.train.recording import Recording, Trunk, plain_trunk
 from persona_lib.train.trainer import trunk_and_head
@@ -108,6 +108,40 @@ def test_padding_adds_a_quarter_at_most_and_few_lengths_occur() -> None:
     assert len(set(padded)) == 8 + 4 * 3
 
 
+# ---- passes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limit", "passes"),
+    [
+        # 4 x 64 tokens: another pass would cost more than it spares.
+        ([9, 60, 20, 64], 10_000, [[0, 2, 1, 3]]),
+        # 4 x 2,048 tokens whole; 2 x 64 and 2 x 2,048 apart.
+        ([2000, 60, 1900, 64], 10_000, [[1, 3], [2, 0]]),
+        # The same under a limit: the long ones one by one, alone even above it.
+        ([2000, 60, 1900, 64], 4_000, [[1, 3], [2], [0]]),
+        ([2000, 60, 1900, 64], 100, [[1], [3], [2], [0]]),
+        # An odd number: the short part is the smaller one.
+        ([900, 10, 1000], 1_500, [[1], [0], [2]]),
+        ([5], 1, [[0]]),
+    ],
+)
+def test_passes_by_hand(lengths: list[int], limit: int, passes: list[list[int]]) -> None:
+    assert split_passes(lengths, limit) == passes
+
+
+def test_every_row_is_in_one_pass_within_the_limit() -> None:
+    draw = torch.Generator().manual_seed(2)
+    for limit in (64, 500, 3_000, 40_000):
+        lengths = torch.randint(1, 2_500, (16,), generator=draw).tolist()
+        passes = split_passes(lengths, limit)
+        assert sorted(index for part in passes for index in part) == list(range(16))
+        for part in passes:
+            assert len(part) in (1, 2, 4, 8, 16)
+            longest = max(lengths[index] for index in part)
+            assert len(part) == 1 or len(part) * padded_length(longest) <= limit
+
+
 # ---- the same numbers ------------------------------------------------------------------
 
 
@@ -159,17 +193,23 @@ def test_gradients_add_up_over_passes_and_begin_anew_after_a_step() -> None:
         assert trunk.recorded == [(2, 64), *([(3, 64)] if step == 2 else [])]
 
 
+@pytest.mark.parametrize(("limit", "shape"), [(10_000, (8, 64)), (200, (2, 64))])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_recorded_training_is_the_plain_one(
-    loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loss: str,
+    limit: int,
+    shape: tuple[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Whatever number of passes an optimizer batch is cut into."""
     spec = replace(SPEC, steps=5, micro_batch=4)
     rows, frozen = make_rows(16), [prior(tmp_path / "prior")]
     made: list[GraphedTrunk] = []
 
     def recording(model: Any, trunk: Any, *, pad: int) -> GraphedTrunk:
         assert trunk is trunk_and_head(model)[0]
-        made.append(over(model)[1])
+        made.append(over(model, limit=limit)[1])
         assert pad == byte_tokenizer().pad_token_id
         return made[0]
 
@@ -181,7 +221,7 @@ def test_a_recorded_training_is_the_plain_one(
     losses, weights = run()
     monkeypatch.setattr(lora, "graphed", recording)
     again, recorded = run()
-    assert made[0].recorded == [(4, 64)]
+    assert made[0].recorded == [shape]
     assert again == pytest.approx(losses, rel=1e-5)
     for got, want in zip(recorded, weights, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5)
@@ -277,8 +317,8 @@ def test_who_gets_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
     found = graphed(OnCuda(model), trunk, pad=0)  # type: ignore[arg-type]
     assert found is not None
     shape = module.step_shape(model, trunk, compiled=False, looked_at=0.0)
-    each = module.token_bytes(shape, checkpointing=False)
-    assert found._limit == int(free * 0.35) // each > 10
+    each = module.token_bytes(shape, checkpointing=False) + 32 * VOCABULARY
+    assert found.limit == int(free * 0.35) // each > 10
     dropout = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.1)
     wet = train_stack(small_model(), [], dropout, 3)
     assert graphed(OnCuda(wet), trunk_and_head(wet)[0], pad=0) is None  # type: ignore[arg-type]
