@@ -119,6 +119,18 @@ def choose_seeds(text: str | None, option: str = "--seeds") -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def choose_arms(text: str | None, registration: Registration) -> tuple[str, ...]:
+    """Return the arms of ``C1,C2`` in the registration's order; of None all, as ().
+
+    Raises:
+        SpecError: the registration has no such arm.
+    """
+    if text is None:
+        return ()
+    named = {registration.arm(part.strip()).name for part in text.split(",")}
+    return tuple(arm.name for arm in registration.arms if arm.name in named)
+
+
 def choose_store(text: str | None) -> Path:
     """Return the store's folder: the option, FLATLAND_STORE, or .flatland/store."""
     return _folder(text or os.environ.get("FLATLAND_STORE")) or ROOT / ".flatland" / "store"

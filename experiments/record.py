@@ -5,8 +5,12 @@ r"""Record a golden: a run's scores and texts, with config, environment and comm
     python -m experiments.record golden/smollm2 --profile smollm2 --scale full \
         --seeds 42,137,256 --texts 42
 
+    python -m experiments.record golden/decision --profile smollm2 --scale full \
+        --loss decision --arms C1,C2 --without-text --no-geometry
+
 Hidden states are read as well, unless --no-geometry says otherwise. All seeds go into one
-record set; --texts names those whose completions are kept, because texts are most of it.
+record set; --texts names those whose completions are kept, because texts are most of it;
+--arms leaves out the other arms.
 
 A separate command, never a side effect of a test. It refuses a working tree with
 uncommitted changes, and stages that were built from one, because a golden has to
@@ -60,7 +64,7 @@ def record(
     texts: Sequence[int] | None = None,
     geometry: bool = False,
 ) -> None:
-    """Write every arm and pre-coupling model of a session as a stored record set.
+    """Write a session's arms, by default all, and their pre-coupling models as a record set.
 
     Args:
         session: what to run; stages that are stored are not built again.
@@ -81,8 +85,9 @@ def record(
     _check_place(folder)
     kept = session.seeds if texts is None else tuple(texts)
     _check_seeds(kept, session)
-    models = [(PRE, prior) for prior in session.registration.priors]
-    models += [(POST, arm.name) for arm in session.registration.arms]
+    arms = session.arms or session.all_arms
+    models = [(PRE, prior) for prior in session.priors_of(arms)]
+    models += [(POST, arm) for arm in arms]
     tables = _tables(session, models, texts=kept, geometry=geometry)
     # Before anything is written: the draft itself would make the tree dirty.
     commits = _commits(session)
@@ -105,11 +110,15 @@ def record(
             kind=RECORDS,
             registration=session.registration,
             files=list(tables),
-            source=f"a run of profile {session.profile_told}, "
-            f"seeds {', '.join(map(str, session.seeds))}",
+            source=_source(session, arms),
             recorded=recorded,
         )
         work.replace(folder)
+
+
+def _source(session: Session, arms: Sequence[str]) -> str:
+    words = f"a run of profile {session.profile_told}, seeds {', '.join(map(str, session.seeds))}"
+    return words if len(arms) == len(session.all_arms) else f"{words}, arms {', '.join(arms)} alone"
 
 
 def _check_place(folder: Path) -> None:
@@ -148,7 +157,7 @@ def _tables(
     """Return every file of the record set by name: its rows, and their type."""
     from persona_lib.pipeline import geometry_stage, run_geometry, run_texts
 
-    priors, store = session.registration.priors, session.store
+    priors, store = [name for phase, name in models if phase == PRE], session.store
     session.build_models(models)
     if geometry:
         session.build([geometry_stage(run, *model) for model in models for run in session.runs])
@@ -178,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", help="profile (default: tiny)")
     parser.add_argument("--scale", help="scale of a profile that has several: reduced or full")
     parser.add_argument("--loss", help="marker loss in place of the profile's")
+    parser.add_argument("--arms", help="arms to record, for example C1,C2 (default: all)")
     parser.add_argument("--seeds", help="root seeds, for example 42,137 (default: 42)")
     parser.add_argument("--store", help="stage cache (default: .flatland/store)")
     parser.add_argument("--data", help="folder with the published corpora")
@@ -192,8 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
+        registration = sessions.choose_registration(options.experiment, None)
         session = Session(
-            registration=sessions.choose_registration(options.experiment, None),
+            registration=registration,
             profile=sessions.choose_profile(options.profile, options.scale, options.loss),
             scale=sessions.choose_scale(options.profile, options.scale),
             loss=options.loss,
@@ -201,6 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             store_root=sessions.choose_store(options.store),
             user_data=sessions.choose_data(options.data),
             progress=shown(),
+            arms=sessions.choose_arms(options.arms, registration),
         )
         texts = None if options.texts is None else sessions.choose_seeds(options.texts, "--texts")
         record(
@@ -236,7 +248,7 @@ def _write(path: Path, table: pa.Table, row_type: type[Any]) -> None:
 
 
 def _commits(session: Session) -> list[str]:
-    """Return the commits that the stages of every arm were built from; see `_built_from`."""
+    """Return the commits that the stages of the arms were built from; see `_built_from`."""
     from persona_lib.pipeline import targets
 
     return _built_from(session, targets)
@@ -253,7 +265,7 @@ def _built_from(session: Session, final: Callable[[Run, Sequence[str]], list[Sta
 
     found = set()
     for run in session.runs:
-        for stage in walk(final(run, session.all_arms)):
+        for stage in walk(final(run, session.arms or session.all_arms)):
             entry = stage.resolve(session.store)
             git = entry.provenance["git"]
             if git["dirty"] is not False:
@@ -274,7 +286,7 @@ def _recorded(session: Session) -> dict[str, Any]:
         "config": [describe(run) for run in session.runs],
         "environment": provenance(),
         "seal": asdict(session.seal),
-        "stages": stages_of(session, session.all_arms),
+        "stages": stages_of(session, session.arms or session.all_arms),
     }
 
 

@@ -376,6 +376,26 @@ def test_recorded_set_is_judged_like_the_run_it_came_from(
     assert stored["gates"] == live["gates"]
 
 
+def test_two_arms_of_four_are_recorded_and_judged(
+    micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(registration=ISSUE262, profile=MICRO, seeds=(3, 5),
+                      store_root=micro / "store", arms=("C1", "C2"))  # fmt: skip
+    monkeypatch.setattr(record_command, "is_dirty", lambda: False)
+    monkeypatch.setattr(record_command, "_commits", lambda _: ["0" * 40])
+    record_command.record(session, tmp_path / "set", texts=())
+    manifest = read_manifest(tmp_path / "set")
+    assert manifest.source.endswith("seeds 3, 5, arms C1, C2 alone")
+    assert {stage["label"] for stage in manifest.recorded["stages"]} >= {"C1", "C2"}
+    assert not {stage["label"] for stage in manifest.recorded["stages"]} & {"C2p", "C3"}
+    models = set(pq.read_table(tmp_path / "set" / "scores.parquet")["model"].to_pylist())
+    assert models == {"raw", "em", "C1", "C2"}
+    run("-m", "h1", f"--stored={tmp_path / 'set'}", report=tmp_path / "report")
+    (stored,) = outcome(tmp_path / "report")["verdicts"]
+    assert stored in outcome(micro / "again")["verdicts"]
+    assert stored["claim"] == "H1"
+
+
 def test_texts_of_one_seed_of_several_are_recorded_and_judged(
     micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,8 @@ def test_rules_need_the_arms_they_compare_and_those_of_their_gates() -> None:
         (lambda: sessions.choose_profile("huge"), "--profile: expected one of tiny.*'huge'"),
         (lambda: sessions.choose_registration("x", None), "--experiment: expected one of issue262"),
         (lambda: sessions.choose_seeds("1,one"), "--seeds: expected distinct integers"),
+        (lambda: sessions.choose_arms("C1,C7", ISSUE262), "arm: expected one of C1, C2.*'C7'"),
+        (lambda: sessions.choose_arms("", ISSUE262), "arm: expected one of C1, C2.*''"),
         (lambda: sessions.choose_seeds("1,1"), "--seeds: expected distinct integers"),
         (lambda: sessions.choose_seeds("-1"), "--seeds: expected distinct integers"),
         (lambda: sessions.choose_seeds(str(2**63)), "--seeds: expected distinct integers"),
@@ -55,6 +57,14 @@ def test_unknown_names_are_refused_with_the_known_ones(call: object, message: st
     assert callable(call)
     with pytest.raises(SpecError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("text", "arms"),
+    [(None, ()), ("C2", ("C2",)), ("C3, C1", ("C1", "C3")), ("C2p,C2p", ("C2p",))],
+)
+def test_arms_come_in_the_registration_s_order(text: str | None, arms: tuple[str, ...]) -> None:
+    assert sessions.choose_arms(text, ISSUE262) == arms
 
 
 def test_registration_whose_contrast_names_a_missing_arm_is_refused() -> None:
