@@ -393,7 +393,7 @@ def test_two_arms_of_four_are_recorded_and_judged(
     run("-m", "h1", f"--stored={tmp_path / 'set'}", report=tmp_path / "report")
     (stored,) = outcome(tmp_path / "report")["verdicts"]
     assert stored in outcome(micro / "again")["verdicts"]
-    assert stored["claim"] == "H1"
+    assert stored["name"] == "H1"
 
 
 def test_texts_of_one_seed_of_several_are_recorded_and_judged(
