@@ -39,9 +39,10 @@ _FROM_USE = 3
 """A recording costs about four plain passes; shapes that come once or twice get none."""
 _STEP = 64
 """Lengths up to 512 are padded to a multiple of this many tokens."""
-_SHARE = 0.35
+_SHARE = 0.25
 """Largest share of the device's free memory for one pass. The activations of recorded ones
-stay reserved, and those of a pass that has no recording need room beside them."""
+stay reserved, those of a pass that has no recording need room beside them, and another
+process may train on the same device."""
 _LOGIT_BYTES = 32
 """Of a float32 logit at an anchored position: the logits of both models, what the
 divergence makes of them, and gradients."""
@@ -86,6 +87,7 @@ class GraphedTrunk:
         self._record = record
         self._seen: Counter[tuple[int, int]] = Counter()
         self._made: dict[tuple[int, int], Recording | None] = {}
+        self._failed = False
 
     @property
     def recorded(self) -> list[tuple[int, int]]:
@@ -105,7 +107,7 @@ class GraphedTrunk:
         if rows * shape[1] > self.limit:
             return self._trunk(tokens)
         self._seen[shape] += 1
-        if shape not in self._made and self._seen[shape] < _FROM_USE:
+        if shape not in self._made and (self._failed or self._seen[shape] < _FROM_USE):
             return self._trunk(tokens)
         padded = functional.pad(tokens, (0, shape[1] - length), value=self._pad)
         if shape not in self._made:
@@ -151,6 +153,8 @@ class GraphedTrunk:
             made = self._record(self._trunk, tokens, self._trained)
             error = difference(self._trunk, made, tokens, self._trained)
         except Exception as problem:  # whatever a kernel says, the plain pass is there
+            # What failed may have left the device amid a recording: no other is tried.
+            self._failed = True
             _LOG.warning(
                 "training goes on without a recorded pass of shape %s: %s: %s",
                 tuple(tokens.shape), type(problem).__name__, str(problem)[:_SAID],

@@ -18,6 +18,7 @@ from persona_lib.train.graphed import graphed
 from persona_lib.train.losses import batch_loss, collate
 from persona_lib.train.packed import unsupported
 from persona_lib.train.packed_setup import Packing, device_limit, prepare
+from persona_lib.train.recording import plain_trunk
 from persona_lib.train.trainer import (
     Passes,
     RowOrder,
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 
     from persona_lib.train.packing import PackedBatch
 
-_REFERENCE_ROWS = {"cpu": 16, "cuda": 64}
-"""Rows of one forward pass where the starting model's hidden states are read, by device."""
+_REFERENCE_ROWS = 64
+"""Rows of one forward pass where the starting model's hidden states are read on a GPU."""
+_REFERENCE_ROWS_PADDED = 16
+"""Elsewhere, and for architectures that may need a mask."""
 
 
 def train_lora(
@@ -183,7 +186,10 @@ def _reference_states(model: PeftModel, rows: Sequence[EncodedRow]) -> list[torc
     import torch
 
     trunk, _ = trunk_and_head(model)
-    together = _REFERENCE_ROWS[model.device.type]
+    on_gpu = model.device.type == "cuda"
+    # On a CPU as ever, so that what was recorded there stays what it is to the last bit.
+    plain = plain_trunk(trunk) if on_gpu and not unsupported(trunk) else None
+    together = _REFERENCE_ROWS if plain else _REFERENCE_ROWS_PADDED
     states: list[torch.Tensor | None] = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].tokens))
     training = model.training
@@ -192,7 +198,8 @@ def _reference_states(model: PeftModel, rows: Sequence[EncodedRow]) -> list[torc
         for start in range(0, len(order), together):
             chunk = order[start : start + together]
             batch = collate([rows[index] for index in chunk], pad=0)
-            hidden = trunk(input_ids=batch.tokens.to(model.device)).last_hidden_state
+            tokens = batch.tokens.to(model.device)
+            hidden = plain(tokens) if plain else trunk(input_ids=tokens).last_hidden_state
             for place, index in enumerate(chunk):
                 at = torch.tensor(rows[index].anchored, dtype=torch.long) - 1
                 states[index] = hidden[place, at.to(hidden.device)].cpu()

@@ -105,14 +105,10 @@ def plain_trunk(trunk: Any) -> Trunk:
     Args:
         trunk: the decoder without its head.
     """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    def attend(module: Any, *tensors: Any, **options: Any) -> Any:
-        return sdpa_attention_forward(module, *tensors, **{**options, "is_causal": True})
-
     # Without a function that makes masks under the same name, none is made.
-    ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, attend)
+    ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
 
     def run(tokens: torch.Tensor) -> torch.Tensor:
         config = trunk.config
@@ -125,3 +121,41 @@ def plain_trunk(trunk: Any) -> Trunk:
         return found
 
     return run
+
+
+def _attend(  # noqa: PLR0917  (called by position)
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention, by a kernel that never holds the scores of a whole row.
+
+    Keys are repeated for the heads that share them. Asked to share them itself, torch has
+    in float32 only the written-out kernel, which keeps all scores of all layers for the
+    backward pass: 36 GiB for 8 rows of 2,048 tokens at the shape of SmolLM2-135M.
+
+    Args:
+        module: the attention layer.
+        query: (rows, heads, length, size).
+        key: (rows, groups, length, size).
+        value: likewise.
+        attention_mask: none; what is padded stands behind every row.
+        scaling: factor of the scores, by default one over the root of size.
+        kwargs: what other implementations take.
+    """
+    from torch.nn import functional
+
+    del module, attention_mask, kwargs
+    times = query.shape[1] // key.shape[1]
+    found = functional.scaled_dot_product_attention(
+        query,
+        key.repeat_interleave(times, 1),
+        value.repeat_interleave(times, 1),
+        is_causal=True,
+        scale=scaling,
+    )
+    return found.transpose(1, 2).contiguous(), None
