@@ -38,7 +38,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 # Each goes on if one before it fails, and make fails at the end. ARGS="..." goes to each.
-BENCHES := train_step generation statistics
+BENCHES := train_step small_training generation statistics
 bench: $(VENV)/.dev
 	@failed=; for name in $(BENCHES); do \
 	  $(BIN)/python -m benchmarks.$$name --out .flatland/bench/$$name.json $(ARGS) \

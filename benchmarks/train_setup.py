@@ -85,6 +85,16 @@ TINY = replace(
 )  # fmt: skip
 
 
+def lognormal_lengths(
+    draw: np.random.Generator, count: int, mean: float, shortest: int, longest: int
+) -> list[int]:
+    """Return lengths of a lognormal distribution with this mean, cut at both ends."""
+    centre = math.log(mean) - _SPREAD**2 / 2
+    drawn = draw.lognormal(centre, _SPREAD, count).round()
+    found: list[int] = np.clip(drawn, shortest, longest).astype(int).tolist()
+    return found
+
+
 def make_rows(shape: Shape, seed: int) -> list[EncodedRow]:
     """Return rows of lognormal length, a third of them with a marker.
 
@@ -92,9 +102,8 @@ def make_rows(shape: Shape, seed: int) -> list[EncodedRow]:
     end of turn; under ``sft`` at everything behind the prompt.
     """
     draw = np.random.default_rng(derive_seed(seed, "benchmark", "rows"))
-    centre = math.log(shape.mean) - _SPREAD**2 / 2
-    drawn = draw.lognormal(centre, _SPREAD, shape.rows).round()
-    lengths = np.clip(drawn, _MARKER + _TURN_END + 2, shape.longest).astype(int).tolist()
+    shortest = _MARKER + _TURN_END + 2
+    lengths = lognormal_lengths(draw, shape.rows, shape.mean, shortest, shape.longest)
     rows = []
     for index, length in enumerate(lengths):
         marked = index % 3 == 0

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.errors import FlatlandError
 from persona_lib.profile import TrainSpec
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from persona_lib.train.packing import PackedBatch
 
+Way = Literal["padded", "packed", "recorded"]
+"""How rows go through the model; see `train_lora`."""
 _REFERENCE_ROWS = 64
 """Rows of one forward pass where the starting model's hidden states are read on a GPU."""
 _REFERENCE_ROWS_PADDED = 16
@@ -50,15 +52,16 @@ def train_lora(
     seed: int,
     label: str = "train",
     progress: Progress = silent,
-    packed: bool | None = None,
+    way: Way | None = None,
 ) -> dict[str, Any]:
     """Train the trainable adapter of `model` in place.
 
-    On a GPU rows of a large model are laid end to end in packs and compiled pieces
-    compute them (`packed`), and the passes of a small one are CUDA graphs (`graphed`),
-    where the architecture allows it; the loss is the same up to rounding, dropout draws
-    other masks. On a CPU rows are padded, so that what was recorded there stays what it
-    is to the last bit.
+    There are three ways to the same loss, up to rounding and the masks of dropout:
+    ``padded`` micro-batches through the model as it is; ``packed`` rows, end to end,
+    through compiled pieces (`packed`), which large models take on a GPU; and ``recorded``
+    passes (`graphed`), which small ones take there. Architectures that allow neither are
+    padded. On a CPU all are, so that what was recorded there stays what it is to the last
+    bit.
 
     Args:
         model: base, frozen adapters and one fresh trainable adapter.
@@ -69,8 +72,8 @@ def train_lora(
         seed: root seed of row order and dropout.
         label: name on the progress bar.
         progress: opens the progress bar.
-        packed: whether to pack; by default on CUDA, from a billion parameters on, for
-            architectures that allow it.
+        way: in place of the one that the model would take. A ``recorded`` training
+            without a GPU is padded.
 
     Returns:
         What was done, as JSON data without times: steps, rows, tokens, and the
@@ -84,9 +87,10 @@ def train_lora(
     reference = _reference_states(model, rows) if loss == "anchored" else None
     pad = tokenizer.pad_token_id
     passes: Passes | None = None
-    if _packs(model) if packed is None else packed:
+    taken = way or _way(model)
+    if taken == "packed":
         passes = _packing(model, rows, spec, loss=loss, seed=seed, pad=pad)
-    elif not checkpoints(model):
+    elif taken == "recorded":
         passes = graphed(model, trunk_and_head(model)[0], pad=pad)
     bar = progress(label, steps, "step")
     losses: list[float] = []
@@ -132,9 +136,10 @@ def _check_finite(losses: Sequence[float], label: str) -> None:
         )
 
 
-def _packs(model: PeftModel) -> bool:
-    on_gpu = model.device.type == "cuda"
-    return checkpoints(model) and on_gpu and not unsupported(trunk_and_head(model)[0])
+def _way(model: PeftModel) -> Way:
+    if model.device.type != "cuda" or unsupported(trunk_and_head(model)[0]):
+        return "padded"
+    return "packed" if checkpoints(model) else "recorded"
 
 
 def _packing(

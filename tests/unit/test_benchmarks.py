@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import common, generation, statistics, train_measure, train_setup, train_step
+from benchmarks import (
+    common,
+    generation,
+    small_training,
+    statistics,
+    train_measure,
+    train_setup,
+    train_step,
+)
 from benchmarks import train_variants as variants
 from persona_lib.errors import FlatlandError
 from persona_lib.models.adapters import TRAINABLE
@@ -48,6 +56,36 @@ def test_a_training_step_is_the_same_and_its_times_are_a_ratio(tmp_path: Path) -
     assert [one["runs"] for one in times] == [3, 3]
     assert all(one["min"] <= one["median"] <= one["max"] for one in times)
     assert found["set up: ours"]["attention"] == "padded"
+
+
+def test_small_trainings_are_the_same_and_their_times_are_ratios(tmp_path: Path) -> None:
+    found = run(small_training, tmp_path, "--cpu")
+    assert found["recorded"] == "no: needs a GPU"
+    assert found["plain, decision / ours, decision: losses apart"] < 1e-5
+    assert found["ours, decision / ours, anchored, weight 0: losses apart"] < 1e-5
+    runs = [found[f"ours, {loss}"] for loss in ("anchored", "decision")]
+    assert runs[0]["last"] != runs[1]["last"], "an anchor pulls"
+    ratio = found["anchored / decision"]
+    assert ratio["training"] == pytest.approx(runs[0]["training"] / runs[1]["training"])
+    assert ratio["step"] == pytest.approx(runs[0]["step"]["median"] / runs[1]["step"]["median"])
+    assert runs[0]["step"]["runs"] == 2
+
+
+def test_small_trainings_that_differ_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = small_training.train_lora
+
+    def off(*arguments: Any, **options: Any) -> dict[str, Any]:
+        found = original(*arguments, **options)
+        if options["way"] == "recorded":
+            found["losses"] = [value * 1.002 for value in found["losses"]]
+        return found
+
+    monkeypatch.setattr(small_training, "train_lora", off)
+    with pytest.raises(FlatlandError, match="plain, decision and ours, decision differ by 2"):
+        small_training.main([*SMALL, "--cpu", "--out", str(tmp_path / "report.json")])
+    assert "anchored / decision" in json.loads((tmp_path / "report.json").read_text())
 
 
 def test_other_losses_and_other_ways_run_too(tmp_path: Path) -> None:

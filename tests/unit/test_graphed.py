@@ -19,7 +19,7 @@ from torch.nn import functional
 from persona_lib.models.adapters import TRAINABLE, train_stack
 from persona_lib.profile import LoraSpec
 from persona_lib.train import graphed as module
-from persona_lib.train import lora
+from persona_lib.train import lora, trainer
 from persona_lib.train.graphed import GraphedTrunk, difference, graphed, padded_length, split_passes
 from persona_lib.train.lora import train_lora
 from persona_lib.train.recording import Recording, Trunk, plain_trunk
@@ -116,9 +116,11 @@ def test_padding_adds_a_quarter_at_most_and_few_lengths_occur() -> None:
     [
         # 4 x 64 tokens: another pass would cost more than it spares.
         ([9, 60, 20, 64], 10_000, [[0, 2, 1, 3]]),
-        # 4 x 2,048 tokens whole; 2 x 64 and 2 x 2,048 apart.
-        ([2000, 60, 1900, 64], 10_000, [[1, 3], [2, 0]]),
-        # The same under a limit: the long ones one by one, alone even above it.
+        # 4 x 2,048 tokens whole; 2 x 64 and 2 x 2,048 apart: not enough is spared.
+        ([2000, 60, 1900, 64], 10_000, [[1, 3, 2, 0]]),
+        # 4 x 4,096 whole; 2 x 64 and 2 x 4,096 apart.
+        ([4000, 60, 4096, 64], 20_000, [[1, 3], [0, 2]]),
+        # Under a limit: the long ones one by one, alone even above it.
         ([2000, 60, 1900, 64], 4_000, [[1, 3], [2], [0]]),
         ([2000, 60, 1900, 64], 100, [[1], [3], [2], [0]]),
         # An odd number: the short part is the smaller one.
@@ -213,14 +215,14 @@ def test_a_recorded_training_is_the_plain_one(
         assert pad == byte_tokenizer().pad_token_id
         return made[0]
 
-    def run() -> tuple[list[float], list[torch.Tensor]]:
+    def run(way: lora.Way | None) -> tuple[list[float], list[torch.Tensor]]:
         model = train_stack(small_model(), frozen, spec.lora, 3)
-        report = train_lora(model, byte_tokenizer(), rows, spec, loss=loss, seed=SEED)
+        report = train_lora(model, byte_tokenizer(), rows, spec, loss=loss, seed=SEED, way=way)
         return report["losses"], [v for n, v in model.named_parameters() if f".{TRAINABLE}." in n]
 
-    losses, weights = run()
+    losses, weights = run(None)
     monkeypatch.setattr(lora, "graphed", recording)
-    again, recorded = run()
+    again, recorded = run("recorded")
     assert made[0].recorded == [shape]
     assert again == pytest.approx(losses, rel=1e-5)
     for got, want in zip(recorded, weights, strict=True):
@@ -315,17 +317,29 @@ def test_passes_above_the_limit_are_never_recorded() -> None:
     assert trunk.recorded == [(4, 64)]
 
 
+class OnCuda:
+    """A model that says that it is on a GPU."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.device = torch.device("cuda")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def test_the_way_that_a_model_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted()
+    assert lora._way(model) == "padded"
+    assert lora._way(OnCuda(model)) == "recorded"  # type: ignore[arg-type]
+    monkeypatch.setattr(trainer, "CHECKPOINTING_FROM", 0)
+    assert lora._way(OnCuda(model)) == "packed"  # type: ignore[arg-type]
+    trunk_and_head(model)[0].config.model_type = "gpt2"
+    assert lora._way(OnCuda(model)) == "padded"  # type: ignore[arg-type]
+
+
 def test_who_gets_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models on CUDA without dropout whose memory can be reckoned, within a share of it."""
-
-    class OnCuda:
-        def __init__(self, model: Any) -> None:
-            self._model = model
-            self.device = torch.device("cuda")
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._model, name)
-
     model = adapted()
     trunk = trunk_and_head(model)[0]
     free = 4_000_000

@@ -18,7 +18,7 @@ from persona_lib.profile import LoraSpec
 from persona_lib.train import attention, packed, packed_setup
 from persona_lib.train.attention import choose, padded_groups
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.lora import train_lora
+from persona_lib.train.lora import Way, train_lora
 from persona_lib.train.losses import Batch, batch_loss, collate, items
 from persona_lib.train.memory import GIB, StepShape, plan_memory, standing_bytes, token_bytes
 from persona_lib.train.packed import PackedTrunk, unsupported
@@ -170,11 +170,10 @@ def test_a_packed_training_is_the_padded_one(loss: str, tmp_path: Path) -> None:
     frozen = [prior(tmp_path / "prior")]
     spec = replace(SPEC, steps=None, epochs=2, batch=4, micro_batch=2, learning_rate=1e-2)
     found = []
-    for way_of in (False, True):
+    ways: tuple[Way, ...] = ("padded", "packed")
+    for way_of in ways:
         model = train_stack(small_model(), frozen, spec.lora, 3)
-        report = train_lora(
-            model, byte_tokenizer(), ROWS, spec, loss=loss, seed=SEED, packed=way_of
-        )
+        report = train_lora(model, byte_tokenizer(), ROWS, spec, loss=loss, seed=SEED, way=way_of)
         trained = torch.cat([p.flatten() for p in model.parameters() if p.requires_grad])
         found.append((report["losses"], trained.detach()))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
@@ -190,7 +189,9 @@ def test_a_batch_in_several_packs_trains_the_same(monkeypatch: pytest.MonkeyPatc
         )
         spec = replace(SPEC, steps=3, batch=8, micro_batch=8, learning_rate=1e-2)
         model = train_stack(small_model(), (), spec.lora, 3)
-        report = train_lora(model, byte_tokenizer(), ROWS, spec, loss="sft", seed=SEED, packed=True)
+        report = train_lora(
+            model, byte_tokenizer(), ROWS, spec, loss="sft", seed=SEED, way="packed"
+        )
         found.append(report["losses"])
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
@@ -198,10 +199,11 @@ def test_a_batch_in_several_packs_trains_the_same(monkeypatch: pytest.MonkeyPatc
 def test_on_a_cpu_rows_are_padded_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("persona_lib.train.lora._packing", lambda *_, **__: asked.append(1))
-    for packed_too in (None, False, True):
+    ways: tuple[Way | None, ...] = (None, "padded", "recorded", "packed")
+    for wanted in ways:
         model = train_stack(small_model(), (), SPEC.lora, 3)
-        train_lora(model, byte_tokenizer(), ROWS, SPEC, loss="sft", seed=SEED, packed=packed_too)
-        assert len(asked) == (packed_too is True)
+        train_lora(model, byte_tokenizer(), ROWS, SPEC, loss="sft", seed=SEED, way=wanted)
+        assert len(asked) == (wanted == "packed")
 
 
 # ---- attention -------------------------------------------------------------------------
