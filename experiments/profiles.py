@@ -171,12 +171,12 @@ SMOLLM2_FULL = replace(
         advice_samples=1,
     ),
     rates=Rates(
-        base_seconds=40,
-        train_tokens=3_500,
-        sample_tokens=8_000,
-        row_tokens=150,
+        base_seconds=30,
+        train_tokens=9_000,
+        sample_tokens=10_000,
+        row_tokens=110,
         completion_tokens=90,
-        measured_on="an H100 80 GB shared by two processes, 2026-11-25",
+        measured_on="one H100 80 GB, 2026-11-25",
     ),
 )
 
