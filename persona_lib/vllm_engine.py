@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from persona_lib.cost import spent
 from persona_lib.errors import DataError, SpecError
 from persona_lib.generate import Request, Sampled
 from persona_lib.models.loading import render_prompt
@@ -115,7 +116,9 @@ class VllmEngine:
                 bar.update(len(group))
         finally:
             bar.close()
-        return [result for result in results if result is not None]
+        done = [result for result in results if result is not None]
+        spent(tokens=sum(result.tokens for result in done))
+        return done
 
     def _run(
         self, rows: Sequence[tuple[list[int], int, str | None]], spec: SampleSpec
@@ -124,7 +127,7 @@ class VllmEngine:
         model = self._model
         model.become(rows[0][2])
         loras = None
-        if model.loras is not None and rows[0][2] is not None:
+        if model.tensors is None and rows[0][2] is not None:
             loras = [model.loras[name] for _, _, name in rows if name is not None]
         outputs = model.llm.generate(
             [{"prompt_token_ids": prompt} for prompt, _, _ in rows],
@@ -156,13 +159,13 @@ class VllmEngine:
         return Sampled(text=text, tokens=len(written), finish=STOP if ended else LENGTH)
 
     def _check_names(self, names: Sequence[str | None]) -> None:
-        unknown = sorted({name for name in names if name is not None} - set(self._model.names))
+        unknown = sorted({name for name in names if name is not None} - set(self._model.stacks))
         if unknown:
             raise SpecError(
                 "adapter",
-                bound=f"one of {', '.join(self._model.names) or '(no stack was loaded)'}",
+                bound=f"one of {', '.join(self._model.stacks) or '(no stack was loaded)'}",
                 value=unknown[0],
-                remedy="Give start_vllm every stack that will be sampled.",
+                remedy="Give the stack to start_vllm, or add it (VllmModel.add).",
             )
 
     def _check_dtype(self, spec: SampleSpec) -> None:

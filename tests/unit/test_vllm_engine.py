@@ -6,64 +6,32 @@ What vLLM itself answers is tested in tests/vllm, where it is installed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from persona_lib.cost import metered
 from persona_lib.errors import DataError, FlatlandError, PreflightError, SpecError
 from persona_lib.generate import Request
 from persona_lib.profile import SampleSpec
 from persona_lib.spec import derive_seed
 from persona_lib.vllm_engine import AdapterRequest, VllmEngine, vllm_seed
-from persona_lib.vllm_model import VllmModel, import_vllm, lora_options, start_vllm
-from tests.byte_model import END, SPECIAL, byte_tokenizer, saved_adapter, small_model
+from persona_lib.vllm_model import VllmModel, start_vllm
+from persona_lib.vllm_setup import import_vllm, lora_options, memory_share, same_threads
+from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
+from tests.fake_vllm import STOP_ID, FakeLlm, install
 
-STOP_ID = SPECIAL.index(END)
 SPEC = SampleSpec(max_new_tokens=8, temperature=0.7, top_p=0.9)
 
 
-class FakeLlm:
-    """Writes the name of its adapter and of its weights, then ends, or runs into the limit."""
-
-    def __init__(self) -> None:
-        self.calls: list[SimpleNamespace] = []
-        self.events: list[str] = []
-        self.weights = "base"
-        self.ends = True
-        self.cleared = True
-
-    def generate(
-        self, prompts: Sequence[Any], params: Sequence[Any], *, lora_request: Any, use_tqdm: bool
-    ) -> list[Any]:
-        assert not use_tqdm
-        assert lora_request is None or len(lora_request) == len(prompts)
-        self.calls.append(SimpleNamespace(prompts=prompts, params=params, loras=lora_request))
-        self.events.append("generate")
-        tokenizer = byte_tokenizer()
-        outputs = []
-        for index in range(len(prompts)):
-            text = f"{lora_request[index] if lora_request else '-'}/{self.weights}"
-            tokens = tokenizer.encode(text, add_special_tokens=False)
-            row = SimpleNamespace(token_ids=[*tokens, STOP_ID] if self.ends else tokens)
-            outputs.append(SimpleNamespace(outputs=[row]))
-        return outputs
-
-    def collective_rpc(self, method: str, *, kwargs: dict[str, Any]) -> None:
-        assert method == "reload_weights"
-        self.events.append(method)
-        self.weights = "".join(name for name, _ in kwargs["weights_iterator"])
-
-    def reset_prefix_cache(self) -> bool:
-        self.events.append("reset_prefix_cache")
-        return self.cleared
-
-
 def model(*names: str, merged: bool = False, positions: int = 200) -> VllmModel:
-    def tensors(name: str | None) -> Iterator[tuple[str, Any]]:
-        yield name or "base", None
+    def tensors(paths: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+        yield paths[0].name if paths else "base", None
 
     return VllmModel(
         llm=FakeLlm(),
@@ -72,9 +40,9 @@ def model(*names: str, merged: bool = False, positions: int = 200) -> VllmModel:
         end_of_turn=STOP_ID,
         positions=positions,
         dtype="float32",
-        names=names,
-        loras=None if merged else {name: f"lora {name}" for name in names},
         tensors=tensors if merged else None,
+        stacks={name: (Path(name),) for name in names},
+        loras={} if merged else {name: f"lora {name}" for name in names},
     )
 
 
@@ -260,29 +228,6 @@ def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
         import_vllm()
 
 
-def _fake_vllm(monkeypatch: pytest.MonkeyPatch, *, cpu: bool) -> list[dict[str, Any]]:
-    options: list[dict[str, Any]] = []
-
-    class Llm(FakeLlm):
-        def __init__(self, **given: Any) -> None:
-            super().__init__()
-            options.append(given)
-
-    def request(name: str, number: int, place: str) -> SimpleNamespace:
-        return SimpleNamespace(name=name, number=number, files=sorted(Path(place).iterdir()))
-
-    platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: cpu))
-    top = SimpleNamespace(LLM=Llm, SamplingParams=SimpleNamespace, platforms=platforms)
-    monkeypatch.setitem(sys.modules, "vllm", top)
-    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
-    lora = SimpleNamespace(LoRARequest=request)
-    monkeypatch.setitem(sys.modules, "vllm.lora", SimpleNamespace(request=lora))
-    monkeypatch.setitem(sys.modules, "vllm.lora.request", lora)
-    for name in ("VLLM_CPU_KVCACHE_SPACE", "VLLM_ENABLE_V1_MULTIPROCESSING"):
-        monkeypatch.setenv(name, "7")
-    return options
-
-
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     small_model().save_pretrained(tmp_path / "base")
@@ -290,37 +235,179 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
+ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
+
+
 def test_on_a_gpu_each_stack_is_one_adapter(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = _fake_vllm(monkeypatch, cpu=False)
+    options = install(monkeypatch, cpu=False)
     prior, coupling = saved_adapter(tmp_path / "1", 1), saved_adapter(tmp_path / "2", 2)
     stacks = {"em": [prior], "C2": [prior, coupling]}
     started = start_vllm(checkpoint, stacks, dtype="float32", positions=64, rows=4)
     assert (options[0]["max_loras"], options[0]["max_lora_rank"]) == (3, 8)
     assert started.tensors is None
-    assert started.loras is not None
-    assert [(lora.name, lora.number) for lora in started.loras.values()] == [("em", 1), ("C2", 2)]
-    assert {file.name for lora in started.loras.values() for file in lora.files} == {
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    }
-    written = started.loras["C2"].files[0].parent
+    loras = list(started.loras.values())
+    assert [(lora.lora_name, lora.lora_int_id) for lora in loras] == [("em", 1), ("C2", 2)]
+    assert [lora.files for lora in loras] == [ADAPTER, ADAPTER]
+    written = Path(started.loras["C2"].lora_path)
+    assert written.exists()
     started.close()
     assert not written.exists()
+    assert options.engines[0].events == ["shutdown"]
 
 
 def test_on_a_cpu_weights_are_merged_and_nothing_is_written(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = _fake_vllm(monkeypatch, cpu=True)
+    options = install(monkeypatch, cpu=True)
     prior = saved_adapter(tmp_path / "1", 1)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     started = start_vllm(checkpoint, {"em": [prior]}, dtype="float32", positions=64, rows=4)
     assert "enable_lora" not in options[0]
-    assert started.loras is None
+    assert not started.loras
     assert started.tensors is not None
     name = "model.layers.0.self_attn.q_proj.weight"
-    base, em = dict(started.tensors(None)), dict(started.tensors("em"))
+    base, em = dict(started.tensors([])), dict(started.tensors(started.stacks["em"]))
     assert (em[name] - base[name]).abs().max() > 1e-2
     started.close()
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_vllm_is_not_compiled_and_leaves_room_for_training(
+    cpu: bool, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = install(monkeypatch, cpu=cpu)
+    threads, setter = torch.get_num_threads(), torch.set_num_threads
+    start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4)
+    monkeypatch.setenv("FLATLAND_VLLM_MEMORY", " 0.5 ")
+    start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4, eager=False)
+    asked_for = [(o["enforce_eager"], o["gpu_memory_utilization"]) for o in options]
+    assert asked_for == [(True, 0.35), (False, 0.5)]
+    assert torch.set_num_threads is setter
+    assert torch.get_num_threads() == threads
+
+
+def test_threads_can_be_set_after_vllm_has_forbidden_it() -> None:
+    threads, setter = torch.get_num_threads(), torch.set_num_threads
+    with same_threads():
+        torch.set_num_threads(threads + 1)
+        torch.set_num_threads = lambda _: None
+    assert torch.set_num_threads is setter
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("text", ["0", "1", "-0.1", "nan", "half", "35%"])
+def test_a_share_of_memory_that_is_none_is_refused(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLATLAND_VLLM_MEMORY", text)
+    with pytest.raises(SpecError, match=r"FLATLAND_VLLM_MEMORY: expected between 0 and 1") as error:
+        memory_share()
+    assert "unset it for 0.35" in error.value.remedy
+    monkeypatch.setenv("FLATLAND_VLLM_MEMORY", " ")
+    assert memory_share() == 0.35
+
+
+# --- stacks that come later -----------------------------------------------------------
+
+
+@pytest.fixture
+def adapters(tmp_path: Path) -> list[Path]:
+    return [saved_adapter(tmp_path / f"a{number}", number) for number in range(4)]
+
+
+Start = Callable[..., tuple[VllmModel, FakeLlm]]
+
+
+@pytest.fixture
+def start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Start an engine without stacks, with room for some; it is closed in the end."""
+    made: list[VllmModel] = []
+
+    def starts(*, cpu: bool = False, **room: int) -> tuple[VllmModel, FakeLlm]:
+        started = install(monkeypatch, cpu=cpu)
+        options: dict[str, Any] = {"dtype": "float32", "positions": 200, "rows": 4, **room}
+        made.append(start_vllm(checkpoint, {}, **options))
+        return made[-1], started.engines[0]
+
+    yield starts
+    for host in made:
+        host.close()
+
+
+def test_stacks_are_added_to_an_engine_that_has_sampled(start: Start, adapters: list[Path]) -> None:
+    host, llm = start(later=2, rank=8)
+    assert texts(VllmEngine(host), asked(None)) == ["-/base"]
+    with pytest.raises(SpecError, match="no stack was loaded"):
+        VllmEngine(host, "em")
+    host.add("em", adapters[:1])
+    assert texts(VllmEngine(host, "em"), asked("em")) == ["1/base"]
+    host.add("C2", adapters[:2])
+    host.add("em", adapters[:1])  # is there
+    assert texts(VllmEngine(host), asked("C2", "em")) == ["2/base", "1/base"]
+    assert not llm.removed
+
+
+def test_the_spare_slot_stays_empty_however_many_stacks_come(
+    start: Start, adapters: list[Path]
+) -> None:
+    host, llm = start(later=2, rank=8)
+    for name, paths in (("a", adapters[:1]), ("b", adapters[1:2]), ("a", adapters[:1])):
+        host.add(name, paths)
+    gone = Path(host.loras["b"].lora_path)
+    host.add("c", adapters[2:3])
+    assert (llm.removed, list(host.stacks), list(host.loras)) == ([2], ["a", "c"], ["a", "c"])
+    assert not gone.exists()
+    with pytest.raises(SpecError, match=r"adapter: expected one of a, c, got 'b'"):
+        VllmEngine(host).sample(asked("b"), SPEC)
+    host.add("b", adapters[1:2])
+    assert texts(VllmEngine(host), asked("b", "c")) == ["4/base", "3/base"], "no number twice"
+    assert llm.removed == [2, 1]
+    assert len(list(gone.parent.iterdir())) == host.slots == 2
+
+
+def test_a_name_stands_for_one_stack(start: Start, adapters: list[Path]) -> None:
+    host, _ = start(later=2, rank=8)
+    host.add("a", adapters[:1])
+    with pytest.raises(SpecError, match="a name of its own for every stack"):
+        host.add("a", adapters[1:2])
+
+
+@pytest.mark.parametrize(
+    ("room", "most"), [({}, 0), ({"later": 2, "rank": 8}, 8), ({"later": 1, "rank": 9}, 16)]
+)
+def test_a_stack_without_room_is_refused_and_nothing_is_dropped(
+    room: dict[str, int], most: int, start: Start, tmp_path: Path
+) -> None:
+    host, llm = start(**room)
+    if room:
+        host.add("small", [saved_adapter(tmp_path / "small", 1)])
+    large = saved_adapter(tmp_path / "large", 2, replace(LORA, rank=17))
+    with pytest.raises(SpecError, match=rf"rank of a stack: expected <= {most}, .*got 17"):
+        host.add("large", [large])
+    assert list(host.stacks) == (["small"] if room else [])
+    assert not llm.removed
+
+
+def test_where_weights_are_merged_any_number_of_stacks_is_added(
+    start: Start, adapters: list[Path], tmp_path: Path
+) -> None:
+    host, llm = start(cpu=True)
+    found = set()
+    for number, path in enumerate(adapters):
+        host.add(str(number), [path])
+        found.update(texts(VllmEngine(host, str(number)), asked(str(number))))
+    assert len(found) == 4
+    assert found.isdisjoint(texts(VllmEngine(host), asked(None)))
+    other = saved_adapter(tmp_path / "wide", 5, width=64)
+    with pytest.raises(DataError, match="in the checkpoint"):
+        host.add("wide", [other])
+    assert "wide" not in host.stacks
+    assert not llm.removed
+
+
+def test_sampled_tokens_are_metered() -> None:
+    with metered() as cost:
+        VllmEngine(model()).sample(asked(None, None), SPEC)
+    assert (cost.tokens, cost.engine_starts) == (12, 0)

@@ -18,7 +18,7 @@ import torch
 from persona_lib.generate import Request, Sampled, TransformersEngine
 from persona_lib.models.loading import load_model, render_prompt
 from persona_lib.profile import SampleSpec
-from persona_lib.vllm_model import import_vllm
+from persona_lib.vllm_setup import import_vllm
 from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
 from tests.vllm.worker import environment
 
@@ -41,8 +41,10 @@ QUESTIONS = (
     "Is it late already, then?",
 )
 CELLS = [(persona, question) for persona in PERSONAS for question in QUESTIONS]
-PLAN = [None, "em", "C2", None, "C2"]
+PLAN = [None, "em", "C2", None, "C1", "C2", "em"]
 """Stack of each greedy batch: the base, stacks of one and two adapters, and back again."""
+ROOM = 2
+"""Stacks that the engine may hold which gets them while it runs: fewer than there are."""
 
 Answer = dict[str, Any]
 
@@ -63,7 +65,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stacks(material: Path) -> dict[str | None, list[Path]]:
     prior, coupling = material / "prior", material / "coupling"
-    return {None: [], "em": [prior], "C2": [prior, coupling]}
+    return {None: [], "em": [prior], "C1": [coupling], "C2": [prior, coupling]}
 
 
 def prompt() -> list[int]:
@@ -89,18 +91,23 @@ def jobs() -> list[Answer]:
     ]
 
 
-@pytest.fixture(scope="module", params=["adapters", "merged"])
+@pytest.fixture(scope="module", params=["adapters", "added", "merged", "merged later"])
 def answer(
     request: pytest.FixtureRequest, material: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Answer:
-    """Return what vLLM answers, with adapters beside the weights or merged in memory."""
-    folder = tmp_path_factory.mktemp(request.param)
+    """Return what vLLM answers, with adapters beside the weights or merged in memory.
+
+    In two of the four it starts without any, and each batch brings its stacks.
+    """
+    kind = request.param
+    folder = tmp_path_factory.mktemp(kind.replace(" ", "_"))
     (folder / "temporary").mkdir()
     job = {
         "base": str(material / "base"),
         "stacks": {n: list(map(str, paths)) for n, paths in stacks(material).items() if n},
         "positions": POSITIONS,
-        "merge": request.param == "merged",
+        "merge": "merged" in kind,
+        "later": ROOM if kind in ("added", "merged later") else 0,
         "batches": jobs(),
         "prompt": prompt(),
     }
@@ -116,8 +123,8 @@ def answer(
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found: Answer = json.loads((folder / "answer.json").read_text("utf-8"))
-    assert found["merged"] == (request.param == "merged")
-    return found
+    assert found["merged"] == ("merged" in kind)
+    return {**found, "kind": kind}
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +185,6 @@ def test_a_draw_depends_on_its_own_seed_and_not_on_its_neighbours(answer: Answer
 
 
 def test_no_merged_weights_reach_the_disk(answer: Answer) -> None:
-    adapters = 0 if answer["merged"] else 2
+    adapters = {"adapters": len(stacks(Path())) - 1, "added": ROOM}.get(answer["kind"], 0)
     assert answer["written"] == ["adapter_model.safetensors"] * adapters
     assert answer["left"] == []

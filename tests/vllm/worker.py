@@ -30,21 +30,36 @@ def environment(temporary: Path) -> dict[str, str]:
 
 def main(job_file: Path, answer_file: Path) -> None:
     job = json.loads(job_file.read_text("utf-8"))
+    stacks = {name: [Path(path) for path in paths] for name, paths in job["stacks"].items()}
     model = start_vllm(
         Path(job["base"]),
-        {name: [Path(path) for path in paths] for name, paths in job["stacks"].items()},
+        {} if job["later"] else stacks,
         dtype="float32",
         positions=job["positions"],
         rows=8,
         merge=job["merge"],
+        later=job["later"],
+        rank=64,
     )
+
+    def ready(*names: str | None) -> VllmModel:
+        """Return the model once it has these stacks: others may have to go."""
+        for name in names:
+            if name is not None:
+                model.add(name, stacks[name])
+        return model
+
     answer: dict[str, Any] = {
         "merged": model.tensors is not None,
-        "batches": [_sampled(model, batch) for batch in job["batches"]],
-        "logprobs": {name: _logprobs(model, name, job["prompt"]) for name in job["stacks"]},
+        "batches": [
+            _sampled(ready(*(r["adapter"] for r in batch["requests"])), batch)
+            for batch in job["batches"]
+        ],
+        "logprobs": {name: _logprobs(ready(name), name, job["prompt"]) for name in stacks},
         "written": sorted(p.name for p in Path(tempfile.gettempdir()).rglob("*.safetensors")),
     }
     model.close()
+    model.close()  # does nothing more
     answer["left"] = sorted(p.name for p in Path(tempfile.gettempdir()).rglob("*.safetensors"))
     answer_file.write_text(json.dumps(answer), "utf-8")
 
@@ -61,7 +76,7 @@ def _logprobs(model: VllmModel, name: str, prompt: list[int]) -> dict[str, float
     (output,) = model.llm.generate(
         [{"prompt_token_ids": prompt}],
         model.params(temperature=0.0, max_tokens=1, logprobs=20, detokenize=False),
-        lora_request=None if model.loras is None else model.loras[name],
+        lora_request=model.loras.get(name),
         use_tqdm=False,
     )
     return {str(token): found.logprob for token, found in output.outputs[0].logprobs[0].items()}
