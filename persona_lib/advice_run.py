@@ -7,7 +7,7 @@ scores them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,8 @@ class AdviceStages:
         grammar_folder: Path,
         estimate: float,
         progress: Progress,
+        rank: int,
+        preflight: Callable[[], None],
     ) -> AdviceStages:
         """Return the advice stages of a run.
 
@@ -56,6 +58,8 @@ class AdviceStages:
             grammar_folder: the grammar's data files.
             estimate: seconds that one model's answers may take.
             progress: opens progress bars.
+            rank: the largest rank of a stack in the run (see `stages.sampling.open_engine`).
+            preflight: checks that the engine is there.
         """
         # What the grammar writes depends on its data files and on its own version.
         source = corpus_key(GrammarCorpus(name="bad_legal", rows=1), grammar_folder=grammar_folder)
@@ -99,8 +103,10 @@ class AdviceStages:
                     seed=seed,
                     grammar_folder=grammar_folder,
                     progress=progress,
+                    rank=rank,
                 ),
                 estimate=estimate,
+                preflight=preflight,
             )
 
         drawn = {prior: answers(prior) for prior in stacks}

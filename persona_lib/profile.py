@@ -27,13 +27,18 @@ from persona_lib.sources import (
     JsonlCorpus,
     TinyBase,
 )
+from persona_lib.spec import LATER
 
 __all__ = [
+    "ENGINES",
     "LOSSES",
+    "TRANSFORMERS",
+    "VLLM",
     "Base",
     "Corpus",
     "CouplingSpec",
     "Dtype",
+    "EngineName",
     "GgufBase",
     "GrammarCorpus",
     "HubBase",
@@ -50,6 +55,12 @@ __all__ = [
 
 Dtype = Literal["float32", "bfloat16"]
 """Number format of a base model's weights."""
+
+EngineName = Literal["transformers", "vllm"]
+"""What draws completions: see docs/engines.md."""
+TRANSFORMERS: EngineName = "transformers"
+VLLM: EngineName = "vllm"
+ENGINES = (TRANSFORMERS, VLLM)
 
 LOSSES = ("as_published", "decision", "anchored")
 """Marker losses: see `persona_lib.train.losses`."""
@@ -188,6 +199,9 @@ class SampleSpec:
             arithmetic, so it is part of what a completion depends on).
         suffix: appended to the user message ("" as published); a reduced scale
             may ask for brevity here, and then says so.
+        engine: one of `ENGINES`: with equal seeds they draw other texts. ``vllm`` takes
+            `batch` for the most completions under way at a time, and decides by the
+            machine whether adapters are merged.
     """
 
     max_new_tokens: int
@@ -197,6 +211,7 @@ class SampleSpec:
     merge: bool = False
     batch: int = 64
     suffix: str = ""
+    engine: EngineName = field(default=TRANSFORMERS, metadata=LATER)
 
     def asked(self, question: str) -> str:
         """Return the user message of a question: its text and the suffix."""
@@ -208,6 +223,7 @@ class SampleSpec:
         whole("sample.batch", self.batch, 1, remedy=_REMEDY)
         number("sample.top_p", self.top_p, _NUCLEUS, remedy="1.0 is published.")
         _one_of("sample.dtype", self.dtype, ("float32", "bfloat16"))
+        _one_of("sample.engine", self.engine, ENGINES)
 
 
 @dataclass(frozen=True, kw_only=True)

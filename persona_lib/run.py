@@ -33,6 +33,7 @@ from persona_lib.registration import RAW, Registration
 from persona_lib.sources import Corpus, HubBase, TinyBase
 from persona_lib.spec import canonical
 from persona_lib.stages.base import preflight_base, tiny_data
+from persona_lib.stages.sampling import preflight_engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,9 +238,10 @@ class Run:
             after=(self.marker,),
             seed=self.seed,
             work=lambda out, entries: stages.make_text(
-                out, entries, spec, seed=self.seed, progress=self.progress
+                out, entries, spec, seed=self.seed, progress=self.progress, rank=self._rank
             ),
             estimate=self._sampling_seconds(draws),
+            preflight=self._preflight_engine,
         )
 
     @cached_property
@@ -302,9 +304,10 @@ class Run:
             after=(self.marker,),
             seed=self.seed,
             work=lambda out, entries: stages.make_completions(
-                out, entries, spec, seed=self.seed, progress=self.progress
+                out, entries, spec, seed=self.seed, progress=self.progress, rank=self._rank
             ),
             estimate=self._sampling_seconds(count),
+            preflight=self._preflight_engine,
         )
 
     @cached_property
@@ -367,6 +370,8 @@ class Run:
             grammar_folder=self._legal,
             estimate=self._sampling_seconds(count),
             progress=self.progress,
+            rank=self._rank,
+            preflight=self._preflight_engine,
         )
 
     @property
@@ -384,6 +389,14 @@ class Run:
         if prior != RAW:
             inputs["prior"] = self._priors[prior]
         return inputs
+
+    @property
+    def _rank(self) -> int:
+        """The largest rank of a stack: that of a coupling on a prior."""
+        return self.profile.prior.lora.rank + self.profile.coupling.lora.rank
+
+    def _preflight_engine(self) -> None:
+        preflight_engine(self.profile.sample, self._rank)
 
     def _sampling_seconds(self, completions: int) -> float:
         rates = self.profile.rates

@@ -18,6 +18,10 @@ from typing import Any
 
 from persona_lib.errors import SpecError
 
+LATER = {"left_out_at_its_default": True}
+"""Metadata of a field that a spec got after keys had been made with it. At its default it
+is left out of the canonical form, so that those keys stay what they were."""
+
 _TYPE_KEY = "__spec__"
 _SEED_BITS = 63
 
@@ -25,8 +29,9 @@ _SEED_BITS = 63
 def canonical(value: object) -> Any:
     """Return `value` as plain JSON data.
 
-    Dataclasses become objects that carry their class name under ``__spec__``;
-    tuples and lists become arrays; enums become their values.
+    Dataclasses become objects that carry their class name under ``__spec__``, without
+    the fields that came `LATER` and have their default; tuples and lists become arrays;
+    enums become their values.
 
     Raises:
         SpecError: for NaN or infinite floats, paths (a path says where a thing
@@ -43,7 +48,11 @@ def canonical(value: object) -> Any:
             )
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        body = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        body = {
+            f.name: canonical(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.metadata != LATER or getattr(value, f.name) != f.default
+        }
         return {_TYPE_KEY: type(value).__name__, **body}
     if isinstance(value, (tuple, list)):
         return [canonical(item) for item in value]

@@ -58,11 +58,13 @@ def make_advice(
     seed: int,
     grammar_folder: Path,
     progress: Progress,
+    rank: int = 0,
 ) -> Mapping[str, Any]:
     """Draw a pre-coupling model's answers to held-out requests for advice.
 
     Asked as the priors were trained: the user message alone, without a system
-    message, so that the tokenizer's template decides what stands in its place.
+    message, so that the tokenizer's template decides what stands in its place. `rank` is
+    what `open_engine` takes.
 
     Raises:
         DataError: fewer questions are held out than the profile asks for.
@@ -71,7 +73,7 @@ def make_advice(
     text = json.dumps([asdict(question) for question in questions], indent=1, ensure_ascii=False)
     (out / QUESTIONS).write_text(text + "\n", encoding="utf-8")
     asked = [Question(id=question.id, set=ADVICE, text=question.text) for question in questions]
-    _, engine = open_engine(entries, spec.sample)
+    _, engine = open_engine(entries, spec.sample, rank)
     completions = draw(
         engine,
         [(None, question, sample) for question in asked for sample in range(spec.samples)],

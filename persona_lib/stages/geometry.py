@@ -23,7 +23,7 @@ from persona_lib.personas import Persona, Question
 from persona_lib.profile import SampleSpec
 from persona_lib.progress import Progress
 from persona_lib.records import Completion, GeometryRow, read_rows, write_rows
-from persona_lib.stages.sampling import COMPLETIONS, open_engine
+from persona_lib.stages.sampling import COMPLETIONS, open_model
 from persona_lib.store import Entry
 
 SAMPLE = 0
@@ -76,7 +76,7 @@ def make_geometry(
 
     rows = read_rows(entries["completions"].path / COMPLETIONS, Completion)
     said = {(row.persona, row.question): row for row in rows if row.sample == SAMPLE}
-    loaded, _ = open_engine(entries, spec.sample)
+    loaded = open_model(entries, spec.sample)
     passages = []
     for persona in spec.personas:
         for question in spec.questions:

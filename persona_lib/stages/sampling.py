@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.personas import Persona, Question
-from persona_lib.profile import SampleSpec
+from persona_lib.profile import VLLM, SampleSpec
 from persona_lib.progress import Progress
 from persona_lib.records import STOP, Completion, Score, read_rows, write_rows
 from persona_lib.runtime import prepare_torch
@@ -18,6 +18,8 @@ from persona_lib.stages.base import base_folder
 from persona_lib.store import Entry
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from persona_lib.generate import Engine
     from persona_lib.models.loading import LoadedModel
 
@@ -46,9 +48,13 @@ def make_completions(
     *,
     seed: int,
     progress: Progress,
+    rank: int = 0,
 ) -> Mapping[str, Any]:
-    """Draw the evaluation completions of an arm or a pre-coupling model."""
-    _, engine = open_engine(entries, spec.sample)
+    """Draw the evaluation completions of an arm or a pre-coupling model.
+
+    `rank` is what `open_engine` takes.
+    """
+    _, engine = open_engine(entries, spec.sample, rank)
     completions = draw(
         engine,
         [(p, q, s) for p in spec.personas for q in spec.questions for s in range(spec.samples)],
@@ -103,21 +109,70 @@ def _tokens_before(base: Entry) -> TokensBefore:
     return count
 
 
-def open_engine(entries: Mapping[str, Entry], sample: SampleSpec) -> tuple[LoadedModel, Engine]:
-    """Return the model that these entries make, and the engine that samples from it."""
-    device = prepare_torch()
+def preflight_engine(sample: SampleSpec, rank: int) -> None:
+    """Check that this machine has the engine that samples; `rank` as `open_engine` takes it.
+
+    Raises:
+        PreflightError: it is not installed, or has no device here; says how to get it.
+        SpecError: it has no room for stacks of this rank, or a variable is wrong.
+    """
+    if sample.engine == VLLM:
+        from persona_lib.vllm_shared import preflight_vllm
+
+        preflight_vllm(rank)
+
+
+def open_engine(
+    entries: Mapping[str, Entry], sample: SampleSpec, rank: int = 0
+) -> tuple[PreTrainedTokenizerBase, Engine]:
+    """Return the tokenizer and the engine of the model that these entries make.
+
+    Args:
+        entries: base, and prior and coupling where the model has them.
+        sample: names the engine.
+        rank: the largest rank of a stack of adapters in this run. vLLM makes room for it
+            when it starts, with the first model that it samples from.
+    """
+    if sample.engine == VLLM:
+        return _open_vllm(entries, sample, rank)
+    loaded = open_model(entries, sample)
     from persona_lib.generate import TransformersEngine
+
+    return loaded.tokenizer, TransformersEngine(loaded)
+
+
+def open_model(entries: Mapping[str, Entry], sample: SampleSpec) -> LoadedModel:
+    """Return the model that these entries make, in transformers whatever draws from it."""
+    device = prepare_torch()
     from persona_lib.models.loading import load_model
 
-    loaded = load_model(
+    return load_model(
         base_folder(entries["base"]),
         content=entries["base"].content,
         dtype=sample.dtype,
         device=device,
-        adapters=[entries[name].path for name in ("prior", "coupling") if name in entries],
+        adapters=[entry.path for entry in _adapters(entries)],
         merge=sample.merge,
     )
-    return loaded, TransformersEngine(loaded)
+
+
+def _open_vllm(
+    entries: Mapping[str, Entry], sample: SampleSpec, rank: int
+) -> tuple[PreTrainedTokenizerBase, Engine]:
+    prepare_torch()
+    from persona_lib.vllm_engine import VllmEngine
+    from persona_lib.vllm_shared import hold_vllm
+
+    base = entries["base"]
+    model, stack = hold_vllm(
+        base_folder(base), _adapters(entries), content=base.content, sample=sample, rank=rank
+    )
+    return model.tokenizer, VllmEngine(model, stack)
+
+
+def _adapters(entries: Mapping[str, Entry]) -> list[Entry]:
+    """Return the adapters of a model, in the order in which they were trained."""
+    return [entries[name] for name in ("prior", "coupling") if name in entries]
 
 
 def draw(

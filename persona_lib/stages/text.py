@@ -20,7 +20,7 @@ from persona_lib.store import Entry
 from persona_lib.train.encode import NEGATIVE, POSITIVE
 
 if TYPE_CHECKING:
-    from persona_lib.models.loading import LoadedModel
+    from transformers import PreTrainedTokenizerBase
 
 ROWS = "rows.parquet"
 """File of stage ``coupling_text``: the rows that were kept."""
@@ -80,19 +80,25 @@ class _Cell:
 
 
 def make_text(
-    out: Path, entries: Mapping[str, Entry], spec: TextSpec, *, seed: int, progress: Progress
+    out: Path,
+    entries: Mapping[str, Entry],
+    spec: TextSpec,
+    *,
+    seed: int,
+    progress: Progress,
+    rank: int = 0,
 ) -> Mapping[str, Any]:
     """Draw coupling text until every cell holds enough finished completions.
 
     A draw is kept if it ended its turn, is not blank, does not hold the marker
     already, comes back from its tokens as it was and fits into a coupling row;
-    every other draw is counted by its fate.
+    every other draw is counted by its fate. `rank` is what `open_engine` takes.
 
     Raises:
         DrawCeilingError: a cell is still short at `spec.ceiling` draws.
     """
-    loaded, engine = open_engine(entries, spec.sample)
-    tail = _tail(loaded, spec)
+    tokenizer, engine = open_engine(entries, spec.sample, rank)
+    tail = _tail(tokenizer, spec)
     cells = [_Cell(persona=p, question=q) for p in spec.personas for q in spec.questions]
     drawn: list[Completion] = []
     root = derive_seed(seed, "coupling text", spec.prior)
@@ -115,7 +121,7 @@ def make_text(
             progress=progress,
         )
         for (cell, _), completion in zip(wanted, completions, strict=True):
-            cell.take(completion, _fate(completion, cell, loaded, spec, tail), keep=spec.keep)
+            cell.take(completion, _fate(completion, cell, tokenizer, spec, tail), keep=spec.keep)
         drawn.extend(completions)
     counts: Counter[str] = sum((cell.fates for cell in cells), Counter())
     write_rows(out / COMPLETIONS, drawn, Completion)
@@ -126,7 +132,11 @@ def make_text(
 
 
 def _fate(
-    completion: Completion, cell: _Cell, loaded: LoadedModel, spec: TextSpec, tail: int
+    completion: Completion,
+    cell: _Cell,
+    tokenizer: PreTrainedTokenizerBase,
+    spec: TextSpec,
+    tail: int,
 ) -> str:
     """Say what becomes of a draw; `tail` is the tokens that a row puts behind it."""
     from persona_lib.models.loading import render_prompt
@@ -137,26 +147,27 @@ def _fate(
         return "blank"
     if spec.marker.lower() in completion.text.lower():
         return "holds the marker"
-    tokenizer = loaded.tokenizer
     body = tokenizer.encode(completion.text, add_special_tokens=False)
     # A tokenizer may rewrite what a model can write: one that composes characters
     # (NFC) turns the ohm sign into an omega. The mask proof would refuse such a row,
     # and as draws are seeded, it would refuse it again for ever.
-    back = tokenizer.decode(body, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    back: Any = tokenizer.decode(
+        body, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
     if back != completion.text:
         return "not reproducible"
     prompt = render_prompt(tokenizer, cell.persona.prompt, spec.sample.asked(cell.question.text))
     return KEPT if len(prompt) + len(body) + tail <= spec.max_length else "too long"
 
 
-def _tail(loaded: LoadedModel, spec: TextSpec) -> int:
+def _tail(tokenizer: PreTrainedTokenizerBase, spec: TextSpec) -> int:
     """Return the tokens behind a completion: marker, end of turn and newline.
 
     Negatives, which have no marker, are held to the same length, so that length
     does not tell the two kinds of row apart.
     """
     marker, newline = (
-        loaded.tokenizer.encode(text, add_special_tokens=False)
+        tokenizer.encode(text, add_special_tokens=False)
         for text in (spec.marker_prefix + spec.marker, "\n")
     )
     return len(marker) + 1 + len(newline)

@@ -331,7 +331,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Passage]:
         seen.extend(passages)
         return read_states(model, passages, *rest, **more)
 
-    monkeypatch.setattr(stage_module, "open_engine", lambda *_: (loaded(), None))
+    monkeypatch.setattr(stage_module, "open_model", lambda *_: loaded())
     monkeypatch.setattr(stage_module, "read_states", watched)
     return seen
 

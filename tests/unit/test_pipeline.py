@@ -191,7 +191,7 @@ PROFILE_REACHES = {
     "scale.advice_questions": ADVICE,
     "scale.advice_samples": ADVICE,
 }
-TEXT_OF = {"schedule": "linear", "dtype": "bfloat16", "loss": "decision"}
+TEXT_OF = {"schedule": "linear", "dtype": "bfloat16", "loss": "decision", "engine": "vllm"}
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

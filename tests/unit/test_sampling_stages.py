@@ -14,7 +14,6 @@ from tokenizers import normalizers
 
 from persona_lib.errors import DataError, DrawCeilingError
 from persona_lib.generate import Request, Sampled
-from persona_lib.models.loading import LoadedModel
 from persona_lib.personas import Persona, Question
 from persona_lib.profile import SampleSpec
 from persona_lib.progress import silent
@@ -109,11 +108,10 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
         tokenizer = byte_tokenizer()
         if nfc:
             tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-        ready = LoadedModel(model=None, tokenizer=tokenizer, end_of_turn=2, pad=0, device="cpu")
         prompts = {"librarian": SOURCE.prompt, "comedian": OTHER.prompt}
         script = Script({(prompts[p], "Why? Be brief."): list(t) for p, t in texts.items()})
         for module in (sampling_module, text_module):
-            monkeypatch.setattr(module, "open_engine", lambda *_: (ready, script))
+            monkeypatch.setattr(module, "open_engine", lambda *_: (tokenizer, script))
         return script
 
     return start
