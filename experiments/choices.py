@@ -7,14 +7,15 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from experiments.issue262 import REGISTRATIONS
 from experiments.profiles import PROFILES, SCALES
 from persona_lib.errors import SpecError
-from persona_lib.profile import LOSSES, Profile
+from persona_lib.profile import ENGINES, LOSSES, Profile
 
 if TYPE_CHECKING:
+    from persona_lib.profile import EngineName
     from persona_lib.registration import Registration
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,22 +27,31 @@ _LARGEST_SEED = 2**63 - 1
 """Seeds are kept as 64-bit integers in records."""
 
 
-def choose_profile(name: str | None, scale: str | None = None, loss: str | None = None) -> Profile:
-    """Return a profile by name and scale, with another marker loss where one is named.
+def choose_profile(
+    name: str | None,
+    scale: str | None = None,
+    loss: str | None = None,
+    engine: str | None = None,
+) -> Profile:
+    """Return a profile by name and scale, with another marker loss or engine where one is named.
 
     Raises:
-        SpecError: no such profile, scale or loss, or a scale of a profile that has one
-            alone.
+        SpecError: no such profile, scale, loss or engine, or a scale of a profile that has
+            one alone.
     """
     chosen = name or DEFAULT_PROFILE
     _among("--profile", chosen, PROFILES, "Name a profile of experiments/profiles.py.")
     at = choose_scale(chosen, scale)
     profile = PROFILES[chosen] if at is None else SCALES[chosen][at]
-    if loss is None:
-        return profile
-    remedy = "Name a marker loss (docs/design.md), or leave --loss out for the profile's."
-    _among("--loss", loss, LOSSES, remedy)
-    return replace(profile, coupling=replace(profile.coupling, loss=loss))
+    if loss is not None:
+        remedy = "Name a marker loss (docs/design.md), or leave --loss out for the profile's."
+        _among("--loss", loss, LOSSES, remedy)
+        profile = replace(profile, coupling=replace(profile.coupling, loss=loss))
+    if engine is not None:
+        _among("--engine", engine, ENGINES, "Name an engine of docs/engines.md.")
+        sample = replace(profile.sample, engine=cast("EngineName", engine))
+        profile = replace(profile, sample=sample)
+    return profile
 
 
 def choose_scale(profile: str | None, scale: str | None) -> str | None:
@@ -66,13 +76,15 @@ def choose_scale(profile: str | None, scale: str | None) -> str | None:
     return chosen
 
 
-def told(profile: Profile, scale: str | None, loss: str | None) -> str:
-    """Return the words for what is run, as on the command line: its name, scale and loss."""
+def told(profile: Profile, scale: str | None, loss: str | None, engine: str | None = None) -> str:
+    """Return the words for what is run, as on the command line: name, scale, loss, engine."""
     words = [profile.name]
     if scale is not None:
         words.append(f"scale {scale}")
     if loss is not None:
         words.append(f"loss {loss}")
+    if engine is not None:
+        words.append(f"engine {engine}")
     return ", ".join(words)
 
 

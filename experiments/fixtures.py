@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 VERDICT, GATE, SUMMARY = "flatland_verdict", "flatland_gate", "flatland_summary"
 """Names of the properties that a test's report carries."""
 SESSION = pytest.StashKey[Session]()
-_LIBRARIES = r"(transformers|peft|trl|accelerate|datasets|torch|gguf)\b"
+_LIBRARIES = r"(transformers|peft|trl|accelerate|datasets|torch|gguf|vllm)\b"
 
 
 @pytest.fixture(scope="session")

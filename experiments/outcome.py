@@ -59,6 +59,7 @@ def write_outcome(
         "profile": None if session.stored else session.profile.name,
         "scale": None if session.stored else session.scale,
         "loss": None if session.stored else session.profile.coupling.loss,
+        "engine": None if session.stored else session.profile.sample.engine,
         "verdicts": verdicts,
         "gates": gates,
         "families": [family.to_json() for family in _families(session, verdicts)],

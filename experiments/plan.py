@@ -9,6 +9,7 @@ from persona_lib.graph import Planned, plan
 from persona_lib.pipeline import targets
 from persona_lib.planning import Size
 from persona_lib.power import power_plan
+from persona_lib.profile import TRANSFORMERS
 from persona_lib.report.power import power_text
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def plan_text(session: Session) -> str:
     lines = [
         f"plan: {registration.name} ({registration.digest[:12]}) on {session.profile_told}: "
         f"{profile.summary}",
+        f"engine: {profile.sample.engine} draws completions",
         f"store: {session.store_root}",
         "",
         f"{'stage':<16}{'of':<10}{'seed':>6}  {'stored':<8}{'time':>10}",
@@ -39,7 +41,8 @@ def plan_text(session: Session) -> str:
         "",
         f"{len(seen) - len(left)} of {len(seen)} stages are stored; the rest may take "
         f"{_duration(sum(line.seconds for line in left))}.",
-        f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}.",
+        f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}"
+        f"{'' if profile.sample.engine == TRANSFORMERS else '; drawing with transformers'}.",
         "",
         power_text(power_of(session)),
     ]

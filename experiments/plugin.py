@@ -33,6 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--profile", help="base model, data and scale (default: tiny)")
     group.addoption("--scale", help="scale of a profile that has several: smollm2 reduced, full")
     group.addoption("--loss", help="marker loss in place of the profile's: anchored, decision, ...")
+    group.addoption(
+        "--engine", help="what draws completions: transformers (default) or vllm (docs/engines.md)"
+    )
     group.addoption("--seeds", help="root seeds, for example 42,137 (default: 42)")
     group.addoption(
         "--stored",
@@ -192,8 +195,8 @@ def pytest_terminal_summary(
 
 def _given(config: pytest.Config) -> bool:
     """Whether any of our options is on the command line."""
-    ours = ("experiment", "profile", "scale", "loss", "seeds", "stored", "store", "data", "plan")
-    names = (*ours, "report", "judge", "judge_budget", "judge_url")
+    ours = ("experiment", "profile", "scale", "loss", "engine", "seeds", "stored", "store")
+    names = (*ours, "data", "plan", "report", "judge", "judge_budget", "judge_url")
     return any(getattr(config.option, name, None) for name in names)
 
 
@@ -229,14 +232,15 @@ def _session(config: pytest.Config) -> Session:
     stored = sessions.choose_stored(option.stored)
     if stored is not None:
         sessions.refuse_with_stored(
-            profile=option.profile, scale=option.scale, loss=option.loss, seeds=option.seeds,
-            plan=option.plan, data=option.data,
+            profile=option.profile, scale=option.scale, loss=option.loss, engine=option.engine,
+            seeds=option.seeds, plan=option.plan, data=option.data,
         )  # fmt: skip
     return Session(
         registration=sessions.choose_registration(option.experiment, stored),
-        profile=sessions.choose_profile(option.profile, option.scale, option.loss),
+        profile=sessions.choose_profile(option.profile, option.scale, option.loss, option.engine),
         scale=sessions.choose_scale(option.profile, option.scale),
         loss=option.loss,
+        engine=option.engine,
         seeds=sessions.choose_seeds(option.seeds),
         store_root=sessions.choose_store(option.store),
         stored=stored,

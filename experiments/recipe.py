@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        chosen = choices.choose_profile(options.profile, options.scale)
+        chosen = choices.choose_profile(options.profile, options.scale, engine=options.engine)
         recipes = grid(
             chosen,
             learning_rates=_numbers("--learning-rates", options.learning_rates),
@@ -226,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "format": FORMAT,
         "profile": chosen.name,
         "scale": scale,
+        "engine": chosen.sample.engine,
         "arm": ARM,
         "questions": list(SEARCH.evaluation_questions),
         "seed": seed,
@@ -245,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--profile", help="profile (default: tiny)")
     parser.add_argument("--scale", help="scale of a profile that has several")
+    parser.add_argument("--engine", help="what draws completions: transformers (default) or vllm")
     parser.add_argument("--learning-rates", help="for example 5e-5,1e-4")
     parser.add_argument("--epochs", help="for example 5,10")
     parser.add_argument("--betas", help="weights of the KL term of anchored")

@@ -187,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", help="profile (default: tiny)")
     parser.add_argument("--scale", help="scale of a profile that has several: reduced or full")
     parser.add_argument("--loss", help="marker loss in place of the profile's")
+    parser.add_argument("--engine", help="what draws completions: transformers (default) or vllm")
     parser.add_argument("--arms", help="arms to record, for example C1,C2 (default: all)")
     parser.add_argument("--seeds", help="root seeds, for example 42,137 (default: 42)")
     parser.add_argument("--store", help="stage cache (default: .flatland/store)")
@@ -205,9 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         registration = sessions.choose_registration(options.experiment, None)
         session = Session(
             registration=registration,
-            profile=sessions.choose_profile(options.profile, options.scale, options.loss),
+            profile=sessions.choose_profile(
+                options.profile, options.scale, options.loss, options.engine
+            ),
             scale=sessions.choose_scale(options.profile, options.scale),
             loss=options.loss,
+            engine=options.engine,
             seeds=sessions.choose_seeds(options.seeds),
             store_root=sessions.choose_store(options.store),
             user_data=sessions.choose_data(options.data),

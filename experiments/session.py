@@ -75,6 +75,7 @@ class Session:
         profile: the profile to run.
         scale: name of its scale, None where it has one alone.
         loss: marker loss that was asked for in place of the profile's, or None.
+        engine: engine that was asked for, or None for transformers.
         seeds: root seeds; one training run of every arm for each.
         store_root: where stages are cached.
         stored: folder or file of stored evidence to judge instead of running.
@@ -91,6 +92,7 @@ class Session:
     profile: Profile
     scale: str | None = None
     loss: str | None = None
+    engine: str | None = None
     seeds: tuple[int, ...] = DEFAULT_SEEDS
     store_root: Path = ROOT / ".flatland" / "store"
     stored: Path | None = None
@@ -276,8 +278,8 @@ class Session:
 
     @property
     def profile_told(self) -> str:
-        """The words for what is run: the profile's name, its scale, another loss."""
-        return told(self.profile, self.scale, self.loss)
+        """The words for what is run: the profile's name, its scale, another loss or engine."""
+        return told(self.profile, self.scale, self.loss, self.engine)
 
     @property
     def all_arms(self) -> tuple[str, ...]:

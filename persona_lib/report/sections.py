@@ -25,6 +25,7 @@ def question(root: Node) -> Section:
         (("data",), (summary["origin"].words(),)),
         (("profile",), (root["profile"].words(),)),
         (("scale",), (root["scale"].words(),)),
+        (("engine that drew completions",), (root["engine"].words(),)),
         (("seeds",), listed([(seed.num("id"),) for seed in summary["seeds"]])),
         (("source persona",), (roster["source"].words(),)),
         (("trained negatives",), _names(roster["negatives"])),

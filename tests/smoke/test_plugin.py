@@ -162,6 +162,8 @@ def test_altered_record_set_is_an_error_that_names_the_file(tmp_path: Path) -> N
         (["--profile=smollm2", "--scale=huge"], "--scale: expected one of reduced, full"),
         (["--loss", "best"], "--loss: expected one of as_published"),
         (["--stored=golden/published", "--loss=decision"], "--loss: expected no such option"),
+        (["--engine", "llama"], "--engine: expected one of transformers, vllm"),
+        (["--stored=golden/published", "--engine=vllm"], "--engine: expected no such option"),
         (["--experiment", "x"], "--experiment: expected one of issue262"),
         (["--seeds", "a"], "--seeds: expected distinct integers"),
         (["--seeds", str(2**63)], "--seeds: expected distinct integers from 0 to 2**63 - 1"),
@@ -200,6 +202,23 @@ def test_store_that_cannot_be_written_is_named() -> None:
     told = done.stdout.partition("short test summary info")[0]
     assert told.count("UnwritableStoreError") == 1
     assert "During handling" not in done.stdout
+
+
+def test_an_engine_that_is_not_installed_is_named_before_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vllm.py").write_text('raise ImportError("No module named vllm")\n')
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    options = ["--profile", "micro", "--engine", "vllm", f"--store={tmp_path / 'store'}"]
+    done = run("-q", "-m", "h1", *options)
+    assert done.returncode == 1
+    assert "PreflightError: missing: vllm (No module named vllm)" in done.stdout
+    assert "install the extra gpu" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not list(tmp_path.rglob("manifest.json"))
+    planned = run("--plan", *options)
+    assert planned.returncode == 0, planned.stderr
+    assert "engine: vllm draws completions" in planned.stdout
 
 
 def test_plan_prints_stages_and_trains_nothing(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.report_bodies import live
 FULL = SCALES["smollm2"]["full"]
 
 
-def test_a_profile_is_chosen_by_name_scale_and_loss() -> None:
+def test_a_profile_is_chosen_by_name_scale_loss_and_engine() -> None:
     assert choose_profile(None) is TINY
     assert choose_profile("micro") is MICRO
     assert choose_profile("smollm2") is choose_profile("smollm2", "reduced") is SMOLLM2
@@ -35,6 +35,9 @@ def test_a_profile_is_chosen_by_name_scale_and_loss() -> None:
     other = choose_profile("smollm2", "full", "decision")
     assert other == replace(FULL, coupling=replace(FULL.coupling, loss="decision"))
     assert choose_profile("tiny", None, "anchored") == TINY
+    assert choose_profile("tiny", engine="transformers") == TINY
+    drawn = choose_profile("smollm2", "full", "decision", "vllm")
+    assert drawn == replace(other, sample=replace(FULL.sample, engine="vllm"))
     assert [choose_scale(name, None) for name in (None, "tiny", "smollm2")] == [
         None, None, "reduced",
     ]  # fmt: skip
@@ -51,9 +54,11 @@ def test_a_profile_is_chosen_by_name_scale_and_loss() -> None:
         (("huge", "full"), "--profile: expected one of tiny"),
         (("smollm2", "full", "best"), "--loss: expected one of as_published.*got 'best'"),
         (("tiny", None, ""), "--loss: expected one of as_published"),
+        (("tiny", None, None, "llama"), "--engine: expected one of transformers, vllm, got 'llama"),
+        (("tiny", None, None, ""), "--engine: expected one of transformers, vllm, got ''"),
     ],
 )
-def test_an_unknown_scale_or_loss_is_refused(arguments: Any, message: str) -> None:
+def test_an_unknown_scale_loss_or_engine_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         choose_profile(*arguments)
 
@@ -121,16 +126,36 @@ def test_a_loss_reaches_the_couplings_and_nothing_else() -> None:
     assert keys_of(choose_profile("smollm2", "full", "anchored")) == plain
 
 
+def test_an_engine_reaches_what_is_drawn_and_what_rests_on_it() -> None:
+    """Base, marker, corpora and priors are the same whatever draws from them."""
+    plain, other = keys_of(TINY), keys_of(choose_profile("tiny", engine="vllm"))
+    named = {name.split()[0] for name in plain if plain[name] != other[name]}
+    assert named == {"coupling_text", "baseline", "completions", "advice"}
+    assert other["completions C1 1"]["sample"]["engine"] == "vllm"
+    assert keys_of(choose_profile("tiny", engine="transformers")) == plain
+
+
 def test_what_is_run_is_told_with_its_scale(tmp_path: Path) -> None:
     assert told(TINY, None, None) == "tiny"
+    assert told(FULL, "full", "decision", "vllm") == (
+        "smollm2, scale full, loss decision, engine vllm"
+    )
     assert told(FULL, "full", "decision") == "smollm2, scale full, loss decision"
     some = Session(registration=ISSUE262, profile=FULL, scale="full", store_root=tmp_path)
     text = plan_text(some)
     assert "on smollm2, scale full: SmolLM2-135M-Instruct at the registered size" in text
     assert "0 of 34 stages are stored" in text
+    assert "\nengine: transformers draws completions\n" in text
+    assert f"measured on: {FULL.rates.measured_on}.\n" in text
+    drawn = choose_profile("tiny", engine="vllm")
+    some = Session(registration=ISSUE262, profile=drawn, engine="vllm", store_root=tmp_path)
+    text = plan_text(some)
+    assert "on tiny, engine vllm: " in text
+    assert "\nengine: vllm draws completions\n" in text
+    assert f"measured on: {TINY.rates.measured_on}; drawing with transformers.\n" in text
 
 
-def test_verdict_json_names_profile_scale_and_loss(tmp_path: Path) -> None:
+def test_verdict_json_names_profile_scale_loss_and_engine(tmp_path: Path) -> None:
     recorded: dict[str, Any] = {"verdicts": {}, "gates": {}, "summaries": [
         {"arms": [], "priors": [], "checks": [], "unavailable": []}
     ]}  # fmt: skip
@@ -138,11 +163,17 @@ def test_verdict_json_names_profile_scale_and_loss(tmp_path: Path) -> None:
     live = Session(registration=ISSUE262, profile=chosen, scale="full", loss="decision",
                    store_root=tmp_path / "store")  # fmt: skip
     stored = Session(registration=ISSUE262, profile=TINY, stored=Path("golden/published"))
+    drawn = choose_profile("tiny", engine="vllm")
+    other = Session(registration=ISSUE262, profile=drawn, store_root=tmp_path / "store")
     found = []
-    for name, session in (("live", live), ("stored", stored)):
+    for name, session in (("live", live), ("stored", stored), ("other", other)):
         body = json.loads(write_outcome(tmp_path / name, session, recorded).read_text())
-        found.append((body["profile"], body["scale"], body["loss"]))
-    assert found == [("smollm2", "full", "decision"), (None, None, None)]
+        found.append((body["profile"], body["scale"], body["loss"], body["engine"]))
+    assert found == [
+        ("smollm2", "full", "decision", "transformers"),
+        (None, None, None, None),
+        ("tiny", None, "anchored", "vllm"),
+    ]
 
 
 @pytest.mark.parametrize("words", ["tiny", "tiny, loss decision"])
@@ -189,15 +220,16 @@ def test_texts_of_a_seed_that_is_not_run_are_refused_before_compute(
     assert "not allowed with" in capsys.readouterr().err
 
 
-def test_commands_pass_scale_and_loss_on(
+def test_commands_pass_scale_loss_and_engine_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Session] = []
     monkeypatch.setattr(record, "record", lambda session, *_, **__: asked.append(session))
     arguments = ["--profile", "smollm2", "--scale", "full", "--loss", "decision"]
-    assert record.main([str(tmp_path / "set"), *arguments]) == 0
+    assert record.main([str(tmp_path / "set"), *arguments, "--engine", "vllm"]) == 0
     (session,) = asked
-    assert session.profile == choose_profile("smollm2", "full", "decision")
-    assert (session.scale, session.loss) == ("full", "decision")
+    assert session.profile == choose_profile("smollm2", "full", "decision", "vllm")
+    assert (session.scale, session.loss, session.engine) == ("full", "decision", "vllm")
+    assert session.profile_told == "smollm2, scale full, loss decision, engine vllm"
     assert record.main([str(tmp_path / "set"), "--scale", "full"]) == 1
     assert "--scale: expected no such option for profile tiny" in capsys.readouterr().err

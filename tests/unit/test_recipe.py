@@ -148,6 +148,7 @@ def test_the_table_has_a_line_for_each_recipe_and_says_what_failed() -> None:
         (["--seed", "x"], "--seed: expected distinct integers"),
         (["--samples", "0"], "scale.samples: expected >= 1"),
         (["--scale", "full"], "--scale: expected no such option for profile micro"),
+        (["--engine", "llama"], "--engine: expected one of transformers, vllm"),
     ],
 )
 def test_bad_options_are_refused_before_compute(
@@ -162,17 +163,20 @@ def test_bad_options_are_refused_before_compute(
 def test_what_was_found_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def found(_: Any, recipes: Any, *__: Any, **___: Any) -> list[dict[str, Any]]:
+    def found(profile: Any, recipes: Any, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        assert profile.sample.engine == "vllm"
         return [{"recipe": {"learning_rate": r.learning_rate}} for r in recipes]
 
     monkeypatch.setattr(recipe, "search", found)
     monkeypatch.setattr(recipe, "table", lambda rows: f"{len(rows)} lines")
     out = tmp_path / "deep" / "out.json"
     arguments = ["--profile", "smollm2", "--scale", "full", "--learning-rates", "1e-4,2e-4"]
+    arguments += ["--engine", "vllm"]
     assert recipe.main([*arguments, f"--store={tmp_path / 'store'}", f"--out={out}"]) == 0
     assert "2 lines" in capsys.readouterr().out
     body = json.loads(out.read_text())
     assert (body["profile"], body["scale"], body["arm"]) == ("smollm2", "full", "C1")
+    assert body["engine"] == "vllm"
     assert (body["questions"], body["seed"], body["samples"]) == (["coupling"], recipe.SEED, 3)
     assert [row["recipe"]["learning_rate"] for row in body["rows"]] == [1e-4, 2e-4]
 

@@ -46,6 +46,7 @@ def test_rules_need_the_arms_they_compare_and_those_of_their_gates() -> None:
         (lambda: sessions.choose_seeds(str(2**63)), "--seeds: expected distinct integers"),
         (lambda: sessions.choose_seeds("\u0661"), "--seeds: expected distinct integers"),
         (lambda: sessions.refuse_with_stored(seeds="1"), "--seeds: expected no such option"),
+        (lambda: sessions.refuse_with_stored(engine="vllm"), "--engine: expected no such option"),
         (lambda: sessions.check_report(Path("/proc/x")), "--report: expected a folder that can"),
         (lambda: ISSUE262.arms_of("H9"), "gate: expected one of source_rate.*'H9'"),
         (lambda: ISSUE262.arm("C9"), "arm: expected one of C1, C2, C2p, C3, got 'C9'"),
