@@ -198,6 +198,7 @@ def start_vllm(
         PreflightError: vLLM is not installed.
         SpecError, DataError: an adapter is not a plain LoRA, is incomplete, belongs
             to another base model, or its rank is too large; or see `memory_share`.
+        FlatlandError: vLLM itself refuses to start, as where the share is not free.
     """
     share = memory_share() if memory is None else memory
     vllm, on_cpu = import_vllm()
@@ -210,19 +211,25 @@ def start_vllm(
     else:
         ranks = [stack_adapters(paths).rank for paths in stacks.values()]
         options = lora_options([*ranks, *[rank] * later])
-    with same_threads():
-        llm = vllm.LLM(
-            model=str(path),
-            dtype=dtype,
-            max_model_len=positions,
-            max_num_seqs=rows,
-            seed=0,
-            generation_config="vllm",  # a recipe decides how to sample, not the checkpoint
-            gpu_memory_utilization=share,
-            enforce_eager=eager,
-            use_tqdm_on_load=False,
-            **options,
-        )
+    try:
+        with same_threads():
+            llm = vllm.LLM(
+                model=str(path),
+                dtype=dtype,
+                max_model_len=positions,
+                max_num_seqs=rows,
+                seed=0,
+                generation_config="vllm",  # a recipe decides how to sample, not the checkpoint
+                gpu_memory_utilization=share,
+                enforce_eager=eager,
+                use_tqdm_on_load=False,
+                **options,
+            )
+    except (RuntimeError, ValueError) as error:
+        raise FlatlandError(
+            f"vLLM did not start: {error}. If memory is short, FLATLAND_VLLM_MEMORY sets the "
+            f"share of a GPU's that it takes and that must be free ({share:g} now)"
+        ) from error
     model = VllmModel(
         llm=llm,
         params=vllm.SamplingParams,

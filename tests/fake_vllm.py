@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.byte_model import END, SPECIAL, byte_tokenizer
 
@@ -76,6 +77,7 @@ class Started(list[dict[str, Any]]):
     def __init__(self) -> None:
         super().__init__()
         self.engines: list[FakeLlm] = []
+        self.failure: Exception | None = None
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *, cpu: bool) -> Started:
@@ -85,6 +87,10 @@ def install(monkeypatch: pytest.MonkeyPatch, *, cpu: bool) -> Started:
     class Llm(FakeLlm):
         def __init__(self, **given: Any) -> None:
             super().__init__()
+            if cpu:  # as vLLM does there
+                monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+            if started.failure is not None:
+                raise started.failure
             started.append(given)
             started.engines.append(self)
 

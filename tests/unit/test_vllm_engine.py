@@ -288,6 +288,17 @@ def test_vllm_is_not_compiled_and_leaves_room_for_training(
     assert torch.get_num_threads() == threads
 
 
+def test_what_vllm_says_when_it_does_not_start_is_said_with_the_remedy(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = install(monkeypatch, cpu=True)
+    options.failure = ValueError("Free memory on device is less than desired")
+    setter = torch.set_num_threads
+    with pytest.raises(FlatlandError, match=r"Free memory.*FLATLAND_VLLM_MEMORY.*\(0\.35 now"):
+        start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4)
+    assert torch.set_num_threads is setter
+
+
 def test_threads_can_be_set_after_vllm_has_forbidden_it() -> None:
     threads, setter = torch.get_num_threads(), torch.set_num_threads
     with same_threads():
