@@ -205,12 +205,16 @@ def start_vllm(
     merged = on_cpu if merge is None else merge
     tokenizer = read_tokenizer(path, end_of_turn)
     options: dict[str, Any] = {}
+    if on_cpu:
+        # A prompt that is read in two steps would take back a draw of its request's
+        # generator, which torch cannot do on a CPU: each is read in one.
+        options["enable_chunked_prefill"] = False
     if merged:
         for paths in stacks.values():
             merged_tensors(path, paths)  # refuses what does not fit, before anything is loaded
     else:
         ranks = [stack_adapters(paths).rank for paths in stacks.values()]
-        options = lora_options([*ranks, *[rank] * later])
+        options |= lora_options([*ranks, *[rank] * later])
     try:
         with same_threads():
             llm = vllm.LLM(
@@ -240,7 +244,7 @@ def start_vllm(
         tensors=partial(merged_tensors, path) if merged else None,
         slots=options.get("max_loras", 1) - 1,
         rank=options.get("max_lora_rank", 0),
-        folder=tempfile.TemporaryDirectory(prefix="flatland-") if options else None,
+        folder=tempfile.TemporaryDirectory(prefix="flatland-") if "max_loras" in options else None,
     )
     for name, paths in stacks.items():
         model.add(name, paths)

@@ -284,6 +284,7 @@ def test_vllm_is_not_compiled_and_leaves_room_for_training(
     start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4, eager=False)
     asked_for = [(o["enforce_eager"], o["gpu_memory_utilization"]) for o in options]
     assert asked_for == [(True, 0.35), (False, 0.5)]
+    assert [o.get("enable_chunked_prefill") for o in options] == [False if cpu else None] * 2
     assert torch.set_num_threads is setter
     assert torch.get_num_threads() == threads
 

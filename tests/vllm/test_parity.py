@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ PLAN = [None, "em", "C2", None, "C1", "C2", "em"]
 ROOM = 2
 """Stacks that the engine may hold which gets them while it runs: fewer than there are."""
 
+CROWD = [(f"{place}. {LONG}", QUESTIONS[place % 4]) for place in range(20)]
+"""More tokens of prompts than vLLM reads in one step, and no beginning in common."""
+CUT = [0, 11, 12, 19]
+"""Some of them, drawn again by themselves."""
+
 Answer = dict[str, Any]
 
 
@@ -72,10 +78,16 @@ def prompt() -> list[int]:
     return render_prompt(byte_tokenizer(), *CELLS[5])
 
 
-def batch(adapters: list[str | None], *, greedy: bool, seeds: list[int]) -> Answer:
+def batch(
+    adapters: list[str | None],
+    *,
+    greedy: bool,
+    seeds: list[int],
+    cells: Sequence[tuple[str | None, str]] = CELLS,
+) -> Answer:
     requests = [
         {"system": system, "user": user, "seed": seed, "adapter": adapter}
-        for adapter, (system, user), seed in zip(adapters, CELLS, seeds, strict=False)
+        for adapter, (system, user), seed in zip(adapters, cells, seeds, strict=False)
     ]
     return {"requests": requests, "greedy": greedy, "spec": asdict(SPEC)}
 
@@ -88,6 +100,8 @@ def jobs() -> list[Answer]:
         batch(["C2"] * len(CELLS), greedy=False, seeds=every),
         batch(["C2"], greedy=False, seeds=every),
         batch(["C2"] * len(CELLS), greedy=False, seeds=[seed + 100 for seed in every]),
+        batch(["C2"] * len(CROWD), greedy=False, seeds=list(range(len(CROWD))), cells=CROWD),
+        batch(["C2"] * 4, greedy=False, seeds=CUT, cells=[CROWD[place] for place in CUT]),
     ]
 
 
@@ -179,9 +193,16 @@ def test_logprobs_up_to_rank_64_are_pefts(answer: Answer, material: Path) -> Non
 
 
 def test_a_draw_depends_on_its_own_seed_and_not_on_its_neighbours(answer: Answer) -> None:
-    together, alone, other = (sampled(rows) for rows in answer["batches"][-3:])
+    together, alone, other = (sampled(rows) for rows in answer["batches"][-5:-2])
     assert alone == together[:1]
     assert not {row.text for row in together} & {row.text for row in other}
+
+
+def test_prompts_that_do_not_fit_into_one_step_are_drawn_as_by_themselves(answer: Answer) -> None:
+    """Cut in two, a prompt would be drawn for once too often, which fails on a CPU."""
+    crowd, few = (sampled(rows) for rows in answer["batches"][-2:])
+    assert len({row.text for row in crowd}) > len(CROWD) - 3, "some may be empty"
+    assert few == [crowd[place] for place in CUT]
 
 
 def test_no_merged_weights_reach_the_disk(answer: Answer) -> None:

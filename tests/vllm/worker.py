@@ -36,7 +36,7 @@ def main(job_file: Path, answer_file: Path) -> None:
         {} if job["later"] else stacks,
         dtype="float32",
         positions=job["positions"],
-        rows=8,
+        rows=64,
         merge=job["merge"],
         later=job["later"],
         rank=64,
