@@ -21,6 +21,7 @@ from persona_lib.profile import SampleSpec
 from persona_lib.progress import Progress, silent
 from persona_lib.records import LENGTH, STOP
 from persona_lib.vllm_model import VllmModel
+from persona_lib.vllm_setup import plain_torch
 
 _SEEDS = 2**63
 """vLLM's seeds are signed 64-bit integers, and -1 stands for none."""
@@ -129,12 +130,13 @@ class VllmEngine:
         loras = None
         if model.tensors is None and rows[0][2] is not None:
             loras = [model.loras[name] for _, _, name in rows if name is not None]
-        outputs = model.llm.generate(
-            [{"prompt_token_ids": prompt} for prompt, _, _ in rows],
-            [self._params(seed, spec) for _, seed, _ in rows],
-            lora_request=loras,
-            use_tqdm=False,
-        )
+        with plain_torch():
+            outputs = model.llm.generate(
+                [{"prompt_token_ids": prompt} for prompt, _, _ in rows],
+                [self._params(seed, spec) for _, seed, _ in rows],
+                lora_request=loras,
+                use_tqdm=False,
+            )
         return [self._sampled(list(output.outputs[0].token_ids)) for output in outputs]
 
     def _params(self, seed: int, spec: SampleSpec) -> Any:

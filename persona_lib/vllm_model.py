@@ -21,7 +21,7 @@ from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.models.adapters import stack_adapters
 from persona_lib.models.combined import combine_adapters, merged_tensors
 from persona_lib.models.loading import Dtype, end_of_turn_id, read_tokenizer
-from persona_lib.vllm_setup import import_vllm, lora_options, memory_share, same_threads
+from persona_lib.vllm_setup import import_vllm, lora_options, memory_share, plain_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,8 @@ class VllmModel:
         # Unknown until all is done: after an error half of the weights may be new.
         self._held = _NEITHER
         weights = self.tensors(() if name is None else self.stacks[name])
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        with plain_torch():
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         # Keys and values of the prompts were computed with other weights.
         if not self.llm.reset_prefix_cache():
             raise FlatlandError(
@@ -216,7 +217,7 @@ def start_vllm(
         ranks = [stack_adapters(paths).rank for paths in stacks.values()]
         options |= lora_options([*ranks, *[rank] * later])
     try:
-        with same_threads():
+        with plain_torch():
             llm = vllm.LLM(
                 model=str(path),
                 dtype=dtype,

@@ -108,16 +108,22 @@ def lora_options(ranks: Sequence[int]) -> dict[str, Any]:
 
 
 @contextmanager
-def same_threads() -> Iterator[None]:
-    """Leave torch's CPU threads as they are while vLLM starts.
+def plain_torch() -> Iterator[None]:
+    """Give vLLM torch as it comes, and leave it as it was before.
 
-    On a CPU vLLM puts a function that does nothing in place of torch's own for setting
-    them, for the rest of the process.
+    `runtime.prepare_torch` makes torch deterministic, which also fills new memory with
+    NaN; vLLM is made for neither, and draws by seeds of its own. On a CPU vLLM puts a
+    function that does nothing in place of torch's own for setting threads, for the rest
+    of the process.
     """
     torch: Any = import_module("torch")
     own, threads = torch.set_num_threads, torch.get_num_threads()
+    strict = torch.are_deterministic_algorithms_enabled()
+    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
     try:
         yield
     finally:
+        torch.use_deterministic_algorithms(strict, warn_only=lenient)
         torch.set_num_threads = own
         own(threads)

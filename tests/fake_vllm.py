@@ -34,6 +34,7 @@ class FakeLlm:
         self, prompts: Sequence[Any], params: Sequence[Any], *, lora_request: Any, use_tqdm: bool
     ) -> list[Any]:
         assert not use_tqdm
+        assert not torch.are_deterministic_algorithms_enabled(), "vLLM is made for plain torch"
         assert lora_request is None or len(lora_request) == len(prompts)
         self.calls.append(SimpleNamespace(prompts=prompts, params=params, loras=lora_request))
         self.events.append("generate")
@@ -52,6 +53,7 @@ class FakeLlm:
 
     def collective_rpc(self, method: str, *, kwargs: dict[str, Any]) -> None:
         assert method == "reload_weights"
+        assert not torch.are_deterministic_algorithms_enabled()
         self.events.append(method)
         self.weights = weights_of(kwargs["weights_iterator"])
 
@@ -87,6 +89,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *, cpu: bool) -> Started:
     class Llm(FakeLlm):
         def __init__(self, **given: Any) -> None:
             super().__init__()
+            assert not torch.are_deterministic_algorithms_enabled()
             if cpu:  # as vLLM does there
                 monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
             if started.failure is not None:

@@ -22,7 +22,7 @@ from persona_lib.profile import SampleSpec
 from persona_lib.spec import derive_seed
 from persona_lib.vllm_engine import AdapterRequest, VllmEngine, vllm_seed
 from persona_lib.vllm_model import VllmModel, start_vllm
-from persona_lib.vllm_setup import import_vllm, lora_options, memory_share, same_threads
+from persona_lib.vllm_setup import import_vllm, lora_options, memory_share, plain_torch
 from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
 from tests.fake_vllm import STOP_ID, FakeLlm, install
 
@@ -235,6 +235,11 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
+@pytest.fixture
+def adapters(tmp_path: Path) -> list[Path]:
+    return [saved_adapter(tmp_path / f"a{number}", number) for number in range(4)]
+
+
 ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
 
 
@@ -300,13 +305,43 @@ def test_what_vllm_says_when_it_does_not_start_is_said_with_the_remedy(
     assert torch.set_num_threads is setter
 
 
-def test_threads_can_be_set_after_vllm_has_forbidden_it() -> None:
+@pytest.mark.parametrize("mode", [(True, False), (True, True), (False, False)])
+def test_torch_is_as_it_was_after_vllm(mode: tuple[bool, bool]) -> None:
+    """Its threads, which vLLM forbids to set, and its determinism, which vLLM does without."""
     threads, setter = torch.get_num_threads(), torch.set_num_threads
-    with same_threads():
-        torch.set_num_threads(threads + 1)
-        torch.set_num_threads = lambda _: None
-    assert torch.set_num_threads is setter
-    assert torch.get_num_threads() == threads
+    torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
+    try:
+        with plain_torch():
+            assert not torch.are_deterministic_algorithms_enabled()
+            torch.set_num_threads(threads + 1)
+            torch.set_num_threads = lambda _: None
+        assert torch.set_num_threads is setter
+        assert torch.get_num_threads() == threads
+        found = torch.are_deterministic_algorithms_enabled()
+        assert (found, torch.is_deterministic_algorithms_warn_only_enabled()) == mode
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("cpu", [True, False])
+def test_vllm_starts_and_samples_in_plain_torch(
+    cpu: bool, checkpoint: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stand-in refuses any other."""
+    install(monkeypatch, cpu=cpu)
+    stacks = {"em": adapters[:1]}
+    host = start_vllm(checkpoint, stacks, dtype="float32", positions=200, rows=4)
+    assert len(texts(VllmEngine(host, "em"), asked("em"))) == 1
+    assert torch.are_deterministic_algorithms_enabled()
+    host.close()
 
 
 @pytest.mark.parametrize("text", ["0", "1", "-0.1", "nan", "half", "35%"])
@@ -322,11 +357,6 @@ def test_a_share_of_memory_that_is_none_is_refused(
 
 
 # --- stacks that come later -----------------------------------------------------------
-
-
-@pytest.fixture
-def adapters(tmp_path: Path) -> list[Path]:
-    return [saved_adapter(tmp_path / f"a{number}", number) for number in range(4)]
 
 
 Start = Callable[..., tuple[VllmModel, FakeLlm]]

@@ -205,6 +205,12 @@ def test_prompts_that_do_not_fit_into_one_step_are_drawn_as_by_themselves(answer
     assert few == [crowd[place] for place in CUT]
 
 
+def test_the_spare_slot_of_vllm_is_empty(answer: Answer) -> None:
+    """It holds the stacks that the engine names, and has room for one more."""
+    wanted = {"adapters": len(stacks(Path())) - 1, "added": ROOM}
+    assert answer.get("held") == wanted.get(answer["kind"])
+
+
 def test_no_merged_weights_reach_the_disk(answer: Answer) -> None:
     adapters = {"adapters": len(stacks(Path())) - 1, "added": ROOM}.get(answer["kind"], 0)
     assert answer["written"] == ["adapter_model.safetensors"] * adapters

@@ -58,6 +58,8 @@ def main(job_file: Path, answer_file: Path) -> None:
         "logprobs": {name: _logprobs(ready(name), name, job["prompt"]) for name in stacks},
         "written": sorted(p.name for p in Path(tempfile.gettempdir()).rglob("*.safetensors")),
     }
+    if model.tensors is None:
+        answer["held"] = len(model.llm.llm_engine.list_loras())
     model.close()
     model.close()  # does nothing more
     answer["left"] = sorted(p.name for p in Path(tempfile.gettempdir()).rglob("*.safetensors"))
