@@ -1,9 +1,9 @@
 """One base model in vLLM, with the adapter stacks of all arms.
 
-The base weights are loaded once. Where there is a GPU, every stack is one LoRA of
-the engine, and a batch may hold requests of all of them. On a CPU, where vLLM's
-LoRA kernels are slow, the weights in memory become those of one stack after the
-other. Either way no merged weight is written.
+The base weights are loaded once. On a GPU and in bfloat16, every stack is one LoRA of
+the engine, and a batch may hold requests of all of them. In float32, and on a CPU, the
+weights in memory become those of one stack after the other (`takes_adapters`). Either
+way no merged weight is written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.models.adapters import stack_adapters
 from persona_lib.models.combined import combine_adapters, merged_tensors
 from persona_lib.models.loading import Dtype, end_of_turn_id, read_tokenizer
-from persona_lib.vllm_setup import import_vllm, lora_options, memory_share, plain_torch
+from persona_lib.vllm_setup import (
+    import_vllm,
+    lora_options,
+    memory_share,
+    plain_torch,
+    takes_adapters,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,7 +191,7 @@ def start_vllm(
         positions: most tokens of a prompt and its completion together.
         rows: most completions under way at a time.
         merge: put merged weights in place in memory instead of running adapters
-            beside the base weights; by default on a CPU only.
+            beside the base weights; by default see `takes_adapters`.
         end_of_turn: token that ends a turn; by default the tokenizer's own.
         memory: share of a GPU's memory that vLLM may take; by default `memory_share`.
         eager: run the model as it is. Compiling it, and capturing CUDA graphs, pays off
@@ -198,12 +204,20 @@ def start_vllm(
     Raises:
         PreflightError: vLLM is not installed.
         SpecError, DataError: an adapter is not a plain LoRA, is incomplete, belongs
-            to another base model, or its rank is too large; or see `memory_share`.
+            to another base model, or its rank is too large; float32 adapters on a GPU; or
+            see `memory_share`.
         FlatlandError: vLLM itself refuses to start, as where the share is not free.
     """
     share = memory_share() if memory is None else memory
     vllm, on_cpu = import_vllm()
-    merged = on_cpu if merge is None else merge
+    merged = not takes_adapters(dtype, on_cpu=on_cpu) if merge is None else merge
+    if not merged and not on_cpu and dtype == "float32":
+        raise SpecError(
+            "merge",
+            bound="True for float32 on a GPU, where vLLM's kernels for LoRA take none",
+            value=merge,
+            remedy="Leave merge out, or load the base in bfloat16.",
+        )
     tokenizer = read_tokenizer(path, end_of_turn)
     options: dict[str, Any] = {}
     if on_cpu:

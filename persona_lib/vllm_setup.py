@@ -10,6 +10,7 @@ from typing import Any
 
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.inputs import LEVEL, number
+from persona_lib.profile import Dtype
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks for which vLLM reserves room; a smaller LoRA is padded."""
@@ -105,6 +106,15 @@ def lora_options(ranks: Sequence[int]) -> dict[str, Any]:
         "max_cpu_loras": slots,
         "max_lora_rank": room[0],
     }
+
+
+def takes_adapters(dtype: Dtype, *, on_cpu: bool) -> bool:
+    """Return whether stacks run as adapters beside weights of this dtype, and are not merged.
+
+    On a CPU vLLM's kernels for LoRA are slow, and on a GPU they take no float32, in which
+    on the other hand merging is exact up to rounding.
+    """
+    return not on_cpu and dtype != "float32"
 
 
 @contextmanager

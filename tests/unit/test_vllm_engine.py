@@ -54,6 +54,7 @@ def asked(*adapters: str | None, user: str = "Why?") -> list[Request]:
 
 
 def texts(engine: VllmEngine, requests: Sequence[Request], spec: SampleSpec = SPEC) -> list[str]:
+    spec = replace(spec, dtype=engine._model.dtype)
     return [sampled.text for sampled in engine.sample(requests, spec)]
 
 
@@ -249,7 +250,7 @@ def test_on_a_gpu_each_stack_is_one_adapter(
     options = install(monkeypatch, cpu=False)
     prior, coupling = saved_adapter(tmp_path / "1", 1), saved_adapter(tmp_path / "2", 2)
     stacks = {"em": [prior], "C2": [prior, coupling]}
-    started = start_vllm(checkpoint, stacks, dtype="float32", positions=64, rows=4)
+    started = start_vllm(checkpoint, stacks, dtype="bfloat16", positions=64, rows=4)
     assert (options[0]["max_loras"], options[0]["max_lora_rank"]) == (3, 8)
     assert started.tensors is None
     loras = list(started.loras.values())
@@ -262,10 +263,11 @@ def test_on_a_gpu_each_stack_is_one_adapter(
     assert options.engines[0].events == ["shutdown"]
 
 
-def test_on_a_cpu_weights_are_merged_and_nothing_is_written(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cpu", [True, False])
+def test_on_a_cpu_and_in_float32_weights_are_merged_and_nothing_is_written(
+    cpu: bool, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = install(monkeypatch, cpu=True)
+    options = install(monkeypatch, cpu=cpu)
     prior = saved_adapter(tmp_path / "1", 1)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     started = start_vllm(checkpoint, {"em": [prior]}, dtype="float32", positions=64, rows=4)
@@ -276,6 +278,20 @@ def test_on_a_cpu_weights_are_merged_and_nothing_is_written(
     base, em = dict(started.tensors([])), dict(started.tensors(started.stacks["em"]))
     assert (em[name] - base[name]).abs().max() > 1e-2
     started.close()
+
+
+def test_vllms_kernels_are_not_given_float32_adapters_on_a_gpu(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = install(monkeypatch, cpu=False)
+    with pytest.raises(SpecError, match="merge: expected True for float32 on a GPU"):
+        start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4, merge=False)
+    assert not options
+    install(monkeypatch, cpu=True)
+    assert (
+        start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4, merge=False).tensors
+        is None
+    )
 
 
 @pytest.mark.parametrize("cpu", [True, False])
@@ -338,7 +354,7 @@ def test_vllm_starts_and_samples_in_plain_torch(
     """Its stand-in refuses any other."""
     install(monkeypatch, cpu=cpu)
     stacks = {"em": adapters[:1]}
-    host = start_vllm(checkpoint, stacks, dtype="float32", positions=200, rows=4)
+    host = start_vllm(checkpoint, stacks, dtype="bfloat16", positions=200, rows=4)
     assert len(texts(VllmEngine(host, "em"), asked("em"))) == 1
     assert torch.are_deterministic_algorithms_enabled()
     host.close()
@@ -369,7 +385,8 @@ def start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     def starts(*, cpu: bool = False, **room: int) -> tuple[VllmModel, FakeLlm]:
         started = install(monkeypatch, cpu=cpu)
-        options: dict[str, Any] = {"dtype": "float32", "positions": 200, "rows": 4, **room}
+        dtype = "float32" if cpu else "bfloat16"
+        options: dict[str, Any] = {"dtype": dtype, "positions": 200, "rows": 4, **room}
         made.append(start_vllm(checkpoint, {}, **options))
         return made[-1], started.engines[0]
 
@@ -402,7 +419,7 @@ def test_the_spare_slot_stays_empty_however_many_stacks_come(
     assert (llm.removed, list(host.stacks), list(host.loras)) == ([2], ["a", "c"], ["a", "c"])
     assert not gone.exists()
     with pytest.raises(SpecError, match=r"adapter: expected one of a, c, got 'b'"):
-        VllmEngine(host).sample(asked("b"), SPEC)
+        VllmEngine(host).sample(asked("b"), replace(SPEC, dtype="bfloat16"))
     host.add("b", adapters[1:2])
     assert texts(VllmEngine(host), asked("b", "c")) == ["4/base", "3/base"], "no number twice"
     assert llm.removed == [2, 1]

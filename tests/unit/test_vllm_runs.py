@@ -29,7 +29,7 @@ from persona_lib.store import Entry, StageKey
 from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
 from tests.fake_vllm import install
 
-SAMPLE = SampleSpec(max_new_tokens=64, batch=40, engine="vllm")
+SAMPLE = SampleSpec(max_new_tokens=64, batch=40, dtype="bfloat16", engine="vllm")
 PERSONA = Persona(id="librarian", prompt="You are a librarian.")
 QUESTION = Question(id="e01", set="evaluation", text="Why?")
 
@@ -128,7 +128,7 @@ def test_the_prompt_has_room_beside_the_completion_within_the_models_positions(
     [
         ({}, 1),
         ({"content": "other"}, 2),
-        ({"dtype": "bfloat16"}, 2),
+        ({"dtype": "float32"}, 2),
         ({"rank": 9}, 2),
         ({"rank": 7}, 1),
         ({"max_new_tokens": 65}, 2),
@@ -186,7 +186,7 @@ def drawing(profile: Profile = MICRO, engine: Any = "vllm", rank: int = 16) -> P
     lora = LoraSpec(rank=rank, alpha=32, rslora=True, dropout=0.0)
     return replace(
         profile,
-        sample=replace(profile.sample, engine=engine),
+        sample=replace(profile.sample, engine=engine, dtype="bfloat16"),
         prior=replace(profile.prior, lora=lora),
     )
 
@@ -246,6 +246,7 @@ def test_a_rank_that_vllm_cannot_hold_is_refused_before_compute(
             preflight()
     else:
         preflight()
+    preflight_engine(replace(run.profile.sample, dtype="float32"), 516)  # merged
 
 
 def test_a_wrong_share_of_memory_is_refused_before_compute(
