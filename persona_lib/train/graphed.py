@@ -69,7 +69,7 @@ class GraphedTrunk:
         record: makes recordings.
 
     Attributes:
-        recorded: number of recordings, by shape (rows, length).
+        limit: as given.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class GraphedTrunk:
         """Return a recording that does what the plain pass does, or None."""
         try:
             made = self._record(self._trunk, tokens, self._trained)
-            error = difference(self._trunk, made, tokens, self._trained)
+            error, bound = difference(self._trunk, made, tokens, self._trained)
         except Exception as problem:  # whatever a kernel says, the plain pass is there
             # What failed may have left the device amid a recording: no other is tried.
             self._failed = True
@@ -161,7 +161,6 @@ class GraphedTrunk:
                 tuple(tokens.shape), type(problem).__name__, str(problem)[:_SAID],
             )  # fmt: skip
             return None
-        bound = _TOLERANCE[str(self._trained[0].dtype).removeprefix("torch.")]
         if error <= bound:
             return made
         _LOG.warning(
@@ -211,11 +210,12 @@ def split_passes(lengths: Sequence[int], limit: int) -> list[list[int]]:
 
 def difference(
     trunk: Trunk, made: Recording, tokens: torch.Tensor, trained: Sequence[torch.Tensor]
-) -> float:
-    """Return how far a recording is from the plain pass: relative, of norms, the largest.
+) -> tuple[float, float]:
+    """Return how far a recording is from the plain pass, and how far it may be.
 
-    Hidden states are compared, and the gradients of all parameters together; infinity
-    stands for what is not finite.
+    The larger of two relative differences of norms: of the hidden states, and of the
+    gradients of all parameters together; infinity stands for what is not finite. The
+    bound is that of the precision in which hidden states are computed.
     """
     import math
 
@@ -227,7 +227,8 @@ def difference(
     grads = torch.autograd.grad(wanted, list(trained), sent)
     pairs = [([made.forward(tokens)], [wanted]), (made.backward(sent), grads)]
     errors = [float(_distance(found, exact)) for found, exact in pairs]
-    return max(errors) if all(map(math.isfinite, errors)) else math.inf
+    bound = _TOLERANCE[str(wanted.dtype).removeprefix("torch.")]
+    return (max(errors) if all(map(math.isfinite, errors)) else math.inf), bound
 
 
 def _distance(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -303,9 +303,24 @@ def test_what_is_not_finite_is_as_far_off_as_can_be() -> None:
             return [torch.full_like(part, torch.nan) for part in super().backward(sent)]
 
     batch = tokens(2, 64)
-    assert difference(plain, Recorded(plain, batch, trained(model)), batch, trained(model)) < 1e-6
-    broken = Broken(plain, batch, trained(model))
-    assert difference(plain, broken, batch, trained(model)) == float("inf")
+    right, broken = (kind(plain, batch, trained(model)) for kind in (Recorded, Broken))
+    error, bound = difference(plain, right, batch, trained(model))
+    assert error < 1e-6
+    assert bound == 1e-3
+    assert difference(plain, broken, batch, trained(model)) == (float("inf"), 1e-3)
+
+
+def test_the_bound_is_that_of_the_base_s_precision() -> None:
+    """An adapter is float32 whatever the base is."""
+    model = train_stack(small_model(torch.bfloat16), [], SPEC.lora, 3)
+    assert trained(model)[0].dtype == torch.float32
+    plain, trunk = over(model)
+    batch = tokens(2, 64)
+    recording = Recorded(plain, batch, trained(model))
+    assert difference(plain, recording, batch, trained(model)) == (pytest.approx(0), 5e-2)
+    for _ in range(3):
+        trunk(batch)
+    assert trunk.recorded == [(2, 64)]
 
 
 def test_passes_above_the_limit_are_never_recorded() -> None:
