@@ -28,6 +28,7 @@ from benchmarks.train_setup import lognormal_lengths
 from experiments.profiles import SMOLLM2_FULL
 from persona_lib.models.adapters import TRAINABLE, save_adapter, train_stack
 from persona_lib.profile import CouplingSpec, LoraSpec
+from persona_lib.runtime import prepare_torch
 from persona_lib.spec import derive_seed
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.lora import Way, train_lora
@@ -89,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     Raises:
         FlatlandError: two ways do not train the same; said once all is timed.
     """
-    import torch
-
     options = _options(argv)
-    device = "cuda" if torch.cuda.is_available() and not options.cpu else "cpu"
+    device = prepare_torch()  # as every stage does
+    if options.cpu:
+        device = "cpu"
     tiny = options.tiny or device == "cpu"
     case = _case(tiny=tiny, quick=options.quick)
     report = Report(options.out)

@@ -18,6 +18,7 @@ from persona_lib.errors import SpecError
 
 _THREADS = "FLATLAND_THREADS"
 _DEVICE = "FLATLAND_DEVICE"
+_RECORDED = "FLATLAND_RECORDED_PASSES"
 _WORKER = "PYTEST_XDIST_WORKER"
 """Set by pytest-xdist in each of its processes: gw0, gw1, ..."""
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -71,6 +72,23 @@ def prepare_torch() -> str:
         device != "cuda"
     )
     return device
+
+
+def recorded_passes() -> bool:
+    """Return whether training on a GPU may record passes: unless the user says ``0``.
+
+    Raises:
+        SpecError: ``FLATLAND_RECORDED_PASSES`` is neither 0 nor 1.
+    """
+    text = os.environ.get(_RECORDED, "").strip()
+    if text not in {"", "0", "1"}:
+        raise SpecError(
+            _RECORDED,
+            bound="0 or 1",
+            value=text,
+            remedy="Set it to 0 to train without CUDA graphs, or unset it.",
+        )
+    return text != "0"
 
 
 def device_kind(torch: Any) -> str:

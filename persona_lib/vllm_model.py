@@ -244,10 +244,11 @@ def start_vllm(
                 use_tqdm_on_load=False,
                 **options,
             )
-    except (RuntimeError, ValueError) as error:
+    except (AssertionError, RuntimeError, ValueError) as error:
         raise FlatlandError(
             f"vLLM did not start: {error}. If memory is short, FLATLAND_VLLM_MEMORY sets the "
-            f"share of a GPU's that it takes and that must be free ({share:g} now)"
+            f"share of a GPU's that it takes and that must be free ({share:g} now). Where "
+            "another process used the GPU meanwhile, start again, or give each its own"
         ) from error
     model = VllmModel(
         llm=llm,

@@ -11,7 +11,8 @@ and the memory that there is; the recipe's micro-batch has no say. As for packs,
 changes memory and speed, never the loss.
 
 A recording is compared with the plain pass, result and gradients, before any training
-step relies on it; one that differs or fails is not used, and the log says so.
+step relies on it; one that differs is not used, after one that fails none is, and the
+log says so.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.cache_room import free_bytes
+from persona_lib.runtime import recorded_passes
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.losses import Batch, collate
-from persona_lib.train.memory import token_bytes
+from persona_lib.train.memory import GIB, token_bytes
 from persona_lib.train.packed import unsupported
 from persona_lib.train.packed_setup import step_shape
 from persona_lib.train.recording import CudaRecorder, Recorder, Recording, Trunk, plain_trunk
@@ -40,9 +42,11 @@ _FROM_USE = 3
 _STEP = 64
 """Lengths up to 512 are padded to a multiple of this many tokens."""
 _SHARE = 0.25
-"""Largest share of the device's free memory for one pass. The activations of recorded ones
-stay reserved, those of a pass that has no recording need room beside them, and another
-process may train on the same device."""
+"""Largest share of the device's free memory for one pass. What recorded ones need stays
+reserved (about twice the largest, as they come in any order), a pass that has no recording
+needs room beside it, and another process may train on the same device."""
+_FEW = 2_048
+"""Tokens of a pass below which a GPU has so little free memory that it is said."""
 _LOGIT_BYTES = 32
 """Of a float32 logit at an anchored position: the logits of both models, what the
 divergence makes of them, and gradients."""
@@ -66,7 +70,7 @@ class GraphedTrunk:
         pad: token id to pad with.
         limit: most tokens, padding included, of a pass of several rows, or of one that is
             recorded.
-        record: makes recordings.
+        record: makes recordings; None: nothing is recorded.
 
     Attributes:
         limit: as given.
@@ -79,7 +83,7 @@ class GraphedTrunk:
         *,
         pad: int,
         limit: int,
-        record: Recorder,
+        record: Recorder | None,
     ) -> None:
         self._trunk = trunk
         self._trained = list(trained)
@@ -88,7 +92,6 @@ class GraphedTrunk:
         self._record = record
         self._seen: Counter[tuple[int, int]] = Counter()
         self._made: dict[tuple[int, int], Recording | None] = {}
-        self._failed = False
 
     @property
     def recorded(self) -> list[tuple[int, int]]:
@@ -108,12 +111,11 @@ class GraphedTrunk:
         if rows * shape[1] > self.limit:
             return self._trunk(tokens)
         self._seen[shape] += 1
-        if shape not in self._made and (self._failed or self._seen[shape] < _FROM_USE):
-            return self._trunk(tokens)
         padded = functional.pad(tokens, (0, shape[1] - length), value=self._pad)
-        if shape not in self._made:
-            self._made[shape] = self._try(padded)
-        made = self._made[shape]
+        new = shape not in self._made and self._seen[shape] >= _FROM_USE
+        if new and self._record is not None:
+            self._made[shape] = self._try(self._record, padded)
+        made = self._made.get(shape)
         if made is None:
             return self._trunk(tokens)
         root = torch.zeros((), device=tokens.device, requires_grad=True)
@@ -148,26 +150,36 @@ class GraphedTrunk:
         """Return the hidden states of a pass, as for its tokens."""
         return self(batch.tokens)
 
-    def _try(self, tokens: torch.Tensor) -> Recording | None:
+    def _try(self, record: Recorder, tokens: torch.Tensor) -> Recording | None:
         """Return a recording that does what the plain pass does, or None."""
         try:
-            made = self._record(self._trunk, tokens, self._trained)
+            made = record(self._trunk, tokens, self._trained)
             error, bound = difference(self._trunk, made, tokens, self._trained)
         except Exception as problem:  # whatever a kernel says, the plain pass is there
-            # What failed may have left the device amid a recording: no other is tried.
-            self._failed = True
+            said = f"{type(problem).__name__}: {problem}"[:_SAID]
+        else:
+            if error <= bound:
+                return made
             _LOG.warning(
-                "training goes on without a recorded pass of shape %s: %s: %s",
-                tuple(tokens.shape), type(problem).__name__, str(problem)[:_SAID],
+                "training goes on without a recorded pass of shape %s: it differs from the "
+                "plain one by %.1e (bound %.0e)", tuple(tokens.shape), error, bound,
             )  # fmt: skip
             return None
-        if error <= bound:
-            return made
         _LOG.warning(
-            "training goes on without a recorded pass of shape %s: it differs from the plain "
-            "one by %.1e (bound %.0e)", tuple(tokens.shape), error, bound,
+            "training goes on without recorded passes, which are several times faster: that of "
+            "shape %s failed: %s", tuple(tokens.shape), said,
         )  # fmt: skip
+        self._give_up(tokens)
         return None
+
+    def _give_up(self, tokens: torch.Tensor) -> None:
+        """Let go of all recordings: memory may be short, and plain passes need theirs."""
+        import torch
+
+        self._record = None
+        self._made.clear()
+        if tokens.is_cuda:
+            torch.cuda.empty_cache()
 
 
 def padded_length(length: int) -> int:
@@ -285,28 +297,39 @@ def _add(trained: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None
 
 
 def graphed(model: PeftModel, trunk: Any, *, pad: int) -> GraphedTrunk | None:
-    """Return recorded passes for a model on CUDA, None where they are not to be had.
+    """Return recorded passes for a model on CUDA.
 
-    That is elsewhere than on CUDA, for an architecture whose memory cannot be reckoned
-    (`packed.unsupported`), and with dropout, whose masks cannot be compared.
+    With dropout, whose masks cannot be compared, and where the user wants none
+    (`runtime.recorded_passes`), passes are cut to fit, but not recorded. None elsewhere
+    than on CUDA, and for an architecture whose memory cannot be reckoned
+    (`packed.unsupported`).
 
     Args:
         model: the whole (peft) model.
         trunk: its decoder without the head.
         pad: token id to pad with.
+
+    Raises:
+        SpecError: see `runtime.recorded_passes`.
     """
     import torch
 
-    dropout = any(isinstance(part, torch.nn.Dropout) and part.p for part in model.modules())
-    if model.device.type != "cuda" or dropout or unsupported(trunk):
+    if model.device.type != "cuda" or unsupported(trunk):
         return None
-    free = free_bytes(model.device)
+    free = free_bytes(model.device) or 0
     shape = step_shape(model, trunk, compiled=False, looked_at=0.0)
     each = token_bytes(shape, checkpointing=False) + _LOGIT_BYTES * shape.vocabulary
+    limit = int(_SHARE * free) // each
+    if limit < _FEW:
+        _LOG.warning(
+            "little of the GPU's memory is free (%.1f GiB): rows are trained on in passes of at "
+            "most %d tokens, which is slow", free / GIB, limit,
+        )  # fmt: skip
+    dropout = any(isinstance(part, torch.nn.Dropout) and part.p for part in model.modules())
     return GraphedTrunk(
         plain_trunk(trunk),
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         pad=pad,
-        limit=int(_SHARE * (free or 0)) // each,
-        record=CudaRecorder(),
+        limit=limit,
+        record=CudaRecorder() if recorded_passes() and not dropout else None,
     )

@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 
 Way = Literal["padded", "packed", "recorded"]
 """How rows go through the model; see `train_lora`."""
-_REFERENCE_ROWS = 64
-"""Rows of one forward pass where the starting model's hidden states are read on a GPU."""
-_REFERENCE_ROWS_PADDED = 16
-"""Elsewhere, and for architectures that may need a mask."""
+_REFERENCE_ROWS_SMALL = 64
+"""Rows of one forward pass where the hidden states of a small starting model are read on a
+GPU."""
+_REFERENCE_ROWS = 16
+"""Elsewhere: the rows of a large model take some 300 kB a token."""
 
 
 def train_lora(
@@ -61,7 +62,7 @@ def train_lora(
     through compiled pieces (`packed`), which large models take on a GPU; and ``recorded``
     passes (`graphed`), which small ones take there. Architectures that allow neither are
     padded. On a CPU all are, so that what was recorded there stays what it is to the last
-    bit.
+    bit. Only ``padded`` heeds the recipe's micro-batch.
 
     Args:
         model: base, frozen adapters and one fresh trainable adapter.
@@ -72,8 +73,8 @@ def train_lora(
         seed: root seed of row order and dropout.
         label: name on the progress bar.
         progress: opens the progress bar.
-        way: in place of the one that the model would take. A ``recorded`` training
-            without a GPU is padded.
+        way: in place of the one that the model would take. A ``recorded`` training is
+            padded where `graphed.graphed` has nothing for it.
 
     Returns:
         What was done, as JSON data without times: steps, rows, tokens, and the
@@ -194,7 +195,8 @@ def _reference_states(model: PeftModel, rows: Sequence[EncodedRow]) -> list[torc
     on_gpu = model.device.type == "cuda"
     # On a CPU as ever, so that what was recorded there stays what it is to the last bit.
     plain = plain_trunk(trunk) if on_gpu and not unsupported(trunk) else None
-    together = _REFERENCE_ROWS if plain else _REFERENCE_ROWS_PADDED
+    small = plain is not None and not checkpoints(model)
+    together = _REFERENCE_ROWS_SMALL if small else _REFERENCE_ROWS
     states: list[torch.Tensor | None] = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].tokens))
     training = model.training

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.cache_room import free_bytes
 from persona_lib.train.attention import WAYS, Choice, choose
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.memory import CARD_GIB, GIB, MemoryPlan, StepShape, plan_memory
@@ -76,16 +77,18 @@ class Packing:
 
 
 def device_limit(device: Any) -> int | None:
-    """Return the bytes that a step may take: what the card has, at most 75 GiB.
+    """Return the bytes that a step may take, the model's among them: at most 75 GiB.
 
-    None on a CPU, where memory is not planned.
+    What tensors hold already and what is free, which is less than the card has where
+    another process, or vLLM in this one, holds some of it. None on a CPU, where memory is
+    not planned.
     """
     import torch
 
-    if torch.device(device).type != "cuda":
+    free = free_bytes(torch.device(device))
+    if free is None:
         return None
-    total = torch.cuda.get_device_properties(device).total_memory
-    return int(min(CARD_GIB * GIB, (1 - _RESERVE) * total))
+    return int(min(CARD_GIB * GIB, (1 - _RESERVE) * (free + torch.cuda.memory_allocated(device))))
 
 
 def step_shape(model: Any, trunk: Any, *, compiled: bool, looked_at: float) -> StepShape:

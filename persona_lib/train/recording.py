@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -38,13 +40,32 @@ class CudaRecorder:
     """
 
     def __init__(self) -> None:
-        self._first: _CudaRecording | None = None
+        self._pool: Any = None
+        self._first: Recording | None = None
 
     def __call__(
         self, trunk: Trunk, tokens: torch.Tensor, trained: Sequence[torch.Tensor]
     ) -> Recording:
-        """Return a recording of the pass at the shape of `tokens`."""
-        found = _CudaRecording(trunk, tokens, trained, self._first and self._first.pool)
+        """Return a recording of the pass at the shape of `tokens`.
+
+        Whatever goes wrong is raised once torch is as it was before.
+        """
+        import torch
+
+        # A graph of an earlier pass that only the collector would free spoils a recording.
+        gc.collect()
+        stream = torch.cuda.current_stream()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            found = _CudaRecording(trunk, tokens, trained, self._pool)
+        except Exception:
+            # Torch 2.11 stays on the stream that it recorded on, and its allocator goes on
+            # as if it were recording: it would never give memory back again.
+            torch.cuda.set_stream(stream)
+            with suppress(AttributeError, RuntimeError):
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+            raise
         # Kept whether it is used or not: a pool goes with the last graph in it.
         self._first = self._first or found
         return found
@@ -57,7 +78,7 @@ class _CudaRecording:
         trunk: the plain pass.
         tokens: (rows, length) token ids.
         trained: parameters that receive gradients.
-        pool: memory of an earlier recording, or None.
+        pool: handle of the memory that both are recorded in.
     """
 
     def __init__(
@@ -77,9 +98,8 @@ class _CudaRecording:
         self._there, self._back = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._there, pool=pool):
             hidden = trunk(self._tokens)
-        self.pool = self._there.pool()
         self._sent = torch.zeros_like(hidden)
-        with torch.cuda.graph(self._back, pool=self.pool):
+        with torch.cuda.graph(self._back, pool=pool):
             self._grads = torch.autograd.grad(hidden, list(trained), self._sent)
         self._hidden = hidden.detach()
 

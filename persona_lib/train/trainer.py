@@ -313,10 +313,12 @@ def _passes_trainer_class() -> Any:
             head = trunk_and_head(self.accelerator.unwrap_model(model))[1]
             value: Any = None
             for pack in packs:
-                # The trainer sends back the gradient of what is returned; a pass before
-                # the last sends its own, so that one pass's activations are held at a time.
+                # The trainer sends back the gradient of what is returned; a pass before the
+                # last sends its own, so that one pass's activations are held at a time.
+                # Nothing of it may be left: a live graph spoils the recording of the next.
                 if value is not None:
                     value.backward()
+                    value = value.detach()
                 share = batch_loss(
                     self.passes.trunk(pack),
                     head,
@@ -325,7 +327,8 @@ def _passes_trainer_class() -> Any:
                     beta=self.beta,
                     items=float(num_items_in_batch),
                 )
-                value = share if value is None else share + value.detach()
+                value = share if value is None else share + value
+                del share
             return (value, None) if return_outputs else value
 
     return PassesTrainer

@@ -19,7 +19,7 @@ from torch.nn import functional
 from persona_lib.models.adapters import TRAINABLE, train_stack
 from persona_lib.profile import LoraSpec
 from persona_lib.train import graphed as module
-from persona_lib.train import lora, trainer
+from persona_lib.train import lora, recording, trainer
 from persona_lib.train.graphed import GraphedTrunk, difference, graphed, padded_length, split_passes
 from persona_lib.train.lora import train_lora
 from persona_lib.train.recording import Recording, Trunk, plain_trunk
@@ -82,7 +82,7 @@ def seen_by(hidden: torch.Tensor) -> torch.Tensor:
 
 
 def over(
-    model: Any, *, limit: int = 10_000, record: Callable[..., Recording] = Recorded
+    model: Any, *, limit: int = 10_000, record: Callable[..., Recording] | None = Recorded
 ) -> tuple[Trunk, GraphedTrunk]:
     plain = plain_trunk(trunk_and_head(model)[0])
     return plain, GraphedTrunk(plain, trained(model), pad=0, limit=limit, record=record)
@@ -209,7 +209,7 @@ def test_a_recorded_training_is_the_plain_one(
     rows, frozen = make_rows(16), [prior(tmp_path / "prior")]
     made: list[GraphedTrunk] = []
 
-    def recording(model: Any, trunk: Any, *, pad: int) -> GraphedTrunk:
+    def graphs(model: Any, trunk: Any, *, pad: int) -> GraphedTrunk:
         assert trunk is trunk_and_head(model)[0]
         made.append(over(model, limit=limit)[1])
         assert pad == byte_tokenizer().pad_token_id
@@ -221,7 +221,7 @@ def test_a_recorded_training_is_the_plain_one(
         return report["losses"], [v for n, v in model.named_parameters() if f".{TRAINABLE}." in n]
 
     losses, weights = run(None)
-    monkeypatch.setattr(lora, "graphed", recording)
+    monkeypatch.setattr(lora, "graphed", graphs)
     again, recorded = run("recorded")
     assert made[0].recorded == [shape]
     assert again == pytest.approx(losses, rel=1e-5)
@@ -249,21 +249,103 @@ class Stale(Recorded):
         return super().forward(functional.pad(tokens[:, :1], (0, tokens.shape[1] - 1)))
 
 
-def test_no_other_recording_is_tried_after_one_that_failed(
+def test_after_a_recording_that_failed_all_are_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Memory may be short, and what recordings hold is what plain passes need."""
     tried: list[int] = []
 
-    def record(*_: Any) -> Recording:
-        tried.append(1)
-        raise RuntimeError("out of memory")
+    def record(trunk: Trunk, batch: torch.Tensor, weights: Sequence[torch.Tensor]) -> Recording:
+        tried.append(batch.shape[1])
+        if batch.shape[1] > 64:
+            raise RuntimeError("out of memory")
+        return Recorded(trunk, batch, weights)
 
     model = adapted()
     plain, trunk = over(model, record=record)
-    for length in (40, 40, 40, 40, 90, 90, 90, 90):
+    for length in (40, 40, 40, 90, 90, 90, 40, 90, 200, 200, 200):
         torch.testing.assert_close(trunk(tokens(2, length)), plain(tokens(2, length)))
-    assert len(tried) == len(caplog.messages) == 1
+        assert trunk.recorded == ([(2, 64)] if tried == [64] else [])
+    assert tried == [64, 128]
+    assert len(caplog.messages) == 1
+    assert "without recorded passes" in caplog.messages[0]
+
+
+def test_nothing_is_recorded_without_a_recorder() -> None:
+    model = adapted()
+    plain, trunk = over(model, record=None)
+    for _ in range(4):
+        torch.testing.assert_close(trunk(tokens(2, 40)), plain(tokens(2, 40)))
     assert trunk.recorded == []
+
+
+def accumulator(parameter: torch.Tensor) -> Any:
+    """The node that adds to a parameter's gradient; it lives as long as a graph holds it."""
+    return parameter.view_as(parameter).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+
+
+def test_no_graph_of_an_earlier_pass_is_alive_when_one_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU its nodes would draw another stream into the recording, and spoil it."""
+    model = train_stack(small_model(), [], SPEC.lora, 3)
+    weight, plain = trained(model)[0], plain_trunk(trunk_and_head(model)[0])
+    alive: list[bool] = []
+
+    def marked(batch: torch.Tensor) -> torch.Tensor:
+        hidden = plain(batch)
+        accumulator(weight).metadata["of a pass"] = True
+        return hidden
+
+    def record(trunk: Trunk, batch: torch.Tensor, weights: Sequence[torch.Tensor]) -> Recording:
+        del trunk
+        alive.append("of a pass" in accumulator(weight).metadata)
+        return Recorded(plain, batch, weights)
+
+    made = GraphedTrunk(marked, trained(model), pad=0, limit=200, record=record)
+    monkeypatch.setattr(lora, "graphed", lambda *_, **__: made)
+    kept = marked(tokens(1, 5))
+    assert "of a pass" in accumulator(weight).metadata, "while its graph is alive"
+    del kept
+    assert "of a pass" not in accumulator(weight).metadata
+    train_lora(
+        model, byte_tokenizer(), make_rows(16), replace(SPEC, steps=5), loss="sft", seed=SEED,
+        way="recorded",
+    )  # fmt: skip
+    assert alive
+    assert not any(alive)
+
+
+class Graphs:
+    """What `CudaRecorder` asks of torch, and in which order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[Any] = []
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: "default stream")
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 7))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "set_stream", self.asked.append)
+        monkeypatch.setattr(
+            torch._C, "_cuda_endAllocateToPool", lambda *of: self.asked.append(of), raising=False
+        )
+
+
+def test_after_a_failed_recording_torch_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = Graphs(monkeypatch)
+    monkeypatch.setattr(recording, "_CudaRecording", failing)
+    with pytest.raises(RuntimeError, match="stream is capturing"):
+        recording.CudaRecorder()(plain_trunk(None), tokens(1, 4), [])
+    assert graphs.asked == ["default stream", (1, (0, 7))]
+
+
+def test_recordings_share_one_pool_and_leave_torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, pools = Graphs(monkeypatch), []
+    monkeypatch.setattr(recording, "_CudaRecording", lambda *of: pools.append(of[3]) or object())
+    record = recording.CudaRecorder()
+    first, second = (record(plain_trunk(None), tokens(1, 4), []) for _ in range(2))
+    assert pools == [(0, 7)] * 2
+    assert record._first is first is not second, "a pool goes with the last graph in it"
+    assert graphs.asked == []
 
 
 def failing(*_: Any) -> Recording:
@@ -276,7 +358,7 @@ def failing(*_: Any) -> Recording:
         (Shifted, "differs from the plain one by 1.0e-02"),
         (Doubled, "differs from the plain one by 1.0e+00"),
         (Stale, "differs from the plain one"),
-        (failing, "RuntimeError: operation not permitted"),
+        (failing, "without recorded passes, which are several times faster"),
     ],
 )
 def test_a_recording_that_is_wrong_or_fails_is_not_used(
@@ -316,8 +398,8 @@ def test_the_bound_is_that_of_the_base_s_precision() -> None:
     assert trained(model)[0].dtype == torch.float32
     plain, trunk = over(model)
     batch = tokens(2, 64)
-    recording = Recorded(plain, batch, trained(model))
-    assert difference(plain, recording, batch, trained(model)) == (pytest.approx(0), 5e-2)
+    made = Recorded(plain, batch, trained(model))
+    assert difference(plain, made, batch, trained(model)) == (pytest.approx(0), 5e-2)
     for _ in range(3):
         trunk(batch)
     assert trunk.recorded == [(2, 64)]
@@ -353,7 +435,9 @@ def test_the_way_that_a_model_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lora._way(OnCuda(model)) == "padded"  # type: ignore[arg-type]
 
 
-def test_who_gets_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_gets_recordings(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Models on CUDA without dropout whose memory can be reckoned, within a share of it."""
     model = adapted()
     trunk = trunk_and_head(model)[0]
@@ -365,8 +449,20 @@ def test_who_gets_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = module.step_shape(model, trunk, compiled=False, looked_at=0.0)
     each = module.token_bytes(shape, checkpointing=False) + 32 * VOCABULARY
     assert found.limit == int(free * 0.25) // each > 10
+    assert isinstance(found._record, recording.CudaRecorder)
+    (said,) = caplog.messages
+    assert "little of the GPU's memory is free (0.0 GiB)" in said
+    assert f"passes of at most {found.limit} tokens" in said
+    monkeypatch.setattr(module, "free_bytes", lambda _: 1000 * free)
+    monkeypatch.setenv("FLATLAND_RECORDED_PASSES", "0")
+    plain = graphed(OnCuda(model), trunk, pad=0)  # type: ignore[arg-type]
+    assert plain is not None
+    assert (plain._record, len(caplog.messages)) == (None, 1)
+    monkeypatch.delenv("FLATLAND_RECORDED_PASSES")
     dropout = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.1)
     wet = train_stack(small_model(), [], dropout, 3)
-    assert graphed(OnCuda(wet), trunk_and_head(wet)[0], pad=0) is None  # type: ignore[arg-type]
+    found = graphed(OnCuda(wet), trunk_and_head(wet)[0], pad=0)  # type: ignore[arg-type]
+    assert found is not None
+    assert found._record is None, "masks cannot be compared"
     monkeypatch.setattr(module, "unsupported", lambda _: "built otherwise")
     assert graphed(OnCuda(model), trunk, pad=0) is None  # type: ignore[arg-type]

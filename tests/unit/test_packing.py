@@ -345,3 +345,17 @@ def test_the_published_recipe_is_what_is_benchmarked() -> None:
     assert len(QWEN.lora.targets) == 7
     assert (QWEN.batch, QWEN.micro) == (QWEN7B.coupling.batch, QWEN7B.coupling.micro_batch)
     assert (QWEN.batch, QWEN.micro) == (16, 4)
+
+
+@pytest.mark.parametrize(("free", "held", "gib"), [(79, 0, 75.0), (60, 10, 66.5), (20, 15, 33.25)])
+def test_a_step_may_take_what_is_free_and_what_it_holds(
+    free: int, held: int, gib: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than the card has, where another process or vLLM holds some of it."""
+    monkeypatch.setattr(packed_setup, "free_bytes", lambda _: free * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: held * GIB)
+    assert packed_setup.device_limit("cuda") == pytest.approx(gib * GIB)
+
+
+def test_on_a_cpu_memory_is_not_planned() -> None:
+    assert packed_setup.device_limit("cpu") is None

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from persona_lib.errors import SpecError
-from persona_lib.runtime import choose_device, device_kind, only_device, prepare_torch
+from persona_lib.runtime import (
+    choose_device,
+    device_kind,
+    only_device,
+    prepare_torch,
+    recorded_passes,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +68,24 @@ def test_threads_that_are_no_number_are_refused(
         prepare_torch()
     assert error.value.value == threads
     assert "unset it" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [(None, True), ("", True), ("1", True), (" 0 ", False), ("0", False)]
+)
+def test_passes_are_recorded_unless_the_user_wants_none(
+    text: str | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLATLAND_RECORDED_PASSES", raising=False)
+    if text is not None:
+        monkeypatch.setenv("FLATLAND_RECORDED_PASSES", text)
+    assert recorded_passes() is wanted
+
+
+def test_another_wish_about_recorded_passes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLATLAND_RECORDED_PASSES", "off")
+    with pytest.raises(SpecError, match="FLATLAND_RECORDED_PASSES: expected 0 or 1, got 'off'"):
+        recorded_passes()
 
 
 @pytest.mark.parametrize(("gpu", "device"), [(False, "cpu"), (True, "cuda")])

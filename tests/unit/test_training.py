@@ -167,7 +167,7 @@ def test_every_row_is_held_to_its_own_reference(
         return states[shift:] + states[:shift]
 
     monkeypatch.setattr(lora, "_reference_states", moved)
-    monkeypatch.setattr(lora, "_REFERENCE_ROWS_PADDED", 4)
+    monkeypatch.setattr(lora, "_REFERENCE_ROWS", 4)
     frozen = [prior(tmp_path / "prior")]
     spec = replace(
         SPEC, batch=4, micro_batch=2, steps=None, epochs=2, learning_rate=STILL, beta=1000.0

@@ -310,11 +310,12 @@ def test_vllm_is_not_compiled_and_leaves_room_for_training(
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, AssertionError])
 def test_what_vllm_says_when_it_does_not_start_is_said_with_the_remedy(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception], checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = install(monkeypatch, cpu=True)
-    options.failure = ValueError("Free memory on device is less than desired")
+    options.failure = kind("Free memory on device is less than desired")
     setter = torch.set_num_threads
     with pytest.raises(FlatlandError, match=r"Free memory.*FLATLAND_VLLM_MEMORY.*\(0\.35 now"):
         start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4)
