@@ -6,9 +6,9 @@ them. A CUDA graph starts all kernels of a pass at once. It holds for one shape,
 are padded to few lengths, and a shape is recorded when it comes for the third time. The
 loss stays outside: what it looks at changes from batch to batch.
 
-How an optimizer batch is cut into passes is decided here as well, by its rows' lengths
-and the memory that there is; the recipe's micro-batch has no say. As for packs, that
-changes memory and speed, never the loss.
+An optimizer batch is cut into passes (`passes`) by its rows' lengths and the memory that
+there is; the recipe's micro-batch has no say. As for packs, that changes memory and
+speed, never the loss.
 
 A recording is compared with the plain pass, result and gradients, before any training
 step relies on it; one that differs is not used, after one that fails none is, and the
@@ -30,6 +30,7 @@ from persona_lib.train.losses import Batch, collate
 from persona_lib.train.memory import GIB, token_bytes
 from persona_lib.train.packed import unsupported
 from persona_lib.train.packed_setup import step_shape
+from persona_lib.train.passes import padded_length, split_passes
 from persona_lib.train.recording import CudaRecorder, Recorder, Recording, Trunk, plain_trunk
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _FROM_USE = 3
 """A recording costs about four plain passes; shapes that come once or twice get none."""
-_STEP = 64
-"""Lengths up to 512 are padded to a multiple of this many tokens."""
 _SHARE = 0.25
 """Largest share of the device's free memory for one pass. What recorded ones need stays
 reserved (about twice the largest, as they come in any order), a pass that has no recording
@@ -50,9 +49,6 @@ _FEW = 2_048
 _LOGIT_BYTES = 32
 """Of a float32 logit at an anchored position: the logits of both models, what the
 divergence makes of them, and gradients."""
-_PASS = 4_096
-"""Tokens whose computation takes about as long as what a further pass adds: its loss, its
-share of recordings, and the starting of kernels as long as it has none."""
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}
 """Largest relative difference of norms between two passes that is rounding: attention
 adds up its gradients in another order each time."""
@@ -180,44 +176,6 @@ class GraphedTrunk:
         self._made.clear()
         if tokens.is_cuda:
             torch.cuda.empty_cache()
-
-
-def padded_length(length: int) -> int:
-    """Return the length to which a micro-batch is padded.
-
-    A multiple of 64 up to 512; above, of a quarter of the power of two below it, so that
-    padding adds a quarter at most and few shapes occur.
-    """
-    step = max(_STEP, 1 << max(0, (length - 1).bit_length() - 3))
-    return -(-length // step) * step
-
-
-def split_passes(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Cut rows into passes: halves, by length, where that spares more than it costs.
-
-    Halving, because the number of rows is part of a shape, and shapes have to recur.
-
-    Args:
-        lengths: tokens of each row, at least one.
-        limit: most tokens, padding included, of a pass of more than one row.
-
-    Returns:
-        For each pass the indices of its rows, shortest first.
-    """
-
-    def tokens(chosen: list[int]) -> int:
-        return len(chosen) * padded_length(lengths[chosen[-1]])
-
-    def cut(chosen: list[int]) -> list[list[int]]:
-        if len(chosen) == 1:
-            return [chosen]
-        half = len(chosen) // 2
-        parts = cut(chosen[:half]) + cut(chosen[half:])
-        apart = sum(tokens(part) + _PASS for part in parts)
-        whole = tokens(chosen)
-        return [chosen] if whole <= limit and whole + _PASS <= apart else parts
-
-    return cut(sorted(range(len(lengths)), key=lambda index: (lengths[index], index)))
 
 
 def difference(
