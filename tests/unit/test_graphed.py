@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from persona_lib.models.adapters import TRAINABLE, train_stack
 from persona_lib.profile import LoraSpec
@@ -158,6 +159,38 @@ def test_the_plain_pass_is_the_decoder_s_own() -> None:
     with pytest.raises(IndexError):
         plain_trunk(trunk)(torch.full((1, 3), VOCABULARY + 5))
     assert trunk.config._attn_implementation == before
+
+
+class Operations(TorchDispatchMode):
+    """Names of all operations, forwards and backwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique"}
+"""Operations whose result the host has to see before it goes on."""
+
+
+def test_nothing_in_a_pass_waits_for_the_host() -> None:
+    """What waits cannot be recorded. The decoder's own way does wait, to find out its mask."""
+    model = adapted()
+    trunk = trunk_and_head(model)[0]
+    with Operations() as own:
+        trunk(input_ids=tokens(2, 64), use_cache=False)
+    assert own.names & WAITING
+    plain = plain_trunk(trunk)
+    with Operations() as found:
+        hidden = plain(tokens(2, 64))
+        torch.autograd.grad(hidden, trained(model), torch.zeros_like(hidden))
+    assert {"mm", "embedding"} < found.names
+    assert not found.names & WAITING
 
 
 def test_a_shape_is_recorded_when_it_comes_for_the_third_time() -> None:
