@@ -114,14 +114,8 @@ class Ours:
     def describe(self) -> dict[str, Any]:
         """Return how packs are computed, as JSON data."""
         plan = self.packing.plan
-        return {
-            "attention": self.packing.trunk.attention.name,
-            "compiled": self.packing.trunk.compiled,
-            "checkpointing": self.packing.trunk.checkpointing,
-            "pack_tokens": plan.tokens if plan else None,
-            "estimated_gib": round(plan.estimate / 2**30, 2) if plan else None,
-            "notes": self.packing.notes,
-        }
+        gib = round(plan.estimate / 2**30, 2) if plan else None
+        return {**self.packing.told(), "estimated_gib": gib}
 
 
 def ours(

@@ -146,6 +146,10 @@ class GraphedTrunk:
         """Return the hidden states of a pass, as for its tokens."""
         return self(batch.tokens)
 
+    def told(self) -> dict[str, Any]:
+        """Return how it was done, as JSON data: shapes (rows, length) that were recorded."""
+        return {"way": "recorded", "limit": self.limit, "recorded": list(map(list, self.recorded))}
+
     def _try(self, record: Recorder, tokens: torch.Tensor) -> Recording | None:
         """Return a recording that does what the plain pass does, or None."""
         try:

@@ -77,8 +77,9 @@ def train_lora(
             padded where `graphed.graphed` has nothing for it.
 
     Returns:
-        What was done, as JSON data without times: steps, rows, tokens, and the
-        loss of every optimizer step in nats.
+        What was done, as JSON data without times: steps, rows, tokens, the loss of every
+        optimizer step in nats, and, unless rows were padded, ``passes``: how they went
+        through the model (`trainer.Passes.told`).
 
     Raises:
         SpecError: several processes were launched (see `trainer.one_device_config`).
@@ -113,6 +114,7 @@ def train_lora(
         "tokens": sum(len(row.tokens) for row in rows),
         "supervised": sum(len(row.supervised) for row in rows),
         "losses": losses,
+        **({} if passes is None else {"passes": passes.told()}),
     }
 
 

@@ -75,6 +75,17 @@ class Packing:
             for pack in split_rows(lengths, limit)
         ]
 
+    def told(self) -> dict[str, Any]:
+        """Return how it was done, as JSON data."""
+        return {
+            "way": "packed",
+            "attention": self.trunk.attention.name,
+            "compiled": self.trunk.compiled,
+            "checkpointing": self.trunk.checkpointing,
+            "pack_tokens": self.plan.tokens if self.plan else None,
+            "notes": self.notes,
+        }
+
 
 def device_limit(device: Any) -> int | None:
     """Return the bytes that a step may take, the model's among them: at most 75 GiB.

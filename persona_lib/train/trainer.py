@@ -50,6 +50,9 @@ class Passes(Protocol):
     ) -> Sequence[Batch]:
         """Return the passes of the rows of an optimizer batch, on the model's device."""
 
+    def told(self) -> dict[str, Any]:
+        """Return how it was done, as JSON data."""
+
 
 class RowOrder:
     """Sampler: a permutation per epoch from a named seed.

@@ -252,6 +252,8 @@ def test_a_recorded_training_is_the_plain_one(
     def run(way: lora.Way | None) -> tuple[list[float], list[torch.Tensor]]:
         model = train_stack(small_model(), frozen, spec.lora, 3)
         report = train_lora(model, byte_tokenizer(), rows, spec, loss=loss, seed=SEED, way=way)
+        told = {"way": "recorded", "limit": limit, "recorded": [list(shape)]}
+        assert report.get("passes") == (told if way else None)
         return report["losses"], [v for n, v in model.named_parameters() if f".{TRAINABLE}." in n]
 
     losses, weights = run(None)

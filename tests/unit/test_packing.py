@@ -175,6 +175,7 @@ def test_a_packed_training_is_the_padded_one(loss: str, tmp_path: Path) -> None:
         model = train_stack(small_model(), frozen, spec.lora, 3)
         report = train_lora(model, byte_tokenizer(), ROWS, spec, loss=loss, seed=SEED, way=way_of)
         trained = torch.cat([p.flatten() for p in model.parameters() if p.requires_grad])
+        assert report.get("passes", {"way": "padded"})["way"] == way_of
         found.append((report["losses"], trained.detach()))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
     assert len(found[0][0]) == 6
