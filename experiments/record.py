@@ -85,7 +85,7 @@ def record(
     _check_place(folder)
     kept = session.seeds if texts is None else tuple(texts)
     _check_seeds(kept, session)
-    arms = session.arms or session.all_arms
+    arms = session.asked_arms
     models = [(PRE, prior) for prior in session.priors_of(arms)]
     models += [(POST, arm) for arm in arms]
     tables = _tables(session, models, texts=kept, geometry=geometry)
@@ -269,7 +269,7 @@ def _built_from(session: Session, final: Callable[[Run, Sequence[str]], list[Sta
 
     found = set()
     for run in session.runs:
-        for stage in walk(final(run, session.arms or session.all_arms)):
+        for stage in walk(final(run, session.asked_arms)):
             entry = stage.resolve(session.store)
             git = entry.provenance["git"]
             if git["dirty"] is not False:
@@ -290,7 +290,7 @@ def _recorded(session: Session) -> dict[str, Any]:
         "config": [describe(run) for run in session.runs],
         "environment": provenance(),
         "seal": asdict(session.seal),
-        "stages": stages_of(session, session.arms or session.all_arms),
+        "stages": stages_of(session, session.asked_arms),
     }
 
 

@@ -164,7 +164,7 @@ class Session:
         from persona_lib.graph import build
         from persona_lib.pipeline import check_run, targets
 
-        arms = self.arms or self.all_arms
+        arms = self.asked_arms
         if not self._checked:
             for run in self.runs:
                 check_run(run, arms, self.store)
@@ -280,6 +280,11 @@ class Session:
     def profile_told(self) -> str:
         """The words for what is run: the profile's name, its scale, another loss or engine."""
         return told(self.profile, self.scale, self.loss, self.engine)
+
+    @property
+    def asked_arms(self) -> tuple[str, ...]:
+        """The arms that the session as a whole asks for: all, unless `arms` says which."""
+        return self.arms or self.all_arms
 
     @property
     def all_arms(self) -> tuple[str, ...]:

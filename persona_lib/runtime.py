@@ -12,6 +12,8 @@ import logging
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from persona_lib.errors import SpecError
@@ -72,6 +74,26 @@ def prepare_torch() -> str:
         device != "cuda"
     )
     return device
+
+
+@contextmanager
+def determinism(*, strict: bool) -> Iterator[None]:
+    """Let torch refuse nondeterministic kernels for a while, or ask for none of its care.
+
+    The caller's choice is restored afterwards.
+
+    Args:
+        strict: refuse them; False: take any kernel.
+    """
+    import torch
+
+    enabled = torch.are_deterministic_algorithms_enabled()
+    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(strict)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=lenient)
 
 
 def recorded_passes() -> bool:

@@ -12,14 +12,16 @@ same stream of uniform numbers for each row, the same way to draw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.cache_room import BLOCK
 from persona_lib.draws import check_finite, drawn_tokens
+from persona_lib.models.attending import attending
 from persona_lib.profile import SampleSpec
+from persona_lib.runtime import determinism
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +95,7 @@ def decode(
     """
     import torch
 
-    with torch.inference_mode(), _grouped(model), _unchecked(model):
+    with torch.inference_mode(), attending(model.config, ATTENTION, _attend), _unchecked(model):
         return _Decoder(model, spec, end=end, graphs=graphs).run(prompt, draws, finished)
 
 
@@ -269,39 +271,14 @@ def _cache(state: _State) -> Any:
     return InPlace()
 
 
-@contextmanager
-def _unchecked(model: Any) -> Iterator[None]:
+def _unchecked(model: Any) -> AbstractContextManager[None]:
     """Ask for no deterministic variants on a GPU for a while.
 
     No step here adds up in an order that may change, except for the sum behind a draw,
     which has no other variant. The deterministic way to write into a cache looks at its
     index on the host, and nothing that waits for the host can be recorded.
     """
-    import torch
-
-    before = torch.are_deterministic_algorithms_enabled()
-    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    if model.device.type == "cuda":
-        torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=only_warned)
-
-
-@contextmanager
-def _grouped(model: Any) -> Iterator[None]:
-    """Let a model attend with `_attend` for a while."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    return determinism(strict=False) if model.device.type == "cuda" else nullcontext()
 
 
 def _attend(  # noqa: PLR0917  (called by position)

@@ -11,6 +11,7 @@ from typing import Any
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.inputs import LEVEL, number
 from persona_lib.profile import Dtype
+from persona_lib.runtime import determinism
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks for which vLLM reserves room; a smaller LoRA is padded."""
@@ -128,12 +129,9 @@ def plain_torch() -> Iterator[None]:
     """
     torch: Any = import_module("torch")
     own, threads = torch.set_num_threads, torch.get_num_threads()
-    strict = torch.are_deterministic_algorithms_enabled()
-    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
     try:
-        yield
+        with determinism(strict=False):
+            yield
     finally:
-        torch.use_deterministic_algorithms(strict, warn_only=lenient)
         torch.set_num_threads = own
         own(threads)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from persona_lib.models.batches import cross_entropy, pad_rows
 from persona_lib.models.chatml import END, PAD, START, TEMPLATE, chat_prompt
 from persona_lib.profile import TinyBase
 from persona_lib.progress import Progress, silent
+from persona_lib.runtime import determinism
 from persona_lib.spec import derive_seed
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def build_tiny(
         raise DataError("dialogues", bound="at least one", value=0, remedy="Write them first.")
     tokenizer = _train_tokenizer(spec, _sample(spec, dialogues, corpus_text))
     rows = _encode(tokenizer, dialogues, spec.positions)
-    with _deterministic():
+    with determinism(strict=True):
         model = _initial_model(spec, tokenizer)
         ordered = _in_batches(rows, spec)
         loss = _train(model, ordered, spec, out, progress)
@@ -323,17 +323,3 @@ def _answer_loss(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     where = (inputs["labels"] != IGNORED).nonzero()
     hidden = model.model(input_ids=tokens).last_hidden_state
     return cross_entropy(hidden, model.lm_head, tokens, where) / len(where)
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Refuse nondeterministic kernels, and restore the caller's choice afterwards."""
-    import torch
-
-    before = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)

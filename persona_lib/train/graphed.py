@@ -100,20 +100,19 @@ class GraphedTrunk:
         Their gradient reaches the trained parameters' ``grad``, added to what is there.
         """
         import torch
-        from torch.nn import functional
 
         rows, length = tokens.shape
         shape = (rows, padded_length(length))
         if rows * shape[1] > self.limit:
             return self._trunk(tokens)
         self._seen[shape] += 1
-        padded = functional.pad(tokens, (0, shape[1] - length), value=self._pad)
         new = shape not in self._made and self._seen[shape] >= _FROM_USE
         if new and self._record is not None:
-            self._made[shape] = self._try(self._record, padded)
+            self._made[shape] = self._try(self._record, self._filled(tokens, shape[1]))
         made = self._made.get(shape)
         if made is None:
             return self._trunk(tokens)
+        padded = self._filled(tokens, shape[1])
         root = torch.zeros((), device=tokens.device, requires_grad=True)
         hidden: torch.Tensor = _replay().apply(root, made, padded, self._trained)
         return hidden[:, :length]
@@ -149,6 +148,11 @@ class GraphedTrunk:
     def told(self) -> dict[str, Any]:
         """Return how it was done, as JSON data: shapes (rows, length) that were recorded."""
         return {"way": "recorded", "limit": self.limit, "recorded": list(map(list, self.recorded))}
+
+    def _filled(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
+        from torch.nn import functional
+
+        return functional.pad(tokens, (0, length - tokens.shape[1]), value=self._pad)
 
     def _try(self, record: Recorder, tokens: torch.Tensor) -> Recording | None:
         """Return a recording that does what the plain pass does, or None."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from persona_lib.models.attending import attending
+
 if TYPE_CHECKING:
     import torch
 
@@ -125,19 +127,10 @@ def plain_trunk(trunk: Any) -> Trunk:
     Args:
         trunk: the decoder without its head.
     """
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    # Without a function that makes masks under the same name, none is made.
-    ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
 
     def run(tokens: torch.Tensor) -> torch.Tensor:
-        config = trunk.config
-        before = config._attn_implementation
-        config._attn_implementation = _ATTENTION
-        try:
+        with attending(trunk.config, _ATTENTION, _attend):
             found: torch.Tensor = trunk(input_ids=tokens, use_cache=False).last_hidden_state
-        finally:
-            config._attn_implementation = before
         return found
 
     return run

@@ -27,6 +27,7 @@ from persona_lib.train.passes import padded_length, split_passes
 from persona_lib.train.recording import Recording, Trunk, plain_trunk
 from persona_lib.train.trainer import trunk_and_head
 from tests.byte_model import VOCABULARY, byte_tokenizer, small_model
+from tests.unit.test_packing import adapted
 from tests.unit.test_training import LOSSES, SEED, SPEC, make_rows, prior
 
 
@@ -38,11 +39,9 @@ class Recorded:
         self._hidden = trunk(tokens).detach().clone()
         self._grads = [torch.full_like(part, torch.nan) for part in trained]
         self._alive: torch.Tensor | None = None
-        self.passes = 0
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         assert tokens.shape == self._shape, "a recording holds for one shape"
-        self.passes += 1
         # Recorded kernels do not know whether autograd listens.
         with torch.enable_grad():
             self._alive = self._trunk(tokens)
@@ -55,17 +54,6 @@ class Recorded:
         for buffer, grad in zip(self._grads, found, strict=True):
             buffer.copy_(grad)
         return self._grads
-
-
-def adapted() -> Any:
-    """A model whose fresh adapter does something."""
-    model = train_stack(small_model(), [], SPEC.lora, 3)
-    draw = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B.default" in name:
-                value.copy_(torch.randn(value.shape, generator=draw) * 0.3)
-    return model
 
 
 def trained(model: Any) -> list[torch.Tensor]:
