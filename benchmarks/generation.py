@@ -36,6 +36,8 @@ MEAN_TOKENS = 60
 _GREEDY = 1e-5
 """A temperature at which the likeliest token is drawn, near ties too."""
 _GREEDY_TOKENS = 16
+_POSITIONS, _SHARE = 1024, 0.5
+"""Of vLLM: most tokens of a prompt and its completion; share of a GPU's memory."""
 _SAME = 0.95
 """Least share of greedy completions that must agree: near ties round either way."""
 
@@ -274,16 +276,26 @@ def time_vllm(
         return
 
     def run() -> None:
-        from vllm import LLM, SamplingParams
+        import torch
 
-        engine: Any = LLM(model=str(options.model), dtype=size.spec.dtype, seed=0)
-        tokenizer = engine.get_tokenizer()
+        from persona_lib.vllm_model import start_vllm
+
+        # What the other two have left on the device counts against vLLM's share of it.
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        held = start_vllm(
+            options.model, {}, dtype=size.spec.dtype, positions=_POSITIONS,
+            rows=size.spec.batch, memory=_SHARE,
+        )  # fmt: skip
+        engine = held.llm
         prompts = [
-            {"prompt_token_ids": render_prompt(tokenizer, cell.system, cell.user)} for cell in cells
+            {"prompt_token_ids": render_prompt(held.tokenizer, cell.system, cell.user)}
+            for cell in cells
         ]
-        choice = SamplingParams(
+        choice = held.params(
             n=size.samples, temperature=size.spec.temperature, top_p=size.spec.top_p,
-            max_tokens=size.spec.max_new_tokens,
+            max_tokens=size.spec.max_new_tokens, ignore_eos=True,
+            stop_token_ids=[held.end_of_turn],
         )  # fmt: skip
         engine.generate(prompts[:2], choice, use_tqdm=False)
         times, counts = [], []
@@ -294,6 +306,7 @@ def time_vllm(
             )
             counts.append(sum(len(one.token_ids) for each in found for one in each.outputs))
         _rate(report, "vllm", times, counts)
+        held.close()
 
     report.guard("vllm", run)
 
