@@ -281,8 +281,7 @@ def time_vllm(
         from persona_lib.vllm_model import start_vllm
 
         # What the other two have left on the device counts against vLLM's share of it.
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         held = start_vllm(
             options.model, {}, dtype=size.spec.dtype, positions=_POSITIONS,
             rows=size.spec.batch, memory=_SHARE,

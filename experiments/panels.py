@@ -59,25 +59,38 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
     )
     found = {name: _made(name, title, make).to_json() for name, title, make in made}
     found |= _followed(session, arms)
-    said = _partial(session, arms, scores)
+    texts, states = _partial(session, arms, scores)
     for name in ("discriminability", "following"):  # they read texts alone
-        found[name]["caveats"] += said
+        found[name]["caveats"] += texts
+    found["geometry"]["caveats"] += states
     return found
 
 
 def _partial(
     session: Session, arms: Sequence[str], scores: Callable[[], pa.Table | None]
-) -> list[dict[str, str]]:
-    """Return a caveat, as JSON data, where texts were kept of some of the seeds only."""
-    from persona_lib.panels.text_rows import texts_of_some
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Return caveats, as JSON data, where texts or hidden states are of some seeds only.
 
-    try:
-        scored, texts = scores(), texts_of(session, arms)
-    except FlatlandError:  # the panels themselves say so
-        return []
-    if scored is None or texts is None:
-        return []
-    return [caveat.to_json() for caveat in texts_of_some(scored, texts)]
+    Of a recording, that is: a live run has both of every seed.
+    """
+    from persona_lib.panels.base import of_some
+
+    if session.stored is None:
+        return [], []
+    kept = (
+        ("texts", "texts_of_some_seeds", texts_of),
+        ("hidden states", "states_of_some_seeds", geometry_of),
+    )
+    found: list[list[dict[str, str]]] = []
+    for what, code, read in kept:
+        try:
+            scored, rows = scores(), read(session, arms)
+        except FlatlandError:  # the panels themselves say so
+            scored, rows = None, None
+        either = scored is None or rows is None
+        caveats = () if either else of_some(scored, rows, what=what, code=code)
+        found.append([caveat.to_json() for caveat in caveats])
+    return found[0], found[1]
 
 
 def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:

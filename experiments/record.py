@@ -21,8 +21,8 @@ because a golden is never overwritten by accident.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import session as sessions
 from experiments.session import Session
+from experiments.sets import ADVICE_TEXTS_FILE, SCORES_FILE, check_place, seeds_told, write_set
 from persona_lib.errors import FlatlandError, PreflightError, SpecError
 from persona_lib.geometry import GEOMETRY_FILE
 from persona_lib.harm import ADVICE_FILE
@@ -43,18 +44,14 @@ from persona_lib.records import (
     GeometryRow,
     Score,
     read_table,
-    schema_of,
 )
-from persona_lib.stored import RECORDS, TEXTS_FILE, write_manifest
+from persona_lib.stored import TEXTS_FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from persona_lib.graph import Stage
     from persona_lib.pipeline import Run
-
-SCORES_FILE = "scores.parquet"
-ADVICE_TEXTS_FILE = "advice_completions.parquet"
 
 
 def record(
@@ -82,7 +79,8 @@ def record(
     from persona_lib.pipeline import geometry_targets
 
     session.check_seal()
-    _check_place(folder)
+    _check_tree()
+    check_place(folder)
     kept = session.seeds if texts is None else tuple(texts)
     _check_seeds(kept, session)
     arms = session.asked_arms
@@ -96,43 +94,28 @@ def record(
     recorded = {
         **_recorded(session),
         "stages_built_from": commits,
+        "stages_built_on": _machines(session, geometry=geometry),
         "texts_of_seeds": [run.seed for run in session.runs if run.seed in kept],
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the final folder, so that it appears whole or not at all.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
-        work = Path(draft) / folder.name
-        work.mkdir()
-        for name, (table, row_type) in tables.items():
-            _write(work / name, table, row_type)
-        write_manifest(
-            work,
-            kind=RECORDS,
-            registration=session.registration,
-            files=list(tables),
-            source=_source(session, arms),
-            recorded=recorded,
-        )
-        work.replace(folder)
+    write_set(
+        folder,
+        tables,
+        registration=session.registration,
+        source=_source(session, arms),
+        recorded=recorded,
+    )
 
 
 def _source(session: Session, arms: Sequence[str]) -> str:
-    words = f"a run of profile {session.profile_told}, seeds {', '.join(map(str, session.seeds))}"
+    words = f"a run of profile {session.profile_told}, {seeds_told(session.seeds)}"
     return words if len(arms) == len(session.all_arms) else f"{words}, arms {', '.join(arms)} alone"
 
 
-def _check_place(folder: Path) -> None:
-    """Refuse a working tree with changes, and a folder that holds something."""
+def _check_tree() -> None:
+    """Refuse a working tree with changes: a golden says which code it came from."""
     if is_dirty() is not False:
         raise PreflightError(
             "a clean working tree", remedy="Commit or remove what `git status` lists, then record."
-        )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecError(
-            "folder",
-            bound="an empty or a new folder",
-            value=folder.name,
-            remedy="Remove the old record set first if it is to be replaced.",
         )
 
 
@@ -245,12 +228,6 @@ def _join(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _write(path: Path, table: pa.Table, row_type: type[Any]) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(table.cast(schema_of(row_type)), path, compression="zstd", compression_level=19)
-
-
 def _commits(session: Session) -> list[str]:
     """Return the commits that the stages of the arms were built from; see `_built_from`."""
     from persona_lib.pipeline import targets
@@ -280,6 +257,27 @@ def _built_from(session: Session, final: Callable[[Run, Sequence[str]], list[Sta
                 )
             found.add(str(git["commit"]))
     return sorted(found)
+
+
+def _machines(session: Session, *, geometry: bool) -> list[dict[str, Any]]:
+    """Return what the stages of the arms were built with, each description once.
+
+    That may be another machine than the one that records: software, processor, GPU, and how
+    torch ran, where a stage used it.
+    """
+    from persona_lib.graph import walk
+    from persona_lib.pipeline import geometry_targets, targets
+
+    found: dict[str, dict[str, Any]] = {}
+    for run in session.runs:
+        final = targets(run, session.asked_arms)
+        if geometry:
+            final += geometry_targets(run, session.asked_arms)
+        for stage in walk(final):
+            told = stage.resolve(session.store).provenance
+            kept = {name: value for name, value in told.items() if name not in {"git", "date"}}
+            found.setdefault(json.dumps(kept, sort_keys=True), kept)
+    return [found[key] for key in sorted(found)]
 
 
 def _recorded(session: Session) -> dict[str, Any]:

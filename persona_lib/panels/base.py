@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persona_lib.gate_base import GateOutcome, GateResult
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 READABLE, INVALID, UNAVAILABLE = "readable", "INVALID", "unavailable"
 """States of a panel: its gates hold; one does not; there is nothing to show."""
@@ -74,3 +77,26 @@ class Panel:
             "caveats": [caveat.to_json() for caveat in self.caveats],
             "data": dict(self.data),
         }
+
+
+def of_some(scores: pa.Table, kept: pa.Table, *, what: str, code: str) -> tuple[Caveat, ...]:
+    """Return a caveat where a panel's rows are of some of the scored seeds only.
+
+    Empty where both are of the same seeds, or where rows have seeds that were not scored.
+
+    Args:
+        scores: score rows, with their seed.
+        kept: the rows that the panel reads.
+        what: what these are, in the plural.
+        code: the caveat's.
+    """
+    if any("seed" not in table.column_names for table in (scores, kept)):
+        return ()  # whoever reads the rows says so
+    scored, there = (set(t.column("seed").unique().to_pylist()) for t in (scores, kept))
+    if not there < scored:
+        return ()
+    words = (
+        f"{what} were kept of {len(there)} of {len(scored)} seeds "
+        f"({', '.join(str(seed) for seed in sorted(there))}): this panel speaks of no other"
+    )
+    return (Caveat(code=code, words=words),)

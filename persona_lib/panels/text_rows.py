@@ -13,7 +13,7 @@ from persona_lib.errors import DataError
 from persona_lib.evidence_base import ALL
 from persona_lib.evidence_base import ROLES as POOLS
 from persona_lib.grid import Bools, Floats, Grid, Ints, Model, build
-from persona_lib.panels.base import Caveat
+from persona_lib.panels.base import Caveat, of_some
 from persona_lib.records import POST, PRE
 from persona_lib.registration import Registration
 from persona_lib.stats.clustered import Interval, share
@@ -108,19 +108,9 @@ def read_rows(table: pa.Table, registration: Registration) -> Rows:
 def texts_of_some(scores: pa.Table, completions: pa.Table) -> tuple[Caveat, ...]:
     """Return a caveat where completions were kept of some of the scored seeds only.
 
-    A recording of several seeds may keep the texts of one. Empty where both are of the
-    same seeds, or where texts have seeds that were not scored.
+    A recording of several seeds may keep the texts of one.
     """
-    if any("seed" not in table.column_names for table in (scores, completions)):
-        return ()  # whoever reads the rows says so
-    scored, kept = (set(t.column("seed").unique().to_pylist()) for t in (scores, completions))
-    if not kept < scored:
-        return ()
-    words = (
-        f"texts were kept of {len(kept)} of {len(scored)} seeds "
-        f"({', '.join(str(seed) for seed in sorted(kept))}): this panel speaks of no other"
-    )
-    return (Caveat(code="texts_of_some_seeds", words=words),)
+    return of_some(scores, completions, what="texts", code="texts_of_some_seeds")
 
 
 def ends(found: Interval) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 
 from experiments import record as record_command
 from experiments.issue262 import ISSUE262
+from experiments.join import join
 from experiments.profiles import MICRO
 from experiments.session import Session
 from persona_lib.errors import PreflightError, SpecError
@@ -393,6 +394,33 @@ def test_recorded_set_is_judged_like_the_run_it_came_from(
     stored, live = outcome(tmp_path / "report"), outcome(micro / "again")
     assert stored["verdicts"] == live["verdicts"]
     assert stored["gates"] == live["gates"]
+
+
+def test_seeds_recorded_one_by_one_and_joined_are_what_one_recording_holds(
+    micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_command, "is_dirty", lambda: False)
+    monkeypatch.setattr(record_command, "_commits", lambda _: ["0" * 40])
+
+    def recorded(*seeds: int) -> Path:
+        folder = tmp_path / "_".join(map(str, seeds))
+        session = Session(registration=ISSUE262, profile=MICRO, seeds=seeds,
+                          store_root=micro / "store")  # fmt: skip
+        record_command.record(session, folder, texts=[s for s in seeds if s == 3])
+        return folder
+
+    join([recorded(3), recorded(5)], tmp_path / "joined")
+    together, joined = recorded(3, 5), tmp_path / "joined"
+    assert {p.name for p in joined.iterdir()} == {p.name for p in together.iterdir()}
+    for path in joined.glob("*.parquet"):
+        assert pq.read_table(path).equals(pq.read_table(together / path.name)), path.name
+    found, wanted = (read_manifest(folder) for folder in (joined, together))
+    assert found.source == f"{wanted.source} (joined from 2 record sets)"
+    for name in ("config", "seal", "stages", "stages_built_from", "stages_built_on",
+                 "texts_of_seeds"):  # fmt: skip
+        assert found.recorded[name] == wanted.recorded[name], name
+    assert {told["torch"]["device"] for told in found.recorded["stages_built_on"]
+            if told["torch"]} == {"cpu"}  # fmt: skip
 
 
 def test_two_arms_of_four_are_recorded_and_judged(

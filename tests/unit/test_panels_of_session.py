@@ -116,20 +116,22 @@ def test_a_panel_that_breaks_the_report_loses_no_verdict(tmp_path: Path) -> None
     assert body["panels"] == {}
 
 
-def test_panels_that_read_texts_alone_say_of_which_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_panels_say_of_which_seeds_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     def followed(*_: object) -> dict[str, dict[str, Any]]:
         return {name: {"caveats": []} for name in ("discriminability", "following")}
 
     def codes(found: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-        return {n: [c["code"] for c in found[n]["caveats"]] for n in (*followed(), "text")}
+        names = (*followed(), "text", "geometry")
+        return {n: [c["code"] for c in found[n]["caveats"]] for n in names}
 
     monkeypatch.setattr(panels, "_followed", followed)
     session = stored(ROOT / "golden" / "tiny")
-    assert "texts_of_some_seeds" not in str(codes(panels_of(session, ARMS)))
+    assert "of_some_seeds" not in str(codes(panels_of(session, ARMS)))
     scores = panels.scores_of(session, ARMS)
     assert scores is not None
     at = scores.column_names.index("seed")
     other = scores.set_column(at, scores.schema.field("seed"), pa.array([43] * len(scores)))
     monkeypatch.setattr(panels, "scores_of", lambda *_: pa.concat_tables([scores, other]))
     for name, found in codes(panels_of(session, ARMS)).items():
-        assert found.count("texts_of_some_seeds") == 1, name
+        of = "states" if name == "geometry" else "texts"
+        assert [c for c in found if c.endswith("of_some_seeds")] == [f"{of}_of_some_seeds"], name
