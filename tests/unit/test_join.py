@@ -223,6 +223,14 @@ def test_a_set_that_differs_in_more_than_its_seeds_is_refused(
     assert not (tmp_path / "all").exists()
 
 
+def test_rows_of_another_seed_than_the_manifest_says_are_refused(tmp_path: Path) -> None:
+    parts = [run_of(tmp_path / "3", 3), run_of(tmp_path / "5", 5)]
+    rewrite(parts[1] / "scores.parquet", reseeded(6))
+    seal(parts[1], body_of(parts[1]))
+    with pytest.raises(DataError, match=r"5: seeds: expected .*, 5, got .*scores of \[6\]"):
+        join(parts, tmp_path / "all")
+
+
 def test_another_roster_of_models_is_refused(tmp_path: Path) -> None:
     parts = [run_of(tmp_path / "3", 3), run_of(tmp_path / "5", 5)]
     rewrite(parts[1] / "scores.parquet", lambda t: t.filter(pc.field("model") != "C3"))
