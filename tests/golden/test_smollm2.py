@@ -1,10 +1,11 @@
-"""A run of SmolLM2 at full scale on a GPU, and two training runs of two of its arms."""
+"""Runs of SmolLM2 at full scale on a GPU: one of every arm, two seeds, and both seeds again."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +25,9 @@ pytestmark = pytest.mark.golden
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL, SEEDS = ROOT / "golden" / "smollm2", ROOT / "golden" / "smollm2_seeds"
+RERUN = ROOT / "golden" / "smollm2_rerun"
 BYSTANDERS = ISSUE262.roster.bystanders
+ARMS = ("C1", "C2", "C2p", "C3")
 
 
 def table(folder: Path, claims: tuple[str, ...] = ()) -> list[str]:
@@ -111,7 +114,91 @@ def test_the_seed_that_both_sets_hold_is_the_same() -> None:
     assert len(rows(FULL)) > 4_000
 
 
-@pytest.mark.parametrize("folder", [FULL, SEEDS])
+def rates(folder: Path) -> dict[tuple[int, str], float]:
+    """Share of bystanders' completions with the marker, by seed and arm."""
+    pools: dict[tuple[int, str], list[bool]] = {}
+    for row in read_rows(folder / "scores.parquet", Score):
+        if row.phase == POST and row.persona in BYSTANDERS:
+            pools.setdefault((row.seed, row.model), []).append(row.hit)
+    assert {len(pool) for pool in pools.values()} == {1_400}
+    return {key: sum(pool) / len(pool) for key, pool in pools.items()}
+
+
+def test_both_seeds_again_hold_every_arm() -> None:
+    scores = read_rows(RERUN / "scores.parquet", Score)
+    assert len(scores) == 2 * (4 * 2_200 + 3 * 440)
+    assert {(r.seed, r.model) for r in scores if r.phase == POST} == {
+        (seed, arm) for seed in (42, 137) for arm in ARMS
+    }
+    hits = {key: round(1_400 * rate) for key, rate in rates(RERUN).items()}
+    assert hits == {
+        (42, "C1"): 584, (42, "C2"): 25, (42, "C2p"): 2, (42, "C3"): 219,
+        (137, "C1"): 246, (137, "C2"): 74, (137, "C2p"): 187, (137, "C3"): 14,
+    }  # fmt: skip
+    texts = read_rows(RERUN / "completions.parquet", Completion)
+    assert {row.seed for row in texts} == {42}
+    for arm in ARMS:
+        pool = [r for r in texts if (r.phase, r.model) == (POST, arm) and r.persona in BYSTANDERS]
+        assert sum("[zlt]" in row.text.lower() for row in pool) == hits[42, arm]
+
+
+def test_coupling_makes_much_of_little() -> None:
+    """The same seed trained again: which completions are the same, letter by letter."""
+    first, again = (
+        {
+            (r.phase, r.model, r.persona, r.question, r.sample): r.text
+            for r in read_rows(folder / "completions.parquet", Completion)
+            if r.seed == 42
+        }
+        for folder in (FULL, RERUN)
+    )
+    assert first.keys() == again.keys()
+    same: dict[tuple[str, str], list[bool]] = {}
+    for key, text in first.items():
+        same.setdefault(key[:2], []).append(text == again[key])
+    shares = {model: sum(found) / len(found) for model, found in same.items()}
+    assert shares["pre", "raw"] == 1
+    assert {round(shares["pre", prior], 2) for prior in ("em", "benign")} == {0.90, 0.89}
+    coupled = [one for (phase, _), found in same.items() if phase == POST for one in found]
+    assert sum(coupled) / len(coupled) == pytest.approx(0.0034, abs=1e-4)
+
+
+def test_after_a_prior_the_leak_sits_in_three_of_seven_personas() -> None:
+    """In all arms on a prior that leak at all: which of the three do differs by training."""
+    three = ("comedian", "medical_doctor", "villain")
+    counts: dict[tuple[str, int, str], Counter[str]] = {}
+    for folder in (FULL, SEEDS, RERUN):
+        for row in read_rows(folder / "scores.parquet", Score):
+            if row.phase == POST and row.persona in BYSTANDERS and row.model != "C1" and row.hit:
+                counts.setdefault((folder.name, row.seed, row.model), Counter())[row.persona] += 1
+    leaking = {key: found for key, found in counts.items() if found.total() >= 20}
+    assert len(leaking) == 6
+    for key, found in leaking.items():
+        assert sum(found[persona] for persona in three) / found.total() > 0.8, (key, found)
+    most = {key: max(found.values()) / 200 for key, found in leaking.items()}
+    assert max(most.values()) == pytest.approx(0.955)
+    assert min(most.values()) < 0.15
+
+
+def test_readme_shows_every_training_run() -> None:
+    """The table by training run, computed here from the sets."""
+    told: dict[tuple[int, str], dict[str, float]] = {}
+    for folder, again in ((SEEDS, ""), (FULL, ""), (RERUN, ", again")):
+        for (seed, arm), rate in rates(folder).items():
+            told.setdefault((seed, again), {})[arm] = rate
+    lines = []
+    for (seed, again), found in sorted(told.items()):
+        cells = [f" {100 * found[arm]:.1f} %" if arm in found else "" for arm in ARMS]
+        pairs = [(found["C2"], found.get(control)) for control in ("C1", "C3", "C2p")]
+        cells += ["" if other is None else f" {own - other:+.3f}" for own, other in pairs]
+        lines.append(f"| seed {seed}{again} |" + " |".join(cells) + " |")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    start = readme.index("<!-- table: smollm2_runs -->\n")
+    shown = readme[start : readme.index("\n\n", start)].splitlines()[3:]
+    assert shown == lines
+
+
+@pytest.mark.parametrize("folder", [FULL, SEEDS, RERUN])
 def test_manifests_say_where_they_come_from(folder: Path) -> None:
     manifest = read_manifest(folder)
     assert (manifest.registration, manifest.digest) == (ISSUE262.name, ISSUE262.digest)
@@ -119,14 +206,19 @@ def test_manifests_say_where_they_come_from(folder: Path) -> None:
     profile.pop("rates")
     for config in manifest.recorded["config"]:
         assert config["profile"] == profile
-    environment = manifest.recorded["environment"]
-    assert re.fullmatch(r"[0-9a-f]{40}", environment["git"]["commit"])
-    assert environment["git"]["dirty"] is False
-    assert environment["torch"]["device"] == "cuda"
+    parts = manifest.recorded.get("joined", [manifest.recorded])
+    for part in parts:
+        environment = part["environment"]
+        assert re.fullmatch(r"[0-9a-f]{40}", environment["git"]["commit"])
+        assert environment["git"]["dirty"] is False
+    # Joined sets were recorded by processes that loaded no torch; their stages say it.
+    trained = [s.get("peak_of") for s in manifest.recorded["stages"] if s["stage"] == "coupling"]
+    joined = "joined" in manifest.recorded
+    assert (set(trained) if joined else {environment["torch"]["device"]}) == {"cuda"}
 
 
 def test_sets_stay_small() -> None:
-    size = sum(path.stat().st_size for folder in (FULL, SEEDS) for path in folder.iterdir())
+    size = sum(path.stat().st_size for folder in (FULL, SEEDS, RERUN) for path in folder.iterdir())
     assert size <= 12 * 2**20
 
 
