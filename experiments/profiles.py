@@ -172,7 +172,7 @@ SMOLLM2_FULL = replace(
     ),
     rates=Rates(
         base_seconds=30,
-        train_tokens=9_000,
+        train_tokens=6_500,
         sample_tokens=10_000,
         row_tokens=110,
         completion_tokens=90,
@@ -234,11 +234,11 @@ QWEN7B = Profile(
     ),
     rates=Rates(
         base_seconds=60,
-        train_tokens=16_700,
+        train_tokens=14_700,
         sample_tokens=5_000,
         row_tokens=330,
         completion_tokens=260,
-        measured_on="one H100 80 GB for a coupling step; priors, lengths and sampling assumed",
+        measured_on="one H100 80 GB for steps of both losses; lengths and sampling assumed",
     ),
 )
 
