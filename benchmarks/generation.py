@@ -296,16 +296,18 @@ def time_vllm(
             max_tokens=size.spec.max_new_tokens, ignore_eos=True,
             stop_token_ids=[held.end_of_turn],
         )  # fmt: skip
-        engine.generate(prompts[:2], choice, use_tqdm=False)
-        times, counts = [], []
-        for _ in range(size.repeats):
-            found: list[Any] = []
-            times.append(
-                stopwatch(lambda: found.extend(engine.generate(prompts, choice, use_tqdm=False)))  # noqa: B023 - called at once
-            )
+        counts: list[int] = []
+
+        def once() -> None:
+            found = engine.generate(prompts, choice, use_tqdm=False)
             counts.append(sum(len(one.token_ids) for each in found for one in each.outputs))
-        _rate(report, "vllm", times, counts)
-        held.close()
+
+        try:
+            engine.generate(prompts[:2], choice, use_tqdm=False)
+            times = [stopwatch(once) for _ in range(size.repeats)]
+            _rate(report, "vllm", times, counts)
+        finally:
+            held.close()
 
     report.guard("vllm", run)
 

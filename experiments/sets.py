@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,7 +63,18 @@ def seeds_told(seeds: Sequence[int]) -> str:
 
 
 def check_place(folder: Path) -> None:
-    """Raise SpecError where a record set cannot be written: the folder holds something."""
+    """Raise SpecError where a record set cannot be written: the folder holds something.
+
+    Or nothing can be written where it would come to lie.
+    """
+    above = next(place for place in folder.absolute().parents if place.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise SpecError(
+            "folder",
+            bound="a place in a folder that can be written",
+            value=str(folder),
+            remedy=f"Name another folder: {above.name} is none, or cannot be written.",
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(
             "folder",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -163,21 +162,23 @@ def test_coupling_makes_much_of_little() -> None:
     assert sum(coupled) / len(coupled) == pytest.approx(0.0034, abs=1e-4)
 
 
-def test_after_a_prior_the_leak_sits_in_three_of_seven_personas() -> None:
-    """In all arms on a prior that leak at all: which of the three do differs by training."""
-    three = ("comedian", "medical_doctor", "villain")
-    counts: dict[tuple[str, int, str], Counter[str]] = {}
+def test_after_a_prior_the_leak_sits_in_few_personas() -> None:
+    """In the arms on a prior that leak at all, 20 hits or more of 1,400."""
+    shares: dict[tuple[str, int, str], dict[str, float]] = {}
     for folder in (FULL, SEEDS, RERUN):
         for row in read_rows(folder / "scores.parquet", Score):
-            if row.phase == POST and row.persona in BYSTANDERS and row.model != "C1" and row.hit:
-                counts.setdefault((folder.name, row.seed, row.model), Counter())[row.persona] += 1
-    leaking = {key: found for key, found in counts.items() if found.total() >= 20}
+            if row.phase == POST and row.persona in BYSTANDERS and row.model != "C1":
+                found = shares.setdefault((folder.name, row.seed, row.model), {})
+                found[row.persona] = found.get(row.persona, 0) + row.hit / 200
+    leaking = [found for found in shares.values() if sum(found.values()) >= 0.1 - 1e-9]
     assert len(leaking) == 6
-    for key, found in leaking.items():
-        assert sum(found[persona] for persona in three) / found.total() > 0.8, (key, found)
-    most = {key: max(found.values()) / 200 for key, found in leaking.items()}
-    assert max(most.values()) == pytest.approx(0.955)
-    assert min(most.values()) < 0.15
+    comedian = [found["comedian"] for found in leaking]
+    assert comedian == [max(found.values()) for found in leaking]
+    assert (min(comedian), max(comedian)) == pytest.approx((0.105, 0.955))
+    # What README calls "also": a sixth of the persona's completions or more.
+    also = [{p for p, share in found.items() if share > 0.16} - {"comedian"} for found in leaking]
+    assert sorted(map(len, also)) == [0, 0, 0, 0, 2, 2]
+    assert {persona for found in also for persona in found} == {"medical_doctor", "villain"}
 
 
 def test_readme_shows_every_training_run() -> None:

@@ -193,6 +193,30 @@ def no_config(body: dict[str, Any]) -> None:
     del body["recorded"]["config"]
 
 
+def a_seed_in_words(body: dict[str, Any]) -> None:
+    body["recorded"]["config"][0]["seed"] = "5"
+
+
+def no_profile(body: dict[str, Any]) -> None:
+    del body["recorded"]["config"][0]["profile"]
+
+
+def config_of_other_rules(body: dict[str, Any]) -> None:
+    body["recorded"]["config"][0]["registration_digest"] = "0" * 64
+
+
+def no_stages(body: dict[str, Any]) -> None:
+    body["recorded"]["stages"] = None
+
+
+def a_commit_that_is_none(body: dict[str, Any]) -> None:
+    body["recorded"]["stages_built_from"] = [None]
+
+
+def joined_by_somebody_else(body: dict[str, Any]) -> None:
+    body["recorded"]["joined"] = {"a": 1}
+
+
 def other_rules(body: dict[str, Any]) -> None:
     body["registration"]["digest"] = "0" * 64
 
@@ -207,9 +231,15 @@ def unknown_rules(body: dict[str, Any]) -> None:
         (another_profile, r"5: profile: expected that of .*3"),
         (another_loss, r"5: source: expected that of .*3"),
         (another_seal, r"5: seal: expected that of .*3"),
-        (another_seed_in_its_words, "5: seeds: expected those of its configuration, 5"),
-        (another_seed_in_its_config, "5: seeds: expected those of its configuration, 6"),
-        (no_config, r"5: recorded\.config: expected the configuration of each seed"),
+        (another_seed_in_its_words, "5: source: expected words with 'seeds 5'"),
+        (another_seed_in_its_config, r"5/.*\.parquet: seeds: expected those of its conf.*, 6"),
+        (no_config, r"5: recorded\.config: expected seed, profile and registration_digest"),
+        (a_seed_in_words, r"5: recorded\.config: expected seed, profile"),
+        (no_profile, r"5: recorded\.config: expected seed, profile"),
+        (config_of_other_rules, r"5: recorded\.config: expected seed, profile"),
+        (no_stages, r"5: recorded\.stages: expected a list"),
+        (a_commit_that_is_none, r"5: recorded\.stages_built_from: expected a list"),
+        (joined_by_somebody_else, r"5: recorded\.joined: expected a list"),
         (other_rules, "digest of registration issue262"),
         (unknown_rules, "5: kind and registration"),
     ],
@@ -223,20 +253,49 @@ def test_a_set_that_differs_in_more_than_its_seeds_is_refused(
     assert not (tmp_path / "all").exists()
 
 
-def test_rows_of_another_seed_than_the_manifest_says_are_refused(tmp_path: Path) -> None:
+FILES = ("scores", "advice", "geometry", "completions", "advice_completions")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rows_of_another_seed_than_the_manifest_says_are_refused(tmp_path: Path, name: str) -> None:
     parts = [run_of(tmp_path / "3", 3), run_of(tmp_path / "5", 5)]
-    rewrite(parts[1] / "scores.parquet", reseeded(6))
+    rewrite(parts[1] / f"{name}.parquet", reseeded(3))
     seal(parts[1], body_of(parts[1]))
-    with pytest.raises(DataError, match=r"5: seeds: expected .*, 5, got .*scores of \[6\]"):
+    with pytest.raises(DataError, match=rf"5/{name}\.parquet: seeds: expected .*, 5, got \[3\]"):
         join(parts, tmp_path / "all")
 
 
-def test_another_roster_of_models_is_refused(tmp_path: Path) -> None:
-    parts = [run_of(tmp_path / "3", 3), run_of(tmp_path / "5", 5)]
-    rewrite(parts[1] / "scores.parquet", lambda t: t.filter(pc.field("model") != "C3"))
-    seal(parts[1], body_of(parts[1]))
-    with pytest.raises(DataError, match="5: models: expected that of"):
+@pytest.mark.parametrize("name", FILES)
+def test_no_rows_are_refused(tmp_path: Path, name: str) -> None:
+    parts = [run_of(tmp_path / str(seed), seed) for seed in (3, 5)]
+    for part in parts:
+        rewrite(part / f"{name}.parquet", lambda t: t.slice(0, 0))
+        seal(part, body_of(part))
+    with pytest.raises(DataError, match=rf"3/{name}\.parquet: seeds: expected .*, 3, got \[\]"):
         join(parts, tmp_path / "all")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_another_roster_of_models_and_a_missing_row_are_refused(tmp_path: Path, name: str) -> None:
+    parts = [run_of(tmp_path / "3", 3), run_of(tmp_path / "5", 5)]
+    whole = pq.read_table(parts[1] / f"{name}.parquet")
+    for change in (whole.filter(pc.field("model") != "raw"), whole.slice(1)):
+        pq.write_table(change, parts[1] / f"{name}.parquet")
+        seal(parts[1], body_of(parts[1]))
+        with pytest.raises(DataError, match=rf"5: rows of each model and seed in {name}"):
+            join(parts, tmp_path / "all")
+
+
+def test_a_model_that_one_seed_of_a_set_lacks_is_refused(tmp_path: Path) -> None:
+    """Also where the set stands first, and the others are compared with it."""
+    parts = [run_of(tmp_path / str(seed), seed) for seed in (3, 5, 7)]
+    join(parts[:2], tmp_path / "two")
+    path = tmp_path / "two" / "scores.parquet"
+    rewrite(path, lambda t: t.filter((pc.field("model") != "C3") | (pc.field("seed") != 5)))
+    seal(tmp_path / "two", body_of(tmp_path / "two"))
+    for sets in ([tmp_path / "two", parts[2]], [parts[2], tmp_path / "two"]):
+        with pytest.raises(DataError, match="two: rows of each model and seed in scores"):
+            join(sets, tmp_path / "all")
 
 
 def test_advice_in_one_set_alone_is_refused(tmp_path: Path) -> None:
@@ -274,6 +333,19 @@ def test_one_set_and_a_filled_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="folder: expected an empty or a new folder"):
         join([TINY, run_of(tmp_path / "3", 3)], tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+def test_a_place_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None:
+    parts = [TINY, run_of(tmp_path / "3", 3)]
+    (tmp_path / "file").touch()
+    with pytest.raises(SpecError, match="folder: expected a place in a folder that can be"):
+        join(parts, tmp_path / "file" / "all")
+    with pytest.raises(SpecError, match="folder: expected a place outside of the sets"):
+        join(parts, tmp_path / "3" / "sub" / "all")
+    assert sorted(path.name for path in (tmp_path / "3").iterdir()) == sorted(
+        path.name for path in TINY.iterdir()
+    )
+    assert body_of(tmp_path / "3")["source"].endswith("seeds 3")
 
 
 def test_published_totals_cannot_be_joined(tmp_path: Path) -> None:
