@@ -132,7 +132,9 @@ def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
     """Return the stages that these arms rest on, with what each has cost.
 
     Seconds, and as in `persona_lib.cost.Cost` tokens, peak memory (in MiB), engine starts
-    and rows of a batch that memory cut short. What was not recorded is None.
+    and rows of a batch that memory cut short; and SHA-256 of the stage's key, and of what it
+    made: two runs with the same key were asked for the same, and did the same only if the
+    content is the same too. What was not recorded is None.
     """
     from persona_lib.graph import plan
     from persona_lib.pipeline import targets
@@ -146,6 +148,8 @@ def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
             "seconds": round(line.seconds, 3) if line.stored else None,
             "peak_mib": _mib(line.cost.get("peak_bytes")),
             **{name: line.cost.get(name) for name in _COSTS},
+            "key": None if line.entry is None else line.entry.key.digest,
+            "content": None if line.entry is None else line.entry.content,
         }
         for run in session.runs
         for line in plan(targets(run, arms), session.store)

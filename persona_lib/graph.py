@@ -104,13 +104,15 @@ class Stage:
 class Planned:
     """One line of a plan: a stage, whether it is stored, seconds it took or may take.
 
-    `cost` is that of the entry (`persona_lib.cost`), empty where there is none.
+    `cost` is that of the entry (`persona_lib.cost`), empty where there is none; `entry` is
+    the entry itself.
     """
 
     stage: Stage
     stored: bool
     seconds: float
     cost: Mapping[str, Any] = field(default_factory=dict)
+    entry: Entry | None = None
 
 
 def walk(stages: Iterable[Stage]) -> Iterator[Stage]:
@@ -223,7 +225,8 @@ def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
         entry = stage.peek(store)
         seconds = stage.estimate if entry is None else entry.seconds
         cost = {} if entry is None else entry.cost
-        lines.append(Planned(stage=stage, stored=entry is not None, seconds=seconds, cost=cost))
+        stored = entry is not None
+        lines.append(Planned(stage=stage, stored=stored, seconds=seconds, cost=cost, entry=entry))
     return lines
 
 

@@ -333,6 +333,10 @@ def test_micro_run_end_to_end_with_two_workers(micro: Path) -> None:
         # At most one start of the engine over the one base, in each of the two workers.
         assert 1 <= sum(stage["engine_starts"] for stage in stages) <= 2
         assert all(stage["peak_mib"] > 0 for stage in stages)
+        # What was asked for and what came of it, as the store has them.
+        for stage in stages:
+            kept = micro / "store" / stage["stage"] / stage["key"] / "manifest.json"
+            assert json.loads(kept.read_text())["content"] == stage["content"]
         counted = {stage["stage"] for stage in stages if stage["tokens"]}
         assert counted == {
             "base", "prior", "coupling_text", "coupling", "completions", "baseline", "advice",
