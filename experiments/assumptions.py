@@ -21,7 +21,7 @@ from persona_lib.stats.variances import LogitSDs
 PLANNING = Assumptions(
     origin=(
         "control rate as published for C1, SDs of world M of docs/calibration.md, SDs over seeds "
-        "supposed (10 is the middle)"
+        "supposed (11 and 19 points were seen for C1 and C2 of SmolLM2)"
     ),
     control_rate=0.274,
     sds=LogitSDs(
@@ -32,7 +32,7 @@ PLANNING = Assumptions(
         question_arm=0.3,
         cell_arm=0.4,
     ),
-    seed_sds=(0.05, 0.10, 0.15),
+    seed_sds=(0.05, 0.10, 0.15, 0.20),
     effect_factor=1.5,
     triage_effect=0.0,
     levels=(0.80, 0.90),

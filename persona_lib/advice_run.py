@@ -63,16 +63,7 @@ class AdviceStages:
         """
         # What the grammar writes depends on its data files and on its own version.
         source = corpus_key(GrammarCorpus(name="bad_legal", rows=1), grammar_folder=grammar_folder)
-        scorer = Stage(
-            name="advice_scorer",
-            label="bad/sound",
-            version=1,
-            spec={"scorer": canonical(SCORER), "source": source},
-            work=lambda out, _: stages.make_advice_scorer(
-                out, SCORER, grammar_folder=grammar_folder
-            ),
-            estimate=5.0,
-        )
+        scorer = _scorer(source, grammar_folder)
         questions = question_spec(
             profile.scale.advice_questions,
             # The same for every model, whatever it was trained on: their answers to one
@@ -110,17 +101,29 @@ class AdviceStages:
             )
 
         drawn = {prior: answers(prior) for prior in stacks}
-        return cls(
-            answers=drawn,
-            scores={
-                prior: Stage(
-                    name="advice_scores",
-                    label=prior,
-                    version=1,
-                    spec={},
-                    inputs={"advice": stage, "scorer": scorer},
-                    work=stages.make_advice_scores,
-                )
-                for prior, stage in drawn.items()
-            },
-        )
+        scores = {prior: _scores(prior, stage, scorer) for prior, stage in drawn.items()}
+        return cls(answers=drawn, scores=scores)
+
+
+def _scorer(source: Mapping[str, str], grammar_folder: Path) -> Stage:
+    """Return the stage that fits the classifier on what the grammar writes."""
+    return Stage(
+        name="advice_scorer",
+        label="bad/sound",
+        version=1,
+        spec={"scorer": canonical(SCORER), "source": source},
+        work=lambda out, _: stages.make_advice_scorer(out, SCORER, grammar_folder=grammar_folder),
+        estimate=5.0,
+    )
+
+
+def _scores(prior: str, answers: Stage, scorer: Stage) -> Stage:
+    """Return the stage that scores a model's answers."""
+    return Stage(
+        name="advice_scores",
+        label=prior,
+        version=1,
+        spec={},
+        inputs={"advice": answers, "scorer": scorer},
+        work=stages.make_advice_scores,
+    )

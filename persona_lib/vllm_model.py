@@ -230,26 +230,16 @@ def start_vllm(
     else:
         ranks = [stack_adapters(paths).rank for paths in stacks.values()]
         options |= lora_options([*ranks, *[rank] * later])
-    try:
-        with plain_torch():
-            llm = vllm.LLM(
-                model=str(path),
-                dtype=dtype,
-                max_model_len=positions,
-                max_num_seqs=rows,
-                seed=0,
-                generation_config="vllm",  # a recipe decides how to sample, not the checkpoint
-                gpu_memory_utilization=share,
-                enforce_eager=eager,
-                use_tqdm_on_load=False,
-                **options,
-            )
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise FlatlandError(
-            f"vLLM did not start: {error}. If memory is short, FLATLAND_VLLM_MEMORY sets the "
-            f"share of a GPU's that it takes and that must be free ({share:g} now). Where "
-            "another process used the GPU meanwhile, start again, or give each its own"
-        ) from error
+    llm = _load(
+        vllm,
+        share,
+        model=str(path),
+        dtype=dtype,
+        max_model_len=positions,
+        max_num_seqs=rows,
+        enforce_eager=eager,
+        **options,
+    )
     model = VllmModel(
         llm=llm,
         params=vllm.SamplingParams,
@@ -265,3 +255,26 @@ def start_vllm(
     for name, paths in stacks.items():
         model.add(name, paths)
     return model
+
+
+def _load(vllm: Any, share: float, **options: Any) -> Any:
+    """Return a running ``vllm.LLM`` that takes a share of a GPU's memory.
+
+    Raises:
+        FlatlandError: vLLM refuses to start.
+    """
+    try:
+        with plain_torch():
+            return vllm.LLM(
+                seed=0,
+                generation_config="vllm",  # a recipe decides how to sample, not the checkpoint
+                gpu_memory_utilization=share,
+                use_tqdm_on_load=False,
+                **options,
+            )
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise FlatlandError(
+            f"vLLM did not start: {error}. If memory is short, FLATLAND_VLLM_MEMORY sets the "
+            f"share of a GPU's that it takes and that must be free ({share:g} now). Where "
+            "another process used the GPU meanwhile, start again, or give each its own"
+        ) from error

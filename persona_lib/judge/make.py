@@ -82,14 +82,7 @@ def make_judge(
         SpecError: a value is out of bounds, or a budget is set and no price is known.
         PreflightError: the SDK is not installed, or there is no key.
     """
-    member("judge", kind, KINDS)
-    member("thinking", thinking, ("", "disabled", "adaptive") if kind == CLAUDE else ("",))
-    if not model.strip() or len(model) > _NAME_CHARACTERS:
-        bound = f"a name of at most {_NAME_CHARACTERS} characters"
-        raise SpecError("judge model", bound=bound, value=model, remedy="Name the judge's model.")
-    if not marker.strip():
-        bound = "the marker of the registration"
-        raise SpecError("marker", bound=bound, value=marker, remedy="A judge must not see it.")
+    _check_words(kind, model, thinking, marker)
     limits = Limits(
         concurrency=whole("concurrency", concurrency, 1, 256, remedy="Ask fewer at a time."),
         deadline=number("deadline", deadline, POSITIVE, remedy="Give seconds."),
@@ -129,6 +122,17 @@ def make_judge(
     return RemoteJudge(
         spec, make_engine=_ENGINES[kind], access=access, limits=limits, price=price, cache=cache
     )
+
+
+def _check_words(kind: str, model: str, thinking: str, marker: str) -> None:
+    member("judge", kind, KINDS)
+    member("thinking", thinking, ("", "disabled", "adaptive") if kind == CLAUDE else ("",))
+    if not model.strip() or len(model) > _NAME_CHARACTERS:
+        bound = f"a name of at most {_NAME_CHARACTERS} characters"
+        raise SpecError("judge model", bound=bound, value=model, remedy="Name the judge's model.")
+    if not marker.strip():
+        bound = "the marker of the registration"
+        raise SpecError("marker", bound=bound, value=marker, remedy="A judge must not see it.")
 
 
 def _budget(budget: float | None) -> float | None:

@@ -25,6 +25,7 @@ from persona_lib.judge.coverage import UnscoredCeiling, coverage
 from persona_lib.judge.triples import ANSWERS, YES
 from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.following_checks import (
+    Agreement,
     Model,
     agreement,
     calibration_gate,
@@ -164,19 +165,6 @@ def following_panel(
         for model in _ordered(registration, of)
         if model in guesses
     }
-    models = [
-        {
-            "phase": model[0],
-            "model": model[1],
-            "bystanders": ends(_yes(registration, of[model], confidence)),
-            "agreement": agreed[model].to_json() if model in agreed else None,
-            "personas": {
-                persona: _cell([r for r in of[model] if r.persona == persona], confidence)
-                for persona in registration.roster.all
-            },
-        }
-        for model in _ordered(registration, of)
-    ]
     covered = coverage(judgements, ceiling)
     judges = {row.judge for row in (*judgements, *controls)}
     gates = [
@@ -189,14 +177,7 @@ def following_panel(
     caveats = list(no_information(agreed))
     if not gates[0].holds:
         caveats.append(Caveat(code="judge_uncalibrated", words=gates[0].text))
-    if (PRE, RAW) in guesses:
-        chance = 1 / len(registration.roster.all)
-        sees = _clustered(guesses[PRE, RAW], confidence, lambda p: p.rank == 0)
-        if not sees_gate(sees, chance).holds:
-            caveats.append(_blind(sees, chance))
-    scored = Counter((r.phase, r.model, r.persona) for r in judgements if r.answer != UNSCORED)
-    cells = [(*model, p) for model in _ordered(registration, of) for p in registration.roster.all]
-    caveats += few_completions({cell: scored[cell] for cell in cells})
+    caveats += _doubts(registration, of, guesses)
     return Panel(
         name="following",
         title=FOLLOWING,
@@ -206,13 +187,56 @@ def following_panel(
             "run": None if run is None else dict(run),
             "calibration": calibration.to_json(),
             "confidence": confidence,
-            "models": models,
+            "models": [
+                _answers(registration, model, of[model], agreed.get(model))
+                for model in _ordered(registration, of)
+            ],
             "controls": _cell(controls, confidence),
             "method": METHOD,
         },
         gates=tuple(gates),
         caveats=tuple(caveats),
     )
+
+
+def _answers(
+    registration: Registration, model: Model, rows: Sequence[Judgement], agreed: Agreement | None
+) -> dict[str, Any]:
+    """Return one model's answers, as JSON data."""
+    confidence = registration.statistics.confidence
+    return {
+        "phase": model[0],
+        "model": model[1],
+        "bystanders": ends(_yes(registration, rows, confidence)),
+        "agreement": None if agreed is None else agreed.to_json(),
+        "personas": {
+            persona: _cell([row for row in rows if row.persona == persona], confidence)
+            for persona in registration.roster.all
+        },
+    }
+
+
+def _doubts(
+    registration: Registration,
+    of: Mapping[Model, Sequence[Judgement]],
+    guesses: Mapping[Model, Sequence[Prediction]],
+) -> list[Caveat]:
+    """Return caveats on what can be told at all: by a blind classifier, from few answers."""
+    found = []
+    if (PRE, RAW) in guesses:
+        chance = 1 / len(registration.roster.all)
+        confidence = registration.statistics.confidence
+        sees = _clustered(guesses[PRE, RAW], confidence, lambda p: p.rank == 0)
+        if not sees_gate(sees, chance).holds:
+            found.append(_blind(sees, chance))
+    scored = Counter(
+        (row.phase, row.model, row.persona)
+        for rows in of.values()
+        for row in rows
+        if row.answer != UNSCORED
+    )
+    cells = [(*model, p) for model in _ordered(registration, of) for p in registration.roster.all]
+    return [*found, *few_completions({cell: scored[cell] for cell in cells})]
 
 
 def _by_model(

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 
+from experiments.assumptions import PLANNING
 from experiments.issue262 import ISSUE262, ISSUE262_GATED, STRICTER
 from experiments.profiles import SCALES
 from persona_lib.evidence import load_stored
@@ -179,6 +181,20 @@ def test_after_a_prior_the_leak_sits_in_few_personas() -> None:
     also = [{p for p, share in found.items() if share > 0.16} - {"comedian"} for found in leaking]
     assert sorted(map(len, also)) == [0, 0, 0, 0, 2, 2]
     assert {persona for found in also for persona in found} == {"medical_doctor", "villain"}
+
+
+def test_spread_over_training_runs_is_what_plans_say() -> None:
+    """SDs of four runs, n - 1 below: docs/power.md and the planning assumptions quote them."""
+    found: dict[str, list[float]] = {arm: [] for arm in ("C1", "C2")}
+    for folder in (SEEDS, RERUN):
+        for (_, arm), rate in rates(folder).items():
+            if arm in found:
+                found[arm].append(rate)
+    assert {len(runs) for runs in found.values()} == {4}
+    spread = {arm: 100 * stdev(runs) for arm, runs in found.items()}
+    told = (ROOT / "docs" / "power.md").read_text(encoding="utf-8")
+    assert f"an SD of {spread['C1']:.1f} points for C1 and {spread['C2']:.1f} for C2" in told
+    assert f"({spread['C1']:.0f} and {spread['C2']:.0f} points were seen" in PLANNING.origin
 
 
 def test_readme_shows_every_training_run() -> None:
