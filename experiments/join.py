@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.choices import choose_seeds
 from experiments.issue262 import REGISTRATIONS
-from experiments.parts import PARTIAL, ROWS, SEEDS, TEXTS, Part, counts_of, read_part
+from experiments.parts import PARTIAL, ROWS, SEEDS, TEXTS, Part, counts_of, difference, read_part
 from experiments.sets import check_place, seeds_told, write_set
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.geometry import GEOMETRY_FILE
@@ -91,24 +91,28 @@ def _check(parts: Sequence[Part]) -> None:
         return {
             "registration": (part.manifest.registration, part.manifest.digest),
             "source": part.told,
-            "profile": part.profiles,
             "seal": part.manifest.recorded.get("seal"),
             "files": sorted(set(part.manifest.files) - set(PARTIAL)),
         }
 
     first = parts[0]
-    wanted = {**told(first), "profile": first.profiles[:1]}
-    for part in parts:
-        for field, value in told(part).items():
-            if value != wanted[field]:
-                _refuse(part.folder, field, value, first.folder, wanted[field])
+    pairs = [(part, told(first), told(part)) for part in parts]
+    pairs += [
+        (part, {"profile": first.profiles[0]}, {"profile": profile})
+        for part in parts
+        for profile in part.profiles
+    ]
+    for part, wanted, found in pairs:
+        for name, value in wanted.items():
+            if (where := difference(value, found[name], name)) is not None:
+                _refuse(part.folder, where[0], where[2], first.folder, where[1])
     for name in ROWS:
         holders = [part for part in parts if name in part.tables]
         counts = [counts_of(part.tables[name]) for part in holders]
-        for part, found in zip(holders, counts, strict=True):
-            if found != counts[0] or any(len(rows) > 1 for rows in found.values()):
-                where = f"rows of each model and seed in {name}"
-                _refuse(part.folder, where, found, holders[0].folder, counts[0])
+        for part, count in zip(holders, counts, strict=True):
+            if count != counts[0] or any(len(rows) > 1 for rows in count.values()):
+                of = f"rows of each model and seed in {name}"
+                _refuse(part.folder, of, count, holders[0].folder, counts[0])
     seeds = [seed for part in parts for seed in part.seeds]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:

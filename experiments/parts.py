@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +75,9 @@ class Part:
         return _JOINED.sub("", self.manifest.source).replace(seeds_told(self.seeds), SEEDS)
 
     @property
-    def profiles(self) -> list[str]:
-        """The distinct profiles of its seeds, as canonical JSON: one."""
-        found = (config["profile"] for config in self.lists["config"])
-        return sorted({json.dumps(profile, sort_keys=True) for profile in found})
+    def profiles(self) -> list[dict[str, Any]]:
+        """The profile of each seed, as JSON data."""
+        return [config["profile"] for config in self.lists["config"]]
 
 
 def read_part(folder: Path) -> Part:
@@ -186,3 +184,23 @@ def counts_of(table: pa.Table) -> dict[tuple[str, ...], list[int]]:
         model: sorted({*rows, *([] if len(rows) == seeds else [0])})
         for model, rows in counts.items()
     }
+
+
+def difference(one: object, other: object, path: str) -> tuple[str, object, object] | None:
+    """Return where two JSON values differ first, by the names of their fields, or None.
+
+    Args:
+        one: a value.
+        other: another.
+        path: name of the whole.
+
+    Returns:
+        The field's path and what each has there.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in sorted({*one, *other}):
+            inside = difference(one.get(name), other.get(name), f"{path}.{name}")
+            if inside is not None:
+                return inside
+        return None
+    return None if one == other else (path, one, other)

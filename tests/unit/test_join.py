@@ -228,9 +228,9 @@ def unknown_rules(body: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        (another_profile, r"5: profile: expected that of .*3"),
+        (another_profile, r"5: profile\.coupling\.beta: expected that of .*3, 2\.0, got 0\.5"),
         (another_loss, r"5: source: expected that of .*3"),
-        (another_seal, r"5: seal: expected that of .*3"),
+        (another_seal, r"5: seal\.amendments: expected that of .*3, 0, got 1"),
         (another_seed_in_its_words, "5: source: expected words with 'seeds 5'"),
         (another_seed_in_its_config, r"5/.*\.parquet: seeds: expected those of its conf.*, 6"),
         (no_config, r"5: recorded\.config: expected seed, profile and registration_digest"),
