@@ -173,6 +173,10 @@ def another_profile(body: dict[str, Any]) -> None:
     body["recorded"]["config"][0]["profile"]["coupling"]["beta"] = 0.5
 
 
+def one_field_more(body: dict[str, Any]) -> None:
+    body["recorded"]["config"][0]["profile"]["coupling"]["more"] = 1
+
+
 def another_loss(body: dict[str, Any]) -> None:
     body["source"] = body["source"].replace("profile tiny", "profile tiny, loss decision")
 
@@ -229,6 +233,7 @@ def unknown_rules(body: dict[str, Any]) -> None:
     ("told", "words"),
     [
         (another_profile, r"5: profile\.coupling\.beta: expected that of .*3, 2\.0, got 0\.5"),
+        (one_field_more, r"5: profile\.coupling\.more: expected that of .*3, None, got 1"),
         (another_loss, r"5: source: expected that of .*3"),
         (another_seal, r"5: seal\.amendments: expected that of .*3, 0, got 1"),
         (another_seed_in_its_words, "5: source: expected words with 'seeds 5'"),
