@@ -171,9 +171,10 @@ def test_the_verdict_tells_what_stages_cost(
         "seed": 42, "stage": "train", "label": "C1", "stored": True,
         "seconds": round(entry.seconds, 3), "tokens": 12, "engine_starts": 1,
         "peak_mib": round(entry.cost["peak_bytes"] / MIB, 1), "peak_of": PROCESS,
-        "batch_rows": 550,
+        "batch_rows": 550, "key": entry.key.digest, "content": entry.content,
     }  # fmt: skip
     assert not second["stored"]
+    assert second["key"] is second["content"] is None
     assert second["tokens"] is second["peak_mib"] is second["engine_starts"] is None
 
 
