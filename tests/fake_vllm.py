@@ -31,7 +31,7 @@ class FakeLlm:
         self.llm_engine = SimpleNamespace(remove_lora=self.removed.append, engine_core=core)
 
     def generate(
-        self, prompts: Sequence[Any], params: Sequence[Any], *, lora_request: Any, use_tqdm: bool
+        self, prompts: Sequence[Any], params: Any, *, use_tqdm: bool, lora_request: Any = None
     ) -> list[Any]:
         assert not use_tqdm
         assert not torch.are_deterministic_algorithms_enabled(), "vLLM is made for plain torch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import statistics as numbers
@@ -25,6 +26,9 @@ from benchmarks import (
 from benchmarks import train_variants as variants
 from persona_lib.errors import FlatlandError
 from persona_lib.models.adapters import TRAINABLE
+from persona_lib.models.loading import render_prompt
+from tests.byte_model import byte_tokenizer, small_model
+from tests.fake_vllm import STOP_ID, FakeLlm, Started, install
 
 SMALL = ["--tiny", "--quick", "--seed", "3"]
 
@@ -227,6 +231,58 @@ def test_generation_that_differs_is_refused(
     monkeypatch.setattr(generation, "plain", lambda *a: [("x", n) for _, n in original(*a)])
     with pytest.raises(FlatlandError, match="differ where nothing is drawn"):
         run(generation, tmp_path, "--cpu")
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """A vLLM that writes nothing much, and counts as installed."""
+    known = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: name if name == "vllm" else known(name)
+    )
+    return install(monkeypatch, cpu=True)
+
+
+def chat_model(folder: Path) -> Path:
+    small_model(positions=2048).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_vllm_is_given_the_same_prompts_ends_and_number_of_completions(
+    tmp_path: Path, vllm: Started
+) -> None:
+    found = run(generation, tmp_path, "--cpu", "--model", str(chat_model(tmp_path / "model")))
+    (options,), (engine,) = vllm, vllm.engines
+    assert options["enforce_eager"] is True
+    warm, timed = engine.calls
+    assert len(warm.prompts) == 2
+    cells = generation.make_cells(generation.TINY)
+    assert [prompt["prompt_token_ids"] for prompt in timed.prompts] == [
+        render_prompt(byte_tokenizer(), cell.system, cell.user) for cell in cells
+    ]
+    assert (timed.params.n, timed.params.max_tokens) == (2, 24)
+    assert (timed.params.temperature, timed.params.top_p) == (1.0, 1.0)
+    assert (timed.params.stop_token_ids, timed.params.ignore_eos) == ([STOP_ID], True)
+    tokens = len(byte_tokenizer().encode("-/base", add_special_tokens=False)) + 1
+    rate = found["rate: vllm"]
+    assert rate["tokens"] == [tokens * len(cells)]  # this one writes one completion a prompt
+    ours = found["rate: ours"]["tokens_per_second"]
+    assert found["result"]["ours / vllm"] == pytest.approx(ours / rate["tokens_per_second"])
+    assert engine.events == ["generate", "generate", "shutdown"]
+
+
+def test_vllm_that_fails_is_stopped_and_the_report_says_so(
+    tmp_path: Path, vllm: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(FakeLlm, "generate", failing)
+    with pytest.raises(FlatlandError, match="no room"):
+        run(generation, tmp_path, "--cpu", "--model", str(chat_model(tmp_path / "model")))
+    assert vllm.engines[0].events == ["shutdown"]
+    assert "ours / plain loop" in json.loads((tmp_path / "report.json").read_text())["result"]
 
 
 # ---- statistics ------------------------------------------------------------------------
