@@ -279,6 +279,7 @@ def time_vllm(
         import torch
 
         from persona_lib.vllm_model import start_vllm
+        from persona_lib.vllm_setup import plain_torch
 
         # What the other two have left on the device counts against vLLM's share of it.
         torch.cuda.empty_cache()
@@ -303,8 +304,9 @@ def time_vllm(
             counts.append(sum(len(one.token_ids) for each in found for one in each.outputs))
 
         try:
-            engine.generate(prompts[:2], choice, use_tqdm=False)
-            times = [stopwatch(once) for _ in range(size.repeats)]
+            with plain_torch():
+                engine.generate(prompts[:2], choice, use_tqdm=False)
+                times = [stopwatch(once) for _ in range(size.repeats)]
             _rate(report, "vllm", times, counts)
         finally:
             held.close()
