@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.choices import choose_seeds
 from experiments.issue262 import REGISTRATIONS
-from experiments.parts import PARTIAL, ROWS, SEEDS, TEXTS, Part, counts_of, difference, read_part
+from experiments.parts import (
+    PARTIAL,
+    ROWS,
+    SEEDS,
+    TEXTS,
+    Part,
+    counts_of,
+    difference,
+    model_keys,
+    read_part,
+)
 from experiments.sets import check_place, seeds_told, write_set
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.geometry import GEOMETRY_FILE
@@ -141,7 +151,7 @@ def _rows(parts: Sequence[Part], name: str) -> pa.Table | None:
     tables = [part.tables[name] for part in parts if name in part.tables]
     if not tables:
         return None
-    keys = [key for key in ("phase", "model") if key in tables[0].column_names]
+    keys = model_keys(tables[0])
     models = dict.fromkeys(
         tuple(row.values()) for table in tables for row in table.select(keys).to_pylist()
     )

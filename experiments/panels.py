@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from experiments.judging import Judged
     from experiments.session import Session
-    from persona_lib.panels.base import Panel
+    from persona_lib.panels.base import Caveat, Panel
 
 _SAMPLES = "samples of the report"
 
@@ -73,24 +73,25 @@ def _partial(
 
     Of a recording, that is: a live run has both of every seed.
     """
-    from persona_lib.panels.base import of_some
+    from persona_lib.panels.geometry import states_of_some
+    from persona_lib.panels.text_rows import texts_of_some
 
     if session.stored is None:
         return [], []
-    kept = (
-        ("texts", "texts_of_some_seeds", texts_of),
-        ("hidden states", "states_of_some_seeds", geometry_of),
-    )
-    found: list[list[dict[str, str]]] = []
-    for what, code, read in kept:
+
+    def said(
+        read: Callable[[Session, Sequence[str]], pa.Table | None],
+        of_some: Callable[[pa.Table, pa.Table], tuple[Caveat, ...]],
+    ) -> list[dict[str, str]]:
         try:
             scored, rows = scores(), read(session, arms)
         except FlatlandError:  # the panels themselves say so
-            scored, rows = None, None
-        either = scored is None or rows is None
-        caveats = () if either else of_some(scored, rows, what=what, code=code)
-        found.append([caveat.to_json() for caveat in caveats])
-    return found[0], found[1]
+            return []
+        if scored is None or rows is None:
+            return []
+        return [caveat.to_json() for caveat in of_some(scored, rows)]
+
+    return said(texts_of, texts_of_some), said(geometry_of, states_of_some)
 
 
 def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -172,9 +172,14 @@ def _check_seeds(part: Part) -> None:
         )
 
 
+def model_keys(table: pa.Table) -> list[str]:
+    """Return the columns that name a row's model: advice has no phase."""
+    return [key for key in ("phase", "model") if key in table.column_names]
+
+
 def counts_of(table: pa.Table) -> dict[tuple[str, ...], list[int]]:
     """Return how many rows each model has, of every seed of its own: one number."""
-    keys = [key for key in ("phase", "model") if key in table.column_names]
+    keys = model_keys(table)
     found = table.group_by([*keys, "seed"], use_threads=False).aggregate([([], "count_all")])
     counts: dict[tuple[str, ...], list[int]] = {}
     for row in found.to_pylist():

@@ -102,17 +102,21 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One line of a plan: a stage, whether it is stored, seconds it took or may take.
-
-    `cost` is that of the entry (`persona_lib.cost`), empty where there is none; `entry` is
-    the entry itself.
-    """
+    """One line of a plan: a stage, seconds it took or may take, and its entry if it is stored."""
 
     stage: Stage
-    stored: bool
     seconds: float
-    cost: Mapping[str, Any] = field(default_factory=dict)
     entry: Entry | None = None
+
+    @property
+    def stored(self) -> bool:
+        """Whether there is an entry."""
+        return self.entry is not None
+
+    @property
+    def cost(self) -> Mapping[str, Any]:
+        """What the entry says of its cost (`persona_lib.cost`), empty where there is none."""
+        return {} if self.entry is None else self.entry.cost
 
 
 def walk(stages: Iterable[Stage]) -> Iterator[Stage]:
@@ -224,9 +228,7 @@ def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
     for stage in walk(stages):
         entry = stage.peek(store)
         seconds = stage.estimate if entry is None else entry.seconds
-        cost = {} if entry is None else entry.cost
-        stored = entry is not None
-        lines.append(Planned(stage=stage, stored=stored, seconds=seconds, cost=cost, entry=entry))
+        lines.append(Planned(stage=stage, seconds=seconds, entry=entry))
     return lines
 
 

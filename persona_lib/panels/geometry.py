@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.gate_base import GateOutcome, GateResult, bounded
 from persona_lib.inputs import SHARE, number
-from persona_lib.panels.base import Caveat, Panel
+from persona_lib.panels.base import Caveat, Panel, of_some
 from persona_lib.panels.geometry_table import GeometryTable, Where, read_geometry
 from persona_lib.records import POST, PRE
 from persona_lib.registration import RAW, Registration
@@ -96,6 +96,11 @@ def geometry_panel(
         gates=(judge.gate(rooms),),
         caveats=_caveats(found, rooms, ceiling),
     )
+
+
+def states_of_some(scores: pa.Table, states: pa.Table) -> tuple[Caveat, ...]:
+    """Return a caveat where hidden states were kept of some of the scored seeds only."""
+    return of_some(scores, states, what="hidden states", code="states_of_some_seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
