@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -111,8 +112,11 @@ class RecordEvidence(Evidence):
 
     def single_runs(self) -> tuple[Evidence, ...]:
         """Return the evidence of each training run by itself, in the order of seeds."""
-        if self.runs == 1:
-            return (self,)
+        return (self,) if self.runs == 1 else self._singles
+
+    @cached_property
+    def _singles(self) -> tuple[Evidence, ...]:
+        # Kept: every bound gate reads run by run, and there are dozens of them.
         found = []
         for at, seed in enumerate(self.seeds):
             one = copy.copy(self)

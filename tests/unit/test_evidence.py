@@ -258,6 +258,15 @@ def test_seeds_are_pooled_within_clusters_and_shown_one_by_one() -> None:
     assert shown == pytest.approx({1: 0.35, 2: 0.15})
 
 
+def test_each_training_run_is_read_once_however_many_gates_ask() -> None:
+    both = pa.concat_tables([scores(questions=5, samples=4, seeds=(s,)) for s in (1, 2)])
+    found = RecordEvidence(FEW, both)
+    runs = found.single_runs()
+    assert [run.seeds for run in runs] == [(1,), (2,)]
+    assert all(one is again for one, again in zip(runs, found.single_runs(), strict=True))
+    assert [run.single_runs() for run in runs] == [(run,) for run in runs]
+
+
 def test_seen_and_unseen_questions_are_split_where_both_exist() -> None:
     assert evidence(questions=4, samples=3).split("C2") == {}
     assert evidence(questions=4, samples=3, seen=4).split("C2") == {}
