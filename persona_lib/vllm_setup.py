@@ -27,6 +27,9 @@ _SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     # It would write some lines of its own for every batch, between our progress bars.
     "VLLM_LOGGING_LEVEL": "ERROR",
+    # On a GPU float32 attention is a Triton kernel, whose products are otherwise of TF32,
+    # with 10 bits of mantissa: 7e-4 in a log-probability, and other greedy texts.
+    "TRITON_F32_DEFAULT": "ieee",
 }
 
 

@@ -5,6 +5,7 @@ What vLLM itself answers is tested in tests/vllm, where it is installed.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -227,6 +228,18 @@ def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(PreflightError, match=r"extra gpu.*make test-vllm"):
         import_vllm()
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "ieee"), ("tf32x3", "tf32x3")])
+def test_triton_multiplies_float32_as_float32_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
+) -> None:
+    install(monkeypatch, cpu=False)
+    monkeypatch.setenv("TRITON_F32_DEFAULT", before or "")
+    if before is None:
+        monkeypatch.delenv("TRITON_F32_DEFAULT")
+    import_vllm()
+    assert os.environ["TRITON_F32_DEFAULT"] == after
 
 
 @pytest.fixture
