@@ -21,7 +21,7 @@ from persona_lib.stats.variances import LogitSDs
 PLANNING = Assumptions(
     origin=(
         "control rate as published for C1, SDs of world M of docs/calibration.md, SDs over seeds "
-        "supposed (11 and 19 points were seen for C1 and C2 of SmolLM2)"
+        "supposed (12 and 14 points were seen for C1 and C2 of SmolLM2)"
     ),
     control_rate=0.274,
     sds=LogitSDs(

@@ -1,0 +1,55 @@
+"""The recorded runs of SmolLM2 at full scale, and what tests read from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.issue262 import ISSUE262, STRICTER
+from persona_lib.evidence import load_stored
+from persona_lib.family import families
+from persona_lib.records import POST, Completion, Score, read_rows
+from persona_lib.report import verdict_table
+from persona_lib.verdict import judge_all, judge_checks, summary
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "golden"
+FULL = GOLDEN / "smollm2"
+"""Five training runs of every arm; completions of seed 42, hidden states of the last three."""
+FIRST, SEEDS = GOLDEN / "smollm2_first", GOLDEN / "smollm2_seeds"
+"""Earlier trainings: every arm of seed 42; C1 and C2 of seeds 42 and 137."""
+DECISION, AS_PUBLISHED = GOLDEN / "smollm2_decision", GOLDEN / "smollm2_as_published"
+"""The other losses, seed 42: every arm without texts; C2 with its texts."""
+BYSTANDERS = ISSUE262.roster.bystanders
+ARMS = ("C1", "C2", "C2p", "C3")
+TRAINED = (42, 137, 256, 512, 1024)
+"""Root seeds of `FULL`."""
+
+
+def table(folder: Path) -> list[str]:
+    """Return the lines of the table that a set gives."""
+    found = load_stored(folder, ISSUE262)
+    verdicts, gates = judge_all(ISSUE262, found)
+    checks = judge_checks(ISSUE262, STRICTER[ISSUE262.name], found)
+    body = summary(ISSUE262, found, checks=checks)
+    return verdict_table(verdicts, gates, body, families=families(ISSUE262, verdicts)).splitlines()
+
+
+def rates(folder: Path) -> dict[tuple[int, str], float]:
+    """Return the share of bystanders' completions with the marker, by seed and arm."""
+    pools: dict[tuple[int, str], list[bool]] = {}
+    for row in read_rows(folder / "scores.parquet", Score):
+        if row.phase == POST and row.persona in BYSTANDERS:
+            pools.setdefault((row.seed, row.model), []).append(row.hit)
+    assert {len(pool) for pool in pools.values()} == {1_400}
+    return {key: sum(pool) / len(pool) for key, pool in pools.items()}
+
+
+def hits(folder: Path) -> dict[tuple[int, str], int]:
+    """Return the number of bystanders' completions with the marker, by seed and arm."""
+    return {key: round(1_400 * rate) for key, rate in rates(folder).items()}
+
+
+def texts(folder: Path, arm: str) -> list[Completion]:
+    """Return an arm's completions on bystanders."""
+    rows = read_rows(folder / "completions.parquet", Completion)
+    return [r for r in rows if (r.phase, r.model) == (POST, arm) and r.persona in BYSTANDERS]
