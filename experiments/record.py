@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,8 +76,6 @@ def record(
         SpecError: the folder holds something already, or `texts` names a seed that the
             session has not.
     """
-    from persona_lib.pipeline import geometry_targets
-
     session.check_seal()
     _check_tree()
     check_place(folder)
@@ -88,13 +86,10 @@ def record(
     models += [(POST, arm) for arm in arms]
     tables = _tables(session, models, texts=kept, geometry=geometry)
     # Before anything is written: the draft itself would make the tree dirty.
-    commits = _commits(session)
-    if geometry:
-        commits = sorted({*commits, *_built_from(session, geometry_targets)})
+    origins = _origins(session, geometry=geometry)
     recorded = {
         **_recorded(session),
-        "stages_built_from": commits,
-        "stages_built_on": _machines(session, geometry=geometry),
+        **origins,
         "texts_of_seeds": [run.seed for run in session.runs if run.seed in kept],
     }
     write_set(
@@ -228,56 +223,49 @@ def _join(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _commits(session: Session) -> list[str]:
-    """Return the commits that the stages of the arms were built from; see `_built_from`."""
-    from persona_lib.pipeline import targets
+def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
+    """Return from which commits, and with what, the stages behind the records were built.
 
-    return _built_from(session, targets)
-
-
-def _built_from(session: Session, final: Callable[[Run, Sequence[str]], list[Stage]]) -> list[str]:
-    """Return the commits that final stages, and all that they need, were built from.
+    Each description of a machine stands once. It may be another machine than the one that
+    records: software, processor, GPU, and how torch ran, where a stage used it.
 
     Raises:
-        PreflightError: a stage was built from a tree with uncommitted changes, or
-            from code that no repository tracks.
-    """
-    from persona_lib.graph import walk
-
-    found = set()
-    for run in session.runs:
-        for stage in walk(final(run, session.asked_arms)):
-            entry = stage.resolve(session.store)
-            git = entry.provenance["git"]
-            if git["dirty"] is not False:
-                raise PreflightError(
-                    f"a clean origin of stage {stage.name} {stage.label}",
-                    remedy="It was built from a tree with uncommitted changes: record into "
-                    "an empty store (--store=DIR).",
-                )
-            found.add(str(git["commit"]))
-    return sorted(found)
-
-
-def _machines(session: Session, *, geometry: bool) -> list[dict[str, Any]]:
-    """Return what the stages of the arms were built with, each description once.
-
-    That may be another machine than the one that records: software, processor, GPU, and how
-    torch ran, where a stage used it.
+        PreflightError: see `_commit`.
     """
     from persona_lib.graph import walk
     from persona_lib.pipeline import geometry_targets, targets
 
-    found: dict[str, dict[str, Any]] = {}
+    commits: set[str] = set()
+    machines: dict[str, dict[str, Any]] = {}
     for run in session.runs:
         final = targets(run, session.asked_arms)
         if geometry:
             final += geometry_targets(run, session.asked_arms)
         for stage in walk(final):
             told = stage.resolve(session.store).provenance
+            commits.add(_commit(stage, told["git"]))
             kept = {name: value for name, value in told.items() if name not in {"git", "date"}}
-            found.setdefault(json.dumps(kept, sort_keys=True), kept)
-    return [found[key] for key in sorted(found)]
+            machines.setdefault(json.dumps(kept, sort_keys=True), kept)
+    return {
+        "stages_built_from": sorted(commits),
+        "stages_built_on": [machines[key] for key in sorted(machines)],
+    }
+
+
+def _commit(stage: Stage, git: Mapping[str, Any]) -> str:
+    """Return the commit that a stage was built from.
+
+    Raises:
+        PreflightError: it was built from a tree with uncommitted changes, or from code
+            that no repository tracks.
+    """
+    if git["dirty"] is not False:
+        raise PreflightError(
+            f"a clean origin of stage {stage.name} {stage.label}",
+            remedy="It was built from a tree with uncommitted changes: record into "
+            "an empty store (--store=DIR).",
+        )
+    return str(git["commit"])
 
 
 def _recorded(session: Session) -> dict[str, Any]:

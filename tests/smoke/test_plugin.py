@@ -374,7 +374,7 @@ def test_recorded_set_is_judged_like_the_run_it_came_from(
         record_command.record(session, tmp_path / "set")
     assert not (tmp_path / "set").exists()
     monkeypatch.setattr(record_command, "is_dirty", lambda: False)
-    monkeypatch.setattr(record_command, "_commits", lambda _: ["0" * 40])
+    monkeypatch.setattr(record_command, "_commit", lambda *_: "0" * 40)
     record_command.record(session, tmp_path / "set")
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     recorded = read_manifest(tmp_path / "set").recorded
@@ -404,7 +404,7 @@ def test_seeds_recorded_one_by_one_and_joined_are_what_one_recording_holds(
     micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record_command, "is_dirty", lambda: False)
-    monkeypatch.setattr(record_command, "_built_from", lambda *_: ["0" * 40])
+    monkeypatch.setattr(record_command, "_commit", lambda *_: "0" * 40)
 
     def recorded(*seeds: int) -> Path:
         folder = tmp_path / "_".join(map(str, seeds))
@@ -434,7 +434,7 @@ def test_two_arms_of_four_are_recorded_and_judged(
     session = Session(registration=ISSUE262, profile=MICRO, seeds=(3, 5),
                       store_root=micro / "store", arms=("C1", "C2"))  # fmt: skip
     monkeypatch.setattr(record_command, "is_dirty", lambda: False)
-    monkeypatch.setattr(record_command, "_commits", lambda _: ["0" * 40])
+    monkeypatch.setattr(record_command, "_commit", lambda *_: "0" * 40)
     record_command.record(session, tmp_path / "set", texts=())
     manifest = read_manifest(tmp_path / "set")
     assert manifest.source.endswith("seeds 3, 5, arms C1, C2 alone")
@@ -454,7 +454,7 @@ def test_texts_of_one_seed_of_several_are_recorded_and_judged(
     session = Session(registration=ISSUE262, profile=MICRO, seeds=(3, 5),
                       store_root=micro / "store")  # fmt: skip
     monkeypatch.setattr(record_command, "is_dirty", lambda: False)
-    monkeypatch.setattr(record_command, "_commits", lambda _: ["0" * 40])
+    monkeypatch.setattr(record_command, "_commit", lambda *_: "0" * 40)
     record_command.record(session, tmp_path / "set", texts=(5,))
     seeds = {
         name: set(pq.read_table(tmp_path / "set" / f"{name}.parquet")["seed"].to_pylist())
@@ -484,4 +484,4 @@ def test_stages_of_a_dirty_tree_are_not_recorded(
     made = replace(entry, provenance={**entry.provenance, "git": {**git, "dirty": True}})
     monkeypatch.setattr(Stage, "resolve", lambda *_: made)
     with pytest.raises(PreflightError, match="a clean origin of stage base"):
-        record_command._commits(session)
+        record_command._origins(session, geometry=False)
