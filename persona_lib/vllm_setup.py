@@ -30,6 +30,9 @@ _SETTINGS = {
     # On a GPU float32 attention is a Triton kernel, whose products are otherwise of TF32,
     # with 10 bits of mantissa: 7e-4 in a log-probability, and other greedy texts.
     "TRITON_F32_DEFAULT": "ieee",
+    # FlashInfer's sampler takes no seeds of single requests, so that ours never use it;
+    # to warm it up vLLM would compile it first, for minutes.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 
 

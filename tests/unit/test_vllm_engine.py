@@ -230,16 +230,20 @@ def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
         import_vllm()
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "ieee"), ("tf32x3", "tf32x3")])
-def test_triton_multiplies_float32_as_float32_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [("TRITON_F32_DEFAULT", "ieee", "tf32x3"), ("VLLM_USE_FLASHINFER_SAMPLER", "0", "1")],
+)
+def test_float32_is_multiplied_exactly_and_seeds_are_kept_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, name: str, ours: str, theirs: str
 ) -> None:
     install(monkeypatch, cpu=False)
-    monkeypatch.setenv("TRITON_F32_DEFAULT", before or "")
-    if before is None:
-        monkeypatch.delenv("TRITON_F32_DEFAULT")
+    monkeypatch.setenv(name, theirs)
     import_vllm()
-    assert os.environ["TRITON_F32_DEFAULT"] == after
+    assert os.environ[name] == theirs
+    monkeypatch.delenv(name)
+    import_vllm()
+    assert os.environ[name] == ours
 
 
 @pytest.fixture
