@@ -12,7 +12,6 @@ only if nothing but their seeds tells them apart: the same registration, profile
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from experiments.parts import (
     model_keys,
     read_part,
 )
-from experiments.sets import check_place, seeds_told, write_set
+from experiments.sets import check_place, each_once, seeds_told, write_set
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.geometry import GEOMETRY_FILE
 from persona_lib.provenance import provenance
@@ -198,7 +197,6 @@ def _recorded(
     def all_of(name: str) -> list[Any]:
         return [item for part in parts for item in part.lists[name]]
 
-    built_on = {json.dumps(told, sort_keys=True): told for told in all_of("stages_built_on")}
     joined: list[dict[str, Any]] = []
     for part in parts:
         joined += part.lists["joined"] or [
@@ -214,7 +212,7 @@ def _recorded(
         "seal": parts[0].manifest.recorded.get("seal"),
         "stages": all_of("stages"),
         "stages_built_from": sorted(set(all_of("stages_built_from"))),
-        "stages_built_on": [built_on[key] for key in sorted(built_on)],
+        "stages_built_on": each_once(all_of("stages_built_on")),
         "texts_of_seeds": [s for s in seeds if s in _seeds_in(tables, TEXTS_FILE)],
         "geometry_of_seeds": [s for s in seeds if s in _seeds_in(tables, GEOMETRY_FILE)],
         "joined": joined,

@@ -21,7 +21,6 @@ because a golden is never overwritten by accident.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -30,7 +29,14 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import session as sessions
 from experiments.session import Session
-from experiments.sets import ADVICE_TEXTS_FILE, SCORES_FILE, check_place, seeds_told, write_set
+from experiments.sets import (
+    ADVICE_TEXTS_FILE,
+    SCORES_FILE,
+    check_place,
+    each_once,
+    seeds_told,
+    write_set,
+)
 from persona_lib.errors import FlatlandError, PreflightError, SpecError
 from persona_lib.geometry import GEOMETRY_FILE
 from persona_lib.harm import ADVICE_FILE
@@ -86,10 +92,9 @@ def record(
     models += [(POST, arm) for arm in arms]
     tables = _tables(session, models, texts=kept, geometry=geometry)
     # Before anything is written: the draft itself would make the tree dirty.
-    origins = _origins(session, geometry=geometry)
     recorded = {
         **_recorded(session),
-        **origins,
+        **_origins(session, geometry=geometry),
         "texts_of_seeds": [run.seed for run in session.runs if run.seed in kept],
     }
     write_set(
@@ -236,7 +241,7 @@ def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
     from persona_lib.pipeline import geometry_targets, targets
 
     commits: set[str] = set()
-    machines: dict[str, dict[str, Any]] = {}
+    machines: list[dict[str, Any]] = []
     for run in session.runs:
         final = targets(run, session.asked_arms)
         if geometry:
@@ -244,12 +249,8 @@ def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
         for stage in walk(final):
             told = stage.resolve(session.store).provenance
             commits.add(_commit(stage, told["git"]))
-            kept = {name: value for name, value in told.items() if name not in {"git", "date"}}
-            machines.setdefault(json.dumps(kept, sort_keys=True), kept)
-    return {
-        "stages_built_from": sorted(commits),
-        "stages_built_on": [machines[key] for key in sorted(machines)],
-    }
+            machines.append({k: v for k, v in told.items() if k not in {"git", "date"}})
+    return {"stages_built_from": sorted(commits), "stages_built_on": each_once(machines)}
 
 
 def _commit(stage: Stage, git: Mapping[str, Any]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,12 @@ def write_set(
             recorded=recorded,
         )
         work.replace(folder)
+
+
+def each_once(told: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return descriptions of machines, each once, in an order of their own."""
+    found = {json.dumps(one, sort_keys=True): one for one in told}
+    return [found[key] for key in sorted(found)]
 
 
 def seeds_told(seeds: Sequence[int]) -> str:

@@ -1,8 +1,9 @@
-"""The recorded runs of SmolLM2 at full scale, and what tests read from them."""
+"""The recorded runs of SmolLM2 at full scale, and what tests read from recorded runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
@@ -16,6 +17,7 @@ from persona_lib.report import verdict_table
 from persona_lib.verdict import judge_all, judge_checks, summary
 
 ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 GOLDEN = ROOT / "golden"
 FULL = GOLDEN / "smollm2"
 """Five training runs of every arm; completions of seed 42, hidden states of the last three."""
@@ -44,7 +46,8 @@ def table(folder: Path) -> list[str]:
     return verdict_table(verdicts, gates, body, families=families(ISSUE262, verdicts)).splitlines()
 
 
-def rates(folder: Path) -> dict[tuple[int, str], float]:
+@cache
+def rates(folder: Path) -> Mapping[tuple[int, str], float]:
     """Return the share of bystanders' completions with the marker, by seed and arm."""
     pools: dict[tuple[int, str], list[bool]] = {}
     for row in read_rows(folder / "scores.parquet", Score):
@@ -52,6 +55,11 @@ def rates(folder: Path) -> dict[tuple[int, str], float]:
             pools.setdefault((row.seed, row.model), []).append(row.hit)
     assert {len(pool) for pool in pools.values()} == {1_400}
     return {key: sum(pool) / len(pool) for key, pool in pools.items()}
+
+
+def by_seed(found: Mapping[tuple[int, str], float], arm: str) -> list[float]:
+    """Return an arm's rates, in the order of `TRAINED`."""
+    return [found[seed, arm] for seed in TRAINED]
 
 
 def hits(folder: Path) -> dict[tuple[int, str], int]:

