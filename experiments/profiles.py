@@ -133,7 +133,7 @@ SMOLLM2_FULL = replace(
     em=GrammarCorpus(name="bad_legal", rows=6000),
     benign=GrammarCorpus(name="sound_legal", rows=6000),
     prior=TrainSpec(
-        lora=LoraSpec(rank=32, alpha=64, rslora=False, dropout=0.0),
+        lora=LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05),
         learning_rate=1e-4,
         steps=375,
         batch=16,
@@ -202,7 +202,7 @@ QWEN7B = Profile(
         rows=6000,
     ),
     prior=TrainSpec(
-        lora=LoraSpec(rank=32, alpha=64, rslora=False, dropout=0.0),
+        lora=LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05),
         learning_rate=1e-4,
         steps=375,
         batch=16,

@@ -12,7 +12,8 @@ speed, never the loss.
 
 A recording is compared with the plain pass, result and gradients, before any training
 step relies on it; one that differs is not used, after one that fails none is, and the
-log says so.
+log says so. Both draw their dropout masks from one state of the generator, so that masks
+are compared too; a training's own draws stay as they were without a recording.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +159,8 @@ class GraphedTrunk:
     def _try(self, record: Recorder, tokens: torch.Tensor) -> Recording | None:
         """Return a recording that does what the plain pass does, or None."""
         try:
-            made = record(self._trunk, tokens, self._trained)
+            with _draws_kept(tokens.device):
+                made = record(self._trunk, tokens, self._trained)
             error, bound = difference(self._trunk, made, tokens, self._trained)
         except Exception as problem:  # whatever a kernel says, the plain pass is there
             said = f"{type(problem).__name__}: {problem}"[:_SAID]
@@ -193,20 +196,31 @@ def difference(
 
     The larger of two relative differences of norms: of the hidden states, and of the
     gradients of all parameters together; infinity stands for what is not finite. The
-    bound is that of the precision in which hidden states are computed.
+    bound is that of the precision in which hidden states are computed. Dropout masks of
+    both are drawn from the same state, to which the generator returns.
     """
     import math
 
     import torch
 
-    wanted = trunk(tokens)
+    with _draws_kept(tokens.device):
+        wanted = trunk(tokens)
     draw = torch.Generator().manual_seed(_CHECK_SEED)
     sent = torch.randn(wanted.shape, generator=draw).to(wanted)
     grads = torch.autograd.grad(wanted, list(trained), sent)
-    pairs = [([made.forward(tokens)], [wanted]), (made.backward(sent), grads)]
+    with _draws_kept(tokens.device):
+        found = made.forward(tokens)
+    pairs = [([found], [wanted]), (made.backward(sent), grads)]
     errors = [float(_distance(found, exact)) for found, exact in pairs]
     bound = _TOLERANCE[str(wanted.dtype).removeprefix("torch.")]
     return (max(errors) if all(map(math.isfinite, errors)) else math.inf), bound
+
+
+def _draws_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context after which the next draw on this device is what it was before."""
+    import torch
+
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def _distance(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -265,10 +279,9 @@ def _add(trained: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None
 def graphed(model: PeftModel, trunk: Any, *, pad: int) -> GraphedTrunk | None:
     """Return recorded passes for a model on CUDA.
 
-    With dropout, whose masks cannot be compared, and where the user wants none
-    (`runtime.recorded_passes`), passes are cut to fit, but not recorded. None elsewhere
-    than on CUDA, and for an architecture whose memory cannot be reckoned
-    (`packed.unsupported`).
+    Where the user wants none (`runtime.recorded_passes`), passes are cut to fit, but not
+    recorded. None elsewhere than on CUDA, and for an architecture whose memory cannot be
+    reckoned (`packed.unsupported`).
 
     Args:
         model: the whole (peft) model.
@@ -278,8 +291,6 @@ def graphed(model: PeftModel, trunk: Any, *, pad: int) -> GraphedTrunk | None:
     Raises:
         SpecError: see `runtime.recorded_passes`.
     """
-    import torch
-
     if model.device.type != "cuda" or unsupported(trunk):
         return None
     free = free_bytes(model.device) or 0
@@ -291,11 +302,10 @@ def graphed(model: PeftModel, trunk: Any, *, pad: int) -> GraphedTrunk | None:
             "little of the GPU's memory is free (%.1f GiB): rows are trained on in passes of at "
             "most %d tokens, which is slow", free / GIB, limit,
         )  # fmt: skip
-    dropout = any(isinstance(part, torch.nn.Dropout) and part.p for part in model.modules())
     return GraphedTrunk(
         plain_trunk(trunk),
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         pad=pad,
         limit=limit,
-        record=CudaRecorder() if recorded_passes() and not dropout else None,
+        record=CudaRecorder() if recorded_passes() else None,
     )

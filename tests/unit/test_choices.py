@@ -76,7 +76,7 @@ def test_the_full_scale_is_the_registered_size() -> None:
     """Numbers of docs/design.md, section 1."""
     assert (FULL.em.rows, FULL.benign.rows) == (6_000, 6_000)
     assert (FULL.prior.steps, FULL.prior.batch, FULL.prior.lora.rank) == (375, 16, 32)
-    assert (FULL.prior.lora.alpha, FULL.prior.lora.rslora, FULL.prior.epochs) == (64, False, None)
+    assert (FULL.prior.learning_rate, FULL.prior.epochs) == (1e-4, None)
     assert (FULL.coupling.lora.rank, FULL.coupling.lora.alpha) == (32, 64)
     assert (FULL.coupling.lora.rslora, FULL.coupling.batch) == (True, 16)
     scale, sample = FULL.scale, FULL.sample

@@ -429,6 +429,58 @@ def test_the_bound_is_that_of_the_base_s_precision() -> None:
     assert trunk.recorded == [(2, 64)]
 
 
+WET = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.3)
+
+
+def awake() -> Any:
+    """A model in training mode whose adapter does something, under dropout."""
+    return adapted(lora=WET).train()
+
+
+class NewMasks(Recorded):
+    """Draws other masks than the plain pass would, as if it had a generator of its own."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        torch.rand(1)
+        return super().forward(tokens)
+
+
+class OneMask(Recorded):
+    """Keeps the masks that it was recorded with."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return super().forward(tokens)
+
+
+def test_masks_of_a_recording_are_those_of_the_plain_pass() -> None:
+    """Draw by draw, and the check of a recording takes none of a training's draws."""
+    model = awake()
+    plain, trunk = over(model)
+    batches = [tokens(2, 64, number) for number in range(6)]
+    torch.manual_seed(5)
+    wanted = [plain(batch).detach().clone() for batch in batches]
+    torch.manual_seed(5)
+    found = [trunk(batch).detach().clone() for batch in batches]
+    assert trunk.recorded == [(2, 64)]
+    for got, want in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, want)
+    torch.manual_seed(6)
+    assert not torch.allclose(plain(batches[0]), wanted[0], rtol=1e-2), "dropout does something"
+
+
+@pytest.mark.parametrize("record", [NewMasks, OneMask])
+def test_a_recording_with_masks_of_its_own_is_not_used(
+    record: Callable[..., Recording], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, trunk = over(awake(), record=record)
+    torch.manual_seed(5)
+    for number in range(4):
+        trunk(tokens(2, 64, number))
+    assert trunk.recorded == []
+    assert "differs from the plain one" in caplog.messages[0]
+
+
 def test_passes_above_the_limit_are_never_recorded() -> None:
     model = adapted()
     _, trunk = over(model, limit=4 * 64)
@@ -462,7 +514,7 @@ def test_the_way_that_a_model_takes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_gets_recordings(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Models on CUDA without dropout whose memory can be reckoned, within a share of it."""
+    """Models on CUDA whose memory can be reckoned, within a share of it; dropout or not."""
     model = adapted()
     trunk = trunk_and_head(model)[0]
     free = 4_000_000
@@ -483,10 +535,9 @@ def test_who_gets_recordings(
     assert plain is not None
     assert (plain._record, len(caplog.messages)) == (None, 1)
     monkeypatch.delenv("FLATLAND_RECORDED_PASSES")
-    dropout = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.1)
-    wet = train_stack(small_model(), [], dropout, 3)
+    wet = train_stack(small_model(), [], WET, 3)
     found = graphed(OnCuda(wet), trunk_and_head(wet)[0], pad=0)  # type: ignore[arg-type]
     assert found is not None
-    assert found._record is None, "masks cannot be compared"
+    assert isinstance(found._record, recording.CudaRecorder)
     monkeypatch.setattr(module, "unsupported", lambda _: "built otherwise")
     assert graphed(OnCuda(model), trunk, pad=0) is None  # type: ignore[arg-type]
