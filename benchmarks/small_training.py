@@ -5,7 +5,8 @@
 At the shape of SmolLM2-135M with random weights, a frozen prior under the trained
 adapter, and rows of lognormal length, through the trainer that every stage uses. First:
 recorded passes give the loss of plain ones at every step, and `anchored` with a weight
-of 0 gives that of `decision`.
+of 0 gives that of `decision`. With dropout, losses are not compared: masks depend on how
+far rows are padded.
 
 A step's time is that of the steps once all frequent shapes are recorded; a training's
 time holds everything: the starting model's hidden states, recordings, all steps. On a
@@ -33,6 +34,8 @@ from persona_lib.spec import derive_seed
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.lora import Way, train_lora
 
+DROPOUT = SMOLLM2_FULL.prior.lora.dropout
+"""Of the trainings that are timed with dropout: that of the published recipes."""
 _MARKER = 7
 """Tokens that are supervised at the end of a row."""
 _SAME = 1e-3
@@ -103,18 +106,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     report.put("tokens", sum(len(row.tokens) for row in rows))
     with tempfile.TemporaryDirectory() as scratch:
         bench = _Bench(case=case, rows=rows, device=device, seed=options.seed, folder=Path(scratch))
-        runs: dict[str, tuple[str, float, Way]] = {
-            "ours, decision": ("decision", case.recipe.beta, "recorded"),
-            "ours, anchored": ("anchored", case.recipe.beta, "recorded"),
-            "ours, anchored, weight 0": ("anchored", 0.0, "recorded"),
-            # Last, as it takes longest: what is cut off here has its own figures.
-            "plain, decision": ("decision", case.recipe.beta, "padded"),
+        beta = case.recipe.beta
+        runs: dict[str, tuple[str, float, Way, float]] = {
+            "ours, decision": ("decision", beta, "recorded", 0.0),
+            "ours, anchored": ("anchored", beta, "recorded", 0.0),
+            "ours, anchored, weight 0": ("anchored", 0.0, "recorded", 0.0),
+            "ours, decision, dropout": ("decision", beta, "recorded", DROPOUT),
+            # Last, as they take longest: what is cut off here has its own figures.
+            "plain, decision": ("decision", beta, "padded", 0.0),
+            "plain, decision, dropout": ("decision", beta, "padded", DROPOUT),
         }
         # The first trainings of a process also load libraries and start the device.
         warm = replace(case, recipe=replace(case.recipe, steps=4))
         warm_ways: tuple[Way, ...] = ("padded", "recorded")
         for way in warm_ways:
-            replace(bench, case=warm).run("anchored", case.recipe.beta, way)
+            replace(bench, case=warm).run("anchored", beta, way, 0.0)
         found = {}
         for name, run in runs.items():
             found[name] = bench.run(*run)
@@ -133,9 +139,10 @@ class _Bench:
     seed: int
     folder: Path
 
-    def run(self, loss: str, beta: float, way: Way) -> dict[str, Any]:
+    def run(self, loss: str, beta: float, way: Way, dropout: float) -> dict[str, Any]:
         """Train once from the same start; return times in seconds, and losses."""
-        recipe = replace(self.case.recipe, beta=beta)
+        lora = replace(self.case.recipe.lora, dropout=dropout)
+        recipe = replace(self.case.recipe, beta=beta, lora=lora)
         model = self._model(recipe.lora)
         clock = Clock(self.device)
         start = time.perf_counter()
@@ -224,6 +231,9 @@ def _conclude(report: Report, found: dict[str, dict[str, Any]]) -> None:
 
     report.put("plain / ours", ratio("plain, decision", "ours, decision"))
     report.put("anchored / decision", ratio("ours, anchored", "ours, decision"))
+    report.put("dropout / none", ratio("ours, decision, dropout", "ours, decision"))
+    wet = ("plain, decision, dropout", "ours, decision, dropout")
+    report.put("plain / ours, dropout", ratio(*wet))
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
