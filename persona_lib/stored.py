@@ -146,8 +146,9 @@ def judged_under(
             remedy=f"Judge this folder under {manifest.registration}, or under a registration "
             "that differs from it in rules only.",
         )
+    source = manifest.source + _priors_trained(manifest.recorded)
     if (manifest.registration, manifest.digest) == (registration.name, registration.digest):
-        return manifest.source
+        return source
     if not chosen:
         raise DataError(
             f"{folder}: digest of registration {registration.name}",
@@ -157,9 +158,25 @@ def judged_under(
             "code it was recorded with, or choose this registration by name.",
         )
     return (
-        f"{manifest.source} (recorded under {manifest.registration} {recorded}, judged under "
+        f"{source} (recorded under {manifest.registration} {recorded}, judged under "
         f"{registration.name} {now}: these rules were not registered for these data)"
     )
+
+
+def _priors_trained(recorded: Mapping[str, Any]) -> str:
+    """Return how the priors of a set were trained, "" where its manifest does not say."""
+    configs = recorded.get("config")
+    found: list[str] = []
+    for config in configs if isinstance(configs, list) else [configs]:
+        try:
+            lora = config["profile"]["prior"]["lora"]
+            kind = "rsLoRA" if lora["rslora"] else "LoRA"
+            words = f"{kind} r {lora['rank']:d}, alpha {lora['alpha']:d}"
+            words += f", dropout {lora['dropout']:g}"
+        except (KeyError, TypeError, ValueError, IndexError):
+            continue
+        found.append(words)
+    return f"; priors: {' and '.join(dict.fromkeys(found))}" if found else ""
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

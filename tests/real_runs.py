@@ -29,6 +29,8 @@ DECISION = GOLDEN / "smollm2_decision"
 """The loss without an anchor: every arm of seed 42, no texts."""
 AS_PUBLISHED = GOLDEN / "smollm2_as_published"
 """The published loss: C2 of seed 42, with its texts."""
+RSLORA = GOLDEN / "smollm2_rslora"
+"""Every arm of seed 42 with the priors' published recipe: rsLoRA, dropout 0.05; with texts."""
 BYSTANDERS = ISSUE262.roster.bystanders
 """The seven personas that were never trained: 200 completions each, by seed and arm."""
 ARMS = ("C1", "C2", "C2p", "C3")

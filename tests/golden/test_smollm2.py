@@ -30,6 +30,7 @@ from tests.real_runs import (
     FULL,
     README,
     ROOT,
+    RSLORA,
     SEEDS,
     TRAINED,
     by_seed,
@@ -145,13 +146,18 @@ def test_hidden_states_are_those_of_the_three_later_seeds() -> None:
     assert GEOMETRY_FILE in manifest.files
 
 
-@pytest.mark.parametrize("folder", [FULL, FIRST, SEEDS, DECISION, AS_PUBLISHED])
+@pytest.mark.parametrize("folder", [FULL, FIRST, SEEDS, DECISION, AS_PUBLISHED, RSLORA])
 def test_manifests_say_where_they_come_from(folder: Path) -> None:
     manifest = read_manifest(folder)
     assert (manifest.registration, manifest.digest) == (ISSUE262.name, ISSUE262.digest)
     loss = {DECISION: "decision", AS_PUBLISHED: "as_published"}.get(folder)
     profile = canonical(choose_profile("smollm2", "full", loss))
     profile.pop("rates")
+    if folder != RSLORA:
+        # What was recorded before the published recipe of the priors was known.
+        profile["prior"]["lora"] |= {"rslora": False, "dropout": 0.0}
+    wanted = "rsLoRA r 32, alpha 64, dropout 0.05" if folder == RSLORA else "LoRA r 32, alpha 64"
+    assert f"; priors: {wanted}" in load_stored(folder, ISSUE262, arms=("C2",)).origin
     for config in manifest.recorded["config"]:
         assert config["profile"] == profile
     parts = manifest.recorded.get("joined", [manifest.recorded])
@@ -171,7 +177,7 @@ def test_manifests_say_where_they_come_from(folder: Path) -> None:
 
 
 def test_sets_stay_small() -> None:
-    sets = (FULL, FIRST, SEEDS, DECISION, AS_PUBLISHED)
+    sets = (FULL, FIRST, SEEDS, DECISION, AS_PUBLISHED, RSLORA)
     assert sum(path.stat().st_size for folder in sets for path in folder.iterdir()) <= 12 * 2**20
 
 

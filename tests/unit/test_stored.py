@@ -189,3 +189,31 @@ def test_a_manifest_cannot_steer_a_terminal(folder: Path, change: dict[str, Any]
 def test_no_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"manifest\.json"):
         load_stored(tmp_path, ISSUE262)
+
+
+def recipe(**lora: Any) -> dict[str, Any]:
+    return {"profile": {"prior": {"lora": lora}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ([recipe(rslora=True, rank=32, alpha=64, dropout=0.05)],
+         "; priors: rsLoRA r 32, alpha 64, dropout 0.05"),
+        ([recipe(rslora=False, rank=8, alpha=16, dropout=0.0)] * 2,
+         "; priors: LoRA r 8, alpha 16, dropout 0"),
+        ([recipe(rslora=r, rank=8, alpha=16, dropout=0) for r in (False, True)],
+         "; priors: LoRA r 8, alpha 16, dropout 0 and rsLoRA r 8, alpha 16, dropout 0"),
+        (recipe(rslora=True, rank="\x1b[1m", alpha=1, dropout=0), ""),
+        ([{"profile": None}, 7], ""),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_a_recorded_set_says_how_its_priors_were_trained(
+    folder: Path, config: Any, words: str
+) -> None:
+    path = folder / "manifest.json"
+    body = json.loads(path.read_text())
+    body["recorded"]["config"] = config
+    path.write_text(json.dumps(body))
+    assert load_stored(folder, ISSUE262).origin == f"a test{words}"
