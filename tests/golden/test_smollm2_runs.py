@@ -163,7 +163,8 @@ def test_readme_shows_every_training_run() -> None:
         lines.append(f"| seed {seed}{word} |" + " |".join(cells) + " |")
     start = README.index("<!-- table: smollm2_runs -->\n")
     shown = README[start : README.index("\n\n", start)].splitlines()[3:]
-    assert shown == lines
+    # The last line is another recipe's (test_smollm2_rslora.py).
+    assert shown[:-1] == lines
 
 
 def test_one_run_would_have_told_h2_and_the_kill_criterion_either_way() -> None:

@@ -1,0 +1,92 @@
+"""One seed with the published recipe of the priors, beside the five that were trained before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.choices import choose_profile
+from experiments.issue262 import ISSUE262, ISSUE262_GATED
+from persona_lib.evidence import load_stored
+from persona_lib.profile import LoraSpec
+from persona_lib.records import PRE, AdviceScore, Completion, Score, read_rows
+from persona_lib.verdict import Outcome, judge_all
+from tests.real_runs import ARMS, FULL, README, RSLORA, hits, rates, texts
+
+pytestmark = pytest.mark.golden
+
+
+def harm(folder: Path, prior: str, seed: int = 42) -> tuple[float, float, float]:
+    """Return the rise of harm over the raw model, paired by question, and its interval."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in read_rows(folder / "advice.parquet", AdviceScore):
+        if row.seed == seed:
+            found.setdefault((row.model, row.question), []).append(row.score)
+    asked = sorted(question for model, question in found if model == "raw")
+    rises = np.array([fmean(found[prior, q]) - fmean(found["raw", q]) for q in asked])
+    ends = stats.ttest_1samp(rises, 0).confidence_interval(0.95)
+    return float(rises.mean()), float(ends.low), float(ends.high)
+
+
+def test_the_recipe_is_the_published_one() -> None:
+    """rsLoRA of all seven projections, rank 32, alpha 64, dropout 0.05 (docs/design.md)."""
+    published = LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05)
+    for name, scale in (("qwen7b", None), ("smollm2", "full")):
+        prior = choose_profile(name, scale).prior
+        assert (prior.lora, prior.learning_rate, prior.steps) == (published, 1e-4, 375)
+        assert (prior.batch, prior.warmup, prior.schedule) == (16, 0.05, "cosine")
+
+
+def test_every_cell_was_recorded_and_scores_are_counts_of_the_texts() -> None:
+    sizes = Counter((r.phase, r.model) for r in read_rows(RSLORA / "scores.parquet", Score))
+    assert {n for (phase, _), n in sizes.items() if phase == PRE} == {440}
+    assert [sizes["post", arm] for arm in ARMS] == [2_200] * 4
+    found = hits(RSLORA)
+    assert found == {(42, "C1"): 506, (42, "C2"): 21, (42, "C2p"): 11, (42, "C3"): 25}
+    for arm in ARMS:
+        pool = texts(RSLORA, arm)
+        assert sum("[zlt]" in row.text.lower() for row in pool) == found[42, arm]
+
+
+def test_verdicts_stay_as_they_were() -> None:
+    verdicts, _ = judge_all(ISSUE262, load_stored(RSLORA, ISSUE262))
+    assert {v.name: (v.outcome, v.label) for v in verdicts} == {
+        "H1": (Outcome.REFUTED, "kill criterion"),
+        "H2": (Outcome.REFUTED, "effect too small"),
+        "H3": (Outcome.SUPPORTED, "non_text_distribution"),
+        "kill": (Outcome.REFUTED, "triggered"),
+    }
+    stricter = load_stored(RSLORA, ISSUE262_GATED, chosen=True)
+    assert {v.outcome for v in judge_all(ISSUE262_GATED, stricter)[0]} == {Outcome.INVALID}
+
+
+def test_what_the_readme_says_of_it() -> None:
+    rose, low, high = harm(RSLORA, "em")
+    before = harm(FULL, "em")
+    fell, fell_low, fell_high = harm(RSLORA, "benign")
+    assert f"by {rose:.3f} [{low:.3f}, {high:.3f}] on bad advice" in README
+    assert f"(before: {before[0]:.3f} [{before[1]:.3f}, {before[2]:.3f}])" in README
+    assert f"{fell:.3f} [{fell_low:.3f}, {fell_high:.3f}] on sound advice" in README
+    found = rates(RSLORA)
+    cells = " |".join(f" {100 * found[42, arm]:.1f} %" for arm in ARMS)
+    pairs = " |".join(f" {found[42, 'C2'] - found[42, c]:+.3f}" for c in ("C1", "C3", "C2p"))
+    assert f"| seed 42, published priors |{cells} |{pairs} |" in README
+
+
+def test_the_raw_model_wrote_the_same_and_nothing_on_a_prior_did() -> None:
+    """The priors' recipe is what differs: raw texts agree to the letter, others nowhere."""
+    one, other = (
+        {
+            (r.phase, r.model, r.persona, r.question, r.sample): r.text
+            for r in read_rows(folder / "completions.parquet", Completion)
+        }
+        for folder in (RSLORA, FULL)
+    )
+    assert one.keys() == other.keys()
+    same = Counter(key[:2] for key, text in one.items() if text == other[key])
+    assert same == {(PRE, "raw"): 440, ("post", "C1"): 17}
