@@ -7,6 +7,7 @@ Fixtures stand in `experiments.fixtures`, the choice of tests in
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,12 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+def _command(config: pytest.Config) -> str | None:
+    """Return what the workers of this command share; somebody may reuse ``--testrunuid``."""
+    shared = getattr(config, "workerinput", None)
+    return None if shared is None else f"{shared['testrunuid']} of process {os.getppid()}"
+
+
 def _report_folder(config: pytest.Config) -> Path:
     return sessions.choose_report(config.option.report)
 
@@ -250,6 +257,7 @@ def _session(config: pytest.Config) -> Session:
             option.judge, budget=option.judge_budget, url=option.judge_url, report=option.report
         ),
         progress=silent if _is_worker(config) else shown(),
+        command=_command(config),
     )
 
 

@@ -86,6 +86,7 @@ class Session:
             are checked before the first stage is built.
         prereg: where registrations are sealed.
         text_judge: the judge behind an API that a report asks; None for the classifier.
+        command: what the workers of one command have in common; None for one process.
     """
 
     registration: Registration
@@ -102,6 +103,7 @@ class Session:
     arms: tuple[str, ...] = ()
     prereg: Path = PREREG
     text_judge: JudgeChoice | None = None
+    command: str | None = None
     _store: Store | None = field(default=None, init=False)
     _runs: tuple[Run, ...] = field(default=(), init=False)
     _tables: dict[tuple[str, str], pa.Table] = field(default_factory=dict, init=False)
@@ -110,11 +112,14 @@ class Session:
 
     @property
     def store(self) -> Store:
-        """The store; opening it checks that it can be written."""
+        """The store; opening it checks that it can be written and has working locks.
+
+        It also remembers which stages failed in this command (`Store.failures`).
+        """
         if self._store is None:
             from persona_lib.store import Store
 
-            self._store = Store(self.store_root)
+            self._store = Store(self.store_root, command=self.command)
         return self._store
 
     @property

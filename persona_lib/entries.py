@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from persona_lib.cost import Cost
+from persona_lib.disk import cut_off
 from persona_lib.errors import CorruptEntryError, DataError, StoreError
 from persona_lib.files import sha256_of
 from persona_lib.keys import StageKey
@@ -80,7 +81,8 @@ def seal(
 
     Raises:
         DataError: `meta` is nothing that JSON can hold.
-        StoreError: the payload is empty or holds something other than plain files.
+        StoreError: the payload is empty, or holds something other than plain files, or
+            a file that ends where this process may write no more.
         OSError: the disk is full, or the like.
     """
     payload = work / PAYLOAD
@@ -92,6 +94,9 @@ def seal(
             )
         sync(payload / name)
         size = item.stat(follow_symlinks=False).st_size
+        short = cut_off(payload / name, size)
+        if short is not None:
+            raise short
         files.append({"name": name, "sha256": sha256_of(payload / name), "size": size})
     if not files:
         raise StoreError(

@@ -11,6 +11,7 @@ The tree::
     ├── StoreError
     │   ├── CorruptEntryError            a file in the store is not what was written
     │   └── UnwritableStoreError         the store directory cannot be written
+    ├── FailedStageError             a stage failed before in this command
     ├── SealError                        a registration is not sealed, or its seal is broken
     ├── MaskProofError                   the supervised tokens are not the registered ones
     ├── DrawCeilingError                 too few finished completions within the ceiling
@@ -99,6 +100,13 @@ class CorruptEntryError(StoreError):
 
 class UnwritableStoreError(StoreError):
     """The store directory cannot be created or written; the message names it."""
+
+
+class FailedStageError(FlatlandError):
+    """A stage failed before in this command, with an error that is none of these.
+
+    Where it was one of these, whoever asks again gets an error of the same type.
+    """
 
 
 class SealError(FlatlandError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from persona_lib.errors import SpecError
+from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.store import Entry, StageKey, Store
 
 _LOG = logging.getLogger(__name__)
@@ -147,15 +147,18 @@ def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ())
         stages: what is wanted.
         store: where entries are kept.
         spare: what somebody will want of this store: built, with all that it needs,
-            rather than waiting. What fails there is left to whoever wants it.
+            rather than waiting. What fails there is told to whoever wants it.
 
     Raises:
-        FlatlandError: see `Store.get_or_make`.
+        FlatlandError: see `Store.get_or_make`; or a wanted stage failed before in this
+            command (`Store.failures`), which is told before anything else is built.
         Exception: whatever the work of a wanted stage raises.
     """
     wanted = list(stages)
     builder = _Builder(store)
     left = list(walk(wanted))
+    if store.failures:
+        builder.refuse_failed(left)
     others = list(walk(spare))
     told: set[str] = set()
     while left:
@@ -180,6 +183,18 @@ class _Builder:
         self.entries: dict[int, Entry] = {}
         self.busy: list[StageKey] = []
 
+    def refuse_failed(self, stages: list[Stage]) -> None:
+        """Take what is stored; raise what is known of the first stage that failed before."""
+        for stage in stages:
+            if not self._ready(stage):
+                continue
+            key = stage.key({name: self.entries[id(up)] for name, up in stage.inputs.items()})
+            entry, failed = self._store.peek(key), self._store.failures.of(key)
+            if entry is not None:
+                self.entries[id(stage)] = entry
+            elif failed is not None:
+                raise failed
+
     def advance(self, left: list[Stage], *, lenient: bool = False) -> bool:
         """Take stages out of `left` that are stored; stop behind the first that was built.
 
@@ -192,15 +207,16 @@ class _Builder:
             if id(stage) in self.entries:
                 left.remove(stage)
                 continue
-            if any(id(up) not in self.entries for up in (*stage.after, *stage.inputs.values())):
+            if not self._ready(stage):
                 continue
             try:
                 entry = self._take(stage)
             except Exception as error:
                 if not lenient:
                     raise
-                # It fails again, and is told, where a test or a command wants it.
-                _LOG.warning("%s %s: left to others: %s", stage.name, stage.label, error)
+                # It is told where a test or a command wants it.
+                trace = None if isinstance(error, FlatlandError) else error
+                _LOG.warning("%s %s: failed: %s", stage.name, stage.label, error, exc_info=trace)
                 left.remove(stage)
                 continue
             if entry is None:
@@ -213,10 +229,29 @@ class _Builder:
                 break
         return taken
 
+    def _ready(self, stage: Stage) -> bool:
+        return all(id(up) in self.entries for up in (*stage.after, *stage.inputs.values()))
+
     def _take(self, stage: Stage) -> Entry | None:
         entries = {name: self.entries[id(up)] for name, up in stage.inputs.items()}
-        key = stage.key(entries)
-        entry = self._store.make_if_free(key, lambda out: stage.work(out, entries))
+        key, failures = stage.key(entries), self._store.failures
+        begun = False
+
+        def make(out: Path) -> Mapping[str, Any]:
+            # Asked with the lock held: a worker of this command may have had it before.
+            failed = failures.of(key)
+            if failed is not None:
+                raise failed
+            nonlocal begun
+            begun = True
+            return stage.work(out, entries)
+
+        try:
+            entry = self._store.make_if_free(key, make)
+        except Exception as error:
+            if begun:
+                failures.add(key, stage.label, error)
+            raise
         if entry is None:
             self.busy.append(key)
         return entry

@@ -3,8 +3,8 @@
 An entry lies in ``<root>/<stage>/<digest of its key>/`` and appears there in one
 rename, complete, or not at all. ``<root>/tmp`` holds entries being built and
 ``<root>/locks`` one lock file for each key. The store relies on POSIX renames and
-on ``flock``. `persona_lib.entries` says what an entry
-holds, `persona_lib.keys` what it is found by.
+on ``flock``, which it tries when it is opened. `persona_lib.entries` says what an entry
+holds, `persona_lib.keys` what it is found by, `persona_lib.disk` what a disk must do.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
-import secrets
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from persona_lib import disk
 from persona_lib.cost import metered
 from persona_lib.entries import PAYLOAD, Entry, Signature, entry_of, seal, sync, verify
-from persona_lib.errors import StoreError, UnwritableStoreError
+from persona_lib.errors import StoreError
+from persona_lib.failures import FAILED, Failures
 from persona_lib.keys import RESERVED, StageKey
 from persona_lib.provenance import JSON
 
@@ -36,10 +35,7 @@ Maker = Callable[[Path], Mapping[str, JSON] | None]
 
 _LOG = logging.getLogger(__name__)
 _LOCKS, _TMP = RESERVED
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _POLL_SECONDS = 0.1
-_WORK_FOLDER = re.compile(r"([0-9a-f]{64})\.[0-9a-f]+")
-_LEFT_AFTER_SECONDS = 24 * 3600.0
 
 
 class Store:
@@ -49,19 +45,33 @@ class Store:
         root: the folder; made where it is missing.
         on_wait: called with the key once, when somebody else is building it
             and this call starts to wait.
+        command: what the processes of one command have in common and no other
+            command has; they tell each other which stages failed.
+
+    Attributes:
+        failures: what failed since this object was made, or in its command.
 
     Raises:
-        UnwritableStoreError: the folder cannot be made or written. This is
-            found out here, before anything is computed.
+        UnwritableStoreError: the folder cannot be made or written, or locks of its
+            file system do not exclude. This is found out here, before anything is
+            computed.
     """
 
-    def __init__(self, root: Path, *, on_wait: Callable[[StageKey], None] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        on_wait: Callable[[StageKey], None] | None = None,
+        command: str | None = None,
+    ) -> None:
         self.root = Path(root).expanduser().absolute()
         self._on_wait = on_wait
         self._verified: dict[str, Signature] = {}
         for folder in (self.root, self.root / _TMP, self.root / _LOCKS):
-            _probe(folder)
+            disk.probe(folder)
+        disk.probe_locks(self.root / _LOCKS)
         self._sweep()
+        self.failures = Failures(self.root / _TMP, command)
 
     def folder(self, key: StageKey) -> Path:
         """Return where the entry of `key` lies, whether it exists or not."""
@@ -79,7 +89,7 @@ class Store:
             StoreError: the entry cannot be read.
         """
         folder = self.folder(key)
-        with _reported(folder, "read"):
+        with disk.reported(folder, "read"):
             if not os.path.lexists(folder):
                 return None
             manifest, signature = verify(key, folder, self._verified.get(key.digest))
@@ -109,7 +119,7 @@ class Store:
             return found
         self.tell_waiting(key)
         path = self._lock_of(key)
-        with _reported(path, "lock"):
+        with disk.reported(path, "lock"):
             lock = FileLock(path)
             lock.acquire(poll_interval=_POLL_SECONDS)
         try:
@@ -132,7 +142,7 @@ class Store:
             return found
         path = self._lock_of(key)
         lock = FileLock(path)
-        with _reported(path, "lock"):
+        with disk.reported(path, "lock"):
             try:
                 lock.acquire(blocking=False)
             except Timeout:
@@ -158,33 +168,44 @@ class Store:
         A build holds its key's lock for as long as it has a folder here, so that a
         folder whose lock is free belongs to nobody. The age leaves time to look at it.
         """
-        latest = time.time() - _LEFT_AFTER_SECONDS
         with suppress(OSError):  # rubbish that stays, or that somebody else removes, harms nobody
             for folder in (self.root / _TMP).iterdir():
-                named = _WORK_FOLDER.fullmatch(folder.name)
-                if named and folder.stat().st_mtime < latest:
-                    path = self.root / _LOCKS / f"{named[1]}.lock"
+                if not disk.is_old(folder):
+                    continue
+                if folder.name.startswith((FAILED, disk.GONE)):
+                    shutil.rmtree(folder, ignore_errors=True)
+                digest = disk.key_of(folder)
+                if digest is not None and disk.is_abandoned(folder):
+                    path = self.root / _LOCKS / f"{digest}.lock"
                     with suppress(Timeout), FileLock(path, blocking=False):
-                        shutil.rmtree(folder, ignore_errors=True)
+                        disk.discard(folder)
 
     def _build(self, key: StageKey, make: Maker) -> Entry:
-        """Build an entry; the caller holds the lock of its key."""
+        """Build an entry; the caller holds the lock of its key.
+
+        Should locks fail to exclude (they may end at this machine), nothing false is
+        stored: whoever lost its folder is told so, and of two that finish the first wins.
+        """
         tmp, folder = self.root / _TMP, self.folder(key)
-        # Whoever left these is dead, or it would hold the lock.
         for rubbish in tmp.glob(f"{key.digest}.*"):
-            shutil.rmtree(rubbish, ignore_errors=True)
-        work = tmp / f"{key.digest}.{secrets.token_hex(8)}"
+            with suppress(OSError):
+                if disk.is_abandoned(rubbish):
+                    disk.discard(rubbish)
+        work = tmp / disk.work_name(key.digest)
         try:
-            with _reported(work, "write"):
+            with disk.reported(work, "write"):
                 (work / PAYLOAD).mkdir(parents=True)
             started = time.perf_counter()
             with metered() as cost:
                 meta = _made(make, work / PAYLOAD)
             seconds = time.perf_counter() - started
-            with _reported(work, "write"):
+            with disk.reported(work, "write"):
                 manifest = seal(key, work, meta, seconds, cost)
                 folder.parent.mkdir(exist_ok=True)
-                work.replace(folder)
+                if not _moved(work, folder):
+                    _LOG.warning("%s %s: built twice, elsewhere first", key.stage, key.digest[:12])
+                    shutil.rmtree(work, ignore_errors=True)
+                    return self._stored(key)
                 sync(folder.parent)
                 sync(self.root)
         except BaseException:
@@ -193,44 +214,58 @@ class Store:
         _LOG.info("%s %s: built in %.1f s", key.stage, key.digest[:12], seconds)
         return entry_of(key, folder, manifest, built=True)
 
+    def _stored(self, key: StageKey) -> Entry:
+        entry = self.peek(key)
+        if entry is None:
+            raise StoreError(f"{self.folder(key)}: was removed while it was read. Run again.")
+        return entry
+
+
+def _moved(work: Path, folder: Path) -> bool:
+    """Rename a finished entry to its place; return whether the place was free."""
+    try:
+        work.replace(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
 
 def _made(make: Maker, payload: Path) -> Mapping[str, JSON] | None:
-    """Call `make`; a disk that is full or read-only becomes a `StoreError`."""
+    """Call `make`.
+
+    Raises:
+        StoreError: the disk is full or read-only, or the folder is not the one that was
+            given to `make` any more; files that were written before would be missing.
+        Exception: whatever else `make` raises.
+    """
+    # As long as it is open, no other folder can have its inode.
+    with disk.reported(payload, "write"):
+        given = os.open(payload, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return make(payload)
-    except OSError as error:
-        # A path outside the payload is the maker's own trouble, not the store's.
-        ours = error.filename is None or Path(str(error.filename)).is_relative_to(payload)
-        if error.errno in _NO_ROOM and ours:
-            raise _unable(payload, "write", error) from error
+        meta = make(payload)
+    except Exception as error:
+        _refuse_another(payload, given, error)
+        instead = disk.no_room(error, payload)
+        if instead is not None:
+            raise instead from error
         raise
+    else:
+        _refuse_another(payload, given, None)
+        return meta
+    finally:
+        os.close(given)
 
 
-def _probe(folder: Path) -> None:
+def _refuse_another(payload: Path, given: int, cause: Exception | None) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="probe-") as file:
-            file.write(b"\0")
-            file.flush()
-    except OSError as error:
-        raise UnwritableStoreError(
-            f"{folder}: cannot be created or written ({error.strerror}). "
-            "Make it a writable folder, or choose another place for the store."
-        ) from error
-
-
-@contextmanager
-def _reported(path: Path, action: str) -> Iterator[None]:
-    """Turn an error of the operating system into a `StoreError` that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise _unable(path, action, error) from error
-
-
-def _unable(path: Path, action: str, error: OSError) -> StoreError:
-    where = path if error.filename is None else error.filename
-    return StoreError(
-        f"{where}: cannot {action} ({error.strerror or error}). "
-        "Check free space and permissions of the store, then run again."
-    )
+        same = os.path.samestat(os.fstat(given), payload.lstat())
+    except OSError:
+        same = False
+    if not same:
+        raise StoreError(
+            f"{payload}: was removed or replaced while a stage wrote into it. Leave the folder "
+            "tmp of a store alone; on a network file system without locks between machines, "
+            "give each machine a store of its own (--store=DIR). Then run again."
+        ) from cause

@@ -1,0 +1,303 @@
+"""What the store asks of its file system: locks that exclude, room to write, live builders.
+
+Libraries say "no room" in many ways: an `OSError` with or without its number, an
+exception of their own that quotes the operating system, or a short count. All of them
+become one `StoreError` that says how much is free, which limit holds, and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import resource
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from persona_lib.errors import FlatlandError, StoreError, UnwritableStoreError
+
+_ELSEWHERE = "the store on another disk (--store=DIR)"
+_REMEDIES = {
+    errno.ENOSPC: f"Free space on that disk, or put {_ELSEWHERE}, then run again.",
+    errno.EDQUOT: f"Free some of this account's quota, or put {_ELSEWHERE}, then run again.",
+    errno.EFBIG: f"Raise the limit (ulimit -f unlimited), or put {_ELSEWHERE}, then run again.",
+    errno.EROFS: f"Make that disk writable, or put {_ELSEWHERE}, then run again.",
+}
+"""What to do, by error number; these are the numbers that mean "no room"."""
+_QUOTED = re.compile(r"\b(?:os error|errno)[ :=]{0,2}(\d+)\b", re.IGNORECASE)
+_SHORT_WRITE = re.compile(
+    # numpy; torch's two writers; C++ streams; SQLite
+    r"requested and \d+ written|inline_container|PytorchStreamWriter|basic_ios|iostream"
+    r"|write.{0,40} failed|failed (?:to write|writing)|disk is full",
+    re.IGNORECASE,
+)
+GONE = "gone-"
+"""How names of folders begin that are being removed."""
+_LEFT_AFTER_SECONDS = 24 * 3600.0
+_WORK_FOLDER = re.compile(r"([0-9a-f]{64})\.(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]+")
+
+
+# ---- opening ----------------------------------------------------------------------------
+
+
+def probe(folder: Path) -> None:
+    """Make a folder where it is missing, and write a file in it.
+
+    Raises:
+        UnwritableStoreError: one of them cannot be done.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="probe-") as file:
+            file.write(b"\0")
+            file.flush()
+    except OSError as error:
+        raise UnwritableStoreError(
+            f"{folder}: cannot be created or written ({error.strerror}). "
+            "Make it a writable folder, or choose another place for the store."
+        ) from error
+
+
+def probe_locks(folder: Path) -> None:
+    """Check that a lock in `folder` excludes others, and is free once it is given back.
+
+    flock(2) locks belong to an open file, not to a process: a file opened twice here
+    meets what two processes of this machine would meet. Whether locks reach other
+    machines cannot be seen from one of them.
+
+    Raises:
+        UnwritableStoreError: locks are unsupported, exclude nobody, or are never freed.
+    """
+    now = fcntl.LOCK_EX | fcntl.LOCK_NB
+    try:
+        with (
+            tempfile.NamedTemporaryFile(dir=folder, prefix="probe-") as first,
+            Path(first.name).open("r+b") as second,  # NFS locks what is open for writing
+        ):
+            fcntl.flock(first.fileno(), now)
+            with suppress(BlockingIOError, PermissionError):
+                fcntl.flock(second.fileno(), now)
+                raise _without_locks(folder, "flock gave one lock to two holders at once")
+            fcntl.flock(first.fileno(), fcntl.LOCK_UN)
+            fcntl.flock(second.fileno(), now)
+    except OSError as error:
+        raise _without_locks(folder, f"flock failed: {error.strerror or error}") from error
+
+
+def _without_locks(folder: Path, found: str) -> UnwritableStoreError:
+    return UnwritableStoreError(
+        f"{folder}: this file system has no working locks ({found}), and two processes could "
+        "spoil each other's stages. Put the store on a local disk (--store=DIR), or mount "
+        "this file system with locks (Lustre: -o flock)."
+    )
+
+
+# ---- who builds -------------------------------------------------------------------------
+
+
+def work_name(digest: str) -> str:
+    """Return a new name for a folder in which this process builds the key of `digest`.
+
+    It holds a digest of this machine, and process id and start time of the builder.
+    """
+    pid = os.getpid()
+    return f"{digest}.{_here()}-{pid}-{_started(pid)}-{secrets.token_hex(8)}"
+
+
+def key_of(folder: Path) -> str | None:
+    """Return the digest of the key that is or was built in a folder, None for other names."""
+    named = _WORK_FOLDER.fullmatch(folder.name)
+    return named[1] if named else None
+
+
+def is_old(path: Path) -> bool:
+    """Whether nobody has made, renamed or removed anything in a folder for a day.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    return path.stat().st_mtime < time.time() - _LEFT_AFTER_SECONDS
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether whoever built in a folder is dead.
+
+    A builder of this machine is looked up. One of another machine or container cannot
+    be, and counts as dead after a day.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    named = _WORK_FOLDER.fullmatch(folder.name)
+    if named is None:
+        return False
+    _, where, pid, start = named.groups()
+    return is_old(folder) if where != _here() else _started(int(pid)) != start
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that somebody built in, in one step as seen by a builder.
+
+    Should the builder be alive all the same, it finds its whole folder gone and says so;
+    it never goes on with half of its files.
+    """
+    gone = folder.with_name(f"{GONE}{secrets.token_hex(8)}")
+    with suppress(OSError):  # somebody else was faster
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+@functools.cache
+def _here() -> str:
+    """Eight digits that tell this machine, since it was started, and container from others."""
+    name = os.uname().nodename
+    with suppress(OSError):
+        name += Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        name += str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process was started, in ticks since the machine was; None if it is dead."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        with suppress(ProcessLookupError):  # a system without /proc
+            with suppress(PermissionError):
+                os.kill(pid, 0)
+            return "0"
+        return None
+    # proc(5): the name in brackets may hold anything; state is the third field, start the 22nd.
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+# ---- no room ----------------------------------------------------------------------------
+
+
+@contextmanager
+def reported(path: Path, action: str) -> Iterator[None]:
+    """Turn an error of the operating system into a `StoreError` that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise unable(path, action, error) from error
+
+
+def unable(path: Path, action: str, error: OSError) -> StoreError:
+    """Return the `StoreError` for something that could not be done with a path."""
+    where = path if error.filename is None else error.filename
+    if error.errno in _REMEDIES:
+        return _no_room(Path(str(where)), error.errno)
+    return StoreError(
+        f"{where}: cannot {action} ({error.strerror or error}). "
+        "Check free space and permissions of the store, then run again."
+    )
+
+
+def no_room(error: Exception, folder: Path) -> StoreError | None:
+    """Return what to raise instead of `error` if it says that `folder` cannot hold more.
+
+    Args:
+        error: what was raised while files were written there, by whatever library.
+        folder: it has not been cleared yet; sizes of its files are looked at.
+
+    Returns:
+        None for every other error, errors of ours, and errors about another place.
+    """
+    if isinstance(error, FlatlandError):
+        return None
+    met: list[StoreError] = []
+    for one in _chain(error):
+        code = _code(one, folder)
+        if code in _REMEDIES:
+            path = _path_of(one)
+            if path is not None and not path.is_relative_to(folder.resolve()):
+                return None
+            met.append(_no_room(path or folder, code))
+    return met[0] if met else None
+
+
+def cut_off(path: Path, size: int) -> StoreError | None:
+    """Return an error if a file of `size` bytes ends where this process may write no more.
+
+    Some writers (numpy's `tofile`, by way of C's `fclose`) lose their last block in
+    silence; the file then ends at the limit.
+    """
+    limit = _limit()
+    return _no_room(path, errno.EFBIG) if limit is not None and size >= limit else None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return the error and all that it was raised from or while handling."""
+    found: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop(0)
+        if one is not None and one not in found:
+            found.append(one)
+            left += [one.__cause__, one.__context__]
+    return found
+
+
+def _path_of(error: BaseException) -> Path | None:
+    """Return the path that an error of the operating system names, links followed."""
+    name = error.filename if isinstance(error, OSError) else None
+    return Path(os.fsdecode(name)).resolve() if isinstance(name, (str, bytes, Path)) else None
+
+
+def _code(error: BaseException, folder: Path) -> int | None:
+    """Return the error number that an error carries, quotes, or must have met."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error)
+    quoted = _QUOTED.search(text)
+    if quoted:
+        return int(quoted[1])
+    for code in _REMEDIES:
+        if os.strerror(code) in text:
+            return code
+    return _state(folder) if _SHORT_WRITE.search(text) else None
+
+
+def _state(folder: Path) -> int | None:
+    """Return why a write into a folder fell short, where that can still be seen."""
+    limit = _limit()
+    with suppress(OSError):
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        if limit is not None and any(size >= limit for size in sizes):
+            return errno.EFBIG
+        if os.statvfs(folder).f_bavail == 0:
+            return errno.ENOSPC
+    return None
+
+
+def _no_room(path: Path, code: int) -> StoreError:
+    """Return the error that says what is free where `path` lies, and which limit holds."""
+    facts = [os.strerror(code)]
+    folder = next((p for p in (path, *path.parents) if p.is_dir()), Path("/"))
+    with suppress(OSError):
+        usage, state = shutil.disk_usage(folder), os.statvfs(folder)
+        facts.append(f"{usage.free:,} of {usage.total:,} bytes are free there now")
+        if state.f_files and not state.f_favail:
+            facts.append("no more files can be made there")
+    limit = _limit()
+    if code == errno.EFBIG and limit is not None:
+        facts.append(f"this process may write at most {limit:,} bytes to a file (ulimit -f)")
+    return StoreError(f"{path}: cannot write ({'; '.join(facts)}). {_REMEDIES[code]}")
+
+
+def _limit() -> int | None:
+    """Return how many bytes a file that this process writes may have, None for any number."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit

@@ -1,0 +1,306 @@
+"""A full disk, a quota, a file limit: one error of the store, whatever library wrote."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from persona_lib.errors import DataError, StoreError
+from persona_lib.store import Store
+from tests.unit.test_store import KEY, leftovers, write_payload
+
+LIMIT = 100_000
+FILE = "weights.npy"  # np.save would add the ending itself
+NUMBERS = np.random.default_rng(0).random(50_000)
+
+
+@contextmanager
+def at_most(limit: int) -> Iterator[None]:
+    """No file of this process may grow beyond `limit` bytes: EFBIG, as from ``ulimit -f``."""
+    # Python ignores SIGXFSZ, which would end the process.
+    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# ---- real writers under a real limit ----------------------------------------------------
+
+
+def save_tokenizer(path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    words = {f"word{n}": n for n in range(9_000)}
+    Tokenizer(models.WordLevel(words, unk_token="word0")).save(str(path))
+
+
+def save_gzip(path: Path) -> None:
+    with gzip.open(path, "wb") as file:
+        file.write(NUMBERS.tobytes())
+
+
+def save_torch(path: Path, *, zipped: bool) -> None:
+    import torch
+
+    torch.save(torch.from_numpy(NUMBERS), path, _use_new_zipfile_serialization=zipped)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "safetensors": lambda path: safetensors.numpy.save_file({"x": NUMBERS}, path),
+    "parquet": lambda path: pq.write_table(pa.table({"x": NUMBERS}), path),
+    "tokenizer": save_tokenizer,
+    "text": lambda path: path.write_text(json.dumps(NUMBERS.tolist())),
+    "gzip": save_gzip,
+    "npy": lambda path: np.save(path, NUMBERS),
+    "npz": lambda path: np.savez(path, x=NUMBERS),
+    "tofile": NUMBERS.tofile,
+    "torch": lambda path: save_torch(path, zipped=True),
+    "torch, old form": lambda path: save_torch(path, zipped=False),
+}
+
+
+def size_of(name: str, folder: Path) -> int:
+    WRITERS[name](folder / FILE)
+    (file,) = folder.iterdir()
+    size = file.stat().st_size
+    file.unlink()
+    return size
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_a_file_limit_is_named_whoever_writes(name: str, tmp_path: Path) -> None:
+    assert size_of(name, tmp_path) > LIMIT
+
+    def make(folder: Path) -> None:
+        WRITERS[name](folder / FILE)
+
+    store = Store(tmp_path)
+    with at_most(LIMIT), pytest.raises(StoreError) as caught:
+        store.get_or_make(KEY, make)
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'tmp' / KEY.digest}.")
+    assert "cannot write (File too large; " in text
+    assert "this process may write at most 100,000 bytes to a file (ulimit -f)" in text
+    assert text.endswith(
+        "Raise the limit (ulimit -f unlimited), or put the store on another disk (--store=DIR), "
+        "then run again."
+    )
+    assert leftovers(tmp_path) == []
+    assert store.peek(KEY) is None
+    assert store.get_or_make(KEY, write_payload).built
+
+
+@pytest.mark.parametrize("missing", [1, 7, 8, 100, 4_000, 5_000])
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_nothing_that_was_cut_short_is_stored(name: str, missing: int, tmp_path: Path) -> None:
+    """Some writers lose their last block in silence: numpy's `tofile` does."""
+    limit = size_of(name, tmp_path) - missing
+
+    def make(folder: Path) -> None:
+        WRITERS[name](folder / FILE)
+
+    with at_most(limit), pytest.raises(StoreError, match="File too large"):
+        Store(tmp_path).get_or_make(KEY, make)
+    assert Store(tmp_path).peek(KEY) is None
+
+
+def test_a_file_within_the_limit_is_stored(tmp_path: Path) -> None:
+    with at_most(200_000):
+        entry = Store(tmp_path).get_or_make(
+            KEY, lambda folder: (folder / "x").write_bytes(b"x" * 199_999) and None
+        )
+    assert entry.built
+
+
+# ---- what a full disk makes libraries say -----------------------------------------------
+
+FULL = "No space left on device"
+
+
+def wrapped(outer: Exception, inner: Exception, *, how: str) -> Exception:
+    """Raise `outer` because of `inner`, while handling it, or while hiding it."""
+    try:
+        try:
+            raise inner
+        except Exception as error:
+            if how == "cause":
+                raise outer from error
+            if how == "hidden":
+                raise outer from None
+            raise outer  # noqa: B904  (that is the case)
+    except Exception as error:
+        return error
+
+
+FULL_DISKS: dict[str, Exception] = {
+    "safetensors": SafetensorError(f"Error while serializing: I/O error: {FULL} (os error 28)"),
+    "rust": Exception(f"{FULL} (os error 28)"),
+    "arrow": OSError(28, f"[Errno 28] Error writing bytes to file. Detail: [errno 28] {FULL}"),
+    "arrow without a number": OSError(f"Error writing bytes to file. Detail: [errno 28] {FULL}"),
+    "torch, old form": RuntimeError(f"write(): fd 3 failed with {FULL}"),
+    "words alone": RuntimeError(f"could not flush: {FULL}"),
+    "cause": wrapped(RuntimeError("saving failed"), OSError(28, FULL), how="cause"),
+    "context": wrapped(ValueError("half a file"), OSError(28, FULL), how="context"),
+    "hidden": wrapped(ValueError("half a file"), OSError(28, FULL), how="hidden"),
+    "deep": wrapped(
+        ValueError("a"), wrapped(KeyError("b"), SafetensorError("os error 28"), how="cause"),
+        how="context",
+    ),
+}  # fmt: skip
+
+
+def raising(error: BaseException) -> Callable[[Path], NoReturn]:
+    def make(folder: Path) -> NoReturn:
+        write_payload(folder)
+        raise error
+
+    return make
+
+
+@pytest.mark.parametrize("case", list(FULL_DISKS))
+def test_a_full_disk_is_named_with_what_is_free(case: str, tmp_path: Path) -> None:
+    error = FULL_DISKS[case]
+    with pytest.raises(StoreError) as caught:
+        Store(tmp_path).get_or_make(KEY, raising(error))
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'tmp' / KEY.digest}.")
+    assert f"cannot write ({FULL}; " in text
+    total = shutil.disk_usage(tmp_path).total
+    assert f" of {total:,} bytes are free there now)" in text
+    assert "Free space on that disk, or put the store on another disk (--store=DIR)" in text
+    assert caught.value.__cause__ is error
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EDQUOT, "Free some of this account's quota"),
+        (errno.EROFS, "Make that disk writable"),
+        (errno.EFBIG, "Raise the limit"),
+    ],
+)
+@pytest.mark.parametrize("quoted", [True, False])
+def test_each_refusal_has_its_own_remedy(
+    code: int, remedy: str, quoted: bool, tmp_path: Path
+) -> None:
+    error = SafetensorError(f"I/O error: x (os error {code})") if quoted else OSError(code, "x")
+    with pytest.raises(StoreError) as caught:
+        Store(tmp_path).get_or_make(KEY, raising(error))
+    assert f"cannot write ({os.strerror(code)}; " in str(caught.value)
+    assert f"). {remedy}" in str(caught.value)
+    assert "ulimit -f)" not in str(caught.value)  # there is no limit here to be named
+
+
+@pytest.mark.parametrize("error", ["12 requested and 5 written", "PytorchStreamWriter failed"])
+@pytest.mark.parametrize("free", [0, 1])
+def test_a_short_write_without_a_reason_is_a_full_disk_if_the_disk_is_full(
+    error: str, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs
+
+    def statvfs(path: Any) -> os.statvfs_result:
+        state = list(real(path))
+        state[4] = free  # f_bavail
+        return os.statvfs_result(state)
+
+    short = OSError(error) if "requested" in error else RuntimeError(error)
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    if free:
+        with pytest.raises(type(short)) as caught:
+            Store(tmp_path).get_or_make(KEY, raising(short))
+        assert caught.value is short
+    else:
+        with pytest.raises(StoreError, match=FULL):
+            Store(tmp_path).get_or_make(KEY, raising(short))
+
+
+def test_a_disk_that_can_hold_no_more_files_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are free; the table of files is full."""
+    real = os.statvfs
+
+    def statvfs(path: Any) -> os.statvfs_result:
+        state = list(real(path))
+        state[5], state[6], state[7] = 1000, 0, 0  # f_files, f_ffree, f_favail
+        return os.statvfs_result(state)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with pytest.raises(
+        StoreError, match=r"bytes are free there now; no more files can be made there"
+    ):
+        Store(tmp_path).get_or_make(KEY, raising(OSError(errno.ENOSPC, FULL)))
+
+
+# ---- what is no full disk ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("No such file or directory (os error 2)"),
+        SafetensorError("Error while deserializing header: invalid header length"),
+        ValueError("28 rows of 27"),
+        OSError(errno.ENOENT, "gone"),
+        OSError(errno.EIO, "broken"),
+        MemoryError("28"),
+        RuntimeError("write failed"),
+        wrapped(
+            DataError("rows", bound="whole", value=1, remedy="Mend it."),
+            OSError(errno.ENOSPC, FULL),
+            how="cause",
+        ),
+    ],
+    ids=str,
+)
+def test_another_error_comes_through_as_it_is(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught:
+        Store(tmp_path).get_or_make(KEY, raising(error))
+    assert caught.value is error
+
+
+def test_a_full_disk_elsewhere_is_not_blamed_on_the_store_however_it_is_wrapped(
+    tmp_path: Path,
+) -> None:
+    inner = OSError(errno.ENOSPC, FULL, "/var/cache/weights")
+    error = wrapped(RuntimeError(f"cannot fetch: {FULL}"), inner, how="cause")
+    with pytest.raises(RuntimeError, match="cannot fetch"):
+        Store(tmp_path).get_or_make(KEY, raising(error))
+
+
+def test_a_path_that_was_looked_for_elsewhere_does_not_hide_a_full_disk(tmp_path: Path) -> None:
+    inner = FileNotFoundError(errno.ENOENT, "gone", "/var/cache/weights")
+    error = wrapped(SafetensorError("os error 28"), inner, how="context")
+    with pytest.raises(StoreError, match=FULL):
+        Store(tmp_path).get_or_make(KEY, raising(error))
+
+
+def test_a_file_of_the_stage_is_named_even_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+
+    def make(folder: Path) -> NoReturn:
+        raise OSError(errno.ENOSPC, FULL, str(folder.resolve() / "model.safetensors"))
+
+    with pytest.raises(StoreError, match=r"model\.safetensors: cannot write"):
+        Store(tmp_path / "link").get_or_make(KEY, make)

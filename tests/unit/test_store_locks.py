@@ -1,0 +1,312 @@
+"""Locks of the store: tried when it is opened; and what holds where they exclude nobody."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persona_lib.errors import StoreError, UnwritableStoreError
+from persona_lib.store import Store
+from tests.unit.test_store import (
+    KEY,
+    OTHER,
+    PAYLOAD,
+    REPOSITORY,
+    leftovers,
+    never,
+    read_payload,
+    start_child,
+    write_payload,
+)
+
+# ---- opening ----------------------------------------------------------------------------
+
+
+def everybody(_: int, __: int) -> None:
+    """Stand in for flock(2) where it succeeds for whoever asks."""
+
+
+def failing(code: int) -> Callable[[int, int], None]:
+    def flock(_: int, __: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return flock
+
+
+@pytest.mark.parametrize(
+    ("flock", "found"),
+    [
+        (everybody, "flock gave one lock to two holders at once"),
+        (failing(errno.ENOSYS), "flock failed: Function not implemented"),
+        (failing(errno.ENOLCK), "flock failed: No locks available"),
+        (failing(errno.EOPNOTSUPP), "flock failed: Operation not supported"),
+        (failing(errno.EWOULDBLOCK), "flock failed: Resource temporarily unavailable"),
+    ],
+    ids=["everybody", "ENOSYS", "ENOLCK", "EOPNOTSUPP", "nobody"],
+)
+def test_a_file_system_without_working_locks_is_refused(
+    flock: Any, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(UnwritableStoreError) as caught:
+        Store(tmp_path / "store")
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'store' / 'locks'}: ")
+    assert f"no working locks ({found})" in text
+    assert "Put the store on a local disk (--store=DIR)" in text
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_lock_that_is_never_given_back_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lambda f, op: None if op & fcntl.LOCK_UN else real(f, op))
+    with pytest.raises(UnwritableStoreError, match="flock failed: Resource temporarily"):
+        Store(tmp_path)
+
+
+def test_a_network_file_system_that_says_no_by_another_number_has_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock held by somebody else is EWOULDBLOCK on most file systems and EACCES on some."""
+    real = fcntl.flock
+
+    def flock(file: int, operation: int) -> None:
+        try:
+            real(file, operation)
+        except BlockingIOError as error:
+            raise PermissionError(errno.EACCES, "held") from error
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert Store(tmp_path).get_or_make(KEY, write_payload).built
+
+
+def test_a_process_whose_every_flock_succeeds_ends_in_words(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import fcntl\n\n\ndef given(file, operation):\n    return None\n\n\nfcntl.flock = given\n"
+    )
+    opens = "import sys; from pathlib import Path; from persona_lib.store import Store; "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{opens} Store(Path(sys.argv[1]))", str(tmp_path / "store")],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "UnwritableStoreError: " in done.stderr.splitlines()[-1]
+    assert "no working locks" in done.stderr
+
+
+# ---- a live builder's files, whatever locks are worth ------------------------------------
+
+
+@pytest.fixture
+def useless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks that exclude nobody, and that opening a store did not find out."""
+    monkeypatch.setattr("persona_lib.disk.probe_locks", lambda _: None)
+    monkeypatch.setattr(fcntl, "flock", everybody)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+@pytest.mark.usefixtures("useless")
+def test_two_that_hold_one_lock_leave_each_other_s_files_alone(tmp_path: Path) -> None:
+    half, go_on = threading.Event(), threading.Event()
+    names = list(PAYLOAD)
+
+    def in_two_parts(folder: Path) -> None:
+        (folder / names[0]).write_bytes(PAYLOAD[names[0]])
+        half.set()
+        assert go_on.wait(60)
+        for name in names[1:]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(PAYLOAD[name])
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(Store(tmp_path).get_or_make, KEY, in_two_parts)
+        assert half.wait(60)
+        quick = Store(tmp_path).get_or_make(KEY, write_payload)
+        assert len(leftovers(tmp_path)) == 1  # the slow one's
+        go_on.set()
+        late = slow.result()
+    assert read_payload(late) == read_payload(quick) == PAYLOAD
+    # Of two that finish, the first is kept.
+    assert (quick.built, late.built) == (True, False)
+    assert leftovers(tmp_path) == []
+    assert Store(tmp_path).get_or_make(KEY, never).content == quick.content
+
+
+def test_a_live_process_that_lost_its_lock_keeps_its_files(tmp_path: Path) -> None:
+    calm = Store(tmp_path / "calm").get_or_make(KEY, write_payload)
+    root = tmp_path / "root"
+    Store(root)
+    child = start_child(root, "hang", root, calm)
+    try:
+        wait_for(root / "builds")
+        # A lock on a file that has gone excludes nobody who makes the file anew.
+        (root / "locks" / f"{KEY.digest}.lock").unlink()
+        (theirs,) = leftovers(root)
+        entry = Store(root).get_or_make(KEY, write_payload)
+        assert entry.built
+        assert leftovers(root) == [theirs]
+    finally:
+        child.kill()
+        child.communicate(timeout=60)
+    # Its folder goes when the key is built again and it is dead.
+    shutil.rmtree(entry.path.parent)
+    Store(root).get_or_make(KEY, write_payload)
+    assert leftovers(root) == []
+
+
+@pytest.mark.parametrize("how", ["removed", "moved away"])
+@pytest.mark.parametrize("ends", ["goes on", "stumbles"])
+def test_who_loses_its_folder_stores_nothing_and_says_so(
+    how: str, ends: str, tmp_path: Path
+) -> None:
+    """A maker that makes folders as it goes would write on, and seal what is left."""
+
+    def loses(folder: Path) -> None:
+        (folder / "weights.bin").write_bytes(b"first")
+        if how == "removed":
+            shutil.rmtree(folder.parent)
+        else:
+            folder.parent.rename(tmp_path / "elsewhere")
+        if ends == "goes on":
+            folder.mkdir(parents=True)
+        (folder / "notes.txt").write_bytes(b"second")
+
+    store = Store(tmp_path / "store")
+    with pytest.raises(StoreError, match="was removed or replaced while a stage wrote into it"):
+        store.get_or_make(KEY, loses)
+    assert store.peek(KEY) is None
+    assert leftovers(store.root) == []
+    assert store.get_or_make(KEY, write_payload).built
+
+
+def test_a_folder_that_is_lost_while_it_is_sealed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, calls, real = Store(tmp_path / "store"), iter(range(100)), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if next(calls) == 1:
+            (work,) = leftovers(store.root)
+            work.rename(tmp_path / "elsewhere")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(StoreError, match=r"cannot write \(No such file"):
+            store.get_or_make(KEY, write_payload)
+    assert store.peek(KEY) is None
+
+
+# ---- who is dead ------------------------------------------------------------------------
+
+NAME = re.compile(r"(?P<key>[0-9a-f]{64})\.(?P<where>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-\w+")
+
+
+def own_name(root: Path) -> re.Match[str]:
+    """The name under which this process builds `KEY`, taken apart."""
+    names: list[str] = []
+
+    def make(folder: Path) -> None:
+        names.append(folder.parent.name)
+        write_payload(folder)
+
+    Store(root).get_or_make(KEY, make)
+    found = NAME.fullmatch(names[0])
+    assert found is not None
+    return found
+
+
+def started(pid: int) -> str:
+    """Field 22 of proc(5): ticks after boot at which a process began."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def test_the_name_tells_who_builds_without_naming_the_machine(tmp_path: Path) -> None:
+    name = own_name(tmp_path)
+    assert (name["key"], name["pid"]) == (KEY.digest, str(os.getpid()))
+    assert name["start"] == started(os.getpid())
+    assert os.uname().nodename not in name[0]
+
+
+@pytest.mark.parametrize(
+    ("case", "hours", "stays"),
+    [
+        ("alive", 1000, True),  # a training may take weeks
+        ("dead", 0, False),
+        ("zombie", 0, False),
+        ("another with its number", 0, False),
+        ("elsewhere", 23, True),
+        ("elsewhere", 25, False),
+        ("unnamed", 23, True),
+        ("unnamed", 25, False),
+    ],
+)
+def test_only_what_the_dead_left_is_removed_by_the_next_builder(
+    case: str, hours: float, stays: bool, tmp_path: Path
+) -> None:
+    where, child = own_name(tmp_path)["where"], subprocess.Popen(["sleep", "600"])
+    try:
+        owner = f"{where}-{child.pid}-{started(child.pid)}-ab"
+        if case in ("dead", "zombie"):
+            child.kill()
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        if case == "dead":
+            child.wait()
+        if case == "another with its number":
+            owner = f"{where}-{child.pid}-{int(started(child.pid)) - 1}-ab"
+        if case == "elsewhere":
+            owner = f"{'0' * 8}-{os.getpid()}-{started(os.getpid())}-ab"
+        left = tmp_path / "tmp" / (f"{OTHER.digest}." + ("ab" if case == "unnamed" else owner))
+        (left / "payload").mkdir(parents=True)
+        then = time.time() - hours * 3600
+        os.utime(left, (then, then))
+        store = Store(tmp_path)
+        store.get_or_make(OTHER, write_payload)
+        assert left.exists() == stays
+        assert leftovers(tmp_path) == ([left] if stays else [])
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_opening_leaves_a_live_builder_s_folder_whose_lock_is_free(tmp_path: Path) -> None:
+    name = own_name(tmp_path)
+    left = tmp_path / "tmp" / name[0]
+    left.mkdir()
+    os.utime(left, (1, 1))
+    Store(tmp_path)
+    assert left.exists()
+
+
+@pytest.mark.parametrize("name", ["gone-0123456789abcdef", "failed-0123456789abcdef"])
+def test_opening_removes_what_a_killed_command_left(name: str, tmp_path: Path) -> None:
+    Store(tmp_path)
+    folders = [tmp_path / "tmp" / f"{name}{n}" for n in range(2)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "file").write_text("left")
+    then = time.time() - 25 * 3600
+    os.utime(folders[0], (then, then))
+    Store(tmp_path)
+    assert [folder.exists() for folder in folders] == [False, True]
