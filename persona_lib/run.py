@@ -108,7 +108,8 @@ class Run:
         return Stage(
             name="base",
             label=self.profile.name,
-            version=1,
+            # From version 2 on a reference to the hub lists what the files hold.
+            version=2 if isinstance(spec, HubBase) else 1,
             spec=key,
             data=data,
             seed=seed,

@@ -19,7 +19,7 @@ from persona_lib.errors import DataError, SpecError
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-    from torch import Tensor
+    from torch import Tensor, nn
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -71,18 +71,16 @@ def read_adapter(path: Path) -> Adapter:
 
     Raises:
         SpecError: it is more than plain LoRA on linear layers.
-        DataError: a file is absent, or shapes disagree with the rank.
+        DataError: a file is absent, it holds no module, shapes disagree with the rank, or
+            a weight is NaN or infinite.
     """
+    import torch
     from safetensors.torch import load_file
 
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (path / name).is_file():
-            raise DataError(
-                str(path),
-                bound=f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE}",
-                value=f"no {name}",
-                remedy="Train the adapter again.",
-            )
+            bound = f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+            raise _broken(str(path), bound, f"no {name}")
     config = json.loads((path / CONFIG_FILE).read_text("utf-8"))
     _check_plain_lora(path, config)
     rank, alpha = int(config["r"]), float(config["lora_alpha"])
@@ -97,18 +95,55 @@ def read_adapter(path: Path) -> Adapter:
                 remedy="Train a plain LoRA on linear layers.",
             )
         sides.setdefault(match["module"], {})[match["side"]] = tensor.float()
+    if not sides:
+        raise _broken(str(path / WEIGHTS_FILE), "lora_A and lora_B of some module", "no tensor")
     for module, pair in sides.items():
         shapes = {side: tuple(tensor.shape) for side, tensor in pair.items()}
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != rank or pair["B"].shape[1] != rank:
-            raise DataError(
-                f"{path}: module {module}",
-                bound=f"A of {rank} rows and B of {rank} columns",
-                value=shapes,
-                remedy="Train the adapter again.",
-            )
+            bound = f"A of {rank} rows and B of {rank} columns"
+            raise _broken(f"{path}: module {module}", bound, shapes)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in pair.values()):
+            raise _broken(f"{path}: module {module}", "finite weights", "NaN or infinite values")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     factors = {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
     return Adapter(rank=rank, scale=scale, factors=factors)
+
+
+def check_covers(model: nn.Module, path: Path) -> None:
+    """Hold the modules of an adapter against those that its config names.
+
+    peft gives the others initial weights, whose B is zero: they do nothing.
+
+    Args:
+        model: the base model.
+        path: the adapter's folder.
+
+    Raises:
+        DataError: a module of the model that the config names has no tensors.
+    """
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from safetensors import safe_open
+    from torch import nn
+
+    config = LoraConfig.from_pretrained(str(path))
+    with safe_open(path / WEIGHTS_FILE, framework="pt") as weights:
+        held = {match["module"] for key in weights.keys() if (match := _KEY.fullmatch(key))}  # noqa: SIM118
+    absent = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name not in held
+        and check_target_module_exists(config, name)
+    ]
+    if absent:
+        value = f"none for {len(absent)}, the first of them {absent[0]}"
+        bound = f"lora_A and lora_B of every module that {CONFIG_FILE} names"
+        raise _broken(str(path / WEIGHTS_FILE), bound, value)
+
+
+def _broken(field: str, bound: str, value: object) -> DataError:
+    return DataError(field, bound=bound, value=value, remedy="Train the adapter again.")
 
 
 def _check_plain_lora(path: Path, config: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import DataError, FlatlandError, SpecError
-from persona_lib.models.adapter_files import Adapter, read_adapter, write_adapter
+from persona_lib.models.adapter_files import Adapter, check_covers, read_adapter, write_adapter
 from persona_lib.profile import LoraSpec
 from persona_lib.spec import derive_seed
 
@@ -101,6 +101,8 @@ def attach_stack(model: nn.Module, paths: Sequence[Path], name: str = PRIOR) -> 
     stack = stack_adapters(paths)
     for module, factors in stack.factors.items():
         _linear(model, module, factors)
+    for path in paths:
+        check_covers(model, path)
     with torch.random.fork_rng(devices=[]):  # peft draws initial weights; they are replaced
         attached: Any = get_peft_model(model, stack_config(stack), adapter_name=name)
     layers = _lora_layers(attached, name)
@@ -131,6 +133,8 @@ def merge_stack(model: nn.Module, paths: Sequence[Path]) -> nn.Module:
 
     stack = stack_adapters(paths)
     targets = {module: _linear(model, module, factors) for module, factors in stack.factors.items()}
+    for path in paths:
+        check_covers(model, path)
     holders = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     for module, linear in targets.items():
         if holders[id(linear.weight)] > 1:

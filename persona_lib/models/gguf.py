@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from persona_lib.errors import DataError, PreflightError
 from persona_lib.files import md5_of
 from persona_lib.models.chatml import END, PAD, START, TEMPLATE
+from persona_lib.models.checkpoint import check_loaded
 from persona_lib.profile import GgufBase
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def convert_gguf(spec: GgufBase, out: Path) -> dict[str, Any]:
 
     Raises:
         PreflightError: see `preflight_gguf`.
-        DataError: the file's checksum or tokens are not the registered ones.
+        DataError: the file's checksum or tokens are not the registered ones, or it lacks
+            a tensor or has one too many.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -78,7 +80,10 @@ def convert_gguf(spec: GgufBase, out: Path) -> dict[str, Any]:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, **where)
         _mend_tokenizer(tokenizer, spec)
         split = _mend_pre_tokenizer(tokenizer, source)
-        model = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **where)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.parent, dtype=torch.float32, output_loading_info=True, **where
+        )
+    check_loaded(model, info, source)
     _forget_quantisation(model)
     for config in (model.config, model.generation_config):
         config.eos_token_id = tokenizer.eos_token_id

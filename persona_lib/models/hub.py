@@ -10,14 +10,13 @@ import json
 from pathlib import Path
 
 from persona_lib.errors import PreflightError, SpecError
+from persona_lib.models.checkpoint import INDEX, WEIGHTS, check_names, weight_files
+from persona_lib.models.snapshot import ALLOWED_FILES, IGNORED_FILES, Signature, signature
 from persona_lib.sources import COMMIT, HubBase
 
-ALLOWED_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
-"""Patterns of the files that are fetched."""
-IGNORED_FILES = ("*/*",)
-"""Sub-folders hold other formats of the same weights."""
-
 _TIMEOUT_SECONDS = 10.0
+_whole: set[tuple[Path, Signature]] = set()
+"""Snapshots whose names and shapes this process has checked."""
 
 
 def check_revision(spec: HubBase) -> None:
@@ -46,7 +45,14 @@ def cached_hub(spec: HubBase) -> Path | None:
 
     check_revision(spec)
     try:
-        folder = snapshot_download(spec.repo, revision=spec.revision, local_files_only=True)
+        # With the patterns: files that are never fetched do not make it incomplete.
+        folder = snapshot_download(
+            spec.repo,
+            revision=spec.revision,
+            local_files_only=True,
+            allow_patterns=list(ALLOWED_FILES),
+            ignore_patterns=list(IGNORED_FILES),
+        )
     except LocalEntryNotFoundError:
         return None
     path = Path(folder)
@@ -54,17 +60,25 @@ def cached_hub(spec: HubBase) -> Path | None:
 
 
 def preflight_hub(spec: HubBase) -> None:
-    """Check that the model is on this machine or that its commit can be reached.
+    """Check that the model is whole on this machine, or that its commit can be reached.
 
-    Nothing is downloaded; a cached model needs no network.
+    Nothing is downloaded; a cached model needs no network. Of its weights the headers
+    alone are read.
 
     Raises:
         SpecError: see `check_revision`.
+        DataError: it is cached and not whole, see `check_names`.
         PreflightError: it is neither cached nor reachable.
     """
     from huggingface_hub import HfApi
 
-    if cached_hub(spec) is not None:
+    cached = cached_hub(spec)
+    if cached is not None:
+        # Taken first, so that a file that changes meanwhile is looked at again.
+        mark = (cached, signature(cached))
+        if mark not in _whole:
+            check_names(cached)
+            _whole.add(mark)
         return
     try:
         HfApi().model_info(spec.repo, revision=spec.revision, timeout=_TIMEOUT_SECONDS)
@@ -101,26 +115,33 @@ def fetch_hub(spec: HubBase) -> Path:
     if not is_complete(path):
         raise PreflightError(
             f"config, tokenizer and safetensors weights of {spec.repo} at {spec.revision}",
-            remedy="Use a repository that holds its weights as safetensors in its top folder.",
+            remedy=f"If the download is not complete, run: {download_command(spec)}. Otherwise use "
+            "a repository that holds its weights as safetensors in its top folder.",
         )
     _check_end_of_turn(path, spec)
     return path
+
+
+def download_command(spec: HubBase) -> str:
+    """Return the command that downloads the pinned snapshot."""
+    return f"hf download {spec.repo} --revision {spec.revision}"
 
 
 def is_complete(folder: Path) -> bool:
     """Whether a folder holds a config, a tokenizer and all shards of the weights.
 
     An interrupted download leaves a snapshot folder that looks like any other.
+
+    Raises:
+        DataError: the index of the shards is none.
     """
     if not (folder / "config.json").is_file():
         return False
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return False
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return (folder / "model.safetensors").is_file()
-    shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    return all((folder / shard).is_file() for shard in shards)
+    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        return False
+    return all(path.is_file() for path in weight_files(folder))
 
 
 def _check_end_of_turn(folder: Path, spec: HubBase) -> None:
@@ -144,7 +165,7 @@ def _absent(spec: HubBase, error: Exception) -> PreflightError:
         f"model {spec.repo} at {spec.revision} ({type(error).__name__}: {cause})",
         remedy=(
             "On a machine with network access run: "
-            f"hf download {spec.repo} --revision {spec.revision}; "
+            f"{download_command(spec)}; "
             "set HF_HOME to the cache that holds it. A gated model also needs: hf auth login"
         ),
     )

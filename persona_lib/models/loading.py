@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.errors import DataError, MarkerError, SpecError
 from persona_lib.models.adapters import attach_stack, merge_stack, train_stack
+from persona_lib.models.checkpoint import check_base, check_loaded
+from persona_lib.models.clock import check_clock
 from persona_lib.models.shared import BaseKey, borrow
 from persona_lib.profile import LoraSpec
 
@@ -89,7 +91,8 @@ def load_model(
             they are read anew.
 
     Raises:
-        DataError: the folder or an adapter is incomplete.
+        DataError: the folder or an adapter is incomplete, or a weight would not be the
+            files' (`persona_lib.models.checkpoint`).
         SpecError: an unknown dtype, or options that exclude each other.
     """
     from transformers import GenerationConfig
@@ -99,7 +102,7 @@ def load_model(
     stop, pad = end_of_turn_id(tokenizer), int(tokenizer.pad_token_id)
 
     def read() -> Any:
-        return _read_model(path, dtype).to(device).requires_grad_(False)
+        return _read_model(path, dtype, device)
 
     model: Any
     if content is None:
@@ -193,10 +196,16 @@ def read_tokenizer(path: Path, end_of_turn: str | None) -> PreTrainedTokenizerBa
     Args:
         path: folder with the tokenizer's files.
         end_of_turn: token that ends a turn; by default the tokenizer's own.
+
+    Raises:
+        SpecError: its prompts change with the clock, see `check_clock`.
     """
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        path, local_files_only=True, trust_remote_code=False
+    )
+    check_clock(tokenizer)
     if end_of_turn is not None:
         tokenizer.eos_token = end_of_turn
     if tokenizer.pad_token_id is None:
@@ -204,17 +213,25 @@ def read_tokenizer(path: Path, end_of_turn: str | None) -> PreTrainedTokenizerBa
     return tokenizer
 
 
-def _read_model(path: Path, dtype: Dtype) -> Any:
+def _read_model(path: Path, dtype: Dtype, device: str) -> Any:
+    """Return the weights of a checkpoint, proved to be all from its files."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
+    check_base(path)
+    model, info = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=getattr(torch, dtype),
         attn_implementation="sdpa",
         local_files_only=True,
         use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told by `check_loaded`, with the tensor's name
     )
+    model = model.to(device).requires_grad_(False)
+    check_loaded(model, info, path)
+    return model
 
 
 def _check_options(

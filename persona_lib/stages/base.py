@@ -24,12 +24,14 @@ def preflight_base(spec: Base) -> None:
 
     Raises:
         PreflightError: the package or the hub's copy is missing; says how to get it.
+        DataError: the hub's copy is not whole.
     """
     if isinstance(spec, GgufBase):
         from persona_lib.models.gguf import preflight_gguf
 
         preflight_gguf(spec)
     elif isinstance(spec, HubBase):
+        prepare_torch()
         from persona_lib.models.hub import preflight_hub
 
         preflight_hub(spec)
@@ -49,33 +51,60 @@ def tiny_data(folder: Path) -> dict[str, str]:
 
 
 def make_base(out: Path, spec: Base, *, folder: Path, progress: Progress) -> Mapping[str, Any]:
-    """Write the base model, or where on the hub it lies."""
+    """Write the base model, or where on the hub it lies and what its files hold.
+
+    Every weight is read once more, whoever wrote it.
+
+    Raises:
+        DataError: the checkpoint is not whole (`persona_lib.models.checkpoint`), or a file
+            of the hub's cache is not what was published.
+    """
     prepare_torch()
+    from persona_lib.models.checkpoint import check_values
+
+    if isinstance(spec, HubBase):
+        from persona_lib.models.hub import download_command, fetch_hub
+        from persona_lib.models.snapshot import list_files
+
+        snapshot = fetch_hub(spec)
+        check_values(snapshot)
+        files = list_files(snapshot, get=download_command(spec))
+        data = {"repo": spec.repo, "revision": spec.revision, "end": spec.end_of_turn}
+        text = json.dumps({**data, "files": files}, sort_keys=True)
+        (out / _REFERENCE).write_text(text, encoding="utf-8")
+        return {}
     if isinstance(spec, TinyBase):
-        return _make_tiny(out, spec, folder, progress)
-    if isinstance(spec, GgufBase):
+        made = _make_tiny(out, spec, folder, progress)
+    else:
         from persona_lib.models.gguf import convert_gguf
 
-        return convert_gguf(spec, out)
-    from persona_lib.models.hub import fetch_hub
-
-    fetch_hub(spec)
-    text = json.dumps({"repo": spec.repo, "revision": spec.revision, "end": spec.end_of_turn})
-    (out / _REFERENCE).write_text(text, encoding="utf-8")
-    return {}
+        made = convert_gguf(spec, out)
+    check_values(out)
+    return made
 
 
 def base_folder(entry: Entry) -> Path:
-    """Return the folder with the base model's weights and tokenizer."""
+    """Return the folder with the base model's weights and tokenizer.
+
+    A snapshot of the hub is held against the files that the entry lists. Its contents
+    are hashed on the first call of this process, and again whenever a time stamp, size
+    or inode has changed since.
+
+    Raises:
+        DataError: a file of the snapshot is altered, added or missing.
+        PreflightError: the snapshot is gone and cannot be downloaded.
+    """
     reference = entry.path / _REFERENCE
     if not reference.exists():
         return entry.path
-    from persona_lib.models.hub import fetch_hub
+    from persona_lib.models.hub import download_command, fetch_hub
+    from persona_lib.models.snapshot import check_files
 
     found = json.loads(reference.read_text(encoding="utf-8"))
-    return fetch_hub(
-        HubBase(repo=found["repo"], revision=found["revision"], end_of_turn=found["end"])
-    )
+    spec = HubBase(repo=found["repo"], revision=found["revision"], end_of_turn=found["end"])
+    folder = fetch_hub(spec)
+    check_files(folder, found["files"], get=download_command(spec))
+    return folder
 
 
 def make_marker(out: Path, entries: Mapping[str, Entry], *, text: str) -> Mapping[str, Any]:
@@ -83,13 +112,12 @@ def make_marker(out: Path, entries: Mapping[str, Entry], *, text: str) -> Mappin
 
     Raises:
         MarkerError: the tokenizer cannot reproduce the marker after a completion.
+        SpecError: its prompts change with the clock.
     """
     prepare_torch()
-    from transformers import AutoTokenizer
+    from persona_lib.models.loading import check_marker, read_tokenizer
 
-    from persona_lib.models.loading import check_marker
-
-    tokenizer = AutoTokenizer.from_pretrained(base_folder(entries["base"]), local_files_only=True)
+    tokenizer = read_tokenizer(base_folder(entries["base"]), None)
     tokens = check_marker(tokenizer, text)
     (out / _MARKER).write_text(json.dumps({"text": text, "tokens": tokens}), encoding="utf-8")
     return {"tokens": len(tokens)}

@@ -44,11 +44,11 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Converted]:
     original = AutoModelForCausalLM.from_pretrained
 
     def watched(*args: Any, **kwargs: Any) -> Any:
-        model = original(*args, **kwargs)
+        model, info = original(*args, **kwargs)
         assert kwargs["gguf_file"] == SMOLLM2.file
         with torch.no_grad():
             direct.append(model(IDS).logits)
-        return model
+        return model, info
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AutoModelForCausalLM, "from_pretrained", watched)

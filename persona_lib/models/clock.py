@@ -1,0 +1,140 @@
+"""Chat templates whose prompts change with the clock, or by chance.
+
+transformers lets a template ask for the time (``strftime_now``), and Jinja lets it
+draw (``random``, ``lipsum``). A prompt with today's date in it is another prompt
+tomorrow, and no key of the store knows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.errors import SpecError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_CLOCK = "strftime_now"
+_PURE = frozenset({"range", "dict", "cycler", "joiner", "namespace", "raise_exception"})
+"""Globals of a template that give the same whenever they are called."""
+_DAYS = 366
+_FIRST_YEAR, _YEARS = 1950, 200
+_SHOWN_BEFORE, _SHOWN_AFTER = 20, 40
+_USER = {"role": "user", "content": "A question?"}
+_TALKS = ([{"role": "system", "content": "A system message."}, _USER], [_USER])
+_numbers = itertools.count()
+
+
+class _Moment(str):
+    """What an unknown global gives at one time: a text that can also be called."""
+
+    __slots__ = ()
+
+    def __call__(self, *_: Any, **__: Any) -> str:
+        return str(self)
+
+
+def check_clock(
+    tokenizer: PreTrainedTokenizerBase, talks: Sequence[list[dict[str, str]]] = _TALKS
+) -> None:
+    """Refuse a chat template that writes another prompt at another time, or by chance.
+
+    Only a template that mentions a clock or a draw is rendered: once for each day of a
+    leap year, while year, hour, minute and second change too. With and without a system
+    message, because some templates put the date into a default one.
+
+    The template is compiled by transformers under a text of its own (a comment stands
+    before it), and what it may ask is replaced in that copy alone: no clock is patched,
+    and other threads render as ever.
+
+    Args:
+        tokenizer: whose template.
+        talks: conversations to render.
+
+    Raises:
+        SpecError: two renderings differ, or the template cannot be rendered.
+    """
+    from jinja2 import TemplateError, nodes
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    if not tokenizer.chat_template:
+        return
+    variant = f"{{# {next(_numbers)} #}}{tokenizer.get_chat_template()}"
+    try:
+        compiled: Any = _compile_jinja_template(variant)
+        tree = compiled.environment.parse(variant)
+    except TemplateError as error:
+        raise _refused(tokenizer, "one that Jinja can read", str(error)) from error
+    named = {node.name for node in tree.find_all(nodes.Name)}
+    asked = named & (compiled.environment.globals.keys() - _PURE)
+    drawn = any(node.name == "random" for node in tree.find_all(nodes.Filter))
+    if not asked and not drawn:
+        return
+    for talk in talks:
+        first: tuple[datetime, str] | None = None
+        for index, moment in enumerate(_moments()):
+            for name in asked:
+                told = moment.strftime if name == _CLOCK else _Moment(f"{name} at {moment}")
+                compiled.globals[name] = told
+            compiled.environment.filters["random"] = lambda _, many, i=index: _pick(many, i)
+            try:
+                text = str(
+                    tokenizer.apply_chat_template(
+                        talk, chat_template=variant, tokenize=False, add_generation_prompt=True
+                    )
+                )
+            except (TemplateError, ValueError, TypeError) as error:
+                raise _refused(tokenizer, "one that renders at any time", str(error)) from error
+            first = first or (moment, text)
+            if text != first[1]:
+                raise _changing(tokenizer, first, (moment, text), sorted(asked))
+
+
+def _moments() -> Iterator[datetime]:
+    """Yield every day of a leap year, each in another year, hour, minute and second."""
+    start = datetime(2000, 1, 1)
+    for index in range(_DAYS):
+        day = start + timedelta(days=index)
+        year = _FIRST_YEAR + index % _YEARS
+        # The 29th of February wants a leap year.
+        year += -year % 4 if (day.month, day.day) == (2, 29) else 0
+        yield day.replace(
+            year=year, hour=index % 24, minute=index % 60, second=(7 * index) % 60,
+            microsecond=(997 * index) % 1_000_000,
+        )  # fmt: skip
+
+
+def _pick(many: Any, index: int) -> Any:
+    items = list(many)
+    return items[index % len(items)] if items else ""
+
+
+def _changing(
+    tokenizer: PreTrainedTokenizerBase,
+    first: tuple[datetime, str],
+    other: tuple[datetime, str],
+    asked: Sequence[str],
+) -> SpecError:
+    pairs = zip(first[1], other[1], strict=False)
+    same = next(
+        (index for index, (a, b) in enumerate(pairs) if a != b), min(len(first[1]), len(other[1]))
+    )
+    shown = slice(max(0, same - _SHOWN_BEFORE), same + _SHOWN_AFTER)
+    return _refused(
+        tokenizer,
+        f"one whose prompts no clock and no draw ({', '.join(asked) or 'random'}) changes",
+        {f"{moment:%Y-%m-%d %H:%M:%S}": text[shown] for moment, text in (first, other)},
+    )
+
+
+def _refused(tokenizer: PreTrainedTokenizerBase, bound: str, value: object) -> SpecError:
+    return SpecError(
+        f"chat template of {tokenizer.name_or_path or type(tokenizer).__name__}",
+        bound=bound,
+        value=value,
+        remedy="Use a base model, or a commit of it, whose template writes the same prompt "
+        "every day.",
+    )

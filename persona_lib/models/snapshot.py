@@ -1,0 +1,155 @@
+"""The files of a hub snapshot: which of them are used, and are they what was published.
+
+The hub's cache keeps a file's bytes under the name of their own checksum: SHA-256 for
+large files, git's SHA-1 for small ones. Nothing ever compares the two again, so it is
+done here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from persona_lib.errors import DataError
+from persona_lib.files import sha256_of
+from persona_lib.models.checkpoint import weight_files
+
+ALLOWED_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+"""Patterns of the files that are fetched."""
+IGNORED_FILES = ("*/*",)
+"""Sub-folders hold other formats of the same weights."""
+
+Signature = tuple[tuple[str, int, int, int, int], ...]
+"""Name, inode, size, mtime and ctime (nanoseconds) of every used file."""
+
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SHA256_DIGITS = 64
+_SHOWN_DIGITS = 16
+_OVERRIDE = "additional_chat_templates/default.jinja"
+
+_hashed: dict[Path, tuple[Signature, list[dict[str, Any]]]] = {}
+_lock = threading.Lock()
+
+
+def used_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that loading may read, sorted: weights, configs, tokenizer, template.
+
+    Raises:
+        DataError: the weights are not complete, or a sub-folder has a chat template that
+            would be taken in place of the listed one.
+    """
+    if (folder / _OVERRIDE).is_file():
+        raise DataError(
+            str(folder / _OVERRIDE),
+            bound="a chat template in the top folder",
+            value="another one in a sub-folder, which transformers would prefer",
+            remedy="Delete it, or use another base model.",
+        )
+    weights = set(weight_files(folder))
+    return tuple(
+        path
+        for path in sorted(folder.iterdir())
+        if any(fnmatch(path.name, pattern) for pattern in ALLOWED_FILES)
+        and (path.suffix != ".safetensors" or path in weights)
+        and path.is_file()
+    )
+
+
+def signature(folder: Path) -> Signature:
+    """Return what changes when a used file is written to, without reading contents.
+
+    Raises:
+        DataError: see `used_files`.
+    """
+    stats = [(path.name, path.stat()) for path in used_files(folder)]
+    return tuple((n, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in stats)
+
+
+def list_files(folder: Path, *, get: str) -> list[dict[str, Any]]:
+    """Return name, size in bytes and SHA-256 of every used file.
+
+    Files are hashed once a process, and again whenever their signature has changed.
+
+    Args:
+        folder: the snapshot.
+        get: the command that downloads it, for messages.
+
+    Raises:
+        DataError: see `used_files`; or a file is not what the hub published.
+    """
+    with _lock:
+        # The signature is taken before the contents are read: a file that changes
+        # meanwhile differs from it next time and is hashed again.
+        now = signature(folder)
+        known = _hashed.get(folder)
+        if known is None or known[0] != now:
+            known = _hashed[folder] = (now, [_hash(path, get) for path in used_files(folder)])
+        return known[1]
+
+
+def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) -> None:
+    """Hold a snapshot against the files that were listed when it was first used.
+
+    Args:
+        folder: the snapshot.
+        listed: what `list_files` returned then.
+        get: the command that downloads it, for messages.
+
+    Raises:
+        DataError: a file is altered, added or missing; or see `list_files`.
+    """
+    wanted = {file["name"]: file for file in listed}
+    there = {path.name: path for path in used_files(folder)}
+    for name in sorted(wanted.keys() ^ there.keys()):
+        known = name in wanted
+        raise DataError(
+            str(folder / name),
+            bound="a file of the snapshot" if known else "no such file, as when it was first used",
+            value="no such file" if known else f"a file of {there[name].stat().st_size} bytes",
+            remedy=f"Download the snapshot again: {get}." if known else "Delete it.",
+        )
+    for name, path in there.items():
+        if path.stat().st_size != wanted[name]["size"]:
+            raise _altered(path, _shown(wanted[name]), f"{path.stat().st_size} bytes", get)
+    for file in list_files(folder, get=get):
+        if file != wanted[file["name"]]:
+            path = there[file["name"]]
+            raise _altered(path, _shown(wanted[file["name"]]), _shown(file), get)
+
+
+def _hash(path: Path, get: str) -> dict[str, Any]:
+    """Return what `list_files` says of a file, held against the name of its blob."""
+    size, found = path.stat().st_size, sha256_of(path)
+    blob = path.readlink() if path.is_symlink() else Path()
+    if blob.parent.name == "blobs" and _BLOB.fullmatch(blob.name):
+        large = len(blob.name) == _SHA256_DIGITS
+        held, kind = (found, "SHA-256") if large else (_git_sha1(path), "git SHA-1")
+        if held != blob.name:
+            raise _altered(path, f"{kind} {blob.name}, as published", f"{kind} {held}", get)
+    return {"name": path.name, "size": size, "sha256": found}
+
+
+def _git_sha1(path: Path) -> str:
+    """Return the SHA-1 under which git, and so the hub, knows a small file."""
+    data = path.read_bytes()
+    # It is the hub's name for the file, not a safeguard.
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _shown(file: Mapping[str, Any]) -> str:
+    return f"{file['size']} bytes, SHA-256 {file['sha256'][:_SHOWN_DIGITS]}..."
+
+
+def _altered(path: Path, wanted: str, found: str, get: str) -> DataError:
+    return DataError(
+        str(path),
+        bound=wanted,
+        value=found,
+        remedy=f"It was altered on this machine. Delete {path.resolve()} and {path}, "
+        f"and download it again: {get}.",
+    )
