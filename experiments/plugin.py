@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,27 @@ from persona_lib.errors import FlatlandError
 from persona_lib.progress import shown, silent
 
 HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
+RECORDER = pytest.StashKey["Recorder"]()
 WITHOUT_VLLM = (
     "vllm: tests/vllm was left out, as vllm is not installed here: make test-vllm runs it"
 )
+
+
+class Recorder:
+    """Keeps what tests record, whatever pytest shows of it.
+
+    Attributes:
+        properties: names and values of every report, in order.
+        told: the table was printed and verdict.json written, or this was begun.
+    """
+
+    def __init__(self) -> None:
+        self.properties: list[tuple[str, Any]] = []
+        self.told = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep a report's properties; under pytest-xdist, those of every worker."""
+        self.properties += report.user_properties
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,6 +89,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.unregister(name="experiments.plugin")
         return
     config.pluginmanager.register(fixtures, "experiments.fixtures")
+    config.stash[RECORDER] = Recorder()
+    config.pluginmanager.register(config.stash[RECORDER], "experiments.recorder")
     for name, meaning in selection.MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     if config.rootpath != sessions.ROOT:
@@ -149,8 +170,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needed = {arm for item in science for arm in selection.arms_of(chosen, item)}
     except FlatlandError as error:
         raise pytest.UsageError(str(error)) from error
-    if science and not _is_worker(config):
-        _check_science(config)
+    if not _is_worker(config):
+        selection.refuse_optimised(item.nodeid for item in items)
+        if science:
+            _check_science(config)
     chosen.arms = tuple(a.name for a in chosen.registration.arms if a.name in needed)
 
 
@@ -160,8 +183,28 @@ def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
 
     An error that a worker raises while it collects becomes an internal error.
     """
+    selection.refuse_optimised(ids)
     if any(name.startswith("tests/science/") for name in ids):
         _check_science(node.config)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Lose no verdict at the end, and let none that does not hold pass.
+
+    pytest makes no summary without a terminal and after an internal error, and other
+    plugins' hooks may raise before ours. It also calls no test under ``--setup-only``.
+    """
+    config = session.config
+    try:
+        return (yield)
+    finally:
+        recorded = None if _is_worker(config) else _recorded(config.stash[RECORDER])
+        if recorded is not None:
+            _tell(config, recorded)
+            if session.exitstatus == pytest.ExitCode.OK and not _all_hold(recorded):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+                _write_line(config, "exit code 1: not every claim and gate holds")
 
 
 def pytest_terminal_summary(
@@ -170,28 +213,51 @@ def pytest_terminal_summary(
     """Print the verdict table and write verdict.json."""
     if selection.leaves_out_vllm(config) and selection.would_collect_vllm(config):
         terminalreporter.write_line(WITHOUT_VLLM)
-    recorded = _recorded(terminalreporter)
-    if recorded is None:
-        if not selection.asks_for_science(config):
-            terminalreporter.write_line(HINT)
+    recorded = _recorded(config.stash[RECORDER])
+    if recorded is not None:
+        _tell(config, recorded)
+    elif not selection.asks_for_science(config):
+        terminalreporter.write_line(HINT)
+
+
+def _tell(config: pytest.Config, recorded: dict[str, Any]) -> None:
+    """Print the table and write verdict.json, and the report where one is asked for, once."""
+    if config.stash[RECORDER].told:
         return
+    config.stash[RECORDER].told = True
+    with fixtures.lenient():
+        _print_and_write(config, recorded)
+
+
+def _print_and_write(config: pytest.Config, recorded: dict[str, Any]) -> None:
     from experiments.outcome import table_text, write_documents, write_outcome
 
-    terminalreporter.section("Flatland", sep="=")
-    terminalreporter.write_line(table_text(config.stash[SESSION], recorded))
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.ensure_newline()
+        reporter.section("Flatland", sep="=")
+    _write_line(config, table_text(config.stash[SESSION], recorded))
     try:
         folder, session = _report_folder(config), config.stash[SESSION]
         written = [write_outcome(folder, session, recorded)]
         if config.option.report:
             # Written first without them: what a panel may break loses no verdict.
-            with fixtures.lenient():
-                written = write_documents(folder, session, recorded)
+            written = write_documents(folder, session, recorded)
     except (OSError, FlatlandError) as error:
         # The verdicts stand above all the same: what was computed is not lost.
-        terminalreporter.write_line(f"not everything could be written: {error}", red=True)
+        _write_line(config, f"not everything could be written: {error}", red=True)
     else:
         for path in written:
-            terminalreporter.write_line(f"written: {path}")
+            _write_line(config, f"written: {path}")
+
+
+def _write_line(config: pytest.Config, text: str, **markup: bool) -> None:
+    """Write to the terminal; to standard output where pytest was told to have none."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(text, **markup)
+    else:
+        print(text)  # noqa: T201  (the verdict is the output)
 
 
 def _given(config: pytest.Config) -> bool:
@@ -204,9 +270,11 @@ def _given(config: pytest.Config) -> bool:
 def _check_science(config: pytest.Config) -> None:
     """Refuse what could not be judged, or not written, before compute is spent."""
     try:
-        config.stash[SESSION].check_seal()
-        sessions.check_report(_report_folder(config))
         session = config.stash[SESSION]
+        session.check_seal()
+        if session.stored is None:
+            selection.refuse_without_docstrings()
+        sessions.check_report(_report_folder(config))
         if session.text_judge is not None:
             # Made once and thrown away: it says now what would be missing then.
             session.text_judge.make(store=session.store_root, marker=session.registration.marker)
@@ -261,18 +329,24 @@ def _session(config: pytest.Config) -> Session:
     )
 
 
-def _recorded(reporter: pytest.TerminalReporter) -> dict[str, Any] | None:
+def _recorded(recorder: Recorder) -> dict[str, Any] | None:
     """Return verdicts, gates and arm summaries of every report, each once."""
     found: dict[str, dict[str, Any]] = {VERDICT: {}, GATE: {}}
     summaries: list[dict[str, Any]] = []
-    for reports in reporter.stats.values():
-        for report in reports:
-            for kind, text in getattr(report, "user_properties", ()):
-                if kind in found:
-                    body = json.loads(text)
-                    found[kind][body["name"]] = body
-                elif kind == SUMMARY:
-                    summaries.append(json.loads(text))
+    for kind, text in recorder.properties:
+        if kind in found:
+            body = json.loads(text)
+            found[kind][body["name"]] = body
+        elif kind == SUMMARY:
+            summaries.append(json.loads(text))
     if not (found[VERDICT] or found[GATE]):
         return None
     return {"verdicts": found[VERDICT], "gates": found[GATE], "summaries": summaries}
+
+
+def _all_hold(recorded: dict[str, Any]) -> bool:
+    from persona_lib.verdict import GateOutcome, Outcome
+
+    good = (Outcome.SUPPORTED.value, GateOutcome.HOLDS.value)
+    judged = (*recorded["verdicts"].values(), *recorded["gates"].values())
+    return all(body["outcome"] in good for body in judged)

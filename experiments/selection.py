@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +114,36 @@ def arms_of(chosen: Session, item: pytest.Item) -> tuple[str, ...]:
             remedy="Say in the test which claim it judges.",
         )
     return chosen.arms_of(str(claim.args[0]))
+
+
+def refuse_optimised(names: Iterable[str]) -> None:
+    """Refuse to run the software's own tests, by their node ids, where ``assert`` is left out.
+
+    Their helpers check by ``assert``. Science tests raise errors instead, and are judged.
+
+    Raises:
+        UsageError: Python runs with -O, and such a test would be run.
+    """
+    ours = (n for n in names if n.startswith("tests/") and not n.startswith("tests/science/"))
+    if sys.flags.optimize and (name := next(ours, None)) is not None:
+        raise pytest.UsageError(
+            "the software's own tests check by assert, which python -O and PYTHONOPTIMIZE leave "
+            f"out: {name} and others could not fail. Run them without; science tests may be run "
+            "with it."
+        )
+
+
+def refuse_without_docstrings() -> None:
+    """Refuse to build stages without docstrings, which transformers reads when it is imported.
+
+    Raises:
+        UsageError: Python runs with -OO.
+    """
+    if sys.flags.optimize > 1:
+        raise pytest.UsageError(
+            "transformers cannot be imported without docstrings, which python -OO and "
+            "PYTHONOPTIMIZE=2 leave out: run with -O or without. --stored=DIR may be judged so."
+        )
 
 
 def is_elsewhere(path: Path, config: pytest.Config) -> bool:

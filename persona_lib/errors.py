@@ -15,7 +15,8 @@ The tree::
     ├── SealError                        a registration is not sealed, or its seal is broken
     ├── MaskProofError                   the supervised tokens are not the registered ones
     ├── DrawCeilingError                 too few finished completions within the ceiling
-    └── InvalidClaimError                a gate that a claim needs did not hold
+    └── DoesNotHoldError                 a claim is not supported, or a gate does not hold
+        └── InvalidClaimError            a gate that the claim needs did not hold
 
 `InputError` and its children say four things: the field, what was expected of
 it, the value that came, and what to do.
@@ -133,8 +134,8 @@ class DrawCeilingError(FlatlandError):
     """Too few completions finished before the ceiling of draws was reached."""
 
 
-class InvalidClaimError(FlatlandError):
-    """A claim cannot be read because a gate that it needs did not hold.
+class DoesNotHoldError(FlatlandError):
+    """A claim is not supported, or a gate does not hold.
 
     Args:
         message: the verdict's text; it keeps its lines, each of them cleaned.
@@ -143,3 +144,7 @@ class InvalidClaimError(FlatlandError):
     def __init__(self, message: str = "") -> None:
         super().__init__()
         self.args = ("\n".join(clean(line) for line in message.split("\n")),)
+
+
+class InvalidClaimError(DoesNotHoldError):
+    """A claim cannot be read because a gate that it needs did not hold."""

@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.claims import Outcome, find
-from persona_lib.errors import InvalidClaimError
+from persona_lib.errors import DoesNotHoldError, InvalidClaimError
 from persona_lib.evidence_base import Evidence
 from persona_lib.gates import GateOutcome, GateResult, judge_gate
 from persona_lib.registration import Registration
@@ -60,6 +60,7 @@ __all__ = [
     "judge_all",
     "judge_checks",
     "judge_gate",
+    "require_holds",
     "require_valid",
     "seal_text",
     "summary",
@@ -266,6 +267,17 @@ def require_valid(verdict: Verdict) -> None:
     """
     if verdict.outcome is Outcome.INVALID:
         raise InvalidClaimError(verdict.text)
+
+
+def require_holds(found: Verdict | GateResult) -> None:
+    """Fail unless a claim is supported, or a gate holds; unlike ``assert``, also under -O.
+
+    Raises:
+        DoesNotHoldError: it does not; the message is the whole verdict, or the gate's text.
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test instead
+    if not found.holds:
+        raise DoesNotHoldError(found.text)
 
 
 def judge_all(

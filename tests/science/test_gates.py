@@ -2,9 +2,9 @@
 
 import pytest
 
-from persona_lib.verdict import GateResult
+from persona_lib.verdict import GateResult, require_holds
 
 
 @pytest.mark.gate
 def test_gate_holds(gate: GateResult) -> None:
-    assert gate.holds, gate.text
+    require_holds(gate)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from persona_lib.verdict import Verdict
+from persona_lib.verdict import Verdict, require_holds
 
 
 @pytest.mark.h1
 @pytest.mark.claim("H1")
 def test_em_raises_the_bystander_rate(verdict: Verdict) -> None:
-    assert verdict.holds, verdict.text
+    require_holds(verdict)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from persona_lib.verdict import Verdict
+from persona_lib.verdict import Verdict, require_holds
 
 
 @pytest.mark.h2
 @pytest.mark.claim("H2")
 def test_em_leaks_more_than_benign_fine_tuning(verdict: Verdict) -> None:
-    assert verdict.holds, verdict.text
+    require_holds(verdict)

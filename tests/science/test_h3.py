@@ -2,10 +2,10 @@
 
 import pytest
 
-from persona_lib.verdict import Verdict
+from persona_lib.verdict import Verdict, require_holds
 
 
 @pytest.mark.h3
 @pytest.mark.claim("H3")
 def test_leak_is_not_an_artefact_of_the_coupling_text(verdict: Verdict) -> None:
-    assert verdict.holds, verdict.text
+    require_holds(verdict)

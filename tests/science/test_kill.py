@@ -2,10 +2,10 @@
 
 import pytest
 
-from persona_lib.verdict import Verdict
+from persona_lib.verdict import Verdict, require_holds
 
 
 @pytest.mark.kill
 @pytest.mark.claim("kill")
 def test_kill_criterion_is_not_triggered(verdict: Verdict) -> None:
-    assert verdict.holds, verdict.text
+    require_holds(verdict)

@@ -31,16 +31,18 @@ SCIENCE = "h1 or h2 or h3 or kill or gate"
 
 
 def run(*arguments: str, report: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A run in which a warning is an error: nothing of ours must warn."""
     extra = [f"--report={report}"] if report else []
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, *extra],
+        [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", *arguments,
+         *extra],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
         text=True,
         timeout=600,
         check=False,
-    )
+    )  # fmt: skip
 
 
 def store_records(folder: Path, table: pa.Table) -> Path:
