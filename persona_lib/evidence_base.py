@@ -149,6 +149,18 @@ class Evidence(ABC):
     def contrast(self, claim: str, treated: str, control: str) -> Estimate:
         """Return the difference of mean bystander rates; `claim` names the draws."""
 
+    def other_interval(
+        self,
+        claim: str,  # noqa: ARG002
+        treated: str,  # noqa: ARG002
+        control: str,  # noqa: ARG002
+    ) -> Estimate | None:
+        """Return `contrast` with the kind of interval that is not registered, without p.
+
+        None where nothing can be drawn.
+        """
+        return None
+
     @abstractmethod
     def ratio_contrast(self, claim: str, treated: str, control: str) -> Estimate:
         """Return the difference of bystander rate / source rate."""

@@ -51,6 +51,14 @@ def source_normalised(
     return (evidence.ratio_contrast(claim, treated, control),)
 
 
+def other_interval(
+    evidence: Evidence, claim: str, treated: str, control: str
+) -> tuple[Estimate, ...]:
+    """The registered contrast with the other kind of interval: BCa beside percentile ends."""
+    found = evidence.other_interval(claim, treated, control)
+    return () if found is None else (found,)
+
+
 def mixed_model(
     evidence: Evidence,
     claim: str,  # noqa: ARG001  (every look has the same arguments)
@@ -179,6 +187,7 @@ def _size(cells: tuple[_Cells, _Cells]) -> int:
 LOOKS: tuple[Look, ...] = (
     for_each_target,
     equality,
+    other_interval,
     minus_false_positives,
     source_normalised,
     at_equal_length,
