@@ -266,8 +266,7 @@ ISSUE262_GATED = replace(
 )
 
 REGISTRATIONS = {
-    r.name: r
-    for r in (ISSUE262, ISSUE262_HELD_OUT, ISSUE262_BOTH, ISSUE262_GATED, ISSUE262_BCA)
+    r.name: r for r in (ISSUE262, ISSUE262_HELD_OUT, ISSUE262_BOTH, ISSUE262_GATED, ISSUE262_BCA)
 }
 """Registrations that a session can be run under, by name."""
 

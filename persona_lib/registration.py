@@ -9,8 +9,9 @@ issue 262 can be had from here as well.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from persona_lib.errors import SpecError
@@ -167,7 +168,7 @@ class StatisticsSpec:
     seed: int
     confidence: float
     alpha: float
-    interval: str = field(default=PERCENTILE, metadata=LATER)
+    interval: str = dataclasses.field(default=PERCENTILE, metadata=LATER)
 
     def __post_init__(self) -> None:
         whole("statistics.resamples", self.resamples, 1, remedy="The published number is 10000.")

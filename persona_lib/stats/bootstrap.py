@@ -159,9 +159,7 @@ def difference(
         control, resamples, seeds[1]
     )
     left_out = (without_each(treated), -without_each(control)) if interval == BCA else None
-    return from_draws(
-        value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out
-    )
+    return from_draws(value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out)
 
 
 def single_rate(
@@ -228,9 +226,7 @@ def ratio_difference(
                 _ratio(np.full(len(source), bystanders.rate), without_each(source)),
             )
         ]
-    return from_draws(
-        value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out
-    )
+    return from_draws(value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out)
 
 
 def from_draws(
