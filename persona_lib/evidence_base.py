@@ -210,7 +210,7 @@ class Evidence(ABC):
         None where a persona's count is not known.
         """
         counts = [self.count(arm, persona) for persona in self.members("bystander")]
-        known = [(c.hits, c.n) for c in counts if c.hits is not None and c.n]
+        known = [(c.hits, c.n) for c in counts if c.hits is not None]
         if len(known) < len(counts):
             return None
         hits, n = np.array(known, dtype=np.float64).T
