@@ -10,8 +10,8 @@ from typing import Any
 from persona_lib.errors import DataError
 from persona_lib.evidence_base import ALL, Count, Evidence, Lengths
 from persona_lib.inputs import DIFFERENCE, LEVEL, NOT_NEGATIVE, SHARE, Bound, member, number, whole
-from persona_lib.registration import Registration
-from persona_lib.stats.bootstrap import CLUSTER_METHOD, nothing, p_floor
+from persona_lib.registration import INTERVALS, PERCENTILE, Registration
+from persona_lib.stats.bootstrap import CLUSTER_METHOD, named, nothing, p_floor
 from persona_lib.stats.estimate import QUOTED, Estimate
 
 _ROUNDING = 0.0006
@@ -55,7 +55,9 @@ class AggregateEvidence(Evidence):
             ``contrasts`` lists {treated, control, value, low, high, confidence,
             tail, resamples, clusters}, where `tail` of `resamples` bootstrap
             draws lay beyond 0; `low` and `high` are null where no interval
-            was published.
+            was published, and ``interval`` says of which kind it is
+            (percentile where it says nothing). An interval of another kind
+            than the registered one is not read.
         arms: arms that have to be there; all of the registration's by default.
         origin: where the numbers come from.
 
@@ -282,6 +284,17 @@ class AggregateEvidence(Evidence):
                 remedy="Correct the quoted effect or the counts.",
             )
         low, high = _interval(field, q["low"], value, q["high"])
+        kind, note = q.get("interval", PERCENTILE), ""
+        if kind not in INTERVALS:
+            raise DataError(
+                f"aggregates: {field} interval",
+                bound=f"one of {', '.join(INTERVALS)}",
+                value=kind,
+                remedy=_REMEDY,
+            )
+        if kind != (registered := self.registration.statistics.interval):
+            low = high = math.nan
+            note = f"a {kind} interval was published, {registered} is registered: not read"
         resamples = _whole(f"{field} resamples", q["resamples"], 1)
         tail = _whole(f"{field} tail", q["tail"], 0, resamples)
         floor = p_floor(resamples)
@@ -294,8 +307,9 @@ class AggregateEvidence(Evidence):
             p_floor=floor,
             n=a.n + b.n,
             clusters=_whole(f"{field} clusters", q["clusters"], 1),
-            method=CLUSTER_METHOD,
+            method=named(CLUSTER_METHOD, registered),
             source=QUOTED,
+            note=note,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262
+from experiments.issue262 import ISSUE262, ISSUE262_BCA
 from persona_lib.errors import DataError
 from persona_lib.evidence import AggregateEvidence
 from persona_lib.verdict import judge
@@ -108,6 +108,30 @@ def test_quoted_rates_are_compared_with_the_counts_and_used_for_nothing() -> Non
         AggregateEvidence(ISSUE262, data)
 
 
+def test_a_quoted_interval_of_another_kind_is_not_read() -> None:
+    """H2 is refuted by its interval alone, H3 needs one; H1 needs none."""
+    found = AggregateEvidence(ISSUE262_BCA, counted())
+    effect = judge(ISSUE262_BCA, found, "H2").effect
+    assert (effect.value, effect.p) == (-0.384, pytest.approx(2 / 10_001))
+    assert not effect.has_interval
+    assert effect.note == "a percentile interval was published, bca is registered: not read"
+    assert [judge(ISSUE262_BCA, found, name).outcome.value for name in ("H1", "H2", "H3")] == [
+        "SUPPORTED",
+        "INCONCLUSIVE",
+        "INCONCLUSIVE",
+    ]
+    data = counted()
+    for contrast in data["contrasts"]:
+        contrast["interval"] = "bca"
+    effect = judge(ISSUE262_BCA, AggregateEvidence(ISSUE262_BCA, data), "H2").effect
+    assert (effect.low, effect.high, effect.note) == (-0.424, -0.344, "")
+    assert effect.method == "cluster bootstrap, BCa"
+    assert not AggregateEvidence(ISSUE262, data).contrast("H2", "C2", "C3").has_interval
+    for contrast in data["contrasts"]:
+        del contrast["interval"]  # what says nothing is a percentile interval
+    assert AggregateEvidence(ISSUE262, data).contrast("H2", "C2", "C3").low == -0.424
+
+
 def test_a_quoted_effect_that_its_counts_contradict_is_refused() -> None:
     data = body()
     data["contrasts"][0]["value"] = 0.312
@@ -167,6 +191,8 @@ C1 = ("arms", "C1")
         ((*FIRST, "tail"), 10_001, "contrast C2 - C1 tail: expected from 0 to 10000"),
         ((*FIRST, "tail"), 0.5, "contrast C2 - C1 tail"),
         ((*FIRST, "clusters"), 0, "contrast C2 - C1 clusters"),
+        ((*FIRST, "interval"), "BCa", "contrast C2 - C1 interval: expected one of percentile, bca"),
+        ((*FIRST, "interval"), None, "contrast C2 - C1 interval: expected one of percentile, bca"),
         ((*FIRST, "treated"), "C9", "arm of a contrast"),
         ((*FIRST, "treated"), ["C2"], "arm of a contrast"),
         (("runs",), 0, "runs: expected from 1"),
