@@ -176,7 +176,8 @@ def seeds_paired(treated: Floats, control: Floats, *, n: int, confidence: float)
     d = _pairs(treated, control)
     blocked = "no variation over seeds: no interval, no p"
     if d.size < MIN_SEEDS:
-        blocked = f"{NOT_ESTIMABLE}: {d.size} seeds of both arms, {MIN_SEEDS} are needed"
+        pairs = "1 pair" if d.size == 1 else f"{d.size} pairs"
+        blocked = f"{NOT_ESTIMABLE}: {pairs} of runs, {MIN_SEEDS} are needed"
     target = (TRAINING_RUNS, PAIR_METHOD, int(d.size))
     return _estimate(pair_moments(d), target, blocked, n, confidence)
 

@@ -157,7 +157,7 @@ def test_rate_over_runs_agrees_with_scipy() -> None:
 def test_few_seeds_unlike_lists_and_holes_are_refused() -> None:
     few = call(seeds_paired, C2[:2], C2P[:2])
     assert (few.p, few.has_interval) == (None, False)
-    assert "run-to-run variance not estimable: 2 seeds of both arms, 3 are needed" in few.note
+    assert "run-to-run variance not estimable: 2 pairs of runs, 3 are needed" in few.note
     same = call(seeds_paired, C2, C2 - 0.1)
     assert "no variation over seeds: no interval, no p" in same.note
     for test in (seeds_paired, seeds_flipped):
