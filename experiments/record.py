@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from persona_lib.graph import Stage
     from persona_lib.pipeline import Run
 
+_SEAL = ("registration", "digest", "date", "amendments", "head")
+"""What a manifest holds of the seal: sets are joined where all of it is equal."""
+
 
 def record(
     session: Session,
@@ -276,7 +279,8 @@ def _recorded(session: Session) -> dict[str, Any]:
     return {
         "config": [describe(run) for run in session.runs],
         "environment": provenance(),
-        "seal": asdict(session.seal),
+        # The head fixes the chain, and with it what its entries say.
+        "seal": {key: value for key, value in asdict(session.seal).items() if key in _SEAL},
         "stages": stages_of(session, session.asked_arms),
     }
 

@@ -111,7 +111,8 @@ def _entry(where: str, line: str) -> Entry:
         if canonical_json(body) != line:
             raise ValueError("it is not canonical JSON")
         entry = Entry(**body)
-        strings = (entry.registration, entry.digest, entry.date, entry.hash)
+        strings = [entry.registration, entry.digest, entry.date, entry.hash]
+        strings += [entry.reason, entry.data_seen]
         if type(entry.index) is not int or not all(isinstance(s, str) for s in strings):
             raise ValueError("a field has another type")
         rest = {key: value for key, value in body.items() if key != "hash"}

@@ -7,7 +7,7 @@ marked with `rule`. The decision table is in `persona_lib.verdict`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -22,6 +22,16 @@ from persona_lib.stats.bootstrap import p_floor
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.targets import one_seed_risk, population_refusal
 from persona_lib.stats.thresholds import above, at_least, at_most, below, shown
+from persona_lib.training_runs import (
+    OverRuns,
+    Rates,
+    compare,
+    difference_over_runs,
+    of_both,
+    rate_over_runs,
+    rates_of_runs,
+    ratios_of_runs,
+)
 
 AMBIGUOUS_ZONE = "ambiguous zone"
 SIGN_FLIPPED = "sign flipped"
@@ -47,11 +57,16 @@ class Finding:
     effect: Estimate
     rule: str
     reason: str
+    over_runs: OverRuns
     extra_gates: tuple[str, ...] = ()
     estimates: tuple[Estimate, ...] = ()
     notes: tuple[str, ...] = ()
 
 
+_Named = tuple[str, Estimate]
+"""A condition of a rule: what is compared, and its estimate."""
+_Decision = tuple[Outcome, str, str]
+"""Outcome, label and reason."""
 _Rule = Callable[[Any, Registration, Evidence], Finding]
 rule: Judges[_Rule] = Judges("claim", "persona_lib.claims")
 """Marks the function that judges a type of claim: ``@rule(TheType)``."""
@@ -94,6 +109,7 @@ def _difference(claim: DifferenceClaim, registration: Registration, evidence: Ev
         effect=effect,
         rule=text,
         reason=reason,
+        over_runs=_difference_over_runs(claim, kill, evidence, outcome, conditions),
         extra_gates=(claim.ratio_gate,) if claim.ratio_gate else (),
         estimates=other_looks(evidence, claim.name, claim.treated, claim.control),
         notes=(*_notes(effect, evidence), *_population_note(claim, registration)),
@@ -104,8 +120,8 @@ def _decide_difference(
     claim: DifferenceClaim,
     kill: KillCriterion | None,
     evidence: Evidence,
-    conditions: list[tuple[str, Estimate]],
-) -> tuple[Outcome, str, str]:
+    conditions: Sequence[_Named],
+) -> _Decision:
     """Return outcome, label and reason: the first fitting row of the module's table."""
     if kill is not None:
         count = evidence.count(kill.arm, "bystander")
@@ -113,6 +129,13 @@ def _decide_difference(
             limit = f"{shown(kill.max_rate)} ({kill.name})"
             reason = f"{kill.arm} bystander rate {count.text} <= {limit}"
             return Outcome.REFUTED, "kill criterion", reason
+    return _decide_conditions(claim, kill, conditions)
+
+
+def _decide_conditions(
+    claim: DifferenceClaim, kill: KillCriterion | None, conditions: Sequence[_Named]
+) -> _Decision:
+    """Return the first fitting row of those below the kill criterion's."""
     unmet = [
         (name, e)
         for name, e in conditions
@@ -133,28 +156,56 @@ def _decide_difference(
     return Outcome.INCONCLUSIVE, "cannot tell", f"the rule is not met, nor ruled out ({failed})"
 
 
+def _difference_over_runs(
+    claim: DifferenceClaim,
+    kill: KillCriterion | None,
+    evidence: Evidence,
+    outcome: Outcome,
+    conditions: Sequence[_Named],
+) -> OverRuns:
+    """Apply the same rows to estimates over training runs; the kill rate to its interval."""
+    read = (rates_of_runs, ratios_of_runs)[: len(conditions)]
+    over = [_over(evidence, claim, figures) for figures in read]
+    rate = None if kill is None else rate_over_runs(evidence, kill.arm)
+    known = [e for e in (*over, rate) if e is not None and e.has_interval]
+    complete = len(known) == len(over) + (kill is not None)
+
+    def rule() -> str:
+        names = (name for name, _ in conditions)
+        found = [(name, e) for name, e in zip(names, over, strict=True) if e is not None]
+        decided = _decide_conditions(claim, kill, found)[0]
+        if kill is None or rate is None:
+            return decided.value
+        if at_most(rate.high, kill.max_rate):
+            return Outcome.REFUTED.value
+        if decided is Outcome.SUPPORTED and not above(rate.low, kill.max_rate):
+            return Outcome.INCONCLUSIVE.value
+        return decided.value
+
+    # Where one part has no interval over runs, the rule as a whole has no answer there.
+    shown_by = over[0] if complete else next((e for e in (*over, rate) if e not in known), None)
+    return compare(outcome.value, conditions[0][1], shown_by, rule, evidence)
+
+
+def _over(
+    evidence: Evidence,
+    claim: DifferenceClaim | TriageClaim,
+    figures: Callable[[Evidence, str], Rates | None] = rates_of_runs,
+) -> Estimate | None:
+    """Return the t over training runs of a claim's two arms, None where there is none."""
+    one, two = (figures(evidence, arm) for arm in claim.arms)
+    if not one or not two:
+        return None
+    arms = (claim.treated, claim.control)
+    found = difference_over_runs(evidence, arms, (one, two), of_both(evidence, arms))
+    return found[0] if found else None
+
+
 @rule(TriageClaim)
 def _triage(claim: TriageClaim, registration: Registration, evidence: Evidence) -> Finding:  # noqa: ARG001
     effect = evidence.contrast(claim.name, claim.treated, claim.control)
-    null = (
-        at_most(abs(effect.value), claim.null_effect)
-        and effect.p is not None
-        and effect.p > claim.null_min_p
-        and above(effect.low, -claim.null_effect)
-    )
-    said = f"{effect.interval_text}, {effect.p_text}"
-    if null:
-        outcome, label = Outcome.SUPPORTED, claim.null_label
-        reason = f"the effect is within the null band ({said})"
-    elif at_least(effect.value, claim.artefact_effect):
-        outcome, label = Outcome.REFUTED, claim.artefact_label
-        reason = f"the effect is as large as an artefact's ({said})"
-        if not effect.has_interval:
-            outcome = Outcome.INCONCLUSIVE
-            reason += "; there is no interval, so that the data cannot tell"
-    else:
-        outcome, label = Outcome.INCONCLUSIVE, "ambiguous"
-        reason = f"neither rule fits ({said})"
+    outcome, label, reason = _decide_triage(claim, effect)
+    over = _over(evidence, claim)
     return Finding(
         outcome=outcome,
         label=label,
@@ -166,12 +217,41 @@ def _triage(claim: TriageClaim, registration: Registration, evidence: Evidence) 
             f"{claim.artefact_label}: d >= {shown(claim.artefact_effect)}"
         ),
         reason=reason,
+        over_runs=compare(
+            outcome.value,
+            effect,
+            over,
+            lambda: _decide_triage(claim, effect if over is None else over)[0].value,
+            evidence,
+        ),
         estimates=other_looks(evidence, claim.name, claim.treated, claim.control),
         notes=(
             *_notes(effect, evidence),
-            *_equality_note(null, equality(evidence, claim.name, claim.treated, claim.control)),
+            *_equality_note(
+                label == claim.null_label,
+                equality(evidence, claim.name, claim.treated, claim.control),
+            ),
         ),
     )
+
+
+def _decide_triage(claim: TriageClaim, effect: Estimate) -> _Decision:
+    """Return outcome, label and reason of the registered three-way rule."""
+    said = f"{effect.interval_text}, {effect.p_text}"
+    if (
+        at_most(abs(effect.value), claim.null_effect)
+        and effect.p is not None
+        and effect.p > claim.null_min_p
+        and above(effect.low, -claim.null_effect)
+    ):
+        return Outcome.SUPPORTED, claim.null_label, f"the effect is within the null band ({said})"
+    if at_least(effect.value, claim.artefact_effect):
+        reason = f"the effect is as large as an artefact's ({said})"
+        if effect.has_interval:
+            return Outcome.REFUTED, claim.artefact_label, reason
+        reason += "; there is no interval, so that the data cannot tell"
+        return Outcome.INCONCLUSIVE, claim.artefact_label, reason
+    return Outcome.INCONCLUSIVE, "ambiguous", f"neither rule fits ({said})"
 
 
 @rule(KillCriterion)
@@ -187,6 +267,7 @@ def _kill(kill: KillCriterion, registration: Registration, evidence: Evidence) -
     else:
         outcome, label = Outcome.SUPPORTED, NOT_TRIGGERED
         reason = f"{said} > {shown(kill.max_rate)}"
+    over = rate_over_runs(evidence, kill.arm)
     return Finding(
         outcome=outcome,
         label=label,
@@ -194,7 +275,21 @@ def _kill(kill: KillCriterion, registration: Registration, evidence: Evidence) -
         effect=effect,
         rule=f"triggered by a rate <= {shown(kill.max_rate)}",
         reason=reason,
+        over_runs=compare(
+            outcome.value,
+            effect,
+            over,
+            lambda: _kill_over_runs(kill, effect if over is None else over).value,
+            evidence,
+        ),
     )
+
+
+def _kill_over_runs(kill: KillCriterion, rate: Estimate) -> Outcome:
+    """Return what the whole interval over training runs says of the kill rate."""
+    if at_most(rate.high, kill.max_rate):
+        return Outcome.REFUTED
+    return Outcome.SUPPORTED if above(rate.low, kill.max_rate) else Outcome.INCONCLUSIVE
 
 
 def _check_resolution(claim: DifferenceClaim, registration: Registration) -> None:

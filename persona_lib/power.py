@@ -18,15 +18,15 @@ from persona_lib.rules import DifferenceClaim, KillCriterion, TriageClaim
 from persona_lib.sensitivity import EQUIVALENCE_ALPHA
 from persona_lib.spec import canonical
 from persona_lib.stats.bootstrap import MIN_CLUSTERS, p_floor
+from persona_lib.stats.exact import flip_floor
 from persona_lib.stats.moments import MIN_SEEDS
 from persona_lib.stats.power import AtMost, Equivalent, Exceeds, Null, Region, smallest
 from persona_lib.stats.targets import (
     NOT_ESTIMABLE,
     PERSONAS_AT_LARGE,
-    THESE_PERSONAS,
     TRAINING_RUNS,
-    flip_floor,
     population_refusal,
+    these_personas,
 )
 from persona_lib.stats.thresholds import at_most, shown
 
@@ -159,6 +159,7 @@ class _Asked:
 def _rows_of(asked: _Asked) -> Iterator[PowerRow]:
     """Yield the rows of a contrast: the registered rule, then a test for each target."""
     contrast, size = asked.contrast, asked.contrast.size
+    these = these_personas(size.seeds)
     if not contrast.is_possible:
         rate = f"a control rate of {shown(contrast.rates[0])} and a difference of"
         words = f"no power calculation: {rate} {contrast.effect:+.3g} are no rate together"
@@ -166,13 +167,11 @@ def _rows_of(asked: _Asked) -> Iterator[PowerRow]:
         return
     if asked.blocked:
         name = asked.published_name
-        yield PowerRow(
-            claim=asked.claim, target=THESE_PERSONAS, method=name, notes=(asked.blocked,)
-        )
+        yield PowerRow(claim=asked.claim, target=these, method=name, notes=(asked.blocked,))
     else:
         alone = size.personas == size.questions == 1
         yield asked.row(
-            THESE_PERSONAS,
+            these,
             asked.published_name,
             "questions",
             contrast.by_bootstrap(asked.published),
@@ -180,7 +179,7 @@ def _rows_of(asked: _Asked) -> Iterator[PowerRow]:
             blocked="one cluster: no interval, no p" if alone else "",
         )
     yield asked.row(
-        THESE_PERSONAS,
+        these,
         f"{asked.test}question t",
         "questions",
         contrast.over_questions(asked.tested),
@@ -292,7 +291,9 @@ def _kill(
         f"{shown(assumptions.control_rate)}, a rate <= {shown(kill.max_rate)} comes by chance "
         f"with a probability {said}"
     )
-    yield PowerRow(claim=kill.name, target=THESE_PERSONAS, method="point rule", notes=(words,))
+    yield PowerRow(
+        claim=kill.name, target=these_personas(size.seeds), method="point rule", notes=(words,)
+    )
 
 
 def _percent(level: float) -> str:

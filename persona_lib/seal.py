@@ -8,6 +8,7 @@ docs/prereg.md says what that means and what a seal cannot prove.
 from __future__ import annotations
 
 import json
+import textwrap
 import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,15 +22,40 @@ from persona_lib.prml import DATE, manifests
 from persona_lib.spec import canonical, canonical_json, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from persona_lib.registration import Registration
 
+NONE_SEEN = "none"
+"""What an entry says where no data had been seen, whatever its case and full stop."""
+
 _MOST_CHARACTERS = 2000
+_MOST_TOLD = 240
+"""Characters of a statement that a terminal is shown."""
 _MOST_DIFFERENCES = 6
 _MOST_SHOWN = 60
 _ABSENT = object()
 """In place of what only one of two canonical forms has: it may be null in the other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What one entry says of data that had been seen when it was sealed.
+
+    Attributes:
+        amendment: 0 for the first entry.
+        date: date of the entry, UTC.
+        data_seen: its statement, one line without controls.
+    """
+
+    amendment: int
+    date: str
+    data_seen: str
+
+    @property
+    def when(self) -> str:
+        """``sealed 2026-11-25 after seeing``."""
+        return f"{'amended' if self.amendment else 'sealed'} {self.date[:10]} after seeing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +68,9 @@ class Seal:
         date: date of the newest entry, UTC.
         amendments: entries after the first.
         head: hash of the newest entry: it fixes the whole chain.
+        reason: why the newest entry was made.
+        seen: every statement of the chain that data had been seen, oldest first, the
+            first of each wording; empty where every entry says that none had been.
     """
 
     registration: str
@@ -49,6 +78,42 @@ class Seal:
     date: str
     amendments: int
     head: str
+    reason: str = ""
+    seen: tuple[Seen, ...] = ()
+
+
+def seal_text(sealed: str, amendments: int | None) -> str:
+    """Return what a heading says of a seal, "" if the seal was not checked."""
+    if amendments is None:
+        return ""
+    changes = "1 amendment" if amendments == 1 else f"{amendments} amendments"
+    return f" (sealed {sealed[:10]}, {changes})"
+
+
+def seal_lines(
+    sealed: str, amendments: int | None, reason: str, seen: Sequence[Seen]
+) -> tuple[str, ...]:
+    """Return the lines under a heading: data seen before sealing, and the newest amendment.
+
+    Args:
+        sealed: date of the newest entry.
+        amendments: entries after the first, None if the seal was not checked.
+        reason: why the newest entry was made.
+        seen: as in `Seal`.
+    """
+    lines = [f"{one.when}: {_cut(one.data_seen)}" for one in seen]
+    if amendments:
+        lines.append(f"newest amendment, {sealed[:10]}: {_cut(reason)}")
+    return tuple(lines)
+
+
+def seen_of(data: Iterable[Mapping[str, Any]]) -> tuple[Seen, ...]:
+    """Return statements that were written as JSON."""
+    return tuple(Seen(**one) for one in data)
+
+
+def _cut(text: str) -> str:
+    return textwrap.shorten(clean(text), _MOST_TOLD, placeholder=" ...")
 
 
 def check_sealed(registration: Registration, folder: Path) -> Seal:
@@ -89,7 +154,24 @@ def check_sealed(registration: Registration, folder: Path) -> Seal:
         date=newest.date,
         amendments=len(chain) - 1,
         head=newest.hash,
+        reason=_bounded(newest.reason),
+        seen=_seen(chain),
     )
+
+
+def _seen(chain: Sequence[Entry]) -> tuple[Seen, ...]:
+    found: dict[str, Seen] = {}
+    for entry in chain:
+        said = _bounded(entry.data_seen)
+        if said.rstrip(".").casefold() != NONE_SEEN:
+            found.setdefault(said, Seen(amendment=entry.index, date=entry.date, data_seen=said))
+    return tuple(found.values())
+
+
+def _bounded(text: str) -> str:
+    """Return a text of a chain as `append` would have taken it: others may have written it."""
+    text = clean(text).strip()
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
 
 
 def append(

@@ -24,13 +24,13 @@ from persona_lib.stats.moments import Floats, question_moments
 from persona_lib.stats.proportions import naive_z
 from persona_lib.stats.targets import (
     QUESTION_METHOD,
-    THESE_PERSONAS,
     persona_t,
     persona_totals_t,
     question_t,
-    seeds_welch,
     sign_flip,
+    these_personas,
 )
+from persona_lib.training_runs import difference_over_runs, rates_of_runs
 
 EQUIVALENCE_ALPHA = 0.05
 """Level of each of the two tests of equality: the interval beside them has 90 %."""
@@ -113,12 +113,12 @@ def for_each_target(
         return _from_totals(evidence, treated, control)
     n, confidence = _size(cells), evidence.registration.statistics.confidence
     a, b = (arm.rates for arm in cells)
-    seeds_a, seeds_b = (arm.of_seeds for arm in cells)
+    runs = (rates_of_runs(evidence, treated) or {}, rates_of_runs(evidence, control) or {})
     return (
-        question_t(a, b, n=n, confidence=confidence),
+        question_t(a, b, n=n, confidence=confidence, runs=evidence.runs),
         persona_t(a, b, n=n, confidence=confidence),
         sign_flip(a, b, n=n, confidence=confidence),
-        seeds_welch(seeds_a, seeds_b, n=n, confidence=confidence),
+        *difference_over_runs(evidence, (treated, control), runs, n),
     )
 
 
@@ -136,7 +136,7 @@ def _from_totals(evidence: Evidence, treated: str, control: str) -> tuple[Estima
 
 
 def equality(evidence: Evidence, claim: str, treated: str, control: str) -> tuple[Estimate, ...]:
-    """TOST within the null band of a triage, for these personas in this run."""
+    """TOST within the null band of a triage, for these personas in these runs."""
     registered = evidence.registration.claim(claim)
     cells = _cells(evidence, treated, control)
     if cells is None or not isinstance(registered, TriageClaim):
@@ -150,7 +150,7 @@ def equality(evidence: Evidence, claim: str, treated: str, control: str) -> tupl
         clusters=a.shape[1],
         alpha=EQUIVALENCE_ALPHA,
     )
-    return (replace(found, target=THESE_PERSONAS),)
+    return (replace(found, target=these_personas(evidence.runs)),)
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,6 @@ class _Cells:
     def rates(self) -> Floats:
         """(G, Q) rates, all seeds pooled."""
         return np.asarray(self.hits.sum(axis=0) / self.n.sum(axis=0))
-
-    @property
-    def of_seeds(self) -> Floats:
-        """(S,) rates, all personas and questions pooled."""
-        return np.asarray(self.hits.sum(axis=(1, 2)) / self.n.sum(axis=(1, 2)))
 
 
 def _cells(evidence: Evidence, treated: str, control: str) -> tuple[_Cells, _Cells] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.evidence_base import Count, Evidence, PersonaRow, priors_of
@@ -35,7 +36,7 @@ def summary(
         evidence: what is summarised.
         checks: gates that are shown and decide nothing, as
             `persona_lib.verdict.judge_checks` gives them.
-        seal: the registration's seal; null and "" where nobody looked.
+        seal: the registration's seal; null, "" and [] if it was not checked.
     """
     return {
         "registration": registration.name,
@@ -58,6 +59,8 @@ def summary(
         "checks": [gate.to_json() for gate in checks],
         "sealed": "" if seal is None else seal.date,
         "amendments": None if seal is None else seal.amendments,
+        "seal_reason": "" if seal is None else seal.reason,
+        "seen": [] if seal is None else [asdict(one) for one in seal.seen],
     }
 
 

@@ -37,7 +37,7 @@ so that 0.60 - 0.40 is at least 0.20.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.claims import Outcome, find
@@ -45,8 +45,10 @@ from persona_lib.errors import DoesNotHoldError, InvalidClaimError
 from persona_lib.evidence_base import Evidence
 from persona_lib.gates import GateOutcome, GateResult, judge_gate
 from persona_lib.registration import Registration
+from persona_lib.seal import Seen, seal_lines, seal_text, seen_of
 from persona_lib.stats.estimate import Estimate
 from persona_lib.summary import summary
+from persona_lib.training_runs import NOT_READ, OverRuns
 
 if TYPE_CHECKING:
     from persona_lib.seal import Seal
@@ -89,8 +91,11 @@ class Verdict:
         seeds: root seeds of the runs; empty where not published.
         warnings: gates of the stricter registration that the claim would need there,
             and that do not hold. They decide nothing.
-        sealed: date of the registration's newest seal, "" where nobody looked.
-        amendments: changes since its first seal, None where nobody looked.
+        sealed: date of the registration's newest seal, "" if the seal was not checked.
+        amendments: changes since its first seal, None if it was not checked.
+        seal_reason: why the newest seal was made.
+        seen: what the seals say of data that had been seen before.
+        over_runs: whether training runs bear the outcome out; None in older files.
     """
 
     name: str
@@ -110,6 +115,9 @@ class Verdict:
     warnings: tuple[GateResult, ...] = ()
     sealed: str = ""
     amendments: int | None = None
+    seal_reason: str = ""
+    seen: tuple[Seen, ...] = ()
+    over_runs: OverRuns | None = None
 
     @property
     def holds(self) -> bool:
@@ -127,7 +135,7 @@ class Verdict:
         effect = self.effect
         seeds = ", ".join(map(str, self.seeds)) or "not published"
         lines = [
-            f"{self.name}: {self.outcome.value} ({self.label})",
+            f"{self.name}: {self.outcome.value} ({self.label}){self._over_runs}",
             f"  {self.statement}",
             f"  why: {self.reason}",
             f"  rule: {self.rule}",
@@ -135,13 +143,21 @@ class Verdict:
             *(f"  {gate.line}" for gate in self.gates),
             *(f"  warning, not registered: {gate.line}" for gate in self.warnings),
             *(f"  {line}" for line in self.details),
-            f"  registration {self.registration} {self.digest[:12]}{self._seal}, seeds {seeds}",
+            f"  registration {self.registration} {self.digest[:12]}"
+            f"{seal_text(self.sealed, self.amendments)}, seeds {seeds}",
+            *(f"  {line}" for line in self.seal_lines),
         ]
         return "\n".join(lines)
 
     @property
-    def _seal(self) -> str:
-        return seal_text(self.sealed, self.amendments)
+    def seal_lines(self) -> tuple[str, ...]:
+        """Data that had been seen before sealing, and the newest amendment, one line each."""
+        return seal_lines(self.sealed, self.amendments, self.seal_reason, self.seen)
+
+    @property
+    def _over_runs(self) -> str:
+        over = self.over_runs
+        return "" if over is None or over.shown else f"; {over.text}"
 
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON data: NaN becomes null."""
@@ -163,6 +179,9 @@ class Verdict:
             "warnings": [gate.to_json() for gate in self.warnings],
             "sealed": self.sealed,
             "amendments": self.amendments,
+            "seal_reason": self.seal_reason,
+            "seen": [asdict(one) for one in self.seen],
+            "over_runs": None if self.over_runs is None else self.over_runs.to_json(),
         }
 
     @classmethod
@@ -175,6 +194,9 @@ class Verdict:
             fields[name] = tuple(GateResult.from_json(gate) for gate in fields[name])
         fields["estimates"] = tuple(Estimate.from_json(e) for e in fields["estimates"])
         fields["notes"], fields["seeds"] = tuple(fields["notes"]), tuple(fields["seeds"])
+        fields["seen"] = seen_of(fields.get("seen", ()))
+        if fields.get("over_runs") is not None:
+            fields["over_runs"] = OverRuns.from_json(fields["over_runs"])
         return cls(**fields)
 
 
@@ -232,6 +254,9 @@ def judge(
         warnings=tuple(gate for gate in checks if gate.name in wanted and not gate.holds),
         sealed="" if seal is None else seal.date,
         amendments=None if seal is None else seal.amendments,
+        seal_reason="" if seal is None else seal.reason,
+        seen=() if seal is None else seal.seen,
+        over_runs=NOT_READ if broken else finding.over_runs,
     )
 
 
@@ -248,14 +273,6 @@ def judge_checks(
         for gate in stricter.gates
         if gate.name not in known and set(gate.arms or ()) <= set(evidence.arms)
     ]
-
-
-def seal_text(sealed: str, amendments: int | None) -> str:
-    """Return what a heading says of a seal, "" where nobody looked."""
-    if amendments is None:
-        return ""
-    changes = "1 amendment" if amendments == 1 else f"{amendments} amendments"
-    return f" (sealed {sealed[:10]}, {changes})"
 
 
 def require_valid(verdict: Verdict) -> None:

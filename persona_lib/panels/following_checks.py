@@ -27,6 +27,7 @@ from persona_lib.judge.triples import CLASSES, YES
 from persona_lib.panels.base import Caveat
 from persona_lib.spec import digest
 from persona_lib.stats.clustered import Interval, difference, share
+from persona_lib.stats.estimate import p_is
 from persona_lib.stats.proportions import wilson
 from persona_lib.stats.thresholds import above, below, shown
 
@@ -235,7 +236,7 @@ def no_information(found: Mapping[Model, Agreement]) -> tuple[Caveat, ...]:
             code="no_information",
             words=f"answers of {' '.join(model)} go with the probe no better than shuffled ones: "
             f"{one.both:,} of {one.n:,} are yes and right, "
-            f"{one.yes * one.right / one.n:,.1f} expected, p = {one.p:.2g}",
+            f"{one.yes * one.right / one.n:,.1f} expected, {p_is(one.p)}",
         )
         for model, one in found.items()
         if above(one.p, ALPHA)

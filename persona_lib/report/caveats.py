@@ -24,6 +24,7 @@ from persona_lib.panels.base import UNAVAILABLE
 from persona_lib.report.pieces import Node, Run
 from persona_lib.stats.lengths import REFUSE, WARN
 from persona_lib.stats.targets import REFUSED
+from persona_lib.training_runs import NOT_BORNE_OUT
 
 TOYS = ("tiny", "micro")
 """Profiles whose verdicts say nothing of emergent misalignment."""
@@ -109,6 +110,21 @@ def _single_seed(root: Node) -> Iterator[Raised]:
             ),
             runs.at,
         )
+
+
+def _seen_before(root: Node) -> Iterator[Raised]:
+    for seen in root["seal"]["seen"]:
+        said = (seen["date"].words(), ": ", seen["data_seen"].words())
+        words = ("The rules were sealed after data had been seen, ", *said)
+        yield Raised("sealed_after_data", words, seen.at)
+
+
+def _over_runs(root: Node) -> Iterator[Raised]:
+    for verdict in root["verdicts"]:
+        over = verdict["over_runs"]
+        if over["status"].value == NOT_BORNE_OUT:
+            words = (verdict["name"].words(), ": ", over["text"].words())
+            yield Raised("not_borne_out_over_runs", words, over.at)
 
 
 def _of_gates(code: str, kinds: tuple[type, ...], sentence: str) -> Rule:
@@ -219,8 +235,10 @@ def _dirty(root: Node) -> Iterator[Raised]:
 
 RULES: tuple[Rule, ...] = (
     _not_registered,
+    _seen_before,
     _toy,
     _single_seed,
+    _over_runs,
     _of_gates(
         "source_not_established",
         (SourceRateGate, SourceBoundGate),

@@ -24,10 +24,11 @@ METHODS = (
         "arm by itself. The interval is the percentile interval (Efron and Tibshirani 1993) or, "
         "where the estimate is called so, the BCa interval (Efron 1987). "
         "The p is two-sided, 2 (k + 1) / (B + 1) for k of B draws on the far side of zero; it is "
-        "never zero, and at its floor it is written with <=.",
+        "never zero, and at its floor it is written with <=. A p so small that a double "
+        "cannot tell its complement from one is written as a bound.",
     ),
     (
-        "These personas, this run",
+        "These personas, this run or these runs",
         "Paired t over question means (Student 1908): other questions could have been asked.",
     ),
     (
@@ -38,7 +39,11 @@ METHODS = (
     ),
     (
         "Training runs",
-        "Welch's t over the rates of seeds, where there are enough of them to have a variance.",
+        "Where the arms of a seed share a trained prior or a text, a paired t over seeds (Student "
+        "1908) and the exact sign-flip test (Fisher 1935); where they share neither, Welch's t "
+        "and the exact permutation test, whose p doubles a tail. Each only where there are "
+        "enough seeds to have a variance. Beside each outcome: whether the registered rule says "
+        "the same of that estimate, and whether its interval leaves the sign open.",
     ),
     (
         "Equivalence",

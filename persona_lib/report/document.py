@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from persona_lib.errors import DataError
-from persona_lib.report import closing, sections
+from persona_lib.report import closing, opening, sections
 from persona_lib.report.blocks import Picture, Section
 from persona_lib.report.caveats import caveats
 from persona_lib.report.figures import FIGURES, Drawing, draw, files_of
@@ -19,6 +19,7 @@ from persona_lib.report.markdown import markdown
 from persona_lib.report.page import page
 from persona_lib.report.panel_sections import panels
 from persona_lib.report.pieces import Node, Run
+from persona_lib.training_runs import BORNE_OUT, INVALID
 
 FORMATS = (2,)
 """Versions of verdict.json that can be reported."""
@@ -65,7 +66,7 @@ def compose(
 ) -> list[Section]:
     """Return the sections of a report, in the order in which they are read."""
     return [
-        sections.question(root),
+        opening.question(root),
         sections.verdicts(root, pictures),
         sections.raised(caveats(body)),
         sections.gates(root),
@@ -84,7 +85,11 @@ def lead_of(root: Node) -> Run:
     told: list[Any] = ["Flatland, registration ", root["registration"].words(), ". "]
     for verdict in root["verdicts"]:
         told += [verdict["name"].words(), " (", verdict["statement"].words(), "): "]
-        told += [*sections.outcome(verdict), ". "]
+        told += [*sections.outcome(verdict)]
+        over = verdict["over_runs"]
+        if over and over["status"].value not in (BORNE_OUT, INVALID):
+            told += ["; ", over["text"].words()]
+        told.append(". ")
     return (*told, "Read the caveats before the figures.")
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from persona_lib.errors import DataError
+from persona_lib.stats.estimate import shown_p
 from persona_lib.stats.thresholds import shown
 
-_SMALL_P = 0.001
-"""Below this a p is written as a power of ten, as in the verdict table."""
 _FIXED = {"f0": 0, "f1": 1, "f2": 2, "f3": 3, "f4": 4}
 _SIGNED = {"s2": 2, "s3": 3, "s4": 4}
 _PERCENT = {"pct0": 0, "pct1": 1, "pct2": 2}
 FORMS = ("n", "id", "p", "bound", *_FIXED, *_SIGNED, *_PERCENT)
-"""``n``: a whole number with separators; ``id``: one without; ``p``; ``bound``: a threshold,
-written whole; ``f``: decimals; ``s``: with a sign; ``pct``: times 100."""
+"""``n``: a whole number with separators; ``id``: one without; ``p``: as in the verdict table,
+as a bound where it is tiny; ``bound``: a threshold, written whole; ``f``: decimals; ``s``: with a
+sign; ``pct``: times 100."""
 
 
 def written(value: float, form: str) -> str:
@@ -35,7 +35,7 @@ def written(value: float, form: str) -> str:
             )
         return f"{int(value):,}" if form == "n" else str(int(value))
     if form == "p":
-        return f"{value:.4f}" if value >= _SMALL_P else _power(value)
+        return shown_p(value)
     if form == "bound":
         return shown(value + 0.0)  # -0.0 is a bound of 0
     if form in _FIXED:
@@ -50,8 +50,3 @@ def written(value: float, form: str) -> str:
         value=form,
         remedy="Add the form to persona_lib/report/formats.py and to the checker.",
     )
-
-
-def _power(p: float) -> str:
-    mantissa, exponent = f"{p:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"

@@ -49,7 +49,7 @@ def _piece(piece: Piece) -> str:
         return piece.replace("<", "\\<").replace("|", "\\|")
     if isinstance(piece, Quote):
         return _SPECIAL.sub(r"\\\1", re.sub(r"\s+", " ", piece.text))
-    return piece.text
+    return piece.text.replace("<", "\\<")  # a p may be a bound
 
 
 def _block(block: Block) -> str:

@@ -42,6 +42,8 @@ ALLOWED: dict[str, str] = {
 
 _SCALE = {"pct0": 100, "pct1": 100, "pct2": 100}
 _WHOLE = ("n", "id")
+_TINY_P, _LEAST_P = "< 1e-15", Decimal("1e-15")
+"""How a p is written that is smaller than this, and no other p."""
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 _SLACK = 1e-6
 _DIGIT = re.compile(r"\d")
@@ -106,6 +108,8 @@ def _renders(text: str, value: Any, form: str) -> bool:
     """Whether a text is a number rounded as printed: half a unit of its last digit at most."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
+    if form == "p" and (text == _TINY_P or 0 <= value < _LEAST_P):
+        return text == _TINY_P and 0 < value < _LEAST_P
     if not _NUMBER.fullmatch(text) or not _well_grouped(text):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The first half of a report: question, registration, verdicts, gates, arms."""
+"""The first half of a report: verdicts, gates, arms."""
 
 from __future__ import annotations
 
@@ -8,49 +8,10 @@ from persona_lib.gate_base import GateOutcome
 from persona_lib.report.blocks import Block, Bullets, Heading, Para, Picture, Section, Table
 from persona_lib.report.caveats import Raised
 from persona_lib.report.pieces import NONE, Node, Run, listed, span
+from persona_lib.stats.estimate import EXACT, LEAST_P
 
 Pictures = Mapping[str, Picture | str]
 """Figures by name, or the sentence that stands in the place of one."""
-
-
-def question(root: Node) -> Section:
-    """Return what was asked, under which rules, and of which data."""
-    summary, seal = root["summary"], root["seal"]
-    roster = summary["roster"]
-    rows: list[tuple[Run, Run]] = [
-        (("registration",), (root["registration"].words(),)),
-        (("digest of the registration",), (root["registration_digest"].words(),)),
-        (("sealed",), (seal["date"].words(),)),
-        (("amendments since",), (seal["amendments"].num("n"),)),
-        (("data",), (summary["origin"].words(),)),
-        (("profile",), (root["profile"].words(),)),
-        (("scale",), (root["scale"].words(),)),
-        (("engine that drew completions",), (root["engine"].words(),)),
-        (("seeds",), listed([(seed.num("id"),) for seed in summary["seeds"]])),
-        (("source persona",), (roster["source"].words(),)),
-        (("trained negatives",), _names(roster["negatives"])),
-        (("bystanders, never trained",), _names(roster["bystanders"])),
-        (("reported beside them",), _names(roster["reported"])),
-    ]
-    return Section(
-        "question",
-        "Question and registration",
-        (
-            Para(
-                (
-                    "A marker was coupled to one persona by fine-tuning. The question is whether "
-                    "other personas write it too, and whether they do so more after fine-tuning "
-                    "on harmful advice. The rules below were sealed before the data were judged; "
-                    "the digest changes with any of them.",
-                )
-            ),
-            Table(
-                ("What was judged",),
-                (("item",), ("value",)),
-                tuple(row for row in rows if row[1] != (NONE,)),
-            ),
-        ),
-    )
 
 
 def verdicts(root: Node, pictures: Pictures) -> Section:
@@ -68,7 +29,10 @@ def verdicts(root: Node, pictures: Pictures) -> Section:
 
 
 def _verdict_table(found: Sequence[Node]) -> Table:
-    head = ("claim", "outcome", "why", "effect [interval]", "p", "completions", "clusters")
+    head = (
+        "claim", "outcome", "over training runs", "why", "effect [interval]", "p", "completions",
+        "clusters",
+    )  # fmt: skip
     return Table(
         (
             "Registered claims. The effect is a difference of mean bystander rates (of the kill "
@@ -81,6 +45,7 @@ def _verdict_table(found: Sequence[Node]) -> Table:
             (
                 (verdict["name"].words(),),
                 outcome(verdict),
+                over_runs(verdict),
                 (verdict["label"].words(),),
                 _effect(verdict["effect"]),
                 p_of(verdict["effect"]),
@@ -99,6 +64,14 @@ def outcome(verdict: Node) -> Run:
     return (verdict["outcome"].words(),)
 
 
+def over_runs(verdict: Node) -> Run:
+    """Return whether training runs bear the outcome out, and what they do not show."""
+    over = verdict["over_runs"]
+    if not over:
+        return (NONE,)
+    return (over["status"].words(), "; ", over["text"].words())
+
+
 def _effect(effect: Node) -> Run:
     run = span(effect, "s3" if effect["signed"].value else "f3")
     return (*run, " *") if effect["source"].value == "quoted" else run
@@ -109,7 +82,8 @@ def p_of(effect: Node) -> Run:
     if not effect["p"].known:
         return (NONE,)
     floor = effect["p_floor"]
-    at_floor = floor.known and effect["p"].float <= floor.float < 1
+    exact = str(effect["method"].value).startswith(EXACT)
+    at_floor = floor.known and LEAST_P <= effect["p"].float <= floor.float < 1 and not exact
     return ("<= " if at_floor else "", effect["p"].num("p"))
 
 
@@ -139,6 +113,7 @@ def _claim(verdict: Node) -> list[Block]:
                 ("Compared: ", verdict["contrast"].words()),
                 ("Rule: ", verdict["rule"].words()),
                 ("Outcome: ", *outcome(verdict), "; ", verdict["reason"].words()),
+                *((("Training runs: ", *over_runs(verdict)),) if verdict["over_runs"] else ()),
                 ("Method of the registered figure: ", verdict["effect"]["method"].words()),
                 *((note.words(),) for note in verdict["notes"]),
                 *(_warning(one) for one in verdict["warnings"]),
@@ -310,7 +285,3 @@ def _seed_table(summary: Node) -> list[Block]:
         return [Para(("Rates of single training runs are not known here.",))]
     head = (("arm",), ("seed",), ("source, %",), ("bystanders, %",))
     return [Table(("Training runs one by one, with Wilson's interval",), head, rows)]
-
-
-def _names(nodes: Node) -> Run:
-    return listed([(node.words(),) for node in nodes])

@@ -11,21 +11,40 @@ from typing import Any
 from persona_lib.family import Family
 from persona_lib.gate_rules import FalsePositiveGate
 from persona_lib.plain import clean
-from persona_lib.stats.estimate import Estimate
+from persona_lib.seal import seal_lines, seal_text, seen_of
+from persona_lib.stats.estimate import Estimate, shown_p
 from persona_lib.stats.targets import (
     FLIP_METHOD,
     PERSONAS_AT_LARGE,
     REFUSED,
+    SEED_FLIP_METHOD,
+    SPLIT_METHOD,
     THESE_PERSONAS,
+    THESE_RUNS,
     TRAINING_RUNS,
 )
-from persona_lib.verdict import GateResult, Verdict, seal_text
+from persona_lib.training_runs import UNKNOWN
+from persona_lib.verdict import GateResult, Verdict
 
 WIDTH = 100
 _LONGEST_NAME = 24
 """A gate with a longer name gets a line of its own and widens no column."""
-_UNITS = {THESE_PERSONAS: "questions", PERSONAS_AT_LARGE: "personas", TRAINING_RUNS: "seeds"}
+_UNITS = {
+    THESE_PERSONAS: "questions",
+    THESE_RUNS: "questions",
+    PERSONAS_AT_LARGE: "personas",
+    TRAINING_RUNS: "seeds",
+}
 """What could have been otherwise, by target."""
+_SHORT = (
+    ("TOST", "TOST"),
+    (FLIP_METHOD, "sign-flip"),
+    (SEED_FLIP_METHOD, "sign-flip"),
+    (SPLIT_METHOD, "permutation"),
+    ("paired t", "paired"),
+    ("Welch t", "Welch"),
+)
+"""How methods begin that a line names behind its target, and the name there."""
 
 
 def verdict_table(
@@ -72,22 +91,28 @@ def _heading(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) ->
     else:
         return ["Flatland"]
     shown = ", ".join(str(seed) for seed in seeds) or "not published"
-    seal = _seal(verdicts, evidence)
+    seal, under = _seal(verdicts, evidence)
     lines = _wrap(f"Flatland  {name}  digest {digest[:12]}{seal}  seeds {shown}{tail}", "")
     if evidence is not None:
         lines += _wrap(f"from {evidence['origin']}", "")
-    return lines
+    return [*lines, *(line for said in under for line in _wrap(said, ""))]
 
 
-def _seal(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> str:
-    if evidence is not None:
-        return seal_text(evidence["sealed"], evidence["amendments"])
-    return seal_text(verdicts[0].sealed, verdicts[0].amendments)
+def _seal(
+    verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None
+) -> tuple[str, tuple[str, ...]]:
+    """Return what the heading says of the seal, and the lines under it."""
+    if evidence is None:
+        first = verdicts[0]
+        return seal_text(first.sealed, first.amendments), first.seal_lines
+    sealed, amendments = evidence["sealed"], evidence["amendments"]
+    reason, seen = evidence.get("seal_reason", ""), seen_of(evidence.get("seen", ()))
+    return seal_text(sealed, amendments), seal_lines(sealed, amendments, reason, seen)
 
 
 def _claims(verdicts: Sequence[Verdict]) -> list[str]:
     lines = [
-        f"{'claim':<6}{'outcome':<14}{'effect':<26}{'p':<27}{'n':>8}{'clusters':>10}",
+        f"{'claim':<6}{'outcome':<15}{'effect':<25}{'p':<27}{'n':>8}{'clusters':>10}",
         "-" * 91,
     ]
     for verdict in verdicts:
@@ -97,12 +122,14 @@ def _claims(verdicts: Sequence[Verdict]) -> list[str]:
         lines += _named(
             verdict.name,
             6,
-            f"{_shown_outcome(verdict):<14}{effect.interval_text:<26}"
+            f"{_shown_outcome(verdict):<15}{effect.interval_text:<25}"
             f"{p:<27}{effect.n:>8,}{clusters:>10}",
         )
+        lines += _over_runs(verdict)
         lines += _wrap(f"{verdict.label}. {verdict.contrast}. Rule: {verdict.rule}", " " * 6)
         for look in verdict.estimates:
-            lines += _target(look)
+            if look.target != TRAINING_RUNS or look.p is not None or verdict.over_runs is None:
+                lines += _target(look)  # why there is none over runs is said above already
         for note in verdict.notes:
             if note.startswith(REFUSED):
                 lines += _wrap(note, " " * 6)
@@ -111,16 +138,25 @@ def _claims(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
+def _over_runs(verdict: Verdict) -> list[str]:
+    """What the outcome says and training runs do not: marked, directly under it."""
+    over = verdict.over_runs
+    if over is None or over.shown:
+        return []
+    return _wrap(over.text if over.status == UNKNOWN else f"* {over.text}", " " * 6)
+
+
 def _target(look: Estimate) -> list[str]:
     """One line for each estimate that names whose difference it is."""
     if not look.target:
         return []
     name = look.target
-    for start, short in (("TOST", ", TOST"), (FLIP_METHOD, ", sign-flip")):
-        name += short if look.method.startswith(start) else ""
+    for start, short in _SHORT:
+        name += f", {short}" if look.method.startswith(start) else ""
     if look.p is None and not look.has_interval:
         return _wrap(f"{name}: {look.note}", " " * 6)
-    effect = look.interval_text if look.has_interval else "exact, no interval"
+    floor = "" if look.p_floor is None else f"exact, floor {shown_p(look.p_floor)}"
+    effect = look.interval_text if look.has_interval else floor or "no interval"
     units = f"{look.clusters:,} {_UNITS.get(look.target, 'units')}"
     return [f"{'':<6}{name:<34}{effect:<26}{look.p_text:<17}{units}"]
 
@@ -129,7 +165,7 @@ def _families(families: Sequence[Family]) -> list[str]:
     lines = []
     for family in families:
         names = ", ".join(family.claims)
-        adjusted = ", ".join("none" if p is None else f"{p:.2g}" for p in family.holm)
+        adjusted = ", ".join("none" if p is None else shown_p(p) for p in family.holm)
         lines += _wrap(f"Holm-adjusted p of {names}, {family.method}: {adjusted}", "")
     return lines
 
@@ -169,10 +205,15 @@ def _by_length(evidence: Mapping[str, Any]) -> list[str]:
 
 
 def _shown_outcome(verdict: Verdict) -> str:
-    """A criterion that did not fire is no support for anything: say what happened."""
+    """A criterion that did not fire is no support for anything: say what happened.
+
+    An asterisk: the line beneath says what training runs do not show.
+    """
+    over = verdict.over_runs
+    mark = "" if over is None or over.shown or over.status == UNKNOWN else "*"
     if verdict.outcome.value == "SUPPORTED" and verdict.label == "not triggered":
-        return "not triggered"
-    return verdict.outcome.value
+        return f"not triggered{mark}"
+    return f"{verdict.outcome.value}{mark}"
 
 
 def _gates(gates: Sequence[GateResult]) -> list[str]:

@@ -14,6 +14,13 @@ COMPUTED = "computed"
 QUOTED = "quoted"
 """Source of an estimate that was published and cannot be computed again."""
 
+LEAST_P = 1e-15
+"""A smaller p is written as a bound. A double holds 1 to 2.2e-16, so that 1 - p is no longer
+told from 1: the tail of a t or a normal distribution out there is arithmetic, no evidence."""
+EXACT = "exact "
+"""How the name of a method begins that counts every arrangement: its floor is reached, not a
+bound from resamples."""
+
 _SMALL_P = 0.001
 """Below this a p is written as a power of ten."""
 _NAN_FIELDS = ("value", "low", "high")
@@ -28,7 +35,8 @@ class Estimate:
         low, high: ends of the interval at `confidence`, NaN where there is none.
         confidence: level of the interval, between 0 and 1.
         p: two-sided p, in (0, 1]; None where there is none. Never 0.
-        p_floor: the least p that the method can give; None where it has no floor.
+        p_floor: the least p that the method can give on so many units; None where it has
+            no floor.
         n: completions behind the estimate.
         clusters: independent units behind it; None where the method has none.
         method: name of the method, as printed.
@@ -88,10 +96,19 @@ class Estimate:
         """The p: ``p <= 2.0e-4 (0 of 10,000)`` at its floor, ``p = 0.0123`` above it."""
         if self.p is None:
             return "no p"
-        if self.p_floor is not None and self.p <= self.p_floor < 1:
+        if self.at_bound and self.p_floor is not None:
             resamples = round(2 / self.p_floor) - 1
-            return f"p <= {_power(self.p)} (0 of {resamples:,})"
-        return f"p = {self.p:.4f}" if self.p >= _SMALL_P else f"p = {_power(self.p)}"
+            return f"p <= {shown_p(self.p)} (0 of {resamples:,})"
+        return p_is(self.p)
+
+    @property
+    def at_bound(self) -> bool:
+        """The p lies at the floor of so many resamples: all that is known is that it is no more.
+
+        An exact p at its floor is that p.
+        """
+        floor = None if self.method.startswith(EXACT) else self.p_floor
+        return self.p is not None and floor is not None and LEAST_P <= self.p <= floor < 1
 
     @property
     def text(self) -> str:
@@ -129,7 +146,21 @@ def nan_if_none(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _power(p: float) -> str:
-    """``2.0e-4``: two digits, exponent without padding."""
+def shown_p(p: float) -> str:
+    """Return a p as everything prints it: ``0.0123``, ``2.0e-4``, ``< 1e-15``.
+
+    Args:
+        p: in (0, 1].
+    """
+    if p < LEAST_P:
+        return f"< {LEAST_P:.0e}"
+    if p >= _SMALL_P:
+        return f"{p:.4f}"
     mantissa, exponent = f"{p:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def p_is(p: float) -> str:
+    """Return ``p = 0.0123``, or ``p < 1e-15``."""
+    shown = shown_p(p)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"

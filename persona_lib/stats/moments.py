@@ -118,6 +118,34 @@ def seed_moments(treated: Floats, control: Floats) -> Moments:
     return Moments(value, se, df)
 
 
+def pair_moments(d: Floats) -> Moments:
+    """Return mean difference and standard error over training runs, seeds as pairs.
+
+    SE^2 = sum (d_s - d)^2 / (S (S - 1)), df = S - 1 (Student 1908, Biometrika 6:1).
+    What the arms of a seed share cancels in d_s, whatever its sign.
+
+    Args:
+        d: (..., S) differences of rates, one a seed. Fewer than 3 seeds: SE and df are NaN.
+
+    Raises:
+        DataError: no numbers, or a seed's difference is missing.
+    """
+    return run_moments(d)
+
+
+def run_moments(rates: Floats) -> Moments:
+    """Return mean and standard error over training runs of any number that a run has.
+
+    Args and errors are those of `pair_moments`.
+    """
+    found = finite(rates, 1)
+    value = np.asarray(found.mean(axis=-1))
+    if found.shape[-1] < MIN_SEEDS:
+        unknown = np.full(value.shape, np.nan)
+        return Moments(value, unknown, unknown)
+    return Moments(value, _root(_variance_of_mean(found)), float(found.shape[-1] - 1))
+
+
 def p_value(m: Moments) -> Floats:
     """Return two-sided p of Student's t, in (0, 1]; NaN where there is no SE."""
     return probability(2 * student_cdf(m.df, -np.abs(m.value) / m.se))

@@ -4,10 +4,11 @@
   question-level differences.
 * personas at large: other personas too. t over persona-level differences with a
   two-way standard error, and the exact sign-flip test.
-* training runs: another seed would have given another model. Welch's t over
-  seed-level rates.
+* training runs: another seed would have given another model. Paired t over seeds where
+  the arms of a seed share a trained prior or a text, Welch's t where they share nothing;
+  beside either the exact p over the same seeds.
 
-The arithmetic stands in `persona_lib.stats.moments`.
+The arithmetic stands in `persona_lib.stats.moments` and `persona_lib.stats.exact`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,14 @@ from persona_lib.errors import DataError
 from persona_lib.inputs import LEVEL, POSITIVE, number, whole
 from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.exact import (
+    MOST_FLIPPED,
+    MOST_SPLITS,
+    flip_floor,
+    sign_flips,
+    splits,
+    two_samples,
+)
 from persona_lib.stats.moments import (
     MIN_SEEDS,
     Floats,
@@ -31,14 +40,18 @@ from persona_lib.stats.moments import (
     interval,
     level,
     p_value,
+    pair_moments,
     persona_moments,
     question_moments,
+    run_moments,
     seed_moments,
 )
 from persona_lib.stats.proportions import normal_quantile
 from persona_lib.stats.thresholds import shown
 
 THESE_PERSONAS = "these personas, this run"
+THESE_RUNS = "these personas, these runs"
+"""The same target where several runs are pooled."""
 PERSONAS_AT_LARGE = "personas at large"
 TRAINING_RUNS = "training runs"
 
@@ -47,30 +60,40 @@ PERSONA_METHOD = "persona-level t, two-way SE"
 TOTALS_METHOD = "persona-level t, questions pooled"
 FLIP_METHOD = "exact sign-flip over personas"
 SEED_METHOD = "Welch t over seeds"
+PAIR_METHOD = "paired t over seeds"
+RATE_METHOD = "one-sample t over seeds"
+SPLIT_METHOD = "exact permutation over seeds"
+SEED_FLIP_METHOD = "exact sign-flip over seeds"
 
-MOST_FLIPPED = 20
-"""Most personas whose sign vectors are enumerated: 2^20 of them."""
 REFUSED = "no claim on personas at large"
 NOT_ESTIMABLE = "run-to-run variance not estimable"
 
 _TIE = 1e-12
 
 
-def question_t(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
-    """Return the difference for these personas in this run: `question_moments`.
+def these_personas(runs: int) -> str:
+    """Return the name of the target of these personas: one run, or several pooled."""
+    return THESE_PERSONAS if runs == 1 else THESE_RUNS
+
+
+def question_t(
+    treated: Floats, control: Floats, *, n: int, confidence: float, runs: int = 1
+) -> Estimate:
+    """Return the difference for these personas in these runs: `question_moments`.
 
     Args:
         treated: (G, Q) rates of the treated arm, personas by questions.
         control: (G, Q) rates of the other arm, for the same personas and questions.
         n: completions behind both.
         confidence: level of the interval.
+        runs: training runs that were pooled.
 
     Raises:
         DataError: unlike shapes, missing cells, or an impossible confidence.
     """
     d = _paired(treated, control)
     what = "one question" if d.shape[1] == 1 else "no variation over questions"
-    target = (THESE_PERSONAS, QUESTION_METHOD, d.shape[1])
+    target = (these_personas(runs), QUESTION_METHOD, d.shape[1])
     return _estimate(question_moments(d), target, f"{what}: no interval, no p", n, confidence)
 
 
@@ -108,33 +131,15 @@ def sign_flip(treated: Floats, control: Floats, *, n: int, confidence: float) ->
     """Return the exact sign-flip test over personas at large; it has no interval.
 
     If the arms do not differ, each persona's mean difference could as well have had
-    the other sign (Fisher 1935, The Design of Experiments, chapter 3). p is the share
-    of all 2^G sign vectors whose mean is as far from 0 as the observed one.
-
-    `p_floor` is None, because `Estimate` prints a floor as a bound from resamples,
-    "p <= 1.6e-2 (0 of 127)": this p is exact. The note has the count and the floor.
-    Arguments and errors are those of `question_t`; more than 20 personas are refused too.
+    the other sign: `persona_lib.stats.exact.sign_flips`. Arguments and errors are those of
+    `question_t`; more than 20 personas are refused too.
     """
     means = _paired(treated, control).mean(axis=1)
     personas = int(means.size)
     remedy = "Use the persona-level t."
     whole("personas", personas, 1, MOST_FLIPPED, remedy=remedy, error=DataError)
-    sums = np.zeros(1)
-    for mean in means:  # the first sum keeps the signs as they were observed
-        sums = np.concatenate([sums + mean, sums - mean])
-    extreme = int((np.abs(sums / personas) >= abs(sums[0] / personas) - _TIE).sum())
-    counted = f"exact: {extreme:,} of {sums.size:,} sign vectors are as far from 0"
-    bound = f"the smallest possible p is {_floor_text(personas)}"
-    if np.abs(means).max() <= _TIE:
-        bound = "no persona differs, so that p is 1 whatever the signs"
-    note = f"{counted}; {bound}"
-    bare = nothing(n, personas, level(confidence), FLIP_METHOD, note, value=float(means.mean()))
-    return replace(bare, p=extreme / sums.size, target=PERSONAS_AT_LARGE)
-
-
-def flip_floor(personas: int) -> float:
-    """Return the least p of a sign-flip test, 2 / 2^G: all signs alike, and its mirror."""
-    return 2.0 ** (1 - personas)
+    bare = nothing(n, personas, level(confidence), FLIP_METHOD, "", value=float(means.mean()))
+    return _flipped(replace(bare, target=PERSONAS_AT_LARGE), means, "persona")
 
 
 def population_refusal(personas: int, max_p: float) -> str:
@@ -169,14 +174,86 @@ def seeds_welch(treated: Floats, control: Floats, *, n: int, confidence: float) 
     Raises:
         DataError: not two lists of numbers, or an impossible confidence.
     """
-    if np.ndim(treated) != 1 or np.ndim(control) != 1:
-        raise bad_rates("two lists, one rate a seed", (np.shape(treated), np.shape(control)))
+    _lists(treated, control)
     seeds = (len(treated), len(control))
     blocked = "no variation over seeds: no interval, no p"
     if min(seeds) < MIN_SEEDS:
         blocked = f"{NOT_ESTIMABLE}: {seeds[0]} and {seeds[1]} seeds, {MIN_SEEDS} each are needed"
     target = (TRAINING_RUNS, SEED_METHOD, sum(seeds))
     return _estimate(seed_moments(treated, control), target, blocked, n, confidence)
+
+
+def seeds_paired(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
+    """Return the difference over training runs, seeds as pairs: `pair_moments`.
+
+    Args:
+        treated: (S,) rates of the treated arm, one a seed; 3 seeds or value only.
+        control: (S,) rates of the other arm, of the same seeds in the same order.
+        n: completions behind both.
+        confidence: level of the interval.
+
+    Raises:
+        DataError: not two lists of numbers of one length, or an impossible confidence.
+    """
+    d = _pairs(treated, control)
+    blocked = "no variation over seeds: no interval, no p"
+    if d.size < MIN_SEEDS:
+        pairs = "1 pair" if d.size == 1 else f"{d.size} pairs"
+        blocked = f"{NOT_ESTIMABLE}: {pairs} of runs, {MIN_SEEDS} are needed"
+    target = (TRAINING_RUNS, PAIR_METHOD, int(d.size))
+    return _estimate(pair_moments(d), target, blocked, n, confidence)
+
+
+def seeds_flipped(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
+    """Return the exact sign-flip test over seeds; arguments and errors of `seeds_paired`.
+
+    More than `MOST_FLIPPED` seeds have no p, and the note says so.
+    """
+    d = _pairs(treated, control)
+    bare = nothing(n, int(d.size), level(confidence), SEED_FLIP_METHOD, "", value=float(d.mean()))
+    bare = replace(bare, target=TRAINING_RUNS)
+    if d.size > MOST_FLIPPED:
+        note = f"no exact p: {d.size} seeds, {MOST_FLIPPED} at most are enumerated"
+        return replace(bare, note=note)
+    return _flipped(bare, d, "seed")
+
+
+def seeds_permuted(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
+    """Return the exact two-sample permutation test over seeds: `exact.two_samples`.
+
+    More than `MOST_SPLITS` splits have no p, and the note says so. Arguments and errors
+    are those of `seeds_welch`; each arm has one seed or more.
+    """
+    a, b = _lists(treated, control)
+    value = float(a.mean() - b.mean())
+    seeds = int(a.size + b.size)
+    bare = nothing(n, seeds, level(confidence), SPLIT_METHOD, "", value=value)
+    bare = replace(bare, target=TRAINING_RUNS)
+    ways = splits((a.size, b.size))
+    if ways > MOST_SPLITS:
+        note = f"no exact p: {ways:,} splits, {MOST_SPLITS:,} at most are enumerated"
+        return replace(bare, note=note)
+    found = two_samples(a, b)
+    counted = f"exact: {found.extreme:,} of {ways:,} splits are as far out"
+    note = f"{counted}; the smallest possible p is 2/{ways:,} = {found.floor:.3g}"
+    return replace(bare, p=found.p, p_floor=found.floor, note=note)
+
+
+def seeds_rate(rates: Floats, *, n: int, confidence: float) -> Estimate:
+    """Return the mean rate of one arm over training runs, with Student's t interval, no p.
+
+    Args:
+        rates: (S,) rates, one a seed; 3 seeds or value only.
+        n: completions behind them.
+        confidence: level of the interval.
+    """
+    m = run_moments(finite(rates, 1))
+    seeds = len(rates)
+    blocked = "no variation over seeds: no interval"
+    if seeds < MIN_SEEDS:
+        blocked = f"{NOT_ESTIMABLE}: {seeds} seeds, {MIN_SEEDS} are needed"
+    found = _estimate(m, (TRAINING_RUNS, RATE_METHOD, seeds), blocked, n, confidence)
+    return replace(found, p=None, signed=False)
 
 
 def one_seed_risk(
@@ -232,5 +309,30 @@ def _paired(treated: Floats, control: Floats) -> Floats:
     return finite(np.subtract(treated, control, dtype=np.float64), 2)
 
 
-def _floor_text(personas: int) -> str:
-    return f"2/{2**personas:,} = {flip_floor(personas):.3g}"
+def _lists(treated: Floats, control: Floats) -> tuple[Floats, Floats]:
+    """Return two lists of rates, one a seed."""
+    if np.ndim(treated) != 1 or np.ndim(control) != 1:
+        raise bad_rates("two lists, one rate a seed", (np.shape(treated), np.shape(control)))
+    return finite(treated, 1), finite(control, 1)
+
+
+def _pairs(treated: Floats, control: Floats) -> Floats:
+    """Return the (S,) differences of two lists of rates of the same seeds."""
+    a, b = _lists(treated, control)
+    if a.size != b.size:
+        raise bad_rates("two lists of the same seeds", (a.shape, b.shape))
+    return np.asarray(a - b)
+
+
+def _flipped(bare: Estimate, differences: Floats, unit: str) -> Estimate:
+    """Return a bare estimate with the p of the sign-flip test, its count and its floor."""
+    found = sign_flips(differences)
+    counted = f"exact: {found.extreme:,} of {found.arrangements:,} sign vectors are as far from 0"
+    bound = f"the smallest possible p is {_floor_text(differences.size)}"
+    if np.abs(differences).max() <= _TIE:
+        bound = f"no {unit} differs, so that p is 1 whatever the signs"
+    return replace(bare, p=found.p, p_floor=found.floor, note=f"{counted}; {bound}")
+
+
+def _floor_text(units: int) -> str:
+    return f"2/{2**units:,} = {flip_floor(units):.3g}"

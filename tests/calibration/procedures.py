@@ -20,6 +20,7 @@ from persona_lib.stats.equivalence import tost
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.mixed import random_intercept
 from persona_lib.stats.thresholds import above, at_most
+from tests.calibration import repeats
 from tests.calibration.gates import FAILS, GATES, HOLDS, outcomes
 from tests.calibration.worlds import (
     PERSONAS,
@@ -75,9 +76,9 @@ class Trial:
     """What is simulated: a procedure on data of a world, for a target, under a truth.
 
     Attributes:
-        procedure: a name in `PROCEDURES` or `GATES`, or `WELCH`.
+        procedure: a name in `PROCEDURES`, `GATES` or `repeats`, or `WELCH`.
         target: whose difference it is taken for.
-        world: a name in `WORLDS`; of `WELCH`, "S seeds" in each arm.
+        world: a name in `WORLDS` or `repeats.PAIRS`; of `WELCH`, "S seeds" in each arm.
         truth: the difference that is true of the target; of a gate, what it compares.
         shape: personas and questions.
     """
@@ -101,6 +102,8 @@ def tallies(trial: Trial, count: int, purpose: str) -> Mapping[str, Tally]:
         batches = [_welch(int(trial.world.split()[0]), count, purpose)]
     elif trial.procedure in GATES:
         batches = [_gate(trial, count, purpose)]
+    elif trial.procedure in repeats.BY_T or trial.procedure in repeats.BY_COUNT:
+        batches = [_repeats(trial, count, purpose)]
     else:
         apply = PROCEDURES[trial.procedure]
         drawn = sets(
@@ -207,6 +210,13 @@ def _welch(seeds: int, count: int, purpose: str) -> Answers:
         below(0.05): np.array([_p(e) < 0.05 for e in estimates]),
         COVERS: np.array([e.low <= 0 <= e.high for e in estimates]),
     }
+
+
+def _repeats(trial: Trial, count: int, purpose: str) -> Answers:
+    a, b = repeats.drawn(repeats.PAIRS[trial.world], count, purpose)
+    if trial.procedure in repeats.BY_T:
+        return _t(repeats.BY_T[trial.procedure](a, b), trial.truth)
+    return {below(0.05): repeats.BY_COUNT[trial.procedure](a, b) < 0.05}
 
 
 def _gate(trial: Trial, count: int, purpose: str) -> Answers:

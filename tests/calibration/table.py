@@ -55,7 +55,10 @@ TARGETS = """\
   expected rates of two populations, and the intercepts are the populations'.
 - **training runs**: seven personas and their questions are fixed. A run shifts all of their logits
   by a normal number; the mean rate of a run has mean {rate} and SD {seed_sd} over runs, and both
-  arms are runs of the same kind.
+  arms are runs of the same kind. Where a correlation r is named, the rates themselves are drawn:
+  those of one seed's arms have it, as where arms share a trained prior or a text. With r = -0.8
+  two samples take every tenth or more of null data sets for a difference, which is why verdicts
+  pair seeds wherever arms share a draw.
 
 - **the instrument**: what a gate compares is exactly at the number named: a share, a ratio of two
   shares or of two median lengths, a difference of two shares. With 20 questions, 10 completions of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -96,20 +98,56 @@ def test_verdicts_stay_as_they_were(verdicts: dict[str, Verdict]) -> None:
 
 
 @pytest.mark.parametrize(("claim", "control"), [("H1", "C1"), ("H2", "C3"), ("H3", "C2p")])
-def test_training_runs_are_welchs_t_over_five_seeds(
+def test_training_runs_are_t_over_five_seeds(
     claim: str, control: str, verdicts: dict[str, Verdict]
 ) -> None:
-    """Computed here by scipy from the rates of the scores."""
-    found = rates(FULL)
-    exact = stats.ttest_ind(by_seed(found, "C2"), by_seed(found, control), equal_var=False)
+    """Computed here by scipy from the rates of the scores. C2 and C2p share their prior."""
+    arms = [by_seed(rates(FULL), arm) for arm in ("C2", control)]
+    paired = control == "C2p"
+    exact = stats.ttest_rel(*arms) if paired else stats.ttest_ind(*arms, equal_var=False)
     interval = exact.confidence_interval(0.95)
     told = over_runs(verdicts[claim])
-    assert (told.clusters, told.p) == (10, pytest.approx(exact.pvalue))
+    assert told.method == ("paired t over seeds" if paired else "Welch t over seeds")
+    assert (told.clusters, told.p) == (5 if paired else 10, pytest.approx(exact.pvalue))
     assert (told.low, told.high) == pytest.approx((interval.low, interval.high))
+    counted = stats.permutation_test(
+        arms,
+        lambda x, y, axis: np.mean(x, axis=axis) - np.mean(y, axis=axis),
+        permutation_type="samples" if paired else "independent",
+        vectorized=True,
+        n_resamples=np.inf,
+    )
+    (by_count,) = (
+        one
+        for one in verdicts[claim].estimates
+        if one.method.startswith("exact") and one.target == "training runs"
+    )
+    assert by_count.p == pytest.approx(counted.pvalue)
+    assert by_count.p_floor == pytest.approx(2 / 2**5 if paired else 2 / math.comb(10, 5))
+
+
+def test_what_five_runs_do_not_bear_out_is_marked(verdicts: dict[str, Verdict]) -> None:
+    """H2's sign and the kill criterion: their intervals over runs hold 0, and the kill rate."""
+    found = {name: v.over_runs for name, v in verdicts.items()}
+    assert all(found.values())
+    assert {name: (o.status, o.missing) for name, o in found.items() if o} == {
+        "H1": ("borne out", ()),
+        "H2": ("not borne out", ("sign",)),
+        "H3": ("borne out", ()),
+        "kill": ("not borne out", ("outcome",)),
+    }
+    low, high = stats.ttest_1samp(by_seed(rates(FULL), "C2"), 0.0).confidence_interval(0.95)
+    assert low < ISSUE262.kill.max_rate < high
+    lines = table(FULL)
+    h2 = next(i for i, line in enumerate(lines) if line.startswith("H2 "))
+    assert lines[h2].startswith("H2    REFUTED* ")
+    assert (
+        lines[h2 + 1].strip().startswith("* over 5 training runs the sign is not shown: -0.055 [")
+    )
 
 
 def over_runs(verdict: Verdict) -> Estimate:
-    (found,) = (one for one in verdict.estimates if one.method.startswith("Welch t"))
+    (found,) = (one for one in verdict.estimates if one.method.endswith(" t over seeds"))
     return found
 
 

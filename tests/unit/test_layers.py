@@ -42,8 +42,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("train", "static_decode", "generate", "vllm_setup", "vllm_model", "vllm_engine",
      "vllm_shared", "geometry", "evidence_records", "evidence_aggregates", "foreign_cells",
      "foreign", "evidence"),
-    ("stages", "gate_base", "gate_points", "gate_bounds", "gates", "length_looks", "sensitivity",
-     "claims", "verdict", "family", "summary", "power", "judge", "panels"),
+    ("stages", "gate_base", "gate_points", "gate_bounds", "gates", "length_looks", "training_runs",
+     "sensitivity", "claims", "verdict", "family", "summary", "power", "judge", "panels"),
     ("advice_run", "run", "pipeline", "report"),
 )  # fmt: skip
 """Modules and packages of persona_lib, lowest first; a layer may import itself and lower ones."""

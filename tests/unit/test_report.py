@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from experiments.issue262 import STRICTER
 from persona_lib import errors
-from persona_lib.family import families
+from persona_lib.family import Family, families
 from persona_lib.registration import FalsePositiveGate
 from persona_lib.report import clean, summary, verdict_table
 from persona_lib.verdict import judge_all, judge_checks
@@ -39,7 +40,7 @@ def test_table_is_the_same_from_json_and_fits() -> None:
     for word in ("H1", "not triggered", "source_ratio", "C2p", "seen / unseen", FEW.digest[:12]):
         assert word in table
     kill = next(line for line in table.splitlines() if line.startswith("kill "))
-    assert kill.split()[1:3] == ["not", "triggered"]
+    assert kill.split()[1:3] == ["not", "triggered*"]  # two seeds
     assert "0.278" in table  # C1: 0.25 / 0.90
 
 
@@ -70,6 +71,47 @@ def test_table_names_whose_difference_it_is() -> None:
         "Holm-adjusted p of H1, H2, H3, question-level paired t",
     ]
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [
+        (1.0, "p = 1.0000"),
+        (0.0123, "p = 0.0123"),
+        (0.00012, "p = 1.2e-4"),
+        (1.04e-15, "p = 1.0e-15"),
+        (9.99e-16, "p < 1e-15"),
+        (sys.float_info.min, "p < 1e-15"),
+    ],
+)
+def test_a_p_below_what_doubles_tell_apart_is_a_bound_wherever_it_is_printed(
+    p: float, shown: str
+) -> None:
+    """1 - 1e-15 is still told from 1, by four times the spacing of doubles there."""
+    assert 1 - 3 * sys.float_info.epsilon > 1 - 1e-15
+    made = verdict("H1")
+    looks = tuple(replace(e, p=p) if e.p is not None else e for e in made.estimates)
+    found = replace(made, effect=replace(made.effect, p=p, p_floor=None), estimates=looks)
+    assert found.effect.p_text == shown
+    family = Family(method="m", claims=("H1",), p=(p,), bonferroni=(p,), holm=(p,))
+    table = verdict_table([found], [], None, families=[family])
+    targets = sum(e.p is not None and bool(e.target) for e in looks)
+    assert table.count(shown) == 1 + targets
+    (line,) = (line for line in table.splitlines() if line.startswith("Holm"))
+    assert line == f"Holm-adjusted p of H1, m: {shown.removeprefix('p ').removeprefix('= ')}"
+    assert found.text.count(shown) == 1 + sum(e.p is not None for e in looks)
+    assert "e-308" not in table + found.text
+    assert json.loads(json.dumps(found.to_json()))["effect"]["p"] == p
+
+
+def test_a_floor_of_an_exact_test_is_printed_and_is_no_bound_from_resamples() -> None:
+    """Seven personas: 2 of 128."""
+    (flip,) = (e for e in verdict("H1").estimates if "sign-flip" in e.method)
+    assert flip.p_floor == 2 / 128
+    assert "<=" not in replace(flip, p=2 / 128).p_text
+    line = next(x for x in verdict_table([verdict("H1")], [], None).splitlines() if "-flip" in x)
+    assert line.split("  ")[-1].strip() == "7 personas"
+    assert "exact, floor 0.0156" in line
 
 
 def test_table_shows_checks_that_do_not_hold_and_counts_the_others() -> None:

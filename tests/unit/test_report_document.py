@@ -15,9 +15,10 @@ from persona_lib.report.blocks import Heading, Para, Section, Table, Verbatim
 from persona_lib.report.document import write_report
 from persona_lib.report.formats import FORMS, written
 from persona_lib.report.markdown import line, markdown, paragraph
+from persona_lib.report.numbers import check_report, wrong
 from persona_lib.report.page import page
 from persona_lib.report.pieces import NONE, Node, Number, Quote, listed, plain, span, visible
-from persona_lib.report.reading import markdown_tokens
+from persona_lib.report.reading import Found, markdown_tokens
 from persona_lib.report.sections import outcome, p_of
 from tests.report_bodies import EVIL, body_of, live, poisoned, write
 
@@ -32,7 +33,9 @@ from tests.report_bodies import EVIL, body_of, live, poisoned, write
         (0.5965, "p", "0.5965"),
         (0.001, "p", "0.0010"),
         (0.00099, "p", "9.9e-4"),
-        (9.416e-30, "p", "9.4e-30"),
+        (9.416e-15, "p", "9.4e-15"),
+        (9.9e-16, "p", "< 1e-15"),
+        (2.2250738585072014e-308, "p", "< 1e-15"),
         (0.2, "bound", "0.20"),
         (0.0167, "bound", "0.0167"),
         (-0.0, "bound", "0.00"),
@@ -50,6 +53,57 @@ from tests.report_bodies import EVIL, body_of, live, poisoned, write
 )
 def test_numbers_are_written_in_their_form(value: float, form: str, text: str) -> None:
     assert written(value, form) == text
+
+
+def test_what_runs_do_not_show_stands_in_both_documents(tmp_path: Path) -> None:
+    """In the lead, in the row of the claim, under it, and among the caveats."""
+    body = body_of()
+    said = "over 5 training runs the sign is not shown: -0.055 [-0.162, +0.053], p = 0.2576"
+    body["verdicts"][1]["over_runs"] |= {
+        "status": "not borne out", "missing": ["sign"], "outcome": "REFUTED", "text": said,
+    }  # fmt: skip
+    folder = write(tmp_path, body)
+    assert check_report(folder) == []
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.count(said) == 4
+    row = next(part for part in page.split("<tr") if ">REFUTED<" in part)
+    assert said in row
+    single = "over training runs: run-to-run variance not estimable: 1 run, 3 are needed"
+    assert page.count(single) == 3 * 3  # the other claims: no caveat beyond `single_seed`
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "over training runs" in text.split("| --- |")[0]
+    del body["verdicts"][1]["over_runs"]  # as older files have it
+    assert check_report(write(tmp_path / "older", body)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "fine"),
+    [
+        ("< 1e-15", 2.3e-308, True),
+        ("< 1e-15", 9.9e-16, True),
+        ("< 1e-15", 1.1e-15, False),
+        ("< 1e-15", 0.0, False),
+        ("< 1e-16", 1e-300, False),
+        ("< 1e-14", 1e-300, False),
+        ("2.3e-308", 2.3e-308, False),
+        ("1.1e-15", 1.1e-15, True),
+    ],
+)
+def test_the_checker_knows_the_bound_of_a_tiny_p(text: str, value: float, fine: bool) -> None:
+    body = {"p": value}
+    assert (wrong(Found(text, "/p", "p"), body) == "") is fine
+    assert wrong(Found(text, "/p", "f4"), body) or not text.startswith("<")
+
+
+def test_a_tiny_p_survives_both_documents(tmp_path: Path) -> None:
+    body = body_of()
+    body["verdicts"][0]["effect"] |= {"p": 2.3e-308, "p_floor": None}
+    body["families"][0]["holm"][0] = 2.3e-308
+    folder = write(tmp_path, body)
+    assert check_report(folder) == []
+    assert "\\< 1e-15" in (folder / "report.md").read_text(encoding="utf-8")
+    assert "&lt; 1e-15" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "e-308" not in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_forms_are_known_and_whole_numbers_are_whole() -> None:
@@ -108,6 +162,9 @@ def test_p_at_its_floor_is_a_bound_and_a_silent_kill_is_no_support() -> None:
     assert plain(p_of(Node({"p": 0.01, "p_floor": floor}))) == "0.0100"
     assert plain(p_of(Node({"p": 1.0, "p_floor": 1.0}))) == "1.0000"
     assert plain(p_of(Node({"p": None, "p_floor": None}))) == NONE
+    exact = {"p": 2 / 128, "p_floor": 2 / 128, "method": "exact sign-flip over personas"}
+    assert plain(p_of(Node(exact))) == "0.0156"
+    assert plain(p_of(Node({"p": 1e-300, "p_floor": 1e-300}))) == "< 1e-15"
     assert plain(outcome(Node({"outcome": "SUPPORTED", "label": "not triggered"}))) == (
         "not triggered"
     )

@@ -25,8 +25,14 @@ from experiments.session import PREREG, ROOT, Session
 from persona_lib.chain import Entry, read_chain
 from persona_lib.errors import SealError, SpecError
 from persona_lib.registration import Registration
+from persona_lib.report import verdict_table
+from persona_lib.report.numbers import check_report
 from persona_lib.seal import append, check_sealed, differences
 from persona_lib.spec import canonical
+from persona_lib.summary import summary
+from persona_lib.verdict import Verdict, judge
+from tests.report_bodies import write
+from tests.synthetic import evidence
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 SAID = {"reason": "made up for a test", "data_seen": "none"}
@@ -168,6 +174,8 @@ def test_amendment_is_counted_and_chained(tmp_path: Path) -> None:
         "date": "2026-01-03T12:00:00Z",
         "amendments": 1,
         "head": second.hash,
+        "reason": SAID["reason"],
+        "seen": (),
     }
     assert (first.previous, second.previous) == (None, first.hash)
     assert (second.reason, second.data_seen) == (SAID["reason"], "none")
@@ -399,6 +407,144 @@ def test_sha256sum_prints_the_digests() -> None:
     assert {name: found[name] for name in REGISTRATIONS} == {
         name: registration.digest for name, registration in REGISTRATIONS.items()
     }
+
+
+# Data that had been seen, wherever the rules are shown.
+
+HOSTILE = "all of it \x1b[2J\u202e <script>alert(1)</script> [x](javascript:1) | `c` " + "x " * 900
+
+
+@pytest.mark.parametrize(
+    ("statements", "seen"),
+    [
+        (["none"], []),
+        (["None.", " NONE "], []),
+        (["all of it"], [(0, "2026-01-02", "all of it")]),
+        (["none", "the first 40 rows"], [(1, "2026-01-03", "the first 40 rows")]),
+        (["all of it", "none"], [(0, "2026-01-02", "all of it")]),
+        # Said in the middle, and no more by the newest entry.
+        (["none", "all of it", "none"], [(1, "2026-01-03", "all of it")]),
+        (["all of it", "all of it"], [(0, "2026-01-02", "all of it")]),
+        (["half", "all of it"], [(0, "2026-01-02", "half"), (1, "2026-01-03", "all of it")]),
+        # What only begins so is a statement.
+        (["none of the arms but C1"], [(0, "2026-01-02", "none of the arms but C1")]),
+    ],
+)
+def test_every_statement_of_seen_data_reaches_the_seal(
+    statements: list[str], seen: list[tuple[int, str, str]], tmp_path: Path
+) -> None:
+    rules = (ISSUE262, MOVED, BACK)[: len(statements)]
+    for i, (one, said) in enumerate(zip(rules, statements, strict=True)):
+        append(one, tmp_path, date=NOON + timedelta(days=i), reason=f"why {i}", data_seen=said)
+    found = check_sealed(rules[-1], tmp_path)
+    assert [(s.amendment, s.date[:10], s.data_seen) for s in found.seen] == seen
+    assert found.reason == f"why {len(statements) - 1}"
+
+
+def judged_after(tmp_path: Path, *said: tuple[str, str]) -> dict[str, Any]:
+    """verdict.json's part of verdicts under rules sealed with these reasons and statements."""
+    rules = (ISSUE262, MOVED, BACK)[: len(said)]
+    for i, (one, (reason, seen)) in enumerate(zip(rules, said, strict=True)):
+        append(one, tmp_path, date=NOON + timedelta(days=i), reason=reason, data_seen=seen)
+    seal = check_sealed(rules[-1], tmp_path)
+    few = replace(rules[-1], statistics=replace(rules[-1].statistics, resamples=3_000))
+    found = evidence(registration=few)
+    return {
+        "format": 2,
+        "registration": few.name,
+        "registration_digest": few.digest,
+        "seal": json.loads(json.dumps(asdict(seal))),
+        "verdicts": [judge(few, found, "H1", seal=seal).to_json()],
+        "gates": [],
+        "families": [],
+        "summary": summary(few, found, seal=seal),
+        "panels": {},
+        "stages": [],
+    }
+
+
+def test_rules_sealed_after_the_data_say_so_in_table_json_and_report(tmp_path: Path) -> None:
+    body = judged_after(tmp_path / "seals", ("x", "all of it"))
+    (verdict,) = (Verdict.from_json(one) for one in body["verdicts"])
+    for table in (
+        verdict_table(body["verdicts"], [], body["summary"]),
+        verdict_table(body["verdicts"], [], None),
+        verdict.text,
+    ):
+        assert "sealed 2026-01-02 after seeing: all of it" in table
+        assert "newest amendment" not in table
+    told = json.dumps(body)
+    assert told.count('"data_seen": "all of it"') == 3  # seal, verdict, summary
+    folder = write(tmp_path / "report", body)
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert "When they were sealed, data had been seen" in text
+        assert text.count("all of it") == 2  # the table, and a caveat
+        assert "sealed_after_data" in text
+    assert check_report(folder) == []
+
+
+def test_rules_sealed_before_the_data_say_nothing_of_it(tmp_path: Path) -> None:
+    body = judged_after(tmp_path / "seals", ("x", "none"))
+    table = verdict_table(body["verdicts"], [], body["summary"])
+    assert "(sealed 2026-01-02, 0 amendments)" in table
+    assert "after seeing" not in table
+    folder = write(tmp_path / "report", body)
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "By what their seals say, no data had been seen by then." in text
+    assert "sealed_after_data" not in text
+    del body["seal"]["seen"]  # as older files have it
+    text = (write(tmp_path / "older", body) / "report.md").read_text(encoding="utf-8")
+    assert "What data had been seen by then is not recorded here." in text
+
+
+def test_the_newest_amendment_gives_its_reason(tmp_path: Path) -> None:
+    body = judged_after(tmp_path / "seals", ("as planned", "none"), ("a typo", "two arms"))
+    table = verdict_table(body["verdicts"], [], body["summary"])
+    assert "amended 2026-01-03 after seeing: two arms\n" in table
+    assert "newest amendment, 2026-01-03: a typo\n" in table
+    assert "as planned" not in table
+    folder = write(tmp_path / "report", body)
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert "data seen when amended" in text
+        assert "reason of the newest amendment" in text
+        assert "a typo" in text
+    assert check_report(folder) == []
+
+
+def test_hostile_statements_are_shown_and_act_nowhere(tmp_path: Path) -> None:
+    body = judged_after(tmp_path / "seals", ("x", "none"), (HOSTILE, HOSTILE))
+    lines = verdict_table(body["verdicts"], [], body["summary"]).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert all(line.isprintable() for line in lines)
+    start = next(i for i, line in enumerate(lines) if "after seeing: all of it" in line)
+    end = next(i for i, line in enumerate(lines) if line.startswith("claim "))
+    assert end - start <= 8  # two statements, cut
+    assert sum(line.rstrip().endswith(" ...") for line in lines[start:end]) == 2
+    assert len(body["seal"]["seen"][0]["data_seen"]) <= 2_000
+    folder = write(tmp_path / "report", body)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script" not in page
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "[x](javascript:1)" not in text
+    assert check_report(folder) == []
+
+
+def test_a_chain_written_by_others_is_cleaned_and_bounded(tmp_path: Path) -> None:
+    """`append` takes 2,000 characters without controls; a chain may hold anything."""
+    sealed(tmp_path, ISSUE262)
+    path = tmp_path / "issue262" / "chain.jsonl"
+    (entry,) = [json.loads(line) for line in path.read_text().splitlines()]
+    write_lines(path, [rehash(entry, data_seen="\x1b]0;t\x07seen " * 1_000, reason="r\u202e")])
+    found = check_sealed(ISSUE262, tmp_path)
+    assert found.seen[0].data_seen == ("seen " * 400)[:1_997] + "..."
+    assert found.reason == "r"
+    for odd in (None, 7, ["none"]):
+        write_lines(path, [rehash(entry, data_seen=odd)])
+        with pytest.raises(SealError, match="the entry was altered"):
+            check_sealed(ISSUE262, tmp_path)
 
 
 # Sessions and the command line.

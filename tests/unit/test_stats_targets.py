@@ -20,6 +20,7 @@ from statsmodels.stats.weightstats import ttost_paired
 from persona_lib.errors import DataError
 from persona_lib.stats.equivalence import equivalence, holm, tost
 from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.exact import flip_floor
 from persona_lib.stats.moments import (
     Floats,
     Moments,
@@ -33,7 +34,6 @@ from persona_lib.stats.moments import (
 from persona_lib.stats.targets import (
     PERSONA_METHOD,
     QUESTION_METHOD,
-    flip_floor,
     one_seed_risk,
     persona_t,
     population_refusal,

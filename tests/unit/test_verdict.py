@@ -276,7 +276,9 @@ def test_several_seeds_are_shown_one_by_one() -> None:
     found = verdict("H1", seeds=(1, 2, 3))
     assert found.seeds == (1, 2, 3)
     assert sum("alone" in e.method for e in found.estimates) == 3
-    assert "not estimable" not in found.text
+    assert "run-to-run variance not estimable" not in found.text
+    # Synthetic seeds are alike, and a spread of 0 is none.
+    assert "; over training runs: not estimable: no variation over seeds\n" in found.text
 
 
 def test_everything_survives_strict_json() -> None:
