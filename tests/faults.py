@@ -93,7 +93,7 @@ def evidence_for(breaks: Breaks, registration: Registration) -> Evidence:
     return AggregateEvidence(registration, broken)
 
 
-_kept = cache(evidence_for)
+kept = cache(evidence_for)
 
 
 def judged(fault: Fault, *, fresh: bool = False) -> tuple[str, str]:
@@ -103,7 +103,7 @@ def judged(fault: Fault, *, fresh: bool = False) -> tuple[str, str]:
     `fresh` makes the evidence anew, for a mutant of what reads it.
     """
     try:
-        make = evidence_for if fresh else _kept
+        make = evidence_for if fresh else kept
         evidence = make(fault.breaks, fault.registration)
         if fault.rule not in CLAIMS:
             return judge_gate(fault.registration, evidence, fault.rule).outcome.value, ""
