@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 ROOT_SEED = 262
 RATE = 0.274
-"""Expected rate of the control arm, and of both arms without a difference."""
+"""Expected rate of the control arm, and of both arms without a difference, if not said otherwise."""
 PERSONAS, QUESTIONS, SAMPLES = 7, 20, 10
 THESE, LARGE = "these personas", "personas at large"
 CHUNK = 1_000
@@ -49,6 +49,7 @@ class World:
         persona_question: persona x question.
         question_arm: question x arm.
         cell_arm: persona x question x arm.
+        rate: expected rate of the control arm.
     """
 
     persona: tuple[float, float] = (2.2, 2.2)
@@ -58,6 +59,7 @@ class World:
     persona_question: float = 0.6
     question_arm: float = 0.3
     cell_arm: float = 0.4
+    rate: float = RATE
 
     @property
     def of_questions(self) -> float:
@@ -163,7 +165,7 @@ def of_questions(rng: np.random.Generator, world: World, batch: tuple[int, int, 
 
 def intercepts(world: World, personas: Floats, target: str, difference: float) -> Floats:
     """Return (B, 2) intercepts that make the difference true of the target."""
-    wanted = np.array([RATE, RATE + difference])
+    wanted = np.array([world.rate, world.rate + difference])
     if target == LARGE:
         sds = [world.of_everything(arm) for arm in (0, 1)]
         found = [
