@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 ROOT_SEED = 262
 RATE = 0.274
-"""Expected rate of the control arm, and of both arms without a difference, if not said otherwise."""
+"""Expected rate of the control arm, and of both without a difference, where no world says else."""
 PERSONAS, QUESTIONS, SAMPLES = 7, 20, 10
 THESE, LARGE = "these personas", "personas at large"
 CHUNK = 1_000
@@ -81,6 +81,10 @@ WORLDS = {
     # Ours, not the issue's: where personas are alike their differences are nearly normal,
     # so that t over three of them shows a wrong number of degrees of freedom.
     "Even": World(persona=(0.1, 0.1), persona_arm=1.0),
+    # Ours: questions that differ much, and rates at which an absolute band says little.
+    "Heavy": World(question=1.5),
+    "Heavy, 3 %": World(question=1.5, rate=0.03),
+    "Heavy, 2 %": World(question=1.5, rate=0.02),
 }
 ISSUE_WORLDS = ("S", "M", "L", "PUB", "Qhi")
 SEED_SD = 0.10
