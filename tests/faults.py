@@ -243,6 +243,23 @@ def several(*breaks: Breaks) -> Breaks:
 
 
 @cache
+def runs(*changes: Breaks) -> Breaks:
+    """Take as many training runs as there are changes, each broken by its own."""
+
+    def breaks(b: Bench) -> Bench:
+        found = [several(change)(b) for change in changes]
+        benches = [one for one in found if isinstance(one, Bench)]
+        tables = []
+        for parts in ([one.scores for one in benches], [one.advice for one in benches]):
+            table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            sizes = [len(part["seed"]) for part in parts]
+            tables.append({**table, "seed": np.repeat(np.arange(len(sizes)) + 42, sizes)})
+        return Bench(*tables)
+
+    return breaks
+
+
+@cache
 def published(*changes: Breaks) -> Breaks:
     """Leave nothing but the totals of what these changes make."""
 

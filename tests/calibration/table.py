@@ -123,8 +123,8 @@ def _worlds() -> Iterator[str]:
         shown = name if name in ISSUE_WORLDS else f"{name} ({OURS})"
         yield (
             f"| {shown} | {world.rate:g} | {world.persona[0]:g} / {world.persona[1]:g} | "
-            f"{world.correlation:g} | {world.persona_arm:g} | {world.question:g} | {world.persona_question:g} | "
-            f"{world.question_arm:g} | {world.cell_arm:g} |\n"
+            f"{world.correlation:g} | {world.persona_arm:g} | {world.question:g} | "
+            f"{world.persona_question:g} | {world.question_arm:g} | {world.cell_arm:g} |\n"
         )
     yield "\n"
 
