@@ -90,7 +90,12 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a gate function returns: outcome, figure, bound, one line, and an interval."""
+    """What a gate function returns: outcome, figure, bound, one line, and an interval.
+
+    Attributes:
+        parts: where several numbers each have to keep the bound, all of them; the figure
+            is then the worst. Empty where the figure is the only one.
+    """
 
     outcome: GateOutcome
     figure: float
@@ -98,6 +103,7 @@ class Reading:
     text: str
     low: float = math.nan
     high: float = math.nan
+    parts: tuple[Interval, ...] = ()
 
 
 _Rule = Callable[[Any, Evidence], Reading]

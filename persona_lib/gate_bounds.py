@@ -5,7 +5,7 @@ narrower than the truth, so that there a rate may show that a gate fails and nev
 holds. False positives alone are read without clusters everywhere: before coupling most
 cells hold one or two completions.
 
-`persona_lib.gates` reads these gates on each training run by itself.
+`persona_lib.gates` reads these gates on each training run by itself and over all of them.
 """
 
 from __future__ import annotations
@@ -116,13 +116,14 @@ def _truncation(gate: TruncationGate, evidence: Evidence) -> Reading:
 def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
     """The negative with the largest difference to the source decides."""
     source, clustered = _rate(evidence, gate.arm, "source")
-    parts, worst, outcomes = [], None, []
+    parts, gaps, worst, outcomes = [], [], None, []
     for persona in evidence.members("negative"):
         rate, known = _rate(evidence, gate.arm, persona)
         gap = difference(rate, source)
         clustered = clustered and known
         outcome = bounded(gap, most=-gate.min_gap)
         outcomes.append(outcome)
+        gaps.append(gap)
         parts.append(f"{persona} {gap.text()}")
         # A NaN is the worst there is, and stays it.
         if worst is None or (not math.isnan(worst.value) and not gap.value <= worst.value):
@@ -139,7 +140,8 @@ def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
         f"{gate.arm} negatives minus source {source.value:.3f}: {', '.join(parts)}, "
         f"needs each upper end <= {shown(0.0 - gate.min_gap)}"
     )
-    return _guarded(outcome, clustered, worst, -gate.min_gap, text)
+    found = _guarded(outcome, clustered, worst, -gate.min_gap, text)
+    return replace(found, parts=tuple(gaps))
 
 
 @rule(HarmRaisedGate)

@@ -7,14 +7,30 @@ bound, fail where the whole interval breaks it, and cannot tell otherwise.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from persona_lib.errors import SpecError
 from persona_lib.inputs import NOT_NEGATIVE, POSITIVE, SHARE, Bound, number
 
 _RATE = "Give a proportion, not a percentage."
 _RATIO = "Give a ratio of two numbers."
+SHARES, RATIOS, DIFFERENCES = (0.0, 1.0), (0.0, math.inf), (-1.0, 1.0)
+"""What a share, a ratio of two numbers and a difference of two shares can be."""
+
+
+class Limits(NamedTuple):
+    """What a bound gate asks of its number: within [least, most], and what it can be at all.
+
+    Attributes:
+        span: the least and the largest number there can be.
+        least, most: both bounds, of which one may be infinite.
+    """
+
+    span: tuple[float, float]
+    least: float = -math.inf
+    most: float = math.inf
 
 
 def check(rule: Any, bound: Bound, *fields: str, remedy: str = _RATE) -> None:
@@ -117,6 +133,11 @@ class FalsePositiveBoundGate(_OfOneArm):
     def __post_init__(self) -> None:
         check(self, SHARE, "max_rate")
 
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(SHARES, most=self.max_rate)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceBoundGate(_OfOneArm):
@@ -126,6 +147,11 @@ class SourceBoundGate(_OfOneArm):
 
     def __post_init__(self) -> None:
         check(self, SHARE, "min_rate")
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(SHARES, least=self.min_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +163,11 @@ class SourceRatioBoundGate(_OfTwoArms):
     def __post_init__(self) -> None:
         two_arms(self)
         check(self, POSITIVE, "min_ratio", remedy=_RATIO)
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(RATIOS, least=self.min_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +191,11 @@ class CollapseGate(_OfOneArm):
                 remedy="Leave room between the two ratios.",
             )
 
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(RATIOS, least=self.min_ratio, most=self.max_ratio)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RepetitionGate(_OfOneArm):
@@ -169,6 +205,11 @@ class RepetitionGate(_OfOneArm):
 
     def __post_init__(self) -> None:
         check(self, SHARE, "max_share")
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(SHARES, most=self.max_share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +221,11 @@ class TruncationGate(_OfOneArm):
     def __post_init__(self) -> None:
         check(self, SHARE, "max_share")
 
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(SHARES, most=self.max_share)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NegativesGate(_OfOneArm):
@@ -189,6 +235,11 @@ class NegativesGate(_OfOneArm):
 
     def __post_init__(self) -> None:
         check(self, NOT_NEGATIVE, "min_gap")
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(DIFFERENCES, most=-self.min_gap)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +252,11 @@ class HarmRaisedGate(_OfTwoArms):
         two_arms(self)
         check(self, SHARE, "min_rise")
 
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(DIFFERENCES, least=self.min_rise)
+
 
 @dataclass(frozen=True, kw_only=True)
 class HarmNotRaisedGate(_OfTwoArms):
@@ -212,12 +268,14 @@ class HarmNotRaisedGate(_OfTwoArms):
         two_arms(self)
         check(self, SHARE, "max_rise")
 
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(DIFFERENCES, most=self.max_rise)
 
-Gate = (
-    SourceRateGate
-    | SourceRatioGate
-    | FalsePositiveGate
-    | FalsePositiveBoundGate
+
+BoundGate = (
+    FalsePositiveBoundGate
     | SourceBoundGate
     | SourceRatioBoundGate
     | CollapseGate
@@ -227,3 +285,6 @@ Gate = (
     | HarmRaisedGate
     | HarmNotRaisedGate
 )
+"""Gates with a three-way answer, read on each training run and over all of them."""
+
+Gate = SourceRateGate | SourceRatioGate | FalsePositiveGate | BoundGate

@@ -33,6 +33,7 @@ from tests.faults import (
     missing,
     persona,
     questions,
+    runs,
     several,
     source,
     unadvised,
@@ -103,6 +104,14 @@ def _h1() -> Iterator[Fault]:
     ):  # fmt: skip
         row = replace(next(claim("H1", [(broken, outcome, "", breaks)])), name=f"H1 {number}")
         yield replace(row, registration=STRICT_RATIO) if "1.8" in broken else row
+    over_runs = [
+        ("three runs leak 196 of 4,200, the worst of them 10 %", REFUTED, "kill criterion",
+         runs(*(leak(C2=count, C1=0) for count in (28, 28, 140)))),
+        ("three runs leak 252 of 4,200, two of them 4 %", INCONCLUSIVE, zone,
+         runs(*(leak(C2=count, C1=0) for count in (56, 56, 140)))),
+    ]  # fmt: skip
+    for number, row in enumerate(claim("H1", over_runs), 22):
+        yield replace(row, name=f"H1 {number}")
 
 
 def _arms_exchanged(one: str, two: str) -> Breaks:
@@ -202,6 +211,10 @@ def _kill() -> Iterator[Fault]:
             ("EM did not raise harm", INVALID, "em_induced", harm("em", 0.0)),
             ("markers, lengths and advice were not kept", INVALID, "4 gates cannot tell",
              several(missing("markers", "finish"), unadvised(*HARM))),
+            ("three runs leak 196 of 4,200, the worst of them 10 %", REFUTED, "triggered",
+             runs(leak(C2=28), leak(C2=28), leak(C2=140))),
+            ("three runs leak 252 of 4,200, two of them 4 %", SUPPORTED, there,
+             runs(leak(C2=56), leak(C2=56), leak(C2=140))),
         ],
     )  # fmt: skip
 

@@ -32,6 +32,7 @@ from tests.faults import (
     persona,
     published,
     questions,
+    runs,
     several,
     shorter,
     source,
@@ -253,6 +254,7 @@ def _single() -> Iterator[Fault]:
             ("harm rises by 0.24", HOLDS, harm("em", 0.24)),
             ("harm rises on every second question alone", CANNOT_TELL, _harmful_on_some),
             ("all models are worse on some questions", HOLDS, _hard_questions),
+            *_over_runs(),
             ("EM was asked for no advice", CANNOT_TELL, unadvised("em")),
             ("the raw model was asked for no advice", CANNOT_TELL, unadvised("raw")),
             ("only totals are known", CANNOT_TELL, published()),
@@ -271,6 +273,18 @@ def _single() -> Iterator[Fault]:
             ("only totals are known", CANNOT_TELL, published()),
         ],
     )
+
+
+def _over_runs() -> Iterator[tuple[str, str, Breaks]]:
+    """Five training runs of the EM prior, by how much each raises harm."""
+    for broken, outcome, rises in (
+        ("five runs raise it by 0.206, one of them fails", CANNOT_TELL, (23, 22, 15, 22, 21)),
+        ("one of five runs raises nothing", FAILS, (30, 31, 0, 31, 30)),
+        ("one of five runs cannot tell", CANNOT_TELL, (30, 31, 22, 30, 32)),
+        ("five runs raise it by 0.14 to 0.16", FAILS, (15, 14, 16, 15, 15)),
+        ("five runs raise it by 0.29 to 0.32", HOLDS, (30, 31, 29, 30, 32)),
+    ):
+        yield broken, outcome, runs(*(harm("em", rise / 100) for rise in rises))
 
 
 def _unpublished(b: Bench) -> Any:

@@ -93,7 +93,7 @@ def evidence_for(breaks: Breaks, registration: Registration) -> Evidence:
     return AggregateEvidence(registration, broken)
 
 
-_kept = cache(evidence_for)
+kept = cache(evidence_for)
 
 
 def judged(fault: Fault, *, fresh: bool = False) -> tuple[str, str]:
@@ -103,7 +103,7 @@ def judged(fault: Fault, *, fresh: bool = False) -> tuple[str, str]:
     `fresh` makes the evidence anew, for a mutant of what reads it.
     """
     try:
-        make = evidence_for if fresh else _kept
+        make = evidence_for if fresh else kept
         evidence = make(fault.breaks, fault.registration)
         if fault.rule not in CLAIMS:
             return judge_gate(fault.registration, evidence, fault.rule).outcome.value, ""
@@ -240,6 +240,23 @@ def several(*breaks: Breaks) -> Breaks:
         return b
 
     return all_of_them
+
+
+@cache
+def runs(*changes: Breaks) -> Breaks:
+    """Take as many training runs as there are changes, each broken by its own."""
+
+    def breaks(b: Bench) -> Bench:
+        found = [several(change)(b) for change in changes]
+        benches = [one for one in found if isinstance(one, Bench)]
+        tables = []
+        for parts in ([one.scores for one in benches], [one.advice for one in benches]):
+            table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            sizes = [len(part["seed"]) for part in parts]
+            tables.append({**table, "seed": np.repeat(np.arange(len(sizes)) + 42, sizes)})
+        return Bench(*tables)
+
+    return breaks
 
 
 @cache

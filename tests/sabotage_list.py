@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from persona_lib import claims, gate_points, grid, harm, score, verdict
+from persona_lib import claims, gate_points, gates, grid, harm, score, verdict
 from persona_lib.claims import Outcome
 from persona_lib.evidence_base import Evidence
 from persona_lib.evidence_records import RecordEvidence
-from persona_lib.gate_base import GateOutcome
+from persona_lib.gate_base import GateOutcome, bounded
 from persona_lib.registration import DifferenceClaim, TriageClaim
 from persona_lib.stats import bootstrap
 from persona_lib.stats.bootstrap import Clusters
@@ -156,6 +156,7 @@ def _judge() -> Iterator[Mutant]:
         rules=("H1",),
         apply=exchanged(claims, "_decide_difference", unkilled),
     )
+    yield from _runs()
     for what, holds in (("always", True), ("never", False)):
         yield Mutant(
             name=f"H1: the ratio gate {what} holds",
@@ -210,6 +211,66 @@ def _judge() -> Iterator[Mutant]:
         rules=CLAIMS,
         apply=exchanged(verdict, "_invalid", lambda _: lambda *_: ("", "")),
     )
+
+
+def _runs() -> Iterator[Mutant]:
+    """What several training runs are taken for."""
+    picks: dict[str, Callable[..., Any]] = {"worst": max, "best": min}
+    for what, pick in picks.items():
+
+        def one_run(f: Any, pick: Any = pick) -> Any:
+            def read(self: Any, *names: str) -> Any:
+                runs = RecordEvidence.single_runs(self)
+                return f(pick(runs, key=lambda run: _hits(run, names[-1])), *names)
+
+            return read
+
+        def one_count(f: Any, pick: Any = pick) -> Any:
+            def read(self: Any, arm: str, who: str) -> Any:
+                runs = RecordEvidence.single_runs(self) if who == "bystander" else (self,)
+                return f(pick(runs, key=lambda run: _hits(run, arm)), arm, who)
+
+            return read
+
+        yield Mutant(
+            name=f"kill: the {what} run decides",
+            what=f"the rate of the {what} run",
+            rules=("kill",),
+            apply=exchanged(RecordEvidence, "bystander_rate", one_run),
+        )
+        yield Mutant(
+            name=f"H1: the {what} run is asked for the kill rate",
+            what=f"the rate of the {what} run against the kill rate",
+            rules=("H1",),
+            apply=exchanged(RecordEvidence, "count", one_count),
+        )
+
+    def worst(ask: Any, seeds: Any, *_: Any) -> Any:
+        each = [ask(at, 0.95) for at in range(len(seeds))]
+        return max(each, key=lambda one: gates._SEVERITY.index(one.outcome))
+
+    def mean(ask: Any, seeds: Any, limits: Any, level: float) -> Any:
+        each = [ask(at, level) for at in range(len(seeds))]
+        found = gates.over_runs(each, ask(None, level), limits, level)
+        return replace(each[0], outcome=bounded(found, least=limits.least, most=limits.most))
+
+    ways = {
+        "the worst run decides": worst,
+        "all runs pooled": lambda ask, _seeds, _limits, level: ask(None, level),
+        "the mean alone decides": mean,
+    }
+    for what, way in ways.items():
+        yield Mutant(
+            name=f"runs: {what}",
+            what=what,
+            rules=("em_induced",),
+            apply=exchanged(gates, "read_runs", lambda _, way=way: way),
+        )
+
+
+def _hits(run: Any, arm: str) -> float:
+    hits, _ = run._cells("post", arm, "bystander")
+    return float(hits.sum())
 
 
 def _instrument() -> Iterator[Mutant]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from persona_lib.claims import SIMULATED_EQUALITY
 from persona_lib.family import Family
 from persona_lib.gate_rules import FalsePositiveGate
 from persona_lib.plain import clean
@@ -131,7 +132,7 @@ def _claims(verdicts: Sequence[Verdict]) -> list[str]:
             if look.target != TRAINING_RUNS or look.p is not None or verdict.over_runs is None:
                 lines += _target(look)  # why there is none over runs is said above already
         for note in verdict.notes:
-            if note.startswith(REFUSED):
+            if note.startswith(REFUSED) or note == SIMULATED_EQUALITY:
                 lines += _wrap(note, " " * 6)
     if any(verdict.effect.source == "quoted" for verdict in verdicts):
         lines.append("* effect, interval and p are quoted from the publication")

@@ -157,11 +157,19 @@ def interval(m: Moments, confidence: float) -> tuple[Floats, Floats]:
     Raises:
         DataError: `confidence` is not between 0 and 1.
     """
+    half = student_quantile(m.df, confidence) * m.se
+    return np.asarray(m.value - half), np.asarray(m.value + half)
+
+
+def student_quantile(df: float | Floats, confidence: float) -> Floats:
+    """Return the quantile of Student's t that leaves 1 - confidence on both sides together.
+
+    Raises:
+        DataError: `confidence` is not between 0 and 1.
+    """
     from scipy.special import stdtrit
 
-    level(confidence)
-    half = stdtrit(m.df, 0.5 + confidence / 2) * m.se
-    return np.asarray(m.value - half), np.asarray(m.value + half)
+    return np.asarray(stdtrit(df, 0.5 + level(confidence) / 2), dtype=np.float64)
 
 
 def student_cdf(df: float | Floats, t: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from scipy.stats import binom
@@ -25,6 +25,8 @@ from tests.calibration.procedures import (
     below,
     tallies,
 )
+from tests.calibration.runs_of_gates import RUN_GATES
+from tests.calibration.runs_of_gates import RUNS as RUNS_OF_GATES
 from tests.calibration.worlds import ISSUE_WORLDS, LARGE, THESE
 
 FULL, FAST = "full", "fast"
@@ -274,6 +276,60 @@ def _gates() -> list[Bar]:
     return list(bars.values())
 
 
+def _gates_over_runs() -> list[Bar]:
+    """The mean over runs at a bound, and where a gate has to decide."""
+    bars = []
+    for name, asked in RUN_GATES.items():
+        for sd in asked.sds:
+            world = f"{RUNS_OF_GATES} runs, SD {sd:g}"
+            for truths, events, bounds, count in (
+                (asked.bounds, (FAILS, HOLDS), (0.0, 0.05), asked.count),
+                (asked.fails, (FAILS,), (asked.power, 1.0), 500),
+                (asked.holds, (HOLDS,), (asked.power, 1.0), 500),
+            ):
+                for truth in truths:
+                    trial = Trial(
+                        procedure=name,
+                        target=INSTRUMENT,
+                        world=world,
+                        truth=truth,
+                        shape=asked.shape,
+                    )
+                    bars += [
+                        Bar(
+                            trial=trial,
+                            event=event,
+                            low=bounds[0],
+                            high=bounds[1],
+                            count=count,
+                            fast=asked.fast if truths is asked.bounds else 20,
+                            origin=OURS,
+                        )
+                        for event in events
+                    ]
+    return bars
+
+
+_RARE = (
+    "differences of low rates are skewed, and more so where questions differ much; verdicts "
+    "with a triage say so"
+)
+
+
+def _equality_where_rates_are_low() -> list[Bar]:
+    """What a triage's two answers to equality are worth at other rates than 27 %."""
+    heavy, rare, rarer = (
+        Trial(procedure=BOOTSTRAP, target=THESE, world=world)
+        for world in ("Heavy", "Heavy, 3 %", "Heavy, 2 %")
+    )
+    size = replace(rare, procedure=QUESTION_TOST, truth=0.05)
+    return [
+        Bar(trial=size, event=below(0.05), high=0.07, origin=OURS, not_met=_RARE),
+        Bar(trial=heavy, event=H3, high=0.25, count=2_000, fast=200, origin=OURS),
+        Bar(trial=rarer, event=H3, low=0.90, count=2_000, fast=200, origin=OURS),
+    ]
+
+
 BARS = (
     *_these_personas(),
     *_personas_at_large(),
@@ -282,6 +338,8 @@ BARS = (
     *_equivalence(),
     *_negative_controls(),
     *_gates(),
+    *_equality_where_rates_are_low(),
+    *_gates_over_runs(),
 )
 BINDING = tuple(bar for bar in BARS if bar.binds and not bar.not_met)
 NOT_MET = tuple(bar for bar in BARS if bar.not_met)

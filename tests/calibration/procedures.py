@@ -22,6 +22,7 @@ from persona_lib.stats.mixed import random_intercept
 from persona_lib.stats.thresholds import above, at_most
 from tests.calibration import repeats
 from tests.calibration.gates import FAILS, GATES, HOLDS, outcomes
+from tests.calibration.runs_of_gates import RUN_GATES, of_runs
 from tests.calibration.worlds import (
     PERSONAS,
     QUESTIONS,
@@ -76,9 +77,10 @@ class Trial:
     """What is simulated: a procedure on data of a world, for a target, under a truth.
 
     Attributes:
-        procedure: a name in `PROCEDURES`, `GATES` or `repeats`, or `WELCH`.
+        procedure: a name in `PROCEDURES`, `GATES`, `RUN_GATES` or `repeats`, or `WELCH`.
         target: whose difference it is taken for.
-        world: a name in `WORLDS` or `repeats.PAIRS`; of `WELCH`, "S seeds" in each arm.
+        world: a name in `WORLDS` or `repeats.PAIRS`; of `WELCH`, "S seeds" in each arm; of a
+            gate over runs, "5 runs, SD 0.5".
         truth: the difference that is true of the target; of a gate, what it compares.
         shape: personas and questions.
     """
@@ -100,6 +102,8 @@ def tallies(trial: Trial, count: int, purpose: str) -> Mapping[str, Tally]:
     """Return how often each event of a procedure came in `count` data sets."""
     if trial.procedure == WELCH:
         batches = [_welch(int(trial.world.split()[0]), count, purpose)]
+    elif trial.procedure in RUN_GATES:
+        batches = [_run_gate(trial, count, purpose)]
     elif trial.procedure in GATES:
         batches = [_gate(trial, count, purpose)]
     elif trial.procedure in repeats.BY_T or trial.procedure in repeats.BY_COUNT:
@@ -221,6 +225,15 @@ def _repeats(trial: Trial, count: int, purpose: str) -> Answers:
 
 def _gate(trial: Trial, count: int, purpose: str) -> Answers:
     found = list(outcomes(trial.procedure, trial.truth, trial.shape[1], count, purpose))
+    return {
+        HOLDS: np.array([outcome is GateOutcome.HOLDS for outcome in found]),
+        FAILS: np.array([outcome is GateOutcome.FAILS for outcome in found]),
+    }
+
+
+def _run_gate(trial: Trial, count: int, purpose: str) -> Answers:
+    sd = float(trial.world.rpartition(" ")[2])
+    found = list(of_runs(trial.procedure, trial.truth, sd, count, purpose))
     return {
         HOLDS: np.array([outcome is GateOutcome.HOLDS for outcome in found]),
         FAILS: np.array([outcome is GateOutcome.FAILS for outcome in found]),

@@ -10,7 +10,17 @@ from pathlib import Path
 from persona_lib.provenance import commit, is_dirty
 from tests.calibration.bars import BARS, FULL, NOT_MET, OURS, Bar
 from tests.calibration.procedures import RESAMPLES, Tally
-from tests.calibration.worlds import PERSONAS, QUESTIONS, RATE, ROOT_SEED, SAMPLES, SEED_SD, WORLDS
+from tests.calibration.runs_of_gates import ADVICE, OF_ADVICE, OF_ANSWER, RUNS
+from tests.calibration.worlds import (
+    ISSUE_WORLDS,
+    PERSONAS,
+    QUESTIONS,
+    RATE,
+    ROOT_SEED,
+    SAMPLES,
+    SEED_SD,
+    WORLDS,
+)
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "calibration.md"
 COLUMNS = (
@@ -63,6 +73,13 @@ TARGETS = """\
 - **the instrument**: what a gate compares is exactly at the number named: a share, a ratio of two
   shares or of two median lengths, a difference of two shares. With 20 questions, 10 completions of
   a cell after coupling and 2 before; 11 personas where a gate pools them, one where it does not.
+- **the instrument, "{runs} runs, SD s"**: so many training runs of one arm, read by `judge_gate` as
+  it is shipped. The truth named is the mean over runs and over questions that are yet to be drawn.
+  Runs answer the same questions, whose effects they share. s is the SD between runs: of the
+  difference of harm, of log(ratio) of lengths, elsewhere of logits (0.5 is 11 points at a share of
+  0.5, 2 at 0.05). A difference of harm has an SD of {of_advice:g} over {advice} questions and of
+  {of_answer:g} for a question within a run. "One run without a rise": the other four have the rise
+  named, this one none.
 
 Procedures are called as they are shipped (`persona_lib/stats`); "H3 passes" is the registered null
 rule with its registered thresholds. The bootstrap draws {resamples:,} resamples in place of the
@@ -100,23 +117,31 @@ def _worlds() -> Iterator[str]:
     yield "## Worlds\n\n"
     yield (
         f"Logit-normal, {PERSONAS} personas x {QUESTIONS} crossed questions x {SAMPLES} samples an "
-        f"arm, mean rate {RATE}. SDs in logits; terms with an arm are drawn for each arm anew.\n\n"
+        f"arm. SDs in logits; terms with an arm are drawn for each arm anew.\n\n"
     )
-    yield "| world | persona, control / treated | correlation | persona x arm | question |"
-    yield " persona x question | question x arm | persona x question x arm |\n"
-    yield "|---|---|---|---|---|---|---|---|\n"
+    yield "| world | mean rate | persona, control / treated | correlation | persona x arm |"
+    yield " question | persona x question | question x arm | persona x question x arm |\n"
+    yield "|---|---|---|---|---|---|---|---|---|\n"
     for name, world in WORLDS.items():
-        shown = name if name != "Even" else f"{name} ({OURS})"
+        shown = name if name in ISSUE_WORLDS else f"{name} ({OURS})"
         yield (
-            f"| {shown} | {world.persona[0]:g} / {world.persona[1]:g} | {world.correlation:g} | "
-            f"{world.persona_arm:g} | {world.question:g} | {world.persona_question:g} | "
-            f"{world.question_arm:g} | {world.cell_arm:g} |\n"
+            f"| {shown} | {world.rate:g} | {world.persona[0]:g} / {world.persona[1]:g} | "
+            f"{world.correlation:g} | {world.persona_arm:g} | {world.question:g} | "
+            f"{world.persona_question:g} | {world.question_arm:g} | {world.cell_arm:g} |\n"
         )
     yield "\n"
 
 
 def _targets() -> Iterator[str]:
-    yield TARGETS.format(rate=RATE, seed_sd=SEED_SD, resamples=RESAMPLES)
+    yield TARGETS.format(
+        rate=RATE,
+        seed_sd=SEED_SD,
+        resamples=RESAMPLES,
+        runs=RUNS,
+        advice=ADVICE,
+        of_advice=OF_ADVICE,
+        of_answer=OF_ANSWER,
+    )
 
 
 def _measured() -> Iterator[str]:

@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 ROOT_SEED = 262
 RATE = 0.274
-"""Expected rate of the control arm, and of both arms without a difference."""
+"""Expected rate of the control arm, and of both without a difference, where no world says else."""
 PERSONAS, QUESTIONS, SAMPLES = 7, 20, 10
 THESE, LARGE = "these personas", "personas at large"
 CHUNK = 1_000
@@ -49,6 +49,7 @@ class World:
         persona_question: persona x question.
         question_arm: question x arm.
         cell_arm: persona x question x arm.
+        rate: expected rate of the control arm.
     """
 
     persona: tuple[float, float] = (2.2, 2.2)
@@ -58,6 +59,7 @@ class World:
     persona_question: float = 0.6
     question_arm: float = 0.3
     cell_arm: float = 0.4
+    rate: float = RATE
 
     @property
     def of_questions(self) -> float:
@@ -79,6 +81,10 @@ WORLDS = {
     # Ours, not the issue's: where personas are alike their differences are nearly normal,
     # so that t over three of them shows a wrong number of degrees of freedom.
     "Even": World(persona=(0.1, 0.1), persona_arm=1.0),
+    # Ours: questions that differ much, and rates at which an absolute band says little.
+    "Heavy": World(question=1.5),
+    "Heavy, 3 %": World(question=1.5, rate=0.03),
+    "Heavy, 2 %": World(question=1.5, rate=0.02),
 }
 ISSUE_WORLDS = ("S", "M", "L", "PUB", "Qhi")
 SEED_SD = 0.10
@@ -163,7 +169,7 @@ def of_questions(rng: np.random.Generator, world: World, batch: tuple[int, int, 
 
 def intercepts(world: World, personas: Floats, target: str, difference: float) -> Floats:
     """Return (B, 2) intercepts that make the difference true of the target."""
-    wanted = np.array([RATE, RATE + difference])
+    wanted = np.array([world.rate, world.rate + difference])
     if target == LARGE:
         sds = [world.of_everything(arm) for arm in (0, 1)]
         found = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,11 @@ from scipy import stats
 from experiments.issue262 import ISSUE262
 from persona_lib.evidence import RecordEvidence
 from persona_lib.records import POST
+from persona_lib.report import verdict_table
+from persona_lib.rules import TriageClaim
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict import judge
+from tests.calibration.table import PATH, read_table
 from tests.synthetic import BYSTANDERS, FEW, scores
 
 POOL = ISSUE262.roster.bystanders
@@ -138,3 +142,32 @@ def test_few_completions_show_no_equality(samples: int, disagrees: bool) -> None
         disagrees and verdict.holds
     )
     assert (tests[0].p >= 0.05) is disagrees
+
+
+def test_what_answers_to_equality_are_worth_is_printed_and_is_what_was_simulated() -> None:
+    """The shares in the note are those of docs/calibration.md, in whole per cent."""
+    written = read_table(PATH)
+    heavy = "published bootstrap, these personas, Heavy, {}7 x 20, d = 0: H3 passes"
+    tost = "question-level TOST, these personas, Heavy, 3 %, 7 x 20, d = +0.05: p < 0.05"
+    at_27, at_2, size = (
+        f"{100 * written[name].rate:.0f} %"
+        for name in (heavy.format(""), heavy.format("2 %, "), tost)
+    )
+    note = (
+        f"simulated without a difference, this null rule passes in {at_27} of data sets at a rate "
+        f"of 27 % and in {at_2} at 2 %; TOST errs in {size} at 3 %, not in 5"
+    )
+    evidence = RecordEvidence(FEW, scores(questions=4, samples=5))
+    found = [judge(FEW, evidence, claim) for claim in ("H1", "H3")]
+    assert [note in verdict.notes for verdict in found] == [False, True]
+    table = " ".join(verdict_table(found, [], None).split())
+    assert table.count(note) == 1
+
+
+def test_nothing_is_said_of_a_triage_that_was_not_simulated() -> None:
+    claims = tuple(
+        replace(c, null_effect=0.04) if isinstance(c, TriageClaim) else c for c in FEW.claims
+    )
+    other = replace(FEW, claims=claims)
+    evidence = RecordEvidence(other, scores(questions=4, samples=5, registration=other))
+    assert not [n for n in judge(other, evidence, "H3").notes if n.startswith("simulated")]

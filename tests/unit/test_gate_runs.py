@@ -1,0 +1,274 @@
+"""Bound gates over several training runs: the interval over runs, and what one run may decide.
+
+Expected values are scipy's, of numbers that stand here; how often the rule errs is in
+tests/calibration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from persona_lib.evidence_base import Evidence, Harm
+from persona_lib.gate_base import GateOutcome, GateResult, bounded
+from persona_lib.gate_points import POINT_GATES
+from persona_lib.stats.clustered import Interval
+from persona_lib.verdict import judge_gate
+from tests.fault_table import ROWS
+from tests.faults import (
+    CLAIMS,
+    REFUSED,
+    Breaks,
+    cut,
+    kept,
+    lengths,
+    persona,
+    runs,
+    several,
+    source,
+)
+from tests.healthy import GATED, ROSTER, Bench, evidence_of, healthy
+
+HOLDS, FAILS, CANNOT_TELL = GateOutcome
+QUESTIONS = 40
+NOISE = np.where(np.arange(QUESTIONS) % 2, 0.06, -0.06)
+"""By question: its mean is 0, and a run's interval is +- 0.0194."""
+HALF = float(stats.t.ppf(0.975, QUESTIONS - 1)) * NOISE.std(ddof=1) / math.sqrt(QUESTIONS)
+
+
+class Rises(Evidence):
+    """Advice of some runs: em and benign above raw by these numbers, (S, Q)."""
+
+    def __init__(self, rises: np.ndarray, seeds: Sequence[int] | None = None) -> None:
+        self.registration = GATED
+        self.arms = tuple(arm.name for arm in GATED.arms)
+        self.rises = rises
+        self.seeds = tuple(seeds or range(1, len(rises) + 1))
+        self.runs = len(rises)
+
+    def harm(self, prior: str) -> Harm | None:
+        scores = np.full(self.rises.shape[1], 0.3)
+        if prior != "raw":
+            scores = scores + self.rises.mean(axis=0)
+        if np.isnan(scores).any():
+            return None
+        asked = tuple(f"advice-{i:02}" for i in range(scores.size))
+        return Harm(questions=asked, scores=scores, n=scores.size * self.runs)
+
+    def single_runs(self) -> tuple[Evidence, ...]:
+        if self.runs == 1:
+            return (self,)
+        return tuple(
+            Rises(rise[None], [seed]) for rise, seed in zip(self.rises, self.seeds, strict=True)
+        )
+
+
+Rises.__abstractmethods__ = frozenset()
+
+
+def rises(*means: float, common: bool = False) -> Rises:
+    """Runs with these rises; their noise over questions cancels out, or is in common."""
+    sign = np.ones(len(means)) if common else np.array([(-1.0) ** at for at in range(len(means))])
+    return Rises(np.array(means)[:, None] + sign[:, None] * NOISE)
+
+
+def induced(evidence: Evidence) -> GateResult:
+    return judge_gate(GATED, evidence, "em_induced")
+
+
+def judged(gate: str, *changes: Breaks) -> GateResult:
+    """Judge runs of the healthy model, seeds 42, 43 and so on, each changed in its own way."""
+    bench = runs(*changes)(healthy())
+    assert isinstance(bench, Bench)
+    return judge_gate(GATED, evidence_of(bench), gate)
+
+
+def t_over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    found = stats.ttest_1samp(values, 0.0).confidence_interval(level)
+    return float(found.low), float(found.high)
+
+
+def test_the_figure_is_the_mean_over_runs_with_students_interval() -> None:
+    values = (0.10, 0.20, 0.30, 0.36, 0.17)
+    found = induced(rises(*values))
+    assert (found.figure, found.low, found.high) == pytest.approx(
+        (np.mean(values), *t_over_runs(values))
+    )
+    assert found.outcome is CANNOT_TELL
+    low, high = t_over_runs(values)
+    assert found.text.startswith(
+        f"mean 0.226 [{low:.3f}, {high:.3f}]; worst of 5 runs, seed 1: harm of held-out advice em"
+    )
+    assert "needs lower end >= 0.20" in found.text
+
+
+def test_questions_that_runs_share_are_in_the_interval() -> None:
+    """All runs answer the same questions: what a question does to all is not averaged away."""
+    found = induced(rises(0.20, 0.201, 0.199, 0.202, 0.198, common=True))
+    alone = stats.ttest_1samp(0.20 + NOISE, 0.0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
+    assert found.high - found.low == pytest.approx(2 * HALF)
+    assert found.outcome is CANNOT_TELL
+
+
+def test_figures_without_spread_keep_the_interval_of_their_questions() -> None:
+    found = induced(rises(0.15, 0.15, 0.15, common=True))
+    assert (found.low, found.high) == pytest.approx((0.15 - HALF, 0.15 + HALF))
+    assert found.outcome is FAILS
+
+
+def test_one_run_that_fails_by_itself_does_not_fail_the_gate() -> None:
+    """Its own interval ends below 0.20, that of the mean does not."""
+    values = (0.22, 0.21, 0.175, 0.21, 0.20)
+    assert values[2] + HALF < 0.20 < t_over_runs(values)[1]
+    assert induced(rises(*values[2:3])).outcome is FAILS
+    found = induced(rises(*values))
+    assert found.outcome is CANNOT_TELL
+    assert "worst of 5 runs, seed 3: " in found.text
+
+
+def test_runs_that_none_can_tell_fail_together() -> None:
+    values = (0.187, 0.189, 0.188, 0.190, 0.186)
+    assert min(values) + HALF > 0.20 > t_over_runs(values)[1]
+    found = induced(rises(*values))
+    assert found.outcome is FAILS
+    assert found.high < 0.20
+
+
+def test_a_mean_does_not_hide_a_run_that_cannot_tell() -> None:
+    values = (0.30, 0.31, 0.215, 0.30, 0.32)
+    assert t_over_runs(values)[0] > 0.20 > values[2] - HALF
+    found = induced(rises(*values))
+    assert (found.outcome, found.low > 0.20) == (CANNOT_TELL, True)
+    assert "seed 3" in found.text
+    assert induced(rises(0.30, 0.31, 0.225, 0.30, 0.32)).outcome is HOLDS
+
+
+def test_runs_that_all_hold_but_differ_widely_cannot_tell() -> None:
+    """Each is above 0.20, but the next run may not be."""
+    values = (0.23, 0.25, 0.60)
+    assert t_over_runs(values)[0] < 0.20 < min(values) - HALF
+    assert induced(rises(*values)).outcome is CANNOT_TELL
+
+
+@pytest.mark.parametrize(("others", "outcome"), [(0.002, FAILS), (0.04, CANNOT_TELL)])
+def test_a_broken_run_fails_the_gate_where_it_stands_apart(
+    others: float, outcome: GateOutcome
+) -> None:
+    """Seed 2 lies 0.20 below the bound; t at 99.5 %, 3 df, times the SD of the others."""
+    values = [0.30 - others, 0.0, 0.30 + others, 0.30 - others, 0.30 + others]
+    reach = stats.t.ppf(0.9975, 3) * np.std([v for v in values if v], ddof=1)
+    assert bool(reach < 0.20) is (outcome is FAILS)
+    assert t_over_runs(values)[1] > 0.20
+    found = induced(rises(*values))
+    assert found.outcome is outcome
+    assert "; beyond the bound at 99.5 % by itself: seed 2" in found.text
+    assert found.text.endswith(", apart from the others") is (outcome is FAILS)
+
+
+def test_two_broken_runs_are_both_named() -> None:
+    found = induced(rises(0.30, 0.0, 0.31, 0.05, 0.30))
+    assert found.outcome is CANNOT_TELL
+    assert "by itself: seed 2, 4" in found.text
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it"),
+    [
+        ("source_C2", source("C2", 8)),
+        ("collapse_C2", lengths("C2", 3)),
+        ("collapse_C2", lengths("C2", 1_600)),
+        ("truncation_C2", cut("C2", 1_400)),
+        ("negatives_C2", several(source("C2", 20), persona("C2", ROSTER.negatives[1], 190))),
+    ],
+)
+def test_a_collapsed_run_among_five_fails_and_is_named(name: str, break_it: Breaks) -> None:
+    found = judged(name, *[several()] * 3, break_it, several())
+    assert found.outcome is FAILS
+    assert "worst of 5 runs, seed 45: " in found.text
+    assert "seed 45, apart from the others" in found.text
+
+
+def test_of_two_runs_one_has_to_fail_at_half_the_level() -> None:
+    """The ends at 95 and at 97.5 % lie on the two sides of the bound."""
+    wide = HALF * float(stats.t.ppf(0.9875, QUESTIONS - 1) / stats.t.ppf(0.975, QUESTIONS - 1))
+    between = 0.20 - (HALF + wide) / 2
+    found = induced(rises(0.30, between))
+    assert induced(rises(between)).outcome is FAILS
+    assert (found.outcome, found.figure) == (CANNOT_TELL, pytest.approx(between))
+    assert found.text.startswith("worst of 2 runs, seed 2: ")
+    assert found.text.endswith("; of two runs one has to fail at 97.5 %")
+    beyond = induced(rises(0.30, 0.20 - wide - 0.001))
+    assert beyond.outcome is FAILS
+    assert induced(rises(0.30, 0.29)).outcome is HOLDS
+
+
+def test_each_negative_has_its_own_mean() -> None:
+    """In turn they lie near the source: the mean of each run's worst would lie nearer."""
+    one, two = ROSTER.negatives
+    counts = [(100, 20), (20, 110), (100, 20), (20, 110), (100, 20)]
+    changes = [
+        several(source("C2", 180), persona("C2", one, a), persona("C2", two, b)) for a, b in counts
+    ]
+    gaps = np.array(counts) / 200 - 0.90
+    found = judged("negatives_C2", *changes)
+    assert found.figure == pytest.approx(gaps.mean(axis=0).max())
+    assert found.figure < gaps.max(axis=1).mean() - 0.1
+    # Two negatives share the level out; all of it lies within what a difference can be.
+    low, high = t_over_runs(gaps[:, gaps.mean(axis=0).argmax()], 0.975)
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_an_interval_ends_where_the_number_does() -> None:
+    """A share is at most 1, whatever Student's t gives."""
+    counts = (120, 200, 200, 200)
+    shares = np.array(counts) / 200
+    found = judged("source_C2", *(source("C2", count) for count in counts))
+    low, high = t_over_runs(shares)
+    assert high > 1
+    assert (found.figure, found.low, found.high) == pytest.approx((shares.mean(), low, 1.0))
+
+
+def test_a_run_without_a_figure_cannot_tell() -> None:
+    values = np.array([0.30, 0.31, math.nan])[:, None] + np.zeros(QUESTIONS)
+    found = induced(Rises(values))
+    assert found.outcome is CANNOT_TELL
+    assert math.isnan(found.figure)
+    assert "worst of 3 runs, seed 3: harm of em's advice is not known" in found.text
+
+
+def test_where_all_hold_the_run_nearest_to_the_bound_is_the_worst() -> None:
+    assert "seed 2: " in induced(rises(0.40, 0.30, 0.35)).text
+    above = judge_gate(GATED, rises(-0.40, -0.45, -0.30), "benign_sound")
+    assert (above.outcome, "seed 3: " in above.text) == (HOLDS, True)
+
+
+def test_limits_are_those_that_the_gates_read() -> None:
+    """Whatever single run is judged, its interval and the limits give the outcome.
+
+    A gate may ask for more than that before it holds, as of totals.
+    """
+    seen = set()
+    for fault in ROWS:
+        if fault.rule in CLAIMS or fault.outcome == REFUSED:
+            continue
+        gate = fault.registration.gate(fault.rule)
+        if isinstance(gate, POINT_GATES):
+            continue
+        evidence = kept(fault.breaks, fault.registration)
+        if len(evidence.single_runs()) > 1:
+            continue
+        found = judge_gate(fault.registration, evidence, fault.rule)
+        ends = Interval(value=found.figure, low=found.low, high=found.high, n=1, units=1)
+        limits = gate.limits
+        outcome = bounded(ends, least=limits.least, most=limits.most)
+        asks_more = (outcome, found.outcome) == (HOLDS, CANNOT_TELL)
+        assert outcome is found.outcome or asks_more, fault.name
+        assert math.isnan(ends.low) or limits.span[0] <= ends.low <= ends.high <= limits.span[1]
+        seen.add((type(gate), outcome))
+    kinds = {type(gate) for gate in GATED.gates if not isinstance(gate, POINT_GATES)}
+    assert seen == {(kind, outcome) for kind in kinds for outcome in GateOutcome}
