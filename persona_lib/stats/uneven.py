@@ -43,6 +43,8 @@ _WIDEST = 8.5
 _COARSE = 0.1
 _HALVINGS = 60
 _MOST = 1_000_000
+_BLOCK = 512
+"""Numbers of hits whose probabilities are calculated at once: megabytes, whatever the size."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,14 @@ def _of_one(size: int, bound: float, sd: float) -> Floats:
 
     nodes, weights = _nodes(size, sd)
     logits = _location(bound, sd) + sd * nodes
-    k = np.arange(size + 1, dtype=np.float64)
-    ways = gammaln(size + 1) - gammaln(k + 1) - gammaln(size - k + 1)
-    logs = ways[:, None] + np.outer(k, log_expit(logits)) + np.outer(size - k, log_expit(-logits))
-    cumulated: Floats = np.cumsum(np.exp(logs) @ weights)
-    return np.clip(cumulated, 0.0, 1.0)
+    hit, miss = log_expit(logits), log_expit(-logits)
+    probabilities = np.empty(size + 1)
+    for start in range(0, size + 1, _BLOCK):
+        k = np.arange(start, min(start + _BLOCK, size + 1), dtype=np.float64)
+        ways = gammaln(size + 1) - gammaln(k + 1) - gammaln(size - k + 1)
+        logs = ways[:, None] + np.outer(k, hit) + np.outer(size - k, miss)
+        probabilities[start : start + k.size] = np.exp(logs) @ weights
+    return np.clip(np.cumsum(probabilities), 0.0, 1.0)
 
 
 def _of_none(size: int, bound: float, sd: float) -> float:
