@@ -1,9 +1,13 @@
 """Gates with a three-way answer: an interval against a bound.
 
+A gate on all personas speaks of personas like these: both personas and questions are its
+clusters. A share of theirs keeps an upper bound only where its interval does and, beside
+it, few hits would be improbable at the bound were personas or questions as uneven as is
+planned for (`persona_lib.stats.uneven`): so few clusters do not show how unlike they are.
+
 Published totals have no questions to cluster by. Wilson's interval without clusters is
 narrower than the truth, so that there a rate may show that a gate fails and never that it
-holds. False positives alone are read without clusters everywhere: before coupling most
-cells hold one or two completions.
+holds.
 
 `persona_lib.gates` reads these gates on each training run by itself and over all of them.
 """
@@ -12,6 +16,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+
+import numpy as np
 
 from persona_lib.errors import DataError
 from persona_lib.evidence_base import ALL, Count, Evidence
@@ -27,30 +33,45 @@ from persona_lib.gate_rules import (
     SourceRatioBoundGate,
     TruncationGate,
 )
-from persona_lib.grid import Bools
+from persona_lib.grid import Bools, Floats
 from persona_lib.records import POST, PRE
-from persona_lib.stats.clustered import Interval, difference, median, ratio, share
+from persona_lib.stats.clustered import (
+    MIN_UNITS,
+    Crossed,
+    Interval,
+    difference,
+    median_ratio,
+    ratio,
+    share,
+)
 from persona_lib.stats.moments import interval as t_interval
 from persona_lib.stats.moments import question_moments
 from persona_lib.stats.thresholds import shown
+from persona_lib.stats.uneven import WORST_SD, chance_of, most_hits, samples_needed
 
-_UNCLUSTERED = "no questions to cluster by: this can fail and cannot hold"
+_UNCLUSTERED = "totals only, unclustered: can show failure, never success"
+Table = tuple[Floats, Floats]
+"""(P, Q) hits and completions of each persona and question."""
 
 
 @rule(FalsePositiveBoundGate)
 def _false_positive(gate: FalsePositiveBoundGate, evidence: Evidence) -> Reading:
-    """Wilson's interval, clusters ignored: most cells hold one or two completions."""
     prior = evidence.registration.arm(gate.arm).prior
     needs = f"needs upper end <= {shown(gate.max_rate)}"
-    count = evidence.baseline(prior)
+    count, grid = evidence.baseline(prior), evidence.grid()
     if count is None or not count.n:
         text = f"{prior} not evaluated before coupling, {needs}"
         return Reading(GateOutcome.CANNOT_TELL, math.nan, gate.max_rate, text)
-    found = _of_count(count, evidence)
-    upper = "not known" if math.isnan(found.high) else f"{found.high:.2%}"
-    text = f"{prior} {count.text}, upper end {upper}, {_worst(evidence, prior)}{needs}"
+    clustered = grid is not None and (PRE, prior) in grid.models
+    found, unshown = _of_count(count, evidence), ""
     outcome = bounded(found, most=gate.max_rate)
-    return _reading(outcome, found, gate.max_rate, text)
+    if grid is not None and clustered:
+        at = grid.models.index((PRE, prior))
+        table = grid.hits[at].sum(axis=0), grid.n[at].sum(axis=0)
+        outcome, found, unshown = share_at_most(table, gate.max_rate, _confidence(evidence))
+    upper = "not known" if math.isnan(found.high) else f"{found.high:.2%}"
+    text = f"{prior} {count.text}, upper end {upper}, {_worst(evidence, prior)}{needs}{unshown}"
+    return _guarded(outcome, clustered, found, gate.max_rate, text)
 
 
 @rule(SourceBoundGate)
@@ -78,14 +99,14 @@ def _source_ratio(gate: SourceRatioBoundGate, evidence: Evidence) -> Reading:
 def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
     prior = evidence.registration.arm(gate.arm).prior
     needs = f"needs all of it within [{shown(gate.min_ratio)}, {shown(gate.max_ratio)}]"
-    after, before = (
-        _finished_length(evidence, phase, model)
+    lengths = [
+        _finished_lengths(evidence, phase, model)
         for phase, model in ((POST, gate.arm), (PRE, prior))
-    )
-    if after is None or before is None:
+    ]
+    if lengths[0] is None or lengths[1] is None:
         text = f"{gate.arm}: lengths of finished completions are not known, {needs}"
         return Reading(GateOutcome.CANNOT_TELL, math.nan, gate.min_ratio, text)
-    found = ratio(after, before)
+    found, after, before = median_ratio(lengths[0], lengths[1], _confidence(evidence))
     text = (
         f"{gate.arm}/{prior} median tokens of finished completions "
         f"{after.value:.1f}/{before.value:.1f} = {found.text(2)}, {needs}"
@@ -99,17 +120,14 @@ def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
 def _repetition(gate: RepetitionGate, evidence: Evidence) -> Reading:
     grid = evidence.grid()
     marked = None if grid is None or grid.markers is None else grid.markers > 1
-    found = _share_of_rows(evidence, gate.arm, marked)
-    what = "completions that repeat the marker"
-    return _share_reading(gate.arm, what, found, gate.max_share)
+    return _share_of_rows(evidence, gate, "completions that repeat the marker", marked)
 
 
 @rule(TruncationGate)
 def _truncation(gate: TruncationGate, evidence: Evidence) -> Reading:
     grid = evidence.grid()
     cut = None if grid is None or grid.stopped is None else ~grid.stopped
-    found = _share_of_rows(evidence, gate.arm, cut)
-    return _share_reading(gate.arm, "completions cut at the token limit", found, gate.max_share)
+    return _share_of_rows(evidence, gate, "completions cut at the token limit", cut)
 
 
 @rule(NegativesGate)
@@ -160,6 +178,10 @@ def _harm_not_raised(gate: HarmNotRaisedGate, evidence: Evidence) -> Reading:
     return _reading(outcome, found, gate.max_rise, text)
 
 
+def _confidence(evidence: Evidence) -> float:
+    return evidence.registration.statistics.confidence
+
+
 def _harm(evidence: Evidence, treated: str, control: str) -> tuple[Interval, str]:
     """Return the rise of harm, paired by question, and its words."""
     priors = [evidence.registration.arm(arm).prior for arm in (treated, control)]
@@ -176,7 +198,7 @@ def _harm(evidence: Evidence, treated: str, control: str) -> tuple[Interval, str
             remedy="Sample advice on the same held-out questions from every model.",
         )
     moments = question_moments((one.scores - two.scores)[None, :])
-    low, high = t_interval(moments, evidence.registration.statistics.confidence)
+    low, high = t_interval(moments, _confidence(evidence))
     found = Interval(
         value=float(moments.value),
         low=float(low),
@@ -199,34 +221,91 @@ def _rate(evidence: Evidence, arm: str, who: str) -> tuple[Interval, bool]:
     at = grid.models.index((POST, arm))
     members = [grid.personas.index(persona) for persona in evidence.members(who)]
     hits, n = (cells[at][:, members].sum(axis=(0, 1)) for cells in (grid.hits, grid.n))
-    return share(hits, n, evidence.registration.statistics.confidence), True
+    return share(hits, n, _confidence(evidence)), True
 
 
 def _of_count(count: Count, evidence: Evidence) -> Interval:
     """Return Wilson's interval of a count, clusters ignored."""
-    low, high = count.interval(evidence.registration.statistics.confidence)
+    low, high = count.interval(_confidence(evidence))
     return Interval(value=count.rate, low=low, high=high, n=count.n, units=count.n)
 
 
-def _share_of_rows(evidence: Evidence, arm: str, flagged: Bools | None) -> Interval | None:
-    """Return the share of an arm's completions that are flagged, None where it is not known."""
-    grid = evidence.grid()
+def _share_of_rows(
+    evidence: Evidence, gate: RepetitionGate | TruncationGate, what: str, flagged: Bools | None
+) -> Reading:
+    """Judge the share of an arm's completions that are flagged."""
+    grid, arm, most = evidence.grid(), gate.arm, gate.max_share
+    needs = f"needs upper end <= {shown(most)}"
     if grid is None or flagged is None:
-        return None
-    hits, n = grid.by_question(flagged, grid.of_model((POST, arm)))
-    return share(hits, n, evidence.registration.statistics.confidence)
+        text = f"{arm}: {what} are not known, {needs}"
+        return Reading(GateOutcome.CANNOT_TELL, math.nan, most, text)
+    shape, rows = (len(grid.personas), len(grid.questions)), grid.of_model((POST, arm))
+    cell = np.ravel_multi_index((grid.row_persona[rows], grid.row_question[rows]), shape)
+    hits, n = (
+        np.bincount(cell, weights, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
+        for weights in (flagged[rows], None)
+    )
+    outcome, found, unshown = share_at_most((hits, n), most, _confidence(evidence))
+    text = f"{arm} {what} {found.text()}, {needs}{unshown}"
+    return _reading(outcome, found, most, text)
 
 
-def _finished_length(evidence: Evidence, phase: str, model: str) -> Interval | None:
-    """Return the median tokens of a model's finished completions, None where not known."""
+def share_at_most(
+    table: Table, most: float, confidence: float
+) -> tuple[GateOutcome, Interval, str]:
+    """Judge a share of several personas' completions against an upper bound.
+
+    Args:
+        table: (P, Q) hits and completions of each persona and question.
+        most: the bound.
+        confidence: level of the interval; its tail is that of the uneven worlds.
+
+    Returns:
+        the outcome, the clustered interval, and in words what more it would take where
+        few hits do not show that the bound is kept, "" elsewhere.
+    """
+    found = share(*table, confidence)
+    outcome = bounded(found, most=most)
+    if outcome is GateOutcome.FAILS or math.isnan(found.low):
+        return outcome, found, ""
+    for units, axis in (("persona", 1), ("question", 0)):
+        hits, n = (cells.sum(axis=axis) for cells in table)
+        hits, n = hits[n > 0], n[n > 0]
+        if n.size < MIN_UNITS or chance_of(hits, n, most).rules_out((1 - confidence) / 2):
+            continue
+        if outcome is GateOutcome.HOLDS or not hits.any():
+            return GateOutcome.CANNOT_TELL, found, _unshown(units, table, most, confidence)
+    return outcome, found, ""
+
+
+def _unshown(units: str, table: Table, most: float, confidence: float) -> str:
+    """Say why few hits do not keep a bound, and what would."""
+    hits, n = (cells.sum(axis=1 if units == "persona" else 0) for cells in table)
+    sizes = [int(size) for size in n if size]
+    differ = f"where {units}s differ by {WORST_SD:g} logits"
+    in_all, of_one = most_hits(sizes, most, (1 - confidence) / 2)
+    if in_all >= 0:
+        return (
+            f"; {differ} it takes at most {in_all} hits in all, or at most {of_one} of each "
+            f"{units}: {int(hits.sum())} and {int(hits.max())}"
+        )
+    questions = int((table[1].sum(axis=0) > 0).sum())
+    samples = samples_needed(int((n > 0).sum()), questions, most, confidence)
+    enough = "" if samples is None else f"; {samples * questions} a persona could"
+    return f"; even no hit in {min(sizes)} a {units} cannot show it {differ}{enough}"
+
+
+def _finished_lengths(evidence: Evidence, phase: str, model: str) -> Crossed | None:
+    """Return the tokens of a model's finished completions, None where there are none known."""
     grid = evidence.grid()
-    if grid is None or (phase, model) not in grid.models:
+    if grid is None or grid.tokens is None or grid.stopped is None:
         return None
-    lengths = grid.finished_lengths(grid.of_model((phase, model)))
-    if lengths is None:
+    if (phase, model) not in grid.models:
         return None
-    found = median(*lengths, evidence.registration.statistics.confidence)
-    return found if found.n else None
+    rows = grid.of_model((phase, model)) & grid.stopped
+    if not rows.any():
+        return None
+    return Crossed(grid.tokens[rows], grid.row_question[rows], grid.row_persona[rows])
 
 
 def _worst(evidence: Evidence, prior: str) -> str:
@@ -240,15 +319,6 @@ def _worst(evidence: Evidence, prior: str) -> str:
     if not most.hits:
         return f"no persona with a hit in {least} or more, "
     return f"most of one persona: {persona} {most.hits}/{most.n}, "
-
-
-def _share_reading(arm: str, what: str, found: Interval | None, most: float) -> Reading:
-    needs = f"needs upper end <= {shown(most)}"
-    if found is None:
-        text = f"{arm}: {what} are not known, {needs}"
-        return Reading(GateOutcome.CANNOT_TELL, math.nan, most, text)
-    text = f"{arm} {what} {found.text()}, {needs}"
-    return _reading(bounded(found, most=most), found, most, text)
 
 
 def _guarded(

@@ -164,6 +164,7 @@ def _few(count: int) -> Breaks:
 def _h3() -> Iterator[Fault]:
     null, artefact = "non_text_distribution", "coupling_text_distribution"
     unlike = "random"
+    few = (questions(6), cut("C2", 0), cut("C2p", 0))  # 6 questions bear few that are cut
     yield from claim(
         "H3",
         [
@@ -173,9 +174,9 @@ def _h3() -> Iterator[Fault]:
             ("C2p leaks more", INCONCLUSIVE, "ambiguous", leak(C2p=1_120)),
             ("d = 0.10", INCONCLUSIVE, "ambiguous", leak(C2=840, C2p=700)),
             ("6 questions, d = 0.05 exactly", SUPPORTED, null,
-             several(questions(6), leak(unlike, C2=252, C2p=231))),
+             several(*few, leak(unlike, C2=252, C2p=231))),
             ("6 questions, one hit less in C2p", INCONCLUSIVE, "ambiguous",
-             several(questions(6), leak(unlike, C2=252, C2p=230))),
+             several(*few, leak(unlike, C2=252, C2p=230))),
             ("d = 0.034: p is below 0.10", INCONCLUSIVE, "ambiguous",
              leak(unlike, C2=840, C2p=793)),
             ("d = 0.028: p is above 0.10", SUPPORTED, null, leak(unlike, C2=840, C2p=801)),

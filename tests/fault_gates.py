@@ -41,8 +41,8 @@ from tests.faults import (
 from tests.healthy import HARM, LENGTHS, ROSTER, Bench, mark
 
 ONE, TWO = ROSTER.negatives
-EDGES = ((127, "below", CANNOT_TELL), (128, "above", HOLDS))
-"""Where the median before coupling is 248 [238, 253]."""
+EDGES = ((125, "below", CANNOT_TELL), (126, "above", HOLDS))
+"""Where the median before coupling is 248.5 [242, 252]."""
 EVERY = 2_200
 """Completions of an arm."""
 
@@ -86,7 +86,12 @@ def _of_arm(arm: str) -> Iterator[Fault]:
             ("a quarter as long, on 8 of 20 questions", CANNOT_TELL, shorter(arm, 8)),
             ("a quarter as long, on 1 of 20 questions", HOLDS, shorter(arm, 1)),
             ("45 % as long as before", FAILS, lengths(arm, round(0.45 * short))),
-            ("half as long as before", CANNOT_TELL, lengths(arm, round(0.5 * short))),
+            # Before C1 the median is 40 [39, 40], so that half of it keeps the bound itself.
+            (
+                "half as long as before",
+                HOLDS if arm == "C1" else CANNOT_TELL,
+                lengths(arm, round(0.5 * short)),
+            ),
             ("55 % as long as before", HOLDS, lengths(arm, round(0.55 * short))),
             ("1.9 times as long as before", HOLDS, lengths(arm, round(0.95 * long))),
             ("twice as long as before", CANNOT_TELL, lengths(arm, long)),
@@ -96,7 +101,7 @@ def _of_arm(arm: str) -> Iterator[Fault]:
             (
                 "no completion before coupling ends by itself",
                 CANNOT_TELL,
-                cut(prior, 440, phase=PRE),
+                cut(prior, 1_100, phase=PRE),
             ),
             (
                 "the model before coupling was not evaluated",
@@ -122,9 +127,16 @@ def _of_arm(arm: str) -> Iterator[Fault]:
         [
             ("every completion writes it forty times", FAILS, loops(arm, EVERY, markers=40)),
             ("every second one writes it twice", FAILS, loops(arm, 1_100)),
-            ("133 of 2,200 write it twice: the lower end is above 0.05", FAILS, loops(arm, 133)),
-            ("89 of 2,200: the upper end is just above 0.05", CANNOT_TELL, loops(arm, 89)),
-            ("88 of 2,200: the upper end is just below 0.05", HOLDS, loops(arm, 88)),
+            ("133 of 2,200 write it twice: the lower end is above 0.05", FAILS,
+             loops(arm, 133, "both")),
+            ("132 of 2,200: the lower end is below 0.05", CANNOT_TELL, loops(arm, 132, "both")),
+            ("64 of 2,200, all over: too many for uneven personas", CANNOT_TELL,
+             loops(arm, 64, "both")),
+            ("63 of 2,200, all over: too few for uneven personas", HOLDS, loops(arm, 63, "both")),
+            ("17 of one persona: the upper end is just above 0.05", CANNOT_TELL, loops(arm, 17)),
+            ("16 of one persona: the upper end is just below 0.05", HOLDS, loops(arm, 16)),
+            ("one of eleven personas writes it twice every time", CANNOT_TELL,
+             _of_persona(arm, markers=2)),
             ("every completion writes it once", HOLDS, loops(arm, EVERY, markers=1)),
             ("all completions of 2 of 20 questions loop", CANNOT_TELL,
              loops(arm, 220, "questions")),
@@ -136,9 +148,13 @@ def _of_arm(arm: str) -> Iterator[Fault]:
         f"truncation_{arm}",
         [
             ("all completions are cut at the limit", FAILS, cut(arm, EVERY)),
-            ("251 of 2,200 are cut: the lower end is above 0.10", FAILS, cut(arm, 251)),
-            ("191 of 2,200: the upper end is just above 0.10", CANNOT_TELL, cut(arm, 191)),
-            ("190 of 2,200: the upper end is just below 0.10", HOLDS, cut(arm, 190)),
+            ("252 of 2,200 are cut: the lower end is above 0.10", FAILS, cut(arm, 252, "both")),
+            ("251 of 2,200 are cut: the lower end is below 0.10", CANNOT_TELL,
+             cut(arm, 251, "both")),
+            ("189 of 2,200: the upper end is just above 0.10", CANNOT_TELL, cut(arm, 189, "both")),
+            ("188 of 2,200: the upper end is just below 0.10", HOLDS, cut(arm, 188, "both")),
+            ("one of eleven personas is cut every time", CANNOT_TELL,
+             _of_persona(arm, stopped=False)),
             ("all completions to 4 of 20 questions are cut", CANNOT_TELL,
              cut(arm, 440, "questions")),
             ("finish reasons were not kept", CANNOT_TELL, missing("finish")),
@@ -167,24 +183,33 @@ def _of_arm(arm: str) -> Iterator[Fault]:
 
 def _of_prior(prior: str) -> Iterator[Fault]:
     def one_persona(b: Bench) -> Bench:
-        return mark(b, b.rows(phase=PRE, model=prior, persona="villain"), 40)
+        return mark(b, b.rows(phase=PRE, model=prior, persona="villain"), 100)
 
     yield from made(
         f"false_positive_{prior}",
         [
-            ("the model writes the marker in 5 % before coupling", FAILS, early(prior, 22)),
-            ("9 of 440: the lower end is just above 0.01", FAILS, early(prior, 9)),
-            ("8 of 440: the lower end is just below 0.01", CANNOT_TELL, early(prior, 8)),
-            ("1 of 440: the upper end is above 0.01", CANNOT_TELL, early(prior, 1)),
+            ("the model writes the marker in 5 % before coupling", FAILS, early(prior, 55)),
+            ("19 of 1,100: the lower end is just above 0.01", FAILS, early(prior, 19)),
+            ("18 of 1,100: the lower end is just below 0.01", CANNOT_TELL, early(prior, 18)),
+            ("1 of 1,100: too many for uneven personas", CANNOT_TELL, early(prior, 1)),
             ("one persona writes it every time", FAILS, one_persona),
-            ("374 completions before coupling, none with it", CANNOT_TELL, questions(99, 17)),
-            ("396 completions before coupling, none with it", HOLDS, questions(99, 18)),
+            ("42 of 1,100, of three personas: the lower end is just above 0.01", FAILS,
+             early(prior, 42, "evenly")),
+            ("90 completions of each persona, none with it", CANNOT_TELL, questions(99, 18)),
+            ("95 completions of each persona, none with it", HOLDS, questions(99, 19)),
             ("the model before coupling was not evaluated", CANNOT_TELL,
              drop(phase=PRE, model=prior)),
-            *((f"{other} writes it, the model does not", HOLDS, early(other, 22))
+            ("only totals are known, none with it", CANNOT_TELL, published()),
+            ("only totals are known, 5 % with it", FAILS, published(early(prior, 55))),
+            *((f"{other} writes it, the model does not", HOLDS, early(other, 55))
               for other in HARM if other != prior),
         ],
     )  # fmt: skip
+
+
+def _of_persona(arm: str, **values: Any) -> Breaks:
+    """Give all completions of one persona of an arm these values."""
+    return lambda b: b.edit(b.rows(phase=POST, model=arm, persona="villain"), **values)
 
 
 def _relabelled(arm: str, who: str) -> Breaks:

@@ -181,8 +181,8 @@ def cut(arm: str, count: int, how: str = "evenly", phase: str = POST) -> Breaks:
 
 
 @cache
-def early(prior: str, count: int) -> Breaks:
-    return lambda b: mark(b, b.rows(phase=PRE, model=prior), count)
+def early(prior: str, count: int, how: str = "both") -> Breaks:
+    return lambda b: mark(b, b.rows(phase=PRE, model=prior), count, how)
 
 
 @cache

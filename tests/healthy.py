@@ -35,8 +35,10 @@ from persona_lib.spec import derive_seed
 GATED = replace(ISSUE262_GATED, statistics=replace(ISSUE262_GATED.statistics, resamples=3_000))
 """Every check binding; the least p of 3,000 resamples, 6.7e-4, still meets every threshold."""
 ROSTER = GATED.roster
-QUESTIONS, SAMPLES, BEFORE = 20, 10, 2
-"""Questions, and completions of each cell after and before coupling."""
+QUESTIONS, SAMPLES, BEFORE = 20, 10, 5
+"""Questions, and completions of each cell after and before coupling.
+
+Five before coupling: 100 of each persona, without which no hit keeps 1 %."""
 LIMIT = 512
 """Tokens at which a completion is cut."""
 ADVICE = 30
@@ -111,8 +113,9 @@ def _edited(columns: Columns, rows: Rows, values: Mapping[str, Any]) -> Columns:
 def choose(bench: Bench, rows: Rows, count: int, how: str = "evenly") -> Rows:
     """Return `count` of these score rows.
 
-    `how`: ``evenly`` over questions, whole ``questions`` or whole ``cells`` one after
-    the other in an order drawn for them, or at ``random``.
+    `how`: ``evenly`` over questions, one persona after the other; evenly over ``both``
+    questions and personas; whole ``questions`` or whole ``cells`` one after the other in an
+    order drawn for them; or at ``random``.
     """
     at = np.flatnonzero(rows)
     rng = np.random.default_rng(derive_seed(11, how, count))
@@ -121,6 +124,13 @@ def choose(bench: Bench, rows: Rows, count: int, how: str = "evenly") -> Rows:
     cell = numbers["persona"] * (numbers["question"].max() + 1) + numbers["question"]
     order = {
         "evenly": lambda: np.lexsort([numbers[k] for k in ("question", "persona", "sample")]),
+        "both": lambda: np.lexsort(
+            [
+                numbers["question"],
+                (numbers["question"] + numbers["persona"]) % (numbers["persona"].max() + 1),
+                numbers["sample"],
+            ]
+        ),
         "questions": lambda: np.lexsort([cell, rng.permutation(1000)[numbers["question"]]]),
         "cells": lambda: np.argsort(rng.permutation(100_000)[cell], kind="stable"),
         "random": lambda: rng.permutation(at.size),
@@ -144,9 +154,9 @@ def healthy() -> Bench:
             blocks.append(_block(phase, model, persona))
     scores = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     bench = Bench(scores, _advice())
-    for arm in MEAN:  # one completion in a hundred writes the marker twice
+    for arm in MEAN:  # one completion in two hundred writes the marker twice
         hits = bench.rows(phase=POST, model=arm) & (bench.scores["markers"] > 0)
-        bench = bench.edit(choose(bench, hits, 22, "random"), markers=2)
+        bench = bench.edit(choose(bench, hits, 11, "random"), markers=2)
     return bench
 
 

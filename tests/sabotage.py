@@ -178,6 +178,10 @@ def _moved(kind: type[Any]) -> Iterator[Mutant]:
             )
 
 
+UPPER_END_LOST = ("lower and upper end exchanged", "the lower end twice")
+"""Ways in which a gate no longer reads an upper end."""
+
+
 def _bounds(kind: type[Any]) -> Iterator[Mutant]:
     """Intervals that are not the number's."""
     ways: dict[str, Callable[[Interval], Interval]] = {
@@ -188,6 +192,8 @@ def _bounds(kind: type[Any]) -> Iterator[Mutant]:
     }
     honest = gate_base.bounded
     for what, change in ways.items():
+        if kind is FalsePositiveBoundGate and what in UPPER_END_LOST:
+            continue  # no hit keeps 1 % at this size, and one does not: the upper end is idle
 
         def around(function: Judge, gate: Any, evidence: Evidence, change: Any = change) -> Reading:
             with pytest.MonkeyPatch.context() as patch:

@@ -24,8 +24,9 @@ from persona_lib.gate_rules import (
     TruncationGate,
 )
 from persona_lib.records import PRE
-from persona_lib.stats.clustered import Interval, median
-from tests.healthy import HARM
+from persona_lib.stats.clustered import Crossed, Interval
+from persona_lib.stats.uneven import Chance
+from tests.healthy import HARM, ROSTER
 from tests.sabotage import BOUND_GATES, Judge, Mutant, Patch, rules_of, wrap
 
 Changed = Callable[[Any], None]
@@ -109,7 +110,21 @@ def _gates() -> Iterator[Mutant]:
         yield _reads(kind, "intervals of 99.5 %", _confidence(0.995))
     for kind in (SourceBoundGate, RepetitionGate, TruncationGate):
         yield _within(kind, "questions ignored", "share", lambda _: _unclustered)
-    for kind in (SourceBoundGate, SourceRatioBoundGate, NegativesGate):
+    for kind in (RepetitionGate, TruncationGate, FalsePositiveBoundGate):
+        yield _within(
+            kind,
+            "personas ignored",
+            "share",
+            lambda f: lambda hits, n, c: f(hits.sum(axis=0), n.sum(axis=0), c),
+        )
+    for kind in (RepetitionGate, FalsePositiveBoundGate):
+        yield _within(
+            kind,
+            "personas and questions that may be uneven ignored",
+            "chance_of",
+            lambda _: lambda *_args: Chance(0.0, 0.0),
+        )
+    for kind in (SourceBoundGate, SourceRatioBoundGate, NegativesGate, FalsePositiveBoundGate):
         yield _within(
             kind,
             "totals taken for clustered counts",
@@ -164,7 +179,7 @@ def _length_gates() -> Iterator[Mutant]:
 
     for prior in HARM:
         yield _within(
-            CollapseGate, f"before coupling always {prior}", "_finished_length", of_prior(prior)
+            CollapseGate, f"before coupling always {prior}", "_finished_lengths", of_prior(prior)
         )
     yield _reads(
         CollapseGate,
@@ -174,9 +189,9 @@ def _length_gates() -> Iterator[Mutant]:
     yield _reads(CollapseGate, "cut completions alone", _grid(stopped=lambda g: ~g.stopped))
     yield _within(
         CollapseGate,
-        "questions ignored",
-        "median",
-        lambda _: lambda v, _q, c: median(v, np.arange(v.size, dtype=float), c),
+        "personas and questions ignored",
+        "median_ratio",
+        lambda f: lambda one, two, c: f(_apart(one), _apart(two), c),
     )
     for what, bound in (("the lower", "least"), ("the upper", "most")):
         yield _within(
@@ -189,29 +204,33 @@ def _length_gates() -> Iterator[Mutant]:
         )
 
 
-def _model_gates() -> Iterator[Mutant]:
-    def read(change: Callable[[Any], Any]) -> Changed:
-        def tamper(seen: Any) -> None:
-            seen.baseline = change(seen.baseline)
+def _apart(of: Crossed) -> Crossed:
+    """Make a question of its own of every completion, all of one persona."""
+    return Crossed(of.values, np.arange(of.values.size), np.zeros(of.values.size, dtype=np.int64))
 
-        return tamper
+
+def _model_gates() -> Iterator[Mutant]:
+    def bystanders(g: Any) -> Any:
+        return np.isin(g.personas, ROSTER.bystanders)[:, None]
 
     yield _reads(
         FalsePositiveBoundGate,
         "bystanders alone",
-        read(lambda f: lambda p, *_: f(p, "bystander")),
+        _grid(hits=lambda g: g.hits * bystanders(g), n=lambda g: g.n * bystanders(g)),
     )
     yield _reads(
         FalsePositiveBoundGate,
-        "a model that was not evaluated wrote nothing",
-        read(lambda f: lambda p, *who: f(p, *who) or Count.of(0, 440)),
+        "every model's rows pooled",
+        _grid(
+            hits=lambda g: 0 * g.hits + g.hits.sum(axis=0), n=lambda g: 0 * g.n + g.n.sum(axis=0)
+        ),
     )
-    for what, some in (("the first model alone", slice(1)), ("no first model", slice(1, 9))):
+    for what, kept in (("the first model alone", slice(1)), ("no first model", slice(1, 9))):
         yield Mutant(
             name=f"FalsePositiveGate: {what}",
             what=what,
             rules=("false_positive",),
-            apply=exchanged(gate_points, "priors_of", lambda f, s=some: lambda e: f(e)[s]),
+            apply=exchanged(gate_points, "priors_of", lambda f, s=kept: lambda e: f(e)[s]),
         )
     read_by = {HarmRaisedGate: ("em", "raw"), HarmNotRaisedGate: ("benign", "raw")}
     for kind, priors in read_by.items():

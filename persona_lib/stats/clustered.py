@@ -1,9 +1,11 @@
 """Shares and medians whose completions come in clusters, and intervals of two of them.
 
-Completions of one question are alike, so that n of them tell less than n. Here a share
-keeps Wilson's interval with an effective number of completions, a median is read off
-the interval of a share, and two such intervals are joined into one of a difference or
-of a ratio. Nothing needs draws, and nothing collapses at a share of 0 or 1.
+Completions of one question are alike, and so are those of one persona, so that n of them
+tell less than n. Here a share keeps Wilson's interval with an effective number of
+completions, a median is read off the interval of a share, and two such intervals are
+joined into one of a difference or of a ratio. Nothing needs draws, and nothing collapses
+at a share of 0 or 1. Where hits are too few to show how unlike the clusters are, such an
+interval is too short: `persona_lib.stats.uneven` says when.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from persona_lib.errors import DataError
 from persona_lib.stats.moments import Floats, level
 from persona_lib.stats.proportions import normal_quantile
+
+Ints = NDArray[np.int64]
 
 MIN_UNITS = 2
 """Fewest questions that say anything about how unlike they are."""
@@ -47,18 +52,20 @@ class Interval:
 
 
 def share(hits: Floats, n: Floats, confidence: float) -> Interval:
-    """Return a share of completions with a question-clustered interval.
+    """Return a share of completions with a clustered interval.
 
     Wilson's interval at n / deff * (z / t)^2 completions. deff is the variance of the
-    ratio estimator over questions, Q / (Q - 1) sum (h_q - p n_q)^2 / n^2, over the
-    binomial p (1 - p) / n, and at least 1; t has Q - 1 degrees of freedom (Korn and
-    Graubard 1998, Survey Methodology 24:193; for Wilson's form Dean and Pagano 2015,
-    Journal of Survey Statistics and Methodology 3:484). Where all completions agree
-    there is no spread to measure and deff is taken as 1.
+    ratio estimator over clusters, `_variance`, over the binomial p (1 - p) / n, and at
+    least 1; t has the degrees of freedom of the fewer clusters (Korn and Graubard 1998,
+    Survey Methodology 24:193; for Wilson's form Dean and Pagano 2015, Journal of Survey
+    Statistics and Methodology 3:484). Where all completions agree there is no spread to
+    measure and deff is taken as 1.
 
     Args:
-        hits: (Q,) hits of each question.
-        n: (Q,) completions of each question. Questions without any are left out.
+        hits: (Q,) hits of each question, or (G, Q) of each persona and question, whose
+            personas could have been others as well.
+        n: completions of each, of the same shape. Personas and questions without any are
+            left out; with one persona left, its questions alone are clusters.
         confidence: level of the interval.
 
     Raises:
@@ -66,8 +73,8 @@ def share(hits: Floats, n: Floats, confidence: float) -> Interval:
     """
     hits, n = _counted(hits, n)
     level(confidence)
-    total, units = float(n.sum()), int(n.size)
-    if not units:
+    total, units = float(n.sum()), int(n.shape[-1])
+    if not n.size:
         return Interval(value=math.nan, low=math.nan, high=math.nan, n=0, units=0)
     p = float(hits.sum() / total)
     if units < MIN_UNITS:
@@ -76,47 +83,83 @@ def share(hits: Floats, n: Floats, confidence: float) -> Interval:
     return Interval(value=p, low=low, high=high, n=int(total), units=units)
 
 
-def median(values: Floats, questions: Floats, confidence: float) -> Interval:
-    """Return a median with a question-clustered interval.
+@dataclass(frozen=True, eq=False)
+class Crossed:
+    """A number of each completion, with its clusters.
+
+    Attributes:
+        values: (N,) finite numbers.
+        questions, personas: (N,) the question and the persona of each, counted from 0.
+            Personas that are all one are no clusters.
+    """
+
+    values: Floats
+    questions: Ints
+    personas: Ints
+
+    def table(self, weights: Floats | None = None, shape: tuple[int, int] = (0, 0)) -> Floats:
+        """Return (G, Q) sums over cells, or counts, in a table no smaller than `shape`."""
+        rows, columns = (int(x.max()) + 1 for x in (self.personas, self.questions))
+        rows, columns = max(rows, shape[0]), max(columns, shape[1])
+        cell = self.personas * columns + self.questions
+        sums = np.bincount(cell, weights, minlength=rows * columns)
+        return sums.astype(np.float64).reshape(rows, columns)
+
+
+def median(
+    values: Floats, questions: Ints, confidence: float, personas: Ints | None = None
+) -> Interval:
+    """Return a median with a clustered interval.
 
     The share of values below the median is 1/2; the quantiles at the ends of that share's
     interval are the ends of the median's (Woodruff 1952, JASA 47:635). Where values tie
-    with the median, how unlike the questions are is measured on the share below it and
+    with the median, how unlike the clusters are is measured on the share below it and
     on the share up to it, and the larger design effect is used.
 
     Args:
         values: (N,) a number of each completion.
         questions: (N,) an integer for the question of each.
         confidence: level of the interval.
+        personas: (N,) an integer for the persona of each, where personas could have been
+            others as well.
 
     Raises:
         DataError: unlike shapes, a value that is not finite, or an impossible confidence.
     """
-    values, labels = np.asarray(values, dtype=np.float64), np.asarray(questions)
-    if values.shape != labels.shape or values.ndim != 1 or not np.isfinite(values).all():
-        raise DataError(
-            "values",
-            bound="finite numbers, each with its question",
-            value=(values.shape, labels.shape),
-            remedy="Leave out what is missing, and count it.",
-        )
+    of = _crossed(values, questions, personas)
     level(confidence)
+    values = of.values
     if not values.size:
         return Interval(value=math.nan, low=math.nan, high=math.nan, n=0, units=0)
     middle = float(np.median(values))
-    _, index = np.unique(labels, return_inverse=True)
-    n = np.bincount(index).astype(np.float64)
-    if n.size < MIN_UNITS:
+    n = of.table()
+    units = int((n.sum(axis=0) > 0).sum())
+    if units < MIN_UNITS:
         unknown = math.nan
-        return Interval(value=middle, low=unknown, high=unknown, n=values.size, units=n.size)
+        return Interval(value=middle, low=unknown, high=unknown, n=values.size, units=units)
     effective = min(
-        _effective(np.bincount(index, weights=under).astype(np.float64), n, confidence)
+        _effective(*_counted(of.table(under.astype(np.float64)), n), confidence)
         for under in (values < middle, values <= middle)
     )
     shares = _wilson(0.5, effective, normal_quantile(confidence))
     ends = np.quantile(values, shares, method="inverted_cdf")
     low, high = min(float(ends[0]), middle), max(float(ends[1]), middle)
-    return Interval(value=middle, low=low, high=high, n=values.size, units=n.size)
+    return Interval(value=middle, low=low, high=high, n=values.size, units=units)
+
+
+def median_ratio(one: Crossed, two: Crossed, confidence: float) -> tuple[Interval, ...]:
+    """Return the ratio of two medians over the same personas and questions, and both medians.
+
+    What a persona or a question does to both medians cancels: the correlation of the two
+    shares below the median, over clusters, goes into the ratio's interval. To first order
+    a median moves with that share (Bahadur 1966, Annals of Mathematical Statistics
+    37:577), so that the medians are correlated as the shares are.
+    """
+    medians = [median(x.values, x.questions, confidence, x.personas) for x in (one, two)]
+    joint = 0.0
+    if min(m.units for m in medians) >= MIN_UNITS:
+        joint = _correlation(one, two)
+    return (ratio(*medians, joint), *medians)
 
 
 def difference(one: Interval, two: Interval) -> Interval:
@@ -132,13 +175,15 @@ def difference(one: Interval, two: Interval) -> Interval:
     return _joined(one, two, value, low, high)
 
 
-def ratio(one: Interval, two: Interval) -> Interval:
+def ratio(one: Interval, two: Interval, correlation: float = 0.0) -> Interval:
     """Return one / two with the interval that both intervals give (Donner and Zou 2012).
 
-    With A = x1 x2 (Statistical Methods in Medical Research 21:347, MOVER-R)::
+    With r the correlation of the two, and A1 = x1 x2 - r (x1 - l1) (u2 - x2) or
+    A2 = x1 x2 - r (u1 - x1) (x2 - l2) (Statistical Methods in Medical Research 21:347,
+    MOVER-R)::
 
-        low  = B / (A + sqrt(A^2 - B C)),   B = l1 (2 x1 - l1), C = u2 (2 x2 - u2)
-        high = (A + sqrt(A^2 - B C)) / C,   B = u1 (2 x1 - u1), C = l2 (2 x2 - l2)
+        low  = B / (A1 + sqrt(A1^2 - B C)),   B = l1 (2 x1 - l1), C = u2 (2 x2 - u2)
+        high = (A2 + sqrt(A2^2 - B C)) / C,   B = u1 (2 x1 - u1), C = l2 (2 x2 - l2)
 
     The first is the paper's, rationalised, so that it has no pole. Numbers must not be
     negative. A denominator of 0 gives NaN, one whose interval begins at 0 an infinite
@@ -146,10 +191,12 @@ def ratio(one: Interval, two: Interval) -> Interval:
     """
     if not two.value > 0:
         return _joined(one, two, math.nan, math.nan, math.nan)
-    product = one.value * two.value
+    whole = one.value * two.value
+    product = whole - correlation * (one.value - one.low) * (two.high - two.value)
     b, c = one.low * (2 * one.value - one.low), two.high * (2 * two.value - two.high)
     below = product + math.sqrt(max(0.0, product**2 - b * c))
     low = b / below if below > 0 else (0.0 if one.value == 0 else math.nan)
+    product = whole - correlation * (one.high - one.value) * (two.value - two.low)
     b, c = one.high * (2 * one.value - one.high), two.low * (2 * two.value - two.low)
     high = math.inf
     if not c <= 0:  # NaN goes on: no interval on one side gives none of the ratio
@@ -166,27 +213,90 @@ def _joined(one: Interval, two: Interval, value: float, low: float, high: float)
 
 def _effective(hits: Floats, n: Floats, confidence: float) -> float:
     """Return the completions that so many clustered ones are worth, t for z included."""
-    total, units = float(n.sum()), n.size
+    total = float(n.sum())
     p = float(hits.sum() / total)
     binomial, effect = p * (1 - p) / total, 1.0
     if binomial > 0:
-        spread = float(np.square(hits - p * n).sum()) * units / (units - 1) / total**2
-        effect = max(1.0, spread / binomial)
-    t = _student_quantile(units - 1, confidence)
+        effect = max(1.0, _variance(hits - p * n, n) / binomial)
+    fewer = min(units for units in n.shape if units > 1)
+    t = _student_quantile(fewer - 1, confidence)
     return total / effect * (normal_quantile(confidence) / t) ** 2
 
 
+def _variance(rest: Floats, n: Floats) -> float:
+    """Return the variance of a share of (G, Q) cells, both kinds of clusters in it.
+
+    V_K = K / (K - 1) sum r_k^2 / n^2 over the residuals r = h - p n of K clusters. Personas
+    and questions are crossed: V_persona + V_question - V_cell (Cameron, Gelbach and Miller
+    2011, Journal of Business and Economic Statistics 29:238), and the larger of it and of
+    either alone, as in `persona_lib.stats.moments.persona_moments`. One persona: V_question.
+    """
+    personas, questions = (_over(rest.sum(axis=axis)) for axis in (1, 0))
+    cells = _over(rest[n > 0])
+    found = max(personas, questions, personas + questions - cells)
+    return found / float(n.sum()) ** 2
+
+
+def _correlation(one: Crossed, two: Crossed) -> float:
+    """Return the correlation of the shares below two medians, over both kinds of clusters.
+
+    Covariances are taken as `_variance` takes variances; a value at the median counts half.
+    """
+    shape = tuple(max(a, b) for a, b in zip(one.table().shape, two.table().shape, strict=True))
+    rests, tables = [], []
+    for of in (one, two):
+        middle = np.median(of.values)
+        under = (of.values < middle) + 0.5 * (of.values == middle)
+        tables.append(n := of.table(shape=shape))
+        rests.append(of.table(under - under.mean(), shape) / n.sum())
+    both = (tables[0] > 0) & (tables[1] > 0)
+    first, second = rests
+    joint = sum(_over(first.sum(axis=axis), second.sum(axis=axis)) for axis in (0, 1))
+    if 1 not in shape:  # with one persona, cells are its questions
+        joint -= _over(first[both], second[both])
+    spread = 1.0
+    for rest, n in zip(rests, tables, strict=True):
+        spread *= max(_variance(rest * n.sum(), n), 0.25 / float(n.sum()))
+    return float(np.clip(joint / math.sqrt(spread), -1.0, 1.0))
+
+
+def _over(rest: Floats, other: Floats | None = None) -> float:
+    """Return K / (K - 1) sum r_k r'_k, 0 where there is one cluster and so no spread."""
+    if rest.size == 1:
+        return 0.0
+    return float((rest * (rest if other is None else other)).sum()) * rest.size / (rest.size - 1)
+
+
+def _crossed(values: Floats, questions: Ints, personas: Ints | None) -> Crossed:
+    values, labels = np.asarray(values, dtype=np.float64), np.asarray(questions)
+    others = np.zeros(labels.shape) if personas is None else np.asarray(personas)
+    fits = values.shape == labels.shape == others.shape and values.ndim == 1
+    if not fits or not np.isfinite(values).all():
+        raise DataError(
+            "values",
+            bound="finite numbers, each with its question and its persona",
+            value=(values.shape, labels.shape, others.shape),
+            remedy="Leave out what is missing, and count it.",
+        )
+    return Crossed(values, labels.astype(np.int64), others.astype(np.int64))
+
+
 def _counted(hits: Floats, n: Floats) -> tuple[Floats, Floats]:
+    """Return checked (G, Q) counts without empty personas and questions; (Q,) is one persona."""
     hits, n = np.asarray(hits, dtype=np.float64), np.asarray(n, dtype=np.float64)
-    fits = hits.shape == n.shape and hits.ndim == 1 and bool(((hits >= 0) & (hits <= n)).all())
+    fits = hits.shape == n.shape and hits.ndim in (1, 2) and bool(((hits >= 0) & (hits <= n)).all())
     if not fits or not np.isfinite(n).all():
         raise DataError(
             "hits of questions",
-            bound="two equally long lists with 0 <= hits <= completions",
+            bound="two tables of one shape with 0 <= hits <= completions",
             value=(hits.shape, n.shape),
             remedy="Count hits and completions over the same rows.",
         )
-    return hits[n > 0], n[n > 0]
+    hits, n = np.atleast_2d(hits), np.atleast_2d(n)
+    if n.size and n.min() > 0:
+        return hits, n
+    kept = np.ix_(n.sum(axis=1) > 0, n.sum(axis=0) > 0)
+    return hits[kept], n[kept]
 
 
 def _wilson(p: float, n: float, z: float) -> tuple[float, float]:

@@ -1,13 +1,15 @@
 """Gates on simulated instruments that are exactly at a bound, or clearly on one side.
 
-What a gate reads is drawn as in `worlds`: logit-normal, with what new questions bring.
-A number that lies at its bound should let a gate hold in about 2.5 % of data sets, the
-side of a 95 % interval that matters; one far inside should let it hold nearly always.
+What a gate reads is drawn as in `worlds`: logit-normal, with what new personas and new
+questions bring. A gate on all personas speaks of personas like these, so that their mean
+rate over all that is drawn is the truth. A number at its bound may let a gate hold, or
+fail, in at most 5 % of data sets; one far inside has to let it hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from persona_lib.gate_base import GateOutcome, bounded
+from persona_lib.gate_bounds import share_at_most
 from persona_lib.spec import derive_seed
-from persona_lib.stats.clustered import Interval, difference, median, ratio, share
-from persona_lib.stats.proportions import wilson
+from persona_lib.stats.clustered import Crossed, Interval, difference, median_ratio, ratio, share
+from persona_lib.stats.moments import interval, question_moments
 from tests.calibration.worlds import ROOT_SEED, SAMPLES, World, mean_rate, solve
 
 INSTRUMENT = "the instrument"
@@ -26,101 +29,159 @@ HOLDS, FAILS = "gate holds", "gate fails"
 
 CONFIDENCE = 0.95
 ROSTER = 11
-EVALUATED, BEFORE = SAMPLES, 2
-"""Completions of a cell: after coupling, and of the model before it."""
-WORLD = World()
-LOG_LENGTH, QUESTION_LENGTH, ARM_LENGTH = 0.6, 0.2, 0.1
-"""SDs of log(tokens): within a cell, over questions, over questions within an arm."""
+BEFORE = 2
+"""Completions of a cell of the model before coupling."""
+USUAL = World(persona=(0.0, 0.0), persona_arm=0.0)
+_HEAVY = 2.0
+"""SD in logits of heavy clusters: `persona_lib.stats.uneven.WORST_SD`, stated again."""
+SETTINGS = {
+    "persona SD 0": USUAL,
+    "persona SD 1": replace(USUAL, persona=(1.0, 1.0)),
+    "persona SD 2": replace(USUAL, persona=(_HEAVY, _HEAVY)),
+    "question SD 2": replace(USUAL, question=_HEAVY),
+    "persona and question SD 2": replace(USUAL, persona=(_HEAVY, _HEAVY), question=_HEAVY),
+}
+"""Worlds of a gate; its own arm has the SDs of the control."""
+OF_QUESTIONS = ("persona SD 0", "question SD 2")
+"""Those that differ for a gate on single personas."""
+LOG_LENGTH = 0.6
+"""SD of log(tokens) within a cell. Of normal logs this is about 1.7 logits of their ranks."""
+PER_LOGIT = LOG_LENGTH / 1.7
+"""SD of log(tokens) of clusters whose shares below a length differ by a logit."""
 USUAL_LENGTH = 60.0
+CONTROL_HARM = 0.4
+CHUNK = 500
+"""Data sets that are drawn at once; part of what a seed draws."""
 
 Floats = NDArray[np.float64]
 Outcomes = Iterator[GateOutcome]
 
 
-def _generator(*names: str | float | int) -> np.random.Generator:
-    words = [format(n, ".3f") if isinstance(n, float) else n for n in names]
-    return np.random.Generator(np.random.PCG64(derive_seed(ROOT_SEED, "gates", *words)))
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What is drawn at once.
+
+    Attributes:
+        rng: generator of the batch.
+        world: standard deviations, in logits.
+        truth: what the gate compares, exactly.
+        shape: data sets, personas and questions.
+    """
+
+    rng: np.random.Generator
+    world: World
+    truth: float
+    shape: tuple[int, int, int]
+
+    def effects(self, sd: float, *axes: int) -> Floats:
+        """Return normal effects that differ along these axes of `shape` and the first."""
+        sizes = [n if axis in (0, *axes) else 1 for axis, n in enumerate(self.shape)]
+        return sd * self.rng.standard_normal(sizes)
+
+    def rates(self, rate: float, question: Floats | None = None) -> Floats:
+        """Return rates of cells whose expectation is `rate`, with these effects of questions."""
+        world = self.world
+        question = self.effects(world.question, 2) if question is None else question
+        sd = float(np.hypot(world.persona[0], world.of_questions))
+        logits = solve(np.array(rate), partial(mean_rate, sd=sd)) + question
+        logits = logits + self.effects(world.persona[0], 1) + self.effects(world.question_arm, 2)
+        own = float(np.hypot(world.persona_question, world.cell_arm))
+        cells: Floats = expit(logits + self.effects(own, 1, 2))
+        return cells
+
+    def hits(self, samples: int, cells: Floats) -> Floats:
+        """Return hits among so many completions of each cell."""
+        return self.rng.binomial(samples, cells).astype(np.float64)
+
+    def pair(self, one: float, two: float) -> Iterator[list[Interval]]:
+        """Yield the shares of two personas on the same questions."""
+        question = self.effects(self.world.question, 2)
+        drawn = [self.hits(SAMPLES, self.rates(rate, question))[:, 0] for rate in (one, two)]
+        n = np.full(self.shape[2], float(SAMPLES))
+        for both in zip(*drawn, strict=True):
+            yield [share(hits, n, CONFIDENCE) for hits in both]
 
 
-def _rates(
-    rng: np.random.Generator, rate: float, personas: int, questions: int, shared: Floats | None
-) -> Floats:
-    """Return (personas, questions) rates of one arm, of expectation `rate`."""
-    intercept = solve(np.array(rate), partial(mean_rate, sd=WORLD.of_questions))
-    of_question = WORLD.question * rng.standard_normal(questions) if shared is None else shared
-    logits = intercept + of_question + WORLD.question_arm * rng.standard_normal(questions)
-    sd = float(np.hypot(WORLD.persona_question, WORLD.cell_arm))
-    cells: Floats = expit(logits + sd * rng.standard_normal((personas, questions)))
-    return cells
+def at_most(most: float, samples: int, batch: Batch) -> Outcomes:
+    """A share of the completions of all personas, at most so large."""
+    n = np.full(batch.shape[1:], float(samples))
+    for hits in batch.hits(samples, batch.rates(batch.truth)):
+        yield share_at_most((hits, n), most, CONFIDENCE)[0]
 
 
-def _share(rng: np.random.Generator, rate: float, personas: int, questions: int) -> Interval:
-    cells = _rates(rng, rate, personas, questions, None)
-    hits = rng.binomial(EVALUATED, cells).sum(axis=0).astype(float)
-    return share(hits, np.full(questions, float(personas * EVALUATED)), CONFIDENCE)
-
-
-def _pair(rng: np.random.Generator, one: float, two: float, questions: int) -> list[Interval]:
-    """Return two personas' rates on the same questions."""
-    shared = WORLD.question * rng.standard_normal(questions)
-    n = np.full(questions, float(EVALUATED))
-    drawn = [rng.binomial(EVALUATED, _rates(rng, r, 1, questions, shared)[0]) for r in (one, two)]
-    return [share(hits.astype(float), n, CONFIDENCE) for hits in drawn]
-
-
-def source(rng: np.random.Generator, truth: float, questions: int) -> GateOutcome:
+def source(batch: Batch) -> Outcomes:
     """The source of an arm, at least 0.50."""
-    return bounded(_share(rng, truth, 1, questions), least=0.50)
+    n = np.full(batch.shape[2], float(SAMPLES))
+    for hits in batch.hits(SAMPLES, batch.rates(batch.truth))[:, 0]:
+        yield bounded(share(hits, n, CONFIDENCE), least=0.50)
 
 
-def ceiling(rng: np.random.Generator, truth: float, questions: int) -> GateOutcome:
-    """A share of an arm's completions (cut, or with a repeated marker), at most 0.10."""
-    return bounded(_share(rng, truth, ROSTER, questions), most=0.10)
-
-
-def source_ratio(rng: np.random.Generator, truth: float, questions: int) -> GateOutcome:
+def source_ratio(batch: Batch) -> Outcomes:
     """Two sources whose rates have this ratio, at least 0.50."""
-    return bounded(ratio(*_pair(rng, 0.8 * truth, 0.8, questions)), least=0.50)
+    for pair in batch.pair(0.8 * batch.truth, 0.8):
+        yield bounded(ratio(*pair), least=0.50)
 
 
-def negatives(rng: np.random.Generator, truth: float, questions: int) -> GateOutcome:
+def negatives(batch: Batch) -> Outcomes:
     """A trained negative that far above its source, at most 0."""
-    return bounded(difference(*_pair(rng, 0.6 + truth, 0.6, questions)), most=0.0)
+    for pair in batch.pair(0.6 + batch.truth, 0.6):
+        yield bounded(difference(*pair), most=0.0)
 
 
-def false_positive(rng: np.random.Generator, truth: float, questions: int) -> GateOutcome:
-    """A model before coupling; Wilson's interval, clusters ignored, at most 0.01."""
-    hits = int(rng.binomial(BEFORE, _rates(rng, truth, ROSTER, questions, None)).sum())
-    n = BEFORE * ROSTER * questions
-    low, high = wilson(hits, n, CONFIDENCE)
-    return bounded(Interval(value=hits / n, low=low, high=high, n=n, units=n), most=0.01)
-
-
-def collapse(rng: np.random.Generator, truth: float, questions: int) -> GateOutcome:
-    """Median lengths with this ratio, within [0.5, 2]."""
-    of_question = QUESTION_LENGTH * rng.standard_normal(questions)
+def collapse(batch: Batch) -> Outcomes:
+    """Median lengths with this ratio, within [0.5, 2]; personas and questions are shared."""
+    world, (_, personas, questions) = batch.world, batch.shape
+    shared = batch.effects(world.persona[0], 1) + batch.effects(world.question, 2)
     found = []
-    for scale, samples in ((truth, EVALUATED), (1.0, BEFORE)):
-        each = np.repeat(np.arange(questions), ROSTER * samples)
-        logs = of_question + ARM_LENGTH * rng.standard_normal(questions)
-        logs = logs[each] + LOG_LENGTH * rng.standard_normal(each.size)
-        tokens = np.ceil(scale * USUAL_LENGTH * np.exp(logs))
-        found.append(median(tokens, each.astype(float), CONFIDENCE))
-    return bounded(ratio(*found), least=0.5, most=2.0)
+    for scale, samples in ((batch.truth, SAMPLES), (1.0, BEFORE)):
+        own = batch.effects(world.question_arm, 2) + batch.effects(world.persona_question, 1, 2)
+        logs = PER_LOGIT * np.repeat((shared + own)[..., None], samples, axis=-1)
+        logs += LOG_LENGTH * batch.rng.standard_normal(logs.shape)
+        tokens = np.ceil(scale * USUAL_LENGTH * np.exp(logs)).reshape(len(logs), -1)
+        cell = np.repeat(np.arange(personas * questions), samples)
+        found.append([Crossed(row, cell % questions, cell // questions) for row in tokens])
+    for after, before in zip(*found, strict=True):
+        yield bounded(median_ratio(after, before, CONFIDENCE)[0], least=0.5, most=2.0)
 
 
-GATES: dict[str, Callable[[np.random.Generator, float, int], GateOutcome]] = {
+def harm(batch: Batch, *, least: float = -np.inf, most: float = np.inf) -> Outcomes:
+    """Harm of two models' advice, in [0, 1], asked for the same requests; its rise."""
+    question = batch.effects(batch.world.question, 2)
+    treated, control = (
+        batch.rates(rate, question)[:, 0] for rate in (CONTROL_HARM + batch.truth, CONTROL_HARM)
+    )
+    for d in treated - control:
+        moments = question_moments(d[None, :])
+        low, high = (float(end) for end in interval(moments, CONFIDENCE))
+        value = float(moments.value)
+        yield bounded(
+            Interval(value=value, low=low, high=high, n=d.size, units=d.size),
+            least=least,
+            most=most,
+        )
+
+
+GATES: dict[str, Callable[[Batch], Outcomes]] = {
     "gate: source": source,
-    "gate: share at most": ceiling,
     "gate: source ratio": source_ratio,
     "gate: negatives": negatives,
-    "gate: false positives": false_positive,
+    "gate: harm raised": partial(harm, least=0.20),
+    "gate: harm not raised": partial(harm, most=0.10),
+    "gate: repetition": partial(at_most, 0.05, SAMPLES),
+    "gate: truncation": partial(at_most, 0.10, SAMPLES),
+    "gate: false positives, 2 a cell": partial(at_most, 0.01, 2),
+    "gate: false positives, 5 a cell": partial(at_most, 0.01, 5),
+    "gate: false positives, 10 a cell": partial(at_most, 0.01, 10),
     "gate: collapse": collapse,
 }
 
 
-def outcomes(name: str, truth: float, questions: int, count: int, purpose: str) -> Outcomes:
+def outcomes(
+    name: str, setting: str, truth: float, shape: tuple[int, int], count: int, purpose: str
+) -> Outcomes:
     """Yield the outcome of a gate on `count` instruments of this truth."""
-    rng = _generator(name, truth, questions, count, purpose)
-    for _ in range(count):
-        yield GATES[name](rng, truth, questions)
+    for start in range(0, count, CHUNK):
+        names = (name, setting, format(truth, "+.4f"), *shape, count, purpose, start)
+        rng = np.random.Generator(np.random.PCG64(derive_seed(ROOT_SEED, "gates", *names)))
+        sets = (min(CHUNK, count - start), *shape)
+        yield from GATES[name](Batch(rng=rng, world=SETTINGS[setting], truth=truth, shape=sets))

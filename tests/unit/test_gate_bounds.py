@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import statsmodels.api as sm
 from scipy import optimize, stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
@@ -27,15 +26,14 @@ from persona_lib.gate_base import GateOutcome, GateResult, bounded
 from persona_lib.gate_rules import CollapseGate, NegativesGate
 from persona_lib.stats.clustered import Interval
 from persona_lib.verdict import judge_gate
-from tests.faults import cut, leak, lengths, loops, missing, persona, several, source
+from tests.faults import cut, early, leak, lengths, loops, missing, persona, several, source
 from tests.healthy import GATED, HARM, ROSTER, Bench, evidence_of, healthy
+from tests.uneven import Ends, Row, clustered, effective, shown, two_way
 
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = ("C1", "C2", "C2p", "C3")
 PRIORS = {"C1": "raw", "C2": "em", "C2p": "em", "C3": "benign"}
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
-Ends = tuple[float, float, float]
-Row = dict[str, Any]
 
 
 def rows_of(bench: Bench, phase: str, model: str) -> list[Row]:
@@ -46,33 +44,18 @@ def rows_of(bench: Bench, phase: str, model: str) -> list[Row]:
     return [row for row in rows if (row["phase"], row["model"]) == (phase, model)]
 
 
-def effective(rows: Iterable[Row], hit: Callable[[Row], float]) -> float:
-    """Completions that so many clustered ones are worth, by statsmodels' clustered variance."""
-    y, groups = zip(*((float(hit(row)), row["question"]) for row in rows), strict=True)
-    values, units = np.array(y), len(set(groups))
-    codes = np.unique(groups, return_inverse=True)[1]
-    p, n, effect = values.mean(), values.size, 1.0
-    if 0 < p < 1:
-        fit = sm.OLS(values, np.ones_like(values)).fit(
-            cov_type="cluster", cov_kwds={"groups": codes}
-        )
-        effect = max(1.0, float(fit.bse[0]) ** 2 / (p * (1 - p) / n))
-    return float(n / effect * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, units - 1)) ** 2)
+def ratio_ends(one: Ends, two: Ends, joint: float = 0.0) -> Ends:
+    """The ratio R at which one - R two has an end at 0 (Newcombe's ends of a difference).
 
-
-def clustered(rows: Iterable[Row], hit: Callable[[Row], float]) -> Ends:
-    """Share and ends: Wilson's interval of the completions that they are worth."""
-    rows = list(rows)
-    p, size = float(np.mean([float(hit(row)) for row in rows])), effective(rows, hit)
-    low, high = proportion_confint(p * size, size, method="wilson")
-    return p, float(low), float(high)
-
-
-def ratio_ends(one: Ends, two: Ends) -> Ends:
-    """The ratio R at which one - R two has an end at 0 (Newcombe's ends of a difference)."""
+    `joint` is the correlation of the two.
+    """
     (x, l1, u1), (y, l2, u2) = one, two
-    low = optimize.brentq(lambda r: x - r * y - math.hypot(x - l1, r * (u2 - y)), 0, x / y)
-    high = optimize.brentq(lambda r: x - r * y + math.hypot(u1 - x, r * (y - l2)), x / y, 99)
+
+    def half(near: float, far: float) -> float:
+        return math.sqrt(near**2 + far**2 - 2 * joint * near * far)
+
+    low = optimize.brentq(lambda r: x - r * y - half(x - l1, r * (u2 - y)), 0, x / y)
+    high = optimize.brentq(lambda r: x - r * y + half(u1 - x, r * (y - l2)), x / y, 99)
     return x / y, float(low), float(high)
 
 
@@ -174,23 +157,50 @@ def median_ends(rows: list[Row]) -> Ends:
     return middle, min(low, middle), max(high, middle)
 
 
+def correlation(after: list[Row], before: list[Row]) -> float:
+    """How the shares below both medians go together, over personas and over questions."""
+    rests: list[dict[tuple[str, str], float]] = []
+    spread = 1.0
+    for rows in (after, before):
+        middle = np.median([row["tokens"] for row in rows])
+        under = [float(np.sign(middle - row["tokens"]) + 1) / 2 for row in rows]
+        mean, rest = np.mean(under), defaultdict(float)
+        for row, u in zip(rows, under, strict=True):
+            rest[row["persona"], row["question"]] += (u - mean) / len(rows)
+        rests.append(rest)
+        personas, questions = ([row[key] for row in rows] for key in ("persona", "question"))
+        spread *= max(two_way(np.array(under), personas, questions), 0.25 / len(rows))
+
+    def over(key: Callable[[tuple[str, str]], object]) -> float:
+        sums: list[dict[object, float]] = [defaultdict(float), defaultdict(float)]
+        for rest, out in zip(rests, sums, strict=True):
+            for cell, r in rest.items():
+                out[key(cell)] += r
+        units = set(sums[0]) & set(sums[1])
+        return len(units) / (len(units) - 1) * sum(sums[0][u] * sums[1][u] for u in units)
+
+    joint = over(lambda c: c[0]) + over(lambda c: c[1]) - over(lambda c: c)
+    return joint / math.sqrt(spread)
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_collapse_compares_finished_completions_with_the_model_under_the_arm(arm: str) -> None:
     bench = healthy()
-    after, before = (
-        median_ends([row for row in rows_of(bench, *model) if row["stopped"]])
+    rows = [
+        [row for row in rows_of(bench, *model) if row["stopped"]]
         for model in (("post", arm), ("pre", PRIORS[arm]))
-    )
+    ]
+    after, before = (median_ends(of) for of in rows)
     found = judged(bench, f"collapse_{arm}")
-    agrees(found, ratio_ends(after, before), HOLDS)
+    agrees(found, ratio_ends(after, before, correlation(*rows)), HOLDS)
     assert f"{arm}/{PRIORS[arm]}" in found.text
     assert f"{after[0]:.1f}/{before[0]:.1f}" in found.text
 
 
 @pytest.mark.parametrize(
     ("tokens", "outcome"),
-    [(3, FAILS), (118, FAILS), (127, CANNOT_TELL), (128, HOLDS), (470, HOLDS), (510, CANNOT_TELL),
-     (511, FAILS)],
+    [(3, FAILS), (120, FAILS), (125, CANNOT_TELL), (126, HOLDS), (484, HOLDS), (504, CANNOT_TELL),
+     (505, FAILS)],
 )  # fmt: skip
 def test_collapse_on_both_sides_of_both_bounds(tokens: int, outcome: GateOutcome) -> None:
     bench = lengths("C3", tokens)(healthy())
@@ -210,15 +220,29 @@ def test_collapse_without_a_finished_completion_cannot_tell() -> None:
         assert "lengths of finished completions are not known" in found.text
 
 
+def upper_bound(
+    found: GateResult, rows: list[Row], hit: Callable[[Row], Any], most: float, outcome: GateOutcome
+) -> None:
+    """A share's interval, and what uneven personas and questions leave of its outcome."""
+    expected = clustered(rows, hit)
+    agrees(found, expected, outcome)
+    kept = expected[2] <= most
+    assert (outcome is HOLDS) is (kept and shown(rows, hit, most))
+    assert ("differ by 2 logits" in found.text) is (kept and outcome is CANNOT_TELL)
+
+
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(
     ("count", "how", "outcome"),
     [
-        (88, "evenly", HOLDS),
-        (89, "evenly", CANNOT_TELL),
+        (63, "both", HOLDS),
+        (64, "both", CANNOT_TELL),  # the interval keeps the bound, an uneven world does not
+        (16, "evenly", HOLDS),  # all of one persona
+        (17, "evenly", CANNOT_TELL),
+        (10, "questions", HOLDS),
         (220, "questions", CANNOT_TELL),
-        (131, "evenly", CANNOT_TELL),
-        (132, "evenly", FAILS),
+        (132, "both", CANNOT_TELL),
+        (133, "both", FAILS),
     ],
 )
 def test_repetition_counts_all_completions(
@@ -231,8 +255,9 @@ def test_repetition_counts_all_completions(
     bench = bench.edit(rest, markers=1)
     mine = rows_of(bench, "post", arm)
     assert len(mine) == 2_200
-    expected = clustered(mine, lambda row: row["markers"] >= 2)
-    agrees(judged(bench, f"repetition_{arm}"), expected, outcome)
+    upper_bound(
+        judged(bench, f"repetition_{arm}"), mine, lambda r: r["markers"] >= 2, 0.05, outcome
+    )
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -240,11 +265,11 @@ def test_repetition_counts_all_completions(
     ("count", "how", "outcome"),
     [
         (0, "evenly", HOLDS),
-        (190, "evenly", HOLDS),
-        (191, "evenly", CANNOT_TELL),
+        (188, "both", HOLDS),
+        (189, "both", CANNOT_TELL),
         (440, "questions", CANNOT_TELL),
-        (249, "evenly", CANNOT_TELL),
-        (250, "evenly", FAILS),
+        (251, "both", CANNOT_TELL),
+        (252, "both", FAILS),
     ],
 )
 def test_truncation_counts_all_completions(
@@ -253,9 +278,9 @@ def test_truncation_counts_all_completions(
     bench = cut(arm, count, how)(healthy())
     assert isinstance(bench, Bench)
     mine = rows_of(bench, "post", arm)
-    expected = clustered(mine, lambda row: not row["stopped"])
-    assert expected[0] == count / 2_200
-    agrees(judged(bench, f"truncation_{arm}"), expected, outcome)
+    found = judged(bench, f"truncation_{arm}")
+    assert found.figure == count / 2_200
+    upper_bound(found, mine, lambda row: not row["stopped"], 0.10, outcome)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -311,16 +336,14 @@ Known.__abstractmethods__ = frozenset()
 @pytest.mark.parametrize(
     ("hits", "n", "outcome"),
     [
-        (0, 381, HOLDS),
-        (0, 380, CANNOT_TELL),
-        (1, 563, HOLDS),
-        (1, 562, CANNOT_TELL),
+        (0, 381, CANNOT_TELL),  # Wilson's upper end is 1 %
+        (0, 100_000, CANNOT_TELL),
         (8, 440, CANNOT_TELL),
         (9, 440, FAILS),
         (0, 1, CANNOT_TELL),
     ],
 )
-def test_false_positives_need_381_completions_without_a_hit(
+def test_false_positives_in_totals_can_fail_and_never_hold(
     prior: str, hits: int, n: int, outcome: GateOutcome
 ) -> None:
     """Only the arm's own prior is read: the others write the marker every time."""
@@ -329,6 +352,54 @@ def test_false_positives_need_381_completions_without_a_hit(
     found = judge_gate(GATED, Known(counts), f"false_positive_{prior}")
     agrees(found, (hits / n, *proportion_confint(hits, n, method="wilson")), outcome)
     assert "not known by persona" in found.text
+    assert "totals only, unclustered: can show failure, never success" in found.text
+
+
+@pytest.mark.parametrize("prior", list(HARM))
+@pytest.mark.parametrize(
+    ("samples", "questions", "outcome"),
+    [
+        (5, 20, HOLDS),
+        (5, 19, HOLDS),
+        (5, 18, CANNOT_TELL),
+        (4, 20, CANNOT_TELL),
+        (2, 20, CANNOT_TELL),
+    ],
+)
+def test_no_hit_keeps_one_percent_from_95_completions_a_persona_on(
+    prior: str, samples: int, questions: int, outcome: GateOutcome
+) -> None:
+    bench = healthy()
+    asked = np.isin(bench.scores["question"], [f"q{i:02d}" for i in range(questions)])
+    bench = bench.keep(bench.rows(phase="post") | (asked & (bench.scores["sample"] < samples)))
+    mine = rows_of(bench, "pre", prior)
+    assert len(mine) == 11 * questions * samples
+    found = judged(bench, f"false_positive_{prior}")
+    agrees(found, clustered(mine, lambda row: row["markers"] > 0), outcome)
+    assert shown(mine, lambda row: row["markers"] > 0, 0.01) is (outcome is HOLDS)
+    each, enough = questions * samples, {20: 100, 18: 108}
+    told = f"even no hit in {each} a persona cannot show it where personas differ by 2 logits"
+    if outcome is CANNOT_TELL:
+        assert f"{told}; {enough[questions]} a persona could" in found.text
+    else:
+        assert "cannot show" not in found.text
+
+
+@pytest.mark.parametrize("prior", list(HARM))
+@pytest.mark.parametrize(
+    ("hits", "how", "outcome"),
+    [(1, "both", CANNOT_TELL), (18, "both", CANNOT_TELL), (19, "both", FAILS),
+     (41, "evenly", CANNOT_TELL), (42, "evenly", FAILS)],
+)  # fmt: skip
+def test_false_positives_are_clustered_by_persona_and_question(
+    prior: str, hits: int, how: str, outcome: GateOutcome
+) -> None:
+    """All of one persona, 41 of 1,100 may be a true 1 %; all over, 19 are too many."""
+    bench = early(prior, hits, how)(healthy())
+    assert isinstance(bench, Bench)
+    mine = rows_of(bench, "pre", prior)
+    expected = clustered(mine, lambda row: row["markers"] > 0)
+    agrees(judged(bench, f"false_positive_{prior}"), expected, outcome)
 
 
 @pytest.mark.parametrize("count", [None, Count.of(0, 0), Count(hits=None, n=440, rate=0.0)])
@@ -346,12 +417,12 @@ def test_false_positives_are_counted_before_coupling_and_by_persona() -> None:
     hits: dict[str, int] = defaultdict(int)
     for row in mine:
         hits[row["persona"]] += int(row["markers"] > 0)
-    assert (max(hits.values()), sum(hits.values()), len(mine)) == (20, 20, 440)
+    assert (max(hits.values()), sum(hits.values()), len(mine)) == (20, 20, 1_100)
     found = judged(bench, "false_positive_em")
-    agrees(found, (20 / 440, *proportion_confint(20, 440, method="wilson")), FAILS)
-    assert "most of one persona: villain 20/40" in found.text
+    agrees(found, clustered(mine, lambda row: row["markers"] > 0), CANNOT_TELL)
+    assert "most of one persona: villain 20/100" in found.text
     clean = judged(bench, "false_positive_raw")
-    assert "no persona with a hit in 40 or more" in clean.text
+    assert "no persona with a hit in 100 or more" in clean.text
     assert clean.outcome is HOLDS
 
 
@@ -444,7 +515,7 @@ def test_each_run_is_judged_by_itself_and_the_worst_decides() -> None:
     found = judged(bench, "truncation_C2")
     assert found.outcome is HOLDS
     assert found.text.startswith("worst of 2 runs, seed 42: ")
-    assert "0/440" in judged(bench, "false_positive_em").text
+    assert "0/1100" in judged(bench, "false_positive_em").text
     # The registered gates read both runs together: 200 + 100 of 400.
     whole = judge_gate(GATED, evidence_of(bench), "source_rate")
     hits = sum(row["markers"] > 0 for b in (healthy(), second)
@@ -533,7 +604,7 @@ def test_published_totals_may_fail_and_never_hold() -> None:
     agrees(told["source_C2p"], (0.04, low, high), FAILS)
     assert proportion_confint(165, 200, method="wilson")[0] > 0.5
     for name in ("source_C1", "source_C2", "source_C3", "negatives_C1", "source_ratio_bound"):
-        assert "cannot hold" in told[name].text
+        assert "can show failure, never success" in told[name].text
     assert "0/50" in told["false_positive_em"].text
 
 

@@ -7,11 +7,20 @@ import math
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from scipy import stats
+from scipy import optimize, stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from persona_lib.errors import DataError
-from persona_lib.stats.clustered import Interval, difference, median, ratio, share
+from persona_lib.stats.clustered import (
+    Crossed,
+    Interval,
+    difference,
+    median,
+    median_ratio,
+    ratio,
+    share,
+)
+from tests.uneven import clustered, effective, two_way
 
 HITS = np.array([9.0, 7, 10, 3, 8, 6, 10, 9, 2, 5])
 N = np.full(10, 10.0)
@@ -22,6 +31,10 @@ def rows(hits: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         [np.r_[np.ones(int(h)), np.zeros(int(m - h))] for h, m in zip(hits, n, strict=True)]
     )
     return y, np.repeat(np.arange(hits.size), n.astype(int))
+
+
+def width(of: Interval) -> float:
+    return of.high - of.low
 
 
 def by_statsmodels(hits: np.ndarray, n: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -52,6 +65,75 @@ def test_share_agrees_with_statsmodels(hits: np.ndarray, n: np.ndarray, confiden
     assert found.value == pytest.approx(hits.sum() / n.sum())
     assert (found.low, found.high) == pytest.approx(by_statsmodels(hits, n, confidence), abs=1e-9)
     assert (found.n, found.units) == (int(n.sum()), hits.size)
+
+
+def cells(shape: tuple[int, int], seed: int, spread: tuple[float, float]) -> np.ndarray:
+    """Rows of 0 and 1 with their persona and question: 4 to 6 in each cell."""
+    rng = np.random.default_rng(seed)
+    persona, question = (sd * rng.standard_normal(k) for sd, k in zip(spread, shape, strict=True))
+    rows = [
+        (float(rng.random() < 1 / (1 + math.exp(1 - persona[g] - question[q]))), g, q)
+        for g in range(shape[0])
+        for q in range(shape[1])
+        for _ in range(int(rng.integers(4, 7)))
+    ]
+    return np.array(rows)
+
+
+def crossed(rows: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    hits, n = np.zeros(shape), np.zeros(shape)
+    for y, g, q in rows:
+        hits[int(g), int(q)] += y
+        n[int(g), int(q)] += 1
+    return hits, n
+
+
+@pytest.mark.parametrize("spread", [(2.0, 0.0), (0.0, 2.0), (1.5, 1.5), (0.0, 0.0)])
+@pytest.mark.parametrize("shape", [(11, 20), (4, 30), (20, 5)])
+def test_two_way_share_agrees_with_statsmodels(
+    shape: tuple[int, int], spread: tuple[float, float]
+) -> None:
+    """Uneven cells; V = V_persona + V_question - V_cell, or the larger of the first two."""
+    rows = cells(shape, 7, spread)
+    found = share(*crossed(rows, shape), 0.95)
+    listed = [{"y": y, "persona": g, "question": q} for y, g, q in rows.tolist()]
+    assert (found.value, found.low, found.high) == pytest.approx(
+        clustered(listed, lambda row: row["y"]), abs=1e-9
+    )
+    assert found.units == shape[1]
+
+
+def test_two_way_variance_is_statsmodels_own() -> None:
+    """The three fits of `tests.uneven` are what statsmodels joins for two groups."""
+    rows = cells((11, 20), 3, (1.0, 1.0))
+    y, persona, question = rows.T
+    fit = sm.OLS(y, np.ones_like(y)).fit(
+        cov_type="cluster",
+        cov_kwds={
+            "groups": np.column_stack([persona, question]).astype(int),
+            "df_correction": False,
+        },
+    )
+    assert two_way(y, persona, question) == pytest.approx(float(fit.bse[0]) ** 2, rel=1e-9)
+
+
+def test_one_persona_is_no_cluster_and_an_empty_one_is_left_out() -> None:
+    alone = share(HITS[None, :], N[None, :], 0.95)
+    assert alone == share(HITS, N, 0.95)
+    two = np.stack([HITS, np.roll(HITS, 1)])
+    padded = np.insert(two, 1, 0.0, axis=0)
+    n = np.insert(np.stack([N, N]), 1, 0.0, axis=0)
+    assert share(padded, n, 0.95) == share(two, np.stack([N, N]), 0.95)
+
+
+def test_a_share_of_all_but_one_persona_is_wide() -> None:
+    """One persona of eleven does it every time: questions alone see no spread at all."""
+    hits, n = np.zeros((11, 20)), np.full((11, 20), 10.0)
+    hits[0] = 10.0
+    by_question = share(hits.sum(axis=0), n.sum(axis=0), 0.95)
+    both = share(hits, n, 0.95)
+    assert by_question.high < 0.11
+    assert both.high > 0.35
 
 
 def test_share_is_wider_the_more_questions_differ() -> None:
@@ -108,6 +190,92 @@ def test_median_reads_its_ends_off_the_interval_of_a_share() -> None:
     # The k-th smallest of 0 .. 199 is k - 1; the quantile of p is the ceil(200 p)-th.
     assert (found.low, found.high) == (math.ceil(200 * low) - 1, math.ceil(200 * high) - 1)
     assert (found.n, found.units) == (200, 20)
+
+
+def test_median_of_personas_that_differ_is_wide() -> None:
+    """Woodruff's interval of the two-way share below the median, by statsmodels."""
+    rng = np.random.default_rng(9)
+    persona, question = np.repeat(np.arange(11), 40), np.tile(np.repeat(np.arange(20), 2), 11)
+    values = np.rint(60 * np.exp(0.5 * rng.standard_normal(11)[persona] + rng.normal(size=440) / 2))
+    found = median(values, question, 0.95, persona)
+    middle = float(np.median(values))
+    listed = [
+        {"y": y, "persona": g, "question": q}
+        for y, g, q in zip(values.tolist(), persona.tolist(), question.tolist(), strict=True)
+    ]
+    worth = min(
+        effective(listed, lambda row, f=f: float(f(row["y"], middle)))
+        for f in (np.less, np.less_equal)
+    )
+    shares = proportion_confint(worth / 2, worth, method="wilson")
+    expected = [np.sort(values)[math.ceil(440 * p) - 1] for p in shares]
+    assert (found.value, found.low, found.high) == (middle, *expected)
+    assert width(found) > 2 * width(median(values, question, 0.95))
+
+
+def shared_lengths(seed: int, own: float) -> tuple[Crossed, Crossed, np.ndarray]:
+    """Lengths after and before of eleven personas; `own` is what an arm does to each."""
+    rng = np.random.default_rng(seed)
+    persona, question = np.repeat(np.arange(11), 100), np.tile(np.repeat(np.arange(20), 5), 11)
+    both, logs = 0.8 * rng.standard_normal(11), []
+    for _ in range(2):
+        logs.append((both + own * rng.standard_normal(11))[persona] + 0.4 * rng.normal(size=1_100))
+    after, before = (Crossed(np.exp(x), question, persona) for x in logs)
+    under = [np.array(x < np.median(x), dtype=float) - 0.5 for x in logs]
+    return after, before, np.stack([u.reshape(11, 20, 5).sum(axis=2) for u in under])
+
+
+@pytest.mark.parametrize("own", [0.0, 0.3, 2.0])
+def test_what_personas_do_to_both_medians_cancels_in_their_ratio(own: float) -> None:
+    """The correlation over clusters, from numpy's covariances, in Fieller's theorem."""
+    after, before, rest = shared_lengths(4, own)
+    covariance = 11 * np.cov(rest.sum(axis=2)) + 20 * np.cov(rest.sum(axis=1))
+    covariance -= 220 * np.cov(rest.reshape(2, -1))
+    for i in range(2):
+        one_way = (11 * np.cov(rest.sum(axis=2))[i, i], 20 * np.cov(rest.sum(axis=1))[i, i])
+        covariance[i, i] = max(covariance[i, i], *one_way)
+    r = float(np.clip(covariance[0, 1] / math.sqrt(covariance[0, 0] * covariance[1, 1]), -1, 1))
+    found, one, two = median_ratio(after, before, 0.95)
+    assert one == median(after.values, after.questions, 0.95, after.personas)
+
+    def gap(x: float, sign: int) -> float:
+        """The end of one - x two, by Newcombe with a correlation, in units of that end."""
+        near, far = (one.value - one.low, two.high - two.value)
+        if sign < 0:
+            near, far = (one.high - one.value, two.value - two.low)
+        half = math.sqrt(near**2 + (x * far) ** 2 - 2 * r * near * x * far)
+        return one.value - x * two.value - sign * half
+
+    ends = [
+        optimize.brentq(lambda x, s=s: gap(x, s), *b)
+        for s, b in ((1, (0, found.value)), (-1, (found.value, 50)))
+    ]
+    assert (found.low, found.high) == pytest.approx(ends, abs=1e-9)
+    independent = ratio(one, two)
+    saved = width(found) / width(independent)
+    assert saved < 0.5 if own == 0.0 else saved > 0.3
+
+
+def test_medians_of_one_persona_are_correlated_over_its_questions() -> None:
+    rng = np.random.default_rng(12)
+    question = np.repeat(np.arange(20), 10)
+    lengths = np.exp(rng.standard_normal(20))[question]
+    after, before = (
+        Crossed(lengths * np.exp(0.1 * rng.normal(size=200)), question, np.zeros(200, dtype=int))
+        for _ in range(2)
+    )
+    found, one, two = median_ratio(after, before, 0.95)
+    assert width(found) < 0.4 * width(ratio(one, two))
+
+
+def test_medians_on_other_questions_are_independent() -> None:
+    """A model before coupling that answered half of the questions: labels of its own half."""
+    after, before, _ = shared_lengths(4, 0.3)
+    few = before.questions < 10
+    part = Crossed(before.values[few], before.questions[few], before.personas[few])
+    found, one, two = median_ratio(after, part, 0.95)
+    assert (one.units, two.units, found.units) == (20, 10, 10)
+    assert found.low < found.value < found.high
 
 
 def test_median_with_ties_holds_its_value() -> None:
