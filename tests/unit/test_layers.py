@@ -89,6 +89,20 @@ def imports(path: Path, *, top_level: bool = False) -> set[str]:
     return found
 
 
+def test_no_assert_decides_anything_that_users_run() -> None:
+    """``python -O`` leaves them out, and pytest rewrites those of test files alone."""
+    folders = (LIBRARY, ROOT / "experiments", ROOT / "tests" / "science")
+    paths = [path for folder in folders for path in folder.rglob("*.py")]
+    assert len(paths) > 100
+    holders = [
+        f"{path}:{node.lineno}"
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assert)
+    ]
+    assert holders == []
+
+
 @pytest.mark.parametrize("name", list(modules()))
 def test_imports_go_one_way(name: str) -> None:
     level = layer_of(name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from persona_lib import gates
-from persona_lib.errors import DataError, InvalidClaimError, SpecError
+from persona_lib.errors import DataError, DoesNotHoldError, InvalidClaimError, SpecError
 from persona_lib.registration import DifferenceClaim, SourceRatioGate
 from persona_lib.verdict import (
     GateOutcome,
@@ -19,6 +19,7 @@ from persona_lib.verdict import (
     judge,
     judge_all,
     judge_gate,
+    require_holds,
     require_valid,
 )
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
@@ -138,6 +139,18 @@ def test_an_invalid_claim_is_an_error_where_it_has_to_be_read() -> None:
     assert str(caught.value).splitlines()[0] == "H1: INVALID (bold)"
     for rates in ({}, {"C2": 0.0}, {"C1": 0.9}):
         require_valid(verdict("H1", rates=rates))
+
+
+def test_whatever_does_not_hold_is_an_error_of_its_whole_text() -> None:
+    """No assert decides: Python may leave it out."""
+    require_holds(verdict("H1", rates={}))
+    refuted = verdict("H1", rates={"C2": 0.0})
+    invalid = verdict("H1", source={**dict.fromkeys(HOLDING, 0.9), "C2": 0.1})
+    for found in (refuted, invalid, invalid.gates[0]):
+        with pytest.raises(DoesNotHoldError) as caught:
+            require_holds(found)
+        assert str(caught.value) == found.text
+    require_holds(refuted.gates[0])
 
 
 def test_invalid_comes_before_the_kill_criterion() -> None:
