@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +27,7 @@ from persona_lib.graph import Stage
 from persona_lib.stored import RECORDS, read_manifest, write_manifest
 from tests.smoke.conftest import ROOT, environment
 from tests.synthetic import BYSTANDERS, scores
+from tests.unit.test_full_disk import at_most
 
 pytestmark = pytest.mark.smoke
 SCIENCE = "h1 or h2 or h3 or kill or gate"
@@ -343,6 +346,33 @@ def test_micro_run_end_to_end_with_two_workers(micro: Path) -> None:
         assert counted == {
             "base", "prior", "coupling_text", "coupling", "completions", "baseline", "advice",
         }  # fmt: skip
+
+
+def test_couplings_that_fail_are_told_once_and_trained_once_by_all_workers(
+    micro: Path, tmp_path: Path
+) -> None:
+    """No adapter fits under a file limit, and every claim and gate wants one."""
+    store = tmp_path / "store"
+    shutil.copytree(micro / "store", store)
+    shutil.rmtree(store / "coupling")
+    with at_most(60 * 1024):
+        done = run("-m", SCIENCE, "--profile", "micro", "--seeds", "3", f"--store={store}",
+                   "-n", "2", report=tmp_path / "report")  # fmt: skip
+    assert done.returncode == 1
+    assert " 7 errors in" in done.stdout
+    assert " failed" not in done.stdout.splitlines()[-1]
+    told = [line for line in done.stdout.splitlines() if line.startswith("StoreError: ")]
+    assert len(told) == 7
+    assert all("cannot write (File too large; " in line for line in told)
+    first = [line for line in told if line.startswith(f"StoreError: {store / 'tmp'}/")]
+    again = [line for line in told if " failed before in this command and is not" in line]
+    assert len(first) + len(again) == 7
+    # In full once for each coupling at most, whichever worker had it.
+    keys = {re.findall(r"[0-9a-f]{64}", line)[0] for line in first}
+    assert 1 <= len(first) == len(keys) <= 4
+    # The workers told each other in one folder, which is swept a day later.
+    (notes,) = (store / "tmp").iterdir()
+    assert keys <= {note.name for note in notes.iterdir()}
 
 
 def test_fixtures_give_arms_baseline_and_runs(micro: Path, tmp_path: Path) -> None:

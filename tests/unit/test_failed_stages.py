@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import weakref
 from collections.abc import Callable, Mapping
@@ -204,6 +205,25 @@ def test_what_a_failure_held_in_memory_is_let_go(tmp_path: Path) -> None:
     gc.collect()
     assert "failed before" in str(again)
     assert kept[0]() is None
+
+
+def test_what_comes_before_is_still_waited_for_after_a_failure(tmp_path: Path) -> None:
+    """A stored stage whose proof is being made elsewhere is not to be read yet."""
+    graph = Graph()
+
+    def on_wait(_: object) -> None:
+        graph.built.append("wait")
+        lock.release()
+
+    store = Store(tmp_path, on_wait=on_wait)
+    told([graph.below], store)
+    proof, late = graph.stage("proof"), graph.stage("late")
+    build([late], store)
+    reader = graph.stage("reader", late=dataclasses.replace(late, after=(proof,)))
+    lock = FileLock(tmp_path / "locks" / f"{proof.key({}).digest}.lock")
+    lock.acquire()
+    build([reader], store)
+    assert graph.built == ["base", "broken", "late", "wait", "proof", "reader"]
 
 
 # ---- several processes of one command ---------------------------------------------------

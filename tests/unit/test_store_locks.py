@@ -299,6 +299,27 @@ def test_opening_leaves_a_live_builder_s_folder_whose_lock_is_free(tmp_path: Pat
     assert left.exists()
 
 
+def test_a_folder_is_out_of_its_builder_s_reach_before_its_files_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were its builder alive after all, it would find all of its files or none."""
+    root, seen, real = tmp_path / "store", [], shutil.rmtree
+    left = root / "tmp" / f"{KEY.digest}.ab"
+    Store(root)
+    (left / "payload").mkdir(parents=True)
+    (left / "payload" / "weights.bin").write_bytes(b"half")
+    os.utime(left, (1, 1))
+
+    def rmtree(path: Any, **options: Any) -> None:
+        seen.append((left.exists(), (Path(path) / "payload" / "weights.bin").exists()))
+        real(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    Store(root)
+    assert seen == [(False, True)]
+    assert leftovers(root) == []
+
+
 @pytest.mark.parametrize("name", ["gone-0123456789abcdef", "failed-0123456789abcdef"])
 def test_opening_removes_what_a_killed_command_left(name: str, tmp_path: Path) -> None:
     Store(tmp_path)
