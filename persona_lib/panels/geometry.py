@@ -334,7 +334,7 @@ def _direction(known: Known, *, centred: bool) -> str:
         return f"bystanders lie nearer to the source{seen}"
     if known.high < 0:
         return f"bystanders lie further from the source{seen}"
-    return f"undecided: a change from {known.low:+.4f} to {known.high:+.4f} is compatible"
+    return f"undecided: a change from {known.low:+z.4f} to {known.high:+z.4f} is compatible"
 
 
 def _shared(confidence: float, looks: int) -> float:

@@ -39,11 +39,11 @@ def written(value: float, form: str) -> str:
     if form == "bound":
         return shown(value + 0.0)  # -0.0 is a bound of 0
     if form in _FIXED:
-        return _unsigned_zero(f"{value:.{_FIXED[form]}f}")
+        return f"{value:z.{_FIXED[form]}f}"
     if form in _SIGNED:
-        return f"{value + 0.0:+.{_SIGNED[form]}f}"
+        return f"{value:+z.{_SIGNED[form]}f}"
     if form in _PERCENT:
-        return _unsigned_zero(f"{100 * value:.{_PERCENT[form]}f}")
+        return f"{100 * value:z.{_PERCENT[form]}f}"
     raise DataError(
         "form of a number",
         bound=f"one of {', '.join(FORMS)}",
@@ -55,7 +55,3 @@ def written(value: float, form: str) -> str:
 def _power(p: float) -> str:
     mantissa, exponent = f"{p:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
-
-
-def _unsigned_zero(text: str) -> str:
-    return text.removeprefix("-") if not text.strip("-0.") else text

@@ -67,7 +67,7 @@ def _row(row: Mapping[str, Any], levels: int, *, named: bool) -> Iterator[str]:
         yield name + first
         yield from (_INDENT + line for line in more)
         return
-    effect = "" if row["effect"] is None else f"{row['effect']:+.3f}"
+    effect = "" if row["effect"] is None else f"{row['effect']:+z.3f}"
     now = "" if row["now"] is None else _counted(row["now"], row["units"])
     needed = "".join(f"{_needed(units):>{_NEEDED}}" for units in row["needed"] or [""] * levels)
     power = _power(row["power"])

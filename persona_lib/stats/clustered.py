@@ -42,8 +42,8 @@ class Interval:
         """``0.690 [0.601, 0.766]``."""
         if math.isnan(self.value):
             return "not known"
-        ends = f"{self.low:.{digits}f}, {self.high:.{digits}f}"
-        return f"{self.value:.{digits}f} [{'no interval' if math.isnan(self.low) else ends}]"
+        ends = f"{self.low:z.{digits}f}, {self.high:z.{digits}f}"
+        return f"{self.value:z.{digits}f} [{'no interval' if math.isnan(self.low) else ends}]"
 
 
 def share(hits: Floats, n: Floats, confidence: float) -> Interval:

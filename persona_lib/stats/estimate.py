@@ -76,10 +76,10 @@ class Estimate:
 
     @property
     def interval_text(self) -> str:
-        """The estimate and its interval: ``+0.302 [+0.234, +0.370]``."""
+        """The estimate and its interval: ``+0.302 [+0.234, +0.370]``; zero is ``+0.000``."""
         if not math.isfinite(self.value):
             return "not computable"
-        style = "+.3f" if self.signed else ".3f"
+        style = "+z.3f" if self.signed else "z.3f"  # z: the sign of a zero is rounding
         ends = f"{self.low:{style}}, {self.high:{style}}" if self.has_interval else "no interval"
         return f"{self.value:{style}} [{ends}]"
 

@@ -270,12 +270,12 @@ def _robust(design: Floats, y: Bools, unit: Ints, coefficients: Floats, inverse:
 
 def _with_spread(bare: Estimate, effects: Moments) -> tuple[Estimate, str]:
     """Return the estimate with interval and p, and the words on log-odds and errors."""
-    odds = f"log-odds {float(effects.value[1]):+.3f}"
+    odds = f"log-odds {float(effects.value[1]):+z.3f}"
     if not np.isfinite(effects.se).all():
         what = "one cluster" if bare.clusters == 1 else "no variation over clusters"
         return bare, f"{odds}; {what}: no interval, no p"
     low, high = interval(effects, bare.confidence)
     known = replace(bare, low=float(low[0]), high=float(high[0]), p=float(p_value(effects)[0]))
-    ends = f"[{float(low[1]):+.3f}, {float(high[1]):+.3f}]"
+    ends = f"[{float(low[1]):+z.3f}, {float(high[1]):+z.3f}]"
     spread = f"SE = {float(effects.se[0]):.3g}, df = {float(effects.df):.3g}"
     return known, f"{odds} {ends}; {spread}"

@@ -85,7 +85,7 @@ def naive_z(hits_a: int, n_a: int, hits_b: int, n_b: int, confidence: float = 0.
         variance = rate_a * (1 - rate_a) / n_a + rate_b * (1 - rate_b) / n_b
         half = normal_quantile(confidence) * math.sqrt(variance)
         low, high = value - half, value + half
-    shown = "z not computable, nothing varies" if math.isnan(z) else f"z = {z:+.2f}"
+    shown = "z not computable, nothing varies" if math.isnan(z) else f"z = {z:+z.2f}"
     return Estimate(
         value=value,
         low=low,

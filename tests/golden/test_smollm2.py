@@ -22,6 +22,7 @@ from persona_lib.spec import canonical
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stored import read_manifest
 from persona_lib.verdict import Outcome, Verdict, judge_all
+from tests.pace import allowed
 from tests.real_runs import (
     ARMS,
     AS_PUBLISHED,
@@ -178,7 +179,7 @@ def test_sets_stay_small() -> None:
 def test_the_full_run_is_judged_in_a_moment() -> None:
     """The promise is 3 s of one quiet core, imports included; half of that was measured.
 
-    A core that is slower, or that other tests share, is allowed twice as much.
+    A core that is slower, or that other tests share, is allowed more.
     """
     code = (
         "import time; from tests.real_runs import FULL, table;"
@@ -190,7 +191,7 @@ def test_the_full_run_is_judged_in_a_moment() -> None:
     )  # fmt: skip
     count, seconds = done.stdout.split()
     assert int(count) > 50
-    assert float(seconds) < 6
+    assert float(seconds) < allowed(3)
 
 
 @pytest.mark.parametrize(("name", "folder"), [("smollm2", FULL), ("smollm2_decision", DECISION)])

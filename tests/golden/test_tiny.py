@@ -41,9 +41,9 @@ def scores() -> tuple[Score, ...]:
 
 
 def rounded(value: Any) -> Any:
-    """Floats to six places: what is summed in another order may differ in the last."""
+    """Floats to six places, zero without a sign: a sum in another order may differ there."""
     if isinstance(value, float):
-        return round(value, 6)
+        return round(value, 6) + 0.0
     if isinstance(value, Mapping):
         return {key: rounded(item) for key, item in value.items()}
     return [rounded(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -143,6 +143,7 @@ def interval_of(pairs: list[tuple[int, int]]) -> Interval:
     return share(hits, np.array([max(pair) for pair in pairs], dtype=float), 0.95)
 
 
+@settings(deadline=None)
 @given(counts, counts)
 def test_clustered_intervals_hold_their_numbers(
     one: list[tuple[int, int]], two: list[tuple[int, int]]
@@ -159,6 +160,7 @@ def test_clustered_intervals_hold_their_numbers(
         assert close(r.high, 1 / inverse.low)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.integers(0, 4)), min_size=1, max_size=40),
     st.integers(0, 10**6),

@@ -17,6 +17,7 @@ from experiments.issue262 import ISSUE262
 from persona_lib.report.numbers import check_report
 from persona_lib.stored import RECORDS, write_manifest
 from tests.loopback import Loopback, says
+from tests.pace import allowed
 from tests.report_bodies import ROOT, body_of, write
 
 FIGURES = {"hero", "forest", "lengths", "cosines", "scatter"}
@@ -59,7 +60,7 @@ def test_stored_records_give_every_document_without_torch(
     assert check_report(folder) == []
     # The promise is 60 s over the run itself; processor time, because tests share a machine.
     assert isinstance(found["seconds"], float)
-    assert found["seconds"] < 60
+    assert found["seconds"] < allowed(60)
 
 
 def test_the_marker_reads_back_what_lies_there(

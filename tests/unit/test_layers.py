@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pace import allowed
+
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "persona_lib"
 HEAVY = {
@@ -156,4 +158,4 @@ def test_judging_stored_records_loads_no_torch_and_is_quick(folder: str, tmp_pat
     assert [v["name"] for v in verdict["verdicts"]] == ["H1"]
     # Until all is judged, before panels are made; neither loads torch. Processor time,
     # because other tests share the machine: the promise is 3 s.
-    assert found["seconds"] < 6
+    assert found["seconds"] < allowed(3)

@@ -31,6 +31,7 @@ from persona_lib.panels.text_samples import LIMIT, PER_ARM, read_texts, samples,
 from persona_lib.spec import derive_seed
 from tests.faults import drop, lengths, questions
 from tests.healthy import GATED, ROSTER, Bench, healthy, table
+from tests.pace import allowed
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = GATED.marker
@@ -501,9 +502,9 @@ def test_the_recorded_run() -> None:
     scores, completions = (
         pq.read_table(ROOT / f"golden/tiny/{name}.parquet") for name in ("scores", "completions")
     )
-    start = time.perf_counter()
+    start = time.process_time()
     found = text_panel(scores, completions, ISSUE262, root=42)
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < allowed(8)
     assert [c.code for c in found.caveats] == ["empty_texts"]  # C1 writes the marker alone
     hits = {m["model"]: m["roles"]["all"]["marker"]["hits"] for m in found.data["models"]}
     assert (hits["raw"], hits["em"], hits["benign"]) == (0, 0, 0)
@@ -524,9 +525,9 @@ def test_full_scale_is_quick() -> None:
     text = [f"{t} {MARKER}" if h else t for t, h in zip(text, hit, strict=True)]
     completions = texts_of(scores)
     at = completions.column_names.index("text")
-    start = time.perf_counter()
+    start = time.process_time()
     text_panel(scores, completions.set_column(at, "text", pa.array(text)), GATED, root=42)
-    assert time.perf_counter() - start < 25
+    assert time.process_time() - start < allowed(25)
 
 
 # ---- texts of some of the seeds ---------------------------------------------------------

@@ -55,6 +55,7 @@ from persona_lib.stats.variances import (
     persona_differences,
     population,
 )
+from tests.pace import allowed
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = Size(personas=7, questions=20, samples=10, seeds=1)
@@ -291,6 +292,7 @@ def test_persona_power_is_the_share_of_drawn_tables(
     assert many == pytest.approx(share, abs=0.03)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.01, 0.99), st.integers(1, 5))
 def test_smallest_is_what_a_scan_finds(powers: list[float], level: float, least: int) -> None:
     rising, most = sorted(powers), least + len(powers) - 1
@@ -305,7 +307,7 @@ SD, EFFECT = st.floats(0.001, 0.5), st.floats(0.0, 0.9)
 P = st.floats(1e-4, 0.2)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(SD, st.tuples(EFFECT, st.floats(0.0, 0.1)), P, st.integers(2, 200), st.integers(1, 100))
 def test_power_grows_with_units_effect_and_level(
     sd: float, effects: tuple[float, float], max_p: float, units: int, extra: int
@@ -326,7 +328,7 @@ def test_power_grows_with_units_effect_and_level(
         assert base <= 0.5 + 1e-9
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(SD, st.floats(0.01, 0.5), st.floats(0, 1), st.integers(2, 200), st.integers(1, 100))
 def test_power_of_equivalence_grows_with_units_and_band(
     sd: float, band: float, share: float, units: int, extra: int
@@ -562,7 +564,7 @@ def test_power_is_quick() -> None:
     start = time.process_time()
     power_plan(ISSUE262, FULL, PLANNING)
     # The promise is 1 s on a quiet core; it takes less than half of that.
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < allowed(1)
 
 
 def test_docs_hold_the_table_of_the_published_size() -> None:

@@ -15,11 +15,10 @@ import pytest
 from experiments.issue262 import ISSUE262
 from persona_lib.stats.bootstrap import Clusters, difference
 from persona_lib.stored import RECORDS, write_manifest
+from tests.pace import allowed
 from tests.synthetic import scores
 
 ROOT = Path(__file__).resolve().parents[2]
-SLACK = 2.0
-"""Other tests share the machine: its promise is 1."""
 
 
 def test_ten_thousand_resamples_of_a_contrast() -> None:
@@ -28,11 +27,11 @@ def test_ten_thousand_resamples_of_a_contrast() -> None:
     arms = [Clusters(rng.binomial(10, rng.beta(1, 2, 140)).astype(float), np.full(140, 10.0))] * 2
     times = []
     for seed in range(10):
-        start = time.perf_counter()
+        start = time.process_time()
         found = difference(*arms, resamples=10_000, seeds=(seed, seed + 1), level=0.95)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert found.p_floor == pytest.approx(2 / 10_001)
-    assert min(times) <= 0.05 * SLACK
+    assert min(times) <= allowed(0.05)
 
 
 PROBE = """
@@ -89,4 +88,4 @@ def test_whole_verdict_of_a_full_scale_record_set(tmp_path: Path) -> None:
         found.append(json.loads(done.stdout))
     assert found[0]["loaded"] == []
     assert found[0]["lines"] > 30
-    assert min(body["seconds"] for body in found) <= 2.0 * SLACK
+    assert min(body["seconds"] for body in found) <= allowed(2.0)

@@ -21,6 +21,7 @@ from persona_lib.stats.bootstrap import (
     single_rate,
 )
 from persona_lib.stats.estimate import Estimate
+from tests.pace import allowed
 
 SEEDS = (1, 2)
 
@@ -176,7 +177,7 @@ def test_estimate_refuses_p_of_zero() -> None:
 
 
 def test_one_contrast_costs_milliseconds() -> None:
-    """The bound is 0.05 s of processor time, whatever else the machine does."""
+    """0.05 s of processor time, whatever else the machine does."""
     rng = np.random.default_rng(1)
     a, b = (clusters(rng.integers(0, 11, 140).tolist()) for _ in range(2))
     compare(a, b)
@@ -185,4 +186,4 @@ def test_one_contrast_costs_milliseconds() -> None:
         start = time.process_time()
         compare(a, b)
         best = min(best, time.process_time() - start)
-    assert best < 0.05
+    assert best < allowed(0.05)

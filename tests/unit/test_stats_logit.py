@@ -21,6 +21,8 @@ from persona_lib.stats import logit
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.logit import METHOD, length_adjusted
 from persona_lib.stats.targets import question_t
+from tests.pace import allowed
+from tests.printed import printed, reads
 
 Floats = NDArray[np.float64]
 
@@ -75,8 +77,11 @@ def _agrees(found: Estimate, reference: Any, clusters: int, confidence: float) -
     assert found.low == pytest.approx(value - half, abs=1e-6)
     assert found.p == pytest.approx(2 * student.sf(abs(value) / se, clusters - 1), rel=1e-6)
     low, high = reference.conf_int(alpha=1 - confidence)[1]
-    assert f"log-odds {reference.params[1]:+.3f} [{low:+.3f}, {high:+.3f}]" in found.note
-    assert f"SE = {se:.3g}, df = {clusters - 1}" in found.note
+    shown = printed("log-odds # [#, #]", found.note)
+    assert all(text[0] in "+-" for text in shown)
+    assert all(map(reads, shown, (reference.params[1], low, high)))
+    (error,) = printed(f"SE = #, df = {clusters - 1}", found.note)
+    assert reads(error, se)
 
 
 @pytest.mark.parametrize("confidence", [0.90, 0.95])
@@ -271,10 +276,10 @@ def test_2800_completions_take_less_than_20_ms() -> None:
     data.fit()  # imports scipy.special
     seconds = []
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.process_time()
         data.fit()
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.02
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < allowed(0.02)
 
 
 QUESTIONS, EACH, DATA_SETS = 20, 20, 1000

@@ -41,6 +41,7 @@ from persona_lib.stats.targets import (
     seeds_welch,
     sign_flip,
 )
+from tests.pace import allowed
 
 ROOT = Path(__file__).resolve().parents[2]
 CLOSE = 1e-12
@@ -241,7 +242,7 @@ def test_sign_flip_takes_twenty_personas_in_a_moment_and_no_more() -> None:
     a, b = arms(20, 5, 2)
     start = time.process_time()
     assert 0 < (flip(a, b).p or 0) <= 1
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < allowed(1)
     with pytest.raises(DataError, match="from 1 to 20 and whole, got 21"):
         flip(*arms(21, 5, 2))
 
@@ -537,7 +538,7 @@ def test_a_simulation_of_ten_thousand_takes_a_moment() -> None:
         p = p_value(m)
         assert p.shape == (10_000,)
         assert bool(((p > 0) & (p <= 1)).all())
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < allowed(1)
 
 
 def test_size_of_the_question_test_is_what_it_says() -> None:
@@ -562,5 +563,5 @@ def test_importing_is_cheap() -> None:
         timeout=60,
     )
     seconds, *loaded = done.stdout.split()
-    assert float(seconds) < 0.15
+    assert float(seconds) < allowed(0.15)
     assert loaded == ["False", "False"]
