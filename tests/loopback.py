@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -63,12 +66,14 @@ class Step:
         model: name under which it answers.
         stop: None, ``refusal`` or ``length``.
         status: HTTP status; other than 200, the body is an error.
+        phrase: words beside the status, None for the usual ones.
         headers: further headers.
         wait: seconds before anything is sent.
         silent: nothing is sent at all, and the connection is closed.
         body: sent in place of the body that would be right.
         promised: bytes that content-length promises beyond what is sent.
         drip: seconds between single bytes of the body.
+        endless: the body is sent again and again until the client has gone.
         usage: whether tokens are counted in the reply.
         paid: whether this is an answer that its asker can use.
     """
@@ -77,12 +82,14 @@ class Step:
     model: str = MODEL
     stop: str | None = None
     status: int = 200
+    phrase: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     wait: float = 0.0
     silent: bool = False
     body: bytes | None = None
     promised: int = 0
     drip: float = 0.0
+    endless: bool = False
     usage: bool = True
     paid: bool = False
 
@@ -140,7 +147,7 @@ class Loopback:
         self.lock = threading.Lock()
         self.stopped = threading.Event()
         handler = type("Bound", (_Handler,), {"loopback": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
@@ -172,6 +179,56 @@ class Loopback:
     def _stop(self) -> None:
         self.stopped.set()
         self._server.shutdown()
+
+
+class Tap:
+    """A port of 127.0.0.1 that keeps every byte it is sent, and answers 502; a context manager.
+
+    Attributes:
+        heard: what came, over all connections.
+    """
+
+    def __init__(self) -> None:
+        self.heard = b""
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    @property
+    def port(self) -> int:
+        """Number of the port."""
+        return int(self._socket.getsockname()[1])
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(timeout=5)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError):
+                connection.settimeout(5)
+                self.heard += connection.recv(2**16)
+                connection.sendall(b"HTTP/1.1 502 No\r\ncontent-length: 0\r\n\r\n")
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that hang up; anything else is a fault of this file."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -234,8 +291,8 @@ class _Handler(BaseHTTPRequestHandler):
                 server.tokens[0] += INPUT_TOKENS
                 server.tokens[1] += OUTPUT_TOKENS
         body = step.body if step.body is not None else _reply(request.path, step)
-        self.send_response(step.status)
-        length = {"content-length": str(len(body) + step.promised)}
+        self.send_response(step.status, step.phrase)
+        length = {} if step.endless else {"content-length": str(len(body) + step.promised)}
         for name, value in {**_JSON, **length, **step.headers}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -243,6 +300,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[start : start + 1])
             if server.stopped.wait(step.drip):
                 return
+        while step.endless and not server.stopped.is_set():
+            self.wfile.write(body)
         if not step.drip:
             self.wfile.write(body)
         self.close_connection = self.close_connection or bool(step.promised)

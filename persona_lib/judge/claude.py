@@ -8,15 +8,14 @@ from persona_lib.judge.base import JudgeSpec
 from persona_lib.judge.engine import (
     CUT,
     REFUSAL,
-    Access,
     Reply,
     SdkEngine,
-    http_options,
     key_from,
-    name_of,
     tokens_of,
 )
+from persona_lib.judge.hidden import name_of
 from persona_lib.judge.rubric import Prompt
+from persona_lib.judge.wire import Access, http_options
 
 KEY = "ANTHROPIC_API_KEY"
 """Environment variable of the API key."""
@@ -38,12 +37,13 @@ class ClaudeEngine(SdkEngine):
     def __init__(self, spec: JudgeSpec, access: Access) -> None:
         import anthropic
 
+        key = key_from(KEY, access)
         client = anthropic.AsyncAnthropic(
-            api_key=key_from(KEY, access),
+            api_key=key,
             base_url=access.base_url,
             timeout=access.timeout,
             max_retries=access.max_retries,
-            http_client=anthropic.DefaultAsyncHttpxClient(**http_options()),
+            http_client=anthropic.DefaultAsyncHttpxClient(**http_options(access, key)),
         )
         super().__init__(anthropic, client)
         self._options: dict[str, Any] = {"model": spec.model, "max_tokens": spec.max_tokens}

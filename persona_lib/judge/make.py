@@ -10,13 +10,14 @@ from persona_lib.judge.base import JudgeSpec
 from persona_lib.judge.claude import KEY as CLAUDE_KEY
 from persona_lib.judge.claude import URL as CLAUDE_URL
 from persona_lib.judge.claude import ClaudeEngine
-from persona_lib.judge.engine import Access, MakeEngine, check_url, key_from, require
+from persona_lib.judge.engine import MakeEngine, key_from, require
 from persona_lib.judge.openai_compatible import KEY as OPENAI_KEY
 from persona_lib.judge.openai_compatible import URL as OPENAI_URL
 from persona_lib.judge.openai_compatible import OpenAIEngine
 from persona_lib.judge.prices import Price, price_of
 from persona_lib.judge.remote import Limits, RemoteJudge
 from persona_lib.judge.rubric import RUBRIC_DIGEST
+from persona_lib.judge.wire import Access, check_proxy, check_url
 
 CLAUDE = "claude"
 OPENAI = "openai"
@@ -80,7 +81,8 @@ def make_judge(
 
     Raises:
         SpecError: a value is out of bounds, or a budget is set and no price is known.
-        PreflightError: the SDK is not installed, or there is no key.
+        PreflightError: the SDK is not installed, there is no key, or the environment
+            names a proxy that cannot be used.
     """
     _check_words(kind, model, thinking, marker)
     limits = Limits(
@@ -108,6 +110,7 @@ def make_judge(
         )
     require(*_PACKAGES[kind])
     key_from(_KEYS[kind], access)
+    check_proxy(access)
     spec = JudgeSpec(
         kind=kind,
         model=model,

@@ -8,15 +8,14 @@ from persona_lib.judge.base import JudgeSpec
 from persona_lib.judge.engine import (
     CUT,
     REFUSAL,
-    Access,
     Reply,
     SdkEngine,
-    http_options,
     key_from,
-    name_of,
     tokens_of,
 )
+from persona_lib.judge.hidden import name_of
 from persona_lib.judge.rubric import Prompt
+from persona_lib.judge.wire import Access, http_options
 
 KEY = "OPENAI_API_KEY"
 """Environment variable of the API key."""
@@ -38,12 +37,13 @@ class OpenAIEngine(SdkEngine):
     def __init__(self, spec: JudgeSpec, access: Access) -> None:
         import openai
 
+        key = key_from(KEY, access)
         client = openai.AsyncOpenAI(
-            api_key=key_from(KEY, access),
+            api_key=key,
             base_url=access.base_url,
             timeout=access.timeout,
             max_retries=access.max_retries,
-            http_client=openai.DefaultAsyncHttpxClient(**http_options()),
+            http_client=openai.DefaultAsyncHttpxClient(**http_options(access, key)),
         )
         super().__init__(openai, client)
         # Servers of one's own know the older name; OpenAI's newer models refuse it.

@@ -27,10 +27,12 @@ from persona_lib.judge.base import (
     prepared,
 )
 from persona_lib.judge.cache import Bought, JudgementCache
-from persona_lib.judge.engine import METER, Access, Engine, MakeEngine, Meter, Reply, Unanswered
+from persona_lib.judge.engine import Engine, MakeEngine, Reply, Unanswered
+from persona_lib.judge.hidden import name_of
 from persona_lib.judge.prices import Price, Purse
 from persona_lib.judge.rubric import Prompt, prompt_of, read_answer
 from persona_lib.judge.triples import ANSWERS
+from persona_lib.judge.wire import METER, Access, Meter
 from persona_lib.progress import Bar, Progress, silent
 
 BUDGET = "budget"
@@ -130,7 +132,7 @@ class RemoteJudge:
             with JudgementCache(self._cache, judge=self._spec.digest) as cache:
                 known = cache.get(work.key for work in works)
                 outcomes = {
-                    key: _Outcome(answer=row.answer, reason="", model=row.model)
+                    key: _Outcome(answer=row.answer, reason="", model=name_of(row.model, ""))
                     for key, row in known.items()
                 }
                 bar.update(sum(len(work.places) for work in works if work.key in known))
