@@ -20,12 +20,14 @@ def printed(pattern: str, text: str) -> list[str]:
     return list(found.groups())
 
 
-def reads(number: str, value: float) -> bool:
+def reads(number: str, value: float, places: int | None = None) -> bool:
     """Return whether a printed number is `value` to the digits that are printed.
 
     Half a unit of the last digit, and a millionth of it for either side of a tie. The
-    sign of a zero is no digit.
+    sign of a zero is no digit. `places` is how many decimals there have to be.
     """
     exponent = Decimal(number).as_tuple().exponent
     assert isinstance(exponent, int)
+    if places is not None and exponent != -places:
+        return False
     return abs(float(number) - value) <= 0.5 * 10.0**exponent * (1 + 1e-6)

@@ -79,7 +79,7 @@ def _agrees(found: Estimate, reference: Any, clusters: int, confidence: float) -
     low, high = reference.conf_int(alpha=1 - confidence)[1]
     shown = printed("log-odds # [#, #]", found.note)
     assert all(text[0] in "+-" for text in shown)
-    assert all(map(reads, shown, (reference.params[1], low, high)))
+    assert all(map(reads, shown, (reference.params[1], low, high), (3, 3, 3)))
     (error,) = printed(f"SE = #, df = {clusters - 1}", found.note)
     assert reads(error, se)
 

@@ -48,7 +48,7 @@ def test_agrees_with_statsmodels(balanced: bool, seed: int) -> None:
     se = (found.high - found.low) / 2 / 1.959963984540054
     assert se == pytest.approx(expected.bse_fe[1], abs=1e-4)
     (shown,) = printed("SE = #;", found.note)
-    assert reads(shown, se)
+    assert reads(shown, se, 4)
 
 
 def test_no_variance_between_personas_is_ordinary_least_squares() -> None:

@@ -50,7 +50,7 @@ def test_naive_z_agrees_with_statsmodels() -> None:
     assert found.value == pytest.approx(423 / 1400)
     (shown,) = printed("z = #; do not interpret", found.note)
     assert shown[0] == "+"
-    assert reads(shown, z)
+    assert reads(shown, z, 2)
 
 
 def test_p_does_not_underflow_to_zero() -> None:
