@@ -248,12 +248,12 @@ def gate_sizes(
     alike: dict[tuple[type[Gate], float, int], list[str]] = {}
     for gate in gates:
         if isinstance(gate, FalsePositiveBoundGate):
-            key = (type(gate), gate.max_rate, before)
+            bound, samples = gate.max_rate, before
         elif isinstance(gate, RepetitionGate | TruncationGate):
-            key = (type(gate), gate.max_share, after)
+            bound, samples = gate.max_share, after
         else:
             continue
-        alike.setdefault(key, []).append(gate.name)
+        alike.setdefault((type(gate), bound, samples), []).append(gate.name)
     found = []
     for (_, bound, samples), names in alike.items():
         least = samples_needed(personas, questions, bound, confidence)
