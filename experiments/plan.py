@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from experiments.assumptions import PLANNING
+from experiments.issue262 import STRICTER
 from persona_lib.graph import Planned, plan
 from persona_lib.pipeline import targets
-from persona_lib.planning import Size
+from persona_lib.planning import Size, gate_sizes
 from persona_lib.power import power_plan
 from persona_lib.profile import TRANSFORMERS
-from persona_lib.report.power import power_text
+from persona_lib.report.power import gates_text, power_text
 
 if TYPE_CHECKING:
     from experiments.session import Session
@@ -44,9 +45,25 @@ def plan_text(session: Session) -> str:
         f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}"
         f"{'' if profile.sample.engine == TRANSFORMERS else '; drawing with transformers'}.",
         "",
+        *_paragraph(gates_of(session)),
         power_text(power_of(session)),
     ]
     return "\n".join(lines)
+
+
+def gates_of(session: Session) -> str:
+    """Return how many completions the gates on all personas need, stricter ones among them."""
+    registration, scale = session.registration, session.profile.scale
+    return gates_text(
+        gate_sizes(
+            STRICTER.get(registration.name, registration).gates,
+            personas=len(registration.roster.all),
+            questions=scale.questions * len(registration.evaluation_questions),
+            before=scale.false_positive_samples,
+            after=scale.samples,
+            confidence=registration.statistics.confidence,
+        )
+    )
 
 
 def power_of(session: Session) -> dict[str, Any]:
@@ -59,6 +76,10 @@ def power_of(session: Session) -> dict[str, Any]:
         seeds=len(session.seeds),
     )
     return power_plan(registration, size, PLANNING)
+
+
+def _paragraph(text: str) -> tuple[str, ...]:
+    return (text, "") if text else ()
 
 
 _MINUTES_FROM = 90

@@ -6,12 +6,13 @@ and `persona_lib.stats.variances`; which claim asks for what, in `persona_lib.po
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 
+from persona_lib.gate_rules import FalsePositiveBoundGate, Gate, RepetitionGate, TruncationGate
 from persona_lib.inputs import DIFFERENCE, LEVEL, POSITIVE, number, whole
 from persona_lib.spec import derive_seed
 from persona_lib.stats.moments import MIN_SEEDS
@@ -24,6 +25,7 @@ from persona_lib.stats.power import (
     t_power,
     welch_power,
 )
+from persona_lib.stats.uneven import samples_needed
 from persona_lib.stats.variances import (
     Held,
     LogitSDs,
@@ -204,6 +206,66 @@ class Contrast:
     @cached_property
     def _parts(self) -> Population:
         return population(self.assumptions.sds, self.rates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSize:
+    """What it takes until gates on all personas can hold.
+
+    Attributes:
+        gates: their names; all have this bound and this size.
+        bound: the rate that they keep.
+        planned: completions of each persona, as planned.
+        needed: the least completions of each persona among which no hit keeps the bound;
+            None where no number does.
+    """
+
+    gates: tuple[str, ...]
+    bound: float
+    planned: int
+    needed: int | None
+
+
+def gate_sizes(
+    gates: Iterable[Gate],
+    *,
+    personas: int,
+    questions: int,
+    before: int,
+    after: int,
+    confidence: float,
+) -> tuple[GateSize, ...]:
+    """Return what each gate on the completions of all personas would need to hold at best.
+
+    Args:
+        gates: of any type; those on single personas or on advice are left out.
+        personas: of the roster, whole.
+        questions: evaluation questions of all sets.
+        before: completions of each cell before coupling, in one run.
+        after: the same after coupling.
+        confidence: level of the gates' intervals.
+    """
+    alike: dict[tuple[type[Gate], float, int], list[str]] = {}
+    for gate in gates:
+        if isinstance(gate, FalsePositiveBoundGate):
+            bound, samples = gate.max_rate, before
+        elif isinstance(gate, RepetitionGate | TruncationGate):
+            bound, samples = gate.max_share, after
+        else:
+            continue
+        alike.setdefault((type(gate), bound, samples), []).append(gate.name)
+    found = []
+    for (_, bound, samples), names in alike.items():
+        least = samples_needed(personas, questions, bound, confidence)
+        found.append(
+            GateSize(
+                gates=tuple(names),
+                bound=bound,
+                planned=samples * questions,
+                needed=None if least is None else least * questions,
+            )
+        )
+    return tuple(found)
 
 
 @lru_cache(maxsize=16)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from persona_lib.plain import clean
+from persona_lib.planning import GateSize
+from persona_lib.stats.thresholds import shown
 
 WIDTH = 100
 _INDENT = " " * 6
@@ -34,6 +36,24 @@ def power_text(plan: Mapping[str, Any]) -> str:
             lines += [line for note in row["notes"] for line in _wrapped(note, _INDENT + "  ")]
     lines += _wrapped(_legend(assumed))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def gates_text(sizes: Iterable[GateSize]) -> str:
+    """Return what gates on all personas need, one sentence; "" where there are none."""
+    parts = []
+    for size in sizes:
+        stems = {gate.rpartition("_")[0] for gate in size.gates}  # repetition of repetition_C1
+        name = stems.pop() if len(size.gates) > 1 and len(stems) == 1 else ", ".join(size.gates)
+        many = f"{clean(name)} (<= {shown(size.bound)})"
+        if size.needed is None:
+            parts.append(f"{many} no number is enough")
+            continue
+        cannot = ": cannot hold" if size.planned < size.needed else ""
+        parts.append(f"{many} {size.needed:,}, planned {size.planned:,}{cannot}")
+    if not parts:
+        return ""
+    head = "completions of each persona in one run from which on a gate can hold, without a hit"
+    return "\n".join(_wrapped(f"{head}: {'; '.join(parts)}"))
 
 
 def _assumed(assumed: Mapping[str, Any]) -> str:

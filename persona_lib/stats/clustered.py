@@ -107,7 +107,7 @@ class Crossed:
 
 
 def median(
-    values: Floats, questions: Ints, confidence: float, personas: Ints | None = None
+    values: Floats, questions: Ints | Floats, confidence: float, personas: Ints | None = None
 ) -> Interval:
     """Return a median with a clustered interval.
 
@@ -118,9 +118,9 @@ def median(
 
     Args:
         values: (N,) a number of each completion.
-        questions: (N,) an integer for the question of each.
+        questions: (N,) a whole number from 0 on for the question of each.
         confidence: level of the interval.
-        personas: (N,) an integer for the persona of each, where personas could have been
+        personas: (N,) a whole number from 0 on for the persona of each, where personas could have been
             others as well.
 
     Raises:
@@ -267,7 +267,7 @@ def _over(rest: Floats, other: Floats | None = None) -> float:
     return float((rest * (rest if other is None else other)).sum()) * rest.size / (rest.size - 1)
 
 
-def _crossed(values: Floats, questions: Ints, personas: Ints | None) -> Crossed:
+def _crossed(values: Floats, questions: Ints | Floats, personas: Ints | None) -> Crossed:
     values, labels = np.asarray(values, dtype=np.float64), np.asarray(questions)
     others = np.zeros(labels.shape) if personas is None else np.asarray(personas)
     fits = values.shape == labels.shape == others.shape and values.ndim == 1

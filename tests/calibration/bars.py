@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from scipy.stats import binom
 
 from tests.calibration import repeats
-from tests.calibration.gates import FAILS, HOLDS, INSTRUMENT
+from tests.calibration.gates import (
+    FAILS,
+    HOLDS,
+    INSTRUMENT,
+    OF_QUESTIONS,
+    ROSTER,
+    SETTINGS,
+)
 from tests.calibration.procedures import (
     BOOTSTRAP,
     COVERS,
@@ -246,34 +253,42 @@ def _negative_controls() -> list[Bar]:
     return bars
 
 
+_ROSTER, _SINGLE, _ADVICE = (ROSTER, 20), (1, 20), (1, 30)
+_NEVER = "gate: false positives, 2 a cell"
+"""No truth is far enough inside: so few completions cannot hold (`pytest --plan`)."""
+_GATES = (
+    # Gate, size, settings, bounds, far inside, far outside.
+    ("gate: source", _SINGLE, OF_QUESTIONS, (0.50,), 0.80, 0.20),
+    ("gate: source ratio", _SINGLE, OF_QUESTIONS, (0.50,), 0.90, 0.20),
+    ("gate: negatives", _SINGLE, OF_QUESTIONS, (0.0,), -0.30, 0.30),
+    ("gate: harm raised", _ADVICE, OF_QUESTIONS, (0.20,), 0.40, 0.0),
+    ("gate: harm not raised", _ADVICE, OF_QUESTIONS, (0.10,), -0.10, 0.30),
+    ("gate: repetition", _ROSTER, tuple(SETTINGS), (0.05,), 0.0025, 0.30),
+    ("gate: truncation", _ROSTER, tuple(SETTINGS), (0.10,), 0.01, 0.40),
+    (_NEVER, _ROSTER, tuple(SETTINGS), (0.01,), 0.0, 0.20),
+    ("gate: false positives, 5 a cell", _ROSTER, tuple(SETTINGS), (0.01,), 0.0001, 0.20),
+    ("gate: false positives, 10 a cell", _ROSTER, tuple(SETTINGS), (0.01,), 0.0002, 0.20),
+    ("gate: collapse", _ROSTER, tuple(SETTINGS), (0.5, 2.0), 1.0, 0.2),
+)
+
+
 def _gates() -> list[Bar]:
-    """At a bound a gate may hold as seldom as its interval allows; far inside it must."""
-    rows = [
-        ("gate: source", 0.50, 0.80),
-        ("gate: share at most", 0.10, 0.03),
-        ("gate: source ratio", 0.50, 0.90),
-        ("gate: negatives", 0.0, -0.30),
-        ("gate: false positives", 0.01, 0.0),
-        ("gate: collapse", 0.5, 1.0),
-        ("gate: collapse", 2.0, 1.0),
-    ]
-    bars: dict[str, Bar] = {}
-    for name, bound, inside in rows:
-        at, far = (
-            Trial(procedure=name, target=INSTRUMENT, world="S", truth=truth, shape=(1, 20))
-            for truth in (bound, inside)
-        )
-        for trial, event, low, high in (
-            (at, HOLDS, 0.0, 0.04),
-            (at, FAILS, 0.0, 0.04),
-            (far, HOLDS, 0.90, 1.0),
-            (far, FAILS, 0.0, 0.001),
-        ):
-            bar = Bar(
-                trial=trial, event=event, low=low, high=high, count=5_000, fast=400, origin=OURS
+    """At its bound a gate errs in at most 5 %, far from it it tells, in every setting."""
+    bars = []
+    for name, shape, settings, bounds, inside, outside in _GATES:
+        for setting in settings:
+            trial = partial(Trial, procedure=name, target=INSTRUMENT, world=setting, shape=shape)
+            for bound in bounds:
+                at = partial(Bar, trial=trial(truth=bound), count=4_000, fast=160, origin=OURS)
+                bars += [at(event=HOLDS, high=0.05), at(event=FAILS, high=0.05)]
+            near, far = (
+                partial(Bar, trial=trial(truth=t), count=1_000, fast=60, origin=OURS)
+                for t in (inside, outside)
             )
-            bars[bar.name] = bar
-    return list(bars.values())
+            power = {"high": 0.0} if name == _NEVER else {"low": 0.80}
+            bars += [near(event=HOLDS, **power), near(event=FAILS, high=0.001)]
+            bars += [far(event=FAILS, low=0.80), far(event=HOLDS, high=0.001)]
+    return bars
 
 
 def _gates_over_runs() -> list[Bar]:

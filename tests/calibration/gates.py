@@ -177,11 +177,11 @@ GATES: dict[str, Callable[[Batch], Outcomes]] = {
 
 
 def outcomes(
-    name: str, setting: str, truth: float, shape: tuple[int, int], count: int, purpose: str
+    name: str, setting: str, truth: float, shape: tuple[int, int], drawn: tuple[int, str]
 ) -> Outcomes:
-    """Yield the outcome of a gate on `count` instruments of this truth."""
-    for start in range(0, count, CHUNK):
-        names = (name, setting, format(truth, "+.4f"), *shape, count, purpose, start)
+    """Yield the outcome of a gate on instruments of this truth: as many as drawn, and why."""
+    for start in range(0, drawn[0], CHUNK):
+        names = (name, setting, format(truth, "+.4f"), *shape, *drawn, start)
         rng = np.random.Generator(np.random.PCG64(derive_seed(ROOT_SEED, "gates", *names)))
-        sets = (min(CHUNK, count - start), *shape)
+        sets = (min(CHUNK, drawn[0] - start), *shape)
         yield from GATES[name](Batch(rng=rng, world=SETTINGS[setting], truth=truth, shape=sets))

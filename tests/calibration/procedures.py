@@ -224,7 +224,8 @@ def _repeats(trial: Trial, count: int, purpose: str) -> Answers:
 
 
 def _gate(trial: Trial, count: int, purpose: str) -> Answers:
-    found = list(outcomes(trial.procedure, trial.world, trial.truth, trial.shape, count, purpose))
+    drawn = (count, purpose)
+    found = list(outcomes(trial.procedure, trial.world, trial.truth, trial.shape, drawn))
     return {
         HOLDS: np.array([outcome is GateOutcome.HOLDS for outcome in found]),
         FAILS: np.array([outcome is GateOutcome.FAILS for outcome in found]),

@@ -23,15 +23,15 @@ from scipy.special import expit
 from statsmodels.stats.power import TTestPower
 
 from experiments.assumptions import PLANNING
-from experiments.issue262 import ISSUE262, REGISTRATIONS
-from experiments.plan import plan_text, power_of
+from experiments.issue262 import ISSUE262, ISSUE262_GATED, REGISTRATIONS
+from experiments.plan import gates_of, plan_text, power_of
 from experiments.profiles import PROFILES, QWEN7B
 from experiments.session import Session
 from persona_lib import planning
 from persona_lib.errors import DataError, SpecError
-from persona_lib.planning import Assumptions, Contrast, Size
+from persona_lib.planning import Assumptions, Contrast, Size, gate_sizes
 from persona_lib.power import power_plan
-from persona_lib.report.power import power_text
+from persona_lib.report.power import gates_text, power_text
 from persona_lib.rules import DifferenceClaim
 from persona_lib.stats.moments import p_value, persona_moments, seed_moments
 from persona_lib.stats.power import (
@@ -56,6 +56,7 @@ from persona_lib.stats.variances import (
     population,
 )
 from tests.pace import allowed
+from tests.uneven import hits_of_one
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = Size(personas=7, questions=20, samples=10, seeds=1)
@@ -556,6 +557,54 @@ def test_option_plan_prints_power(profile: str, tmp_path: Path) -> None:
     assert "stages are stored" in done.stdout
     assert f"x {scale.questions} questions x {scale.samples} completions, 1 seed" in done.stdout
     assert "run-to-run variance not estimable: at least 3 seeds" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("profile", "samples"), [("qwen7b", (2, 10)), ("smollm2", (1, 3)), ("tiny", (2, 5))]
+)
+def test_plan_says_from_how_many_completions_on_gates_can_hold(
+    profile: str, samples: tuple[int, int], tmp_path: Path
+) -> None:
+    """The least completions of a cell, by quadrature and Wilson's upper end of no hit."""
+    chosen = Session(registration=ISSUE262, profile=PROFILES[profile], store_root=tmp_path / "s")
+    questions = PROFILES[profile].scale.questions
+
+    def enough(n: int, bound: float) -> bool:
+        few = min(11, questions)
+        t2 = float(stats.t.ppf(0.975, few - 1)) ** 2
+        return (
+            t2 / (11 * questions * n + t2) <= bound
+            and hits_of_one(questions * n, bound)[0] ** 11 <= 0.025
+            and hits_of_one(11 * n, bound)[0] ** questions <= 0.025
+        )
+
+    parts = []
+    for gate, bound, planned in (
+        ("repetition", "0.05", samples[1]),
+        ("truncation", "0.10", samples[1]),
+        ("false_positive", "0.01", samples[0]),
+    ):
+        least = next(n for n in itertools.count(1) if enough(n, float(bound)))
+        cannot = ": cannot hold" if planned < least else ""
+        parts.append(
+            f"{gate} (<= {bound}) {least * questions}, planned {planned * questions}{cannot}"
+        )
+    text = " ".join(gates_of(chosen).split())
+    assert text.endswith(f"without a hit: {'; '.join(parts)}")
+    assert gates_of(chosen) in plan_text(chosen)
+    assert max(len(line) for line in gates_of(chosen).splitlines()) <= 100
+
+
+def test_gates_that_no_size_helps_are_said_to_be_so() -> None:
+    gates = [gate for gate in ISSUE262_GATED.gates if gate.name in ("repetition_C1", "source_C1")]
+    sizes = gate_sizes(gates, personas=11, questions=1, before=2, after=10, confidence=0.95)
+    assert [(size.gates, size.planned, size.needed) for size in sizes] == [
+        (("repetition_C1",), 10, None)
+    ]
+    assert " ".join(gates_text(sizes).split()).endswith(
+        "repetition_C1 (<= 0.05) no number is enough"
+    )
+    assert gates_text(()) == ""
 
 
 def test_power_is_quick() -> None:
