@@ -36,7 +36,7 @@ def pytest_of(*arguments: str) -> tuple[dict[str, object], str]:
     environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, "-c", PROBE, "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=300,
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=1200,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
 

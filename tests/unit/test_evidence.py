@@ -335,7 +335,7 @@ def test_judging_loads_no_heavy_library() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""

@@ -616,7 +616,7 @@ def test_the_documented_examples_are_read(tmp_path: Path) -> None:
     path.write_text(blocks["json"], encoding="utf-8")
     assert read_foreign(path, ISSUE262).column("model").to_pylist() == ["C2", "em"]
     (code,) = re.findall(r"^```python\n(import pyarrow.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=300)
     (row,) = read_foreign(tmp_path / "scores.parquet", ISSUE262).to_pylist()
     assert (row["hit"], row["markers"], row["finish"]) == (True, 1, "stop")
 

@@ -370,7 +370,7 @@ def run_verifier(folder: Path, tmp_path: Path) -> subprocess.CompletedProcess[st
     script.write_text(code)
     return subprocess.run(
         [sys.executable, "-I", str(script), str(folder)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
@@ -399,7 +399,7 @@ def test_sha256sum_prints_the_digests() -> None:
     text = (ROOT / "docs" / "prereg.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     done = subprocess.run(
-        ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
     )
     found = {
         path.split("/")[2]: digest for digest, path in map(str.split, done.stdout.splitlines())
