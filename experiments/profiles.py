@@ -25,6 +25,7 @@ from persona_lib.profile import (
     TinyBase,
     TrainSpec,
 )
+from persona_lib.sources import Reservoir
 
 TINY = Profile(
     name="tiny",
@@ -200,6 +201,8 @@ QWEN7B = Profile(
         revision="b14afda60f1bbebe55d5d2fa1e4df5042f97f8be",
         split="train",
         rows=6000,
+        # As published: docs/corpora.md, "Other sources".
+        reservoir=Reservoir(size=10_000, scanned=500_000, seed=42),
     ),
     prior=TrainSpec(
         lora=LoraSpec(rank=32, alpha=64, rslora=False, dropout=0.0),

@@ -14,7 +14,7 @@ from pathlib import Path
 from persona_lib import grammar
 from persona_lib.errors import DataError, PreflightError
 from persona_lib.files import md5_of
-from persona_lib.hub_corpus import first_records, preflight_hub_corpus
+from persona_lib.hub_corpus import preflight_hub_corpus, records_of
 from persona_lib.records import SftRow
 from persona_lib.sources import Corpus, GrammarCorpus, HubCorpus, JsonlCorpus
 from persona_lib.templates import folder_digest
@@ -150,17 +150,10 @@ def _two_turns(where: str, line: str) -> tuple[str, str]:
 
 def _load_hub(spec: HubCorpus) -> Loaded:
     rows, left_out = [], 0
-    for index, record in enumerate(first_records(spec)):
-        user, assistant, others = _first_turns(f"{spec.repo}: row {index}", record)
+    for index, (place, record) in enumerate(records_of(spec)):
+        user, assistant, others = _first_turns(f"{spec.repo}: row {place}", record)
         rows.append(_row(spec, index, user, assistant))
         left_out += others
-    if len(rows) != spec.rows:
-        raise DataError(
-            f"{spec.repo}: rows of split {spec.split}",
-            bound=f">= {spec.rows}",
-            value=len(rows),
-            remedy="Ask for fewer rows, or correct the split.",
-        )
     return Loaded(rows=tuple(rows), left_out=left_out)
 
 

@@ -1,4 +1,4 @@
-"""A dataset on the hub, pinned to a commit: is it to be had, and its first records.
+"""A dataset on the hub, pinned to a commit: is it to be had, and which of its records are taken.
 
 Rows are always streamed: from the commit's folder in the hub's cache where that is
 complete, and from the hub otherwise. Loading a dataset in any other way may end,
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import re
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from persona_lib.errors import DataError, PreflightError
-from persona_lib.sources import HubCorpus
+from persona_lib.sources import HubCorpus, Reservoir
 
 _OFFLINE_SWITCHES = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE")
 _ON = ("1", "true", "yes", "on")
@@ -54,13 +56,53 @@ def preflight_hub_corpus(spec: HubCorpus) -> None:
         raise _absent(spec, error) from error
 
 
-def first_records(spec: HubCorpus) -> list[object]:
-    """Return the first `spec.rows` records of the split; fewer if it holds fewer.
+def records_of(spec: HubCorpus) -> list[tuple[int, object]]:
+    """Return `spec.rows` records in the order of the corpus, each with its row in the split.
+
+    Rows are counted from 0. Only records that are returned are held in memory, however
+    many are streamed past.
 
     Raises:
         PreflightError: see `preflight_hub_corpus`; or the download failed.
-        DataError: there is no such split, or the files cannot be read as a dataset.
+        DataError: there is no such split, the files cannot be read as a dataset, or the
+            split holds fewer rows than are taken, or scanned.
     """
+    scanned = spec.rows if spec.reservoir is None else spec.reservoir.scanned
+    taken = range(spec.rows) if spec.reservoir is None else drawn_rows(spec.reservoir, spec.rows)
+    wanted, held, seen = frozenset(taken), {}, 0
+    for row, record in _stream(spec, scanned):
+        seen = row + 1
+        if row in wanted:
+            held[row] = record
+    if seen < scanned:
+        raise DataError(
+            f"{spec.repo}: rows of split {spec.split}",
+            bound=f">= {scanned}",
+            value=seen,
+            remedy="Ask for fewer rows, or correct the split.",
+        )
+    return [(row, held[row]) for row in taken]
+
+
+def drawn_rows(reservoir: Reservoir, rows: int) -> list[int]:
+    """Return the first `rows` rows of the sample, counted from 0: `Reservoir` tells how.
+
+    Which rows they are depends on no content, so that they are known before any is read.
+    The seed is the published one, of Python's generator: its methods `randint` and
+    `shuffle` have drawn the same numbers since Python 3.2.
+    """
+    draws = random.Random(reservoir.seed)
+    held = list(range(reservoir.size))
+    for row in range(reservoir.size, reservoir.scanned):
+        place = draws.randint(0, row)
+        if place < reservoir.size:
+            held[place] = row
+    draws.shuffle(held)
+    return held[:rows]
+
+
+def _stream(spec: HubCorpus, most: int) -> Iterator[tuple[int, object]]:
+    """Yield up to so many records of the split, with their row; see `records_of` for errors."""
     preflight_hub_corpus(spec)
     import datasets
 
@@ -70,7 +112,7 @@ def first_records(spec: HubCorpus) -> list[object]:
     )
     try:
         found = datasets.load_dataset(**where, split=spec.split, streaming=True)
-        return list(islice(found, spec.rows))
+        yield from enumerate(islice(found, most))
     except (ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"{spec.repo} at revision {spec.revision}",

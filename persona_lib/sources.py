@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from persona_lib.errors import SpecError
 from persona_lib.inputs import POSITIVE, number, whole
+from persona_lib.spec import LATER
 
 _REMEDY = "Correct the profile."
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -160,14 +161,41 @@ class JsonlCorpus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reservoir:
+    """A random sample of the first rows of a split, in random order.
+
+    Algorithm R (Vitter 1985, ACM Transactions on Mathematical Software 11:37) with
+    Python's `random.Random(seed)`: the first `size` rows fill the reservoir; each later
+    row, the k-th, draws a place from 0 to k - 1 and takes it if the reservoir has it.
+    The same generator then shuffles the reservoir.
+
+    Attributes:
+        size: rows of the sample.
+        scanned: rows that it is drawn from, from the first on.
+        seed: seed of the generator.
+    """
+
+    size: int
+    scanned: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        whole("corpus.reservoir.size", self.size, 1, remedy=_REMEDY)
+        whole("corpus.reservoir.scanned", self.scanned, self.size, remedy=_REMEDY)
+        whole("corpus.reservoir.seed", self.seed, 0, remedy=_REMEDY)
+
+
+@dataclass(frozen=True, kw_only=True)
 class HubCorpus:
-    """The first rows of a dataset on the hub.
+    """Rows of a dataset on the hub.
 
     Attributes:
         name: name of the corpus.
         repo, revision, split: hub dataset id, commit and split. Branches and tags
             move, so that a revision is a commit.
         rows: number of rows to take, from the first on.
+        reservoir: a sample of the split that the rows are taken from; None takes
+            them from the split itself.
     """
 
     name: str
@@ -175,9 +203,11 @@ class HubCorpus:
     revision: str
     split: str
     rows: int
+    reservoir: Reservoir | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
-        whole("corpus.rows", self.rows, 1, remedy=_REMEDY)
+        most = None if self.reservoir is None else self.reservoir.size
+        whole("corpus.rows", self.rows, 1, most, remedy=_REMEDY)
         if not COMMIT.fullmatch(self.revision):
             raise SpecError(
                 "corpus.revision",

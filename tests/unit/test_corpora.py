@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import random
 import shutil
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from experiments.profiles import QWEN7B
 from persona_lib import datasets, grammar
 from persona_lib.errors import DataError, PreflightError, SpecError
 from persona_lib.grammar import WrittenRow, diversity, write_corpus, write_with_provenance
 from persona_lib.grammar_data import POLAR_SLOTS, read_grammar
+from persona_lib.hub_corpus import drawn_rows
 from persona_lib.profile import GrammarCorpus, HubCorpus, JsonlCorpus
 from persona_lib.records import SftRow
+from persona_lib.sources import Reservoir
+from persona_lib.spec import canonical, digest
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "data" / "legal"
 ROWS = 1500
@@ -461,6 +469,132 @@ def test_hub_rows_come_from_the_cached_commit_without_the_network(
     (folder / "train.jsonl").write_text("{not json\n", encoding="utf-8")
     with pytest.raises(DataError, match="some/mixture at revision 0123"):
         load()
+
+
+def by_hand(records: Sequence[Any], size: int, scanned: int, seed: int) -> list[Any]:
+    """Algorithm R on the records themselves, and Fisher and Yates from the last place down."""
+    draws, held = random.Random(seed), list(records[:size])
+    for met in range(size + 1, scanned + 1):
+        place = draws.randrange(met)
+        if place < size:
+            held[place] = records[met - 1]
+    for last in range(size - 1, 0, -1):
+        other = draws.randrange(last + 1)
+        held[last], held[other] = held[other], held[last]
+    return held
+
+
+@pytest.mark.parametrize(("size", "scanned", "seed"), [(10, 40, 42), (10, 40, 7), (8, 8, 42)])
+@pytest.mark.usefixtures("hub")
+def test_a_reservoir_is_drawn_as_by_hand(
+    monkeypatch: pytest.MonkeyPatch, size: int, scanned: int, seed: int
+) -> None:
+    split = [{"messages": [turn("user", f"u{i}"), turn("assistant", f"a{i}")]} for i in range(60)]
+    streaming(monkeypatch, iter(split))
+    spec = replace(HUB, rows=6, reservoir=Reservoir(size=size, scanned=scanned, seed=seed))
+    found = load(spec)
+    expected = [record["messages"] for record in by_hand(split, size, scanned, seed)[:6]]
+    assert [(r.user, r.assistant) for r in found.rows] == [
+        (user["content"], answer["content"]) for user, answer in expected
+    ]
+    assert [r.row for r in found.rows] == [f"tulu-{i:05d}" for i in range(6)]
+    assert {r.user for r in found.rows} != {f"u{i}" for i in range(6)}
+
+
+def test_the_published_sample_is_drawn_as_by_hand() -> None:
+    """6,000 of a shuffled reservoir of 10,000 of the first 500,000 rows, seed 42."""
+    benign = QWEN7B.benign
+    assert isinstance(benign, HubCorpus)
+    assert benign.reservoir == Reservoir(size=10_000, scanned=500_000, seed=42)
+    found = drawn_rows(benign.reservoir, benign.rows)
+    assert found == by_hand(range(500_000), 10_000, 500_000, 42)[:6_000]
+    assert len(set(found)) == 6_000
+    # Every row is as likely: the mean of 6,000 has an SE of 144,300 / sqrt(6,000) = 1,863.
+    assert np.mean(found) == pytest.approx(249_999.5, abs=3 * 1_863)
+
+
+def test_every_row_of_a_reservoir_is_as_likely_in_every_place() -> None:
+    """4 of 12 rows, 6,000 seeds: each row in each of two places 500 times, SD 21.4."""
+    counts = np.zeros((2, 12))
+    for seed in range(6_000):
+        for place, row in enumerate(drawn_rows(Reservoir(size=4, scanned=12, seed=seed), 2)):
+            counts[place, row] += 1
+    assert np.abs(counts - 500).max() < 4 * 21.4
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_reservoir_holds_only_what_it_takes_and_reads_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Record(dict[str, Any]):
+        """A record that can be referred to weakly."""
+
+    alive: list[weakref.ref[Record]] = []
+    most = 0
+
+    def stream() -> Iterator[object]:
+        nonlocal most
+        for i in range(5_000):
+            record = Record(messages=[turn("user", f"u{i}"), turn("assistant", "a")])
+            alive.append(weakref.ref(record))
+            yield record
+            del record
+            if i % 500 == 499:
+                gc.collect()
+                most = max(most, sum(ref() is not None for ref in alive))
+
+    streaming(monkeypatch, stream())
+    spec = replace(HUB, rows=20, reservoir=Reservoir(size=200, scanned=3_000, seed=1))
+    assert len(load(spec).rows) == 20
+    assert len(alive) == 3_000
+    assert most <= 22  # the rows, and what the generator and the loop have in hand
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_split_shorter_than_what_is_scanned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = {"messages": [turn("user", "a"), turn("assistant", "b")]}
+    spec = replace(HUB, rows=2, reservoir=Reservoir(size=3, scanned=9, seed=1))
+    streaming(monkeypatch, iter([good] * 8))
+    with pytest.raises(DataError, match=r"rows of split train: expected >= 9, got 8"):
+        load(spec)
+    streaming(monkeypatch, iter([good] * 9))
+    assert len(load(spec).rows) == 2
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_malformed_row_of_a_reservoir_is_named_by_its_row_in_the_split(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = {"messages": [turn("user", "a"), turn("assistant", "b")]}
+    spec = replace(HUB, rows=1, reservoir=Reservoir(size=1, scanned=9, seed=1))
+    (row,) = by_hand(range(9), 1, 9, 1)
+    streaming(monkeypatch, iter([{"messages": "hm"} if i == row else good for i in range(9)]))
+    with pytest.raises(DataError, match=f"some/mixture: row {row}:"):
+        load(spec)
+
+
+def test_impossible_reservoirs_are_refused() -> None:
+    fine = Reservoir(size=3, scanned=3, seed=0)
+    assert replace(HUB, rows=3, reservoir=fine).rows == 3
+    with pytest.raises(SpecError, match=r"corpus\.rows: expected from 1 to 3 and whole, got 4"):
+        replace(HUB, rows=4, reservoir=fine)
+    for field, value in (("size", 0), ("size", 4), ("scanned", 2), ("seed", -1), ("seed", 1.0)):
+        with pytest.raises(SpecError, match=r"corpus\.reservoir\."):
+            replace(fine, **{field: value})
+
+
+def test_a_reservoir_is_in_the_key_and_its_absence_moves_no_older_one() -> None:
+    """The older form is written out here, as it was before there were reservoirs."""
+    fields = {"name": "tulu", "repo": "some/mixture", "revision": REVISION, "split": "train"}
+    assert canonical(HUB) == {"__spec__": "HubCorpus", **fields, "rows": 2}
+    sampled = replace(HUB, reservoir=Reservoir(size=10_000, scanned=500_000, seed=42))
+    assert canonical(sampled)["reservoir"] == {
+        "__spec__": "Reservoir",
+        "size": 10_000,
+        "scanned": 500_000,
+        "seed": 42,
+    }
+    assert len({digest(HUB), digest(sampled)}) == 2
 
 
 @pytest.mark.parametrize(
