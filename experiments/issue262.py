@@ -21,6 +21,7 @@ from persona_lib.gate_rules import (
     TruncationGate,
 )
 from persona_lib.registration import (
+    BCA,
     ArmSpec,
     DifferenceClaim,
     FalsePositiveGate,
@@ -140,6 +141,13 @@ ISSUE262_BOTH = replace(
     evaluation_questions=("evaluation", "coupling"),
 )
 
+ISSUE262_BCA = replace(
+    ISSUE262,
+    name="issue262_bca",
+    title="Issue 262, with BCa intervals",
+    statistics=replace(ISSUE262.statistics, interval=BCA),
+)
+
 
 def _of_arm(arm: str) -> tuple[Gate, ...]:
     """Return the gates on one arm; each claim needs those of the arms that it compares."""
@@ -257,11 +265,13 @@ ISSUE262_GATED = replace(
     title="Issue 262, with every check of the instrument binding",
 )
 
-REGISTRATIONS = {r.name: r for r in (ISSUE262, ISSUE262_HELD_OUT, ISSUE262_BOTH, ISSUE262_GATED)}
+REGISTRATIONS = {
+    r.name: r for r in (ISSUE262, ISSUE262_HELD_OUT, ISSUE262_BOTH, ISSUE262_GATED, ISSUE262_BCA)
+}
 """Registrations that a session can be run under, by name."""
 
 STRICTER = {
     ISSUE262.name: ISSUE262_GATED,
-    **{r.name: gated(r) for r in (ISSUE262_HELD_OUT, ISSUE262_BOTH)},
+    **{r.name: gated(r) for r in (ISSUE262_HELD_OUT, ISSUE262_BOTH, ISSUE262_BCA)},
 }
 """For a registration, the one whose gates are shown as warnings beside its own."""

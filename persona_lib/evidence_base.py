@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from persona_lib.errors import DataError
 from persona_lib.grid import Floats, Grid
 from persona_lib.registration import Registration
@@ -119,6 +121,7 @@ class Evidence(ABC):
         kind: ``records`` or ``aggregates``.
         origin: where the evidence comes from, in words.
         unavailable: what this evidence cannot answer, one sentence each.
+        remarks: what contradicts itself in it, one sentence each.
     """
 
     registration: Registration
@@ -128,6 +131,7 @@ class Evidence(ABC):
     kind: str
     origin: str
     unavailable: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     @abstractmethod
     def count(self, arm: str, who: str) -> Count:
@@ -148,6 +152,18 @@ class Evidence(ABC):
     @abstractmethod
     def contrast(self, claim: str, treated: str, control: str) -> Estimate:
         """Return the difference of mean bystander rates; `claim` names the draws."""
+
+    def other_interval(
+        self,
+        claim: str,  # noqa: ARG002
+        treated: str,  # noqa: ARG002
+        control: str,  # noqa: ARG002
+    ) -> Estimate | None:
+        """Return `contrast` with the kind of interval that is not registered, without p.
+
+        None where nothing can be drawn.
+        """
+        return None
 
     @abstractmethod
     def ratio_contrast(self, claim: str, treated: str, control: str) -> Estimate:
@@ -187,6 +203,18 @@ class Evidence(ABC):
     def grid(self) -> Grid | None:
         """Return the cells behind the counts, None where only totals are known."""
         return None
+
+    def by_persona(self, arm: str) -> tuple[Floats, Floats] | None:
+        """Return (G,) hits and (G,) completions of the bystanders, in roster order.
+
+        None where a persona's count is not known.
+        """
+        counts = [self.count(arm, persona) for persona in self.members("bystander")]
+        known = [(c.hits, c.n) for c in counts if c.hits is not None]
+        if len(known) < len(counts):
+            return None
+        hits, n = np.array(known, dtype=np.float64).T
+        return hits, n
 
     def personas(self, arm: str) -> tuple[PersonaRow, ...]:
         """Return one row for each persona of the roster, in roster order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +16,7 @@ from persona_lib.evidence_base import ALL, Count, Evidence, Harm, Lengths
 from persona_lib.grid import Floats, Grid, build, table_of
 from persona_lib.harm import question_means
 from persona_lib.records import POST, PRE, Score
-from persona_lib.registration import Registration
+from persona_lib.registration import BCA, INTERVALS, Registration
 from persona_lib.score_columns import OPTIONAL, Bools, incomplete
 from persona_lib.spec import derive_seed
 from persona_lib.stats.bootstrap import (
@@ -24,10 +25,12 @@ from persona_lib.stats.bootstrap import (
     Clusters,
     difference,
     from_draws,
+    named,
     nothing,
     ratio_difference,
     resample_rates,
     single_rate,
+    without_each,
 )
 from persona_lib.stats.estimate import Estimate
 
@@ -163,6 +166,17 @@ class RecordEvidence(Evidence):
 
     def contrast(self, claim: str, treated: str, control: str) -> Estimate:
         """Return the registered cluster bootstrap of the difference of rates."""
+        interval = self.registration.statistics.interval
+        return self._difference(claim, treated, control, interval)
+
+    def other_interval(self, claim: str, treated: str, control: str) -> Estimate | None:
+        """Return the registered contrast with the kind of interval that is not registered."""
+        registered = self.registration.statistics.interval
+        (other,) = (kind for kind in INTERVALS if kind != registered)
+        # Without p: it is that of the registered estimate, read off the same draws.
+        return replace(self._difference(claim, treated, control, other), p=None, p_floor=None)
+
+    def _difference(self, claim: str, treated: str, control: str, interval: str) -> Estimate:
         statistics = self.registration.statistics
         return difference(
             self.clusters(treated),
@@ -170,6 +184,7 @@ class RecordEvidence(Evidence):
             resamples=statistics.resamples,
             seeds=(self._seed(claim, treated), self._seed(claim, control)),
             level=statistics.confidence,
+            interval=interval,
         )
 
     def ratio_contrast(self, claim: str, treated: str, control: str) -> Estimate:
@@ -184,13 +199,14 @@ class RecordEvidence(Evidence):
                 for names in ((treated,), (treated, "source"), (control,), (control, "source"))
             ],
             level=statistics.confidence,
+            interval=statistics.interval,
         )
 
     def corrected_contrast(self, claim: str, treated: str, control: str) -> Estimate:
         """Return the bootstrap of rates minus those of the models before coupling."""
         statistics = self.registration.statistics
         level, resamples = statistics.confidence, statistics.resamples
-        method = "minus false positives, cluster bootstrap"
+        method = named("minus false positives, cluster bootstrap", statistics.interval)
         priors = [self.registration.arm(arm).prior for arm in (treated, control)]
         missing = sorted({p for p in priors if (PRE, p) not in self._grid.models})
         if missing:
@@ -213,7 +229,12 @@ class RecordEvidence(Evidence):
         draws = np.zeros(resamples)
         for pool, seed, sign in pools:
             draws += sign * resample_rates(pool, resamples, seed)
-        return from_draws(value, draws, n=n, clusters=k, level=level, method=method)
+        left_out = None
+        if statistics.interval == BCA:
+            left_out = [sign * without_each(pool) for pool, _, sign in pools]
+        return from_draws(
+            value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out
+        )
 
     def bystander_rate(self, claim: str, arm: str) -> Estimate:
         """Return the rate of one arm with its cluster bootstrap interval."""
@@ -223,6 +244,7 @@ class RecordEvidence(Evidence):
             resamples=statistics.resamples,
             seed=self._seed(claim, arm),
             level=statistics.confidence,
+            interval=statistics.interval,
         )
 
     def person_tokens(self, arm: str, persona: str) -> tuple[float, float]:

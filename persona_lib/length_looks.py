@@ -143,4 +143,5 @@ def _bootstrap(
         ),
         level=statistics.confidence,
         method=method,
+        interval=statistics.interval,
     )

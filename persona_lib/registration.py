@@ -9,6 +9,7 @@ issue 262 can be had from here as well.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TypeVar
@@ -23,9 +24,12 @@ from persona_lib.gate_rules import (
 )
 from persona_lib.inputs import LEVEL, distinct, member, number, unknown, whole
 from persona_lib.rules import Claim, DifferenceClaim, KillCriterion, Rule, TriageClaim
-from persona_lib.spec import digest
+from persona_lib.spec import LATER, digest
 
 __all__ = [
+    "BCA",
+    "INTERVALS",
+    "PERCENTILE",
     "PRIORS",
     "RAW",
     "ArmSpec",
@@ -47,6 +51,9 @@ RAW = "raw"
 """Name of the prior of an arm that has none."""
 PRIORS = (RAW, "em", "benign")
 """Priors: no LoRA, the EM LoRA, the benign LoRA."""
+
+PERCENTILE, BCA = INTERVALS = ("percentile", "bca")
+"""Ends of a bootstrap interval: quantiles of the draws, or bias-corrected and accelerated."""
 
 _DATA_FIELDS = (
     "arms",
@@ -154,22 +161,25 @@ class StatisticsSpec:
         alpha: registered significance level after Bonferroni. No verdict reads
             it: each claim registers a `max_p` of its own, and the registration
             checks that none of them is laxer than this.
+        interval: ends of the bootstrap intervals, one of `INTERVALS`.
     """
 
     resamples: int
     seed: int
     confidence: float
     alpha: float
+    interval: str = dataclasses.field(default=PERCENTILE, metadata=LATER)
 
     def __post_init__(self) -> None:
         whole("statistics.resamples", self.resamples, 1, remedy="The published number is 10000.")
-        for field in ("confidence", "alpha"):
+        for name in ("confidence", "alpha"):
             number(
-                f"statistics.{field}",
-                getattr(self, field),
+                f"statistics.{name}",
+                getattr(self, name),
                 LEVEL,
                 remedy="Give a proportion, not a percentage.",
             )
+        member("statistics.interval", self.interval, INTERVALS)
 
 
 @dataclass(frozen=True, kw_only=True)

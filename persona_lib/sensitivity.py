@@ -26,6 +26,7 @@ from persona_lib.stats.targets import (
     QUESTION_METHOD,
     THESE_PERSONAS,
     persona_t,
+    persona_totals_t,
     question_t,
     seeds_welch,
     sign_flip,
@@ -51,6 +52,14 @@ def source_normalised(
     return (evidence.ratio_contrast(claim, treated, control),)
 
 
+def other_interval(
+    evidence: Evidence, claim: str, treated: str, control: str
+) -> tuple[Estimate, ...]:
+    """The registered contrast with the other kind of interval: BCa beside percentile ends."""
+    found = evidence.other_interval(claim, treated, control)
+    return () if found is None else (found,)
+
+
 def mixed_model(
     evidence: Evidence,
     claim: str,  # noqa: ARG001  (every look has the same arguments)
@@ -58,14 +67,10 @@ def mixed_model(
     control: str,
 ) -> tuple[Estimate, ...]:
     """The linear mixed model with a persona random intercept."""
-    cells = _cells(evidence, treated, control)
-    if cells is None:
+    one, two = (evidence.by_persona(arm) for arm in (treated, control))
+    if one is None or two is None:
         return ()
-    hits_a, n_a, hits_b, n_b = (
-        counts.sum(axis=(0, 2)) for arm in cells for counts in (arm.hits, arm.n)
-    )
-    confidence = evidence.registration.statistics.confidence
-    return (random_intercept(hits_a, n_a, hits_b, n_b, confidence=confidence),)
+    return (random_intercept(*one, *two, confidence=evidence.registration.statistics.confidence),)
 
 
 def naive(
@@ -105,7 +110,7 @@ def for_each_target(
     """The difference for these personas, for personas at large, and over training runs."""
     cells = _cells(evidence, treated, control)
     if cells is None:
-        return ()
+        return _from_totals(evidence, treated, control)
     n, confidence = _size(cells), evidence.registration.statistics.confidence
     a, b = (arm.rates for arm in cells)
     seeds_a, seeds_b = (arm.of_seeds for arm in cells)
@@ -114,6 +119,19 @@ def for_each_target(
         persona_t(a, b, n=n, confidence=confidence),
         sign_flip(a, b, n=n, confidence=confidence),
         seeds_welch(seeds_a, seeds_b, n=n, confidence=confidence),
+    )
+
+
+def _from_totals(evidence: Evidence, treated: str, control: str) -> tuple[Estimate, ...]:
+    """The difference for personas at large, where each persona's total is known but no cell."""
+    one, two = (evidence.by_persona(arm) for arm in (treated, control))
+    if one is None or two is None:
+        return ()
+    n, confidence = int(one[1].sum() + two[1].sum()), evidence.registration.statistics.confidence
+    a, b = (hits / completions for hits, completions in (one, two))
+    return (
+        persona_totals_t(a, b, n=n, confidence=confidence),
+        sign_flip(a[:, None], b[:, None], n=n, confidence=confidence),
     )
 
 
@@ -179,6 +197,7 @@ def _size(cells: tuple[_Cells, _Cells]) -> int:
 LOOKS: tuple[Look, ...] = (
     for_each_target,
     equality,
+    other_interval,
     minus_false_positives,
     source_normalised,
     at_equal_length,

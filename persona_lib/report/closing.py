@@ -21,7 +21,8 @@ METHODS = (
     (
         "Registered effect",
         "A cluster bootstrap: whole (persona, question) pairs are drawn with replacement, each "
-        "arm by itself, and the interval is the percentile interval (Efron and Tibshirani 1993). "
+        "arm by itself. The interval is the percentile interval (Efron and Tibshirani 1993) or, "
+        "where the estimate is called so, the BCa interval (Efron 1987). "
         "The p is two-sided, 2 (k + 1) / (B + 1) for k of B draws on the far side of zero; it is "
         "never zero, and at its floor it is written with <=.",
     ),

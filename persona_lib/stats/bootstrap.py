@@ -3,7 +3,8 @@
 A cluster is one (persona, question) pair of one arm. A rate is a ratio of sums
 (hits over completions), so clusters may differ in size; with equal sizes it is
 the mean of cluster rates. Intervals are percentile intervals (Efron and
-Tibshirani 1993, chapter 13).
+Tibshirani 1993, chapter 13), or BCa intervals of the same draws (`persona_lib.stats.bca`).
+p is read off the draws either way, so that at the edge p and a BCa interval may disagree.
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from persona_lib.errors import DataError
+from persona_lib.registration import BCA, PERCENTILE
+from persona_lib.stats.bca import bca_ends
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.thresholds import TOLERANCE
 
 Floats = NDArray[np.float64]
 
 CLUSTER_METHOD = "cluster bootstrap (as published)"
+"""With percentile ends, as published: tests/golden/test_published_cells.py."""
+BCA_METHOD = "cluster bootstrap, BCa"
 RATIO_METHOD = "cluster bootstrap of bystander/source"
 MIN_CLUSTERS = 2
 """Fewest clusters of a pool that say anything about their spread."""
@@ -89,12 +95,19 @@ def resample_rates(clusters: Clusters, resamples: int, seed: int) -> Floats:
     distribution as drawing clusters one by one, in a fraction of the time. The
     draws depend on the seed and on the kinds, not on the order of clusters.
     """
+    return _drawn(clusters.hits.tobytes(), clusters.sizes.tobytes(), resamples, seed)
+
+
+@lru_cache(maxsize=16)
+def _drawn(hits: bytes, sizes: bytes, resamples: int, seed: int) -> Floats:
+    """The draws of `resample_rates`, kept: several looks at a contrast read the same ones."""
+    pairs = np.stack([np.frombuffer(hits), np.frombuffer(sizes)])
     rng = np.random.Generator(np.random.PCG64(seed))
-    pairs = np.stack([clusters.hits, clusters.sizes])
     kinds, counts = np.unique(pairs, axis=1, return_counts=True)
-    drawn = rng.multinomial(len(clusters), counts / len(clusters), size=resamples)
+    drawn = rng.multinomial(pairs.shape[1], counts / pairs.shape[1], size=resamples)
     totals = drawn @ kinds.T
     rates: Floats = totals[:, 0] / totals[:, 1]
+    rates.flags.writeable = False
     return rates
 
 
@@ -125,8 +138,9 @@ def difference(
     seeds: tuple[int, int],
     level: float,
     method: str = CLUSTER_METHOD,
+    interval: str = PERCENTILE,
 ) -> Estimate:
-    """Return rate(treated) - rate(control) with its percentile interval and p.
+    """Return rate(treated) - rate(control) with its interval and p.
 
     Args:
         treated: clusters of the treated arm.
@@ -135,37 +149,38 @@ def difference(
         seeds: seed of the treated arm's draws, seed of the control arm's.
         level: confidence of the interval.
         method: how the estimate is called where the clusters are not the registered ones.
+        interval: ``percentile`` or ``bca``.
     """
-    value = treated.rate - control.rate
+    value, method = treated.rate - control.rate, named(method, interval)
     n, k = treated.n + control.n, len(treated) + len(control)
     if min(len(treated), len(control)) < MIN_CLUSTERS:
         return nothing(n, k, level, method, TOO_FEW, value=value)
     draws = resample_rates(treated, resamples, seeds[0]) - resample_rates(
         control, resamples, seeds[1]
     )
-    return from_draws(value, draws, n=n, clusters=k, level=level, method=method)
+    left_out = (without_each(treated), -without_each(control)) if interval == BCA else None
+    return from_draws(value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out)
 
 
-def single_rate(clusters: Clusters, *, resamples: int, seed: int, level: float) -> Estimate:
-    """Return the rate of one arm with its percentile interval; it has no p."""
+def single_rate(
+    clusters: Clusters, *, resamples: int, seed: int, level: float, interval: str = PERCENTILE
+) -> Estimate:
+    """Return the rate of one arm with its interval; it has no p."""
+    n, k, method = clusters.n, len(clusters), named(CLUSTER_METHOD, interval)
     if len(clusters) < MIN_CLUSTERS:
-        n, k = clusters.n, len(clusters)
-        bare = nothing(n, k, level, CLUSTER_METHOD, TOO_FEW, value=clusters.rate)
+        bare = nothing(n, k, level, method, TOO_FEW, value=clusters.rate)
         return replace(bare, signed=False)
     draws = resample_rates(clusters, resamples, seed)
-    low, high = np.quantile(draws, _ends(level))
-    return Estimate(
-        value=clusters.rate,
-        low=float(low),
-        high=float(high),
-        confidence=level,
-        p=None,
-        p_floor=None,
-        n=clusters.n,
-        clusters=len(clusters),
-        method=CLUSTER_METHOD,
-        signed=False,
+    found = from_draws(
+        clusters.rate,
+        draws,
+        n=n,
+        clusters=k,
+        level=level,
+        method=method,
+        left_out=(without_each(clusters),) if interval == BCA else None,
     )
+    return replace(found, p=None, p_floor=None, signed=False)
 
 
 def ratio_difference(
@@ -175,6 +190,7 @@ def ratio_difference(
     resamples: int,
     seeds: Sequence[int],
     level: float,
+    interval: str = PERCENTILE,
 ) -> Estimate:
     """Return the difference of source-normalised rates, bystander rate / source rate.
 
@@ -186,32 +202,56 @@ def ratio_difference(
         seeds: four seeds: treated bystanders, treated source, control
             bystanders, control source.
         level: confidence of the interval.
+        interval: ``percentile`` or ``bca``.
 
     A resample without a single source hit has no ratio: it counts in both tails
     of p, and one of them is enough to withhold the interval.
     """
-    pools = (*treated, *control)
+    pools, method = (*treated, *control), named(RATIO_METHOD, interval)
     n, k = sum(pool.n for pool in pools), sum(len(pool) for pool in pools)
     if treated[1].rate == 0 or control[1].rate == 0:
-        return nothing(n, k, level, RATIO_METHOD, "a source rate is 0: the ratio is undefined")
+        return nothing(n, k, level, method, "a source rate is 0: the ratio is undefined")
     value = treated[0].rate / treated[1].rate - control[0].rate / control[1].rate
     if min(len(pool) for pool in pools) < MIN_CLUSTERS:
-        return nothing(n, k, level, RATIO_METHOD, TOO_FEW, value=value)
+        return nothing(n, k, level, method, TOO_FEW, value=value)
     rates = [resample_rates(p, resamples, s) for p, s in zip(pools, seeds, strict=True)]
     draws = _ratio(rates[0], rates[1]) - _ratio(rates[2], rates[3])
-    return from_draws(value, draws, n=n, clusters=k, level=level, method=RATIO_METHOD)
+    left_out = None
+    if interval == BCA:
+        left_out = [
+            sign * part
+            for sign, (bystanders, source) in ((1, treated), (-1, control))
+            for part in (
+                without_each(bystanders) / source.rate,
+                _ratio(np.full(len(source), bystanders.rate), without_each(source)),
+            )
+        ]
+    return from_draws(value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out)
 
 
 def from_draws(
-    value: float, draws: Floats, *, n: int, clusters: int, level: float, method: str
+    value: float,
+    draws: Floats,
+    *,
+    n: int,
+    clusters: int,
+    level: float,
+    method: str,
+    left_out: Sequence[Floats] | None = None,
 ) -> Estimate:
-    """Return the estimate that bootstrap draws of a difference give."""
+    """Return the estimate that bootstrap draws of a difference give.
+
+    Its interval is BCa where `left_out` is given (`persona_lib.stats.bca.bca_ends`), and
+    the percentile interval otherwise.
+    """
     p, floor = bootstrap_p(draws)
     undefined = int(np.isnan(draws).sum())
     low = high = math.nan
     note = ""
     if undefined:
         note = f"{undefined:,} of {draws.size:,} resamples have no source hit: no interval"
+    elif left_out is not None:
+        low, high, note = bca_ends(value, draws, left_out, level)
     else:
         low, high = (float(end) for end in np.quantile(draws, _ends(level)))
         if low == high:
@@ -252,6 +292,20 @@ def nothing(
         method=method,
         note=note,
     )
+
+
+def named(method: str, interval: str) -> str:
+    """Return what a bootstrap method is called with this kind of interval."""
+    if interval == PERCENTILE:
+        return method
+    return BCA_METHOD if method == CLUSTER_METHOD else f"{method}, BCa"
+
+
+def without_each(clusters: Clusters) -> Floats:
+    """Return the (K,) rates without each of K >= 2 clusters."""
+    hits, sizes = clusters.hits.sum() - clusters.hits, clusters.sizes.sum() - clusters.sizes
+    rates: Floats = hits / sizes
+    return rates
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

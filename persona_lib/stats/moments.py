@@ -3,7 +3,7 @@
 d is an array (..., G, Q) of differences of rates, treated - control, of G personas
 by Q questions; leading axes are a batch, so that a simulation runs thousands at
 once. A spread that cannot be estimated is NaN and never 0. scipy.special takes longer
-to import than stored totals take to judge, and they need no t: it is imported late.
+to import than stored totals take to judge: it is imported where a t is asked for.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ TRAINING_RUNS = "training runs"
 
 QUESTION_METHOD = "question-level paired t"
 PERSONA_METHOD = "persona-level t, two-way SE"
+TOTALS_METHOD = "persona-level t, questions pooled"
 FLIP_METHOD = "exact sign-flip over personas"
 SEED_METHOD = "Welch t over seeds"
 
@@ -80,6 +81,27 @@ def persona_t(treated: Floats, control: Floats, *, n: int, confidence: float) ->
     what = f"one {few[0]}" if few else "no variation over personas"
     target = (PERSONAS_AT_LARGE, PERSONA_METHOD, d.shape[0])
     return _estimate(persona_moments(d), target, f"{what}: no interval, no p", n, confidence)
+
+
+def persona_totals_t(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
+    """Return the difference for personas at large from (G,) rates, questions pooled.
+
+    Paired t over persona differences (Student 1908, Biometrika 6:1), df = G - 1. It
+    leaves out what `persona_t` adds for questions: other ones could have been asked too.
+
+    Args:
+        treated: (G,) rates of the treated arm.
+        control: (G,) rates of the other arm, for the same personas.
+        n: completions behind both.
+        confidence: level of the interval.
+
+    Raises:
+        DataError: unlike shapes, missing rates, or an impossible confidence.
+    """
+    d = _paired(np.atleast_2d(treated), np.atleast_2d(control))
+    what = "one persona" if d.shape[1] == 1 else "no variation over personas"
+    target = (PERSONAS_AT_LARGE, TOTALS_METHOD, d.shape[1])
+    return _estimate(question_moments(d), target, f"{what}: no interval, no p", n, confidence)
 
 
 def sign_flip(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_GATED, ISSUE262_HELD_OUT
+from experiments.issue262 import (
+    ISSUE262,
+    ISSUE262_BCA,
+    ISSUE262_BOTH,
+    ISSUE262_GATED,
+    ISSUE262_HELD_OUT,
+)
 from persona_lib.errors import SpecError
 from persona_lib.registration import (
     DifferenceClaim,
@@ -21,6 +30,7 @@ from persona_lib.registration import (
     TriageClaim,
 )
 from persona_lib.rules import Judges
+from persona_lib.spec import canonical
 
 H1, H2, H3 = ISSUE262.claims
 SOURCE_RATE, SOURCE_RATIO, FALSE_POSITIVE = ISSUE262.gates
@@ -248,6 +258,30 @@ def test_published_digests_do_not_move() -> None:
         "74d47bfafdef",
     ]
     assert ISSUE262.data_digest[:12] == "992bf959ee4c"
+
+
+def test_the_kind_of_interval_moves_no_older_digest_and_is_in_its_own() -> None:
+    """Each digest is that of the sealed form, which knows nothing of the kind of interval."""
+    prereg = Path(__file__).resolve().parents[2] / "golden" / "prereg"
+    for registration in (ISSUE262, ISSUE262_HELD_OUT, ISSUE262_BOTH, ISSUE262_GATED):
+        assert registration.statistics.interval == "percentile"
+        (sealed,) = prereg.glob(f"{registration.name}/*/canonical.json")
+        assert "interval" not in json.loads(sealed.read_text())["statistics"]
+        assert hashlib.sha256(sealed.read_bytes()).hexdigest() == registration.digest
+    assert canonical(ISSUE262_BCA)["statistics"]["interval"] == "bca"
+    assert ISSUE262_BCA.digest != ISSUE262.digest
+    assert ISSUE262_BCA.data_digest == ISSUE262.data_digest
+    plain = replace(ISSUE262_BCA.statistics, interval="percentile")
+    same = replace(
+        ISSUE262_BCA, name=ISSUE262.name, title=ISSUE262.title, statistics=plain
+    )  # nothing else tells them apart
+    assert same.digest == ISSUE262.digest
+
+
+@pytest.mark.parametrize("kind", ["BCa", "", "basic", None, 3])
+def test_a_kind_of_interval_that_does_not_exist_is_refused(kind: Any) -> None:
+    with pytest.raises(SpecError, match=r"statistics\.interval: expected one of percentile, bca"):
+        replace(ISSUE262.statistics, interval=kind)
 
 
 def test_rules_can_be_had_from_the_registration_module() -> None:
