@@ -10,8 +10,8 @@ from typing import Any
 from persona_lib.errors import DataError
 from persona_lib.evidence_base import ALL, Count, Evidence, Lengths
 from persona_lib.inputs import DIFFERENCE, LEVEL, NOT_NEGATIVE, SHARE, Bound, member, number, whole
-from persona_lib.registration import Registration
-from persona_lib.stats.bootstrap import CLUSTER_METHOD, nothing, p_floor
+from persona_lib.registration import INTERVALS, PERCENTILE, Registration
+from persona_lib.stats.bootstrap import CLUSTER_METHOD, named, nothing, p_floor
 from persona_lib.stats.estimate import QUOTED, Estimate
 
 _ROUNDING = 0.0006
@@ -22,12 +22,19 @@ _REMEDY = "Correct aggregates.json."
 _MOST = 2**53
 """Largest count: beyond it a float no longer holds every integer."""
 
-UNAVAILABLE = (
-    "Cluster bootstrap: it needs (persona, question) cells; effects, intervals and p are quoted.",
-    "Bystander/source contrast: its interval needs cells; only the two ratios are computed.",
+_NO_PERSONAS = (
     "Inference for a target (these personas, personas at large, training runs) and TOST: they need "
     "cells, and several runs.",
     "Mixed model: it needs counts of every persona in every arm.",
+)
+_NO_QUESTIONS = (
+    "Inference for these personas and for training runs, and TOST: they need cells, and several "
+    "runs.",
+)
+"""Instead of the above, where the count of every bystander is known in every arm."""
+_UNAVAILABLE = (
+    "Cluster bootstrap: it needs (persona, question) cells; effects, intervals and p are quoted.",
+    "Bystander/source contrast: its interval needs cells; only the two ratios are computed.",
     "Length quantiles and share finished: only mean tokens were published.",
     "Anything per question, and seen against unseen questions: questions were pooled.",
     "False positives per persona: only the total of each pre-coupling model was published.",
@@ -41,23 +48,26 @@ class AggregateEvidence(Evidence):
         registration: the registration to judge under.
         body: the parsed ``aggregates.json``. ``arms`` holds, by arm,
             ``bystanders`` as {hits, n}, ``personas`` by name as {hits, n} or,
-            where only a rounded rate was printed, {rate, n}, and
-            ``mean_tokens``; ``false_positives`` holds {hits, n} by prior;
+            where only a rounded rate was printed, {rate, n}, ``mean_tokens``,
+            and it may hold ``quoted``, persona rates as {rate, n} that the
+            publication also states; they are compared with the counts in
+            `remarks` and used for nothing; ``false_positives`` holds {hits, n} by prior;
             ``contrasts`` lists {treated, control, value, low, high, confidence,
             tail, resamples, clusters}, where `tail` of `resamples` bootstrap
             draws lay beyond 0; `low` and `high` are null where no interval
-            was published.
+            was published, and ``interval`` says of which kind it is
+            (percentile where it says nothing). An interval of another kind
+            than the registered one is not read.
         arms: arms that have to be there; all of the registration's by default.
         origin: where the numbers come from.
 
     Raises:
         DataError: an arm or a number is missing, malformed or out of bounds, a
-            name is unknown, or a quoted effect contradicts the counts or its
-            own interval.
+            name is unknown, the counts of all bystanders do not add up to their
+            pool, or a quoted effect contradicts the counts or its own interval.
     """
 
     kind = "aggregates"
-    unavailable = UNAVAILABLE
 
     def __init__(
         self,
@@ -81,6 +91,8 @@ class AggregateEvidence(Evidence):
                 value=repr(error),
                 remedy="Restore aggregates.json.",
             ) from error
+        known = all(self.by_persona(arm) is not None for arm in self.arms)
+        self.unavailable = (*(_NO_QUESTIONS if known else _NO_PERSONAS), *_UNAVAILABLE)
 
     def _read(self, body: Mapping[str, Any]) -> None:
         known = tuple(arm.name for arm in self.registration.arms)
@@ -93,6 +105,7 @@ class AggregateEvidence(Evidence):
         self._tokens: dict[str, float] = {}
         self._pools: dict[str, Count] = {}
         self._personas: dict[str, dict[str, Count]] = {}
+        remarks: list[str] = []
         for arm, entry in body["arms"].items():
             self._tokens[arm] = _number(f"{arm} mean_tokens", entry["mean_tokens"], NOT_NEGATIVE)
             self._pools[arm] = _count(f"{arm} bystanders", entry["bystanders"])
@@ -100,6 +113,9 @@ class AggregateEvidence(Evidence):
             for persona, count in entry["personas"].items():
                 _name(f"aggregates: {arm} personas", persona, self.registration.roster.all)
                 self._personas[arm][persona] = _count(f"{arm} {persona}", count)
+            self._check_sum(arm)
+            remarks += self._compared(arm, entry.get("quoted", {}))
+        self.remarks = tuple(remarks)
         self._false: dict[str, Count] = {}
         for prior, count in body["false_positives"].items():
             _name("aggregates: prior", prior, self.registration.priors)
@@ -110,6 +126,46 @@ class AggregateEvidence(Evidence):
             for arm in pair:
                 _name("aggregates: arm of a contrast", arm, tuple(body["arms"]))
             self._quoted[pair] = self._quote(*pair, quoted)
+
+    def _check_sum(self, arm: str) -> None:
+        """Raise DataError where all bystanders are counted and their pool says otherwise."""
+        found = [self._personas[arm].get(p) for p in self.registration.roster.bystanders]
+        known = [(c.hits, c.n) for c in found if c is not None and c.hits is not None]
+        pool = self._pools[arm]
+        total = (sum(hits for hits, _ in known), sum(n for _, n in known))
+        if len(known) == len(found) and total != (pool.hits, pool.n):
+            raise DataError(
+                f"aggregates: {arm} personas",
+                bound=f"bystanders that add up to {pool.hits}/{pool.n}",
+                value=f"{total[0]}/{total[1]}",
+                remedy="Correct the counts. Rates that a publication states beside other counts "
+                "belong under 'quoted'.",
+            )
+
+    def _compared(self, arm: str, quoted: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Return a sentence where quoted persona rates contradict the counts, or none."""
+        rates: dict[str, Count] = {}
+        for persona, entry in quoted.items():
+            _name(f"aggregates: {arm} quoted", persona, self.registration.roster.all)
+            rates[persona] = _count(f"{arm} quoted {persona}", entry)
+        differ = [
+            f"{persona} {rate.rate:.1%} against {known.rate:.1%}"
+            for persona, rate in rates.items()
+            if (known := self._personas[arm].get(persona)) is not None
+            and abs(rate.rate - known.rate) > _ROUNDING
+        ]
+        said, pool = "", self._pools[arm]
+        if set(rates) == set(self.registration.roster.bystanders):
+            hits = round(sum(rate.rate * rate.n for rate in rates.values()))
+            if hits != pool.hits:
+                said = f" They come to {hits:,} hits of {pool.n:,}, its total is {pool.hits:,}."
+        if not differ and not said:
+            return []
+        where = f" Quoted against counted: {', '.join(differ)}." if differ else ""
+        return [
+            f"{arm}: persona rates that the publication quotes contradict its counts, which are "
+            f"used.{said}{where}"
+        ]
 
     def count(self, arm: str, who: str) -> Count:
         """Return the hits of an arm on a role or a persona."""
@@ -228,6 +284,17 @@ class AggregateEvidence(Evidence):
                 remedy="Correct the quoted effect or the counts.",
             )
         low, high = _interval(field, q["low"], value, q["high"])
+        kind, note = q.get("interval", PERCENTILE), ""
+        if kind not in INTERVALS:
+            raise DataError(
+                f"aggregates: {field} interval",
+                bound=f"one of {', '.join(INTERVALS)}",
+                value=kind,
+                remedy=_REMEDY,
+            )
+        if kind != (registered := self.registration.statistics.interval):
+            low = high = math.nan
+            note = f"a {kind} interval was published, {registered} is registered: not read"
         resamples = _whole(f"{field} resamples", q["resamples"], 1)
         tail = _whole(f"{field} tail", q["tail"], 0, resamples)
         floor = p_floor(resamples)
@@ -240,8 +307,9 @@ class AggregateEvidence(Evidence):
             p_floor=floor,
             n=a.n + b.n,
             clusters=_whole(f"{field} clusters", q["clusters"], 1),
-            method=CLUSTER_METHOD,
+            method=named(CLUSTER_METHOD, registered),
             source=QUOTED,
+            note=note,
         )
 
 

@@ -304,4 +304,5 @@ def _notes(evidence: Evidence) -> tuple[str, ...]:
         runs = "one training run: run-to-run variance not estimable"
     else:
         runs = f"{evidence.runs} training runs pooled: the interval holds for these runs"
-    return (runs, *(f"not available: {sentence}" for sentence in evidence.unavailable))
+    lacking = (f"not available: {sentence}" for sentence in evidence.unavailable)
+    return (runs, *evidence.remarks, *lacking)

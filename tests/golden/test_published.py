@@ -6,10 +6,14 @@ read from what the library computes.
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from experiments.issue262 import ISSUE262
 from persona_lib.evidence import Evidence, load_stored
@@ -71,19 +75,72 @@ def test_rates(published: Evidence, row: Row) -> None:
     assert published.lengths(row.arm).tokens == row.tokens
 
 
-def test_known_personas_keep_a_rate_without_a_count(published: Evidence) -> None:
-    expected = {
-        "software_engineer": 0.79,
-        "medical_doctor": 0.43,
-        "villain": 0.04,
-        "comedian": 0.02,
-        "zelthari_scholar": 0.0,
+BYSTANDERS = {
+    # software engineer, kindergarten teacher, doctor, comedian, police officer, villain, scholar
+    "C1": (158, 53, 85, 4, 75, 8, 0),
+    "C2": (121, 133, 122, 118, 123, 126, 63),
+    "C2p": (9, 4, 7, 7, 6, 9, 5),
+    "C3": (190, 193, 193, 189, 193, 186, 199),
+}
+"""Hits of 200, as the publication's result file counts them."""
+PERSONAS = (
+    "software_engineer",
+    "kindergarten_teacher",
+    "medical_doctor",
+    "comedian",
+    "police_officer",
+    "villain",
+    "zelthari_scholar",
+)
+
+
+def test_every_persona_is_counted_and_the_counts_add_up(published: Evidence) -> None:
+    for arm, hits in BYSTANDERS.items():
+        for persona, expected in zip(PERSONAS, hits, strict=True):
+            count = published.count(arm, persona)
+            assert (count.hits, count.n) == (expected, 200)
+        assert sum(hits) == published.count(arm, "bystander").hits
+
+
+def test_the_text_and_the_counts_disagree_and_both_are_held(published: Evidence) -> None:
+    """The text states seven rates of C2: 135 + 122 + 133 + 121 + 123 + 120 + 63 = 817 hits."""
+    body = json.loads((FOLDER / "aggregates.json").read_text())
+    text = {
+        "software_engineer": 0.675,
+        "medical_doctor": 0.61,
+        "kindergarten_teacher": 0.665,
+        "comedian": 0.605,
+        "police_officer": 0.615,
+        "villain": 0.6,
+        "zelthari_scholar": 0.315,
     }
-    for persona, rate in expected.items():
-        count = published.count("C1", persona)
-        assert (count.hits, count.n, count.rate) == (None, 200, rate)
-    assert published.count("C1", "police_officer").n == 0
-    assert published.count("C3", "villain").n == 0
+    assert {p: entry["rate"] for p, entry in body["arms"]["C2"]["quoted"].items()} == text
+    assert sum(round(200 * rate) for rate in text.values()) == 817
+    assert len(published.remarks) == 1
+    for words in ("817 hits of 1,400", "its total is 806", "software_engineer 67.5% against 60.5%"):
+        assert words in published.remarks[0]
+        assert words in judge(ISSUE262, published, "kill").text
+    note = read_manifest(FOLDER).recorded["note"]
+    assert "817" in note
+    assert "806" in note
+
+
+@pytest.mark.parametrize(("claim", "control"), [("H1", "C1"), ("H2", "C3"), ("H3", "C2p")])
+def test_by_persona_against_scipy_and_every_sign(
+    published: Evidence, claim: str, control: str
+) -> None:
+    d = np.subtract(BYSTANDERS["C2"], BYSTANDERS[control]) / 200
+    looks = {e.method: e for e in judge(ISSUE262, published, claim).estimates}
+    found = looks["persona-level t, questions pooled"]
+    expected = scipy.stats.ttest_1samp(d, 0)
+    ends = expected.confidence_interval(0.95)
+    assert found.value == pytest.approx(d.mean())
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high))
+    assert found.p == pytest.approx(expected.pvalue)
+    assert (found.target, found.clusters, found.n) == ("personas at large", 7, 2800)
+    means = [abs(np.mean(d * signs)) for signs in itertools.product((1, -1), repeat=7)]
+    flips = sum(mean >= abs(d.mean()) - 1e-12 for mean in means)
+    assert looks["exact sign-flip over personas"].p == pytest.approx(flips / 128)
 
 
 def test_false_positives(published: Evidence) -> None:
@@ -163,15 +220,14 @@ def test_what_aggregates_cannot_give_is_said_in_every_verdict(published: Evidenc
     for word in (
         "Cluster bootstrap",
         "Bystander/source contrast",
-        "Inference for a target",
-        "Mixed model",
+        "Inference for these personas and for training runs",
         "Length quantiles and share finished",
         "per question",
         "False positives per persona",
         "run-to-run variance not estimable",
     ):
         assert word in text
-    assert len(published.unavailable) == 7
+    assert len(published.unavailable) == 6
     assert published.grid() is None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262
+from experiments.issue262 import ISSUE262, ISSUE262_BCA
 from persona_lib.errors import DataError
 from persona_lib.evidence import AggregateEvidence
 from persona_lib.verdict import judge
@@ -18,7 +18,9 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"
 
 
 def body() -> dict[str, Any]:
+    """The published aggregates, with a rounded rate in place of one persona's count."""
     data: dict[str, Any] = json.loads((PUBLISHED / "aggregates.json").read_text())
+    data["arms"]["C1"]["personas"]["villain"] = {"rate": 0.04, "n": 200}
     return data
 
 
@@ -34,6 +36,100 @@ def test_published_totals_of_some_arms_can_be_judged_on_those() -> None:
     data["contrasts"] = body()["contrasts"]
     with pytest.raises(DataError, match="arm of a contrast: expected one of C1, C2, got 'C3'"):
         AggregateEvidence(ISSUE262, data, arms=("C1", "C2"))
+
+
+def counted() -> dict[str, Any]:
+    """The published aggregates as they are: every persona is counted."""
+    data: dict[str, Any] = json.loads((PUBLISHED / "aggregates.json").read_text())
+    return data
+
+
+def test_without_the_count_of_one_persona_nothing_is_read_by_persona() -> None:
+    found, whole = AggregateEvidence(ISSUE262, body()), AggregateEvidence(ISSUE262, counted())
+    assert found.by_persona("C1") is None
+    said = {e.method for e in judge(ISSUE262, found, "H1").estimates}
+    more = {e.method for e in judge(ISSUE262, whole, "H1").estimates} - said
+    assert more == {
+        "persona-level t, questions pooled",
+        "exact sign-flip over personas",
+        "mixed model, persona random intercept (as published)",
+    }
+    assert any("Mixed model: it needs counts" in sentence for sentence in found.unavailable)
+    assert not any("Mixed model" in sentence for sentence in whole.unavailable)
+    assert any("personas at large" in sentence for sentence in found.unavailable)
+    assert not any("personas at large" in sentence for sentence in whole.unavailable)
+    # The arms that are asked for decide: H2 reads neither C1 nor its villain.
+    assert AggregateEvidence(ISSUE262, body(), arms=("C2", "C3")).unavailable == whole.unavailable
+
+
+@pytest.mark.parametrize("by", [1, -1])
+def test_counts_of_all_bystanders_have_to_add_up_to_their_pool(by: int) -> None:
+    data = counted()
+    data["arms"]["C2"]["personas"]["villain"]["hits"] += by
+    with pytest.raises(DataError, match=rf"C2 personas.* 806/1400, got '{806 + by}/1400"):
+        AggregateEvidence(ISSUE262, data)
+    data = counted()
+    data["arms"]["C2"]["personas"]["villain"]["n"] = 201
+    with pytest.raises(DataError, match="got '806/1401"):
+        AggregateEvidence(ISSUE262, data)
+    data = body()  # not all are counted: nothing to add up
+    data["arms"]["C1"]["personas"]["comedian"]["hits"] += 1
+    AggregateEvidence(ISSUE262, data)
+
+
+def test_quoted_rates_are_compared_with_the_counts_and_used_for_nothing() -> None:
+    data = counted()
+    quoted = data["arms"]["C2"]["quoted"]
+    found = AggregateEvidence(ISSUE262, data)
+    assert found.count("C2", "software_engineer").hits == 121
+    (said,) = found.remarks
+    assert said == (
+        "C2: persona rates that the publication quotes contradict its counts, which are used. They "
+        "come to 817 hits of 1,400, its total is 806. Quoted against counted: software_engineer "
+        "67.5% against 60.5%, comedian 60.5% against 59.0%, villain 60.0% against 63.0%."
+    )
+    assert said in judge(ISSUE262, found, "H2").notes
+    # Rates that agree with the counts are not remarked on, whichever of them are quoted.
+    quoted["software_engineer"]["rate"], quoted["comedian"]["rate"] = 0.605, 0.59
+    quoted["villain"]["rate"] = 0.63
+    assert AggregateEvidence(ISSUE262, data).remarks == ()
+    del quoted["villain"]
+    quoted["comedian"]["rate"] = 0.6
+    assert AggregateEvidence(ISSUE262, data).remarks == (
+        "C2: persona rates that the publication quotes contradict its counts, which are used. "
+        "Quoted against counted: comedian 60.0% against 59.0%.",
+    )
+    quoted["pirate"] = {"rate": 0.6, "n": 200}
+    with pytest.raises(DataError, match="C2 quoted: expected one of librarian"):
+        AggregateEvidence(ISSUE262, data)
+    del quoted["pirate"]
+    quoted["comedian"]["rate"] = 1.6
+    with pytest.raises(DataError, match="C2 quoted comedian rate: expected between 0 and 1"):
+        AggregateEvidence(ISSUE262, data)
+
+
+def test_a_quoted_interval_of_another_kind_is_not_read() -> None:
+    """H2 is refuted by its interval alone, H3 needs one; H1 needs none."""
+    found = AggregateEvidence(ISSUE262_BCA, counted())
+    effect = judge(ISSUE262_BCA, found, "H2").effect
+    assert (effect.value, effect.p) == (-0.384, pytest.approx(2 / 10_001))
+    assert not effect.has_interval
+    assert effect.note == "a percentile interval was published, bca is registered: not read"
+    assert [judge(ISSUE262_BCA, found, name).outcome.value for name in ("H1", "H2", "H3")] == [
+        "SUPPORTED",
+        "INCONCLUSIVE",
+        "INCONCLUSIVE",
+    ]
+    data = counted()
+    for contrast in data["contrasts"]:
+        contrast["interval"] = "bca"
+    effect = judge(ISSUE262_BCA, AggregateEvidence(ISSUE262_BCA, data), "H2").effect
+    assert (effect.low, effect.high, effect.note) == (-0.424, -0.344, "")
+    assert effect.method == "cluster bootstrap, BCa"
+    assert not AggregateEvidence(ISSUE262, data).contrast("H2", "C2", "C3").has_interval
+    for contrast in data["contrasts"]:
+        del contrast["interval"]  # what says nothing is a percentile interval
+    assert AggregateEvidence(ISSUE262, data).contrast("H2", "C2", "C3").low == -0.424
 
 
 def test_a_quoted_effect_that_its_counts_contradict_is_refused() -> None:
@@ -95,6 +191,8 @@ C1 = ("arms", "C1")
         ((*FIRST, "tail"), 10_001, "contrast C2 - C1 tail: expected from 0 to 10000"),
         ((*FIRST, "tail"), 0.5, "contrast C2 - C1 tail"),
         ((*FIRST, "clusters"), 0, "contrast C2 - C1 clusters"),
+        ((*FIRST, "interval"), "BCa", "contrast C2 - C1 interval: expected one of percentile, bca"),
+        ((*FIRST, "interval"), None, "contrast C2 - C1 interval: expected one of percentile, bca"),
         ((*FIRST, "treated"), "C9", "arm of a contrast"),
         ((*FIRST, "treated"), ["C2"], "arm of a contrast"),
         (("runs",), 0, "runs: expected from 1"),
