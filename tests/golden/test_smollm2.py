@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -19,11 +20,11 @@ from experiments.choices import choose_profile
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from persona_lib.evidence import load_stored
 from persona_lib.geometry import GEOMETRY_FILE
-from persona_lib.records import POST, Completion, Score, read_rows
+from persona_lib.records import POST, AdviceScore, Completion, Score, read_rows
 from persona_lib.spec import canonical
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stored import read_manifest
-from persona_lib.verdict import Outcome, Verdict, judge_all
+from persona_lib.verdict import GateOutcome, Outcome, Verdict, judge_all, judge_gate
 from tests.pace import allowed
 from tests.real_runs import (
     ARMS,
@@ -176,6 +177,20 @@ def test_the_stricter_rules_name_what_was_wrong_with_the_instrument() -> None:
     found, gates = judge_all(ISSUE262_GATED, stricter)
     assert [gate.name for gate in gates if not gate.holds] == ["collapse_C2p", "em_induced"]
     assert {v.outcome for v in found} == {Outcome.INVALID}
+
+
+def test_what_five_runs_say_of_the_em_prior() -> None:
+    """Student's t over the five rises, from the scores: neither 0.20 nor less is shown."""
+    rows = read_rows(FULL / "advice.parquet", AdviceScore)
+    pools: dict[tuple[int, str], list[float]] = {}
+    for row in rows:
+        pools.setdefault((row.seed, row.model), []).append(row.score)
+    rises = [fmean(pools[seed, "em"]) - fmean(pools[seed, "raw"]) for seed in TRAINED]
+    interval = stats.ttest_1samp(rises, 0.0).confidence_interval(0.95)
+    found = judge_gate(ISSUE262_GATED, load_stored(FULL, ISSUE262_GATED, chosen=True), "em_induced")
+    assert (found.figure, found.low, found.high) == pytest.approx((fmean(rises), *interval))
+    assert found.outcome is GateOutcome.CANNOT_TELL
+    assert found.text.startswith("mean 0.183 [0.157, 0.209]; worst of 5 runs, seed 256: ")
 
 
 def test_hidden_states_are_those_of_the_three_later_seeds() -> None:
