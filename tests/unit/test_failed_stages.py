@@ -62,6 +62,11 @@ def test_it_is_built_once_and_the_second_asker_is_told_the_same(tmp_path: Path) 
         "rows: expected whole, got 'half'. Mend it."
     )
     assert {(type(error), str(error)) for error in again} == {(DataError, expected)}
+    # What its type promises it has, as text.
+    (fields,) = {tuple(sorted(vars(error).items())) for error in again}
+    assert dict(fields) == {
+        "field": "rows", "bound": "whole", "value": "half", "remedy": "Mend it.",
+    }  # fmt: skip
 
 
 def test_what_does_not_need_it_is_built_all_the_same(tmp_path: Path) -> None:

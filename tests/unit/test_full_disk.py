@@ -218,6 +218,12 @@ def test_each_refusal_has_its_own_remedy(
     assert "ulimit -f)" not in str(caught.value)  # there is no limit here to be named
 
 
+def test_a_limit_that_was_not_met_is_not_named(tmp_path: Path) -> None:
+    with at_most(LIMIT), pytest.raises(StoreError, match=FULL) as caught:
+        Store(tmp_path).get_or_make(KEY, raising(OSError(errno.ENOSPC, FULL)))
+    assert "ulimit" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError("12 requested and 5 written"), RuntimeError("PytorchStreamWriter failed"),
