@@ -265,10 +265,10 @@ def _empty_model(folder: Path, config: Any, headers: Mapping[str, Header]) -> tu
     empty = {name: torch.empty(held.shape, device="meta") for name, held in headers.items()}
     try:
         with torch.device("meta"):
-            kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
-        model, info = kind.from_pretrained(
+            made = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model, info = type(made).from_pretrained(
             None,
-            config=config,
+            config=made.config,  # of a composite model, its text model's
             state_dict=empty,
             device_map="meta",
             output_loading_info=True,

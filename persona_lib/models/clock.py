@@ -57,22 +57,15 @@ def check_clock(
     Raises:
         SpecError: two renderings differ, or the template cannot be rendered.
     """
-    from jinja2 import TemplateError, nodes
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     if not tokenizer.chat_template:
         return
-    variant = f"{{# {next(_numbers)} #}}{tokenizer.get_chat_template()}"
-    try:
-        compiled: Any = _compile_jinja_template(variant)
-        tree = compiled.environment.parse(variant)
-    except TemplateError as error:
-        raise _refused(tokenizer, "one that Jinja can read", str(error)) from error
-    named = {node.name for node in tree.find_all(nodes.Name)}
-    asked = named & (compiled.environment.globals.keys() - _PURE)
-    drawn = any(node.name == "random" for node in tree.find_all(nodes.Filter))
-    if not asked and not drawn:
+    asked, draws = _asked(tokenizer)
+    if not asked and not draws:
         return
+    variant = f"{{# {next(_numbers)} #}}{tokenizer.get_chat_template()}"
+    compiled: Any = _compile_jinja_template(variant)
     for talk in talks:
         first: tuple[datetime, str] | None = None
         for index, moment in enumerate(_moments()):
@@ -80,17 +73,38 @@ def check_clock(
                 told = moment.strftime if name == _CLOCK else _Moment(f"{name} at {moment}")
                 compiled.globals[name] = told
             compiled.environment.filters["random"] = lambda _, many, i=index: _pick(many, i)
-            try:
-                text = str(
-                    tokenizer.apply_chat_template(
-                        talk, chat_template=variant, tokenize=False, add_generation_prompt=True
-                    )
-                )
-            except (TemplateError, ValueError, TypeError) as error:
-                raise _refused(tokenizer, "one that renders at any time", str(error)) from error
+            text = _render(tokenizer, talk, variant)
             first = first or (moment, text)
             if text != first[1]:
                 raise _changing(tokenizer, first, (moment, text), sorted(asked))
+
+
+def _asked(tokenizer: PreTrainedTokenizerBase) -> tuple[set[str], bool]:
+    """Return the globals of a template that may change, and whether it has the filter random."""
+    from jinja2 import TemplateError, nodes
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    try:
+        template = tokenizer.get_chat_template()
+        environment = _compile_jinja_template(template).environment
+        tree = environment.parse(template)
+    except (TemplateError, ValueError) as error:
+        raise _refused(tokenizer, "one that Jinja can read", str(error)) from error
+    named = {node.name for node in tree.find_all(nodes.Name)}
+    draws = any(node.name == "random" for node in tree.find_all(nodes.Filter))
+    return named & (environment.globals.keys() - _PURE), draws
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, talk: list[dict[str, str]], template: str) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        text: Any = tokenizer.apply_chat_template(
+            talk, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+    except (TemplateError, ValueError, TypeError) as error:
+        raise _refused(tokenizer, "one that renders at any time", str(error)) from error
+    return str(text)
 
 
 def _moments() -> Iterator[datetime]:

@@ -67,8 +67,8 @@ def make_base(out: Path, spec: Base, *, folder: Path, progress: Progress) -> Map
         from persona_lib.models.snapshot import list_files
 
         snapshot = fetch_hub(spec)
-        check_values(snapshot)
         files = list_files(snapshot, get=download_command(spec))
+        check_values(snapshot)
         data = {"repo": spec.repo, "revision": spec.revision, "end": spec.end_of_turn}
         text = json.dumps({**data, "files": files}, sort_keys=True)
         (out / _REFERENCE).write_text(text, encoding="utf-8")

@@ -15,12 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from experiments.issue262 import ISSUE262
+from experiments.profiles import QWEN7B, SMOLLM2, TINY
+from experiments.session import DATA
 from persona_lib.errors import DataError, PreflightError
 from persona_lib.files import sha256_of
 from persona_lib.models import snapshot
 from persona_lib.models.adapters import attach_stack, merge_stack
 from persona_lib.models.gguf import convert_gguf
 from persona_lib.models.loading import load_model
+from persona_lib.pipeline import Folders, Run
+from persona_lib.profile import Profile
 from persona_lib.progress import silent
 from persona_lib.runtime import prepare_torch
 from persona_lib.sources import GgufBase, HubBase
@@ -419,6 +424,17 @@ def test_a_snapshot_is_cached_without_the_files_that_are_never_fetched(folder: P
         json.dumps({"format_version": 1, "files": listed}), "utf-8"
     )
     preflight_base(HUB)
+
+
+def test_a_reference_that_lists_no_files_is_found_under_no_key() -> None:
+    """As stores hold them from before: only bases of the hub have another version."""
+    folders = Folders(experiment=DATA)
+
+    def version(profile: Profile) -> int:
+        made = Run(registration=ISSUE262, profile=profile, seed=42, folders=folders)
+        return made.base.version
+
+    assert [version(profile) for profile in (TINY, SMOLLM2, QWEN7B)] == [1, 1, 2]
 
 
 # --- shards ------------------------------------------------------------------------------
