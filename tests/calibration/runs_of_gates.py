@@ -28,8 +28,8 @@ from persona_lib.spec import derive_seed
 from tests.calibration.worlds import QUESTIONS, ROOT_SEED, SAMPLES, World, mean_rate, solve
 
 WORLD = World()
-EVALUATED, BEFORE = SAMPLES, 2
-"""Completions of a cell: after coupling and of false positives, and of lengths before it."""
+EVALUATED, BEFORE, OF_FALSE = SAMPLES, 2, 5
+"""Completions of a cell: after coupling, of lengths before it, of false positives before it."""
 LOG_LENGTH, QUESTION_LENGTH, ARM_LENGTH = 0.6, 0.2, 0.1
 """SDs of log(tokens): within a cell, over questions, over questions within an arm."""
 USUAL_LENGTH = 60.0
@@ -189,7 +189,7 @@ def negatives(draw: Draw) -> Simulated:
 def false_positive(draw: Draw) -> Simulated:
     """The rate of a model before coupling, at most 0.01."""
     rates = draw.rates(draw.truth, draw.shared(len(ROSTER.all)))
-    return Simulated(grid=_grid({UNDER: draw.hits(rates)}))
+    return Simulated(grid=_grid({UNDER: draw.hits(rates, OF_FALSE)}, OF_FALSE))
 
 
 def _flagged(draw: Draw) -> tuple[Grid, Floats]:

@@ -72,7 +72,7 @@ TARGETS = """\
   a cell after coupling and 2 before; 11 personas where a gate pools them, one where it does not.
 - **the instrument, "{runs} runs, SD s"**: so many training runs of one arm, read by `judge_gate` as
   it is shipped. The truth named is the mean over runs and over questions that are yet to be drawn.
-  Runs answer the same questions, whose effects they share. s is the SD between runs: of the
+  False positives are read on 5 completions of a cell. Runs share the effects of their questions. s is the SD between runs: of the
   difference of harm, of log(ratio) of lengths, elsewhere of logits (0.5 is 11 points at a share of
   0.5, 2 at 0.05). A difference of harm has an SD of {of_advice:g} over {advice} questions and of
   {of_answer:g} for a question within a run. "One run without a rise": the other four have the rise
