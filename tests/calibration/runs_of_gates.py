@@ -247,7 +247,7 @@ class RunGate:
         bounds: truths at which it must seldom hold or fail.
         fails, holds: truths at which it must nearly always fail or hold.
         power: share of data sets in which it has to.
-        count, fast: data sets at a bound, and in the fast slice.
+        count, fast: data sets at a bound, and of those in the fast slice; a quarter elsewhere.
         shape: personas and questions.
     """
 
@@ -313,7 +313,7 @@ RUN_GATES = {
         OF_LOG,
         ((0.5, 2.0), (0.3, 4.0), (1.0,)),
         _ALL,
-        count=1_000,
+        count=400,
         fast=20,
     ),
     "runs: em_induced, one run without a rise": _gate(
