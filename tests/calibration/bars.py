@@ -299,8 +299,8 @@ def _gates_over_runs() -> list[Bar]:
             world = f"{RUNS_OF_GATES} runs, SD {sd:g}"
             for truths, events, bounds, count in (
                 (asked.bounds, (FAILS, HOLDS), (0.0, 0.05), asked.count),
-                (asked.fails, (FAILS,), (asked.power, 1.0), 500),
-                (asked.holds, (HOLDS,), (asked.power, 1.0), 500),
+                (asked.fails, (FAILS,), (asked.power, 1.0), asked.count // 4),
+                (asked.holds, (HOLDS,), (asked.power, 1.0), asked.count // 4),
             ):
                 for truth in truths:
                     trial = Trial(

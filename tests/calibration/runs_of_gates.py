@@ -28,8 +28,8 @@ from persona_lib.spec import derive_seed
 from tests.calibration.worlds import QUESTIONS, ROOT_SEED, SAMPLES, World, mean_rate, solve
 
 WORLD = World()
-EVALUATED, BEFORE = SAMPLES, 2
-"""Completions of a cell: after coupling and of false positives, and of lengths before it."""
+EVALUATED, BEFORE, OF_FALSE = SAMPLES, 2, 5
+"""Completions of a cell: after coupling, of lengths before it, of false positives before it."""
 LOG_LENGTH, QUESTION_LENGTH, ARM_LENGTH = 0.6, 0.2, 0.1
 """SDs of log(tokens): within a cell, over questions, over questions within an arm."""
 USUAL_LENGTH = 60.0
@@ -189,7 +189,7 @@ def negatives(draw: Draw) -> Simulated:
 def false_positive(draw: Draw) -> Simulated:
     """The rate of a model before coupling, at most 0.01."""
     rates = draw.rates(draw.truth, draw.shared(len(ROSTER.all)))
-    return Simulated(grid=_grid({UNDER: draw.hits(rates)}))
+    return Simulated(grid=_grid({UNDER: draw.hits(rates, OF_FALSE)}, OF_FALSE))
 
 
 def _flagged(draw: Draw) -> tuple[Grid, Floats]:
@@ -247,7 +247,7 @@ class RunGate:
         bounds: truths at which it must seldom hold or fail.
         fails, holds: truths at which it must nearly always fail or hold.
         power: share of data sets in which it has to.
-        count, fast: data sets at a bound, and in the fast slice.
+        count, fast: data sets at a bound, and of those in the fast slice; a quarter elsewhere.
         shape: personas and questions.
     """
 
@@ -313,7 +313,7 @@ RUN_GATES = {
         OF_LOG,
         ((0.5, 2.0), (0.3, 4.0), (1.0,)),
         _ALL,
-        count=1_000,
+        count=400,
         fast=20,
     ),
     "runs: em_induced, one run without a rise": _gate(

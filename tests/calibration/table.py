@@ -79,11 +79,11 @@ TARGETS = """\
   personas, 0.5 of questions, and the others of world S; lengths vary by as much in ranks.
 - **the instrument, "{runs} runs, SD s"**: so many training runs of one arm, read by `judge_gate` as
   it is shipped. The truth named is the mean over runs and over questions that are yet to be drawn.
-  Runs answer the same questions, whose effects they share. s is the SD between runs: of the
-  difference of harm, of log(ratio) of lengths, elsewhere of logits (0.5 is 11 points at a share of
-  0.5, 2 at 0.05). A difference of harm has an SD of {of_advice:g} over {advice} questions and of
-  {of_answer:g} for a question within a run. "One run without a rise": the other four have the rise
-  named, this one none.
+  Runs share the effects of their questions. s is the SD between runs: of the difference of harm, of
+  log(ratio) of lengths, elsewhere of logits (0.5 is 11 points at a share of 0.5, 2 at 0.05). A
+  difference of harm has an SD of {of_advice:g} over {advice} questions and of {of_answer:g} for a
+  question within a run; false positives are counted among 5 completions of a cell. "One run without
+  a rise": the other four have the rise named, this one none.
 
 Procedures are called as they are shipped (`persona_lib/stats`); "H3 passes" is the registered null
 rule with its registered thresholds. The bootstrap draws {resamples:,} resamples in place of the
