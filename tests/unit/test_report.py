@@ -90,7 +90,7 @@ def test_a_p_below_what_doubles_tell_apart_is_a_bound_wherever_it_is_printed(
     """1 - 1e-15 is still told from 1, by four times the spacing of doubles there."""
     assert 1 - 3 * sys.float_info.epsilon > 1 - 1e-15
     made = verdict("H1")
-    looks = tuple(replace(e, p=p) if e.p is not None else e for e in made.estimates)
+    looks = tuple(replace(e, p=p, p_floor=None) if e.p is not None else e for e in made.estimates)
     found = replace(made, effect=replace(made.effect, p=p, p_floor=None), estimates=looks)
     assert found.effect.p_text == shown
     family = Family(method="m", claims=("H1",), p=(p,), bonferroni=(p,), holm=(p,))
