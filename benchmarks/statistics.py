@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common import Report, arguments, hardware, spread, stopwatch
 from persona_lib.spec import derive_seed
-from persona_lib.stats.bootstrap import Clusters, difference
+from persona_lib.stats.bootstrap import Clusters, difference, kept_draws
 
 CLUSTERS, SIZE, LEVEL = 140, 10, 0.95
 """Clusters of an arm; completions of a cluster; confidence."""
@@ -98,6 +98,7 @@ def ours(arms: Arms) -> Interval:
     """The interval by `persona_lib.stats.bootstrap.difference`."""
     sizes = np.full(CLUSTERS, float(SIZE))
     seeds = (_seed(arms, "ours", "treated"), _seed(arms, "ours", "control"))
+    kept_draws.cache_clear()  # a second run would find the draws of the first
     found = difference(
         Clusters(arms.treated, sizes),
         Clusters(arms.control, sizes),

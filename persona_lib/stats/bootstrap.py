@@ -95,11 +95,11 @@ def resample_rates(clusters: Clusters, resamples: int, seed: int) -> Floats:
     distribution as drawing clusters one by one, in a fraction of the time. The
     draws depend on the seed and on the kinds, not on the order of clusters.
     """
-    return _drawn(clusters.hits.tobytes(), clusters.sizes.tobytes(), resamples, seed)
+    return kept_draws(clusters.hits.tobytes(), clusters.sizes.tobytes(), resamples, seed)
 
 
 @lru_cache(maxsize=16)
-def _drawn(hits: bytes, sizes: bytes, resamples: int, seed: int) -> Floats:
+def kept_draws(hits: bytes, sizes: bytes, resamples: int, seed: int) -> Floats:
     """The draws of `resample_rates`, kept: several looks at a contrast read the same ones."""
     pairs = np.stack([np.frombuffer(hits), np.frombuffer(sizes)])
     rng = np.random.Generator(np.random.PCG64(seed))
