@@ -34,6 +34,37 @@ SESSION = pytest.StashKey[Session]()
 _LIBRARIES = r"(transformers|peft|trl|accelerate|datasets|torch|gguf|vllm)\b"
 
 
+class Recorder:
+    """Keeps what tests record, whatever pytest shows of it.
+
+    Attributes:
+        properties: names and values of every report, in order.
+        told: the table was printed and verdict.json written, or this was begun.
+    """
+
+    def __init__(self) -> None:
+        self.properties: list[tuple[str, Any]] = []
+        self.told = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep a report's properties; under pytest-xdist, those of every worker."""
+        self.properties += report.user_properties
+
+    def found(self) -> dict[str, Any] | None:
+        """Return verdicts, gates and arm summaries, each once; None where nothing was judged."""
+        found: dict[str, dict[str, Any]] = {VERDICT: {}, GATE: {}}
+        summaries: list[dict[str, Any]] = []
+        for kind, text in self.properties:
+            if kind in found:
+                body = json.loads(text)
+                found[kind][body["name"]] = body
+            elif kind == SUMMARY:
+                summaries.append(json.loads(text))
+        if not (found[VERDICT] or found[GATE]):
+            return None
+        return {"verdicts": found[VERDICT], "gates": found[GATE], "summaries": summaries}
+
+
 @pytest.fixture(scope="session")
 def flatland(pytestconfig: pytest.Config) -> Session:
     """The science session: everything that the other fixtures ask."""

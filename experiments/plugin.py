@@ -6,7 +6,6 @@ Fixtures stand in `experiments.fixtures`, the choice of tests in
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -16,34 +15,17 @@ import pytest
 
 from experiments import fixtures, selection
 from experiments import session as sessions
-from experiments.fixtures import GATE, SESSION, SUMMARY, VERDICT
+from experiments.fixtures import SESSION, Recorder
 from experiments.judging import choose_judge
 from experiments.session import Session
 from persona_lib.errors import FlatlandError
 from persona_lib.progress import shown, silent
 
 HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
-RECORDER = pytest.StashKey["Recorder"]()
+RECORDER = pytest.StashKey[Recorder]()
 WITHOUT_VLLM = (
     "vllm: tests/vllm was left out, as vllm is not installed here: make test-vllm runs it"
 )
-
-
-class Recorder:
-    """Keeps what tests record, whatever pytest shows of it.
-
-    Attributes:
-        properties: names and values of every report, in order.
-        told: the table was printed and verdict.json written, or this was begun.
-    """
-
-    def __init__(self) -> None:
-        self.properties: list[tuple[str, Any]] = []
-        self.told = False
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep a report's properties; under pytest-xdist, those of every worker."""
-        self.properties += report.user_properties
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -199,7 +181,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
     try:
         return (yield)
     finally:
-        recorded = None if _is_worker(config) else _recorded(config.stash[RECORDER])
+        recorded = None if _is_worker(config) else config.stash[RECORDER].found()
         if recorded is not None:
             _tell(config, recorded)
             if session.exitstatus == pytest.ExitCode.OK and not _all_hold(recorded):
@@ -213,7 +195,7 @@ def pytest_terminal_summary(
     """Print the verdict table and write verdict.json."""
     if selection.leaves_out_vllm(config) and selection.would_collect_vllm(config):
         terminalreporter.write_line(WITHOUT_VLLM)
-    recorded = _recorded(config.stash[RECORDER])
+    recorded = config.stash[RECORDER].found()
     if recorded is not None:
         _tell(config, recorded)
     elif not selection.asks_for_science(config):
@@ -327,21 +309,6 @@ def _session(config: pytest.Config) -> Session:
         progress=silent if _is_worker(config) else shown(),
         command=_command(config),
     )
-
-
-def _recorded(recorder: Recorder) -> dict[str, Any] | None:
-    """Return verdicts, gates and arm summaries of every report, each once."""
-    found: dict[str, dict[str, Any]] = {VERDICT: {}, GATE: {}}
-    summaries: list[dict[str, Any]] = []
-    for kind, text in recorder.properties:
-        if kind in found:
-            body = json.loads(text)
-            found[kind][body["name"]] = body
-        elif kind == SUMMARY:
-            summaries.append(json.loads(text))
-    if not (found[VERDICT] or found[GATE]):
-        return None
-    return {"verdicts": found[VERDICT], "gates": found[GATE], "summaries": summaries}
 
 
 def _all_hold(recorded: dict[str, Any]) -> bool:
