@@ -174,11 +174,12 @@ class Loopback:
         self._timer.cancel()
         self._stop()
         self._thread.join(timeout=5)
-        self._server.server_close()
 
     def _stop(self) -> None:
         self.stopped.set()
         self._server.shutdown()
+        # Or the system would go on taking connections that nobody answers.
+        self._server.server_close()
 
 
 class Tap:

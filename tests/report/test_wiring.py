@@ -107,7 +107,8 @@ def one_sample(folder: Path) -> Path:
 
 def test_a_judge_behind_an_api_is_asked_once_and_its_cost_is_told(tmp_path: Path) -> None:
     stored, out = one_sample(tmp_path / "set"), tmp_path / "out"
-    with Loopback(lambda _: says("yes"), most=3000) as server:
+    # Two whole commands, each of which fits a classifier first: minutes on a busy machine.
+    with Loopback(lambda _: says("yes"), most=3000, seconds=900) as server:
         asked = (
             "-m", "h1", f"--stored={stored}", f"--report={out}", f"--store={tmp_path / 'store'}",
             "--judge=openai:m@1", f"--judge-url={server.url}/v1",
