@@ -70,7 +70,9 @@ def _false_positive(gate: FalsePositiveBoundGate, evidence: Evidence) -> Reading
         table = grid.hits[at].sum(axis=0), grid.n[at].sum(axis=0)
         outcome, found, unshown = share_at_most(table, gate.max_rate, _confidence(evidence))
     upper = "not known" if math.isnan(found.high) else f"{found.high:.2%}"
-    text = f"{prior} {count.text}, upper end {upper}, {_worst(evidence, prior)}{needs}{unshown}"
+    # Where no hit is not enough, the reason says among how many completions of each persona.
+    worst = "" if unshown and not count.hits else _worst(evidence, prior)
+    text = f"{prior} {count.text}, upper end {upper}, {worst}{needs}{unshown}"
     return _guarded(outcome, clustered, found, gate.max_rate, text)
 
 

@@ -120,8 +120,8 @@ def median(
         values: (N,) a number of each completion.
         questions: (N,) a whole number from 0 on for the question of each.
         confidence: level of the interval.
-        personas: (N,) a whole number from 0 on for the persona of each, where personas could have been
-            others as well.
+        personas: (N,) the same for the persona of each, where personas could have been others
+            as well.
 
     Raises:
         DataError: unlike shapes, a value that is not finite, or an impossible confidence.
@@ -147,7 +147,9 @@ def median(
     return Interval(value=middle, low=low, high=high, n=values.size, units=units)
 
 
-def median_ratio(one: Crossed, two: Crossed, confidence: float) -> tuple[Interval, ...]:
+def median_ratio(
+    one: Crossed, two: Crossed, confidence: float
+) -> tuple[Interval, Interval, Interval]:
     """Return the ratio of two medians over the same personas and questions, and both medians.
 
     What a persona or a question does to both medians cancels: the correlation of the two
@@ -155,11 +157,10 @@ def median_ratio(one: Crossed, two: Crossed, confidence: float) -> tuple[Interva
     a median moves with that share (Bahadur 1966, Annals of Mathematical Statistics
     37:577), so that the medians are correlated as the shares are.
     """
-    medians = [median(x.values, x.questions, confidence, x.personas) for x in (one, two)]
-    joint = 0.0
-    if min(m.units for m in medians) >= MIN_UNITS:
-        joint = _correlation(one, two)
-    return (ratio(*medians, joint), *medians)
+    first, second = (median(x.values, x.questions, confidence, x.personas) for x in (one, two))
+    known = min(first.units, second.units) >= MIN_UNITS
+    joint = _correlation(one, two) if known else 0.0
+    return ratio(first, second, joint), first, second
 
 
 def difference(one: Interval, two: Interval) -> Interval:

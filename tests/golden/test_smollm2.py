@@ -172,10 +172,15 @@ def test_what_the_registered_outcomes_hang_on(verdicts: dict[str, Verdict]) -> N
     assert verdicts["H1"].effect.high < 0
 
 
+TOO_FEW = dict.fromkeys((f"false_positive_{p}" for p in ("raw", "em", "benign")), "CANNOT_TELL")
+"""440 completions without a hit do not show 1 %: no more than 40 are of one persona."""
+
+
 def test_the_stricter_rules_name_what_was_wrong_with_the_instrument() -> None:
     stricter = load_stored(FULL, ISSUE262_GATED, chosen=True)
     found, gates = judge_all(ISSUE262_GATED, stricter)
-    assert [gate.name for gate in gates if not gate.holds] == ["collapse_C2p", "em_induced"]
+    told = {gate.name: gate.outcome.value for gate in gates if not gate.holds}
+    assert told == {"collapse_C2p": "FAILS", **TOO_FEW, "em_induced": "FAILS"}
     assert {v.outcome for v in found} == {Outcome.INVALID}
 
 

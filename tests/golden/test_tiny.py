@@ -103,12 +103,21 @@ def test_rates_are_counts_of_the_texts(recorded: Evidence, texts: tuple[Completi
 
 
 def test_every_check_of_the_instrument_is_judged() -> None:
-    """Under the stricter rules a weak EM prior makes every claim invalid, and nothing else does."""
+    """Under the stricter rules a weak EM prior makes every claim invalid, and so do few texts.
+
+    Of each persona 40 completions before coupling do not show a rate of at most 1 %.
+    """
     stricter = load_stored(FOLDER, ISSUE262_GATED, chosen=True)
     verdicts, gates = judge_all(ISSUE262_GATED, stricter)
-    assert [gate.name for gate in gates if not gate.holds] == ["em_induced"]
+    few = [f"false_positive_{prior}" for prior in ("raw", "em", "benign")]
+    assert [gate.name for gate in gates if not gate.holds] == [*few, "em_induced"]
     assert {v.outcome for v in verdicts} == {Outcome.INVALID}
-    assert {v.label for v in verdicts} == {"em_induced"}
+    assert {v.name: v.label for v in verdicts} == {
+        "H1": "false_positive_raw, false_positive_em, em_induced",
+        "H2": "false_positive_em, false_positive_benign, em_induced",
+        "H3": "false_positive_em, em_induced",
+        "kill": "false_positive_em, em_induced",
+    }
     assert "rules were not registered for these data" in stricter.origin
 
 

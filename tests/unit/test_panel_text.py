@@ -64,9 +64,14 @@ def panel_of(scores: pa.Table, completions: pa.Table | None, root: int = 42) -> 
 
 def small() -> Bench:
     """The healthy records on 6 questions, without two of the arms."""
-    bench = drop(model=("C2p", "C3"))(questions(6, 6)(healthy()))
+    bench = drop(model=("C2p", "C3"))(questions(6, 6)(two_before(healthy())))
     assert isinstance(bench, Bench)
     return bench
+
+
+def two_before(bench: Bench) -> Bench:
+    """Leave two completions of each cell before coupling."""
+    return bench.keep(bench.rows(phase="post") | (bench.scores["sample"] < 2))
 
 
 @cache
@@ -351,7 +356,7 @@ def test_no_spread_ends_below_zero_but_its_change_may() -> None:
     assert one.told(0.95)["low"] == 0.0
     assert one.told(0.95)["high"] == pytest.approx(0.4 + half)
     assert one.change(two, 0.95)["low"] < 0
-    bench = questions(2, 2)(healthy())
+    bench = questions(2, 2)(two_before(healthy()))
     assert isinstance(bench, Bench)
     models = panel_of(table(bench), None).data["homogeneity"]["models"]
     lows = [f["low"] for m in models for name, f in m["figures"].items() if "length" in name]
@@ -359,7 +364,7 @@ def test_no_spread_ends_below_zero_but_its_change_may() -> None:
 
 
 def test_only_shared_questions_are_compared() -> None:
-    bench = questions(20, 5)(healthy())
+    bench = questions(20, 5)(two_before(healthy()))
     assert isinstance(bench, Bench)
     scores = table(bench)
     found = panel_of(scores, None).data["homogeneity"]
@@ -517,8 +522,8 @@ def test_the_recorded_run() -> None:
 def test_full_scale_is_quick() -> None:
     rng = np.random.default_rng(5)
     words = np.array([f"word{i}" for i in range(20_000)])
-    scores = table(healthy())  # 4 x 2,200 and 3 x 440
-    assert len(scores) == 4 * 2_200 + 3 * 440
+    scores = table(healthy())  # 4 x 2,200 and 3 x 1,100
+    assert len(scores) == 4 * 2_200 + 3 * 1_100
     rank = np.minimum(rng.zipf(1.3, (len(scores), 200)), 20_000) - 1
     text = [" ".join(words[row]) for row in rank]
     hit = scores.column("hit").to_pylist()
