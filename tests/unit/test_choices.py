@@ -84,7 +84,8 @@ def test_the_full_scale_is_the_registered_size() -> None:
     run = Run(registration=ISSUE262, profile=FULL, seed=1, folders=Folders(experiment=DATA))
     cells = len(run.personas) * scale.questions
     assert cells * scale.samples == 2_200
-    assert cells * scale.false_positive_samples >= 400
+    # 100 of each persona: the fewest of which no hit shows a rate below 1 % (docs/verdicts.md).
+    assert scale.questions * scale.false_positive_samples == 100
     assert 100 <= scale.advice_questions <= 140
     assert (sample.max_new_tokens, sample.temperature, sample.top_p) == (2_048, 1.0, 1.0)
     # The one departure, which the profile and docs/design.md give the reason of.
