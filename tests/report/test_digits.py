@@ -119,6 +119,8 @@ def _visible(text: str, name: str) -> list[int]:
     """Where the digits that a reader sees stand in a file."""
     if name.endswith(".html"):
         start = text.index("<body>")
+        # An apostrophe is written with digits that no reader sees.
+        text = re.sub(r"&#\d+;", lambda m: "x" * len(m.group()), text)
         spans = [m.span(1) for m in re.finditer(r">([^<>]+)<", text[start:])]
         return [start + a + i for a, b in spans for i in digits(text[start + a : start + b])]
     if name.endswith(".svg"):
