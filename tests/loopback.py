@@ -135,7 +135,7 @@ class Loopback:
         tokens: input and output tokens of every reply with a count.
     """
 
-    def __init__(self, script: Script, *, most: int = 2000, seconds: float = 60.0) -> None:
+    def __init__(self, script: Script, *, most: int = 2000, seconds: float = 900.0) -> None:
         self.script = script
         self.most = most
         self.seen: list[Request] = []
