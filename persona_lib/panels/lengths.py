@@ -18,7 +18,7 @@ from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.text_rows import ALL, Rows, ends, known, quantiles, read_rows
 from persona_lib.records import POST
 from persona_lib.registration import Registration
-from persona_lib.stats.clustered import Interval, median, ratio
+from persona_lib.stats.clustered import Crossed, Interval, median, median_ratio
 from persona_lib.stats.directions import over_questions
 from persona_lib.stats.lengths import REFUSE, WARN, Support, common_support
 from persona_lib.stats.thresholds import above, shown
@@ -107,12 +107,24 @@ def finished_median(rows: Rows, model: Model, kept: Bools | None = None) -> Inte
 
 
 def length_ratio(rows: Rows, arm: Model, kept: Bools | None = None) -> Interval | None:
-    """Return an arm's median finished length over that of the model under it, None if not known."""
+    """Return an arm's median finished length over that of the model under it, None if not known.
+
+    Clustered by persona and question, as the collapse gate reads it.
+    """
     under = rows.under(arm)
     if under is None:
         return None
-    after, before = (finished_median(rows, model, kept) for model in (arm, under))
-    return None if after is None or before is None else ratio(after, before)
+    grid = rows.grid
+    if grid.tokens is None or grid.stopped is None:
+        return None
+    found = []
+    for model in (arm, under):
+        of = rows.of(model) & grid.stopped
+        of = of if kept is None else of & kept
+        if not of.any():
+            return None
+        found.append(Crossed(grid.tokens[of], grid.row_question[of], grid.row_persona[of]))
+    return median_ratio(found[0], found[1], rows.confidence)[0]
 
 
 def bin_edges(tokens: Floats) -> list[int]:
