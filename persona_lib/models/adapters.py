@@ -133,8 +133,6 @@ def merge_stack(model: nn.Module, paths: Sequence[Path]) -> nn.Module:
 
     stack = stack_adapters(paths)
     targets = {module: _linear(model, module, factors) for module, factors in stack.factors.items()}
-    for path in paths:
-        check_covers(model, path)
     holders = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     for module, linear in targets.items():
         if holders[id(linear.weight)] > 1:
@@ -144,6 +142,8 @@ def merge_stack(model: nn.Module, paths: Sequence[Path]) -> nn.Module:
                 value="shared with another module",
                 remedy="Attach the stack instead of merging it.",
             )
+    for path in paths:
+        check_covers(model, path)
     with torch.no_grad():
         for module, (a, b) in stack.factors.items():
             weight = targets[module].weight

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.errors import DataError, MarkerError, SpecError
 from persona_lib.models.adapters import attach_stack, merge_stack, train_stack
-from persona_lib.models.checkpoint import check_base, check_loaded
+from persona_lib.models.checkpoint import check_loaded, check_names
 from persona_lib.models.clock import check_clock
 from persona_lib.models.shared import BaseKey, borrow
 from persona_lib.profile import LoraSpec
@@ -218,7 +218,7 @@ def _read_model(path: Path, dtype: Dtype, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    check_base(path)
+    check_names(path)
     model, info = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=getattr(torch, dtype),

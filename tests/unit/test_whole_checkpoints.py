@@ -109,6 +109,14 @@ NAMES: dict[str, tuple[Callable[[Path], None], str]] = {
         f"{DOWN} (32, 65) for (32, 64)",
     ),
 }
+NAMES["whole numbers"] = (
+    lambda f: edit(f, lambda t: t.update({DOWN: (t[DOWN] * 100).to(torch.int8)})),
+    f"1 of others: {DOWN}",
+)
+NAMES["more layers than can be"] = (
+    lambda f: configure(f, num_hidden_layers=10**6, layer_types=None),
+    "num_hidden_layers: expected at most",
+)
 VALUES: dict[str, tuple[Callable[[Path], None], str]] = {
     "NaN": (lambda f: edit(f, lambda t: t[DOWN][3].fill_(float("nan"))), DOWN),
     "one infinite value": (
