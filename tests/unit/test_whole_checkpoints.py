@@ -114,7 +114,7 @@ NAMES["whole numbers"] = (
     f"1 of others: {DOWN}",
 )
 NAMES["more layers than can be"] = (
-    lambda f: configure(f, num_hidden_layers=10**6, layer_types=None),
+    lambda f: configure(f, num_hidden_layers=10**4, layer_types=None),
     "num_hidden_layers: expected at most",
 )
 VALUES: dict[str, tuple[Callable[[Path], None], str]] = {
