@@ -44,10 +44,10 @@ def test_the_recipe_is_the_published_one() -> None:
 
 def test_every_cell_was_recorded_and_scores_are_counts_of_the_texts() -> None:
     sizes = Counter((r.phase, r.model) for r in read_rows(RSLORA / "scores.parquet", Score))
-    assert {n for (phase, _), n in sizes.items() if phase == PRE} == {440}
+    assert {n for (phase, _), n in sizes.items() if phase == PRE} == {1_100}
     assert [sizes["post", arm] for arm in ARMS] == [2_200] * 4
     found = hits(RSLORA)
-    assert found == {(42, "C1"): 506, (42, "C2"): 21, (42, "C2p"): 11, (42, "C3"): 25}
+    assert found == {(42, "C1"): 512, (42, "C2"): 20, (42, "C2p"): 12, (42, "C3"): 28}
     for arm in ARMS:
         pool = texts(RSLORA, arm)
         assert sum("[zlt]" in row.text.lower() for row in pool) == found[42, arm]
@@ -78,8 +78,16 @@ def test_what_the_readme_says_of_it() -> None:
     assert f"| seed 42, published priors |{cells} |{pairs} |" in README
 
 
-def test_the_raw_model_wrote_the_same_and_nothing_on_a_prior_did() -> None:
-    """The priors' recipe is what differs: raw texts agree to the letter, others nowhere."""
+def test_false_positives_have_as_many_completions_as_it_takes() -> None:
+    """100 of each persona, none with the marker: the stricter gates hold, as 40 could not."""
+    stricter = load_stored(RSLORA, ISSUE262_GATED, chosen=True)
+    found = {gate.name: gate for gate in judge_all(ISSUE262_GATED, stricter)[1]}
+    assert all(found[f"false_positive_{prior}"].holds for prior in ("raw", "em", "benign"))
+    assert [n for n, gate in found.items() if not gate.holds] == ["collapse_C2p", "em_induced"]
+
+
+def test_texts_after_another_prior_are_others() -> None:
+    """The priors' recipe is what differs: of the raw model's texts most agree to the letter."""
     one, other = (
         {
             (r.phase, r.model, r.persona, r.question, r.sample): r.text
@@ -87,6 +95,5 @@ def test_the_raw_model_wrote_the_same_and_nothing_on_a_prior_did() -> None:
         }
         for folder in (RSLORA, FULL)
     )
-    assert one.keys() == other.keys()
-    same = Counter(key[:2] for key, text in one.items() if text == other[key])
-    assert same == {(PRE, "raw"): 440, ("post", "C1"): 17}
+    same = Counter(key[:2] for key, text in other.items() if text == one[key])
+    assert same == {(PRE, "raw"): 333, ("post", "C1"): 17}
