@@ -180,7 +180,7 @@ def test_the_stricter_rules_name_what_was_wrong_with_the_instrument() -> None:
     stricter = load_stored(FULL, ISSUE262_GATED, chosen=True)
     found, gates = judge_all(ISSUE262_GATED, stricter)
     told = {gate.name: gate.outcome.value for gate in gates if not gate.holds}
-    assert told == {"collapse_C2p": "FAILS", **TOO_FEW, "em_induced": "FAILS"}
+    assert told == {"collapse_C2p": "FAILS", **TOO_FEW, "em_induced": "CANNOT_TELL"}
     assert {v.outcome for v in found} == {Outcome.INVALID}
 
 
@@ -213,8 +213,10 @@ def test_manifests_say_where_they_come_from(folder: Path) -> None:
     profile = canonical(choose_profile("smollm2", "full", loss))
     profile.pop("rates")
     if folder != RSLORA:
-        # What was recorded before the published recipe of the priors was known.
+        # What was recorded before the published recipe of the priors was known, and how
+        # many completions show a rate below 1 %.
         profile["prior"]["lora"] |= {"rslora": False, "dropout": 0.0}
+        profile["scale"]["false_positive_samples"] = 2
     wanted = "rsLoRA r 32, alpha 64, dropout 0.05" if folder == RSLORA else "LoRA r 32, alpha 64"
     assert f"; priors: {wanted}" in load_stored(folder, ISSUE262, arms=("C2",)).origin
     for config in manifest.recorded["config"]:
