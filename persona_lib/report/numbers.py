@@ -34,6 +34,7 @@ ALLOWED: dict[str, str] = {
     "Korn and Graubard 1998": "reference",
     "Dean and Pagano 2015": "reference",
     "Efron and Tibshirani 1993": "reference",
+    "Efron 1987": "reference",
     "Cameron, Gelbach and Miller 2011": "reference",
     "Mann and Whitney 1947": "reference",
     "2 (k + 1) / (B + 1)": "formula of p",

@@ -157,7 +157,8 @@ def _of_one(size: int, bound: float, sd: float) -> Floats:
         k = np.arange(start, min(start + _BLOCK, size + 1), dtype=np.float64)
         ways = gammaln(size + 1) - gammaln(k + 1) - gammaln(size - k + 1)
         logs = ways[:, None] + np.outer(k, hit) + np.outer(size - k, miss)
-        probabilities[start : start + k.size] = np.exp(logs) @ weights
+        with np.errstate(under="ignore"):  # what is that improbable adds nothing
+            probabilities[start : start + k.size] = np.exp(logs) @ weights
     return np.clip(np.cumsum(probabilities), 0.0, 1.0)
 
 
@@ -166,7 +167,9 @@ def _of_none(size: int, bound: float, sd: float) -> float:
     from scipy.special import log_expit
 
     nodes, weights = _nodes(size, sd)
-    return float(np.exp(size * log_expit(-(_location(bound, sd) + sd * nodes))) @ weights)
+    logs = size * log_expit(-(_location(bound, sd) + sd * nodes))
+    with np.errstate(under="ignore"):
+        return float(np.exp(logs) @ weights)
 
 
 @lru_cache(maxsize=64)

@@ -535,7 +535,7 @@ def test_plan_prints_power_for_every_registration_and_profile(
     )
     for word in ("control rate 0.274", "persona 2.2", "as published for C1", "H1 ", "H2 ", "H3 "):
         assert word in block
-    for word in ("these personas, this run", "personas at large", "training runs", "point rule"):
+    for word in ("these personas, these runs", "personas at large", "training runs", "point rule"):
         assert word in block
     assert max(len(line) for line in block.splitlines()) <= 100
     assert "nan" not in block

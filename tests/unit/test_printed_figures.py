@@ -170,7 +170,7 @@ def test_personas_at_large(claim: str, columns: Columns, verdicts: Mapping[str, 
     half = float(stats.t.ppf(0.975, 6)) * se
     found = look(verdicts[claim], "persona-level t")
     near(found, float(d.mean()), d.mean() - half, d.mean() + half)
-    flips = look(verdicts[claim], "exact sign-flip")
+    flips = look(verdicts[claim], "exact sign-flip over personas")
     exact = stats.permutation_test(
         (d.mean(axis=1),), np.mean, permutation_type="samples", n_resamples=np.inf
     )

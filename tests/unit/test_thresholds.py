@@ -61,6 +61,11 @@ def quoted(
     body["arms"][control]["bystanders"]["hits"] = hits
     for arm, pool in pools.items():
         body["arms"][arm]["bystanders"] = pool
+    # Counts by persona would contradict the totals that are moved here.
+    for arm in (control, *pools):
+        for persona in ISSUE262.roster.bystanders:
+            body["arms"][arm]["personas"].pop(persona)
+        body["arms"][arm].pop("quoted", None)
     interval = {"low": low, "high": high, "tail": tail, "value": round((806 - hits) / 1400, 3)}
     body["contrasts"] = [
         {**q, **interval} for q in body["contrasts"] if q["control"] == control and not pools
