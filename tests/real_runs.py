@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from scipy import stats
 
@@ -71,7 +72,15 @@ def hits(folder: Path) -> dict[tuple[int, str], int]:
 
 def welch(treated: Sequence[float], control: Sequence[float], *, places: int = 4) -> str:
     """Return a difference of means of training runs as README writes it, by scipy."""
-    found = stats.ttest_ind(treated, control, equal_var=False)
+    return _written(stats.ttest_ind(treated, control, equal_var=False), treated, control, places)
+
+
+def paired(treated: Sequence[float], control: Sequence[float], *, places: int = 4) -> str:
+    """Return the same of runs that are pairs of a seed."""
+    return _written(stats.ttest_rel(treated, control), treated, control, places)
+
+
+def _written(found: Any, treated: Sequence[float], control: Sequence[float], places: int) -> str:
     low, high = found.confidence_interval(0.95)
     mean = fmean(treated) - fmean(control)
     return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}], p = {found.pvalue:.{places}f}"
