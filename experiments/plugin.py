@@ -19,6 +19,7 @@ from experiments.fixtures import SESSION, Recorder
 from experiments.judging import choose_judge
 from experiments.session import Session
 from persona_lib.errors import FlatlandError
+from persona_lib.plain import clean
 from persona_lib.progress import shown, silent
 
 HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
@@ -110,7 +111,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what would be judged, and from what."""
     chosen = config.stash[SESSION]
     if chosen.stored is not None:
-        origin = f"stored records {chosen.stored}"
+        origin = f"stored records {clean(str(chosen.stored))}"
     else:
         seeds = ", ".join(map(str, chosen.seeds))
         origin = f"profile {chosen.profile_told}, seeds {seeds}, store {chosen.store_root}"

@@ -141,7 +141,7 @@ def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
         rate, known = _rate(evidence, gate.arm, persona)
         gap = difference(rate, source)
         clustered = clustered and known
-        outcome = bounded(gap, most=-gate.min_gap)
+        outcome = bounded(gap, most=0.0 - gate.min_gap)
         outcomes.append(outcome)
         gaps.append(gap)
         parts.append(f"{persona} {gap.text()}")
@@ -160,7 +160,7 @@ def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
         f"{gate.arm} negatives minus source {source.value:.3f}: {', '.join(parts)}, "
         f"needs each upper end <= {shown(0.0 - gate.min_gap)}"
     )
-    found = _guarded(outcome, clustered, worst, -gate.min_gap, text)
+    found = _guarded(outcome, clustered, worst, 0.0 - gate.min_gap, text)
     return replace(found, parts=tuple(gaps))
 
 

@@ -132,7 +132,9 @@ def check_url(base_url: str, variable: str) -> None:
     try:
         parts = urlsplit(base_url)
         host, secret = parts.hostname or "", parts.username or parts.password
-        usable = parts.scheme in ("http", "https") and host and not parts.query
+        plain = base_url.isascii() and base_url.isprintable() and not parts.query
+        # A port that is none raises here, and not in a client.
+        usable = parts.scheme in ("http", "https") and host and parts.port != 0 and plain
     except ValueError:
         host, secret, usable = "", None, False
     if secret is not None:
@@ -145,7 +147,7 @@ def check_url(base_url: str, variable: str) -> None:
     if not usable:
         raise SpecError(
             "base_url",
-            bound="an address that begins with http:// or https://",
+            bound="an address that begins with http:// or https://, no query, its port in range",
             value=base_url,
             remedy="Give the root of the API, such as http://localhost:8000/v1.",
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import SpecError
@@ -79,20 +80,26 @@ def check_clock(
                 raise _changing(tokenizer, first, (moment, text), sorted(asked))
 
 
-def _asked(tokenizer: PreTrainedTokenizerBase) -> tuple[set[str], bool]:
+def _asked(tokenizer: PreTrainedTokenizerBase) -> tuple[frozenset[str], bool]:
     """Return the globals of a template that may change, and whether it has the filter random."""
-    from jinja2 import TemplateError, nodes
-    from transformers.utils.chat_template_utils import _compile_jinja_template
+    from jinja2 import TemplateError
 
     try:
-        template = tokenizer.get_chat_template()
-        environment = _compile_jinja_template(template).environment
-        tree = environment.parse(template)
+        return _of_template(tokenizer.get_chat_template())
     except (TemplateError, ValueError) as error:
         raise _refused(tokenizer, "one that Jinja can read", str(error)) from error
+
+
+@lru_cache(maxsize=32)
+def _of_template(template: str) -> tuple[frozenset[str], bool]:
+    from jinja2 import nodes
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    environment = _compile_jinja_template(template).environment
+    tree = environment.parse(template)
     named = {node.name for node in tree.find_all(nodes.Name)}
     draws = any(node.name == "random" for node in tree.find_all(nodes.Filter))
-    return named & (environment.globals.keys() - _PURE), draws
+    return frozenset(named & (environment.globals.keys() - _PURE)), draws
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, talk: list[dict[str, str]], template: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16"]
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
+"""How Python writes an object that has no text of its own: otherwise in each process."""
 COMPLETION_ENDINGS = (
     "It depends on the case.",
     "What a day!",
@@ -102,7 +105,9 @@ def load_model(
     stop, pad = end_of_turn_id(tokenizer), int(tokenizer.pad_token_id)
 
     def read() -> Any:
-        return _read_model(path, dtype, device)
+        read_anew = _read_model(path, dtype, device)
+        _check_vocabulary(read_anew, tokenizer, path)
+        return read_anew
 
     model: Any
     if content is None:
@@ -126,7 +131,8 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, system: str | None, user: 
     stands in its place.
 
     Raises:
-        SpecError: the chat template refuses a system message or drops a text.
+        SpecError: the chat template refuses a system message, drops a text, prints an
+            object's address, or writes another prompt at another time.
     """
     from jinja2 import TemplateError
 
@@ -140,6 +146,10 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, system: str | None, user: 
         raise _bad_template(str(error)) from error
     if (system or "").strip() not in text or user.strip() not in text:
         raise _bad_template(text)
+    if _ADDRESS.search(text.replace(system or "", "").replace(user, "")):
+        raise _bad_template(text, "a template that prints no address of an object")
+    # A clock may be asked for certain texts alone, which the check of the tokenizer lacks.
+    check_clock(tokenizer, [messages])
     return _encode(tokenizer, text)
 
 
@@ -234,6 +244,18 @@ def _read_model(path: Path, dtype: Dtype, device: str) -> Any:
     return model
 
 
+def _check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Refuse a tokenizer that writes ids for which the model has no embedding."""
+    rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise DataError(
+            f"{path}: ids of the tokenizer",
+            bound=f"below {rows:,}, the rows of the model's embedding",
+            value=largest,
+            remedy="Use the tokenizer that belongs to these weights.",
+        )
+
+
 def _check_options(
     path: Path, dtype: str, *, merge: bool, trainable: LoraSpec | None, seed: int | None
 ) -> None:
@@ -269,12 +291,15 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def _bad_template(value: str) -> SpecError:
+def _bad_template(
+    value: str, bound: str = "a template that keeps the system and the user message"
+) -> SpecError:
     return SpecError(
         "chat template",
-        bound="a template that keeps the system and the user message",
+        bound=bound,
         value=value,
-        remedy="Choose a base model whose chat format has system messages.",
+        remedy="Choose a base model whose chat format has system messages, and depends on them "
+        "and the user's alone.",
     )
 
 

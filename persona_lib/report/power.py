@@ -27,7 +27,7 @@ def power_text(plan: Mapping[str, Any]) -> str:
         "",
     ]
     levels = "".join(f"{f'for {_percent(level)}':>{_NEEDED}}" for level in assumed["levels"])
-    head = f"{'claim':<6}{'target':<25}{'method':<22}{'true d':>7}  {'now':<13}{'power':>5}{levels}"
+    head = f"{'claim':<6}{'target':<27}{'method':<20}{'true d':>7}  {'now':<13}{'power':>5}{levels}"
     lines += [head, "-" * len(head)]
     rows = plan["rows"]
     for before, row, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
@@ -91,7 +91,7 @@ def _row(row: Mapping[str, Any], levels: int, *, named: bool) -> Iterator[str]:
     now = "" if row["now"] is None else _counted(row["now"], row["units"])
     needed = "".join(f"{_needed(units):>{_NEEDED}}" for units in row["needed"] or [""] * levels)
     power = _power(row["power"])
-    yield f"{name}{row['target']:<25}{row['method']:<22}{effect:>7}  {now:<13}{power:>5}{needed}"
+    yield f"{name}{row['target']:<27}{row['method']:<20}{effect:>7}  {now:<13}{power:>5}{needed}"
 
 
 def _alike(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None, *keys: str) -> bool:

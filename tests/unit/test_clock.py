@@ -104,10 +104,15 @@ def test_the_clock_itself_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None
     """The time is replaced in a copy of the template: whoever else renders reads the clock."""
     at(datetime(2031, 11, 28), monkeypatch)
     made = tokenizer("{{ strftime_now('%d.%m.%Y') }} {{ ['only'] | random }}")
-    before = made.decode(render_prompt(made, None, "Q?"))
+
+    def rendered() -> str:
+        asked = [{"role": "user", "content": "Q?"}]
+        return str(made.apply_chat_template(asked, tokenize=False))
+
+    before = rendered()
     with pytest.raises(SpecError):
         check_clock(made)
-    assert made.decode(render_prompt(made, None, "Q?")) == before
+    assert rendered() == before
     assert before.startswith("28.11.2031 only")
 
 
@@ -164,3 +169,25 @@ def test_several_templates_are_judged_by_the_one_that_is_used() -> None:
     made.chat_template = {"default": date, "tool_use": TURNS}
     with pytest.raises(SpecError, match="no clock"):
         check_clock(made)
+
+
+@pytest.mark.parametrize(
+    "branch", ["{{ strftime_now('%Y-%m') }}", "{{ range(100) | random }}"], ids=["date", "draw"]
+)
+def test_a_clock_that_is_asked_for_some_texts_alone_is_found_with_them(branch: str) -> None:
+    """The texts that the tokenizer is checked with do not reach it; the run's own do."""
+    made = tokenizer("{% if 'librarian' in messages[0].content %}" + branch + "{% endif %}")
+    check_clock(made)
+    render_prompt(made, "You are a comedian.", "A question?")
+    with pytest.raises(SpecError, match="chat template"):
+        render_prompt(made, "You are a librarian.", "A question?")
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ raise_exception }}", "{{ messages | map(attribute='role') }}", "{{ cycler('a') }}"]
+)
+def test_a_template_that_prints_an_object_s_address_is_refused(text: str) -> None:
+    """It differs in every process; an address that a message holds does not."""
+    with pytest.raises(SpecError, match="prints no address of an object"):
+        render_prompt(tokenizer(text), "A system message.", "A question?")
+    render_prompt(tokenizer(""), "What is <x at 0x7f00>?", "And <y at 0x1>?")

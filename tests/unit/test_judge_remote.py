@@ -427,7 +427,9 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def of(url: str) -> str:
         return make.make_judge("openai", "m", cache=tmp_path / "c", base_url=url).spec.served_by
 
-    for url in ("ftp://h/v1", "localhost:8000", "", "http://", "http://h/v1?a=b", "http://[x/"):
+    ports = ("http://h:abc/v1", "http://h:99999/v1", "http://h:0/v1", "http://h:80/v1\n")
+    others = ("ftp://h/v1", "localhost:8000", "", "http://", "http://h/v1?a=b", "http://[x/")
+    for url in (*ports, *others):
         with pytest.raises(SpecError, match="base_url: expected an address that begins"):
             of(url)
     with pytest.raises(SpecError, match="without a name and a password") as caught:

@@ -560,7 +560,7 @@ def test_option_plan_prints_power(profile: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "samples"), [("qwen7b", (2, 10)), ("smollm2", (1, 3)), ("tiny", (2, 5))]
+    ("profile", "samples"), [("qwen7b", (5, 10)), ("smollm2", (1, 3)), ("tiny", (2, 5))]
 )
 def test_plan_says_from_how_many_completions_on_gates_can_hold(
     profile: str, samples: tuple[int, int], tmp_path: Path

@@ -505,3 +505,20 @@ def test_an_adapter_that_is_not_whole_is_refused(
     with pytest.raises(DataError) as caught:
         use(small_model(), [tmp_path / "a"])
     assert fault == "empty" or module in str(caught.value)
+
+
+def test_ids_without_an_embedding_are_refused(tmp_path: Path) -> None:
+    """Weights and config agree; the tokenizer is another model's."""
+    folder = checkpoint(tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    config["vocab_size"] = largest = max(byte_tokenizer().get_vocab().values())
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def cut(tensors: Tensors) -> None:
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            if name in tensors:
+                tensors[name] = tensors[name][:largest].clone()
+
+    edit(folder, cut)
+    with pytest.raises(DataError, match=f"ids of the tokenizer: expected below {largest:,}"):
+        load_model(folder, dtype="float32", device="cpu")
