@@ -150,7 +150,12 @@ class Session:
         """
         from persona_lib.seal import check_sealed
 
-        return check_sealed(self.registration, self.prereg)
+        named = ""
+        if self.stored is not None and self.stored.is_dir():
+            from persona_lib.stored import head_of, read_manifest
+
+            named = head_of(read_manifest(self.stored), self.registration)
+        return check_sealed(self.registration, self.prereg, named=named)
 
     def check_seal(self) -> None:
         """Raise SealError where the registration is not sealed, before compute is spent."""

@@ -116,12 +116,13 @@ def _cut(text: str) -> str:
     return textwrap.shorten(clean(text), _MOST_TOLD, placeholder=" ...")
 
 
-def check_sealed(registration: Registration, folder: Path) -> Seal:
+def check_sealed(registration: Registration, folder: Path, *, named: str = "") -> Seal:
     """Return the seal of a registration as it stands in code.
 
     Args:
         registration: the registration.
         folder: where the folders of all registrations lie.
+        named: head of its chain that somebody noted, a recording say; "" for none.
 
     Raises:
         SealError: it is not sealed, differs from what was sealed last, or
@@ -155,8 +156,19 @@ def check_sealed(registration: Registration, folder: Path) -> Seal:
         amendments=len(chain) - 1,
         head=newest.hash,
         reason=_bounded(newest.reason),
-        seen=_seen(chain),
+        seen=(*_seen(chain), *_replaced(chain, named)),
     )
+
+
+def _replaced(chain: Sequence[Entry], named: str) -> tuple[Seen, ...]:
+    """Return what has to be said where a head that somebody noted is not in the chain."""
+    if not named or named in {entry.hash for entry in chain}:
+        return ()
+    said = (
+        f"a recording that names another seal of rules of this name (head {named[:12]}), which "
+        "this chain does not hold: it was replaced or cut, or the set was recorded elsewhere."
+    )
+    return (Seen(amendment=0, date=chain[0].date, data_seen=said),)
 
 
 def _seen(chain: Sequence[Entry]) -> tuple[Seen, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ RECORDS = "records"
 TEXTS_FILE = "completions.parquet"
 """The completions themselves, in a folder of records that keeps them."""
 FILES = {AGGREGATES: "aggregates.json", RECORDS: "scores.parquet"}
+_HEAD = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +179,17 @@ def _priors_trained(recorded: Mapping[str, Any]) -> str:
             continue
         found.append(words)
     return f"; priors: {' and '.join(dict.fromkeys(found))}" if found else ""
+
+
+def head_of(manifest: Manifest, registration: Registration) -> str:
+    """Return the head of the chain of seals that a set was recorded under.
+
+    "" where its manifest names none, or it was recorded under another registration.
+    """
+    seal = manifest.recorded.get("seal")
+    head = seal.get("head") if isinstance(seal, dict) else None
+    same = manifest.registration == registration.name
+    return head if same and isinstance(head, str) and _HEAD.fullmatch(head) else ""
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

@@ -37,6 +37,7 @@ from tests.synthetic import evidence
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 SAID = {"reason": "made up for a test", "data_seen": "none"}
 MOVED = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.06))
+GOLDEN_TINY = Path(__file__).resolve().parents[2] / "golden" / "tiny"
 BACK = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.04))
 
 
@@ -568,6 +569,20 @@ def test_session_takes_its_seal_from_its_folder(tmp_path: Path) -> None:
     some = Session(registration=MOVED, profile=MICRO, prereg=tmp_path)
     assert (some.seal.head, some.seal.amendments) == (entry.hash, 0)
     assert some.seal is some.seal
+
+
+def test_a_chain_that_was_replaced_after_a_recording_is_told_of(tmp_path: Path) -> None:
+    """The recording's manifest holds the head of the chain as it was."""
+    kept = Session(registration=ISSUE262, profile=MICRO, stored=GOLDEN_TINY)
+    recorded = json.loads((GOLDEN_TINY / "manifest.json").read_text())["recorded"]["seal"]["head"]
+    assert kept.seal.head == recorded
+    assert not any("another seal" in one.data_seen for one in kept.seal.seen)
+    sealed(tmp_path, ISSUE262)
+    anew = Session(registration=ISSUE262, profile=MICRO, stored=GOLDEN_TINY, prereg=tmp_path)
+    (told,) = [one for one in anew.seal.seen if "another seal" in one.data_seen]
+    assert f"(head {recorded[:12]})" in told.data_seen
+    file = Session(registration=ISSUE262, profile=MICRO, stored=tmp_path / "x.csv", prereg=tmp_path)
+    assert not any("another seal" in one.data_seen for one in file.seal.seen)
 
 
 def test_command_seals_amends_checks_and_lists(
