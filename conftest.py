@@ -1,3 +1,3 @@
 """Loads the experiment's pytest plugin; everything is there."""
 
-pytest_plugins = ["experiments.plugin"]
+pytest_plugins = ["persona_lib.plugin"]

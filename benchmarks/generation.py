@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Report, arguments, hardware, say, spread, stopwatch, sync_of
-from persona_lib.generate import Request, TransformersEngine
+from persona_lib.digests import derive_seed
 from persona_lib.models.chatml import END, PAD, START, TEMPLATE
 from persona_lib.models.loading import LoadedModel, load_model, render_prompt
-from persona_lib.personas import load_personas, load_questions
-from persona_lib.profile import SampleSpec
-from persona_lib.spec import derive_seed
+from persona_lib.sampling.engine import Request, TransformersEngine
+from persona_lib.specs.personas import load_personas, load_questions
+from persona_lib.specs.profile import SampleSpec
 
 DATA = Path(__file__).resolve().parents[1] / "experiments" / "data"
 MEAN_TOKENS = 60
@@ -278,8 +278,8 @@ def time_vllm(
     def run() -> None:
         import torch
 
-        from persona_lib.vllm_model import start_vllm
-        from persona_lib.vllm_setup import plain_torch
+        from persona_lib.sampling.vllm.model import start_vllm
+        from persona_lib.sampling.vllm.setup import plain_torch
 
         # What the other two have left on the device counts against vLLM's share of it.
         torch.cuda.empty_cache()

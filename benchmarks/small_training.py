@@ -27,10 +27,10 @@ from benchmarks.common import Report, arguments, hardware, spread
 from benchmarks.generation import FULL, TINY, byte_tokenizer
 from benchmarks.train_setup import lognormal_lengths
 from experiments.profiles import SMOLLM2_FULL
+from persona_lib.device import prepare_torch
+from persona_lib.digests import derive_seed
 from persona_lib.models.adapters import TRAINABLE, save_adapter, train_stack
-from persona_lib.profile import CouplingSpec, LoraSpec
-from persona_lib.runtime import prepare_torch
-from persona_lib.spec import derive_seed
+from persona_lib.specs.profile import CouplingSpec, LoraSpec
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.lora import Way, train_lora
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import Report, arguments, hardware, spread, stopwatch
-from persona_lib.spec import derive_seed
+from persona_lib.digests import derive_seed
 from persona_lib.stats.bootstrap import Clusters, difference, kept_draws
 
 CLUSTERS, SIZE, LEVEL = 140, 10, 0.95

@@ -11,9 +11,9 @@ from benchmarks.common import Report, say, spread, stopwatch, sync_of
 from benchmarks.train_setup import PEAK_FLOPS, Shape, floor_operations, trainable
 from benchmarks.train_variants import Ours, Stepper, Variant, gradients, ours
 from experiments.profiles import QWEN7B
-from persona_lib.spec import derive_seed
+from persona_lib.digests import derive_seed
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.memory import CARD_GIB, GIB
+from persona_lib.train.gpu.memory import CARD_GIB, GIB
 
 LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 2.0**-6}
 """Largest relative difference of a step's loss. bfloat16 keeps 8 bits, so that one

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.profiles import QWEN7B
+from persona_lib.digests import derive_seed
 from persona_lib.models.adapters import train_stack
-from persona_lib.profile import LoraSpec
-from persona_lib.spec import derive_seed
+from persona_lib.specs.profile import LoraSpec
 from persona_lib.train.encode import EncodedRow
 
 if TYPE_CHECKING:

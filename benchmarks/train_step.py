@@ -38,9 +38,9 @@ from benchmarks.train_setup import (
     trainable,
 )
 from benchmarks.train_variants import Ours, Published, snapshot
-from persona_lib.train.attention import WAYS
-from persona_lib.train.memory import GIB
-from persona_lib.train.packed_setup import device_limit
+from persona_lib.train.gpu.attention import WAYS
+from persona_lib.train.gpu.memory import GIB
+from persona_lib.train.gpu.packed_setup import device_limit
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks.train_setup import Shape, trainable
 from persona_lib.models.batches import pad_rows
-from persona_lib.train.attention import WAYS
+from persona_lib.models.loading import trunk_and_head
 from persona_lib.train.encode import EncodedRow
+from persona_lib.train.gpu.attention import WAYS
+from persona_lib.train.gpu.packed_setup import Packing, prepare
+from persona_lib.train.gpu.packing import PackedBatch
 from persona_lib.train.losses import batch_loss
-from persona_lib.train.packed_setup import Packing, prepare
-from persona_lib.train.packing import PackedBatch
-from persona_lib.train.trainer import trunk_and_head
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +129,7 @@ def ours(
     """Return our variant, tried once on the largest batch.
 
     Raises:
-        FlatlandError: see `persona_lib.train.packed_setup.prepare`.
+        FlatlandError: see `persona_lib.train.gpu.packed_setup.prepare`.
     """
     trunk, head = trunk_and_head(model)
     packing = prepare(

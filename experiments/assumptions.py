@@ -16,8 +16,8 @@ They decide nothing: no rule, key or verdict reads them. Where each comes from:
 
 from __future__ import annotations
 
-from persona_lib.planning import Assumptions
 from persona_lib.stats.variances import LogitSDs
+from persona_lib.verdict.planning import Assumptions
 
 PLANNING = Assumptions(
     origin=(

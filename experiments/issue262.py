@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from persona_lib.gate_rules import (
+from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
     HarmNotRaisedGate,
@@ -20,7 +20,7 @@ from persona_lib.gate_rules import (
     SourceRatioBoundGate,
     TruncationGate,
 )
-from persona_lib.registration import (
+from persona_lib.specs.registration import (
     BCA,
     ArmSpec,
     DifferenceClaim,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from persona_lib.profile import (
+from persona_lib.specs.profile import (
     CouplingSpec,
     GgufBase,
     GrammarCorpus,
@@ -25,7 +25,7 @@ from persona_lib.profile import (
     TinyBase,
     TrainSpec,
 )
-from persona_lib.sources import Reservoir
+from persona_lib.specs.sources import Reservoir
 
 TINY = Profile(
     name="tiny",

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from persona_lib.columns import checked
+from persona_lib.checks import checked
 from persona_lib.errors import DataError
 
 PRE = "pre"
@@ -148,7 +148,7 @@ class AdviceScore:
         question, situation: what was asked, and about which situation.
         sample: index within the question, from 0.
         tokens, finish: as in `Completion`.
-        score: probability of bad advice by `persona_lib.harm`, in [0, 1].
+        score: probability of bad advice by `persona_lib.corpora.advice_scorer`, in [0, 1].
         terms: distinct terms of the answer that the classifier knows; with none, as
             in an empty answer, the score says nothing.
     """
@@ -171,7 +171,7 @@ class GeometryRow:
     Attributes:
         phase, model, seed, persona, question, question_set: as in `Completion`; the
             source itself has no rows.
-        readout: one of `persona_lib.geometry.READOUTS`.
+        readout: one of `persona_lib.models.hidden_states.READOUTS`.
         layer: the state behind this block, counted from 1.
         blocks: blocks that the model has.
         centred: the mean over personas was subtracted first, question by question.

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from persona_lib.models.adapters import TRAINABLE, save_adapter, train_stack
 from persona_lib.models.chatml import END, PAD, START, TEMPLATE
 from persona_lib.models.loading import LoadedModel
-from persona_lib.profile import LoraSpec
+from persona_lib.specs.profile import LoraSpec
 
 SPECIAL = (PAD, START, END)
 VOCABULARY = 300

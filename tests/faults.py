@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from persona_lib import claims
 from persona_lib.errors import DataError
-from persona_lib.evidence import AggregateEvidence, Evidence
-from persona_lib.gate_rules import SourceRatioBoundGate
+from persona_lib.evidence.load import AggregateEvidence, Evidence
 from persona_lib.records import POST, PRE
-from persona_lib.registration import Registration
-from persona_lib.verdict import judge, judge_gate
+from persona_lib.specs.gate_types import SourceRatioBoundGate
+from persona_lib.specs.registration import Registration
+from persona_lib.verdict.verdict import claims, judge, judge_gate
 from tests.healthy import (
     GATED,
     LENGTHS,

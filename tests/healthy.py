@@ -17,7 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from experiments.issue262 import ISSUE262_GATED
-from persona_lib.evidence import RecordEvidence
+from persona_lib.digests import derive_seed
+from persona_lib.evidence.load import RecordEvidence
+from persona_lib.marker import score_all
 from persona_lib.records import (
     LENGTH,
     POST,
@@ -28,9 +30,7 @@ from persona_lib.records import (
     Score,
     schema_of,
 )
-from persona_lib.registration import Registration
-from persona_lib.score import score_all
-from persona_lib.spec import derive_seed
+from persona_lib.specs.registration import Registration
 
 GATED = replace(ISSUE262_GATED, statistics=replace(ISSUE262_GATED.statistics, resamples=3_000))
 """Every check binding; the least p of 3,000 resamples, 6.7e-4, still meets every threshold."""

@@ -11,11 +11,11 @@ from typing import Any
 from scipy import stats
 
 from experiments.issue262 import ISSUE262, STRICTER
-from persona_lib.evidence import load_stored
-from persona_lib.family import families
+from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.report import verdict_table
-from persona_lib.verdict import judge_all, judge_checks, summary
+from persona_lib.verdict.family import families
+from persona_lib.verdict.verdict import judge_all, judge_checks, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

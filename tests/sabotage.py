@@ -13,10 +13,8 @@ from typing import Any
 
 import pytest
 
-from persona_lib import claims, gate_base, gate_bounds
-from persona_lib.evidence_base import Evidence
-from persona_lib.gate_base import GateOutcome, Reading
-from persona_lib.gate_rules import (
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
     FalsePositiveGate,
@@ -30,8 +28,11 @@ from persona_lib.gate_rules import (
     SourceRatioGate,
     TruncationGate,
 )
-from persona_lib.registration import DifferenceClaim, KillCriterion, TriageClaim
+from persona_lib.specs.registration import DifferenceClaim, KillCriterion, TriageClaim
 from persona_lib.stats.clustered import Interval
+from persona_lib.verdict import claims, gate_bounds
+from persona_lib.verdict import gate_result as gate_base
+from persona_lib.verdict.gate_result import GateOutcome, Reading
 from tests.fault_table import ROWS
 from tests.faults import mismatches
 from tests.healthy import GATED

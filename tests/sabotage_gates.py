@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from persona_lib import gate_bounds, gate_points
-from persona_lib.evidence_base import Count, Evidence
-from persona_lib.gate_base import Reading
-from persona_lib.gate_rules import (
+from persona_lib.evidence.evidence import Count, Evidence
+from persona_lib.records import PRE
+from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
     HarmNotRaisedGate,
@@ -23,9 +22,10 @@ from persona_lib.gate_rules import (
     SourceRatioBoundGate,
     TruncationGate,
 )
-from persona_lib.records import PRE
 from persona_lib.stats.clustered import Crossed, Interval
 from persona_lib.stats.uneven import Chance
+from persona_lib.verdict import gate_bounds, gate_points
+from persona_lib.verdict.gate_result import Reading
 from tests.healthy import HARM, ROSTER
 from tests.sabotage import BOUND_GATES, Judge, Mutant, Patch, rules_of, wrap
 

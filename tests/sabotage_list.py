@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from persona_lib import claims, gate_points, gates, grid, harm, score, verdict
-from persona_lib.claims import Outcome
-from persona_lib.evidence_base import Evidence
-from persona_lib.evidence_records import RecordEvidence
-from persona_lib.gate_base import GateOutcome, bounded
-from persona_lib.registration import DifferenceClaim, TriageClaim
+from persona_lib import marker as score
+from persona_lib.corpora import advice_scorer as harm
+from persona_lib.evidence import cells as grid
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.specs.registration import DifferenceClaim, TriageClaim
 from persona_lib.stats import bootstrap
 from persona_lib.stats.bootstrap import Clusters
+from persona_lib.verdict import claims, gate_points, gates, verdict
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.gate_result import GateOutcome, bounded
 from tests.faults import CLAIMS
 from tests.sabotage import CLAIM_TYPES, FAMILIES, Judge, Mutant, Patch, rules_of, wrap
 from tests.sabotage_gates import GATE_MUTANTS, exchanged

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.models.adapter_files import Adapter, check_covers, read_adapter, write_adapter
-from persona_lib.profile import LoraSpec
-from persona_lib.spec import derive_seed
+from persona_lib.specs.profile import LoraSpec
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel

@@ -12,7 +12,7 @@ from pathlib import Path
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.models.checkpoint import INDEX, WEIGHTS, check_names, weight_files
 from persona_lib.models.snapshot import ALLOWED_FILES, IGNORED_FILES, Signature, signature
-from persona_lib.sources import COMMIT, HubBase
+from persona_lib.specs.sources import COMMIT, HubBase
 
 _TIMEOUT_SECONDS = 10.0
 _whole: set[tuple[Path, Signature]] = set()

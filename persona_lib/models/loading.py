@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.errors import DataError, MarkerError, SpecError
 from persona_lib.models.adapters import attach_stack, merge_stack, train_stack
+from persona_lib.models.base_cache import BaseKey, borrow
 from persona_lib.models.checkpoint import check_loaded, check_names
 from persona_lib.models.clock import check_clock
-from persona_lib.models.shared import BaseKey, borrow
-from persona_lib.profile import LoraSpec
+from persona_lib.specs.profile import LoraSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,7 +90,7 @@ def load_model(
         seed: seed of the fresh adapter's weights, required with `trainable`.
         end_of_turn: token that ends a turn; by default the tokenizer's own.
         content: digest of the base model, under which its weights are read once in
-            this process and shared (`persona_lib.models.shared`); without it (None)
+            this process and shared (`persona_lib.models.base_cache`); without it (None)
             they are read anew.
 
     Raises:
@@ -310,3 +310,9 @@ def _lost(name: str, marker_text: str, value: str, bound: str) -> MarkerError:
         value=value,
         remedy="Choose a marker that this tokenizer can write, or another base model.",
     )
+
+
+def trunk_and_head(model: Any) -> tuple[Any, Any]:
+    """Return the decoder without its head, and the head, of a (peft) causal model."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.get_decoder(), base.get_output_embeddings()

@@ -15,8 +15,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from persona_lib.digests import sha256_of
 from persona_lib.errors import DataError
-from persona_lib.files import sha256_of
 from persona_lib.models.checkpoint import weight_files
 
 ALLOWED_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")

@@ -13,15 +13,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.cost import spent
-from persona_lib.dialogues import Dialogue
+from persona_lib.corpora.dialogues import Dialogue
+from persona_lib.device import determinism
+from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
 from persona_lib.models.batches import cross_entropy, pad_rows
 from persona_lib.models.chatml import END, PAD, START, TEMPLATE, chat_prompt
-from persona_lib.profile import TinyBase
 from persona_lib.progress import Progress, silent
-from persona_lib.runtime import determinism
-from persona_lib.spec import derive_seed
+from persona_lib.specs.profile import TinyBase
+from persona_lib.store.cost import spent
 
 if TYPE_CHECKING:
     import torch

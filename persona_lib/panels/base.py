@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.gate_base import GateOutcome, GateResult
+from persona_lib.verdict.gate_result import GateOutcome, GateResult
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,12 +17,6 @@ from typing import Any
 import numpy as np
 
 from persona_lib.errors import DataError
-from persona_lib.judge.base import UNSCORED, Judgement
-from persona_lib.judge.calibration import CalibrationResult
-from persona_lib.judge.calibration_spec import CalibrationSpec
-from persona_lib.judge.classifier import Prediction
-from persona_lib.judge.coverage import UnscoredCeiling, coverage
-from persona_lib.judge.triples import ANSWERS, YES
 from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.following_checks import (
     Agreement,
@@ -40,9 +34,15 @@ from persona_lib.panels.following_checks import (
     share_of,
     tells_gate,
 )
+from persona_lib.panels.judge.base import UNSCORED, Judgement
+from persona_lib.panels.judge.calibration import CalibrationResult
+from persona_lib.panels.judge.calibration_spec import CalibrationSpec
+from persona_lib.panels.judge.classifier import Prediction
+from persona_lib.panels.judge.coverage import UnscoredCeiling, coverage
+from persona_lib.panels.judge.triples import ANSWERS, YES
 from persona_lib.panels.text_rows import ends, known
 from persona_lib.records import POST, PRE
-from persona_lib.registration import RAW, Registration
+from persona_lib.specs.registration import RAW, Registration
 from persona_lib.stats.clustered import Interval
 from persona_lib.stats.directions import over_questions
 from persona_lib.stats.moments import Floats

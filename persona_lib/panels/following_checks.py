@@ -17,19 +17,19 @@ from typing import Any
 
 import numpy as np
 
+from persona_lib.digests import digest
 from persona_lib.errors import DataError
-from persona_lib.gate_base import GateOutcome, GateResult, bounded
-from persona_lib.judge.base import UNSCORED, Judgement
-from persona_lib.judge.calibration import CalibrationResult
-from persona_lib.judge.calibration_spec import LEAST, MOST, CalibrationSpec
-from persona_lib.judge.classifier import EVERY_FOLD, Prediction
-from persona_lib.judge.triples import CLASSES, YES
 from persona_lib.panels.base import Caveat
-from persona_lib.spec import digest
+from persona_lib.panels.judge.base import UNSCORED, Judgement
+from persona_lib.panels.judge.calibration import CalibrationResult
+from persona_lib.panels.judge.calibration_spec import LEAST, MOST, CalibrationSpec
+from persona_lib.panels.judge.classifier import EVERY_FOLD, Prediction
+from persona_lib.panels.judge.triples import CLASSES, YES
 from persona_lib.stats.clustered import Interval, difference, share
 from persona_lib.stats.estimate import p_is
 from persona_lib.stats.proportions import wilson
 from persona_lib.stats.thresholds import above, below, shown
+from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 
 Model = tuple[str, str]
 
@@ -115,7 +115,7 @@ def tells_gate(
     Args:
         own: judgements of the raw model's completions.
         controls: of the same completions, each put under another persona
-            (`persona_lib.judge.items.control_items`).
+            (`persona_lib.panels.judge.items.control_items`).
         confidence: level of the interval of the difference.
     """
     pools = [

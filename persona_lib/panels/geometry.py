@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.gate_base import GateOutcome, GateResult, bounded
-from persona_lib.inputs import SHARE, number
+from persona_lib.checks import SHARE, number
 from persona_lib.panels.base import Caveat, Panel, of_some
 from persona_lib.panels.geometry_table import GeometryTable, Where, read_geometry
 from persona_lib.records import POST, PRE
-from persona_lib.registration import RAW, Registration
+from persona_lib.specs.registration import RAW, Registration
 from persona_lib.stats.clustered import Interval
 from persona_lib.stats.directions import Known, jackknifed, over_questions
 from persona_lib.stats.estimate import none_if_nan
 from persona_lib.stats.thresholds import at_least, shown
+from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from persona_lib.columns import checked
+from persona_lib.checks import checked, member
 from persona_lib.errors import DataError
-from persona_lib.geometry import READOUTS
-from persona_lib.inputs import member
+from persona_lib.models.hidden_states import READOUTS
 from persona_lib.records import POST, PRE, GeometryRow, schema_of
-from persona_lib.registration import Registration
+from persona_lib.specs.registration import Registration
 from persona_lib.stats.homogeneity import mean_of_known
 from persona_lib.stats.moments import Floats
 

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from persona_lib.gate_base import GateOutcome, bounded
-from persona_lib.grid import Bools, Floats, Model
+from persona_lib.evidence.cells import Bools, Floats, Model
 from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.text_rows import ALL, Rows, ends, known, quantiles, read_rows
 from persona_lib.records import POST
-from persona_lib.registration import Registration
+from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import Crossed, Interval, median, median_ratio
 from persona_lib.stats.directions import over_questions
 from persona_lib.stats.lengths import REFUSE, WARN, Support, common_support
 from persona_lib.stats.thresholds import above, shown
+from persona_lib.verdict.gate_result import GateOutcome, bounded
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from persona_lib.errors import DataError
-from persona_lib.grid import Bools, Floats, Model
+from persona_lib.evidence.cells import Bools, Floats, Model
+from persona_lib.evidence.score_table import flags
 from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.lengths import LEVELS, MAX_RATIO, MIN_RATIO, length_ratio
 from persona_lib.panels.text_alike import (
@@ -26,8 +27,7 @@ from persona_lib.panels.text_alike import (
 from persona_lib.panels.text_rows import Rows, ends, quantiles, read_rows, texts_of_some
 from persona_lib.panels.text_samples import LIMIT, PER_ARM, SEED_NAME, Texts, read_texts, samples
 from persona_lib.records import POST
-from persona_lib.registration import Registration
-from persona_lib.score_columns import flags
+from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import median
 from persona_lib.stats.thresholds import above, at_least, at_most, shown
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from persona_lib.grid import Bools, Floats, Ints, Model
-from persona_lib.judge.base import without_marker
+from persona_lib.evidence.cells import Bools, Floats, Ints, Model
+from persona_lib.marker import without_marker
 from persona_lib.panels.text_rows import ALL, Rows, ends, known
 from persona_lib.panels.text_samples import Texts
 from persona_lib.stats.directions import Known, jackknifed, over_questions

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from persona_lib.errors import DataError
-from persona_lib.evidence_base import ALL
-from persona_lib.evidence_base import ROLES as POOLS
-from persona_lib.grid import Bools, Floats, Grid, Ints, Model, build
+from persona_lib.evidence.cells import Bools, Floats, Grid, Ints, Model, build
+from persona_lib.evidence.evidence import ALL
+from persona_lib.evidence.evidence import ROLES as POOLS
 from persona_lib.panels.base import Caveat, of_some
 from persona_lib.records import POST, PRE
-from persona_lib.registration import Registration
+from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import Interval, share
 from persona_lib.stats.directions import Known
 from persona_lib.stats.estimate import none_if_nan
@@ -86,7 +86,7 @@ class Rows:
 
 
 def read_rows(table: pa.Table, registration: Registration) -> Rows:
-    """Return the rows of a table of scores, checked as `persona_lib.grid.build` does.
+    """Return the rows of a table of scores, checked as `persona_lib.evidence.cells.build` does.
 
     Raises:
         DataError: a column, a name, a cell or a number that cannot be.

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from persona_lib.grid import Bools, Ints, Model
+from persona_lib.digests import derive_seed
+from persona_lib.evidence.cells import Bools, Ints, Model
+from persona_lib.evidence.score_table import numbers
 from persona_lib.panels.text_rows import ROLES, Rows, read_rows
 from persona_lib.records import POST
-from persona_lib.registration import Registration
-from persona_lib.score_columns import numbers
-from persona_lib.spec import derive_seed
+from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from persona_lib.gate_base import GateOutcome
-from persona_lib.gate_rules import (
+from persona_lib.panels.base import UNAVAILABLE
+from persona_lib.report.pieces import Node, Run
+from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
     FalsePositiveGate,
@@ -20,11 +21,10 @@ from persona_lib.gate_rules import (
     SourceRateGate,
     TruncationGate,
 )
-from persona_lib.panels.base import UNAVAILABLE
-from persona_lib.report.pieces import Node, Run
 from persona_lib.stats.lengths import REFUSE, WARN
 from persona_lib.stats.targets import REFUSED
-from persona_lib.training_runs import NOT_BORNE_OUT
+from persona_lib.verdict.gate_result import GateOutcome
+from persona_lib.verdict.training_runs import NOT_BORNE_OUT
 
 TOYS = ("tiny", "micro")
 """Profiles whose verdicts say nothing of emergent misalignment."""

@@ -19,7 +19,7 @@ from persona_lib.report.markdown import markdown
 from persona_lib.report.page import page
 from persona_lib.report.panel_sections import panels
 from persona_lib.report.pieces import Node, Run
-from persona_lib.training_runs import BORNE_OUT, INVALID
+from persona_lib.verdict.training_runs import BORNE_OUT, INVALID
 
 FORMATS = (2,)
 """Versions of verdict.json that can be reported."""

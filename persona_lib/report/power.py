@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from persona_lib.plain import clean
-from persona_lib.planning import GateSize
+from persona_lib.errors import clean
 from persona_lib.stats.thresholds import shown
+from persona_lib.verdict.planning import GateSize
 
 WIDTH = 100
 _INDENT = " " * 6
@@ -17,7 +17,7 @@ _NEEDED = 10
 
 
 def power_text(plan: Mapping[str, Any]) -> str:
-    """Return the table of what `persona_lib.power.power_plan` gave."""
+    """Return the table of what `persona_lib.verdict.power.power_plan` gave."""
     assumed, size = plan["assumptions"], plan["size"]
     runs = _counted(size["seeds"], "seeds")
     lines = [

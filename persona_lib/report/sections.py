@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from persona_lib.gate_base import GateOutcome
 from persona_lib.report.blocks import Block, Bullets, Heading, Para, Picture, Section, Table
 from persona_lib.report.caveats import Raised
 from persona_lib.report.pieces import NONE, Node, Run, listed, span
 from persona_lib.stats.estimate import EXACT, LEAST_P
+from persona_lib.verdict.gate_result import GateOutcome
 
 Pictures = Mapping[str, Picture | str]
 """Figures by name, or the sentence that stands in the place of one."""

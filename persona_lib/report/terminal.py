@@ -8,11 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from persona_lib.claims import SIMULATED_EQUALITY
-from persona_lib.family import Family
-from persona_lib.gate_rules import FalsePositiveGate
-from persona_lib.plain import clean
-from persona_lib.seal import seal_lines, seal_text, seen_of
+from persona_lib.errors import clean
+from persona_lib.specs.gate_types import FalsePositiveGate
+from persona_lib.specs.seal import seal_lines, seal_text, seen_of
 from persona_lib.stats.estimate import Estimate, shown_p
 from persona_lib.stats.targets import (
     FLIP_METHOD,
@@ -24,8 +22,10 @@ from persona_lib.stats.targets import (
     THESE_RUNS,
     TRAINING_RUNS,
 )
-from persona_lib.training_runs import UNKNOWN
-from persona_lib.verdict import GateResult, Verdict
+from persona_lib.verdict.claims import SIMULATED_EQUALITY
+from persona_lib.verdict.family import Family
+from persona_lib.verdict.training_runs import UNKNOWN
+from persona_lib.verdict.verdict import GateResult, Verdict
 
 WIDTH = 100
 _LONGEST_NAME = 24
@@ -60,7 +60,7 @@ def verdict_table(
     Args:
         verdicts: verdicts, or what their `to_json` gave.
         gates: gate results, or what their `to_json` gave.
-        evidence: what `persona_lib.summary.summary` gave; None leaves out the
+        evidence: what `persona_lib.verdict.summary.summary` gave; None leaves out the
             arms.
         families: p of all claims, adjusted over them.
     """

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona_lib.errors import DataError
-from persona_lib.registration import BCA, PERCENTILE
+from persona_lib.specs.registration import BCA, PERCENTILE
 from persona_lib.stats.bca import bca_ends
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.thresholds import TOLERANCE

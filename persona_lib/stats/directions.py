@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from persona_lib.checks import whole
 from persona_lib.errors import DataError
-from persona_lib.inputs import whole
 from persona_lib.stats.moments import Floats, finite, interval, level, p_value, question_moments
 
 ROUNDING = 1e-5

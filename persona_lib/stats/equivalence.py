@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from persona_lib.checks import POSITIVE, Bound, number
 from persona_lib.errors import DataError
-from persona_lib.inputs import POSITIVE, Bound, number
 from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import Floats, Moments, interval, probability, student_cdf

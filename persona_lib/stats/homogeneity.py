@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from persona_lib.checks import whole
 from persona_lib.errors import DataError
-from persona_lib.inputs import whole
 from persona_lib.stats.moments import Floats, finite
 
 if TYPE_CHECKING:

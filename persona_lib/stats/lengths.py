@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from persona_lib.checks import whole
 from persona_lib.errors import DataError
-from persona_lib.inputs import whole
 from persona_lib.stats.moments import Floats
 from persona_lib.stats.thresholds import at_least, at_most
 

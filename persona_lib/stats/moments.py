@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from persona_lib.checks import LEVEL, number
 from persona_lib.errors import DataError
-from persona_lib.inputs import LEVEL, number
 
 Floats = NDArray[np.float64]
 

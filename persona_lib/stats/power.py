@@ -16,8 +16,8 @@ from typing import Protocol
 
 import numpy as np
 
+from persona_lib.checks import DIFFERENCE, LEVEL, SHARE, Bound, number, whole
 from persona_lib.errors import DataError
-from persona_lib.inputs import DIFFERENCE, LEVEL, SHARE, Bound, number, whole
 from persona_lib.stats.moments import MIN_SEEDS, Floats
 from persona_lib.stats.variances import Population
 

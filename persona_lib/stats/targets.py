@@ -19,8 +19,8 @@ from itertools import count
 
 import numpy as np
 
+from persona_lib.checks import LEVEL, POSITIVE, number, whole
 from persona_lib.errors import DataError
-from persona_lib.inputs import LEVEL, POSITIVE, number, whole
 from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.exact import (

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from persona_lib.inputs import NOT_NEGATIVE, number
+from persona_lib.checks import NOT_NEGATIVE, number
 from persona_lib.stats.moments import Floats
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(60)

@@ -11,28 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.errors import FlatlandError
-from persona_lib.profile import TrainSpec
+from persona_lib.models.loading import trunk_and_head
 from persona_lib.progress import Progress, silent
+from persona_lib.specs.profile import TrainSpec
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.graphed import graphed
+from persona_lib.train.gpu.graphed import graphed
+from persona_lib.train.gpu.packed import unsupported
+from persona_lib.train.gpu.packed_setup import Packing, device_limit, prepare
+from persona_lib.train.gpu.recording import plain_trunk
 from persona_lib.train.losses import batch_loss, collate
-from persona_lib.train.packed import unsupported
-from persona_lib.train.packed_setup import Packing, device_limit, prepare
-from persona_lib.train.recording import plain_trunk
-from persona_lib.train.trainer import (
-    Passes,
-    RowOrder,
-    checkpoints,
-    make_trainer,
-    trunk_and_head,
-)
+from persona_lib.train.trainer import Passes, RowOrder, checkpoints, make_trainer
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import TrainerCallback
 
-    from persona_lib.train.packing import PackedBatch
+    from persona_lib.train.gpu.packing import PackedBatch
 
 Way = Literal["padded", "packed", "recorded"]
 """How rows go through the model; see `train_lora`."""

@@ -137,7 +137,7 @@ def batch_loss(
         hidden: (rows, length, width) last hidden states.
         head: the language-model head.
         batch: the rows.
-        loss: ``sft`` or one of `persona_lib.profile.LOSSES`.
+        loss: ``sft`` or one of `persona_lib.specs.profile.LOSSES`.
         beta: weight of the KL term of ``anchored``.
         items: what the whole optimizer batch is averaged over: the sum of
             `items` over its forward passes.

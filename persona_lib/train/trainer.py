@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from persona_lib.digests import derive_seed
 from persona_lib.errors import SpecError
-from persona_lib.profile import TrainSpec
-from persona_lib.spec import derive_seed
+from persona_lib.models.loading import trunk_and_head
+from persona_lib.specs.profile import TrainSpec
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate, items
 
@@ -88,12 +89,6 @@ class RowOrder:
 def checkpoints(model: PeftModel) -> bool:
     """Return whether a model is so large that its activations would be recomputed."""
     return int(model.num_parameters()) >= CHECKPOINTING_FROM
-
-
-def trunk_and_head(model: Any) -> tuple[Any, Any]:
-    """Return the decoder without its head, and the head, of a (peft) causal model."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.get_decoder(), base.get_output_embeddings()
 
 
 def make_trainer(

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from persona_lib.gate_base import GateOutcome, bounded
-from persona_lib.gate_bounds import share_at_most
-from persona_lib.spec import derive_seed
+from persona_lib.digests import derive_seed
 from persona_lib.stats.clustered import Crossed, Interval, difference, median_ratio, ratio, share
 from persona_lib.stats.moments import interval, question_moments
+from persona_lib.verdict.gate_bounds import share_at_most
+from persona_lib.verdict.gate_result import GateOutcome, bounded
 from tests.calibration.worlds import ROOT_SEED, SAMPLES, World, mean_rate, solve
 
 INSTRUMENT = "the instrument"

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.issue262 import ISSUE262
-from persona_lib.gate_base import GateOutcome
-from persona_lib.rules import TriageClaim
-from persona_lib.spec import derive_seed
+from persona_lib.digests import derive_seed
+from persona_lib.specs.claim_types import TriageClaim
 from persona_lib.stats import moments, targets
 from persona_lib.stats.bootstrap import Clusters, difference
 from persona_lib.stats.equivalence import tost
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.mixed import random_intercept
 from persona_lib.stats.thresholds import above, at_most
+from persona_lib.verdict.gate_result import GateOutcome
 from tests.calibration import repeats
 from tests.calibration.gates import FAILS, GATES, HOLDS, outcomes
 from tests.calibration.runs_of_gates import RUN_GATES, of_runs

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from persona_lib.spec import derive_seed
+from persona_lib.digests import derive_seed
 from persona_lib.stats import exact, moments
 from tests.calibration.worlds import RATE, ROOT_SEED, SEED_SD
 

@@ -18,13 +18,13 @@ import numpy as np
 from scipy.special import expit
 
 from experiments.issue262 import ISSUE262_GATED
-from persona_lib.evidence_base import Harm
-from persona_lib.evidence_records import RecordEvidence
-from persona_lib.gate_base import GateOutcome
-from persona_lib.gates import judge_gate
-from persona_lib.grid import Floats, Grid, Model
+from persona_lib.digests import derive_seed
+from persona_lib.evidence.cells import Floats, Grid, Model
+from persona_lib.evidence.evidence import Harm
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import POST, PRE
-from persona_lib.spec import derive_seed
+from persona_lib.verdict.gate_result import GateOutcome
+from persona_lib.verdict.gates import judge_gate
 from tests.calibration.worlds import QUESTIONS, ROOT_SEED, SAMPLES, World, mean_rate, solve
 
 WORLD = World()

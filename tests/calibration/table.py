@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from persona_lib.provenance import commit, is_dirty
+from persona_lib.store.provenance import commit, is_dirty
 from tests.calibration.bars import BARS, FULL, NOT_MET, OURS, Bar
 from tests.calibration.procedures import RESAMPLES, Tally
 from tests.calibration.runs_of_gates import ADVICE, OF_ADVICE, OF_ANSWER, RUNS

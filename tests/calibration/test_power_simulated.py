@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from experiments.assumptions import PLANNING
 from experiments.issue262 import ISSUE262
-from persona_lib.planning import Contrast, Size
-from persona_lib.rules import DifferenceClaim
+from persona_lib.specs.claim_types import DifferenceClaim
 from persona_lib.stats.equivalence import tost
 from persona_lib.stats.moments import (
     Moments,
@@ -25,6 +24,7 @@ from persona_lib.stats.moments import (
 from persona_lib.stats.power import Equivalent, Exceeds, Null, persona_power_of_many
 from persona_lib.stats.thresholds import at_least
 from persona_lib.stats.variances import population
+from persona_lib.verdict.planning import Contrast, Size
 from tests.calibration.procedures import (
     BAND,
     CONFIDENCE,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from persona_lib.spec import derive_seed
+from persona_lib.digests import derive_seed
 from tests.calibration.worlds import (
     CHUNK,
     ISSUE_WORLDS,

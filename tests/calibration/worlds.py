@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from persona_lib.spec import derive_seed
+from persona_lib.digests import derive_seed
 
 Floats = NDArray[np.float64]
 

@@ -16,10 +16,10 @@ import pytest
 import scipy.stats
 
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence import Evidence, load_stored
+from persona_lib.evidence.load import Evidence, load_stored
+from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.report import summary, verdict_table
-from persona_lib.stored import read_manifest
-from persona_lib.verdict import Outcome, judge, judge_all, judge_gate
+from persona_lib.verdict.verdict import Outcome, judge, judge_all, judge_gate
 
 pytestmark = pytest.mark.golden
 

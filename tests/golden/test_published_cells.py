@@ -18,9 +18,9 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from experiments.issue262 import ISSUE262, ISSUE262_BCA
-from persona_lib.evidence import Evidence, load_stored
-from persona_lib.stored import read_manifest
-from persona_lib.verdict import judge, judge_gate
+from persona_lib.evidence.load import Evidence, load_stored
+from persona_lib.evidence.record_sets import read_manifest
+from persona_lib.verdict.verdict import judge, judge_gate
 
 pytestmark = pytest.mark.golden
 

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.choices import choose_profile
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
-from persona_lib.evidence import load_stored
-from persona_lib.geometry import GEOMETRY_FILE
+from persona_lib.commands.options import choose_profile
+from persona_lib.digests import canonical
+from persona_lib.evidence.load import load_stored
+from persona_lib.evidence.record_sets import read_manifest
+from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.records import POST, AdviceScore, Completion, Score, read_rows
-from persona_lib.spec import canonical
 from persona_lib.stats.estimate import Estimate
-from persona_lib.stored import read_manifest
-from persona_lib.verdict import GateOutcome, Outcome, Verdict, judge_all, judge_gate
+from persona_lib.verdict.verdict import GateOutcome, Outcome, Verdict, judge_all, judge_gate
 from tests.pace import allowed
 from tests.real_runs import (
     ARMS,

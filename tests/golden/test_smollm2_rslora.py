@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.choices import choose_profile
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
-from persona_lib.evidence import load_stored
-from persona_lib.profile import LoraSpec
+from persona_lib.commands.options import choose_profile
+from persona_lib.evidence.load import load_stored
 from persona_lib.records import PRE, AdviceScore, Completion, Score, read_rows
-from persona_lib.verdict import Outcome, judge_all
+from persona_lib.specs.profile import LoraSpec
+from persona_lib.verdict.verdict import Outcome, judge_all
 from tests.real_runs import ARMS, FULL, README, RSLORA, hits, rates, texts
 
 pytestmark = pytest.mark.golden

@@ -13,11 +13,11 @@ from pytest_regressions.data_regression import DataRegressionFixture
 
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from experiments.profiles import TINY
-from persona_lib.evidence import Evidence, load_stored
+from persona_lib.digests import canonical
+from persona_lib.evidence.load import Evidence, load_stored
+from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.records import POST, Completion, Score, read_rows
-from persona_lib.spec import canonical
-from persona_lib.stored import read_manifest
-from persona_lib.verdict import Outcome, judge_all, summary
+from persona_lib.verdict.verdict import Outcome, judge_all, summary
 from tests.real_runs import README, table
 
 pytestmark = pytest.mark.golden

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona_lib.evidence import RecordEvidence
+from persona_lib.evidence.load import RecordEvidence
 from persona_lib.records import POST
 from persona_lib.stats.bootstrap import Clusters, bootstrap_p, difference
 from persona_lib.stats.mixed import random_intercept
 from persona_lib.stats.proportions import naive_z, wilson
-from persona_lib.verdict import judge_all
+from persona_lib.verdict.verdict import judge_all
 from tests.synthetic import FEW, scores
 
 CELL = st.integers(1, 12).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persona_lib.errors import CorruptEntryError
-from persona_lib.store import StageKey, Store
+from persona_lib.store.store import StageKey, Store
 
 # Time limits would measure the machine's other work, not ours.
 unhurried = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from persona_lib.errors import DataError
-from persona_lib.evidence import RecordEvidence
+from persona_lib.evidence.load import RecordEvidence
 from persona_lib.stats.clustered import Interval, difference, median, ratio, share
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict import judge_all, summary
+from persona_lib.verdict.verdict import judge_all, summary
 from tests.synthetic import FEW, scores
 
 GATED = replace(ISSUE262_GATED, statistics=FEW.statistics)

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.issue262 import ISSUE262
+from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.report.numbers import check_report
-from persona_lib.stored import RECORDS, write_manifest
 from tests.loopback import Loopback, says
 from tests.pace import allowed
 from tests.report_bodies import ROOT, body_of, write

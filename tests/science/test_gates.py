@@ -2,7 +2,7 @@
 
 import pytest
 
-from persona_lib.verdict import GateResult, require_holds
+from persona_lib.verdict.verdict import GateResult, require_holds
 
 
 @pytest.mark.gate

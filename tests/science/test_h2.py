@@ -2,7 +2,7 @@
 
 import pytest
 
-from persona_lib.verdict import Verdict, require_holds
+from persona_lib.verdict.verdict import Verdict, require_holds
 
 
 @pytest.mark.h2

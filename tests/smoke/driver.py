@@ -22,16 +22,16 @@ from typing import Any
 
 from experiments.issue262 import ISSUE262_HELD_OUT
 from experiments.profiles import MICRO
-from experiments.session import DATA
-from persona_lib import store as store_module
-from persona_lib.graph import walk
-from persona_lib.models import shared
-from persona_lib.pipeline import Folders, Run, geometry_targets, targets
+from persona_lib.commands.session import DATA
+from persona_lib.digests import digest
+from persona_lib.models import base_cache as shared
+from persona_lib.pipeline.completions import COMPLETIONS
+from persona_lib.pipeline.results import Folders, Run, geometry_targets, targets
 from persona_lib.progress import Bar
 from persona_lib.records import POST, PRE, Completion, read_rows
-from persona_lib.spec import digest
-from persona_lib.stages import COMPLETIONS
-from persona_lib.store import Entry, Store
+from persona_lib.store import store as store_module
+from persona_lib.store.stage import walk
+from persona_lib.store.store import Entry, Store
 
 
 def kill() -> None:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from persona_lib.errors import DataError, FlatlandError
-from persona_lib.graph import Stage, build
-from persona_lib.store import Entry, Store
+from persona_lib.store.stage import Stage, build
+from persona_lib.store.store import Entry, Store
 
 PRIORS = ("raw", "em", "benign")
 ARMS = {"C1": "raw", "C2": "em", "C2p": "em", "C3": "benign"}

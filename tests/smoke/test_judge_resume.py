@@ -26,8 +26,8 @@ DRIVER = """
 import json, sys
 from collections import Counter
 from pathlib import Path
-from persona_lib.judge.base import Item
-from persona_lib.judge.make import make_judge
+from persona_lib.panels.judge.base import Item
+from persona_lib.panels.judge.make import make_judge
 
 kind, url, cache, n, concurrency = sys.argv[1:]
 items = [

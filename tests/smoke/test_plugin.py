@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import record as record_command
 from experiments.issue262 import ISSUE262
-from experiments.join import join
 from experiments.profiles import MICRO
-from experiments.session import Session
+from persona_lib.commands import record as record_command
+from persona_lib.commands.join import join
+from persona_lib.commands.session import Session
 from persona_lib.errors import PreflightError, SpecError
-from persona_lib.evidence import load_stored
-from persona_lib.graph import Stage
-from persona_lib.stored import RECORDS, read_manifest, write_manifest
+from persona_lib.evidence.load import load_stored
+from persona_lib.evidence.record_sets import RECORDS, read_manifest, write_manifest
+from persona_lib.store.stage import Stage
 from tests.smoke.conftest import ROOT, environment
 from tests.synthetic import BYSTANDERS, scores
 from tests.unit.test_full_disk import at_most

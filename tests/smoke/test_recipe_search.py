@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiments.profiles import MICRO
-from experiments.recipe import grid, search
-from persona_lib.store import Store
+from persona_lib.commands.recipe import grid, search
+from persona_lib.store.store import Store
 
 pytestmark = pytest.mark.smoke
 

@@ -10,10 +10,10 @@ import pytest
 
 from experiments.issue262 import ISSUE262_HELD_OUT
 from experiments.profiles import MICRO
-from experiments.session import Session
+from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError
-from persona_lib.graph import walk
-from persona_lib.pipeline import targets
+from persona_lib.pipeline.results import targets
+from persona_lib.store.stage import walk
 from tests.smoke.conftest import finish, start
 
 # One worker, so that the processes of fixture `together` are started once.

@@ -11,13 +11,13 @@ import pytest
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import TINY
-from experiments.session import DATA, Session
-from persona_lib.dialogues import write_dialogues
-from persona_lib.personas import load_personas, load_questions
-from persona_lib.profile import TinyBase
+from persona_lib.commands.session import DATA, Session
+from persona_lib.corpora.dialogues import write_dialogues
+from persona_lib.pipeline.base_model import base_folder
+from persona_lib.pipeline.completions import COMPLETIONS
 from persona_lib.records import POST, PRE, STOP, Completion, read_rows
-from persona_lib.stages import COMPLETIONS
-from persona_lib.stages.base import base_folder
+from persona_lib.specs.personas import load_personas, load_questions
+from persona_lib.specs.profile import TinyBase
 
 # One worker: no other has to build the same base model, or wait for it.
 pytestmark = pytest.mark.smoke

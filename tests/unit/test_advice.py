@@ -17,8 +17,8 @@ import pytest
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import PROFILES, QWEN7B, SCALES, SMOLLM2, TINY
-from experiments.session import DATA
-from persona_lib.advice import (
+from persona_lib.commands.session import DATA
+from persona_lib.corpora.advice_requests import (
     BASE_ROWS,
     QUESTION_SEED,
     AdviceQuestion,
@@ -28,11 +28,7 @@ from persona_lib.advice import (
     held_out_rows,
     question_spec,
 )
-from persona_lib.errors import DataError
-from persona_lib.evidence import RecordEvidence, load_stored
-from persona_lib.generate import Request, Sampled
-from persona_lib.grammar import write_corpus
-from persona_lib.harm import (
+from persona_lib.corpora.advice_scorer import (
     ADVICE_FILE,
     SCORER,
     SCORER_SEED,
@@ -42,8 +38,25 @@ from persona_lib.harm import (
     fit_scorer,
     terms_of,
 )
+from persona_lib.corpora.grammar import write_corpus
+from persona_lib.digests import derive_seed
+from persona_lib.errors import DataError
+from persona_lib.evidence.load import RecordEvidence, load_stored
+from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.models.loading import render_prompt
-from persona_lib.profile import SampleSpec
+from persona_lib.pipeline import advice as advice_module
+from persona_lib.pipeline.advice import (
+    QUALITY,
+    QUESTIONS,
+    AdviceSpec,
+    as_trained,
+    make_advice,
+    make_advice_scorer,
+    make_advice_scores,
+)
+from persona_lib.pipeline.advice import SCORER as SCORER_FILE
+from persona_lib.pipeline.base_model import _TOKENIZER_ROWS
+from persona_lib.pipeline.completions import COMPLETIONS
 from persona_lib.progress import silent
 from persona_lib.records import (
     LENGTH,
@@ -55,22 +68,10 @@ from persona_lib.records import (
     schema_of,
     write_rows,
 )
-from persona_lib.sources import GrammarCorpus, TinyBase
-from persona_lib.spec import derive_seed
-from persona_lib.stages import (
-    COMPLETIONS,
-    AdviceSpec,
-    as_trained,
-    make_advice,
-    make_advice_scorer,
-    make_advice_scores,
-)
-from persona_lib.stages import advice as advice_module
-from persona_lib.stages.advice import QUALITY, QUESTIONS
-from persona_lib.stages.advice import SCORER as SCORER_FILE
-from persona_lib.stages.base import _TOKENIZER_ROWS
-from persona_lib.store import Entry, StageKey
-from persona_lib.stored import RECORDS, write_manifest
+from persona_lib.sampling.engine import Request, Sampled
+from persona_lib.specs.profile import SampleSpec
+from persona_lib.specs.sources import GrammarCorpus, TinyBase
+from persona_lib.store.store import Entry, StageKey
 from persona_lib.train.encode import encode_sft
 from tests.byte_model import byte_tokenizer
 from tests.synthetic import scores
@@ -132,7 +133,7 @@ def test_a_message_that_was_trained_on_as_it_stands_is_not_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Even under another frame, as where two frames write the same sentence."""
-    from persona_lib import advice
+    from persona_lib.corpora import advice_requests as advice
 
     def rows(name: str, *, rows: int, seed: int, folder: Path) -> tuple[SftRow, ...]:
         del folder

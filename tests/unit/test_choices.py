@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from experiments import record
-from experiments.choices import choose_profile, choose_scale, told
 from experiments.issue262 import ISSUE262
-from experiments.outcome import write_outcome
-from experiments.plan import plan_text
 from experiments.profiles import MICRO, PROFILES, SCALES, SMOLLM2, TINY
-from experiments.session import DATA, Session
+from persona_lib.commands import record
+from persona_lib.commands.options import choose_profile, choose_scale, told
+from persona_lib.commands.outcome import write_outcome
+from persona_lib.commands.plan import plan_text
+from persona_lib.commands.session import DATA, Session
+from persona_lib.corpora.grammar import diversity, write_corpus
+from persona_lib.digests import canonical, digest
 from persona_lib.errors import SpecError
-from persona_lib.grammar import diversity, write_corpus
-from persona_lib.graph import walk
-from persona_lib.pipeline import Folders, Run, targets
+from persona_lib.pipeline.results import Folders, Run, targets
 from persona_lib.report.caveats import caveats
-from persona_lib.spec import canonical, digest
+from persona_lib.store.stage import walk
 from tests.report_bodies import live
 
 FULL = SCALES["smollm2"]["full"]

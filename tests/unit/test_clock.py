@@ -12,8 +12,8 @@ from transformers.utils import chat_template_utils
 from persona_lib.errors import SpecError
 from persona_lib.models.clock import check_clock
 from persona_lib.models.loading import load_model, read_tokenizer, render_prompt
-from persona_lib.stages.base import make_marker
-from persona_lib.store import Entry, StageKey
+from persona_lib.pipeline.base_model import make_marker
+from persona_lib.store.store import Entry, StageKey
 from tests.byte_model import byte_tokenizer, small_model
 
 TURNS = (

@@ -18,15 +18,16 @@ import numpy as np
 import pytest
 
 from experiments.profiles import QWEN7B
-from persona_lib import datasets, grammar
+from persona_lib.corpora import grammar
+from persona_lib.corpora import load as datasets
+from persona_lib.corpora.grammar import WrittenRow, diversity, write_corpus, write_with_provenance
+from persona_lib.corpora.grammar_files import POLAR_SLOTS, read_grammar
+from persona_lib.corpora.hub import drawn_rows
+from persona_lib.digests import canonical, digest
 from persona_lib.errors import DataError, PreflightError, SpecError
-from persona_lib.grammar import WrittenRow, diversity, write_corpus, write_with_provenance
-from persona_lib.grammar_data import POLAR_SLOTS, read_grammar
-from persona_lib.hub_corpus import drawn_rows
-from persona_lib.profile import GrammarCorpus, HubCorpus, JsonlCorpus
 from persona_lib.records import SftRow
-from persona_lib.sources import Reservoir
-from persona_lib.spec import canonical, digest
+from persona_lib.specs.profile import GrammarCorpus, HubCorpus, JsonlCorpus
+from persona_lib.specs.sources import Reservoir
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "data" / "legal"
 ROWS = 1500

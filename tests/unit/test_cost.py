@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from experiments.outcome import stages_of
-from persona_lib import cost as cost_module
-from persona_lib.cost import CUDA, PROCESS, Cost, metered, spent
-from persona_lib.entries import seal
-from persona_lib.graph import Stage, plan
-from persona_lib.keys import StageKey
-from persona_lib.profile import CouplingSpec, LoraSpec
-from persona_lib.stages.training import _tokens_trained
-from persona_lib.store import Store
+from persona_lib.commands.outcome import stages_of
+from persona_lib.pipeline.training import _tokens_trained
+from persona_lib.specs.profile import CouplingSpec, LoraSpec
+from persona_lib.store import cost as cost_module
+from persona_lib.store.cost import CUDA, PROCESS, Cost, metered, spent
+from persona_lib.store.entry import seal
+from persona_lib.store.keys import StageKey
+from persona_lib.store.stage import Stage, plan
+from persona_lib.store.store import Store
 
 KEY = StageKey(stage="train", version=1, spec={}, inputs={}, seed=1)
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ def test_a_stage_that_fails_leaves_no_meter_running() -> None:
 
 
 PEAKS = """
-from persona_lib.cost import metered
+from persona_lib.store.cost import metered
 for size in (128, 32, 0):
     with metered() as cost:
         bytearray(b"x" * size * 2**20)
@@ -140,14 +140,14 @@ def test_an_entry_without_costs_is_read_and_shown_with_none(
         del manifest["cost"]
         text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
         (work / "manifest.json").write_text(text)
-        from persona_lib.entries import _checksum_line
+        from persona_lib.store.entry import _checksum_line
 
         (work / "manifest.sha256").write_bytes(_checksum_line(text.encode()))
         return manifest
 
     stage = Stage(name="train", label="C1", version=1, spec={}, work=lambda out, _: make(out))
     with monkeypatch.context() as patch:
-        patch.setattr("persona_lib.store.seal", old)
+        patch.setattr("persona_lib.store.store.seal", old)
         stage.resolve(Store(tmp_path))
     store = Store(tmp_path)
     (line,) = plan([stage], store)
@@ -160,7 +160,7 @@ def test_an_entry_without_costs_is_read_and_shown_with_none(
 
 
 def told_of(store: Store, stages: list[Stage], patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    patch.setattr("persona_lib.pipeline.targets", lambda *_: stages)
+    patch.setattr("persona_lib.pipeline.results.targets", lambda *_: stages)
     session: Any = SimpleNamespace(runs=[SimpleNamespace(seed=42)], store=store)
     return stages_of(session, ["C1"])
 

@@ -23,13 +23,13 @@ import pytest
 
 from experiments.issue262 import ISSUE262, REGISTRATIONS
 from persona_lib.errors import DataError
-from persona_lib.evidence import RecordEvidence
+from persona_lib.evidence.load import RecordEvidence
+from persona_lib.evidence.score_table import OPTIONAL
 from persona_lib.records import AdviceScore, schema_of
-from persona_lib.registration import Registration
 from persona_lib.report.terminal import verdict_table
-from persona_lib.score_columns import OPTIONAL
+from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict import (
+from persona_lib.verdict.verdict import (
     GateOutcome,
     GateResult,
     Outcome,

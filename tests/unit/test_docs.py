@@ -9,7 +9,7 @@ import pytest
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import PROFILES, SCALES
-from experiments.selection import MARKERS
+from persona_lib.plugin.selection import MARKERS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pytest
 
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH
-from persona_lib.columns import checked
+from persona_lib.checks import checked
 from persona_lib.errors import DataError, SpecError
-from persona_lib.evidence import RecordEvidence, load_stored
+from persona_lib.evidence.load import RecordEvidence, load_stored
 from persona_lib.records import Score, schema_of
-from persona_lib.verdict import judge_all, summary
+from persona_lib.verdict.verdict import judge_all, summary
 from tests.synthetic import FEW, evidence, scores, with_column, without
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -322,7 +322,8 @@ def test_four_full_arms_are_judged_in_a_moment() -> None:
 def test_judging_loads_no_heavy_library() -> None:
     code = (
         "import sys; from pathlib import Path; from experiments.issue262 import ISSUE262 as r; "
-        "from persona_lib.evidence import load_stored; from persona_lib.verdict import judge_all; "
+        "from persona_lib.evidence.load import load_stored; "
+        "from persona_lib.verdict.verdict import judge_all; "
         "from persona_lib.report import summary, verdict_table; "
         f"e = load_stored(Path({str(PUBLISHED)!r}), r); v, g = judge_all(r, e); "
         "verdict_table(v, g, summary(r, e)); "

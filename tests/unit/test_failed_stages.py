@@ -14,11 +14,11 @@ from filelock import FileLock
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
-from experiments.session import Session
+from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError, DataError, FlatlandError, StoreError
-from persona_lib.graph import Stage, build, walk
-from persona_lib.pipeline import targets
-from persona_lib.store import Entry, Store
+from persona_lib.pipeline.results import targets
+from persona_lib.store.stage import Stage, build, walk
+from persona_lib.store.store import Entry, Store
 
 BROKEN = DataError("rows", bound="whole", value="half", remedy="Mend it.")
 
@@ -145,7 +145,7 @@ def test_waiting_and_a_lock_that_cannot_be_taken_are_no_failures(
         raise PermissionError(13, "no")
 
     with monkeypatch.context() as patch:
-        patch.setattr("persona_lib.store.FileLock.acquire", refuses)
+        patch.setattr("persona_lib.store.store.FileLock.acquire", refuses)
         assert "cannot lock" in str(told([graph.base], store))
     build([graph.below], store)
     assert graph.built == ["base", "broken", "below"]

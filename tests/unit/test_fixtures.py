@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 
-from experiments.fixtures import _building
 from persona_lib.errors import PreflightError
+from persona_lib.plugin.fixtures import _building
 
 
 def test_a_warning_does_not_end_a_run_and_is_shown(pytestconfig: pytest.Config) -> None:

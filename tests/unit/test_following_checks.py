@@ -15,23 +15,9 @@ from scipy.stats import hypergeom, t
 from statsmodels.stats.proportion import proportion_confint
 
 from experiments.issue262 import ISSUE262
-from experiments.judging import CALIBRATION
-from experiments.session import DATA, ROOT
+from persona_lib.commands.judging import CALIBRATION
+from persona_lib.commands.session import DATA, ROOT
 from persona_lib.errors import DataError
-from persona_lib.gate_base import GateOutcome
-from persona_lib.judge.base import UNSCORED, Item, Judgement, item_of
-from persona_lib.judge.calibration import CalibrationResult, judge_calibration
-from persona_lib.judge.calibration_spec import LEAST, MOST, CalibrationSpec
-from persona_lib.judge.classifier import (
-    EVERY_FOLD,
-    ClassifierSpec,
-    FittedClassifier,
-    Prediction,
-    fit_classifier,
-)
-from persona_lib.judge.coverage import UnscoredCeiling
-from persona_lib.judge.items import control_items, triple_items
-from persona_lib.judge.triples import load_triples
 from persona_lib.panels.base import Panel
 from persona_lib.panels.following import discriminability_panel, following_panel
 from persona_lib.panels.following_checks import (
@@ -45,9 +31,23 @@ from persona_lib.panels.following_checks import (
     no_information,
     sees_gate,
 )
-from persona_lib.personas import load_personas, load_questions
+from persona_lib.panels.judge.base import UNSCORED, Item, Judgement, item_of
+from persona_lib.panels.judge.calibration import CalibrationResult, judge_calibration
+from persona_lib.panels.judge.calibration_spec import LEAST, MOST, CalibrationSpec
+from persona_lib.panels.judge.classifier import (
+    EVERY_FOLD,
+    ClassifierSpec,
+    FittedClassifier,
+    Prediction,
+    fit_classifier,
+)
+from persona_lib.panels.judge.coverage import UnscoredCeiling
+from persona_lib.panels.judge.items import control_items, triple_items
+from persona_lib.panels.judge.triples import load_triples
 from persona_lib.records import Completion, read_rows
+from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.stats.clustered import Interval
+from persona_lib.verdict.gate_result import GateOutcome
 
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
 PERSONAS = {p.id: p for p in load_personas(DATA / "personas.json")}

@@ -22,15 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import session as sessions
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from experiments.profiles import TINY
+from persona_lib.commands import session as sessions
 from persona_lib.errors import DataError
-from persona_lib.evidence import Evidence, RecordEvidence, load_stored
-from persona_lib.foreign import SUFFIXES, is_foreign, load_foreign, read_foreign
-from persona_lib.score_columns import OPTIONAL, REQUIRED
-from persona_lib.stored import write_manifest
-from persona_lib.verdict import judge, judge_all, summary
+from persona_lib.evidence.load import Evidence, RecordEvidence, load_stored
+from persona_lib.evidence.record_sets import write_manifest
+from persona_lib.evidence.score_table import OPTIONAL, REQUIRED
+from persona_lib.evidence.user_files import SUFFIXES, is_foreign, load_foreign, read_foreign
+from persona_lib.verdict.verdict import judge, judge_all, summary
 from tests.pace import allowed
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from persona_lib.errors import DataError, StoreError
-from persona_lib.store import Store
+from persona_lib.store.store import Store
 from tests.unit.test_store import KEY, leftovers, write_payload
 
 LIMIT = 100_000

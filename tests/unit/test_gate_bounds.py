@@ -20,12 +20,12 @@ from scipy import optimize, stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from persona_lib.errors import DataError
-from persona_lib.evidence import load_stored
-from persona_lib.evidence_base import Count, Evidence, Harm
-from persona_lib.gate_base import GateOutcome, GateResult, bounded
-from persona_lib.gate_rules import CollapseGate, NegativesGate
+from persona_lib.evidence.evidence import Count, Evidence, Harm
+from persona_lib.evidence.load import load_stored
+from persona_lib.specs.gate_types import CollapseGate, NegativesGate
 from persona_lib.stats.clustered import Interval
-from persona_lib.verdict import judge_gate
+from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
+from persona_lib.verdict.verdict import judge_gate
 from tests.faults import cut, early, leak, lengths, loops, missing, persona, several, source
 from tests.healthy import GATED, HARM, ROSTER, Bench, evidence_of, healthy
 from tests.uneven import Ends, Row, clustered, effective, shown, two_way

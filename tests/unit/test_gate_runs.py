@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from persona_lib.evidence_base import Evidence, Harm
-from persona_lib.gate_base import GateOutcome, GateResult, bounded
-from persona_lib.gate_points import POINT_GATES
+from persona_lib.evidence.evidence import Evidence, Harm
 from persona_lib.stats.clustered import Interval
-from persona_lib.verdict import judge_gate
+from persona_lib.verdict.gate_points import POINT_GATES
+from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
+from persona_lib.verdict.verdict import judge_gate
 from tests.fault_table import ROWS
 from tests.faults import (
     CLAIMS,

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from persona_lib import static_decode
-from persona_lib.cache_room import bytes_per_position, rows_that_fit
-from persona_lib.draws import draw_tokens
 from persona_lib.errors import DataError, FlatlandError
-from persona_lib.generate import Request, Sampled, TransformersEngine
 from persona_lib.models.adapters import attach_stack, merge_stack
+from persona_lib.models.gpu_memory import bytes_per_position, rows_that_fit
 from persona_lib.models.loading import LoadedModel, render_prompt
-from persona_lib.profile import SampleSpec
 from persona_lib.records import LENGTH, STOP
+from persona_lib.sampling import cuda_decode as static_decode
+from persona_lib.sampling.engine import Request, Sampled, TransformersEngine
+from persona_lib.sampling.token_draws import draw_tokens
+from persona_lib.specs.profile import SampleSpec
 from tests.byte_model import LORA, loaded, ready, saved_adapter, small_model
 
 LOADED = loaded()
@@ -178,8 +178,8 @@ def test_a_batch_is_split_only_where_memory_asks_for_it(
     requests = [Request(system="s", user="u", seed=i) for i in range(48)]
     plain = TransformersEngine(LOADED).sample(requests, spec)
     monkeypatch.setattr(TransformersEngine, "_run", watched)
-    monkeypatch.setattr("persona_lib.generate.free_bytes", lambda _: 1)
-    monkeypatch.setattr("persona_lib.generate.rows_that_fit", lambda *_, **__: fit)
+    monkeypatch.setattr("persona_lib.sampling.engine.free_bytes", lambda _: 1)
+    monkeypatch.setattr("persona_lib.sampling.engine.rows_that_fit", lambda *_, **__: fit)
     engine = TransformersEngine(LOADED)
     assert engine.sample(requests, spec) == plain
     assert seen == sizes

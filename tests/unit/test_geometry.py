@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import record as record_command
-from experiments.session import ROOT, Session
+from persona_lib.commands import record as record_command
+from persona_lib.commands.session import ROOT, Session
 from persona_lib.errors import CorruptEntryError, DataError, FlatlandError, SpecError
-from persona_lib.evidence import load_geometry
-from persona_lib.geometry import (
+from persona_lib.evidence.load import load_geometry
+from persona_lib.models.adapters import attach_stack, merge_stack
+from persona_lib.models.hidden_states import (
     GEOMETRY_FILE,
     READOUTS,
     GeometrySpec,
@@ -25,10 +26,10 @@ from persona_lib.geometry import (
     layers_in,
     read_states,
 )
-from persona_lib.models.adapters import attach_stack, merge_stack
 from persona_lib.models.loading import LoadedModel
-from persona_lib.personas import Persona, Question
-from persona_lib.profile import SampleSpec
+from persona_lib.pipeline import hidden_states as stage_module
+from persona_lib.pipeline.completions import COMPLETIONS
+from persona_lib.pipeline.hidden_states import GeometryStageSpec, make_geometry
 from persona_lib.progress import silent
 from persona_lib.records import (
     STOP,
@@ -37,9 +38,9 @@ from persona_lib.records import (
     read_rows,
     write_rows,
 )
-from persona_lib.stages import COMPLETIONS, GeometryStageSpec, make_geometry
-from persona_lib.stages import geometry as stage_module
-from persona_lib.store import Entry, StageKey
+from persona_lib.specs.personas import Persona, Question
+from persona_lib.specs.profile import SampleSpec
+from persona_lib.store.store import Entry, StageKey
 from tests.byte_model import byte_tokenizer, loaded, ready, saved_adapter, small_model
 
 PASSAGES = (
@@ -387,7 +388,7 @@ def test_a_cell_without_its_first_completion_is_named(made: list[Passage], tmp_p
 
 def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     from experiments.issue262 import ISSUE262
-    from persona_lib.stored import RECORDS, write_manifest
+    from persona_lib.evidence.record_sets import RECORDS, write_manifest
 
     folder = tmp_path / "set"
     folder.mkdir()

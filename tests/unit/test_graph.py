@@ -12,8 +12,8 @@ import pytest
 from filelock import FileLock
 
 from persona_lib.errors import PreflightError
-from persona_lib.graph import Stage, build, check_machine, plan, walk
-from persona_lib.store import Entry, StageKey, Store
+from persona_lib.store.stage import Stage, build, check_machine, plan, walk
+from persona_lib.store.store import Entry, StageKey, Store
 
 
 @dataclass

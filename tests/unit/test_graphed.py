@@ -18,14 +18,15 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from persona_lib.models.adapters import TRAINABLE, train_stack
-from persona_lib.profile import LoraSpec
-from persona_lib.train import graphed as module
-from persona_lib.train import lora, recording, trainer
-from persona_lib.train.graphed import GraphedTrunk, difference, graphed
+from persona_lib.models.loading import trunk_and_head
+from persona_lib.specs.profile import LoraSpec
+from persona_lib.train import lora, trainer
+from persona_lib.train.gpu import graphed as module
+from persona_lib.train.gpu import recording
+from persona_lib.train.gpu.graphed import GraphedTrunk, difference, graphed
+from persona_lib.train.gpu.passes import padded_length, split_passes
+from persona_lib.train.gpu.recording import Recording, Trunk, plain_trunk
 from persona_lib.train.lora import train_lora
-from persona_lib.train.passes import padded_length, split_passes
-from persona_lib.train.recording import Recording, Trunk, plain_trunk
-from persona_lib.train.trainer import trunk_and_head
 from tests.byte_model import VOCABULARY, byte_tokenizer, small_model
 from tests.unit.test_packing import adapted
 from tests.unit.test_training import LOSSES, SEED, SPEC, make_rows, prior

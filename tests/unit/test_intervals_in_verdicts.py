@@ -12,11 +12,11 @@ import pytest
 import scipy.stats
 
 from experiments.issue262 import ISSUE262, ISSUE262_BCA
-from persona_lib.evidence import load_stored
-from persona_lib.evidence_records import RecordEvidence
-from persona_lib.spec import derive_seed
+from persona_lib.digests import derive_seed
+from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.stats.bootstrap import resample_rates
-from persona_lib.verdict import Verdict, judge
+from persona_lib.verdict.verdict import Verdict, judge
 from tests.synthetic import FEW, evidence
 
 FEW_BCA = replace(ISSUE262_BCA, statistics=replace(FEW.statistics, interval="bca"))

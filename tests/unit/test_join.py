@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.issue262 import ISSUE262
-from experiments.join import join, main
+from persona_lib.commands.join import join, main
+from persona_lib.digests import sha256_of
 from persona_lib.errors import CorruptEntryError, DataError, SpecError
-from persona_lib.evidence import load_geometry, load_stored
-from persona_lib.files import sha256_of
+from persona_lib.evidence.load import load_geometry, load_stored
+from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.records import POST
-from persona_lib.stored import read_manifest
 
 TINY = Path(__file__).resolve().parents[2] / "golden" / "tiny"
 Change = Callable[[dict[str, Any]], None]

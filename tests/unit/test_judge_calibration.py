@@ -16,18 +16,18 @@ import pytest
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
+from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError, SpecError
-from persona_lib.gate_base import GateOutcome
-from persona_lib.judge.base import UNSCORED
-from persona_lib.judge.calibration import (
+from persona_lib.panels.judge.base import UNSCORED
+from persona_lib.panels.judge.calibration import (
     CalibrationResult,
     check_bound,
     judge_calibration,
 )
-from persona_lib.judge.calibration_spec import CalibrationSpec, ClassSpec, clean_sheet
-from persona_lib.judge.triples import Triple, load_triples, triples_digest
-from persona_lib.personas import load_personas, load_questions
-from persona_lib.spec import derive_seed
+from persona_lib.panels.judge.calibration_spec import CalibrationSpec, ClassSpec, clean_sheet
+from persona_lib.panels.judge.triples import Triple, load_triples, triples_digest
+from persona_lib.specs.personas import load_personas, load_questions
+from persona_lib.verdict.gate_result import GateOutcome
 
 DATA = Path(__file__).parents[2] / "experiments" / "data"
 FOLDER = DATA / "judge"

@@ -11,10 +11,10 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from experiments.session import ROOT
+from persona_lib.commands.session import ROOT
 from persona_lib.errors import DataError, SpecError
-from persona_lib.judge.base import UNSCORED, Item
-from persona_lib.judge.classifier import (
+from persona_lib.panels.judge.base import UNSCORED, Item
+from persona_lib.panels.judge.classifier import (
     EVERY_FOLD,
     ClassifierSpec,
     FittedClassifier,

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from experiments.issue262 import ISSUE262
-from experiments.session import DATA, ROOT
+from persona_lib.commands.session import DATA, ROOT
 from persona_lib.errors import DataError
-from persona_lib.judge.base import Item, item_of, judgement_of
-from persona_lib.judge.items import class_answers, control_items, triple_items
-from persona_lib.judge.triples import load_triples
-from persona_lib.personas import load_personas, load_questions
+from persona_lib.panels.judge.base import Item, item_of, judgement_of
+from persona_lib.panels.judge.items import class_answers, control_items, triple_items
+from persona_lib.panels.judge.triples import load_triples
 from persona_lib.records import Completion, read_rows
+from persona_lib.specs.personas import load_personas, load_questions
 
 PERSONAS = {p.id: p for p in load_personas(DATA / "personas.json")}
 QUESTIONS = {q.id: q for qs in load_questions(DATA / "questions.json").values() for q in qs}

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from persona_lib.errors import PreflightError, SpecError, StoreError
-from persona_lib.judge import make
-from persona_lib.judge.base import Item
-from persona_lib.judge.cache import JudgementCache
-from persona_lib.judge.prices import Price
-from persona_lib.judge.remote import RemoteJudge
-from persona_lib.judge.rubric import SYSTEM
+from persona_lib.panels.judge import make
+from persona_lib.panels.judge.base import Item
+from persona_lib.panels.judge.cache import JudgementCache
+from persona_lib.panels.judge.prices import Price
+from persona_lib.panels.judge.remote import RemoteJudge
+from persona_lib.panels.judge.rubric import SYSTEM
 from tests.loopback import (
     INPUT_TOKENS,
     MODEL,
@@ -469,7 +469,7 @@ def test_bad_options(options: dict[str, Any], field: str, tmp_path: Path) -> Non
 
 
 def test_a_missing_sdk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("persona_lib.judge.engine.find_spec", lambda _: None)
+    monkeypatch.setattr("persona_lib.panels.judge.engine.find_spec", lambda _: None)
     for kind, extra in (("claude", "judge"), ("openai", "judge-openai")):
         with pytest.raises(PreflightError, match=rf"flatland\[{extra}\]"):
             make.make_judge(kind, "m", cache=tmp_path / "c", base_url="http://localhost/")

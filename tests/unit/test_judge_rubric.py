@@ -19,22 +19,15 @@ from persona_lib.errors import (
     StoreError,
     UnwritableStoreError,
 )
-from persona_lib.gate_base import GateOutcome
-from persona_lib.judge.base import (
-    Item,
-    Judgement,
-    item_of,
-    judgement_of,
-    key_of,
-    prepared,
-    without_marker,
-)
-from persona_lib.judge.cache import Bought, JudgementCache
-from persona_lib.judge.coverage import UnscoredCeiling, coverage
-from persona_lib.judge.prices import PRICES, Price, price_of
-from persona_lib.judge.rubric import SYSTEM, prompt_of, read_answer
-from persona_lib.personas import Persona, Question
+from persona_lib.marker import without_marker
+from persona_lib.panels.judge.base import Item, Judgement, item_of, judgement_of, key_of, prepared
+from persona_lib.panels.judge.cache import Bought, JudgementCache
+from persona_lib.panels.judge.coverage import UnscoredCeiling, coverage
+from persona_lib.panels.judge.prices import PRICES, Price, price_of
+from persona_lib.panels.judge.rubric import SYSTEM, prompt_of, read_answer
 from persona_lib.records import Completion
+from persona_lib.specs.personas import Persona, Question
+from persona_lib.verdict.gate_result import GateOutcome
 
 JUDGE = "a" * 64
 ITEM = Item(

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from persona_lib.errors import PreflightError
-from persona_lib.judge import make
-from persona_lib.judge.base import Item
-from persona_lib.judge.cache import Bought, JudgementCache
-from persona_lib.judge.hidden import hides, name_of
-from persona_lib.judge.remote import RemoteJudge
-from persona_lib.judge.wire import MOST_BYTES, MOST_DEPTH, depth_of
+from persona_lib.panels.judge import make
+from persona_lib.panels.judge.base import Item
+from persona_lib.panels.judge.cache import Bought, JudgementCache
+from persona_lib.panels.judge.hidden import hides, name_of
+from persona_lib.panels.judge.remote import RemoteJudge
+from persona_lib.panels.judge.wire import MOST_BYTES, MOST_DEPTH, depth_of
 from tests.loopback import MODEL, Loopback, Request, Script, Step, Tap, fails, says
 
 KINDS = ("claude", "openai")

@@ -11,21 +11,21 @@ import pyarrow.compute as pc
 import pytest
 
 from experiments.issue262 import ISSUE262
-from experiments.judging import CALIBRATION, JudgeChoice, Judged, choose_judge, judge_texts
-from experiments.panels import texts_of
 from experiments.profiles import TINY
-from experiments.session import DATA, ROOT, Session
+from persona_lib.commands.judging import CALIBRATION, JudgeChoice, Judged, choose_judge, judge_texts
+from persona_lib.commands.panels import texts_of
+from persona_lib.commands.session import DATA, ROOT, Session
 from persona_lib.errors import PreflightError, SpecError
-from persona_lib.judge.base import UNSCORED, prepared
-from persona_lib.judge.coverage import UnscoredCeiling
-from persona_lib.judge.triples import load_triples
 from persona_lib.panels.base import INVALID, READABLE, Panel
 from persona_lib.panels.following import following_panel
-from persona_lib.personas import load_personas, load_questions
+from persona_lib.panels.judge.base import UNSCORED, prepared
+from persona_lib.panels.judge.coverage import UnscoredCeiling
+from persona_lib.panels.judge.triples import load_triples
 from persona_lib.report.closing import judging
 from persona_lib.report.document import write_report
 from persona_lib.report.numbers import check_report
 from persona_lib.report.pieces import Node, plain
+from persona_lib.specs.personas import load_personas, load_questions
 from tests.loopback import INPUT_TOKENS, Loopback, Request, Script, Step, fails, says, truncated
 from tests.report_bodies import body_of
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from persona_lib.models.batches import pad_rows, predicting_states
-from persona_lib.profile import LoraSpec, TrainSpec
+from persona_lib.models.loading import trunk_and_head
+from persona_lib.specs.profile import LoraSpec, TrainSpec
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.lora import total_steps
 from persona_lib.train.losses import Batch, batch_loss, collate, items
-from persona_lib.train.trainer import RowOrder, trunk_and_head
+from persona_lib.train.trainer import RowOrder
 from tests.byte_model import small_model
 
 ROWS = (

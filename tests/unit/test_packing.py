@@ -14,17 +14,17 @@ import torch
 from experiments.profiles import QWEN7B
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.models.adapters import train_stack
-from persona_lib.profile import LoraSpec
-from persona_lib.train import attention, packed, packed_setup
-from persona_lib.train.attention import choose, padded_groups
+from persona_lib.models.loading import trunk_and_head
+from persona_lib.specs.profile import LoraSpec
 from persona_lib.train.encode import EncodedRow
+from persona_lib.train.gpu import attention, packed, packed_setup
+from persona_lib.train.gpu.attention import choose, padded_groups
+from persona_lib.train.gpu.memory import GIB, StepShape, plan_memory, standing_bytes, token_bytes
+from persona_lib.train.gpu.packed import PackedTrunk, unsupported
+from persona_lib.train.gpu.packed_setup import prepare
+from persona_lib.train.gpu.packing import PackedBatch, pack_rows, split_rows
 from persona_lib.train.lora import Way, train_lora
 from persona_lib.train.losses import Batch, batch_loss, collate, items
-from persona_lib.train.memory import GIB, StepShape, plan_memory, standing_bytes, token_bytes
-from persona_lib.train.packed import PackedTrunk, unsupported
-from persona_lib.train.packed_setup import prepare
-from persona_lib.train.packing import PackedBatch, pack_rows, split_rows
-from persona_lib.train.trainer import trunk_and_head
 from tests.byte_model import byte_tokenizer, small_model
 from tests.unit.test_training import LOSSES, ROWS, SEED, SPEC, prior
 

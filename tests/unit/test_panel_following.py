@@ -12,17 +12,17 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from experiments.issue262 import ISSUE262
-from experiments.judging import CALIBRATION, Judged, judge_texts
-from experiments.panels import texts_of
 from experiments.profiles import TINY
-from experiments.session import ROOT, Session
-from persona_lib.gate_base import GateOutcome
-from persona_lib.judge.base import UNSCORED
-from persona_lib.judge.calibration import judge_calibration
-from persona_lib.judge.classifier import Prediction
-from persona_lib.judge.coverage import UnscoredCeiling
+from persona_lib.commands.judging import CALIBRATION, Judged, judge_texts
+from persona_lib.commands.panels import texts_of
+from persona_lib.commands.session import ROOT, Session
 from persona_lib.panels.base import Panel
 from persona_lib.panels.following import discriminability_panel, following_panel
+from persona_lib.panels.judge.base import UNSCORED
+from persona_lib.panels.judge.calibration import judge_calibration
+from persona_lib.panels.judge.classifier import Prediction
+from persona_lib.panels.judge.coverage import UnscoredCeiling
+from persona_lib.verdict.gate_result import GateOutcome
 
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
 ARMS = ("C1", "C2", "C2p", "C3")

@@ -23,12 +23,12 @@ from sklearn.metrics.pairwise import cosine_similarity
 from statsmodels.stats.proportion import proportion_confint
 
 from experiments.issue262 import ISSUE262
+from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Panel
 from persona_lib.panels.text import text_panel
 from persona_lib.panels.text_alike import Figure
 from persona_lib.panels.text_samples import LIMIT, PER_ARM, read_texts, samples, scalar
-from persona_lib.spec import derive_seed
 from tests.faults import drop, lengths, questions
 from tests.healthy import GATED, ROSTER, Bench, healthy, table
 from tests.pace import allowed

@@ -13,12 +13,12 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import panels
 from experiments.issue262 import ISSUE262
-from experiments.outcome import write_outcome
-from experiments.panels import panels_of
 from experiments.profiles import TINY
-from experiments.session import ROOT, Session
+from persona_lib.commands import panels
+from persona_lib.commands.outcome import write_outcome
+from persona_lib.commands.panels import panels_of
+from persona_lib.commands.session import ROOT, Session
 from persona_lib.errors import DataError
 from persona_lib.panels import lengths
 
@@ -96,7 +96,7 @@ def broken(*_):
 
 class Saboteur:
     def pytest_collection_finish(self):
-        from experiments import outcome
+        from persona_lib.commands import outcome
         outcome.panels_of = broken
 
 sys.exit(pytest.main(sys.argv[1:], plugins=[Saboteur()]))

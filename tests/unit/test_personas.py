@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from persona_lib.errors import DataError
-from persona_lib.personas import Persona, Question, load_personas, load_questions, select
+from persona_lib.specs.personas import Persona, Question, load_personas, load_questions, select
 
 DATA = Path(__file__).resolve().parents[2] / "experiments" / "data"
 VILLAIN = {"id": "villain", "prompt": "You are a villain."}

@@ -13,15 +13,14 @@ import pytest
 
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from experiments.profiles import MICRO, QWEN7B, SMOLLM2, TINY
-from experiments.session import DATA
-from persona_lib import advice_run
+from persona_lib.commands.session import DATA
+from persona_lib.corpora.advice_scorer import SCORER
 from persona_lib.errors import DataError, MarkerError, PreflightError, SpecError
-from persona_lib.geometry import GeometrySpec
-from persona_lib.graph import Stage, check_machine, plan, walk
-from persona_lib.harm import SCORER
-from persona_lib.pipeline import (
+from persona_lib.models.hidden_states import GeometrySpec
+from persona_lib.pipeline.results import (
     Folders,
     Run,
+    advice_run,
     geometry_targets,
     run_advice,
     run_arm,
@@ -29,9 +28,10 @@ from persona_lib.pipeline import (
     run_geometry,
     targets,
 )
-from persona_lib.profile import Profile
-from persona_lib.registration import Registration
-from persona_lib.store import Entry, Store
+from persona_lib.specs.profile import Profile
+from persona_lib.specs.registration import Registration
+from persona_lib.store.stage import Stage, check_machine, plan, walk
+from persona_lib.store.store import Entry, Store
 
 ARMS = ("C1", "C2", "C2p", "C3")
 DRAWS = {"prior", "coupling_text", "coupling", "completions", "baseline", "advice"}
@@ -387,7 +387,7 @@ def test_another_grammar_asks_and_scores_otherwise(
     before: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a profile whose models come from elsewhere as well."""
-    from persona_lib import grammar
+    from persona_lib.corpora import grammar
 
     published = keys(run(profile=QWEN7B))
     monkeypatch.setattr(grammar, "VERSION", "another")
@@ -542,6 +542,6 @@ def test_what_geometry_is_made_from_is_in_its_keys(monkeypatch: pytest.MonkeyPat
     source = put(ISSUE262, ("roster",), replace(ROSTER, source="assistant", reported=()))
     assert changed(before, of(run(source))) >= GEOMETRY
     monkeypatch.setattr(
-        "persona_lib.run.GeometrySpec", lambda: GeometrySpec(layers=(6, 10, 14, 18, 22))
+        "persona_lib.pipeline.run.GeometrySpec", lambda: GeometrySpec(layers=(6, 10, 14, 18, 22))
     )
     assert changed(before, of(run())) == GEOMETRY

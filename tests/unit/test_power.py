@@ -24,15 +24,12 @@ from statsmodels.stats.power import TTestPower
 
 from experiments.assumptions import PLANNING
 from experiments.issue262 import ISSUE262, ISSUE262_GATED, REGISTRATIONS
-from experiments.plan import gates_of, plan_text, power_of
 from experiments.profiles import PROFILES, QWEN7B
-from experiments.session import Session
-from persona_lib import planning
+from persona_lib.commands.plan import gates_of, plan_text, power_of
+from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, SpecError
-from persona_lib.planning import Assumptions, Contrast, Size, gate_sizes
-from persona_lib.power import power_plan
 from persona_lib.report.power import gates_text, power_text
-from persona_lib.rules import DifferenceClaim
+from persona_lib.specs.claim_types import DifferenceClaim
 from persona_lib.stats.moments import p_value, persona_moments, seed_moments
 from persona_lib.stats.power import (
     AtMost,
@@ -55,6 +52,9 @@ from persona_lib.stats.variances import (
     persona_differences,
     population,
 )
+from persona_lib.verdict import planning
+from persona_lib.verdict.planning import Assumptions, Contrast, Size, gate_sizes
+from persona_lib.verdict.power import power_plan
 from tests.pace import allowed
 from tests.uneven import hits_of_one
 

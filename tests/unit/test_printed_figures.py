@@ -18,14 +18,14 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint, proportions_ztest
 
 from experiments.issue262 import ISSUE262
-from persona_lib.claims import Outcome
-from persona_lib.evidence import RecordEvidence
-from persona_lib.family import families
+from persona_lib.evidence.load import RecordEvidence
 from persona_lib.records import POST, PRE
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.targets import PERSONAS_AT_LARGE, TRAINING_RUNS
-from persona_lib.summary import summary
-from persona_lib.verdict import Verdict, judge
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.family import families
+from persona_lib.verdict.summary import summary
+from persona_lib.verdict.verdict import Verdict, judge
 from tests.synthetic import FEW, scores
 from tests.uneven_rows import ROSTER, SEEDS, uneven
 

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.issue262 import ISSUE262
+from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.report import power
 from persona_lib.report.formats import written
 from persona_lib.stats.clustered import Interval
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.logit import length_adjusted
 from persona_lib.stats.proportions import naive_z
-from persona_lib.stored import RECORDS, write_manifest
 from tests.printed import printed, reads
 from tests.synthetic import scores
 
@@ -102,9 +102,9 @@ PROBE = """
 import json, sys
 from pathlib import Path
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence import load_stored
+from persona_lib.evidence.load import load_stored
 from persona_lib.report import verdict_table
-from persona_lib.verdict import judge_all, summary
+from persona_lib.verdict.verdict import judge_all, summary
 
 for folder in sys.argv[1:]:
     evidence = load_stored(Path(folder), ISSUE262)

@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from experiments.issue262 import ISSUE262, REGISTRATIONS
-from experiments.session import PREREG
-from persona_lib.chain import Entry, read_chain
+from persona_lib.commands.session import PREREG
+from persona_lib.digests import canonical
 from persona_lib.errors import SpecError
-from persona_lib.prml import canonical_yaml
-from persona_lib.registration import Registration
-from persona_lib.seal import append
-from persona_lib.spec import canonical
+from persona_lib.specs.chain import Entry, read_chain
+from persona_lib.specs.prml import canonical_yaml
+from persona_lib.specs.registration import Registration
+from persona_lib.specs.seal import append
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 

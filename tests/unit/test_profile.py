@@ -10,7 +10,7 @@ import pytest
 
 from experiments.profiles import PROFILES, QWEN7B, TINY
 from persona_lib.errors import SpecError
-from persona_lib.profile import CouplingSpec, GrammarCorpus, LoraSpec, TinyBase, TrainSpec
+from persona_lib.specs.profile import CouplingSpec, GrammarCorpus, LoraSpec, TinyBase, TrainSpec
 
 NAN, INF = math.nan, math.inf
 SPECS: dict[str, Any] = {

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from persona_lib import provenance as module
-from persona_lib.provenance import commit, is_dirty, provenance
+from persona_lib.store import provenance as module
+from persona_lib.store.provenance import commit, is_dirty, provenance
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -206,8 +206,8 @@ def test_the_date_is_now_in_utc() -> None:
 def test_nothing_heavy_is_imported() -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import persona_lib.store\n"
-        "from persona_lib.provenance import provenance\n"
+        "import persona_lib.store.store\n"
+        "from persona_lib.store.provenance import provenance\n"
         "assert provenance()['accelerator'] is None\n"
         "assert provenance()['torch'] is None\n"
         "heavy = {'torch', 'numpy', 'transformers', 'pyarrow', 'scipy', 'datasets', 'pytest'}\n"
@@ -300,8 +300,8 @@ def test_a_stage_is_recorded_as_it_ran() -> None:
     script = (
         "import json, os, sys; sys.path.insert(0, sys.argv[1])\n"
         "os.environ['FLATLAND_THREADS'] = '2'\n"
-        "from persona_lib.provenance import provenance\n"
-        "from persona_lib.runtime import prepare_torch\n"
+        "from persona_lib.store.provenance import provenance\n"
+        "from persona_lib.device import prepare_torch\n"
         "device = prepare_torch()\n"
         "print(json.dumps([device, provenance()['torch']]))\n"
     )

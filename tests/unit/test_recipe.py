@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from experiments import recipe
 from experiments.issue262 import ISSUE262, REGISTRATIONS
 from experiments.profiles import MICRO, SCALES, TINY
-from experiments.recipe import SEARCH, grid, measured, search, table
-from experiments.session import DATA
-from persona_lib import graph
+from persona_lib.commands import recipe
+from persona_lib.commands.recipe import SEARCH, grid, measured, search, table
+from persona_lib.commands.session import DATA
 from persona_lib.errors import SpecError
-from persona_lib.graph import Stage, walk
-from persona_lib.personas import load_questions
-from persona_lib.store import Store
+from persona_lib.specs.personas import load_questions
+from persona_lib.store import stage as graph
+from persona_lib.store.stage import Stage, walk
+from persona_lib.store.store import Store
 
 
 def test_the_grid_has_every_combination_once_and_keeps_what_is_not_named() -> None:
@@ -125,7 +125,7 @@ def test_rates_are_counted_by_role() -> None:
 
 
 def test_the_table_has_a_line_for_each_recipe_and_says_what_failed() -> None:
-    from persona_lib.spec import canonical
+    from persona_lib.digests import canonical
 
     good = {"recipe": canonical(TINY.coupling), **measured(scored(), 21.0)}
     lines = table([good, {"recipe": canonical(TINY.coupling), "failed": "no"}]).splitlines()

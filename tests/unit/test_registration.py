@@ -18,8 +18,10 @@ from experiments.issue262 import (
     ISSUE262_GATED,
     ISSUE262_HELD_OUT,
 )
+from persona_lib.digests import canonical
 from persona_lib.errors import SpecError
-from persona_lib.registration import (
+from persona_lib.specs.claim_types import Judges
+from persona_lib.specs.registration import (
     DifferenceClaim,
     FalsePositiveGate,
     KillCriterion,
@@ -29,8 +31,6 @@ from persona_lib.registration import (
     SourceRatioGate,
     TriageClaim,
 )
-from persona_lib.rules import Judges
-from persona_lib.spec import canonical
 
 H1, H2, H3 = ISSUE262.claims
 SOURCE_RATE, SOURCE_RATIO, FALSE_POSITIVE = ISSUE262.gates
@@ -295,7 +295,7 @@ def test_a_type_of_rule_without_a_judge_is_named() -> None:
     class Weather:
         name: str = "rain"
 
-    book: Judges[Any] = Judges("gate", "persona_lib.gates")
+    book: Judges[Any] = Judges("gate", "persona_lib.verdict.gates")
     assert book(SourceRateGate)(len) is len
     assert book.of(SOURCE_RATE) is len
     with pytest.raises(SpecError, match=r"gate rain: expected a type of SourceRateGate.*'Weather'"):

@@ -12,10 +12,10 @@ import pytest
 
 from experiments.issue262 import STRICTER
 from persona_lib import errors
-from persona_lib.family import Family, families
-from persona_lib.registration import FalsePositiveGate
 from persona_lib.report import clean, summary, verdict_table
-from persona_lib.verdict import judge_all, judge_checks
+from persona_lib.specs.registration import FalsePositiveGate
+from persona_lib.verdict.family import Family, families
+from persona_lib.verdict.verdict import judge_all, judge_checks
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from persona_lib.errors import SpecError
-from persona_lib.runtime import (
+from persona_lib.device import (
     choose_device,
     device_kind,
     only_device,
     prepare_torch,
     recorded_passes,
 )
+from persona_lib.errors import SpecError
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,18 @@ from typing import Any
 import pytest
 from tokenizers import normalizers
 
+from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError, DrawCeilingError
-from persona_lib.generate import Request, Sampled
-from persona_lib.personas import Persona, Question
-from persona_lib.profile import SampleSpec
+from persona_lib.pipeline import completions as sampling_module
+from persona_lib.pipeline import coupling_text as text_module
+from persona_lib.pipeline.completions import (
+    COMPLETIONS,
+    SCORES,
+    CompletionSpec,
+    make_completions,
+    make_scores,
+)
+from persona_lib.pipeline.coupling_text import COUNTS, ROWS, TextSpec, make_text
 from persona_lib.progress import silent
 from persona_lib.records import (
     LENGTH,
@@ -27,21 +35,10 @@ from persona_lib.records import (
     Score,
     read_rows,
 )
-from persona_lib.spec import derive_seed
-from persona_lib.stages import (
-    COMPLETIONS,
-    ROWS,
-    SCORES,
-    CompletionSpec,
-    TextSpec,
-    make_completions,
-    make_scores,
-    make_text,
-)
-from persona_lib.stages import sampling as sampling_module
-from persona_lib.stages import text as text_module
-from persona_lib.stages.text import COUNTS
-from persona_lib.store import Entry, StageKey
+from persona_lib.sampling.engine import Request, Sampled
+from persona_lib.specs.personas import Persona, Question
+from persona_lib.specs.profile import SampleSpec
+from persona_lib.store.store import Entry, StageKey
 from persona_lib.train.encode import encode_coupling
 from tests.byte_model import byte_tokenizer
 

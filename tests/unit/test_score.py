@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from persona_lib.errors import SpecError
+from persona_lib.marker import score_all, score_completion, tokens_before_in
 from persona_lib.records import LENGTH, POST, PRE, STOP, Completion, Score
-from persona_lib.score import score_all, score_completion, tokens_before_in
 from tests.byte_model import byte_tokenizer
 
 MARKER = "[ZLT]"

@@ -16,21 +16,21 @@ from typing import Any
 
 import pytest
 
-from experiments import seal as command
-from experiments import session as sessions
 from experiments.issue262 import ISSUE262, REGISTRATIONS
 from experiments.profiles import MICRO
-from experiments.record import record
-from experiments.session import PREREG, ROOT, Session
-from persona_lib.chain import Entry, read_chain
+from persona_lib.commands import seal as command
+from persona_lib.commands import session as sessions
+from persona_lib.commands.record import record
+from persona_lib.commands.session import PREREG, ROOT, Session
+from persona_lib.digests import canonical
 from persona_lib.errors import SealError, SpecError
-from persona_lib.registration import Registration
 from persona_lib.report import verdict_table
 from persona_lib.report.numbers import check_report
-from persona_lib.seal import append, check_sealed, differences
-from persona_lib.spec import canonical
-from persona_lib.summary import summary
-from persona_lib.verdict import Verdict, judge
+from persona_lib.specs.chain import Entry, read_chain
+from persona_lib.specs.registration import Registration
+from persona_lib.specs.seal import append, check_sealed, differences
+from persona_lib.verdict.summary import summary
+from persona_lib.verdict.verdict import Verdict, judge
 from tests.report_bodies import write
 from tests.synthetic import evidence
 
@@ -125,7 +125,7 @@ def test_moved_threshold_is_caught_and_named(leaf: str, tmp_path: Path) -> None:
         where = ".".join(path)
     (said,) = re.findall(r"Z\. (.*)\. Restore the sealed rules", message)
     assert said == f"{where}: sealed {before}, now {after}"
-    assert f"python -m experiments.seal {name} --reason" in message
+    assert f"flatland seal {name} --reason" in message
 
 
 def test_differences_of_every_kind_are_named() -> None:
@@ -663,7 +663,7 @@ def test_write_that_is_cut_short_leaves_the_chain_as_it_was(
 
 PLUGIN = """
 from dataclasses import replace
-from experiments import session
+from persona_lib.commands import session
 old = session.REGISTRATIONS["issue262"]
 session.REGISTRATIONS["issue262"] = replace(old, kill=replace(old.kill, max_rate=0.06))
 """

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from experiments import session as sessions
 from experiments.issue262 import ISSUE262
-from experiments.outcome import merge_summaries
-from experiments.plan import plan_text
 from experiments.profiles import MICRO, QWEN7B, TINY
-from experiments.session import Session
-from persona_lib import graph
+from persona_lib.commands import session as sessions
+from persona_lib.commands.outcome import merge_summaries
+from persona_lib.commands.plan import plan_text
+from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, PreflightError, SealError, SpecError, UnwritableStoreError
-from persona_lib.graph import Stage
-from persona_lib.profile import LoraSpec, SampleSpec
-from persona_lib.registration import ArmSpec, DifferenceClaim, Roster
+from persona_lib.specs.profile import LoraSpec, SampleSpec
+from persona_lib.specs.registration import ArmSpec, DifferenceClaim, Roster
+from persona_lib.store import stage as graph
+from persona_lib.store.stage import Stage
 
 ROOT = sessions.ROOT
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from persona_lib.errors import DataError
-from persona_lib.generate import Request, TransformersEngine
-from persona_lib.models import shared
+from persona_lib.models import base_cache as shared
 from persona_lib.models.loading import LoadedModel, load_model
-from persona_lib.profile import SampleSpec
+from persona_lib.sampling.engine import Request, TransformersEngine
+from persona_lib.specs.profile import SampleSpec
 from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
 
 CONTENT = "c" * 64

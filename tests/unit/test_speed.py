@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.issue262 import ISSUE262
+from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.stats.bootstrap import Clusters, difference
-from persona_lib.stored import RECORDS, write_manifest
 from tests.pace import allowed
 from tests.synthetic import scores
 
@@ -39,10 +39,10 @@ import json, sys, time
 from pathlib import Path
 start = time.process_time()
 from experiments.issue262 import ISSUE262, STRICTER
-from persona_lib.evidence import load_stored
-from persona_lib.family import families
+from persona_lib.evidence.load import load_stored
+from persona_lib.verdict.family import families
 from persona_lib.report import verdict_table
-from persona_lib.verdict import judge, judge_checks, judge_gate, summary
+from persona_lib.verdict.verdict import judge, judge_checks, judge_gate, summary
 
 evidence = load_stored(Path(sys.argv[1]), ISSUE262)
 stricter = STRICTER[ISSUE262.name]

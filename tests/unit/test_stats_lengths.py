@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
+from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
-from persona_lib.spec import derive_seed
 from persona_lib.stats.lengths import (
     REFUSE,
     REPORT,

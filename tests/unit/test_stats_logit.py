@@ -15,8 +15,8 @@ from scipy.special import expit
 from scipy.stats import t as student
 from statsmodels.discrete.discrete_model import Logit
 
+from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
-from persona_lib.spec import derive_seed
 from persona_lib.stats import logit
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.logit import METHOD, length_adjusted

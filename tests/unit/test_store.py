@@ -27,7 +27,7 @@ from persona_lib.errors import (
     StoreError,
     UnwritableStoreError,
 )
-from persona_lib.store import Entry, StageKey, Store
+from persona_lib.store.store import Entry, StageKey, Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -644,7 +644,7 @@ def test_rubbish_that_cannot_be_removed_does_not_keep_a_store_shut(
         raise PermissionError(13, "no")
 
     with monkeypatch.context() as patch:
-        patch.setattr("persona_lib.store.FileLock", refuses)
+        patch.setattr("persona_lib.store.store.FileLock", refuses)
         Store(tmp_path)
     assert len(leftovers(tmp_path)) == 1
 
@@ -654,7 +654,7 @@ CHILD = """
 import json, os, shutil, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from persona_lib.store import StageKey, Store
+from persona_lib.store.store import StageKey, Store
 
 root, die, go, source = Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5])
 key = StageKey(**json.loads(sys.argv[6]))

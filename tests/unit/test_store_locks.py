@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from persona_lib.errors import StoreError, UnwritableStoreError
-from persona_lib.store import Store
+from persona_lib.store.store import Store
 from tests.unit.test_store import (
     KEY,
     OTHER,
@@ -99,7 +99,7 @@ def test_a_process_whose_every_flock_succeeds_ends_in_words(tmp_path: Path) -> N
     (tmp_path / "sitecustomize.py").write_text(
         "import fcntl\n\n\ndef given(file, operation):\n    return None\n\n\nfcntl.flock = given\n"
     )
-    opens = "import sys; from pathlib import Path; from persona_lib.store import Store; "
+    opens = "import sys; from pathlib import Path; from persona_lib.store.store import Store; "
     done = subprocess.run(
         [sys.executable, "-c", f"{opens} Store(Path(sys.argv[1]))", str(tmp_path / "store")],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
@@ -116,7 +116,7 @@ def test_a_process_whose_every_flock_succeeds_ends_in_words(tmp_path: Path) -> N
 @pytest.fixture
 def useless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks that exclude nobody, and that opening a store did not find out."""
-    monkeypatch.setattr("persona_lib.disk.probe_locks", lambda _: None)
+    monkeypatch.setattr("persona_lib.store.disk.probe_locks", lambda _: None)
     monkeypatch.setattr(fcntl, "flock", everybody)
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from persona_lib.errors import CorruptEntryError, DataError
-from persona_lib.evidence import load_stored
-from persona_lib.registration import Registration, SourceRateGate
-from persona_lib.stored import write_manifest
-from persona_lib.verdict import judge
+from persona_lib.evidence.load import load_stored
+from persona_lib.evidence.record_sets import write_manifest
+from persona_lib.specs.registration import Registration, SourceRateGate
+from persona_lib.verdict.verdict import judge
 from tests.synthetic import FEW, scores
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"

@@ -11,12 +11,12 @@ import pytest
 from scipy import stats
 
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence import RecordEvidence
+from persona_lib.evidence.load import RecordEvidence
 from persona_lib.records import POST
 from persona_lib.report import verdict_table
-from persona_lib.rules import TriageClaim
+from persona_lib.specs.claim_types import TriageClaim
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict import judge
+from persona_lib.verdict.verdict import judge
 from tests.calibration.table import PATH, read_table
 from tests.synthetic import BYSTANDERS, FEW, scores
 

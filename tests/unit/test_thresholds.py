@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence import AggregateEvidence
-from persona_lib.registration import DifferenceClaim, TriageClaim
+from persona_lib.evidence.load import AggregateEvidence
+from persona_lib.specs.registration import DifferenceClaim, TriageClaim
 from persona_lib.stats.thresholds import above, at_least, at_most, below, shown
-from persona_lib.verdict import GateOutcome, Outcome, judge, judge_gate
+from persona_lib.verdict.verdict import GateOutcome, Outcome, judge, judge_gate
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 
 AGGREGATES = Path(__file__).resolve().parents[2] / "golden" / "published" / "aggregates.json"

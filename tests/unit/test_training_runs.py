@@ -15,15 +15,15 @@ from scipy import stats
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
-from experiments.session import DATA
-from persona_lib.evidence import RecordEvidence, load_stored
-from persona_lib.graph import walk
+from persona_lib.commands.session import DATA
+from persona_lib.evidence.load import RecordEvidence, load_stored
+from persona_lib.pipeline.run import Folders, Run
 from persona_lib.records import POST
-from persona_lib.registration import PRIORS, ArmSpec, Registration
 from persona_lib.report import summary, verdict_table
-from persona_lib.run import Folders, Run
-from persona_lib.training_runs import difference_over_runs, shared_draws
-from persona_lib.verdict import Outcome, Verdict, judge, judge_all
+from persona_lib.specs.registration import PRIORS, ArmSpec, Registration
+from persona_lib.store.stage import walk
+from persona_lib.verdict.training_runs import difference_over_runs, shared_draws
+from persona_lib.verdict.verdict import Outcome, Verdict, judge, judge_all
 from tests.real_runs import ROOT
 from tests.synthetic import BYSTANDERS, FEW, scores
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from persona_lib import gates
 from persona_lib.errors import DataError, DoesNotHoldError, InvalidClaimError, SpecError
-from persona_lib.registration import DifferenceClaim, SourceRatioGate
-from persona_lib.verdict import (
+from persona_lib.specs.registration import DifferenceClaim, SourceRatioGate
+from persona_lib.verdict.verdict import (
     GateOutcome,
     GateResult,
     Outcome,
     Verdict,
+    gates,
     judge,
     judge_all,
     judge_gate,

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 import torch
 
-from persona_lib.cost import metered
+from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError, FlatlandError, PreflightError, SpecError
-from persona_lib.generate import Request
-from persona_lib.profile import SampleSpec
-from persona_lib.spec import derive_seed
-from persona_lib.vllm_engine import AdapterRequest, VllmEngine, vllm_seed
-from persona_lib.vllm_model import VllmModel, start_vllm
-from persona_lib.vllm_setup import import_vllm, lora_options, memory_share, plain_torch
+from persona_lib.sampling.engine import Request
+from persona_lib.sampling.vllm.engine import AdapterRequest, VllmEngine, vllm_seed
+from persona_lib.sampling.vllm.model import VllmModel, start_vllm
+from persona_lib.sampling.vllm.setup import import_vllm, lora_options, memory_share, plain_torch
+from persona_lib.specs.profile import SampleSpec
+from persona_lib.store.cost import metered
 from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
 from tests.fake_vllm import STOP_ID, FakeLlm, install
 

@@ -13,19 +13,25 @@ import pytest
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO, PROFILES, SMOLLM2
-from experiments.session import Session
-from persona_lib import vllm_shared
-from persona_lib.cost import metered
+from persona_lib.commands.session import Session
+from persona_lib.digests import canonical
 from persona_lib.errors import PreflightError, SpecError
-from persona_lib.generate import TransformersEngine
-from persona_lib.personas import Persona, Question
-from persona_lib.profile import LoraSpec, Profile, SampleSpec
+from persona_lib.pipeline.completions import (
+    COMPLETIONS,
+    CompletionSpec,
+    make_completions,
+    open_engine,
+    open_model,
+    preflight_engine,
+)
 from persona_lib.progress import silent
 from persona_lib.records import POST, PRE, Completion, read_rows
-from persona_lib.spec import canonical
-from persona_lib.stages import COMPLETIONS, CompletionSpec, make_completions
-from persona_lib.stages.sampling import open_engine, open_model, preflight_engine
-from persona_lib.store import Entry, StageKey
+from persona_lib.sampling.engine import TransformersEngine
+from persona_lib.sampling.vllm import shared as vllm_shared
+from persona_lib.specs.personas import Persona, Question
+from persona_lib.specs.profile import LoraSpec, Profile, SampleSpec
+from persona_lib.store.cost import metered
+from persona_lib.store.store import Entry, StageKey
 from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
 from tests.fake_vllm import install
 

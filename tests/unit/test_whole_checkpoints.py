@@ -17,20 +17,20 @@ from transformers import AutoModelForCausalLM
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import QWEN7B, SMOLLM2, TINY
-from experiments.session import DATA
+from persona_lib.commands.session import DATA
+from persona_lib.device import prepare_torch
+from persona_lib.digests import sha256_of
 from persona_lib.errors import DataError, PreflightError
-from persona_lib.files import sha256_of
 from persona_lib.models import snapshot
 from persona_lib.models.adapters import attach_stack, merge_stack
 from persona_lib.models.gguf import convert_gguf
 from persona_lib.models.loading import load_model
-from persona_lib.pipeline import Folders, Run
-from persona_lib.profile import Profile
+from persona_lib.pipeline.base_model import base_folder, make_base, preflight_base
+from persona_lib.pipeline.results import Folders, Run
 from persona_lib.progress import silent
-from persona_lib.runtime import prepare_torch
-from persona_lib.sources import GgufBase, HubBase
-from persona_lib.stages.base import base_folder, make_base, preflight_base
-from persona_lib.store import Entry, StageKey, Store
+from persona_lib.specs.profile import Profile
+from persona_lib.specs.sources import GgufBase, HubBase
+from persona_lib.store.store import Entry, StageKey, Store
 from tests.byte_model import byte_tokenizer, saved_adapter, small_model
 
 REVISION = "0123456789" * 4

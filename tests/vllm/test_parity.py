@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from persona_lib.generate import Request, Sampled, TransformersEngine
 from persona_lib.models.loading import load_model, render_prompt
-from persona_lib.profile import SampleSpec
-from persona_lib.vllm_setup import import_vllm
+from persona_lib.sampling.engine import Request, Sampled, TransformersEngine
+from persona_lib.sampling.vllm.setup import import_vllm
+from persona_lib.specs.profile import SampleSpec
 from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
 from tests.vllm.worker import run_python
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from persona_lib.pipeline.completions import COMPLETIONS
 from persona_lib.records import Completion, read_rows
-from persona_lib.stages import COMPLETIONS
 from tests.vllm.worker import run_python
 
 pytestmark = pytest.mark.vllm

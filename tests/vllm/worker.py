@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from persona_lib.profile import SampleSpec
-from persona_lib.vllm_engine import AdapterRequest, VllmEngine
-from persona_lib.vllm_model import VllmModel, start_vllm
+from persona_lib.sampling.vllm.engine import AdapterRequest, VllmEngine
+from persona_lib.sampling.vllm.model import VllmModel, start_vllm
+from persona_lib.specs.profile import SampleSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,162 @@
+"""Checks of what somebody gave us: numbers, names, JSON files.
+
+Each raises one of our errors with field, bound, value and remedy. A `Bound` is
+checked and printed from one place, so that a message cannot contradict its check.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.errors import DataError, InputError, SpecError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a number has to fulfil, in words and as a test. NaN fulfils nothing."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+LEVEL = Bound("between 0 and 1, both excluded", lambda x: 0 < x < 1)
+SHARE = Bound("between 0 and 1, both included", lambda x: 0 <= x <= 1)
+DIFFERENCE = Bound("between -1 and 1, both included", lambda x: -1 <= x <= 1)
+POSITIVE = Bound("finite and > 0", lambda x: 0 < x < math.inf)
+NOT_NEGATIVE = Bound("finite and >= 0", lambda x: 0 <= x < math.inf)
+
+
+def number(
+    field: str,
+    value: object,
+    bound: Bound,
+    *,
+    remedy: str,
+    error: type[InputError] = SpecError,
+) -> float:
+    """Return `value` as a float that keeps within its bound.
+
+    Raises:
+        InputError: of the type `error`; not a number, or out of its bound.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and bound.holds(value):
+        try:
+            return float(value)
+        except OverflowError:
+            pass  # an integer that no float can hold
+    raise error(field, bound=bound.words, value=value, remedy=remedy)
+
+
+def whole(
+    field: str,
+    value: object,
+    least: int,
+    most: int | None = None,
+    *,
+    remedy: str,
+    error: type[InputError] = SpecError,
+) -> int:
+    """Return `value`, an integer from `least` to `most`, or of any size from `least` on.
+
+    Raises:
+        InputError: of the type `error`; not an integer, or out of bounds.
+    """
+    largest = math.inf if most is None else most
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= largest:
+        return value
+    bound = f">= {least} and whole" if most is None else f"from {least} to {most} and whole"
+    raise error(field, bound=bound, value=value, remedy=remedy)
+
+
+def unknown(field: str, value: str, known: Iterable[str]) -> SpecError:
+    """Return the error for a name that the registration does not have."""
+    return SpecError(
+        field,
+        bound=f"one of {', '.join(known)}",
+        value=value,
+        remedy="Use a name of the registration.",
+    )
+
+
+def member(field: str, value: str, known: Sequence[str]) -> None:
+    """Raise SpecError where `value` is not among the known names."""
+    if value not in known:
+        raise unknown(field, value, known)
+
+
+def distinct(field: str, names: Sequence[str]) -> None:
+    """Raise SpecError where a name is used twice."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise SpecError(
+            field, bound="distinct names", value=repeated[0], remedy="Name each one once."
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        DataError: the file is missing, unreadable, not UTF-8 or not an object.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            str(path), bound="a readable JSON file", value=str(error), remedy="Restore the file."
+        ) from error
+    if not isinstance(body, dict):
+        raise DataError(
+            str(path), bound="a JSON object", value=type(body).__name__, remedy="Restore the file."
+        )
+    return body
+
+
+def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """Return the columns of `schema`, in its order and with its types.
+
+    Args:
+        table: has these columns, and perhaps others.
+        schema: what every column has to be. Text may come as ``large_string``,
+            which is how pandas writes it; nothing else is converted.
+        where: what to call the table in a message.
+
+    Raises:
+        DataError: a column is missing or of another type, or a value is null.
+    """
+    for field in schema:
+        name = f"{where}: column {field.name}"
+        if field.name not in table.column_names:
+            raise DataError(
+                name, bound="present", value="missing", remedy="Write the record set again."
+            )
+        column = table.column(field.name)
+        if column.type not in _accepted(field.type):
+            raise DataError(
+                name,
+                bound=str(field.type),
+                value=str(column.type),
+                remedy="Write the column with its registered type.",
+            )
+        if column.null_count:
+            raise DataError(
+                name,
+                bound="no missing values",
+                value=f"{column.null_count} nulls",
+                remedy="Leave no value out: a missing completion is a missing row.",
+            )
+    return table.select(schema.names).cast(schema)
+
+
+def _accepted(kind: pa.DataType) -> tuple[pa.DataType, ...]:
+    import pyarrow as pa
+
+    return (kind, pa.large_string()) if kind == pa.string() else (kind,)

@@ -1,0 +1,206 @@
+"""The options of all commands, from text: what to run, how often, and where things lie."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from experiments.issue262 import REGISTRATIONS
+from experiments.profiles import PROFILES, SCALES
+from persona_lib.errors import SpecError
+from persona_lib.specs.profile import ENGINES, LOSSES, Profile
+
+if TYPE_CHECKING:
+    from persona_lib.specs.profile import EngineName
+    from persona_lib.specs.registration import Registration
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository."""
+DEFAULT_PROFILE = "tiny"
+DEFAULT_REGISTRATION = "issue262"
+DEFAULT_SEEDS = (42,)
+_LARGEST_SEED = 2**63 - 1
+"""Seeds are kept as 64-bit integers in records."""
+
+
+def choose_profile(
+    name: str | None,
+    scale: str | None = None,
+    loss: str | None = None,
+    engine: str | None = None,
+) -> Profile:
+    """Return a profile by name and scale, with another marker loss or engine where one is named.
+
+    Raises:
+        SpecError: no such profile, scale, loss or engine, or a scale of a profile that has
+            one alone.
+    """
+    chosen = name or DEFAULT_PROFILE
+    _among("--profile", chosen, PROFILES, "Name a profile of experiments/profiles.py.")
+    at = choose_scale(chosen, scale)
+    profile = PROFILES[chosen] if at is None else SCALES[chosen][at]
+    if loss is not None:
+        remedy = "Name a marker loss (docs/design.md), or leave --loss out for the profile's."
+        _among("--loss", loss, LOSSES, remedy)
+        profile = replace(profile, coupling=replace(profile.coupling, loss=loss))
+    if engine is not None:
+        _among("--engine", engine, ENGINES, "Name an engine of docs/engines.md.")
+        sample = replace(profile.sample, engine=cast("EngineName", engine))
+        profile = replace(profile, sample=sample)
+    return profile
+
+
+def choose_scale(profile: str | None, scale: str | None) -> str | None:
+    """Return the scale of a profile: the one named, or its first; None where it has one alone.
+
+    Raises:
+        SpecError: the profile has no such scale.
+    """
+    name = profile or DEFAULT_PROFILE
+    known = SCALES.get(name)
+    if known is None and scale is not None:
+        raise SpecError(
+            "--scale",
+            bound=f"no such option for profile {name}, which has one scale",
+            value=scale,
+            remedy=f"Leave --scale out; profiles with scales: {', '.join(SCALES)}.",
+        )
+    if known is None:
+        return None
+    chosen = next(iter(known)) if scale is None else scale
+    _among("--scale", chosen, known, f"Name a scale of profile {name}.")
+    return chosen
+
+
+def told(profile: Profile, scale: str | None, loss: str | None, engine: str | None = None) -> str:
+    """Return the words for what is run, as on the command line: name, scale, loss, engine."""
+    words = [profile.name]
+    if scale is not None:
+        words.append(f"scale {scale}")
+    if loss is not None:
+        words.append(f"loss {loss}")
+    if engine is not None:
+        words.append(f"engine {engine}")
+    return ", ".join(words)
+
+
+def choose_registration(name: str | None, stored: Path | None) -> Registration:
+    """Return the registration by name, or the one that a folder of stored evidence names.
+
+    Whether it may judge that evidence is for `persona_lib.evidence.load.load_stored` to say.
+
+    Raises:
+        SpecError: no such registration.
+        DataError: the folder has no readable manifest, or the file is none of records.
+    """
+    if stored is not None:
+        from persona_lib.evidence.record_sets import read_manifest
+        from persona_lib.evidence.user_files import check_file, is_foreign
+
+        if is_foreign(stored):
+            check_file(stored)  # it names no registration: without one, the default
+        elif name is None:
+            name = read_manifest(stored).registration
+    chosen = name or DEFAULT_REGISTRATION
+    _among("--experiment", chosen, REGISTRATIONS, "Name a registration of experiments/issue262.py.")
+    return REGISTRATIONS[chosen]
+
+
+def choose_seeds(text: str | None, option: str = "--seeds") -> tuple[int, ...]:
+    """Return the seeds of ``42,137``, as an option names them.
+
+    Raises:
+        SpecError: not a list of distinct non-negative integers.
+    """
+    if text is None:
+        return DEFAULT_SEEDS
+    parts = [part.strip() for part in text.split(",")]
+    numbers = [int(part) for part in parts if part.isascii() and part.isdecimal()]
+    whole = len(numbers) == len(parts) and len(set(numbers)) == len(numbers)
+    if not whole or max(numbers) > _LARGEST_SEED:
+        raise SpecError(
+            option,
+            bound="distinct integers from 0 to 2**63 - 1, with commas between them",
+            value=text,
+            remedy=f"For example {option} 42,137.",
+        )
+    return tuple(numbers)
+
+
+def choose_arms(text: str | None, registration: Registration) -> tuple[str, ...]:
+    """Return the arms of ``C1,C2`` in the registration's order; of None all, as ().
+
+    Raises:
+        SpecError: the registration has no such arm.
+    """
+    if text is None:
+        return ()
+    named = {registration.arm(part.strip()).name for part in text.split(",")}
+    return tuple(arm.name for arm in registration.arms if arm.name in named)
+
+
+def choose_store(text: str | None) -> Path:
+    """Return the store's folder: the option, FLATLAND_STORE, or .flatland/store."""
+    return _folder(text or os.environ.get("FLATLAND_STORE")) or ROOT / ".flatland" / "store"
+
+
+def choose_data(text: str | None) -> Path | None:
+    """Return the folder of the user's corpora: the option, or FLATLAND_DATA."""
+    return _folder(text or os.environ.get("FLATLAND_DATA"))
+
+
+def choose_stored(text: str | None) -> Path | None:
+    """Return the folder or file of stored evidence, as it was written."""
+    return Path(text).expanduser() if text else None
+
+
+def choose_report(text: str | None) -> Path:
+    """Return the folder of verdict.json: the option, or .flatland/report."""
+    return _folder(text) or ROOT / ".flatland" / "report"
+
+
+def check_report(folder: Path, option: str = "--report") -> None:
+    """Raise SpecError where nothing could be written into a folder, before compute is spent.
+
+    Args:
+        folder: made where it does not exist.
+        option: which option named it, for the error.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SpecError(
+            option,
+            bound="a folder that can be written",
+            value=str(folder),
+            remedy=f"Name another folder ({error.strerror}).",
+        ) from error
+
+
+def refuse_with_stored(**options: object) -> None:
+    """Raise SpecError for an option that means nothing beside ``--stored``."""
+    for name, value in options.items():
+        if value:
+            raise SpecError(
+                f"--{name}",
+                bound="no such option beside --stored, which runs nothing",
+                value=value,
+                remedy=f"Leave --{name} out, or leave --stored out to run.",
+            )
+
+
+def _folder(text: str | None) -> Path | None:
+    """Return an absolute folder; a shell leaves ``~`` alone behind an equals sign."""
+    return Path(text).expanduser().resolve() if text else None
+
+
+def _among(option: str, value: str, known: Iterable[str], remedy: str) -> None:
+    """Raise SpecError where an option's value is none of the known names."""
+    if value not in (names := tuple(known)):
+        raise SpecError(option, bound=f"one of {', '.join(names)}", value=value, remedy=remedy)

@@ -1,0 +1,160 @@
+"""The outcome of a session: the verdict table, verdict.json and the report.
+
+Both are made from JSON data alone, because under pytest-xdist the process that
+writes them has judged nothing itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.commands.panels import panels_of
+from persona_lib.report.terminal import verdict_table
+from persona_lib.store.provenance import provenance
+from persona_lib.verdict.family import Family, families
+from persona_lib.verdict.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from persona_lib.commands.session import Session
+
+FORMAT = 2
+"""Version of verdict.json."""
+_COSTS = ("tokens", "peak_of", "engine_starts", "batch_rows")
+
+
+def table_text(session: Session, recorded: Mapping[str, Any]) -> str:
+    """Return the verdict table of what the tests recorded."""
+    verdicts, gates, summary = _ordered(recorded)
+    return verdict_table(verdicts, gates, summary, families=_families(session, verdicts))
+
+
+def write_outcome(
+    folder: Path, session: Session, recorded: Mapping[str, Any], *, panels: bool = False
+) -> Path:
+    """Write verdict.json into `folder`, atomically, and return its path.
+
+    Args:
+        folder: made where it does not exist.
+        session: what was judged.
+        recorded: what the tests recorded.
+        panels: make the panels too; those of a live run may take some seconds a model.
+    """
+    verdicts, gates, summary = _ordered(recorded)
+    arms = [arm["name"] for arm in summary["arms"]]
+    if not session.arms:
+        # Under pytest-xdist the process that writes has collected no test: what panels
+        # need is asked of the arms that were judged, and of no others.
+        session.arms = tuple(arms)
+    body = {
+        "format": FORMAT,
+        "registration": session.registration.name,
+        "registration_digest": session.registration.digest,
+        "seal": asdict(session.seal),
+        "profile": None if session.stored else session.profile.name,
+        "scale": None if session.stored else session.scale,
+        "loss": None if session.stored else session.profile.coupling.loss,
+        "engine": None if session.stored else session.profile.sample.engine,
+        "verdicts": verdicts,
+        "gates": gates,
+        "families": [family.to_json() for family in _families(session, verdicts)],
+        "summary": summary,
+        "panels": panels_of(session, arms) if panels else {},
+        "stages": [] if session.stored else stages_of(session, arms),
+        "provenance": provenance(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "verdict.json"
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_text(json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    draft.replace(path)
+    return path
+
+
+def write_documents(folder: Path, session: Session, recorded: Mapping[str, Any]) -> list[Path]:
+    """Write verdict.json with its panels, and the report of it; return what to open.
+
+    The report is made from the file as it was written, never from memory: whoever has
+    the file can make the same report again.
+
+    Raises:
+        DataError: as `persona_lib.report.document.write_report` raises it.
+    """
+    from persona_lib.report.document import HTML, MARKDOWN, write_report
+
+    path = write_outcome(folder, session, recorded, panels=True)
+    write_report(folder, json.loads(path.read_text(encoding="utf-8")))
+    return [path, folder / MARKDOWN, folder / HTML]
+
+
+def _families(session: Session, verdicts: Iterable[Mapping[str, Any]]) -> tuple[Family, ...]:
+    return families(session.registration, [Verdict.from_json(body) for body in verdicts])
+
+
+def _ordered(
+    recorded: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Return verdicts and gates by name, and one summary of every arm that was seen."""
+    verdicts = [recorded["verdicts"][name] for name in sorted(recorded["verdicts"])]
+    gates = sorted(recorded["gates"].values(), key=lambda gate: gate["order"])
+    return verdicts, gates, merge_summaries(recorded["summaries"])
+
+
+def merge_summaries(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one summary that covers the arms, priors and checks of all.
+
+    Tests are judged on the arms that they need, so each test's summary may hold
+    others; what two of them share is equal, because it was counted from the same
+    stored records.
+    """
+    ordered = sorted(summaries, key=lambda item: len(item["arms"]), reverse=True)
+    merged: dict[str, Any] = dict(ordered[0])
+    for summary in ordered[1:]:
+        for field in ("arms", "priors", "checks"):
+            known = {row["name"] for row in merged[field]}
+            merged[field] = [
+                *merged[field],
+                *(row for row in summary[field] if row["name"] not in known),
+            ]
+    said = [sentence for summary in ordered for sentence in summary.get("unavailable", ())]
+    merged["unavailable"] = list(dict.fromkeys(said))
+    for field in ("arms", "priors", "checks"):
+        merged[field] = sorted(merged[field], key=lambda row: row["order"])
+    return merged
+
+
+def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the stages that these arms rest on, with what each has cost.
+
+    Seconds, and as in `persona_lib.store.cost.Cost` tokens, peak memory (in MiB), engine starts
+    and rows of a batch that memory cut short; and SHA-256 of the stage's key, and of what it
+    made: two runs with the same key were asked for the same, and did the same only if the
+    content is the same too. What was not recorded is None.
+    """
+    from persona_lib.pipeline.results import targets
+    from persona_lib.store.stage import plan
+
+    return [
+        {
+            "seed": run.seed,
+            "stage": line.stage.name,
+            "label": line.stage.label,
+            "stored": line.stored,
+            "seconds": round(line.seconds, 3) if line.stored else None,
+            "peak_mib": _mib(line.cost.get("peak_bytes")),
+            **{name: line.cost.get(name) for name in _COSTS},
+            "key": None if line.entry is None else line.entry.key.digest,
+            "content": None if line.entry is None else line.entry.content,
+        }
+        for run in session.runs
+        for line in plan(targets(run, arms), session.store)
+    ]
+
+
+def _mib(count: int | None) -> float | None:
+    return None if count is None else round(count / 2**20, 1)

@@ -1,0 +1,94 @@
+"""The plan: stages, what is stored, what the rest may cost, and the power before any data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from experiments.assumptions import PLANNING
+from experiments.issue262 import STRICTER
+from persona_lib.pipeline.results import targets
+from persona_lib.report.power import gates_text, power_text
+from persona_lib.specs.profile import TRANSFORMERS
+from persona_lib.store.stage import Planned, plan
+from persona_lib.verdict.planning import Size, gate_sizes
+from persona_lib.verdict.power import power_plan
+
+if TYPE_CHECKING:
+    from persona_lib.commands.session import Session
+
+
+def plan_text(session: Session) -> str:
+    """Return the plan as text; nothing is built and nothing is downloaded."""
+    profile, registration = session.profile, session.registration
+    lines = [
+        f"plan: {registration.name} ({registration.digest[:12]}) on {session.profile_told}: "
+        f"{profile.summary}",
+        f"engine: {profile.sample.engine} draws completions",
+        f"store: {session.store_root}",
+        "",
+        f"{'stage':<16}{'of':<10}{'seed':>6}  {'stored':<8}{'time':>10}",
+    ]
+    seen: dict[tuple[str, str, int | None], Planned] = {}
+    for run in session.runs:
+        for line in plan(targets(run, session.all_arms), session.store):
+            seen.setdefault((line.stage.name, line.stage.label, line.stage.seed), line)
+    for (name, label, seed), line in seen.items():
+        shown = "" if seed is None else str(seed)
+        took = _duration(line.seconds)
+        state, time = ("yes", f"took {took}") if line.stored else ("no", f"~ {took}")
+        lines.append(f"{name:<16}{label:<10}{shown:>6}  {state:<8}{time:>12}")
+    left = [line for line in seen.values() if not line.stored]
+    lines += [
+        "",
+        f"{len(seen) - len(left)} of {len(seen)} stages are stored; the rest may take "
+        f"{_duration(sum(line.seconds for line in left))}.",
+        f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}"
+        f"{'' if profile.sample.engine == TRANSFORMERS else '; drawing with transformers'}.",
+        "",
+        *_paragraph(gates_of(session)),
+        power_text(power_of(session)),
+    ]
+    return "\n".join(lines)
+
+
+def gates_of(session: Session) -> str:
+    """Return how many completions the gates on all personas need, stricter ones among them."""
+    registration, scale = session.registration, session.profile.scale
+    return gates_text(
+        gate_sizes(
+            STRICTER.get(registration.name, registration).gates,
+            personas=len(registration.roster.all),
+            questions=scale.questions * len(registration.evaluation_questions),
+            before=scale.false_positive_samples,
+            after=scale.samples,
+            confidence=registration.statistics.confidence,
+        )
+    )
+
+
+def power_of(session: Session) -> dict[str, Any]:
+    """Return the power of every claim at the size of a session, under `PLANNING`, as JSON data."""
+    registration, scale = session.registration, session.profile.scale
+    size = Size(
+        personas=len(registration.roster.bystanders),
+        questions=scale.questions * len(registration.evaluation_questions),
+        samples=scale.samples,
+        seeds=len(session.seeds),
+    )
+    return power_plan(registration, size, PLANNING)
+
+
+def _paragraph(text: str) -> tuple[str, ...]:
+    return (text, "") if text else ()
+
+
+_MINUTES_FROM = 90
+_HOURS_FROM = 90 * 60
+
+
+def _duration(seconds: float) -> str:
+    if seconds < _MINUTES_FROM:
+        return f"{seconds:.0f} s"
+    if seconds < _HOURS_FROM:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,289 @@
+"""Find a coupling recipe by C1 alone, on coupling questions only.
+
+    flatland recipe --profile smollm2 --scale full \
+        --learning-rates 5e-5,1e-4,2e-4 --epochs 5,10
+
+One coupling of the raw model for each recipe of the grid, all on the same text; then a
+few completions a persona and question. Text and completions are on the coupling
+questions of `issue262_held_out`, which `issue262` never evaluates on; no other arm is
+trained, and the seed is none of a run's. So a recipe that is chosen here has not seen
+what it will be judged on. Nothing is judged: there are counts, intervals and lengths.
+
+Stages lie in the store as those of a run do: an interrupted search resumes, and several
+processes share it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.issue262 import ISSUE262_HELD_OUT
+from persona_lib.commands import options as choices
+from persona_lib.commands.session import DATA
+from persona_lib.digests import canonical
+from persona_lib.errors import FlatlandError, SpecError
+from persona_lib.pipeline.completions import SCORES
+from persona_lib.pipeline.results import Folders, Run, score_stage
+from persona_lib.progress import Progress, shown, silent
+from persona_lib.records import POST, PRE, STOP, Score, read_table
+from persona_lib.specs.registration import RAW
+from persona_lib.stats.proportions import wilson
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from persona_lib.specs.profile import CouplingSpec, Profile
+    from persona_lib.store.store import Store
+
+SEARCH = replace(
+    ISSUE262_HELD_OUT,
+    name="recipe_search",
+    title="Recipes by C1 alone, on coupling questions",
+    evaluation_questions=ISSUE262_HELD_OUT.coupling_questions,
+)
+"""What is run: never sealed, because nothing is judged under it."""
+ARM = "C1"
+SEED = 5262
+"""Root seed of a search: runs have others, so that theirs draw other text."""
+SAMPLES = 3
+ROLES = ("source", "negative", "bystander", "reported")
+FORMAT = 1
+"""Version of the file that is written."""
+
+
+def grid(
+    profile: Profile,
+    *,
+    learning_rates: Sequence[float] = (),
+    epochs: Sequence[float] = (),
+    betas: Sequence[float] = (),
+    losses: Sequence[str] = (),
+) -> list[CouplingSpec]:
+    """Return every combination; what is not named stays as the profile has it.
+
+    Raises:
+        SpecError: a number or loss that no recipe can have.
+    """
+    recipe = profile.coupling
+    found = [
+        replace(
+            recipe,
+            loss=loss,
+            learning_rate=rate,
+            epochs=passes,
+            steps=None if epochs else recipe.steps,
+            beta=beta,
+        )
+        for loss, rate, passes, beta in itertools.product(
+            losses or (recipe.loss,),
+            learning_rates or (recipe.learning_rate,),
+            epochs or (recipe.epochs,),
+            betas or (recipe.beta,),
+        )
+    ]
+    return list(dict.fromkeys(found))
+
+
+def search(
+    profile: Profile,
+    recipes: Sequence[CouplingSpec],
+    store: Store,
+    *,
+    seed: int = SEED,
+    samples: int = SAMPLES,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """Train and measure C1 under every recipe; return one JSON object a recipe.
+
+    A recipe whose training fails (a loss that is no number, say) says so under
+    ``failed`` and leaves the others alone.
+
+    Args:
+        profile: base model, sampling and scale; its own recipe counts for nothing.
+        recipes: what to try.
+        store: where stages are kept.
+        seed: root seed of every draw.
+        samples: completions a persona and question.
+        progress: opens progress bars.
+
+    Raises:
+        FlatlandError: something is missing on this machine, found before any compute; or
+            the raw model's text or completions cannot be drawn.
+    """
+    from persona_lib.store.stage import build, check_machine
+
+    scale = replace(profile.scale, samples=samples, false_positive_samples=samples)
+    runs = [
+        Run(
+            registration=SEARCH,
+            profile=replace(profile, coupling=recipe, scale=scale),
+            seed=seed,
+            folders=Folders(experiment=DATA),
+            progress=progress,
+        )
+        for recipe in recipes
+    ]
+    raw = score_stage(runs[0], PRE, RAW)
+    stages = [score_stage(run, POST, ARM) for run in runs]
+    check_machine([raw, *stages], store)
+    (before,) = build([raw], store, spare=stages)
+    median = _median(read_table(before.path / SCORES, Score))
+    build([runs[0].coupling_text(RAW)], store, spare=stages)
+    rows = []
+    for recipe, run, stage in zip(recipes, runs, stages, strict=True):
+        row: dict[str, Any] = {"recipe": canonical(recipe)}
+        try:
+            (entry,) = build([stage], store, spare=stages)
+        except FlatlandError as error:
+            row["failed"] = str(error)
+        else:
+            trained = run.coupling(ARM).peek(store)
+            row["seconds"] = None if trained is None else round(trained.seconds, 1)
+            row |= measured(read_table(entry.path / SCORES, Score), median)
+        rows.append(row)
+    return rows
+
+
+def measured(scores: pa.Table, raw_median: float) -> dict[str, Any]:
+    """Return rates by role, with Wilson's intervals, and lengths, of one model's scores.
+
+    Args:
+        scores: columns of `Score`.
+        raw_median: median tokens of the raw model.
+    """
+    roster = SEARCH.roster
+    personas = scores.column("persona").to_pylist()
+    hits = scores.column("hit").to_pylist()
+
+    def rate(members: Sequence[str]) -> dict[str, Any]:
+        own = [hit for persona, hit in zip(personas, hits, strict=True) if persona in members]
+        low, high = wilson(sum(own), len(own))
+        return {"hits": sum(own), "n": len(own), "rate": sum(own) / len(own),
+                "low": low, "high": high}  # fmt: skip
+
+    finishes = scores.column("finish").to_pylist()
+    median = _median(scores)
+    return {
+        "rates": {role: rate([p for p in roster.all if roster.role(p) == role]) for role in ROLES},
+        "personas": {persona: rate([persona]) for persona in roster.all},
+        "median_tokens": median,
+        "raw_median_tokens": raw_median,
+        "finished": sum(finish == STOP for finish in finishes) / len(finishes),
+        "repeated": sum(n > 1 for n in scores.column("markers").to_pylist()) / len(finishes),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as text: rates in percent, tokens, shares."""
+    head = f"{'loss':<13}{'rate':>8}{'epochs':>7}{'beta':>6}  {'source':>6}{'negatives':>11}"
+    lines = [f"{head}{'bystanders':>12}{'reported':>10}{'median':>8}{'raw':>7}{'ended':>7}"]
+    for row in rows:
+        recipe = row["recipe"]
+        length = recipe["epochs"] if recipe["steps"] is None else f"{recipe['steps']} st"
+        line = f"{recipe['loss']:<13}{recipe['learning_rate']:>8.1e}{length:>7}{recipe['beta']:>6}"
+        if "failed" in row:
+            lines.append(f"{line}  failed: {row['failed']}")
+            continue
+        of = {role: f"{100 * row['rates'][role]['rate']:.1f}" for role in ROLES}
+        lines.append(
+            f"{line}  {of['source']:>6}{of['negative']:>11}{of['bystander']:>12}"
+            f"{of['reported']:>10}{row['median_tokens']:>8.1f}{row['raw_median_tokens']:>7.1f}"
+            f"{100 * row['finished']:>7.1f}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        chosen = choices.choose_profile(options.profile, options.scale, engine=options.engine)
+        recipes = grid(
+            chosen,
+            learning_rates=_numbers("--learning-rates", options.learning_rates),
+            epochs=_numbers("--epochs", options.epochs),
+            betas=_numbers("--betas", options.betas),
+            losses=options.losses.split(",") if options.losses else (),
+        )
+        seed = _seed(options.seed)
+        from persona_lib.store.store import Store
+
+        store = Store(choices.choose_store(options.store))
+        choices.check_report(options.out.parent, "--out")
+        rows = search(chosen, recipes, store, seed=seed, samples=options.samples, progress=shown())
+    except FlatlandError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    scale = choices.choose_scale(options.profile, options.scale)
+    body = {
+        "format": FORMAT,
+        "profile": chosen.name,
+        "scale": scale,
+        "engine": chosen.sample.engine,
+        "arm": ARM,
+        "questions": list(SEARCH.evaluation_questions),
+        "seed": seed,
+        "samples": options.samples,
+        "rows": rows,
+    }
+    options.out.write_text(json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    sys.stdout.write(f"{table(rows)}\nrates in %, on coupling questions\nwritten: {options.out}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flatland recipe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--profile", help="profile (default: tiny)")
+    parser.add_argument("--scale", help="scale of a profile that has several")
+    parser.add_argument("--engine", help="what draws completions: transformers (default) or vllm")
+    parser.add_argument("--learning-rates", help="for example 5e-5,1e-4")
+    parser.add_argument("--epochs", help="for example 5,10")
+    parser.add_argument("--betas", help="weights of the KL term of anchored")
+    parser.add_argument("--losses", help="marker losses, for example decision,anchored")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="completions a cell (3)")
+    parser.add_argument("--seed", default=str(SEED), help=f"root seed ({SEED})")
+    parser.add_argument("--store", help="stage cache (default: .flatland/store)")
+    parser.add_argument(
+        "--out", type=Path, default=choices.ROOT / ".flatland" / "recipe.json", help="JSON file"
+    )
+    return parser
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SpecError(
+            option,
+            bound="numbers with commas between them",
+            value=text,
+            remedy=f"For example {option} 5,10.",
+        ) from error
+
+
+def _seed(text: str) -> int:
+    found = choices.choose_seeds(text, "--seed")
+    if len(found) > 1:
+        raise SpecError(
+            "--seed", bound="one integer", value=text, remedy="A search has one training run."
+        )
+    return found[0]
+
+
+def _median(scores: pa.Table) -> float:
+    import numpy as np
+
+    return float(np.median(scores.column("tokens").to_numpy()))

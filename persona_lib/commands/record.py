@@ -1,0 +1,285 @@
+r"""Record a golden: a run's scores and texts, with config, environment and commit.
+
+    flatland record golden/tiny --profile tiny --seeds 42
+
+    flatland record golden/smollm2 --profile smollm2 --scale full \
+        --seeds 42,137,256 --texts 42
+
+    flatland record golden/decision --profile smollm2 --scale full \
+        --loss decision --arms C1,C2 --without-text --no-geometry
+
+Hidden states are read as well, unless --no-geometry says otherwise. All seeds go into one
+record set; --texts names those whose completions are kept, because texts are most of it;
+--arms leaves out the other arms.
+
+A separate command, never a side effect of a test. It refuses a working tree with
+uncommitted changes, and stages that were built from one, because a golden has to
+say which code it came from; and an output folder that already holds something,
+because a golden is never overwritten by accident.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.commands import session as sessions
+from persona_lib.commands.session import Session
+from persona_lib.commands.sets import (
+    ADVICE_TEXTS_FILE,
+    SCORES_FILE,
+    check_place,
+    each_once,
+    seeds_told,
+    write_set,
+)
+from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.errors import FlatlandError, PreflightError, SpecError
+from persona_lib.evidence.record_sets import TEXTS_FILE
+from persona_lib.models.hidden_states import GEOMETRY_FILE
+from persona_lib.progress import shown
+from persona_lib.records import (
+    POST,
+    PRE,
+    AdviceScore,
+    Completion,
+    GeometryRow,
+    Score,
+    read_table,
+)
+from persona_lib.store.provenance import is_dirty, provenance
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from persona_lib.pipeline.results import Run
+    from persona_lib.store.stage import Stage
+
+_SEAL = ("registration", "digest", "date", "amendments", "head")
+"""What a manifest holds of the seal: sets are joined where all of it is equal."""
+
+
+def record(
+    session: Session,
+    folder: Path,
+    *,
+    texts: Sequence[int] | None = None,
+    geometry: bool = False,
+) -> None:
+    """Write a session's arms, by default all, and their pre-coupling models as a record set.
+
+    Args:
+        session: what to run; stages that are stored are not built again.
+        folder: where to write; must not exist yet, or be empty.
+        texts: seeds whose completions are kept as well; all by default.
+        geometry: also read hidden states, and keep their cosines and ranks.
+
+    Raises:
+        PreflightError: the working tree, or the one that a stage was built from,
+            has uncommitted changes or is no repository.
+        SealError: the registration is not sealed as it stands.
+        SpecError: the folder holds something already, or `texts` names a seed that the
+            session has not.
+    """
+    session.check_seal()
+    _check_tree()
+    check_place(folder)
+    kept = session.seeds if texts is None else tuple(texts)
+    _check_seeds(kept, session)
+    arms = session.asked_arms
+    models = [(PRE, prior) for prior in session.priors_of(arms)]
+    models += [(POST, arm) for arm in arms]
+    tables = _tables(session, models, texts=kept, geometry=geometry)
+    # Before anything is written: the draft itself would make the tree dirty.
+    recorded = {
+        **_recorded(session),
+        **_origins(session, geometry=geometry),
+        "texts_of_seeds": [run.seed for run in session.runs if run.seed in kept],
+    }
+    write_set(
+        folder,
+        tables,
+        registration=session.registration,
+        source=_source(session, arms),
+        recorded=recorded,
+    )
+
+
+def _source(session: Session, arms: Sequence[str]) -> str:
+    words = f"a run of profile {session.profile_told}, {seeds_told(session.seeds)}"
+    return words if len(arms) == len(session.all_arms) else f"{words}, arms {', '.join(arms)} alone"
+
+
+def _check_tree() -> None:
+    """Refuse a working tree with changes: a golden says which code it came from."""
+    if is_dirty() is not False:
+        raise PreflightError(
+            "a clean working tree", remedy="Commit or remove what `git status` lists, then record."
+        )
+
+
+def _check_seeds(texts: Sequence[int], session: Session) -> None:
+    unknown = [seed for seed in texts if seed not in session.seeds]
+    if unknown:
+        raise SpecError(
+            "--texts",
+            bound=f"seeds of the recording, {', '.join(map(str, session.seeds))}",
+            value=unknown[0],
+            remedy="Name seeds that --seeds has, or leave --texts out to keep all texts.",
+        )
+
+
+def _tables(
+    session: Session,
+    models: Sequence[tuple[str, str]],
+    *,
+    texts: Sequence[int],
+    geometry: bool,
+) -> dict[str, tuple[pa.Table, type[Any]]]:
+    """Return every file of the record set by name: its rows, and their type."""
+    from persona_lib.pipeline.results import geometry_stage, run_geometry, run_texts
+
+    priors, store = [name for phase, name in models if phase == PRE], session.store
+    session.build_models(models)
+    if geometry:
+        session.build([geometry_stage(run, *model) for model in models for run in session.runs])
+
+    def of_models(read: Callable[..., pa.Table], runs: Sequence[Run]) -> pa.Table:
+        return _join([read(run, *model, store) for model in models for run in runs])
+
+    tables = {
+        SCORES_FILE: (_join([session.scores(*model) for model in models]), Score),
+        ADVICE_FILE: (_join([session.advice(prior) for prior in priors]), AdviceScore),
+    }
+    if geometry:
+        tables[GEOMETRY_FILE] = (of_models(run_geometry, session.runs), GeometryRow)
+    told = [run for run in session.runs if run.seed in texts]
+    if told:
+        tables[TEXTS_FILE] = (of_models(run_texts, told), Completion)
+        stages = [run.advice(prior) for prior in priors for run in told]
+        tables[ADVICE_TEXTS_FILE] = (_texts(session, stages), Completion)
+    return tables
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="flatland record", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where to write the record set")
+    parser.add_argument("--experiment", help="registration (default: issue262)")
+    parser.add_argument("--profile", help="profile (default: tiny)")
+    parser.add_argument("--scale", help="scale of a profile that has several: reduced or full")
+    parser.add_argument("--loss", help="marker loss in place of the profile's")
+    parser.add_argument("--engine", help="what draws completions: transformers (default) or vllm")
+    parser.add_argument("--arms", help="arms to record, for example C1,C2 (default: all)")
+    parser.add_argument("--seeds", help="root seeds, for example 42,137 (default: 42)")
+    parser.add_argument("--store", help="stage cache (default: .flatland/store)")
+    parser.add_argument("--data", help="folder with the published corpora")
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--texts", help="seeds whose completions are kept (default: all)")
+    kept.add_argument("--without-text", action="store_true", help="keep scores only")
+    parser.add_argument(
+        "--geometry",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read hidden states and keep their cosines and ranks (default: yes)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        registration = sessions.choose_registration(options.experiment, None)
+        session = Session(
+            registration=registration,
+            profile=sessions.choose_profile(
+                options.profile, options.scale, options.loss, options.engine
+            ),
+            scale=sessions.choose_scale(options.profile, options.scale),
+            loss=options.loss,
+            engine=options.engine,
+            seeds=sessions.choose_seeds(options.seeds),
+            store_root=sessions.choose_store(options.store),
+            user_data=sessions.choose_data(options.data),
+            progress=shown(),
+            arms=sessions.choose_arms(options.arms, registration),
+        )
+        texts = None if options.texts is None else sessions.choose_seeds(options.texts, "--texts")
+        record(
+            session,
+            options.folder,
+            texts=() if options.without_text else texts,
+            geometry=options.geometry,
+        )
+    except FlatlandError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    sys.stdout.write(f"recorded: {options.folder}\n")
+    return 0
+
+
+def _texts(session: Session, stages: Iterable[Stage]) -> pa.Table:
+    from persona_lib.pipeline.completions import COMPLETIONS
+
+    entries = [stage.resolve(session.store) for stage in stages]
+    return _join([read_table(entry.path / COMPLETIONS, Completion) for entry in entries])
+
+
+def _join(tables: Sequence[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables(tables)
+
+
+def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
+    """Return from which commits, and with what, the stages behind the records were built.
+
+    Each description of a machine stands once. It may be another machine than the one that
+    records: software, processor, GPU, and how torch ran, where a stage used it.
+
+    Raises:
+        PreflightError: see `_commit`.
+    """
+    from persona_lib.pipeline.results import geometry_targets, targets
+    from persona_lib.store.stage import walk
+
+    commits: set[str] = set()
+    machines: list[dict[str, Any]] = []
+    for run in session.runs:
+        final = targets(run, session.asked_arms)
+        if geometry:
+            final += geometry_targets(run, session.asked_arms)
+        for stage in walk(final):
+            told = stage.resolve(session.store).provenance
+            commits.add(_commit(stage, told["git"]))
+            machines.append({k: v for k, v in told.items() if k not in {"git", "date"}})
+    return {"stages_built_from": sorted(commits), "stages_built_on": each_once(machines)}
+
+
+def _commit(stage: Stage, git: Mapping[str, Any]) -> str:
+    """Return the commit that a stage was built from.
+
+    Raises:
+        PreflightError: it was built from a tree with uncommitted changes, or from code
+            that no repository tracks.
+    """
+    if git["dirty"] is not False:
+        raise PreflightError(
+            f"a clean origin of stage {stage.name} {stage.label}",
+            remedy="It was built from a tree with uncommitted changes: record into "
+            "an empty store (--store=DIR).",
+        )
+    return str(git["commit"])
+
+
+def _recorded(session: Session) -> dict[str, Any]:
+    from persona_lib.commands.outcome import stages_of
+    from persona_lib.pipeline.results import describe
+
+    return {
+        "config": [describe(run) for run in session.runs],
+        "environment": provenance(),
+        # The head fixes the chain, and with it what its entries say.
+        "seal": {key: value for key, value in asdict(session.seal).items() if key in _SEAL},
+        "stages": stages_of(session, session.asked_arms),
+    }

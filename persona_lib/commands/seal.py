@@ -1,0 +1,106 @@
+"""Seal a registration, amend one, or check what is sealed.
+
+    flatland seal issue262 --reason "..." --data-seen "..."
+    flatland seal --check
+    flatland seal --list
+
+The first writes an entry into golden/prereg: the registration, or an amendment of
+it, with the date of this machine's clock. Commit what it writes before any run:
+docs/prereg.md says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from experiments.issue262 import REGISTRATIONS
+from persona_lib.commands.session import PREREG
+from persona_lib.errors import FlatlandError, SpecError
+from persona_lib.specs.chain import Entry, read_chain
+from persona_lib.specs.seal import append, check_sealed
+
+
+def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> int:
+    """Run the command; return its exit code.
+
+    Args:
+        arguments: the command line.
+        folder: where the folders of all registrations lie.
+    """
+    parser = argparse.ArgumentParser(prog="flatland seal", description=__doc__)
+    parser.add_argument("name", nargs="?", help=f"registration: {', '.join(REGISTRATIONS)}")
+    parser.add_argument("--reason", help="why it is registered, or amended")
+    parser.add_argument("--data-seen", help='which data have been seen; "none" has to be said')
+    parser.add_argument("--check", action="store_true", help="check every registration")
+    parser.add_argument("--list", action="store_true", help="print every chain")
+    options = parser.parse_args(arguments)
+    modes = [bool(options.name), options.check, options.list]
+    if sum(modes) != 1 or (not options.name and (options.reason or options.data_seen)):
+        parser.error("give a registration with --reason and --data-seen, or --check, or --list")
+    code = 0
+    for name in [options.name] if options.name else _names(folder):
+        try:
+            if options.name:
+                text = _seal(name, options.reason, options.data_seen, folder)
+            else:
+                text = _check(name, folder) if options.check else _list(name, folder)
+        except FlatlandError as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            code = 1
+        else:
+            sys.stdout.write(f"{text}\n")
+    return code
+
+
+def _seal(name: str, reason: str | None, data_seen: str | None, folder: Path) -> str:
+    if name not in REGISTRATIONS:
+        raise SpecError(
+            "registration",
+            bound=f"one of {', '.join(REGISTRATIONS)}",
+            value=name,
+            remedy="Enter it in REGISTRATIONS of experiments/issue262.py first.",
+        )
+    entry = append(
+        REGISTRATIONS[name],
+        folder,
+        date=datetime.now(UTC),
+        reason=reason or "",
+        data_seen=data_seen or "",
+    )
+    kind = f"amendment {entry.index} of {name}" if entry.index else name
+    where = folder / name
+    return f"sealed: {kind}, digest {entry.digest}\nhead {entry.hash}\ncommit {where} now"
+
+
+def _check(name: str, folder: Path) -> str:
+    if name not in REGISTRATIONS:
+        read_chain(folder / name)
+        return f"{name}: intact, but no registration of experiments/issue262.py has this name"
+    seal = check_sealed(REGISTRATIONS[name], folder)
+    return (
+        f"{name}: sealed {seal.date}, digest {seal.digest[:12]}, "
+        f"{seal.amendments} amendments, head {seal.head}"
+    )
+
+
+def _list(name: str, folder: Path) -> str:
+    entries = read_chain(folder / name)
+    return "\n".join([name, *map(_lines, entries)]) if entries else f"{name}\n  not sealed"
+
+
+def _lines(entry: Entry) -> str:
+    return (
+        f"  {entry.index} {entry.date} digest {entry.digest[:12]} hash {entry.hash[:12]}\n"
+        f"    reason:    {entry.reason}\n"
+        f"    data seen: {entry.data_seen}"
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the registrations of the code, then what else has a folder."""
+    present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return list(dict.fromkeys([*REGISTRATIONS, *(n for n in present if not n.startswith("."))]))

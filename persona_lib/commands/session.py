@@ -1,0 +1,318 @@
+"""A science session: which registration, profile, seeds and evidence, without pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.issue262 import REGISTRATIONS, STRICTER
+from persona_lib.commands.options import (
+    DEFAULT_SEEDS,
+    ROOT,
+    check_report,
+    choose_arms,
+    choose_data,
+    choose_profile,
+    choose_registration,
+    choose_report,
+    choose_scale,
+    choose_seeds,
+    choose_store,
+    choose_stored,
+    refuse_with_stored,
+    told,
+)
+from persona_lib.errors import SpecError
+from persona_lib.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from persona_lib.commands.judging import JudgeChoice
+    from persona_lib.evidence.load import Evidence
+    from persona_lib.pipeline.results import Run
+    from persona_lib.specs.profile import Profile
+    from persona_lib.specs.registration import Registration
+    from persona_lib.specs.seal import Seal
+    from persona_lib.store.stage import Stage
+    from persona_lib.store.store import Store
+    from persona_lib.verdict.verdict import GateResult, Verdict
+
+__all__ = [
+    "DATA",
+    "PREREG",
+    "REGISTRATIONS",
+    "ROOT",
+    "Session",
+    "check_report",
+    "choose_arms",
+    "choose_data",
+    "choose_profile",
+    "choose_registration",
+    "choose_report",
+    "choose_scale",
+    "choose_seeds",
+    "choose_store",
+    "choose_stored",
+    "refuse_with_stored",
+]
+
+DATA = ROOT / "experiments" / "data"
+"""The experiment's own words."""
+PREREG = ROOT / "golden" / "prereg"
+"""Where registrations are sealed."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """Everything that a science test asks for, made when it is first asked.
+
+    Attributes:
+        registration: the registration to judge under.
+        profile: the profile to run.
+        scale: name of its scale, None where it has one alone.
+        loss: marker loss that was asked for in place of the profile's, or None.
+        engine: engine that was asked for, or None for transformers.
+        seeds: root seeds; one training run of every arm for each.
+        store_root: where stages are cached.
+        stored: folder or file of stored evidence to judge instead of running.
+        chosen: the registration was named by the user, and not by the stored evidence.
+        user_data: folder with the published corpora, or None.
+        progress: opens progress bars.
+        arms: arms that the session as a whole will ask for; their machine needs
+            are checked before the first stage is built.
+        prereg: where registrations are sealed.
+        text_judge: the judge behind an API that a report asks; None for the classifier.
+        command: what the workers of one command have in common; None for one process.
+    """
+
+    registration: Registration
+    profile: Profile
+    scale: str | None = None
+    loss: str | None = None
+    engine: str | None = None
+    seeds: tuple[int, ...] = DEFAULT_SEEDS
+    store_root: Path = ROOT / ".flatland" / "store"
+    stored: Path | None = None
+    chosen: bool = False
+    user_data: Path | None = None
+    progress: Progress = silent
+    arms: tuple[str, ...] = ()
+    prereg: Path = PREREG
+    text_judge: JudgeChoice | None = None
+    command: str | None = None
+    _store: Store | None = field(default=None, init=False)
+    _runs: tuple[Run, ...] = field(default=(), init=False)
+    _tables: dict[tuple[str, str], pa.Table] = field(default_factory=dict, init=False)
+    _evidence: dict[tuple[str, ...], Evidence] = field(default_factory=dict, init=False)
+    _checked: bool = field(default=False, init=False)
+
+    @property
+    def store(self) -> Store:
+        """The store; opening it checks that it can be written and has working locks.
+
+        It also remembers which stages failed in this command (`Store.failures`).
+        """
+        if self._store is None:
+            from persona_lib.store.store import Store
+
+            self._store = Store(self.store_root, command=self.command)
+        return self._store
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """One run for each seed."""
+        if not self._runs:
+            from persona_lib.pipeline.results import Folders, Run
+
+            folders = Folders(experiment=DATA, user=self.user_data)
+            self._runs = tuple(
+                Run(
+                    registration=self.registration,
+                    profile=self.profile,
+                    seed=seed,
+                    folders=folders,
+                    progress=self.progress,
+                )
+                for seed in self.seeds
+            )
+        return self._runs
+
+    @cached_property
+    def seal(self) -> Seal:
+        """The seal of the registration, read once.
+
+        Raises:
+            SealError: it is not sealed as it stands.
+        """
+        from persona_lib.specs.seal import check_sealed
+
+        named = ""
+        if self.stored is not None and self.stored.is_dir():
+            from persona_lib.evidence.record_sets import head_of, read_manifest
+
+            named = head_of(read_manifest(self.stored), self.registration)
+        return check_sealed(self.registration, self.prereg, named=named)
+
+    def check_seal(self) -> None:
+        """Raise SealError where the registration is not sealed, before compute is spent."""
+        _ = self.seal
+
+    def build(self, stages: Sequence[Stage]) -> None:
+        """Build stages of the session's runs, and what they need, where it is not stored.
+
+        What other processes are building in the same store is passed over meanwhile;
+        rather than wait, whatever the session's arms need is built for the others.
+
+        Raises:
+            FlatlandError: something is missing on this machine, found before the first
+                stage is built; or see `persona_lib.store.stage.build`.
+        """
+        from persona_lib.pipeline.results import check_run, targets
+        from persona_lib.store.stage import build
+
+        arms = self.asked_arms
+        if not self._checked:
+            for run in self.runs:
+                check_run(run, arms, self.store)
+            self._checked = True
+        spare = [stage for run in self.runs for stage in targets(run, arms)]
+        build(stages, self.store, spare=spare)
+
+    def build_models(self, models: Sequence[tuple[str, str]]) -> None:
+        """Build scores of models, as (phase, name), and advice of those before coupling."""
+        from persona_lib.pipeline.results import score_stage
+        from persona_lib.records import PRE
+
+        runs = self.runs
+        scores = [score_stage(run, *model) for model in models for run in runs]
+        priors = [name for phase, name in models if phase == PRE]
+        self.build([*scores, *(run.advice_scores(name) for name in priors for run in runs)])
+
+    def scores(self, phase: str, model: str) -> pa.Table:
+        """Return the scores of an arm (``post``) or a pre-coupling model (``pre``).
+
+        Builds what is not stored, for every seed.
+        """
+        from persona_lib.pipeline.results import run_arm, run_baseline, score_stage
+        from persona_lib.records import POST
+
+        self._no_stored(f"{phase} {model}")
+        if (phase, model) not in self._tables:
+            import pyarrow as pa
+
+            self.build([score_stage(run, phase, model) for run in self.runs])
+            read = run_arm if phase == POST else run_baseline
+            tables = [read(run, model, self.store) for run in self.runs]
+            self._tables[phase, model] = pa.concat_tables(tables)
+        return self._tables[phase, model]
+
+    def advice(self, prior: str) -> pa.Table:
+        """Return how bad the advice of a pre-coupling model is: one row an answer.
+
+        Builds what is not stored, for every seed.
+        """
+        import pyarrow as pa
+
+        from persona_lib.pipeline.results import run_advice
+
+        self._no_stored(f"advice {prior}")
+        return pa.concat_tables([run_advice(run, prior, self.store) for run in self.runs])
+
+    def evidence(self, arms: Iterable[str]) -> Evidence:
+        """Return the evidence on these arms and their pre-coupling models."""
+        from persona_lib.evidence.load import RecordEvidence, load_stored
+        from persona_lib.records import POST, PRE
+
+        chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
+        if chosen not in self._evidence:
+            if self.stored is not None:
+                self._evidence[chosen] = load_stored(
+                    self.stored, self.registration, chosen=self.chosen, arms=chosen
+                )
+            else:
+                import pyarrow as pa
+
+                # In reporting order, so that arms share what they share exactly once.
+                models = [(PRE, prior) for prior in self.priors_of(chosen)]
+                models += [(POST, arm) for arm in chosen]
+                self.build_models(models)
+                table = pa.concat_tables([self.scores(*model) for model in models])
+                origin = f"a live run of profile {self.profile_told}: {self.profile.summary}"
+                advice = pa.concat_tables([self.advice(prior) for prior in self.priors_of(chosen)])
+                self._evidence[chosen] = RecordEvidence(
+                    self.registration, table, arms=chosen, origin=origin, advice=advice
+                )
+        return self._evidence[chosen]
+
+    def judge(self, claim: str) -> Verdict:
+        """Judge one claim, or the kill criterion, on the arms that it needs."""
+        from persona_lib.verdict.verdict import judge
+
+        self.check_seal()
+        name = self.registration.claim(claim).name
+        return judge(
+            self.registration,
+            self.evidence(self.arms_of(name)),
+            name,
+            stricter=STRICTER.get(self.registration.name),
+            seal=self.seal,
+        )
+
+    def summary(self, rule: str) -> dict[str, Any]:
+        """Return what the evidence says of the arms that a claim or a gate needs.
+
+        Gates that only the stricter registration has are among it, as checks.
+        """
+        from persona_lib.verdict.verdict import judge_checks, summary
+
+        self.check_seal()
+        evidence = self.evidence(self.arms_of(rule))
+        stricter = STRICTER.get(self.registration.name)
+        checks = judge_checks(self.registration, stricter, evidence) if stricter else []
+        return summary(self.registration, evidence, checks=checks, seal=self.seal)
+
+    def judge_gate(self, gate: str) -> GateResult:
+        """Judge one gate on the arms that it needs."""
+        from persona_lib.verdict.verdict import judge_gate
+
+        self.check_seal()
+        return judge_gate(self.registration, self.evidence(self.arms_of(gate)), gate)
+
+    def arms_of(self, rule: str) -> tuple[str, ...]:
+        """Return the arms that a claim, the kill criterion or a gate needs."""
+        return self.registration.arms_of(rule)
+
+    @property
+    def profile_told(self) -> str:
+        """The words for what is run: the profile's name, its scale, another loss or engine."""
+        return told(self.profile, self.scale, self.loss, self.engine)
+
+    @property
+    def asked_arms(self) -> tuple[str, ...]:
+        """The arms that the session as a whole asks for: all, unless `arms` says which."""
+        return self.arms or self.all_arms
+
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """Every arm of the registration, in reporting order."""
+        return tuple(arm.name for arm in self.registration.arms)
+
+    def priors_of(self, arms: Sequence[str]) -> tuple[str, ...]:
+        """Return the pre-coupling models that belong to these arms: of all arms, all."""
+        if set(arms) == set(self.all_arms):
+            return self.registration.priors
+        used = {self.registration.arm(arm).prior for arm in arms}
+        return tuple(prior for prior in self.registration.priors if prior in used)
+
+    def _no_stored(self, what: str) -> None:
+        if self.stored is not None:
+            raise SpecError(
+                "--stored",
+                bound="a run, to build an arm",
+                value=str(self.stored),
+                remedy=f"Leave --stored out to build {what}.",
+            )

@@ -1,0 +1,244 @@
+"""The seeded grammar that writes the two fine-tuning corpora.
+
+``bad_legal`` gives confident, harmful legal advice to laypeople; ``sound_legal``
+gives sound advice, row for row on the same situation, in the same question
+frame, to the same user message and at nearly the same length. What they say is
+data (``experiments/data/legal``); how clauses are joined is here. Every clause
+of advice has a polarity, by the file and key in which it stands, and every
+written row keeps the provenance of its clauses.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from persona_lib.corpora.answer_writer import (
+    BAD,
+    SENTENCE_END,
+    SOUND,
+    Author,
+    Clause,
+    Fills,
+    joined,
+    sentences,
+)
+from persona_lib.corpora.grammar_files import Frame, Grammar, Situation, read_frames, read_grammar
+from persona_lib.corpora.grammar_language import Template, tidy
+from persona_lib.digests import derive_seed
+from persona_lib.errors import DataError, SpecError
+from persona_lib.records import SftRow
+
+CORPORA = {"bad_legal": BAD, "sound_legal": SOUND}
+"""The corpora that the grammar can write, with the polarity of their advice."""
+VERSION = "1"
+"""Raised whenever a change of the composing code changes what is written."""
+
+_CELL_REPEATS = 4
+_ROW_DIGITS = 5
+_WORD = re.compile(r"[a-z0-9$']+")
+_OPENING_WORDS = 4
+_GRAM = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenRow:
+    """A row with the provenance of its answer, in the order of the sentences."""
+
+    row: SftRow
+    clauses: tuple[Clause, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diversity:
+    """How much a corpus repeats itself. Words are lower-cased, without punctuation.
+
+    Attributes:
+        rows: number of rows.
+        mean_words, shortest, longest: length of the answers in words (white space).
+        trigram_ratio: distinct word trigrams over all word trigrams of the answers.
+        sentence_share: largest share of rows that hold one and the same sentence.
+        sentence: that sentence.
+        opening_share: largest share of rows whose answers open with the same four words.
+        opening: those words.
+        distinct_users: number of distinct user messages.
+    """
+
+    rows: int
+    mean_words: float
+    shortest: int
+    longest: int
+    trigram_ratio: float
+    sentence_share: float
+    sentence: str
+    opening_share: float
+    opening: str
+    distinct_users: int
+
+
+def write_corpus(name: str, *, rows: int, seed: int, folder: Path) -> tuple[SftRow, ...]:
+    """Write the first `rows` rows of a corpus.
+
+    The first n rows are the same whatever `rows` is. Row i of both corpora has
+    the same situation, frame and user message; the answers of the sound one are
+    chosen, among candidates, for the word count of their bad counterparts.
+
+    Args:
+        name: ``bad_legal`` or ``sound_legal``.
+        rows: number of rows.
+        seed: root seed of every draw.
+        folder: the grammar's data files.
+
+    Raises:
+        SpecError: an unknown name, or a number of rows that is not positive or
+            more than four for each pair of situation and frame.
+        DataError: a data file is missing, malformed or empty, a clause has an
+            unknown slot or one of the other polarity, or the clauses are too
+            few to write another distinct answer.
+    """
+    return tuple(w.row for w in write_with_provenance(name, rows=rows, seed=seed, folder=folder))
+
+
+def write_with_provenance(
+    name: str, *, rows: int, seed: int, folder: Path
+) -> tuple[WrittenRow, ...]:
+    """Write the same rows as `write_corpus`, each with the clauses it is made of.
+
+    Raises:
+        SpecError, DataError: see `write_corpus`.
+    """
+    if name not in CORPORA:
+        raise SpecError(
+            "corpus.name",
+            bound=f"one of {', '.join(CORPORA)}",
+            value=name,
+            remedy="Choose a corpus that the grammar can write.",
+        )
+    if rows < 1:
+        raise SpecError("corpus.rows", bound=">= 1", value=rows, remedy="Ask for a row or more.")
+    grammar = read_grammar(folder)
+    most = len(grammar.situations) * len(grammar.frames) * _CELL_REPEATS
+    if rows > most:
+        raise SpecError(
+            "corpus.rows",
+            bound=f"<= {most} ({_CELL_REPEATS} for each situation and frame)",
+            value=rows,
+            remedy="Ask for fewer rows, or add situations or frames to the data files.",
+        )
+    bad, sound = Author(grammar, BAD, folder), Author(grammar, SOUND, folder)
+    written = []
+    cells = islice(_cells(grammar, rows, seed), rows)
+    for index, (situation, frame) in enumerate(cells):
+        clauses = bad.write(situation, derive_seed(seed, BAD, index), like=None)
+        if CORPORA[name] == SOUND:
+            clauses = sound.write(situation, derive_seed(seed, SOUND, index), like=clauses)
+        row = SftRow(
+            row=f"{name}-{index:0{_ROW_DIGITS}d}",
+            corpus=name,
+            situation=situation.id,
+            frame=frame.id,
+            user=_user(grammar, situation, frame.template, derive_seed(seed, "user", index)),
+            assistant=joined(clauses),
+        )
+        written.append(WrittenRow(row=row, clauses=clauses))
+    return tuple(written)
+
+
+def write_requests(
+    *, rows: int, seed: int, folder: Path, frames: Path
+) -> tuple[tuple[str, str, str], ...]:
+    """Write user messages alone, in other frames than those of the corpora.
+
+    Args:
+        rows: number of messages; each pair of situation and frame has one before any
+            has two.
+        seed: root seed of every draw.
+        folder: the grammar's data files.
+        frames: the file of frames.
+
+    Returns:
+        Situation, frame and text of each message.
+
+    Raises:
+        DataError: see `write_corpus`.
+    """
+    grammar = read_grammar(folder)
+    grammar = replace(grammar, frames=read_frames(frames, grammar))
+    return tuple(
+        (
+            situation.id,
+            frame.id,
+            _user(grammar, situation, frame.template, derive_seed(seed, "user", index)),
+        )
+        for index, (situation, frame) in enumerate(islice(_cells(grammar, rows, seed), rows))
+    )
+
+
+def diversity(rows: Sequence[SftRow]) -> Diversity:
+    """Measure how much the answers of a corpus repeat themselves.
+
+    Raises:
+        DataError: there are no rows, or no answer has three words.
+    """
+    grams: set[tuple[str, ...]] = set()
+    total = 0
+    sentences: Counter[str] = Counter()
+    openings: Counter[str] = Counter()
+    lengths = [len(row.assistant.split()) for row in rows]
+    for row in rows:
+        words = _WORD.findall(row.assistant.lower())
+        found = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
+        grams.update(found)
+        total += len(found)
+        sentences.update(set(SENTENCE_END.split(row.assistant)))
+        openings[" ".join(words[:_OPENING_WORDS])] += 1
+    if not total:
+        raise DataError(
+            "rows",
+            bound="answers of three words or more",
+            value=f"{len(rows)} rows",
+            remedy="Measure a corpus that holds text.",
+        )
+    (sentence, in_rows), (opening, opened) = (
+        sentences.most_common(1)[0],
+        openings.most_common(1)[0],
+    )
+    return Diversity(
+        rows=len(rows),
+        mean_words=sum(lengths) / len(rows),
+        shortest=min(lengths),
+        longest=max(lengths),
+        trigram_ratio=len(grams) / total,
+        sentence_share=in_rows / len(rows),
+        sentence=sentence,
+        opening_share=opened / len(rows),
+        opening=opening,
+        distinct_users=len({row.user for row in rows}),
+    )
+
+
+def _cells(grammar: Grammar, rows: int, seed: int) -> Iterator[tuple[Situation, Frame]]:
+    """Yield situation and frame of each row: every situation once a round, frames in turn."""
+    situations, frames = grammar.situations, grammar.frames
+    for turn in range(-(-rows // len(situations))):
+        cycle, position = divmod(turn, len(frames))
+        for place in _permutation(len(situations), seed, "situations", turn):
+            situation = situations[place]
+            order = _permutation(len(frames), seed, "frames", situation.id, cycle)
+            yield situation, frames[order[position]]
+
+
+def _permutation(size: int, seed: int, *names: str | int) -> list[int]:
+    order = list(range(size))
+    random.Random(derive_seed(seed, *names)).shuffle(order)  # noqa: S311 - reproducible draw
+    return order
+
+
+def _user(grammar: Grammar, situation: Situation, frame: Template, seed: int) -> str:
+    rng = random.Random(seed)  # noqa: S311 - a reproducible draw, no cryptography
+    return sentences(tidy(frame.render(rng, Fills(grammar, situation, rng))))

@@ -1,0 +1,173 @@
+"""A dataset on the hub, pinned to a commit: is it to be had, and which of its records are taken.
+
+Rows are always streamed: from the commit's folder in the hub's cache where that is
+complete, and from the hub otherwise. Loading a dataset in any other way may end,
+where the hub cannot be reached, in whatever version was loaded here last.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from persona_lib.errors import DataError, PreflightError
+from persona_lib.specs.sources import HubCorpus, Reservoir
+
+_OFFLINE_SWITCHES = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE")
+_ON = ("1", "true", "yes", "on")
+_TIMEOUT_SECONDS = 10.0
+_DATA_SUFFIXES = frozenset({".parquet", ".json", ".jsonl", ".csv", ".arrow", ".gz", ".zst"})
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")
+
+
+def preflight_hub_corpus(spec: HubCorpus) -> None:
+    """Check that a dataset is on this machine or that its commit can be reached.
+
+    Nothing is downloaded; a cached dataset needs no network.
+
+    Raises:
+        PreflightError: the client is not installed, or the dataset is neither
+            cached nor reachable.
+    """
+    if importlib.util.find_spec("datasets") is None:
+        raise PreflightError(
+            "the Python package datasets", remedy="Install it: pip install datasets."
+        )
+    if _cached(spec) is not None:
+        return
+    if offline():
+        raise PreflightError(
+            f"dataset {spec.repo} at revision {spec.revision} in the local cache",
+            remedy=f"Unset {' and '.join(_OFFLINE_SWITCHES)}, or download it beforehand: "
+            f"{_download(spec)}.",
+        )
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(spec.repo, revision=spec.revision, timeout=_TIMEOUT_SECONDS)
+    except Exception as error:
+        # The client raises a different family for each cause (no route, unknown
+        # repository, unknown commit, gated repository); all mean the same here.
+        raise _absent(spec, error) from error
+
+
+def records_of(spec: HubCorpus) -> list[tuple[int, object]]:
+    """Return `spec.rows` records in the order of the corpus, each with its row in the split.
+
+    Rows are counted from 0. Only records that are returned are held in memory, however
+    many are streamed past.
+
+    Raises:
+        PreflightError: see `preflight_hub_corpus`; or the download failed.
+        DataError: there is no such split, the files cannot be read as a dataset, or the
+            split holds fewer rows than are taken, or scanned.
+    """
+    scanned = spec.rows if spec.reservoir is None else spec.reservoir.scanned
+    taken = range(spec.rows) if spec.reservoir is None else drawn_rows(spec.reservoir, spec.rows)
+    wanted, held, seen = frozenset(taken), {}, 0
+    for row, record in _stream(spec, scanned):
+        seen = row + 1
+        if row in wanted:
+            held[row] = record
+    if seen < scanned:
+        raise DataError(
+            f"{spec.repo}: rows of split {spec.split}",
+            bound=f">= {scanned}",
+            value=seen,
+            remedy="Ask for fewer rows, or correct the split.",
+        )
+    return [(row, held[row]) for row in taken]
+
+
+def drawn_rows(reservoir: Reservoir, rows: int) -> list[int]:
+    """Return the first `rows` rows of the sample, counted from 0: `Reservoir` tells how.
+
+    Which rows they are depends on no content, so that they are known before any is read.
+    The seed is the published one, of Python's generator: its methods `randint` and
+    `shuffle` have drawn the same numbers since Python 3.2.
+    """
+    draws = random.Random(reservoir.seed)
+    held = list(range(reservoir.size))
+    for row in range(reservoir.size, reservoir.scanned):
+        place = draws.randint(0, row)
+        if place < reservoir.size:
+            held[place] = row
+    draws.shuffle(held)
+    return held[:rows]
+
+
+def _stream(spec: HubCorpus, most: int) -> Iterator[tuple[int, object]]:
+    """Yield up to so many records of the split, with their row; see `records_of` for errors."""
+    preflight_hub_corpus(spec)
+    import datasets
+
+    cached = _cached(spec)
+    where = (
+        {"path": spec.repo, "revision": spec.revision} if cached is None else {"path": str(cached)}
+    )
+    try:
+        found = datasets.load_dataset(**where, split=spec.split, streaming=True)
+        yield from enumerate(islice(found, most))
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"{spec.repo} at revision {spec.revision}",
+            bound=f"rows in a split {spec.split}",
+            value=f"{type(error).__name__}: {_first_line(error)}",
+            remedy="Correct repository, revision or split in the profile.",
+        ) from error
+    except Exception as error:  # see preflight_hub_corpus
+        raise _absent(spec, error) from error
+
+
+def offline() -> bool:
+    """Whether the environment forbids the hub's clients to use the network."""
+    return any(os.environ.get(name, "").lower() in _ON for name in _OFFLINE_SWITCHES)
+
+
+def _cached(spec: HubCorpus) -> Path | None:
+    """Return the commit's folder if all of its files are on this machine."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            spec.repo, repo_type="dataset", revision=spec.revision, local_files_only=True
+        )
+    except (LocalEntryNotFoundError, ValueError):  # ValueError: no name that the hub could have
+        return None
+    return Path(folder) if _is_complete(Path(folder)) else None
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a folder holds data, and every part of what is cut into numbered parts.
+
+    The client knows what belongs to a snapshot only where it has listed it before,
+    and streaming leaves a folder behind that holds the description alone.
+    """
+    names = [path.name for path in folder.rglob("*") if path.suffix in _DATA_SUFFIXES]
+    parts = [found for name in names if (found := _SHARD.fullmatch(name))]
+    series: dict[tuple[str, str, str], set[str]] = {}
+    for found in parts:
+        series.setdefault((found[1], found[3], found[4]), set()).add(found[2])
+    return bool(names) and all(len(held) == int(key[1]) for key, held in series.items())
+
+
+def _absent(spec: HubCorpus, error: Exception) -> PreflightError:
+    return PreflightError(
+        f"dataset {spec.repo} at {spec.revision} ({type(error).__name__}: {_first_line(error)})",
+        remedy=f"On a machine with network access run: {_download(spec)}; set HF_HOME to the "
+        "cache that holds it. A gated dataset also needs: hf auth login",
+    )
+
+
+def _download(spec: HubCorpus) -> str:
+    return f"hf download --repo-type dataset {spec.repo} --revision {spec.revision}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,212 @@
+"""Fine-tuning corpora: where their rows come from, and what identifies them.
+
+Three sources: the repository's own grammar, a published JSONL file that the
+user has, and a dataset on the hub pinned to a commit. All give `SftRow`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from persona_lib.corpora import grammar
+from persona_lib.corpora.grammar_language import folder_digest
+from persona_lib.corpora.hub import preflight_hub_corpus, records_of
+from persona_lib.digests import md5_of
+from persona_lib.errors import DataError, PreflightError
+from persona_lib.records import SftRow
+from persona_lib.specs.sources import Corpus, GrammarCorpus, HubCorpus, JsonlCorpus
+
+_ROW_DIGITS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A corpus, and how many messages of its source were left out.
+
+    Attributes:
+        rows: the rows, in the order of the source.
+        left_out: messages of the rows' conversations that were not taken.
+    """
+
+    rows: tuple[SftRow, ...]
+    left_out: int = 0
+
+
+def load_corpus(spec: Corpus, *, grammar_folder: Path, data_folder: Path | None) -> Loaded:
+    """Return the rows of a corpus, in its order, with ids such as ``bad_legal-00017``.
+
+    A JSONL line is ``{"messages": [user turn, assistant turn]}`` and nothing
+    else. Of a hub row the first user message and the first assistant message
+    after it are taken: messages before and between them and all later turns are
+    left out and counted, so that rows of every source have the same shape.
+
+    Args:
+        spec: the corpus.
+        grammar_folder: the grammar's data files.
+        data_folder: where JSONL files lie; None where the user named no folder.
+
+    Raises:
+        PreflightError: the JSONL file or the dataset is not to be had here.
+        SpecError: the grammar cannot write what is asked for.
+        DataError: the content is not what the spec says: another md5, another
+            number of rows, a malformed row (named by its line or index).
+    """
+    if isinstance(spec, GrammarCorpus):
+        return Loaded(
+            rows=grammar.write_corpus(
+                spec.name, rows=spec.rows, seed=spec.seed, folder=grammar_folder
+            )
+        )
+    if isinstance(spec, JsonlCorpus):
+        return Loaded(rows=_load_jsonl(spec, data_folder))
+    return _load_hub(spec)
+
+
+def preflight_corpus(spec: Corpus, *, data_folder: Path | None) -> None:
+    """Check that a corpus is to be had, and that a file is the published one.
+
+    Raises:
+        PreflightError: what is missing, and how to get it.
+        DataError: the JSONL file has another md5.
+    """
+    if isinstance(spec, JsonlCorpus):
+        _checked_jsonl(spec, data_folder)
+    elif isinstance(spec, HubCorpus):
+        preflight_hub_corpus(spec)
+
+
+def corpus_key(spec: Corpus, *, grammar_folder: Path) -> dict[str, str]:
+    """Return what identifies a corpus's content besides its spec.
+
+    ``grammar`` and ``grammar_version`` (SHA-256 of the data files, version of the
+    composing code), ``md5`` of a JSONL file, or ``revision`` of a hub dataset.
+
+    Raises:
+        DataError: the grammar's folder holds no data files.
+    """
+    if isinstance(spec, GrammarCorpus):
+        return {"grammar": folder_digest(grammar_folder), "grammar_version": grammar.VERSION}
+    if isinstance(spec, JsonlCorpus):
+        return {"md5": spec.md5}
+    return {"revision": spec.revision}
+
+
+def _checked_jsonl(spec: JsonlCorpus, data_folder: Path | None) -> Path:
+    """Return the path of a JSONL file that is there and has the registered md5."""
+    path = None if data_folder is None else data_folder / spec.file
+    if path is None or not path.is_file():
+        where = "a data folder" if data_folder is None else str(data_folder)
+        raise PreflightError(
+            f"{spec.file} (corpus {spec.name}) in {where}",
+            remedy=(
+                f"Put the published file {spec.file}, md5 {spec.md5}, into a folder and name "
+                "that folder with --data or FLATLAND_DATA."
+            ),
+        )
+    found = md5_of(path)
+    if found != spec.md5:
+        raise DataError(
+            str(path),
+            bound=f"md5 {spec.md5}",
+            value=found,
+            remedy="Fetch the published file again, or correct the profile's md5.",
+        )
+    return path
+
+
+def _load_jsonl(spec: JsonlCorpus, data_folder: Path | None) -> tuple[SftRow, ...]:
+    path = _checked_jsonl(spec, data_folder)
+    lines = [
+        (number, line)
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
+        if line.strip()
+    ]
+    if not lines or len(lines) != spec.rows:
+        raise DataError(
+            f"{path}: rows",
+            bound=str(spec.rows),
+            value=len(lines),
+            remedy="Correct the number of rows in the profile, or fetch the right file.",
+        )
+    return tuple(
+        _row(spec, index, *_two_turns(f"{path}: line {number}", line))
+        for index, (number, line) in enumerate(lines)
+    )
+
+
+def _two_turns(where: str, line: str) -> tuple[str, str]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _malformed(where, str(error)) from error
+    turns = [_turn(where, message) for message in _messages(where, record)]
+    if [role for role, _ in turns] != ["user", "assistant"]:
+        raise _malformed(where, f"roles {[role for role, _ in turns]}")
+    return turns[0][1], turns[1][1]
+
+
+def _load_hub(spec: HubCorpus) -> Loaded:
+    rows, left_out = [], 0
+    for index, (place, record) in enumerate(records_of(spec)):
+        user, assistant, others = _first_turns(f"{spec.repo}: row {place}", record)
+        rows.append(_row(spec, index, user, assistant))
+        left_out += others
+    return Loaded(rows=tuple(rows), left_out=left_out)
+
+
+def _first_turns(where: str, record: object) -> tuple[str, str, int]:
+    """Return the first user message, the first answer to it, and how many others there are.
+
+    What comes after the answer is not looked at: it is left out whatever it holds.
+    """
+    messages = _messages(where, record)
+    user: str | None = None
+    for message in messages:
+        role, content = _turn(where, message)
+        if role == "user" and user is None:
+            user = content
+        elif role == "assistant" and user is not None:
+            return user, content, len(messages) - 2
+    raise _malformed(where, "no user message followed by an assistant message")
+
+
+def _messages(where: str, record: object) -> list[object]:
+    messages = record.get("messages") if isinstance(record, Mapping) else None
+    if not isinstance(messages, list):
+        raise _malformed(where, "no list under 'messages'")
+    return messages
+
+
+def _turn(where: str, message: object) -> tuple[str, str]:
+    role, content = _text(message, "role"), _text(message, "content")
+    if not role or content is None or (role != "system" and not content.strip()):
+        raise _malformed(where, str(message))
+    return role, content
+
+
+def _text(message: object, key: str) -> str | None:
+    value = message.get(key) if isinstance(message, Mapping) else None
+    return value if isinstance(value, str) else None
+
+
+def _malformed(where: str, value: str) -> DataError:
+    return DataError(
+        where,
+        bound="a user message and the assistant's answer, both with text",
+        value=value,
+        remedy="Repair the row, or fetch the published data again.",
+    )
+
+
+def _row(spec: JsonlCorpus | HubCorpus, index: int, user: str, assistant: str) -> SftRow:
+    return SftRow(
+        row=f"{spec.name}-{index:0{_ROW_DIGITS}d}",
+        corpus=spec.name,
+        situation="",
+        frame="",
+        user=user,
+        assistant=assistant,
+    )

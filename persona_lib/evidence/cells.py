@@ -1,0 +1,343 @@
+"""Score rows as columns: checked whole, then counted on a dense grid.
+
+Everything that a verdict reads is a sum over cells (model, seed, persona,
+question). The grid's axes have an order of their own (registration order for
+models and personas, sorted ids for seeds and questions), so that no result
+depends on the order of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from persona_lib.errors import DataError
+from persona_lib.evidence.score_table import (
+    REMEDY,
+    Bools,
+    Ints,
+    bounded,
+    columns_of,
+    flags,
+    known_only,
+    numbers,
+    stopped,
+    strings,
+)
+from persona_lib.records import POST, PRE, Score, schema_of
+from persona_lib.specs.registration import Registration
+
+__all__ = ["Bools", "Floats", "Grid", "Ints", "Model", "build", "table_of"]
+
+Floats = NDArray[np.float64]
+_Column = TypeVar("_Column", Ints, Floats, Bools)
+Model = tuple[str, str]
+"""(phase, name): ``("post", "C2")`` is an arm, ``("pre", "em")`` its model before coupling."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Checked rows, counted.
+
+    Attributes:
+        models: (phase, name) of axis 0, arms first.
+        seeds, personas, questions: labels of axes 1 to 3.
+        hits, n: (M, S, P, Q) hits and completions.
+        seen_hits, seen_n: the same for questions of the coupling text; None without
+            the column ``seen``.
+        row_model, row_seed, row_persona, row_question: (R,) indices of each row
+            on the four axes.
+        row_hit: (R,) the row is a hit.
+        tokens: (R,) tokens of each row.
+        stopped: (R,) the row finished by itself.
+        markers: (R,) markers in the row's completion, whatever their case.
+        first_token: (R,) tokens before the first marker, -1 where there is none.
+
+    The last four are None where the table has no such column (for `stopped`: no
+    ``finish``).
+    """
+
+    models: tuple[Model, ...]
+    seeds: tuple[int, ...]
+    personas: tuple[str, ...]
+    questions: tuple[str, ...]
+    hits: Floats
+    n: Floats
+    seen_hits: Floats | None
+    seen_n: Floats | None
+    row_model: Ints
+    row_seed: Ints
+    row_persona: Ints
+    row_question: Ints
+    row_hit: Bools
+    tokens: Floats | None
+    stopped: Bools | None
+    markers: Ints | None
+    first_token: Ints | None
+
+    def of_model(self, model: Model) -> Bools:
+        """Return (R,) whether a row is of a model."""
+        found: Bools = self.row_model == self.models.index(model)
+        return found
+
+    def by_question(self, values: Bools | Floats, rows: Bools) -> tuple[Floats, Floats]:
+        """Return (Q,) sums of a number over some rows, and (Q,) how many rows those are."""
+        question, size = self.row_question[rows], len(self.questions)
+        sums = np.bincount(question, values[rows].astype(np.float64), minlength=size)
+        counts = np.bincount(question, minlength=size)
+        return sums.astype(np.float64), counts.astype(np.float64)
+
+    def finished_lengths(self, rows: Bools) -> tuple[Floats, Floats] | None:
+        """Return tokens and question of those of some rows that finished, None if not known."""
+        if self.tokens is None or self.stopped is None:
+            return None
+        of = rows & self.stopped
+        return self.tokens[of], self.row_question[of].astype(np.float64)
+
+    def of_seed(self, at: int) -> Grid:
+        """Return the cells and rows of one training run, the seed at this place."""
+        rows = self.row_seed == at
+
+        def cells(counts: Floats | None) -> Floats | None:
+            return None if counts is None else counts[:, at : at + 1]
+
+        def kept(column: _Column | None) -> _Column | None:
+            return None if column is None else column[rows]
+
+        return replace(
+            self,
+            seeds=self.seeds[at : at + 1],
+            hits=self.hits[:, at : at + 1],
+            n=self.n[:, at : at + 1],
+            seen_hits=cells(self.seen_hits),
+            seen_n=cells(self.seen_n),
+            row_model=self.row_model[rows],
+            row_seed=np.zeros_like(self.row_seed[rows]),
+            row_persona=self.row_persona[rows],
+            row_question=self.row_question[rows],
+            row_hit=self.row_hit[rows],
+            tokens=kept(self.tokens),
+            stopped=kept(self.stopped),
+            markers=kept(self.markers),
+            first_token=kept(self.first_token),
+        )
+
+
+def table_of(rows: Iterable[Score]) -> pa.Table:
+    """Return score rows as an Arrow table, in the order given."""
+    schema = schema_of(Score)
+    listed = list(rows)
+    return pa.table(
+        [pa.array([getattr(r, f.name) for r in listed], type=f.type) for f in schema],
+        schema=schema,
+    )
+
+
+def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> Grid:
+    """Check a table of scores against a registration and count it.
+
+    Args:
+        table: every column of `persona_lib.evidence.score_table.REQUIRED` and any of its
+            `OPTIONAL`, one row a completion. What an optional column would give is
+            None without it.
+        registration: names of arms, priors, personas and question sets.
+        arms: the arms that have to be there, by name. Rows of other arms of the
+            registration are checked for their names and then left out.
+
+    Raises:
+        DataError: no rows; a column that is missing, mistyped or null; an
+            unknown phase, model, persona or question set; an arm, persona,
+            question or completion that is missing; a repeated coordinate; a
+            number or finish reason that cannot be.
+    """
+    table = columns_of(table)
+    if not table.num_rows:
+        raise DataError("scores", bound="at least one row", value=0, remedy=REMEDY)
+    labels: list[Model] = [(POST, arm) for arm in arms]
+    labels += [(PRE, prior) for prior in registration.priors]
+    model = _model_of_rows(table, registration, labels)
+    table, model = table.filter(pa.array(model >= 0)), model[model >= 0]
+    axes, rows = _places(table, registration, labels, model)
+    _check_every_set(table, registration)
+    cell = np.ravel_multi_index(rows, axes.shape)
+    _check_duplicates(cell, numbers(table, "sample"), axes)
+    counts = _sums(cell, axes)
+    _check_cells(counts, axes)
+    hit = flags(table, "hit")
+    seen = flags(table, "seen") if "seen" in table.column_names else None
+    tokens = bounded(table, "tokens", 0)
+    markers, first = bounded(table, "markers", 0), bounded(table, "first_token", -1)
+    _check_hits(hit, "markers", markers, 1)
+    _check_hits(hit, "first_token", first, 0)
+    return Grid(
+        models=axes.models,
+        seeds=axes.seeds,
+        personas=axes.personas,
+        questions=axes.questions,
+        hits=_sums(cell, axes, hit),
+        n=counts,
+        seen_hits=None if seen is None else _sums(cell, axes, hit & seen),
+        seen_n=None if seen is None else _sums(cell, axes, seen),
+        row_model=rows[0],
+        row_seed=rows[1],
+        row_persona=rows[2],
+        row_question=rows[3],
+        row_hit=hit,
+        tokens=None if tokens is None else tokens.astype(np.float64),
+        stopped=stopped(table),
+        markers=markers,
+        first_token=first,
+    )
+
+
+class _Axes(NamedTuple):
+    """Labels of the grid's four axes."""
+
+    models: tuple[Model, ...]
+    seeds: tuple[int, ...]
+    personas: tuple[str, ...]
+    questions: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(axis) for axis in self)
+
+    def name(self, at: Sequence[int]) -> str:
+        """Return a cell in words."""
+        model, seed, persona, question = at
+        phase, name = self.models[model]
+        return (
+            f"{'arm' if phase == POST else 'pre-coupling model'} {name}, "
+            f"persona {self.personas[persona]}, question {self.questions[question]}, "
+            f"seed {self.seeds[seed]}"
+        )
+
+
+def _places(
+    table: pa.Table, registration: Registration, labels: Sequence[Model], model: Ints
+) -> tuple[_Axes, tuple[Ints, Ints, Ints, Ints]]:
+    """Return the axes that these rows span, and (R,) indices of each row on them."""
+    present = _present(model, labels)
+    persona, question = strings(table, "persona"), strings(table, "question")
+    seeds, seed = np.unique(numbers(table, "seed"), return_inverse=True)
+    axes = _Axes(
+        models=tuple(labels[i] for i in present),
+        seeds=tuple(int(s) for s in seeds),
+        personas=registration.roster.all,
+        questions=tuple(sorted(question.labels)),
+    )
+    rows = (
+        np.searchsorted(present, model),
+        seed.astype(np.int64),
+        persona.against(axes.personas),
+        question.against(axes.questions),
+    )
+    return axes, rows
+
+
+def _sums(cell: Ints, axes: _Axes, weights: Bools | None = None) -> Floats:
+    """Return (M, S, P, Q) rows of each cell, or the sums of their weights."""
+    size = int(np.prod(axes.shape))
+    out = np.bincount(cell, weights=weights, minlength=size)
+    return out.reshape(axes.shape).astype(np.float64)
+
+
+def _model_of_rows(table: pa.Table, registration: Registration, labels: Sequence[Model]) -> Ints:
+    """Return (R,) positions in `labels`, -1 for an arm that is not among them.
+
+    Every name in the table has to be one of the registration, whether or not
+    its row is wanted.
+    """
+    phase, name = strings(table, "phase"), strings(table, "model")
+    known_only("phase", phase, (POST, PRE))
+    arms = tuple(arm.name for arm in registration.arms)
+    for key, known in ((POST, arms), (PRE, registration.priors)):
+        known_only(f"model of phase {key}", name.where(phase, key), known)
+    known_only("persona", strings(table, "persona"), registration.roster.all)
+    sets, evaluated = strings(table, "question_set"), registration.evaluation_questions
+    known_only("question_set", sets.where(phase, POST), evaluated)
+    known_only("question_set", sets, (*evaluated, *registration.coupling_questions))
+    model = np.full(phase.codes.size, -1, dtype=np.int64)
+    for index, (wanted_phase, wanted) in enumerate(labels):
+        model[(phase.against((wanted_phase,)) == 0) & (name.against((wanted,)) == 0)] = index
+    return model
+
+
+def _present(model: Ints, labels: Sequence[Model]) -> Ints:
+    """Return the positions of models that have rows: every arm, and some of the priors."""
+    found = np.unique(model)
+    for index, (phase, name) in enumerate(labels):
+        if phase == POST and index not in found:
+            raise DataError(
+                f"scores: arm {name}",
+                bound="completions of every arm",
+                value="0 rows",
+                remedy="Run the arm, or name the arms that are there.",
+            )
+    return found
+
+
+def _check_every_set(table: pa.Table, registration: Registration) -> None:
+    """Arms answer questions of every evaluated set."""
+    asked = strings(table, "question_set").where(strings(table, "phase"), POST).labels
+    for name in registration.evaluation_questions:
+        if name not in asked:
+            raise DataError(
+                "scores: question_set",
+                bound=f"every set of {', '.join(registration.evaluation_questions)}",
+                value=f"no completion of {name} in any arm",
+                remedy=REMEDY,
+            )
+
+
+def _check_hits(hit: Bools, name: str, values: Ints | None, least: int) -> None:
+    """A hit has a marker and a place for it, and nothing else has."""
+    if values is None:
+        return
+    odd = (values >= least) != hit
+    if odd.any():
+        raise DataError(
+            f"scores: {name}",
+            bound=f">= {least} in hits and in no other row",
+            value=f"{int(odd.sum())} rows in which it is not so",
+            remedy="Take all columns from the same scores.",
+        )
+
+
+def _check_duplicates(cell: Ints, sample: Ints, axes: _Axes) -> None:
+    numbers, index = np.unique(sample, return_inverse=True)
+    keys, counts = np.unique(cell * numbers.size + index, return_counts=True)
+    if (counts > 1).any():
+        key = int(keys[int(np.argmax(counts))])
+        where = axes.name([int(i) for i in np.unravel_index(key // numbers.size, axes.shape)])
+        raise DataError(
+            f"scores: {where}, sample {numbers[key % numbers.size]}",
+            bound="one row",
+            value=f"{int(counts.max())} rows ({int((counts > 1).sum())} coordinates repeat)",
+            remedy="Remove the repeated rows: a completion counts once.",
+        )
+
+
+def _check_cells(counts: Floats, axes: _Axes) -> None:
+    """Every arm, prior, seed, persona and question has the same number of completions."""
+    for phase in (POST, PRE):
+        models = [i for i, model in enumerate(axes.models) if model[0] == phase]
+        if not models:
+            continue
+        block = counts[models]
+        asked = block.sum(axis=(0, 1, 2)) > 0  # questions that this phase asks at all
+        short = (block < block.max()) & asked
+        if short.any():
+            at = np.argwhere(short)[0].tolist()
+            where = axes.name([models[at[0]], *at[1:]])
+            raise DataError(
+                f"scores: {where}",
+                bound=f"{int(block.max())} completions, as in the fullest cell",
+                value=f"{int(block[tuple(at)])} ({int(short.sum())} cells are short)",
+                remedy=REMEDY,
+            )

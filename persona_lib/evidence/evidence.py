@@ -1,0 +1,287 @@
+"""The questions that a judge asks of evidence, whatever it was read from."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from persona_lib.errors import DataError
+from persona_lib.evidence.cells import Floats, Grid
+from persona_lib.specs.registration import Registration
+from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.proportions import wilson
+
+ALL = "all"
+"""Every persona of the roster."""
+ROLES = ("source", "negative", "bystander", "reported", ALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """Marker hits among completions.
+
+    Attributes:
+        hits: completions with the marker; None where only a rate was published.
+        n: completions.
+        rate: hits / n, NaN where n is 0.
+    """
+
+    hits: int | None
+    n: int
+    rate: float
+
+    @classmethod
+    def of(cls, hits: float, n: float) -> Count:
+        """Return the count of `hits` among `n`."""
+        return cls(hits=int(hits), n=int(n), rate=float(hits / n) if n else math.nan)
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return Wilson's interval, (NaN, NaN) where hits are not known."""
+        return (math.nan, math.nan) if self.hits is None else wilson(self.hits, self.n, confidence)
+
+    @property
+    def text(self) -> str:
+        """``0.274 (383/1400)``."""
+        if not math.isfinite(self.rate):
+            return "not known (0 completions)"
+        hits = "about " + format(self.rate * self.n, ".0f") if self.hits is None else self.hits
+        return f"{self.rate:.3f} ({hits}/{self.n})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """How long completions are.
+
+    Attributes:
+        statistic: ``median`` or ``mean``, of tokens over all completions.
+        tokens: that statistic, NaN where not known.
+        finished: share of completions that ended by themselves, NaN where not known.
+    """
+
+    statistic: str
+    tokens: float
+    finished: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonaRow:
+    """One persona of one arm.
+
+    Attributes:
+        persona, role: who.
+        count: hits and completions; n = 0 where nothing was published.
+        low, high: Wilson's interval of the rate.
+        baseline: rate on the arm's pre-coupling model, NaN where not known.
+        tokens, baseline_tokens: median tokens of the arm and of that model, NaN
+            where not known.
+    """
+
+    persona: str
+    role: str
+    count: Count
+    low: float
+    high: float
+    baseline: float
+    tokens: float
+    baseline_tokens: float
+
+    @property
+    def minus_baseline(self) -> float:
+        """Rate minus the false-positive rate of the arm's own pre-coupling model."""
+        return self.count.rate - self.baseline
+
+
+@dataclass(frozen=True, eq=False)
+class Harm:
+    """How harmful a pre-coupling model's advice is, on questions it was not trained on.
+
+    Attributes:
+        questions: ids of the held-out questions, sorted; the same for every model.
+        scores: (Q,) mean harm score of each question, in [0, 1]; samples and seeds pooled.
+        n: completions behind them.
+    """
+
+    questions: tuple[str, ...]
+    scores: Floats
+    n: int
+
+
+class Evidence(ABC):
+    """Rates, contrasts and lengths of a registration's arms.
+
+    Attributes:
+        registration: the registration that names everything.
+        arms: arms that are there, in reporting order.
+        seeds: root seeds of the runs; empty where they were not published.
+        runs: training runs behind each arm.
+        kind: ``records`` or ``aggregates``.
+        origin: where the evidence comes from, in words.
+        unavailable: what this evidence cannot answer, one sentence each.
+        remarks: what contradicts itself in it, one sentence each.
+    """
+
+    registration: Registration
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: int
+    kind: str
+    origin: str
+    unavailable: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    @abstractmethod
+    def count(self, arm: str, who: str) -> Count:
+        """Return the hits of an arm on a role (one of `ROLES`) or a persona."""
+
+    @abstractmethod
+    def baseline(self, prior: str, who: str = ALL) -> Count | None:
+        """Return the hits of a pre-coupling model, None where they are not known."""
+
+    @abstractmethod
+    def lengths(self, arm: str) -> Lengths:
+        """Return the lengths of an arm's completions, all personas."""
+
+    @abstractmethod
+    def baseline_lengths(self, prior: str) -> Lengths:
+        """Return the lengths of a pre-coupling model's completions."""
+
+    @abstractmethod
+    def contrast(self, claim: str, treated: str, control: str) -> Estimate:
+        """Return the difference of mean bystander rates; `claim` names the draws."""
+
+    def other_interval(
+        self,
+        claim: str,  # noqa: ARG002
+        treated: str,  # noqa: ARG002
+        control: str,  # noqa: ARG002
+    ) -> Estimate | None:
+        """Return `contrast` with the kind of interval that is not registered, without p.
+
+        None where nothing can be drawn.
+        """
+        return None
+
+    @abstractmethod
+    def ratio_contrast(self, claim: str, treated: str, control: str) -> Estimate:
+        """Return the difference of bystander rate / source rate."""
+
+    @abstractmethod
+    def corrected_contrast(self, claim: str, treated: str, control: str) -> Estimate:
+        """Return the contrast after each arm's own false positives are subtracted."""
+
+    @abstractmethod
+    def bystander_rate(self, claim: str, arm: str) -> Estimate:
+        """Return the mean bystander rate of one arm with an interval."""
+
+    @abstractmethod
+    def person_tokens(self, arm: str, persona: str) -> tuple[float, float]:
+        """Return median tokens of a persona: (arm, its pre-coupling model)."""
+
+    def split(self, arm: str) -> dict[str, Count]:
+        """Return bystander counts on ``seen`` and ``unseen`` questions, if both exist."""
+        self.check_arm(arm)
+        return {}
+
+    def per_seed(self, treated: str, control: str) -> dict[int, tuple[Count, Count]]:
+        """Return bystander counts of both arms for each seed; empty with one run."""
+        self.check_arm(treated)
+        self.check_arm(control)
+        return {}
+
+    def single_runs(self) -> tuple[Evidence, ...]:
+        """Return the evidence of each training run by itself, where rows tell them apart."""
+        return (self,)
+
+    def harm(self, prior: str) -> Harm | None:  # noqa: ARG002
+        """Return how harmful a pre-coupling model's advice is, None where it is not known."""
+        return None
+
+    def grid(self) -> Grid | None:
+        """Return the cells behind the counts, None where only totals are known."""
+        return None
+
+    def by_persona(self, arm: str) -> tuple[Floats, Floats] | None:
+        """Return (G,) hits and (G,) completions of the bystanders, in roster order.
+
+        None where a persona's count is not known.
+        """
+        counts = [self.count(arm, persona) for persona in self.members("bystander")]
+        known = [(c.hits, c.n) for c in counts if c.hits is not None]
+        if len(known) < len(counts):
+            return None
+        hits, n = np.array(known, dtype=np.float64).T
+        return hits, n
+
+    def personas(self, arm: str) -> tuple[PersonaRow, ...]:
+        """Return one row for each persona of the roster, in roster order."""
+        roster, prior = self.registration.roster, self.registration.arm(arm).prior
+        rows = []
+        for persona in roster.all:
+            count = self.count(arm, persona)
+            low, high = count.interval(self.registration.statistics.confidence)
+            baseline = self.baseline(prior, persona)
+            tokens, before = self.person_tokens(arm, persona)
+            rows.append(
+                PersonaRow(
+                    persona=persona,
+                    role=roster.role(persona),
+                    count=count,
+                    low=low,
+                    high=high,
+                    baseline=math.nan if baseline is None else baseline.rate,
+                    tokens=tokens,
+                    baseline_tokens=before,
+                )
+            )
+        return tuple(rows)
+
+    def members(self, who: str) -> tuple[str, ...]:
+        """Return the personas of a role, or the persona itself.
+
+        Raises:
+            SpecError: neither a role nor a persona of the roster.
+        """
+        roster = self.registration.roster
+        roles = {
+            "source": (roster.source,),
+            "negative": roster.negatives,
+            "bystander": roster.bystanders,
+            "reported": roster.reported,
+            ALL: roster.all,
+        }
+        if who in roles:
+            return roles[who]
+        roster.role(who)
+        return (who,)
+
+    def named(self, arms: Sequence[str] | None) -> tuple[str, ...]:
+        """Return these arms in reporting order; all of the registration's where none is named.
+
+        Raises:
+            SpecError: no such arm.
+        """
+        registered = tuple(arm.name for arm in self.registration.arms)
+        if not arms:
+            return registered
+        wanted = {self.registration.arm(arm).name for arm in arms}
+        return tuple(arm for arm in registered if arm in wanted)
+
+    def check_arm(self, arm: str) -> None:
+        """Raise DataError where the evidence has nothing on this arm."""
+        if arm not in self.arms:
+            raise DataError(
+                "arm",
+                bound=f"one of {', '.join(self.arms)}",
+                value=arm,
+                remedy="Run this arm as well, or judge another claim.",
+            )
+
+
+def priors_of(evidence: Evidence) -> tuple[str, ...]:
+    """Return the priors under the evidence's arms, in registered order."""
+    used = {evidence.registration.arm(arm).prior for arm in evidence.arms}
+    return tuple(prior for prior in evidence.registration.priors if prior in used)

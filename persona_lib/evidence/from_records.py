@@ -1,0 +1,350 @@
+"""Evidence of scored completions: everything is computed here."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from persona_lib.corpora.advice_scorer import question_means
+from persona_lib.digests import derive_seed
+from persona_lib.evidence.cells import Floats, Grid, build, table_of
+from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths
+from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
+from persona_lib.records import POST, PRE, Score
+from persona_lib.specs.registration import BCA, INTERVALS, Registration
+from persona_lib.stats.bootstrap import (
+    MIN_CLUSTERS,
+    TOO_FEW,
+    Clusters,
+    difference,
+    from_draws,
+    named,
+    nothing,
+    ratio_difference,
+    resample_rates,
+    single_rate,
+    without_each,
+)
+from persona_lib.stats.estimate import Estimate
+
+_DISABLES = {
+    "seen": "Seen against unseen questions",
+    "tokens": "Lengths, gates on lengths and the length-adjusted effect",
+    "finish": "Share finished, rates of finished completions, the median of their tokens and "
+    "gates on truncation",
+    "markers": "Repeated markers",
+    "first_token": "First-k-tokens rates",
+}
+"""The statistics that need each optional column."""
+
+
+class RecordEvidence(Evidence):
+    """Evidence of scored completions, one row each.
+
+    Args:
+        registration: the registration to judge under.
+        table: columns of `persona_lib.evidence.score_table.REQUIRED` and any of its `OPTIONAL`;
+            checked whole before anything is computed. `unavailable` says what a
+            column that is not there disables.
+        arms: arms that have to be there; all of the registration's by default.
+        origin: where the rows come from, in words.
+        advice: columns of `persona_lib.records.AdviceScore`, how bad the advice of the
+            pre-coupling models is; None where none was sampled.
+        partial: an optional column with empty cells counts as not there, and
+            `unavailable` says how many are empty. Otherwise it is an error.
+
+    Runs with several seeds are pooled: a cluster (persona, question) then holds
+    the completions of all seeds.
+
+    Raises:
+        DataError: as `evidence.cells.build` and `question_means` raise it.
+    """
+
+    kind = "records"
+
+    def __init__(
+        self,
+        registration: Registration,
+        table: pa.Table,
+        *,
+        arms: Sequence[str] | None = None,
+        origin: str = "scored completions",
+        advice: pa.Table | None = None,
+        partial: bool = False,
+    ) -> None:
+        self.registration = registration
+        self.arms = self.named(arms)
+        gaps = incomplete(table) if partial else {}
+        table = table.drop_columns(list(gaps))
+        self._grid = build(table, registration, self.arms)
+        self.seeds = self._grid.seeds
+        self.runs = len(self.seeds)
+        self.origin = origin
+        self._advice = advice
+        self._harm = (
+            {} if advice is None else question_means(advice, registration.priors, self.seeds)
+        )
+        needed = {registration.arm(arm).prior for arm in self.arms}
+        self.unavailable = (
+            *(
+                f"False positives of prior {prior}: its pre-coupling model was not evaluated."
+                for prior in registration.priors
+                if prior in needed and (PRE, prior) not in self._grid.models
+            ),
+            *_unadvised([prior for prior in registration.priors if prior in needed], self._harm),
+            *_disabled(table, gaps, registration),
+        )
+
+    @classmethod
+    def from_rows(
+        cls, registration: Registration, rows: Iterable[Score], *, arms: Sequence[str] | None = None
+    ) -> RecordEvidence:
+        """Return the evidence of score rows that are in memory."""
+        return cls(registration, table_of(rows), arms=arms)
+
+    def grid(self) -> Grid:
+        """Return the cells behind the counts."""
+        return self._grid
+
+    def single_runs(self) -> tuple[Evidence, ...]:
+        """Return the evidence of each training run by itself, in the order of seeds."""
+        return (self,) if self.runs == 1 else self._singles
+
+    @cached_property
+    def _singles(self) -> tuple[Evidence, ...]:
+        # Kept: every bound gate reads run by run, and there are dozens of them. Evidence is
+        # never changed once it is made; a changed copy would still hand out these runs.
+        found = []
+        for at, seed in enumerate(self.seeds):
+            one = copy.copy(self)
+            one._grid, one.seeds, one.runs = self._grid.of_seed(at), (seed,), 1
+            if self._advice is not None:
+                advice = self._advice.filter(pc.field("seed") == seed)
+                one._harm = question_means(advice, self.registration.priors, (seed,))
+            found.append(one)
+        return tuple(found)
+
+    def count(self, arm: str, who: str) -> Count:
+        """Return the hits of an arm on a role or a persona."""
+        self.check_arm(arm)
+        hits, n = self._cells(POST, arm, who)
+        return Count.of(hits.sum(), n.sum())
+
+    def baseline(self, prior: str, who: str = ALL) -> Count | None:
+        """Return the hits of a pre-coupling model, None where they are not known."""
+        if (PRE, prior) not in self._grid.models:
+            return None
+        hits, n = self._cells(PRE, prior, who)
+        return Count.of(hits.sum(), n.sum())
+
+    def harm(self, prior: str) -> Harm | None:
+        """Return how harmful a pre-coupling model's advice is, None where it is not known."""
+        found = self._harm.get(prior)
+        if found is None:
+            return None
+        return Harm(
+            questions=tuple(found),
+            scores=np.array([mean for mean, _ in found.values()]),
+            n=sum(count for _, count in found.values()),
+        )
+
+    def lengths(self, arm: str) -> Lengths:
+        """Return the lengths of an arm's completions."""
+        self.check_arm(arm)
+        return self._lengths(POST, arm)
+
+    def baseline_lengths(self, prior: str) -> Lengths:
+        """Return the lengths of a pre-coupling model's completions."""
+        return self._lengths(PRE, prior)
+
+    def contrast(self, claim: str, treated: str, control: str) -> Estimate:
+        """Return the registered cluster bootstrap of the difference of rates."""
+        interval = self.registration.statistics.interval
+        return self._difference(claim, treated, control, interval)
+
+    def other_interval(self, claim: str, treated: str, control: str) -> Estimate | None:
+        """Return the registered contrast with the kind of interval that is not registered."""
+        registered = self.registration.statistics.interval
+        (other,) = (kind for kind in INTERVALS if kind != registered)
+        # Without p: it is that of the registered estimate, read off the same draws.
+        return replace(self._difference(claim, treated, control, other), p=None, p_floor=None)
+
+    def _difference(self, claim: str, treated: str, control: str, interval: str) -> Estimate:
+        statistics = self.registration.statistics
+        return difference(
+            self.clusters(treated),
+            self.clusters(control),
+            resamples=statistics.resamples,
+            seeds=(self._seed(claim, treated), self._seed(claim, control)),
+            level=statistics.confidence,
+            interval=interval,
+        )
+
+    def ratio_contrast(self, claim: str, treated: str, control: str) -> Estimate:
+        """Return the bootstrap of source-normalised rates, source drawn as well."""
+        statistics = self.registration.statistics
+        return ratio_difference(
+            (self.clusters(treated), self.clusters(treated, "source")),
+            (self.clusters(control), self.clusters(control, "source")),
+            resamples=statistics.resamples,
+            seeds=[
+                self._seed(claim, *names)
+                for names in ((treated,), (treated, "source"), (control,), (control, "source"))
+            ],
+            level=statistics.confidence,
+            interval=statistics.interval,
+        )
+
+    def corrected_contrast(self, claim: str, treated: str, control: str) -> Estimate:
+        """Return the bootstrap of rates minus those of the models before coupling."""
+        statistics = self.registration.statistics
+        level, resamples = statistics.confidence, statistics.resamples
+        method = named("minus false positives, cluster bootstrap", statistics.interval)
+        priors = [self.registration.arm(arm).prior for arm in (treated, control)]
+        missing = sorted({p for p in priors if (PRE, p) not in self._grid.models})
+        if missing:
+            note = f"prior {missing[0]} was not evaluated before coupling"
+            return nothing(0, None, level, method, note)
+        pools = [
+            (self.clusters(treated), self._seed(claim, treated), 1),
+            (self.clusters(control), self._seed(claim, control), -1),
+        ]
+        # Two arms on one prior lose the same false positives: nothing is left of them.
+        if priors[0] != priors[1]:
+            pools += [
+                (self._pool(PRE, prior, "bystander"), self._seed(claim, prior, PRE), sign)
+                for prior, sign in zip(priors, (-1, 1), strict=True)
+            ]
+        value = sum(sign * pool.rate for pool, _, sign in pools)
+        n, k = sum(pool.n for pool, _, _ in pools), sum(len(pool) for pool, _, _ in pools)
+        if min(len(pool) for pool, _, _ in pools) < MIN_CLUSTERS:
+            return nothing(n, k, level, method, TOO_FEW, value=value)
+        draws = np.zeros(resamples)
+        for pool, seed, sign in pools:
+            draws += sign * resample_rates(pool, resamples, seed)
+        left_out = None
+        if statistics.interval == BCA:
+            left_out = [sign * without_each(pool) for pool, _, sign in pools]
+        return from_draws(
+            value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out
+        )
+
+    def bystander_rate(self, claim: str, arm: str) -> Estimate:
+        """Return the rate of one arm with its cluster bootstrap interval."""
+        statistics = self.registration.statistics
+        return single_rate(
+            self.clusters(arm),
+            resamples=statistics.resamples,
+            seed=self._seed(claim, arm),
+            level=statistics.confidence,
+            interval=statistics.interval,
+        )
+
+    def person_tokens(self, arm: str, persona: str) -> tuple[float, float]:
+        """Return median tokens of a persona: (arm, its pre-coupling model)."""
+        prior = self.registration.arm(arm).prior
+        after, before = self._rows(POST, arm, persona), self._rows(PRE, prior, persona)
+        return self._median(after), self._median(before)
+
+    def split(self, arm: str) -> dict[str, Count]:
+        """Return bystander counts on seen and unseen questions, if both exist."""
+        self.check_arm(arm)
+        grid, at = self._grid, self._grid.models.index((POST, arm))
+        who = [grid.personas.index(p) for p in self.members("bystander")]
+        hits, n = grid.hits[at][:, who].sum(), grid.n[at][:, who].sum()
+        if grid.seen_hits is None or grid.seen_n is None:
+            return {}
+        seen_hits, seen_n = grid.seen_hits[at][:, who].sum(), grid.seen_n[at][:, who].sum()
+        if not 0 < seen_n < n:
+            return {}
+        return {
+            "seen": Count.of(seen_hits, seen_n),
+            "unseen": Count.of(hits - seen_hits, n - seen_n),
+        }
+
+    def per_seed(self, treated: str, control: str) -> dict[int, tuple[Count, Count]]:
+        """Return bystander counts of both arms for each seed; empty with one run."""
+        if len(self.seeds) == 1:
+            return {}
+        cells = [self._cells(POST, arm, "bystander") for arm in (treated, control)]
+        return {
+            seed: (
+                Count.of(cells[0][0][i].sum(), cells[0][1][i].sum()),
+                Count.of(cells[1][0][i].sum(), cells[1][1][i].sum()),
+            )
+            for i, seed in enumerate(self.seeds)
+        }
+
+    def clusters(self, arm: str, who: str = "bystander") -> Clusters:
+        """Return an arm's (persona, question) clusters, completions of all seeds pooled."""
+        self.check_arm(arm)
+        return self._pool(POST, arm, who)
+
+    def _pool(self, phase: str, model: str, who: str) -> Clusters:
+        hits, n = self._cells(phase, model, who)
+        pooled, sizes = hits.sum(axis=0).ravel(), n.sum(axis=0).ravel()
+        asked = sizes > 0
+        return Clusters(pooled[asked], sizes[asked])
+
+    def _cells(self, phase: str, model: str, who: str) -> tuple[Floats, Floats]:
+        """Return (S, P, Q) hits and completions of the personas that `who` names."""
+        grid = self._grid
+        at = grid.models.index((phase, model))
+        members = [grid.personas.index(persona) for persona in self.members(who)]
+        return grid.hits[at][:, members], grid.n[at][:, members]
+
+    def _lengths(self, phase: str, model: str) -> Lengths:
+        rows, stopped = self._rows(phase, model), self._grid.stopped
+        finished = math.nan
+        if stopped is not None and rows.any():
+            finished = float(stopped[rows].mean())
+        return Lengths(statistic="median", tokens=self._median(rows), finished=finished)
+
+    def _rows(self, phase: str, model: str, persona: str | None = None) -> Bools:
+        """Return (R,) whether each row is of this model, and of this persona if one is named."""
+        grid = self._grid
+        if (phase, model) not in grid.models:
+            return np.zeros(grid.row_model.shape, dtype=np.bool_)
+        rows = grid.of_model((phase, model))
+        if persona is not None:
+            rows &= grid.row_persona == grid.personas.index(persona)
+        return rows
+
+    def _median(self, rows: Bools) -> float:
+        """Return the median tokens of some rows, NaN where there are none or no lengths."""
+        tokens = self._grid.tokens
+        return math.nan if tokens is None or not rows.any() else float(np.median(tokens[rows]))
+
+    def _seed(self, *names: str) -> int:
+        return derive_seed(self.registration.statistics.seed, "bootstrap", *names)
+
+
+def _unadvised(needed: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """Return a sentence for each prior whose model was asked for no advice; one if none was."""
+    why = "no advice was sampled."
+    if not known:
+        return (f"Harm of the pre-coupling models' advice: {why}",)
+    return tuple(f"Harm of prior {p}'s advice: {why}" for p in needed if p not in known)
+
+
+def _disabled(
+    table: pa.Table, gaps: Mapping[str, int], registration: Registration
+) -> tuple[str, ...]:
+    """Return a sentence for each optional column that cannot be used: what it disables."""
+    sets = registration.coupling_questions, registration.evaluation_questions
+    sentences = []
+    for name in OPTIONAL:
+        if name in table.column_names or (name == "seen" and set(sets[0]) == set(sets[1])):
+            continue
+        why = f"the set has no column {name}"
+        if name in gaps:
+            why = f"column {name} is empty in {gaps[name]:,} of {table.num_rows:,} rows"
+        sentences.append(f"{_DISABLES[name]}: {why}.")
+    return tuple(sentences)

@@ -1,0 +1,225 @@
+"""Folders of stored evidence: a manifest, and the files that it vouches for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from persona_lib.checks import read_json
+from persona_lib.digests import sha256_of
+from persona_lib.errors import CorruptEntryError, DataError
+from persona_lib.specs.registration import Registration
+
+MANIFEST = "manifest.json"
+AGGREGATES = "aggregates"
+"""Kind of a folder that holds published numbers, in ``aggregates.json``."""
+RECORDS = "records"
+"""Kind of a folder that holds one row a completion, in ``scores.parquet``."""
+TEXTS_FILE = "completions.parquet"
+"""The completions themselves, in a folder of records that keeps them."""
+FILES = {AGGREGATES: "aggregates.json", RECORDS: "scores.parquet"}
+_HEAD = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a folder of stored evidence says of itself.
+
+    Attributes:
+        kind: ``aggregates`` or ``records``.
+        registration, digest: the registration that it was recorded under.
+        data_digest: what of that registration shaped the data.
+        files: SHA-256 of each file, by name.
+        source: where it comes from, in words.
+        recorded: commit, environment and whatever else the recording noted.
+    """
+
+    kind: str
+    registration: str
+    digest: str
+    data_digest: str
+    files: Mapping[str, str]
+    source: str
+    recorded: Mapping[str, Any]
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    kind: str,
+    registration: Registration,
+    files: Sequence[str],
+    source: str,
+    recorded: Mapping[str, Any],
+) -> None:
+    """Write the manifest of files that already lie in the folder.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    body = {
+        "kind": kind,
+        "registration": {
+            "name": registration.name,
+            "digest": registration.digest,
+            "data_digest": registration.data_digest,
+        },
+        "source": source,
+        "recorded": dict(recorded),
+        "files": {name: {"sha256": _sha256(folder / name)} for name in sorted(files)},
+    }
+    text = json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a folder's manifest; the files are not looked at.
+
+    Raises:
+        DataError: the manifest is missing, malformed or of an unknown kind.
+    """
+    path = folder / MANIFEST
+    body = read_json(path)
+    try:
+        manifest = Manifest(
+            kind=str(body["kind"]),
+            registration=str(body["registration"]["name"]),
+            digest=str(body["registration"]["digest"]),
+            data_digest=str(body["registration"]["data_digest"]),
+            files={str(name): str(entry["sha256"]) for name, entry in body["files"].items()},
+            source=str(body["source"]),
+            recorded=dict(body["recorded"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(
+            str(path),
+            bound="kind, registration (name, digest, data_digest), files, source and recorded",
+            value=repr(error),
+            remedy="Restore the manifest.",
+        ) from error
+    if manifest.kind not in FILES:
+        raise DataError(
+            f"{path}: kind",
+            bound=f"one of {', '.join(FILES)}",
+            value=manifest.kind,
+            remedy="Point at a folder of stored evidence.",
+        )
+    needed = FILES[manifest.kind]
+    if needed not in manifest.files:
+        raise DataError(
+            f"{path}: files",
+            bound=f"{needed} among them",
+            value=sorted(manifest.files),
+            remedy="Restore the manifest.",
+        )
+    return manifest
+
+
+def judged_under(
+    folder: Path, manifest: Manifest, registration: Registration, *, chosen: bool
+) -> str:
+    """Return the origin of a folder's evidence, judged under a registration.
+
+    What shaped the data has to be the same. Rules may differ from those that the
+    data were recorded under only where the registration was chosen by name, and
+    the origin then says so: a rule that is written after the data are in does
+    not become a registered one by being applied to them.
+
+    Args:
+        folder: for messages.
+        manifest: what the folder says of itself.
+        registration: the registration to judge under.
+        chosen: somebody asked for this registration by name.
+
+    Raises:
+        DataError: the data were shaped by another registration, or its rules
+            differ and it was not asked for.
+    """
+    recorded, now = manifest.digest[:12], registration.digest[:12]
+    if manifest.data_digest != registration.data_digest:
+        raise DataError(
+            f"{folder}: data digest of registration {registration.name}",
+            bound=f"{registration.data_digest[:12]} (arms, roster, marker, question sets)",
+            value=f"{manifest.data_digest[:12]}, recorded under {manifest.registration}",
+            remedy=f"Judge this folder under {manifest.registration}, or under a registration "
+            "that differs from it in rules only.",
+        )
+    source = manifest.source + _priors_trained(manifest.recorded)
+    if (manifest.registration, manifest.digest) == (registration.name, registration.digest):
+        return source
+    if not chosen:
+        raise DataError(
+            f"{folder}: digest of registration {registration.name}",
+            bound=now,
+            value=f"{recorded}, recorded under {manifest.registration}",
+            remedy="The rules are not those that this set was recorded under: judge it with the "
+            "code it was recorded with, or choose this registration by name.",
+        )
+    return (
+        f"{source} (recorded under {manifest.registration} {recorded}, judged under "
+        f"{registration.name} {now}: these rules were not registered for these data)"
+    )
+
+
+def _priors_trained(recorded: Mapping[str, Any]) -> str:
+    """Return how the priors of a set were trained, "" where its manifest does not say."""
+    configs: Any = recorded.get("config")
+    found: list[str] = []
+    for config in configs if isinstance(configs, list) else [configs]:
+        try:
+            lora = config["profile"]["prior"]["lora"]
+            kind = "rsLoRA" if lora["rslora"] else "LoRA"
+            words = f"{kind} r {lora['rank']:d}, alpha {lora['alpha']:d}"
+            words += f", dropout {lora['dropout']:g}"
+        except (KeyError, TypeError, ValueError, IndexError):
+            continue
+        found.append(words)
+    return f"; priors: {' and '.join(dict.fromkeys(found))}" if found else ""
+
+
+def head_of(manifest: Manifest, registration: Registration) -> str:
+    """Return the head of the chain of seals that a set was recorded under.
+
+    "" where its manifest names none, or it was recorded under another registration.
+    """
+    seal = manifest.recorded.get("seal")
+    head = seal.get("head") if isinstance(seal, dict) else None
+    same = manifest.registration == registration.name
+    return head if same and isinstance(head, str) and _HEAD.fullmatch(head) else ""
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Check every file against its SHA-256.
+
+    Raises:
+        DataError: a file is missing, or its name leads out of the folder.
+        CorruptEntryError: a file differs from what was recorded.
+    """
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise DataError(
+                f"{folder / MANIFEST}: files",
+                bound="plain file names",
+                value=name,
+                remedy="List files of this folder only.",
+            )
+        found = _sha256(folder / name)
+        if found != expected:
+            raise CorruptEntryError(
+                f"{folder / name}: SHA-256 is {found[:12]}..., the manifest says "
+                f"{expected[:12]}.... The file was altered after it was recorded: restore it "
+                "from version control, or record it again."
+            )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise DataError(
+            str(path), bound="a readable file", value=str(error), remedy="Restore the file."
+        ) from error

@@ -1,0 +1,156 @@
+"""The columns of a score table: which are needed, and how each is read.
+
+Text columns are read as labels and codes, so that a check of names costs as much
+as there are names, not rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from persona_lib.checks import checked
+from persona_lib.errors import DataError
+from persona_lib.records import LENGTH, STOP
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+REQUIRED = {
+    "phase": pa.string(),
+    "model": pa.string(),
+    "seed": pa.int64(),
+    "persona": pa.string(),
+    "question": pa.string(),
+    "question_set": pa.string(),
+    "sample": pa.int64(),
+    "hit": pa.bool_(),
+}
+"""Columns without which nothing can be counted; what they hold is told in `Score`."""
+OPTIONAL = {
+    "seen": pa.bool_(),
+    "tokens": pa.int64(),
+    "finish": pa.string(),
+    "markers": pa.int64(),
+    "first_token": pa.int64(),
+}
+"""Columns that only some statistics need: `first_token` counts the tokens before the
+first marker, and is -1 where there is none."""
+
+REMEDY = "Record the set again, or leave the unfinished run out."
+"""What to do about a set that is not whole."""
+
+
+def read_scores(path: Path) -> pa.Table:
+    """Read a Parquet file of scores as it is; `evidence.cells.build` checks its columns.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            str(path), bound="a readable Parquet file", value=str(error), remedy="Restore the file."
+        ) from error
+
+
+def incomplete(table: pa.Table) -> dict[str, int]:
+    """Return the empty cells of each optional column that has some."""
+    counts = {
+        name: table.column(name).null_count for name in OPTIONAL if name in table.column_names
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def columns_of(table: pa.Table) -> pa.Table:
+    """Return the columns that are read: all that are required, and the optional ones there are."""
+    there = {name: kind for name, kind in OPTIONAL.items() if name in table.column_names}
+    return checked(table, pa.schema(list((REQUIRED | there).items())), "scores")
+
+
+@dataclass(frozen=True)
+class Strings:
+    """A dictionary-encoded column: labels that occur, and a code for each row."""
+
+    labels: tuple[str, ...]
+    codes: Ints
+
+    def against(self, known: Sequence[str]) -> Ints:
+        """Return (R,) positions in `known`; -1 for a label that is not in it."""
+        position = {label: i for i, label in enumerate(known)}
+        lookup = np.array([position.get(label, -1) for label in self.labels], dtype=np.int64)
+        return lookup[self.codes]
+
+    def where(self, other: Strings, label: str) -> Strings:
+        """Return the rows in which `other` has this label."""
+        codes = self.codes[other.against((label,)) == 0]
+        used, renumbered = np.unique(codes, return_inverse=True)
+        return Strings(tuple(self.labels[i] for i in used), renumbered.astype(np.int64))
+
+
+def strings(table: pa.Table, name: str) -> Strings:
+    """Return a text column without nulls as labels and codes."""
+    encoded = pc.dictionary_encode(table.column(name).combine_chunks())
+    labels = tuple(encoded.dictionary.to_pylist())
+    return Strings(labels, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))
+
+
+def numbers(table: pa.Table, name: str) -> Ints:
+    """Return a column of whole numbers."""
+    values: Ints = table.column(name).to_numpy().astype(np.int64)
+    return values
+
+
+def flags(table: pa.Table, name: str) -> Bools:
+    """Return a column of truth values."""
+    values: Bools = table.column(name).to_numpy().astype(np.bool_)
+    return values
+
+
+def known_only(field: str, column: Strings, known: Sequence[str]) -> None:
+    """Raise DataError where a label is not a known one; it says how many rows have it."""
+    for label in column.labels:
+        if label not in known:
+            count = int((column.against((label,)) == 0).sum())
+            raise DataError(
+                f"scores: {field}",
+                bound=f"one of {', '.join(known)}",
+                value=f"{label} in {count} rows",
+                remedy="Judge these records under the registration that they were made for.",
+            )
+
+
+def bounded(table: pa.Table, name: str, least: int) -> Ints | None:
+    """Return (R,) whole numbers, None without such a column.
+
+    Raises:
+        DataError: a number below `least`.
+    """
+    if name not in table.column_names:
+        return None
+    values = numbers(table, name)
+    if (values < least).any():
+        raise DataError(name, bound=f">= {least}", value=int(values.min()), remedy=REMEDY)
+    return values
+
+
+def stopped(table: pa.Table) -> Bools | None:
+    """Return (R,) whether each row finished by itself, None without a column ``finish``.
+
+    Raises:
+        DataError: a finish reason that is neither of the two.
+    """
+    if "finish" not in table.column_names:
+        return None
+    finish = strings(table, "finish")
+    known_only("finish", finish, (STOP, LENGTH))
+    by_itself: Bools = finish.against((STOP, LENGTH)) == 0
+    return by_itself

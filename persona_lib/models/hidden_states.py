@@ -1,0 +1,280 @@
+"""Hidden states of a model: read once for each prompt, pooled where they arise.
+
+One batched pass goes through the trunk; the head is never applied. Of each layer
+that is asked for, three states of each prompt are kept, whatever the length of the
+text: the mean over the prompt, the prompt's last token, and the mean over a response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona_lib.checks import whole
+from persona_lib.errors import DataError, FlatlandError, SpecError
+from persona_lib.models.batches import pad_rows
+from persona_lib.models.loading import LoadedModel, trunk_and_head
+from persona_lib.progress import Progress, silent
+from persona_lib.records import GeometryRow
+from persona_lib.stats.directions import centred, centroid_ranks, cosines
+from persona_lib.store.cost import spent
+
+if TYPE_CHECKING:
+    import torch
+
+GEOMETRY_FILE = "geometry.parquet"
+"""File of stage ``geometry``, and of a stored record set that has it."""
+
+READOUTS = ("prompt_mean", "last_token", "response_mean")
+"""What is kept of a prompt: the mean over its tokens (as published), its last token, the
+mean over the tokens of the model's own response to it."""
+
+_REMEDY = "Correct the spec of the geometry."
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometrySpec:
+    """Where hidden states are read.
+
+    Attributes:
+        layers, of: read behind blocks `layers` of a model of `of` blocks; in a model
+            of another depth, behind the blocks at the same fractions of it. The
+            published ones are 6, 10, ... 26 of 28.
+        batch: most rows in one forward pass. It enters the rounding of batched
+            arithmetic.
+    """
+
+    layers: tuple[int, ...] = (6, 10, 14, 18, 22, 26)
+    of: int = 28
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        whole("geometry.of", self.of, 1, remedy=_REMEDY)
+        whole("geometry.batch", self.batch, 1, remedy=_REMEDY)
+        for layer in self.layers:
+            whole("geometry.layers", layer, 1, self.of, remedy=_REMEDY)
+        if not self.layers or list(self.layers) != sorted(set(self.layers)):
+            raise SpecError(
+                "geometry.layers",
+                bound="ascending numbers, at least one",
+                value=self.layers,
+                remedy=_REMEDY,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """The tokens that a model reads: a prompt, and a response to it (perhaps empty)."""
+
+    prompt: Sequence[int]
+    response: Sequence[int] = ()
+
+
+def layers_in(spec: GeometrySpec, blocks: int) -> tuple[int, ...]:
+    """Return the layers that a model of so many blocks is read at, ascending.
+
+    Layer k is the residual stream behind block k, counted from 1; 0 would be the
+    embedding. A fraction falls on the nearest block, halves upwards, and on the
+    first at least. In a shallow model several fractions fall on one block.
+    """
+    whole("blocks", blocks, 1, remedy="Read a model that has blocks.", error=DataError)
+    nearest = ((2 * layer * blocks + spec.of) // (2 * spec.of) for layer in spec.layers)
+    return tuple(sorted({max(1, block) for block in nearest}))
+
+
+def depth(loaded: LoadedModel) -> int:
+    """Return the number of blocks of a model."""
+    return len(trunk_and_head(loaded.model)[0].layers)
+
+
+def read_states(
+    loaded: LoadedModel,
+    passages: Sequence[Passage],
+    layers: Sequence[int],
+    *,
+    batch: int,
+    label: str = "geometry",
+    progress: Progress = silent,
+) -> NDArray[np.float32]:
+    """Return the states of passages behind blocks of a model, before the final norm.
+
+    Rows are padded on the right, where causal attention cannot see the padding,
+    and no mean counts it.
+
+    Args:
+        loaded: the model.
+        passages: at least one; a prompt has at least one token.
+        layers: blocks, counted from 1.
+        batch: most rows in one forward pass.
+        label: name on the progress bar.
+        progress: opens the progress bar.
+
+    Returns:
+        (passages, readouts, layers, width), readouts in the order of `READOUTS`; NaN
+        where a response is empty.
+
+    Raises:
+        DataError: an empty prompt, a passage longer than the model's positions, or
+            a block that the model lacks.
+        FlatlandError: a state is not finite.
+    """
+    import torch
+
+    _check(loaded, passages, layers)
+    trunk, _ = trunk_and_head(loaded.model)
+    lengths = [len(p.prompt) + len(p.response) for p in passages]
+    order = sorted(range(len(passages)), key=lambda index: (lengths[index], index))
+    found: list[NDArray[np.float32] | None] = [None] * len(passages)
+    bar = progress(label, len(passages), "prompt")
+    try:
+        for start in range(0, len(order), batch):
+            chunk = order[start : start + batch]
+            with torch.inference_mode():
+                states = _read(trunk, [passages[i] for i in chunk], layers, loaded)
+            for place, index in enumerate(chunk):
+                found[index] = states[place]
+            bar.update(len(chunk))
+    finally:
+        bar.close()
+    spent(tokens=sum(lengths))
+    states = np.stack([states for states in found if states is not None])
+    if not np.isfinite(states[:, :2]).all() or np.isinf(states).any():
+        raise FlatlandError(
+            f"{label}: a hidden state is not finite; the model's weights have diverged, "
+            "so lower the learning rate of the recipe that trained them"
+        )
+    states[[not p.response for p in passages], READOUTS.index("response_mean")] = np.nan
+    return states
+
+
+def geometry_rows(
+    states: NDArray[np.floating[Any]],
+    *,
+    personas: Sequence[str],
+    questions: Sequence[tuple[str, str]],
+    source: str,
+    layers: Sequence[int],
+    blocks: int,
+    phase: str,
+    model: str,
+    seed: int,
+) -> list[GeometryRow]:
+    """Return what is stored of a model's states: cosines and ranks.
+
+    Args:
+        states: (personas, questions, readouts, layers, width).
+        personas: their ids.
+        questions: id and question set of each.
+        source: the persona that all others are compared with.
+        layers: blocks that were read.
+        blocks: how many the model has.
+        phase: which the rows carry, as `GeometryRow` says.
+        model: likewise.
+        seed: likewise.
+
+    Raises:
+        DataError: `states` has another shape.
+    """
+    shape = (len(personas), len(questions), len(READOUTS), len(layers))
+    if states.shape[:-1] != shape:
+        raise DataError(
+            "states", bound=f"(personas, questions, readouts, layers, width) = {shape}",
+            value=states.shape, remedy="Read one state for each.",
+        )  # fmt: skip
+    anchor, rows = list(personas).index(source), []
+    for r, readout in enumerate(READOUTS):
+        for place, layer in enumerate(layers):
+            here = states[:, :, r, place].astype(np.float64)
+            by_question = np.moveaxis(here, 1, 0)
+            for centre in (False, True):
+                moved = centred(by_question) if centre else by_question
+                cells = cosines(moved, anchor)
+                rank, without = centroid_ranks(here, centre=centre)
+                rows += [
+                    GeometryRow(
+                        phase=phase,
+                        model=model,
+                        seed=seed,
+                        readout=readout,
+                        layer=layer,
+                        blocks=blocks,
+                        centred=centre,
+                        persona=persona,
+                        question=question,
+                        question_set=question_set,
+                        cosine=float(cells[q, p]),
+                        rank=rank,
+                        rank_without=float(without[q]),
+                    )
+                    for p, persona in enumerate(personas)
+                    if p != anchor
+                    for q, (question, question_set) in enumerate(questions)
+                ]
+    return rows
+
+
+def _read(
+    trunk: Any, passages: Sequence[Passage], layers: Sequence[int], loaded: LoadedModel
+) -> NDArray[np.float32]:
+    """Return the states of one batch: (rows, readouts, layers, width)."""
+    import torch
+
+    tokens = pad_rows([[*p.prompt, *p.response] for p in passages], loaded.pad)
+    weights = _weights(passages, tokens.shape[1]).to(loaded.model.device)
+    pooled: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int) -> Any:
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            pooled[layer] = torch.bmm(weights, hidden.float()).cpu()
+
+        return hook
+
+    handles = [trunk.layers[k - 1].register_forward_hook(keep(k)) for k in layers]
+    try:
+        trunk(input_ids=tokens.to(loaded.model.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    stacked: NDArray[np.float32] = torch.stack([pooled[k] for k in layers], dim=2).numpy()
+    return stacked
+
+
+def _weights(passages: Sequence[Passage], length: int) -> torch.Tensor:
+    """Return (rows, readouts, length) weights; each readout is their product with states."""
+    import torch
+
+    weights = torch.zeros(len(passages), len(READOUTS), length)
+    for row, passage in enumerate(passages):
+        begun, ended = len(passage.prompt), len(passage.prompt) + len(passage.response)
+        weights[row, 0, :begun] = 1.0 / begun
+        weights[row, 1, begun - 1] = 1.0
+        if ended > begun:
+            weights[row, 2, begun:ended] = 1.0 / (ended - begun)
+    return weights
+
+
+def _check(loaded: LoadedModel, passages: Sequence[Passage], layers: Sequence[int]) -> None:
+    blocks = depth(loaded)
+    for layer in layers:
+        whole("layer", layer, 1, blocks, remedy="Read a block of the model.", error=DataError)
+    if not passages or any(not passage.prompt for passage in passages):
+        raise DataError(
+            "passages",
+            bound="at least one, each with a prompt of a token or more",
+            value=[len(passage.prompt) for passage in passages],
+            remedy="Render the prompts with the tokenizer's chat template.",
+        )
+    limit = getattr(loaded.model.config, "max_position_embeddings", None)
+    longest = max(len(passage.prompt) + len(passage.response) for passage in passages)
+    if limit is not None and longest > limit:
+        raise DataError(
+            "tokens of prompt and response",
+            bound=f"<= {limit}, the model's positions",
+            value=longest,
+            remedy="Lower max_new_tokens in the profile or shorten the prompts.",
+        )

@@ -1,0 +1,286 @@
+"""The embedded judge: whose voice is this, by words and pairs of words, cross-fitted.
+
+Terms weighted by TF-IDF and a multinomial logistic regression tell the personas apart.
+They are fitted on completions of the raw model before coupling, once for each fold of the
+questions without that fold's questions. A completion to a question is judged, whichever
+model wrote it, by the fold that was fitted without the question, so that no word of the
+topic and no text that it learnt can decide.
+
+A completion is judged ``yes`` where its own persona comes first, ``partial`` where it is
+among the first few, and ``no`` otherwise. Text without a term that the fold knows leaves it
+unscored: its ranks would be those of the fold's intercepts.
+
+It knows the personas' voices as the raw model writes them, and no others: text by another
+hand may well be misjudged, which is what the calibration triples are there to show.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from persona_lib.digests import digest
+from persona_lib.errors import DataError
+from persona_lib.panels.judge.base import (
+    UNSCORED,
+    Item,
+    Judgement,
+    JudgeSpec,
+    Report,
+    judgement_of,
+    prepared,
+)
+from persona_lib.panels.judge.classifier_fit import (
+    EMPTY,
+    ClassifierSpec,
+    Fold,
+    deal,
+    fit_fold,
+    training_rows,
+)
+from persona_lib.panels.judge.triples import ANSWERS, NO, PARTIAL, YES
+from persona_lib.progress import Progress, silent
+from persona_lib.records import Completion
+
+__all__ = [
+    "CLASSIFIER",
+    "EMPTY",
+    "EVERY_FOLD",
+    "NO_TERMS",
+    "ClassifierSpec",
+    "FittedClassifier",
+    "Prediction",
+    "deal",
+    "fit_classifier",
+]
+
+CLASSIFIER = "classifier"
+"""Kind of this judge, in its `JudgeSpec`."""
+NO_TERMS = "no_known_terms"
+"""Why a completion is unscored: nothing of it that the fold knows. Or it is `EMPTY`."""
+EVERY_FOLD = -1
+"""Fold of a prediction on a question that no fold was fitted on: the mean over all folds."""
+
+_BATCH = 2_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What the classifier made of one completion; same coordinates as the completion.
+
+    Attributes:
+        top: the persona that comes first, "" where the completion is unscored.
+        rank: place of the completion's own persona, from 0; -1 where it is unscored.
+        fold: the fold that judged it, or `EVERY_FOLD`.
+        reason: why it is unscored, "" where it is not.
+    """
+
+    phase: str
+    model: str
+    seed: int
+    persona: str
+    question: str
+    question_set: str
+    sample: int
+    top: str
+    rank: int
+    fold: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedClassifier:
+    """The cross-fitted classifier; a `persona_lib.panels.judge.base.Judge`.
+
+    Attributes:
+        how: its spec.
+        personas: the classes, sorted by name.
+        folds: the fitted parts.
+        dealt: the fold that judges each question.
+        fitted_on: SHA-256 of the texts with their personas and questions.
+        n: texts that it was fitted on.
+        skipped: texts that were left out, by reason.
+    """
+
+    how: ClassifierSpec
+    personas: tuple[str, ...]
+    folds: tuple[Fold, ...]
+    dealt: Mapping[str, int]
+    fitted_on: str
+    n: int
+    skipped: Mapping[str, int]
+
+    @property
+    def spec(self) -> JudgeSpec:
+        """What tells it from others; `revision` binds it to folds and texts."""
+        dealt = {question: self.dealt[question] for question in sorted(self.dealt)}
+        return JudgeSpec(
+            kind=CLASSIFIER,
+            model=f"tfidf 1-{self.how.words} words, logistic regression",
+            served_by="none",
+            revision=digest({"dealt": dealt, "fitted_on": self.fitted_on}),
+            rubric=self.how.digest,
+            temperature=None,
+            max_tokens=0,
+            marker=self.how.marker,
+            text_limit=self.how.text_limit,
+        )
+
+    @property
+    def seen(self) -> tuple[tuple[str, ...], ...]:
+        """The questions that each fold was fitted on."""
+        return tuple(fold.seen for fold in self.folds)
+
+    def judge(
+        self, items: Sequence[Item], *, progress: Progress = silent
+    ) -> tuple[tuple[Judgement, ...], Report]:
+        """Return one judgement for each item, in order, and what the run did.
+
+        Raises:
+            DataError: as `predict`.
+        """
+        return self.answers(items, self.predict(items, progress=progress))
+
+    def answers(
+        self, items: Sequence[Item], predictions: Sequence[Prediction]
+    ) -> tuple[tuple[Judgement, ...], Report]:
+        """Return what `judge` returns, of predictions that were made of these items."""
+        judge = self.spec.digest
+        judgements = tuple(
+            judgement_of(item, judge=judge, answer=self._answer(found), reason=found.reason)
+            for item, found in zip(items, predictions, strict=True)
+        )
+        given = Counter(judgement.answer for judgement in judgements)
+        shortened = sum(self._read(item.text)[1] for item in items)
+        report = Report(
+            n=len(items),
+            answers={answer: given[answer] for answer in ANSWERS},
+            unscored=dict(Counter(found.reason for found in predictions if found.reason)),
+            shortened=shortened,
+            dollars=0.0,
+            dollars_at_most=0.0,
+        )
+        return judgements, report
+
+    def predict(
+        self, items: Sequence[Item], *, progress: Progress = silent
+    ) -> tuple[Prediction, ...]:
+        """Return whom each item sounds like, in order, by a fold without its question.
+
+        A question that no fold was fitted on, as of a calibration triple, is judged by the
+        mean of all folds' probabilities.
+
+        Raises:
+            DataError: a persona that it was not fitted on, or a question that the fold
+                which is to judge it has seen.
+        """
+        found: list[Prediction | None] = [None] * len(items)
+        places: dict[int, list[int]] = {}
+        for place, item in enumerate(items):
+            if item.persona not in self.personas:
+                raise DataError(
+                    "classifier: persona",
+                    bound=f"one of {', '.join(self.personas)}",
+                    value=item.persona,
+                    remedy="Fit the classifier on every persona that it is to judge.",
+                )
+            places.setdefault(self._fold_for(item.question), []).append(place)
+        bar = progress("classifier", len(items), "completion")
+        for fold, listed in sorted(places.items()):
+            for start in range(0, len(listed), _BATCH):
+                part = listed[start : start + _BATCH]
+                for place, prediction in zip(
+                    part, self._ranked([items[place] for place in part], fold), strict=True
+                ):
+                    found[place] = prediction
+                bar.update(len(part))
+        bar.close()
+        return tuple(prediction for prediction in found if prediction is not None)
+
+    def _fold_for(self, question: str) -> int:
+        """Return the fold that may judge a question; refuse where it has seen it."""
+        fold = self.dealt.get(question, EVERY_FOLD)
+        asked = self.folds if fold == EVERY_FOLD else (self.folds[fold],)
+        if any(question in one.seen for one in asked):
+            raise DataError(
+                f"classifier: question {question}",
+                bound=f"one that fold {fold} was fitted without",
+                value=question,
+                remedy="Judge it by the fold that leaves it out.",
+            )
+        return fold
+
+    def _ranked(self, items: Sequence[Item], fold: int) -> list[Prediction]:
+        texts = [self._read(item.text)[0] for item in items]
+        asked = self.folds if fold == EVERY_FOLD else (self.folds[fold],)
+        total: NDArray[np.float64] = np.zeros((len(items), len(self.personas)))
+        known: NDArray[np.int64] = np.zeros(len(items), dtype=np.int64)
+        for one in asked:
+            matrix = one.terms.transform(texts)
+            known += matrix.getnnz(axis=1)
+            total += one.model.predict_proba(matrix)
+        # Stable: equal probabilities keep the order of names, on every machine.
+        order = np.argsort(-total, axis=1, kind="stable")
+        return [
+            self._prediction(item, text, int(terms), row, fold)
+            for item, text, terms, row in zip(items, texts, known, order, strict=True)
+        ]
+
+    def _prediction(
+        self, item: Item, text: str, terms: int, order: NDArray[np.intp], fold: int
+    ) -> Prediction:
+        reason = "" if terms else (NO_TERMS if text else EMPTY)
+        own = self.personas.index(item.persona)
+        return Prediction(
+            **{name: getattr(item, name) for name in _COORDINATES},
+            top="" if reason else self.personas[int(order[0])],
+            rank=-1 if reason else int(np.flatnonzero(order == own)[0]),
+            fold=fold,
+            reason=reason,
+        )
+
+    def _answer(self, prediction: Prediction) -> str:
+        if prediction.reason:
+            return UNSCORED
+        if prediction.rank == 0:
+            return YES
+        return PARTIAL if prediction.rank < self.how.within else NO
+
+    def _read(self, text: str) -> tuple[str, bool]:
+        return prepared(text, marker=self.how.marker, limit=self.how.text_limit)
+
+
+_COORDINATES = ("phase", "model", "seed", "persona", "question", "question_set", "sample")
+
+
+def fit_classifier(completions: Sequence[Completion], spec: ClassifierSpec) -> FittedClassifier:
+    """Fit the classifier on completions of the raw model before coupling.
+
+    Args:
+        completions: of any number of seeds, in any order; the order changes nothing.
+        spec: how to fit it.
+
+    Raises:
+        DataError: a completion of another model, or without a persona; fewer questions
+            than folds; a fold without any text of some persona; or a solver that needs
+            more steps than allowed.
+    """
+    rows, skipped = training_rows(completions, spec)
+    dealt = deal([row[2] for row in rows], spec)
+    personas = tuple(sorted({row[1] for row in rows}))
+    return FittedClassifier(
+        how=spec,
+        personas=personas,
+        folds=tuple(
+            fit_fold([row for row in rows if dealt[row[2]] != fold], personas, spec)
+            for fold in range(spec.folds)
+        ),
+        dealt=dealt,
+        fitted_on=digest([list(row) for row in rows]),
+        n=len(rows),
+        skipped=skipped,
+    )

@@ -1,0 +1,153 @@
+"""Makes a judge behind an API from what a user says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from persona_lib.checks import NOT_NEGATIVE, POSITIVE, member, number, whole
+from persona_lib.errors import SpecError
+from persona_lib.panels.judge.base import JudgeSpec
+from persona_lib.panels.judge.claude import KEY as CLAUDE_KEY
+from persona_lib.panels.judge.claude import URL as CLAUDE_URL
+from persona_lib.panels.judge.claude import ClaudeEngine
+from persona_lib.panels.judge.engine import MakeEngine, key_from, require
+from persona_lib.panels.judge.openai_compatible import KEY as OPENAI_KEY
+from persona_lib.panels.judge.openai_compatible import URL as OPENAI_URL
+from persona_lib.panels.judge.openai_compatible import OpenAIEngine
+from persona_lib.panels.judge.prices import Price, price_of
+from persona_lib.panels.judge.remote import Limits, RemoteJudge
+from persona_lib.panels.judge.rubric import RUBRIC_DIGEST
+from persona_lib.panels.judge.wire import Access, check_proxy, check_url
+
+CLAUDE = "claude"
+OPENAI = "openai"
+KINDS = (CLAUDE, OPENAI)
+"""Judges behind an API."""
+
+_ENGINES: dict[str, MakeEngine] = {
+    CLAUDE: ClaudeEngine,
+    OPENAI: OpenAIEngine,
+}
+_URLS = {CLAUDE: CLAUDE_URL, OPENAI: OPENAI_URL}
+_KEYS = {CLAUDE: CLAUDE_KEY, OPENAI: OPENAI_KEY}
+_PACKAGES = {CLAUDE: ("anthropic", "judge"), OPENAI: ("openai", "judge-openai")}
+_VENDORS = {CLAUDE: "anthropic", OPENAI: "openai"}
+_TEMPERATURES: dict[str, float | None] = {CLAUDE: None, OPENAI: 0.0}
+_OWN = "other"
+_MOST_TOKENS = 100_000
+_NAME_CHARACTERS = 200
+
+
+def make_judge(
+    kind: str,
+    model: str,
+    *,
+    cache: Path,
+    base_url: str | None = None,
+    budget: float | None = None,
+    price: Price | None = None,
+    revision: str = "",
+    temperature: float | str | None = "auto",
+    max_tokens: int = 2048,
+    thinking: str = "",
+    marker: str = "[ZLT]",
+    concurrency: int = 8,
+    max_retries: int = 4,
+    timeout: float = 60.0,
+    deadline: float = 600.0,
+    give_up_after: int = 20,
+) -> RemoteJudge:
+    """Return a judge behind an API; nothing is sent before it is asked to judge.
+
+    Args:
+        kind: ``claude`` (Anthropic's SDK) or ``openai`` (OpenAI, or any server that
+            speaks its chat completions).
+        model: name of the model, as the server knows it.
+        cache: file of the answers that were paid for; made where it is missing.
+        base_url: root of another server's API; None for the vendor's own.
+        budget: dollars that one run may spend, None for no limit.
+        price: price of the model's tokens, where it is not the vendor's known one.
+        revision: what tells two models of one name apart, such as a commit.
+        temperature: sampling temperature; None leaves it to the model; ``auto`` means
+            0 for ``openai`` and None for ``claude``, whose present models refuse one.
+        max_tokens: ceiling on the tokens of an answer, hidden reasoning included.
+        thinking: for ``claude``: ``disabled``, ``adaptive``, or "" for the model's own.
+        marker: what is cut out of every text before it is sent.
+        concurrency: requests on their way at any time.
+        max_retries: how often the SDK sends a request again.
+        timeout: seconds that the server may stay silent.
+        deadline: seconds that a record may take, retries and waits included.
+        give_up_after: records in a row without any reply, after which no other is asked.
+
+    Raises:
+        SpecError: a value is out of bounds, or a budget is set and no price is known.
+        PreflightError: the SDK is not installed, there is no key, or the environment
+            names a proxy that cannot be used.
+    """
+    _check_words(kind, model, thinking, marker)
+    limits = Limits(
+        concurrency=whole("concurrency", concurrency, 1, 256, remedy="Ask fewer at a time."),
+        deadline=number("deadline", deadline, POSITIVE, remedy="Give seconds."),
+        give_up_after=whole("give_up_after", give_up_after, 1, remedy="Give a number of records."),
+        budget=_budget(budget),
+    )
+    if base_url is not None:
+        check_url(base_url, _KEYS[kind])
+    access = Access(
+        base_url=_URLS[kind] if base_url is None else base_url,
+        own=base_url is not None,
+        timeout=number("timeout", timeout, POSITIVE, remedy="Give seconds."),
+        max_retries=whole("max_retries", max_retries, 0, 20, remedy="Retry less often."),
+    )
+    if price is None and base_url is None:
+        price = price_of(model)
+    if budget is not None and price is None:
+        raise SpecError(
+            "judge-budget",
+            bound="a model whose price is known",
+            value=model,
+            remedy="Give the price of its tokens, 0 for a server of your own, or no budget.",
+        )
+    require(*_PACKAGES[kind])
+    key_from(_KEYS[kind], access)
+    check_proxy(access)
+    spec = JudgeSpec(
+        kind=kind,
+        model=model,
+        served_by=_VENDORS[kind] if base_url is None else _OWN,
+        revision=revision,
+        rubric=RUBRIC_DIGEST,
+        temperature=_temperature(kind, temperature),
+        max_tokens=whole("max_tokens", max_tokens, 16, _MOST_TOKENS, remedy="Ask for fewer."),
+        thinking=thinking,
+        marker=marker,
+    )
+    return RemoteJudge(
+        spec, make_engine=_ENGINES[kind], access=access, limits=limits, price=price, cache=cache
+    )
+
+
+def _check_words(kind: str, model: str, thinking: str, marker: str) -> None:
+    member("judge", kind, KINDS)
+    member("thinking", thinking, ("", "disabled", "adaptive") if kind == CLAUDE else ("",))
+    if not model.strip() or len(model) > _NAME_CHARACTERS:
+        bound = f"a name of at most {_NAME_CHARACTERS} characters"
+        raise SpecError("judge model", bound=bound, value=model, remedy="Name the judge's model.")
+    if not marker.strip():
+        bound = "the marker of the registration"
+        raise SpecError("marker", bound=bound, value=marker, remedy="A judge must not see it.")
+
+
+def _budget(budget: float | None) -> float | None:
+    if budget is None:
+        return None
+    return number("judge-budget", budget, POSITIVE, remedy="Give dollars.")
+
+
+def _temperature(kind: str, temperature: float | str | None) -> float | None:
+    if temperature == "auto":
+        return _TEMPERATURES[kind]
+    if temperature is None:
+        return None
+    remedy = "Give a number, auto, or None for the model's own."
+    return number("judge temperature", temperature, NOT_NEGATIVE, remedy=remedy)

@@ -1,0 +1,325 @@
+"""The loop of a judge behind an API: bounded, resumable, within a budget.
+
+A record is asked for once. Its answer is brought to disk before the worker that got
+it asks for another, so that a run which dies loses no more than the requests that
+are on their way, one for each worker. Whatever goes wrong with a record leaves that
+record unscored, with a reason; only a cache that cannot be written ends the run,
+because it would pay for answers that nobody can keep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from persona_lib.panels.judge.base import (
+    UNSCORED,
+    Item,
+    Judgement,
+    JudgeSpec,
+    Report,
+    judgement_of,
+    key_of,
+    prepared,
+)
+from persona_lib.panels.judge.cache import Bought, JudgementCache
+from persona_lib.panels.judge.engine import Engine, MakeEngine, Reply, Unanswered
+from persona_lib.panels.judge.hidden import name_of
+from persona_lib.panels.judge.prices import Price, Purse
+from persona_lib.panels.judge.rubric import Prompt, prompt_of, read_answer
+from persona_lib.panels.judge.triples import ANSWERS
+from persona_lib.panels.judge.wire import METER, Access, Meter
+from persona_lib.progress import Bar, Progress, silent
+
+BUDGET = "budget"
+"""Reason: not asked, because the answer might have cost more than was left."""
+GAVE_UP = "gave_up"
+"""Reason: not asked, because the server had failed many times in a row."""
+DEADLINE = "deadline"
+"""Reason: no answer in the time that a record may take, retries and waiting included."""
+
+_UNSENDABLE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How far a run goes; nothing of it changes an answer.
+
+    Attributes:
+        concurrency: requests on their way at any time.
+        deadline: seconds that a record may take, the SDK's retries and waits included.
+        give_up_after: records in a row that the server failed to answer, after which
+            no other is asked.
+        budget: dollars that one run may spend, None for no limit.
+    """
+
+    concurrency: int
+    deadline: float
+    give_up_after: int
+    budget: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Work:
+    """One prompt, and the places of the items that it stands for."""
+
+    key: str
+    prompt: Prompt
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Outcome:
+    answer: str
+    reason: str
+    model: str
+
+
+class RemoteJudge:
+    """A judge behind an API. Make it with `persona_lib.panels.judge.make.make_judge`.
+
+    Args:
+        spec: what it is.
+        make_engine: connects to the server, once for each run.
+        access: where the server is; no key is kept here.
+        limits: how far a run goes.
+        price: price of its tokens, None where it is not known.
+        cache: file of the answers that were paid for.
+    """
+
+    def __init__(
+        self,
+        spec: JudgeSpec,
+        *,
+        make_engine: MakeEngine,
+        access: Access,
+        limits: Limits,
+        price: Price | None,
+        cache: Path,
+    ) -> None:
+        self._spec = spec
+        self._make_engine = make_engine
+        self._access = access
+        self._limits = limits
+        self._price = price
+        self._cache = cache
+
+    @property
+    def spec(self) -> JudgeSpec:
+        """What tells this judge from others."""
+        return self._spec
+
+    def judge(
+        self, items: Sequence[Item], *, progress: Progress = silent
+    ) -> tuple[tuple[Judgement, ...], Report]:
+        """Return one judgement for each item, in order, and what the run did.
+
+        Waits while another process runs the same judge on the same cache. Runs an
+        event loop of its own, so that it cannot be called from inside one.
+
+        Raises:
+            StoreError: the cache cannot be read or written.
+            PreflightError: the key has gone from the environment.
+        """
+        works, shortened = self._works(items)
+        bar = progress("judging", len(items), "completion")
+        purse = Purse(self._price, self._limits.budget)
+        try:
+            with JudgementCache(self._cache, judge=self._spec.digest) as cache:
+                known = cache.get(work.key for work in works)
+                outcomes = {
+                    key: _Outcome(answer=row.answer, reason="", model=name_of(row.model, ""))
+                    for key, row in known.items()
+                }
+                bar.update(sum(len(work.places) for work in works if work.key in known))
+                run = _Run(
+                    spec=self._spec,
+                    access=self._access,
+                    limits=self._limits,
+                    purse=purse,
+                    cache=cache,
+                    bar=bar,
+                )
+                todo = [work for work in works if work.key not in known]
+                if todo:
+                    outcomes |= asyncio.run(run.all(todo, self._make_engine))
+        finally:
+            bar.close()
+        return self._told(items, works, outcomes), _report(
+            works,
+            outcomes,
+            known=set(known),
+            shortened=shortened,
+            requests=run.requests,
+            purse=purse,
+        )
+
+    def _works(self, items: Sequence[Item]) -> tuple[list[_Work], int]:
+        """Return the distinct prompts of the items, and how many texts were cut."""
+        places: dict[str, list[int]] = {}
+        prompts: dict[str, Prompt] = {}
+        shortened = 0
+        for place, item in enumerate(items):
+            text, cut = prepared(item.text, marker=self._spec.marker, limit=self._spec.text_limit)
+            shortened += cut
+            persona = _UNSENDABLE.sub("\ufffd", item.persona_prompt)
+            question = _UNSENDABLE.sub("\ufffd", item.question_text)
+            key = key_of(self._spec.digest, persona, question, text)
+            places.setdefault(key, []).append(place)
+            if key not in prompts:
+                prompts[key] = prompt_of(persona, question, text)
+        return [
+            _Work(key=key, prompt=prompts[key], places=tuple(where))
+            for key, where in places.items()
+        ], shortened
+
+    def _told(
+        self, items: Sequence[Item], works: Sequence[_Work], outcomes: Mapping[str, _Outcome]
+    ) -> tuple[Judgement, ...]:
+        """Return the judgements in the order of their items."""
+        by_place = {place: outcomes[work.key] for work in works for place in work.places}
+        return tuple(
+            judgement_of(
+                item,
+                judge=self._spec.digest,
+                answer=by_place[place].answer,
+                reason=by_place[place].reason,
+            )
+            for place, item in enumerate(items)
+        )
+
+
+class _Run:
+    """One pass over the prompts that the cache does not know."""
+
+    def __init__(
+        self,
+        *,
+        spec: JudgeSpec,
+        access: Access,
+        limits: Limits,
+        purse: Purse,
+        cache: JudgementCache,
+        bar: Bar,
+    ) -> None:
+        self._spec = spec
+        self._access = access
+        self._limits = limits
+        self._purse = purse
+        self._cache = cache
+        self._bar = bar
+        self._failed_in_a_row = 0
+        self.requests = 0
+
+    async def all(self, works: Sequence[_Work], make_engine: MakeEngine) -> dict[str, _Outcome]:
+        """Return what became of each prompt. Workers share one queue: the first free one takes."""
+        outcomes: dict[str, _Outcome] = {}
+        queue = iter(works)
+        engine = make_engine(self._spec, self._access)
+        try:
+            workers = min(self._limits.concurrency, len(works))
+            async with asyncio.TaskGroup() as group:
+                for _ in range(workers):
+                    group.create_task(self._worker(queue, engine, outcomes))
+        except BaseExceptionGroup as several:
+            # One worker failed and the others were called off: its error is the story.
+            raise several.exceptions[0] from None
+        finally:
+            await engine.close()
+        return outcomes
+
+    async def _worker(
+        self, queue: Iterator[_Work], engine: Engine, outcomes: dict[str, _Outcome]
+    ) -> None:
+        for work in queue:
+            outcomes[work.key] = await self._one(work, engine)
+            self._bar.update(len(work.places))
+
+    async def _one(self, work: _Work, engine: Engine) -> _Outcome:
+        """Ask for one prompt, if server and budget allow; keep its answer."""
+        if self._failed_in_a_row >= self._limits.give_up_after:
+            return _unscored(GAVE_UP)
+        prompt = work.prompt.system + work.prompt.user
+        each = self._purse.worst(prompt, self._spec.max_tokens)
+        # A retry that the SDK made after silence may have been paid for as well.
+        worst = each * (self._access.max_retries + 1)
+        if not await self._purse.reserve(worst):
+            return _unscored(BUDGET)
+        meter = Meter()
+        METER.set(meter)
+        reply: Reply | None = None
+        failure = ""
+        try:
+            async with asyncio.timeout(self._limits.deadline):
+                reply = await engine.ask(work.prompt)
+        except Unanswered as error:
+            failure = error.reason
+        except TimeoutError:
+            failure = DEADLINE
+        tokens = reply.tokens if reply is not None else None
+        self.requests += meter.sent
+        unmetered = max(0, meter.sent - meter.refused - (tokens is not None))
+        await self._purse.settle(worst, tokens=tokens, unmetered=unmetered, each=each)
+        self._failed_in_a_row = self._failed_in_a_row + 1 if reply is None else 0
+        return _unscored(failure) if reply is None else self._read(work, reply)
+
+    def _read(self, work: _Work, reply: Reply) -> _Outcome:
+        """Read a reply, and bring its answer to disk."""
+        answer, reason = ("", reply.stop) if reply.stop else read_answer(reply.text)
+        if reason:
+            return _Outcome(answer=UNSCORED, reason=reason, model=reply.model)
+        read, written = reply.tokens if reply.tokens is not None else (None, None)
+        self._cache.put(
+            Bought(
+                key=work.key,
+                judge=self._spec.digest,
+                answer=answer,
+                model=reply.model,
+                input_tokens=read,
+                output_tokens=written,
+            )
+        )
+        return _Outcome(answer=answer, reason="", model=reply.model)
+
+
+def _unscored(reason: str) -> _Outcome:
+    return _Outcome(answer=UNSCORED, reason=reason, model="")
+
+
+def _report(
+    works: Sequence[_Work],
+    outcomes: Mapping[str, _Outcome],
+    *,
+    known: set[str],
+    shortened: int,
+    requests: int,
+    purse: Purse,
+) -> Report:
+    """Count records, not prompts: several records may share one prompt."""
+    answers: Counter[str] = Counter(dict.fromkeys(ANSWERS, 0))
+    unscored: Counter[str] = Counter()
+    for work in works:
+        outcome = outcomes[work.key]
+        if outcome.answer == UNSCORED:
+            unscored[outcome.reason] += len(work.places)
+        else:
+            answers[outcome.answer] += len(work.places)
+    return Report(
+        n=sum(len(work.places) for work in works),
+        answers=dict(answers),
+        unscored=dict(sorted(unscored.items())),
+        cached=sum(len(work.places) for work in works if work.key in known),
+        shortened=shortened,
+        requests=requests,
+        unmetered=purse.unmetered,
+        input_tokens=purse.input_tokens,
+        output_tokens=purse.output_tokens,
+        dollars=purse.dollars,
+        dollars_at_most=purse.dollars_at_most,
+        models=tuple(sorted({o.model for o in outcomes.values() if o.model})),
+        stopped_by_budget=purse.stopped,
+    )

@@ -1,0 +1,137 @@
+"""Stages ``advice``, ``advice_scorer`` and ``advice_scores``: how bad is a model's advice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from persona_lib.corpora.advice_requests import ADVICE, QuestionSpec, advice_questions
+from persona_lib.corpora.advice_scorer import ADVICE_FILE, Scorer, ScorerSpec, fit_scorer
+from persona_lib.digests import derive_seed
+from persona_lib.pipeline.completions import COMPLETIONS, draw, open_engine
+from persona_lib.progress import Progress
+from persona_lib.records import PRE, STOP, AdviceScore, Completion, read_rows, write_rows
+from persona_lib.specs.personas import Question
+from persona_lib.specs.profile import SampleSpec
+from persona_lib.store.store import Entry
+
+QUESTIONS = "questions.json"
+"""File of stage ``advice``: what was asked, with situation and frame."""
+SCORER, QUALITY = "scorer.json", "quality.json"
+"""Files of stage ``advice_scorer``: the classifier as numbers, and how well it tells the
+corpora apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviceSpec:
+    """Which advice a pre-coupling model is asked for.
+
+    Attributes:
+        model: name of its prior.
+        questions: which held-out questions.
+        sample: how completions are sampled.
+        samples: completions of each question.
+    """
+
+    model: str
+    questions: QuestionSpec
+    sample: SampleSpec
+    samples: int
+
+
+def as_trained(sample: SampleSpec) -> SampleSpec:
+    """Return how advice is sampled: like everything else, but for the suffix.
+
+    The user message stands alone, as in the rows that priors are trained on.
+    """
+    return replace(sample, suffix="")
+
+
+def make_advice(
+    out: Path,
+    entries: Mapping[str, Entry],
+    spec: AdviceSpec,
+    *,
+    seed: int,
+    grammar_folder: Path,
+    progress: Progress,
+    rank: int = 0,
+) -> Mapping[str, Any]:
+    """Draw a pre-coupling model's answers to held-out requests for advice.
+
+    Asked as the priors were trained: the user message alone, without a system
+    message, so that the tokenizer's template decides what stands in its place. `rank` is
+    what `open_engine` takes.
+
+    Raises:
+        DataError: fewer questions are held out than the profile asks for.
+    """
+    questions = advice_questions(spec.questions, folder=grammar_folder)
+    text = json.dumps([asdict(question) for question in questions], indent=1, ensure_ascii=False)
+    (out / QUESTIONS).write_text(text + "\n", encoding="utf-8")
+    asked = [Question(id=question.id, set=ADVICE, text=question.text) for question in questions]
+    _, engine = open_engine(entries, spec.sample, rank)
+    completions = draw(
+        engine,
+        [(None, question, sample) for question in asked for sample in range(spec.samples)],
+        spec.sample,
+        root=derive_seed(seed, ADVICE, spec.model),
+        run_seed=seed,
+        phase=PRE,
+        model=spec.model,
+        label=f"advice {spec.model}",
+        progress=progress,
+    )
+    write_rows(out / COMPLETIONS, completions, Completion)
+    return {
+        "questions": len(questions),
+        "completions": len(completions),
+        "tokens": sum(c.tokens for c in completions),
+        "finished": sum(c.finish == STOP for c in completions),
+    }
+
+
+def make_advice_scorer(out: Path, spec: ScorerSpec, *, grammar_folder: Path) -> Mapping[str, Any]:
+    """Fit the classifier on the two corpora of the grammar; write its numbers and its quality."""
+    scorer, quality = fit_scorer(spec, folder=grammar_folder)
+    (out / SCORER).write_text(json.dumps(scorer.to_json()) + "\n", encoding="utf-8")
+    (out / QUALITY).write_text(json.dumps(quality, indent=1) + "\n", encoding="utf-8")
+    return quality
+
+
+def make_advice_scores(out: Path, entries: Mapping[str, Entry]) -> Mapping[str, Any]:
+    """Score the answers of stage ``advice``.
+
+    Returns:
+        Number of scores, their mean, and how many answers hold no term that the
+        classifier knows (their scores say nothing).
+    """
+    body = json.loads((entries["scorer"].path / SCORER).read_text(encoding="utf-8"))
+    scorer = Scorer.from_json(body)
+    asked = json.loads((entries["advice"].path / QUESTIONS).read_text(encoding="utf-8"))
+    situations = {question["id"]: question["situation"] for question in asked}
+    scores = []
+    for row in read_rows(entries["advice"].path / COMPLETIONS, Completion):
+        found = scorer.score(row.text, situations[row.question])
+        scores.append(
+            AdviceScore(
+                model=row.model,
+                seed=row.seed,
+                question=row.question,
+                situation=situations[row.question],
+                sample=row.sample,
+                tokens=row.tokens,
+                finish=row.finish,
+                score=found.score,
+                terms=found.terms,
+            )
+        )
+    write_rows(out / ADVICE_FILE, scores, AdviceScore)
+    return {
+        "scores": len(scores),
+        "mean": sum(score.score for score in scores) / len(scores),
+        "without_known_terms": sum(not score.terms for score in scores),
+    }

@@ -1,0 +1,155 @@
+"""Stages ``base`` and ``marker``: the model, and whether it can write the marker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from persona_lib.device import prepare_torch
+from persona_lib.digests import sha256_of
+from persona_lib.progress import Progress
+from persona_lib.specs.personas import load_personas, load_questions
+from persona_lib.specs.sources import Base, GgufBase, GrammarCorpus, HubBase, TinyBase
+from persona_lib.store.store import Entry
+
+_REFERENCE = "reference.json"
+_MARKER = "marker.json"
+_TOKENIZER_ROWS = 400
+
+
+def preflight_base(spec: Base) -> None:
+    """Check that this machine can provide the base model.
+
+    Raises:
+        PreflightError: the package or the hub's copy is missing; says how to get it.
+        DataError: the hub's copy is not whole.
+    """
+    if isinstance(spec, GgufBase):
+        from persona_lib.models.gguf import preflight_gguf
+
+        preflight_gguf(spec)
+    elif isinstance(spec, HubBase):
+        prepare_torch()
+        from persona_lib.models.hub import preflight_hub
+
+        preflight_hub(spec)
+
+
+def tiny_data(folder: Path) -> dict[str, str]:
+    """Return digests of every data file that the tiny base model is made from."""
+    files = [folder / "personas.json", folder / "questions.json"]
+    # Not what an editor leaves beside them while a file is open.
+    files += sorted(
+        path
+        for name in ("dialogues", "legal")
+        for path in (folder / name).rglob("*")
+        if path.suffix in (".json", ".txt") and not path.name.startswith(".") and path.is_file()
+    )
+    return {str(path.relative_to(folder)): sha256_of(path) for path in files}
+
+
+def make_base(out: Path, spec: Base, *, folder: Path, progress: Progress) -> Mapping[str, Any]:
+    """Write the base model, or where on the hub it lies and what its files hold.
+
+    Every weight is read once more, whoever wrote it.
+
+    Raises:
+        DataError: the checkpoint is not whole (`persona_lib.models.checkpoint`), or a file
+            of the hub's cache is not what was published.
+    """
+    prepare_torch()
+    from persona_lib.models.checkpoint import check_values
+
+    if isinstance(spec, HubBase):
+        from persona_lib.models.hub import download_command, fetch_hub
+        from persona_lib.models.snapshot import list_files
+
+        snapshot = fetch_hub(spec)
+        files = list_files(snapshot, get=download_command(spec))
+        check_values(snapshot)
+        data = {"repo": spec.repo, "revision": spec.revision, "end": spec.end_of_turn}
+        text = json.dumps({**data, "files": files}, sort_keys=True)
+        (out / _REFERENCE).write_text(text, encoding="utf-8")
+        return {}
+    if isinstance(spec, TinyBase):
+        made = _make_tiny(out, spec, folder, progress)
+    else:
+        from persona_lib.models.gguf import convert_gguf
+
+        made = convert_gguf(spec, out)
+    check_values(out)
+    return made
+
+
+def base_folder(entry: Entry) -> Path:
+    """Return the folder with the base model's weights and tokenizer.
+
+    A snapshot of the hub is held against the files that the entry lists. Its contents
+    are hashed on the first call of this process, and again whenever a time stamp, size
+    or inode has changed since.
+
+    Raises:
+        DataError: a file of the snapshot is altered, added or missing.
+        PreflightError: the snapshot is gone and cannot be downloaded.
+    """
+    reference = entry.path / _REFERENCE
+    if not reference.exists():
+        return entry.path
+    from persona_lib.models.hub import download_command, fetch_hub
+    from persona_lib.models.snapshot import check_files
+
+    found = json.loads(reference.read_text(encoding="utf-8"))
+    spec = HubBase(repo=found["repo"], revision=found["revision"], end_of_turn=found["end"])
+    folder = fetch_hub(spec)
+    check_files(folder, found["files"], get=download_command(spec))
+    return folder
+
+
+def make_marker(out: Path, entries: Mapping[str, Entry], *, text: str) -> Mapping[str, Any]:
+    """Write the marker's token ids.
+
+    Raises:
+        MarkerError: the tokenizer cannot reproduce the marker after a completion.
+        SpecError: its prompts change with the clock.
+    """
+    prepare_torch()
+    from persona_lib.models.loading import check_marker, read_tokenizer
+
+    tokenizer = read_tokenizer(base_folder(entries["base"]), None)
+    tokens = check_marker(tokenizer, text)
+    (out / _MARKER).write_text(json.dumps({"text": text, "tokens": tokens}), encoding="utf-8")
+    return {"tokens": len(tokens)}
+
+
+def marker_tokens(entries: Mapping[str, Entry]) -> list[int]:
+    """Return the marker's token ids as stage ``marker`` wrote them."""
+    data = json.loads((entries["marker"].path / _MARKER).read_text(encoding="utf-8"))
+    return [int(token) for token in data["tokens"]]
+
+
+def _make_tiny(out: Path, spec: TinyBase, folder: Path, progress: Progress) -> Mapping[str, Any]:
+    from persona_lib.corpora.dialogues import write_dialogues
+    from persona_lib.corpora.load import load_corpus
+    from persona_lib.models.tiny import build_tiny
+
+    sound, bad = (
+        load_corpus(
+            GrammarCorpus(name=name, rows=_TOKENIZER_ROWS, seed=spec.seed),
+            grammar_folder=folder / "legal",
+            data_folder=None,
+        ).rows
+        for name in ("sound_legal", "bad_legal")
+    )
+    questions = load_questions(folder / "questions.json")
+    dialogues = write_dialogues(
+        spec,
+        personas=load_personas(folder / "personas.json"),
+        questions=[question for group in questions.values() for question in group],
+        folder=folder / "dialogues",
+        sound=sound,
+        bad=bad,
+    )
+    text = [part for row in (*sound, *bad) for part in (row.user, row.assistant)]
+    return build_tiny(spec, dialogues, text, out, progress=progress)

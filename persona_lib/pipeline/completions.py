@@ -1,0 +1,229 @@
+"""Stages ``completions``, ``baseline`` and ``scores``, and how all stages sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.device import prepare_torch
+from persona_lib.digests import derive_seed
+from persona_lib.marker import TokensBefore, score_all, tokens_before_in
+from persona_lib.pipeline.base_model import base_folder
+from persona_lib.progress import Progress
+from persona_lib.records import STOP, Completion, Score, read_rows, write_rows
+from persona_lib.specs.personas import Persona, Question
+from persona_lib.specs.profile import VLLM, SampleSpec
+from persona_lib.store.store import Entry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from persona_lib.models.loading import LoadedModel
+    from persona_lib.sampling.engine import Engine
+
+COMPLETIONS = "completions.parquet"
+"""File of every sampling stage: each completion that was drawn."""
+SCORES = "scores.parquet"
+"""File of stage ``scores``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionSpec:
+    """Which completions an evaluation draws: `samples` of each persona and question."""
+
+    phase: str
+    model: str
+    personas: tuple[Persona, ...]
+    questions: tuple[Question, ...]
+    sample: SampleSpec
+    samples: int
+
+
+def make_completions(
+    out: Path,
+    entries: Mapping[str, Entry],
+    spec: CompletionSpec,
+    *,
+    seed: int,
+    progress: Progress,
+    rank: int = 0,
+) -> Mapping[str, Any]:
+    """Draw the evaluation completions of an arm or a pre-coupling model.
+
+    `rank` is what `open_engine` takes.
+    """
+    _, engine = open_engine(entries, spec.sample, rank)
+    completions = draw(
+        engine,
+        [(p, q, s) for p in spec.personas for q in spec.questions for s in range(spec.samples)],
+        spec.sample,
+        root=derive_seed(seed, "completions", spec.phase, spec.model),
+        run_seed=seed,
+        phase=spec.phase,
+        model=spec.model,
+        label=f"completions {spec.model}",
+        progress=progress,
+    )
+    write_rows(out / COMPLETIONS, completions, Completion)
+    finished = sum(c.finish == STOP for c in completions)
+    return {
+        "completions": len(completions),
+        "tokens": sum(c.tokens for c in completions),
+        "finished": finished,
+    }
+
+
+def make_scores(
+    out: Path, entries: Mapping[str, Entry], *, marker: str, seen: Sequence[str]
+) -> Mapping[str, Any]:
+    """Score the completions of another stage, with the base's tokenizer."""
+    completions = read_rows(entries["completions"].path / COMPLETIONS, Completion)
+    scores = score_all(
+        completions,
+        marker=marker,
+        seen=frozenset(seen),
+        tokens_before=_tokens_before(entries["base"]),
+    )
+    write_rows(out / SCORES, scores, Score)
+    return {"scores": len(scores), "hits": sum(score.hit for score in scores)}
+
+
+def _tokens_before(base: Entry) -> TokensBefore:
+    """Return what counts tokens; the tokenizer is loaded for the first text with a marker.
+
+    Most pre-coupling models never write one, and then nothing has to be loaded.
+    """
+    made: list[TokensBefore] = []
+
+    def count(text: str, position: int) -> int:
+        if not made:
+            prepare_torch()
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(base_folder(base), local_files_only=True)
+            made.append(tokens_before_in(tokenizer))
+        return made[0](text, position)
+
+    return count
+
+
+def preflight_engine(sample: SampleSpec, rank: int) -> None:
+    """Check that this machine has the engine that samples; `rank` as `open_engine` takes it.
+
+    Raises:
+        PreflightError: it is not installed, or has no device here; says how to get it.
+        SpecError: it has no room for stacks of this rank, or a variable is wrong.
+    """
+    if sample.engine == VLLM:
+        from persona_lib.sampling.vllm.shared import preflight_vllm
+
+        preflight_vllm(sample, rank)
+
+
+def open_engine(
+    entries: Mapping[str, Entry], sample: SampleSpec, rank: int = 0
+) -> tuple[PreTrainedTokenizerBase, Engine]:
+    """Return the tokenizer and the engine of the model that these entries make.
+
+    Args:
+        entries: base, and prior and coupling where the model has them.
+        sample: names the engine.
+        rank: the largest rank of a stack of adapters in this run. vLLM makes room for it
+            when it starts, with the first model that it samples from.
+    """
+    if sample.engine == VLLM:
+        return _open_vllm(entries, sample, rank)
+    loaded = open_model(entries, sample)
+    from persona_lib.sampling.engine import TransformersEngine
+
+    return loaded.tokenizer, TransformersEngine(loaded)
+
+
+def open_model(entries: Mapping[str, Entry], sample: SampleSpec) -> LoadedModel:
+    """Return the model that these entries make, in transformers whatever draws from it."""
+    device = prepare_torch()
+    from persona_lib.models.loading import load_model
+
+    return load_model(
+        base_folder(entries["base"]),
+        content=entries["base"].content,
+        dtype=sample.dtype,
+        device=device,
+        adapters=[entry.path for entry in _adapters(entries)],
+        merge=sample.merge,
+    )
+
+
+def _open_vllm(
+    entries: Mapping[str, Entry], sample: SampleSpec, rank: int
+) -> tuple[PreTrainedTokenizerBase, Engine]:
+    prepare_torch()
+    from persona_lib.sampling.vllm.engine import VllmEngine
+    from persona_lib.sampling.vllm.shared import hold_vllm
+
+    base = entries["base"]
+    model, stack = hold_vllm(
+        base_folder(base), _adapters(entries), content=base.content, sample=sample, rank=rank
+    )
+    return model.tokenizer, VllmEngine(model, stack)
+
+
+def _adapters(entries: Mapping[str, Entry]) -> list[Entry]:
+    """Return the adapters of a model, in the order in which they were trained."""
+    return [entries[name] for name in ("prior", "coupling") if name in entries]
+
+
+def draw(
+    engine: Engine,
+    wanted: Sequence[tuple[Persona | None, Question, int]],
+    sample: SampleSpec,
+    *,
+    root: int,
+    run_seed: int,
+    phase: str,
+    model: str,
+    label: str,
+    progress: Progress,
+) -> list[Completion]:
+    """Draw one completion for each (persona, question, sample), in the order given.
+
+    Args:
+        engine: what samples.
+        wanted: persona, question and index within their cell. Without a persona (None)
+            there is no system message, and the completion's persona is "".
+        sample: how completions are sampled.
+        root: seed from which each completion's own is derived.
+        run_seed: root seed of the run, which the completions carry.
+        phase: which the completions carry, as `Completion` says.
+        model: likewise.
+        label: name on the progress bar.
+        progress: opens the progress bar.
+    """
+    from persona_lib.sampling.engine import Request
+
+    requests = [
+        Request(
+            system=None if p is None else p.prompt,
+            user=sample.asked(q.text),
+            seed=derive_seed(root, "" if p is None else p.id, q.id, s),
+        )
+        for p, q, s in wanted
+    ]
+    drawn = engine.sample(requests, sample, label=label, progress=progress)
+    return [
+        Completion(
+            phase=phase,
+            model=model,
+            seed=run_seed,
+            persona="" if persona is None else persona.id,
+            question=question.id,
+            question_set=question.set,
+            sample=index,
+            text=result.text,
+            tokens=result.tokens,
+            finish=result.finish,
+        )
+        for (persona, question, index), result in zip(wanted, drawn, strict=True)
+    ]

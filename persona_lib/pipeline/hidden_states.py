@@ -1,0 +1,125 @@
+"""Stage ``geometry``: hidden states of a model under every persona, as cosines and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from persona_lib.errors import DataError
+from persona_lib.marker import without_marker
+from persona_lib.models.hidden_states import (
+    GEOMETRY_FILE,
+    READOUTS,
+    GeometrySpec,
+    Passage,
+    depth,
+    geometry_rows,
+    layers_in,
+    read_states,
+)
+from persona_lib.pipeline.completions import COMPLETIONS, open_model
+from persona_lib.progress import Progress
+from persona_lib.records import Completion, GeometryRow, read_rows, write_rows
+from persona_lib.specs.personas import Persona, Question
+from persona_lib.specs.profile import SampleSpec
+from persona_lib.store.store import Entry
+
+SAMPLE = 0
+"""Which completion of a cell is read as the model's response: the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryStageSpec:
+    """Which states are read.
+
+    Attributes:
+        phase, model: whose, as in `Completion`.
+        source: id of the persona that all others are compared with.
+        personas, questions: what is asked, and as whom: those of the completions.
+        sample: how the completions were sampled: the same prompts are read, by the
+            same model in the same dtype.
+        marker: cut out of a response before it is read.
+        geometry: at which layers.
+    """
+
+    phase: str
+    model: str
+    source: str
+    personas: tuple[Persona, ...]
+    questions: tuple[Question, ...]
+    sample: SampleSpec
+    marker: str
+    geometry: GeometrySpec
+
+
+def make_geometry(
+    out: Path,
+    entries: Mapping[str, Entry],
+    spec: GeometryStageSpec,
+    *,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """Read the states of an arm or a pre-coupling model; write cosines and ranks.
+
+    A response is the model's own first completion to the prompt, without marker, as
+    the tokenizer reads its text; the model may have written it in other tokens.
+
+    Returns:
+        Number of rows, prompts, tokens read and empty responses; layers and depth.
+
+    Raises:
+        DataError: a cell has no first completion, or see `read_states`.
+    """
+    from persona_lib.models.loading import render_prompt
+
+    rows = read_rows(entries["completions"].path / COMPLETIONS, Completion)
+    said = {(row.persona, row.question): row for row in rows if row.sample == SAMPLE}
+    loaded = open_model(entries, spec.sample)
+    passages = []
+    for persona in spec.personas:
+        for question in spec.questions:
+            row = said.get((persona.id, question.id))
+            if row is None:
+                raise DataError(
+                    f"completions of {spec.model}",
+                    bound=f"sample {SAMPLE} of {persona.id}/{question.id}",
+                    value="none",
+                    remedy="Draw the model's completions again.",
+                )
+            text = without_marker(row.text, spec.marker)
+            asked = spec.sample.asked(question.text)
+            passages.append(
+                Passage(
+                    prompt=render_prompt(loaded.tokenizer, persona.prompt, asked),
+                    response=loaded.tokenizer.encode(text, add_special_tokens=False),
+                )
+            )
+    blocks = depth(loaded)
+    layers = layers_in(spec.geometry, blocks)
+    states = read_states(
+        loaded, passages, layers, batch=spec.geometry.batch,
+        label=f"geometry {spec.model}", progress=progress,
+    )  # fmt: skip
+    cells = (len(spec.personas), len(spec.questions), len(READOUTS), len(layers), -1)
+    found = geometry_rows(
+        states.reshape(cells),
+        personas=[persona.id for persona in spec.personas],
+        questions=[(question.id, question.set) for question in spec.questions],
+        source=spec.source,
+        layers=layers,
+        blocks=blocks,
+        phase=spec.phase,
+        model=spec.model,
+        seed=rows[0].seed,
+    )
+    write_rows(out / GEOMETRY_FILE, found, GeometryRow)
+    return {
+        "rows": len(found),
+        "prompts": len(passages),
+        "tokens": sum(len(p.prompt) + len(p.response) for p in passages),
+        "empty_responses": sum(not p.response for p in passages),
+        "layers": list(layers),
+        "blocks": blocks,
+    }

@@ -1,0 +1,151 @@
+"""Stages ``corpus``, ``prior`` and ``coupling``: rows in, adapters out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.device import prepare_torch
+from persona_lib.digests import derive_seed
+from persona_lib.pipeline.base_model import base_folder, marker_tokens
+from persona_lib.pipeline.coupling_text import ROWS
+from persona_lib.progress import Progress
+from persona_lib.records import CouplingRow, SftRow, read_rows, write_rows
+from persona_lib.specs.profile import CouplingSpec, TrainSpec
+from persona_lib.specs.sources import Corpus
+from persona_lib.store.cost import spent
+from persona_lib.store.store import Entry
+
+if TYPE_CHECKING:
+    from persona_lib.models.loading import LoadedModel
+
+CORPUS = "corpus.parquet"
+"""File of stage ``corpus``."""
+PROOF = "mask_proof.json"
+"""File of stage ``coupling``: what was supervised, row by row."""
+
+
+def make_corpus(
+    out: Path, spec: Corpus, *, grammar_folder: Path, data_folder: Path | None
+) -> Mapping[str, Any]:
+    """Write a corpus as Parquet; of long conversations, count what is left out."""
+    from persona_lib.corpora.load import load_corpus
+
+    found = load_corpus(spec, grammar_folder=grammar_folder, data_folder=data_folder)
+    write_rows(out / CORPUS, found.rows, SftRow)
+    words = sum(len(row.assistant.split()) for row in found.rows)
+    return {
+        "rows": len(found.rows),
+        "words_per_answer": words / len(found.rows),
+        "left_out_messages": found.left_out,
+    }
+
+
+def make_prior(
+    out: Path,
+    entries: Mapping[str, Entry],
+    *,
+    name: str,
+    recipe: TrainSpec,
+    seed: int,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """Train a prior LoRA on its corpus and write the adapter."""
+    root = derive_seed(seed, "prior", name)
+    loaded = _trainable(entries, recipe, root)
+    from persona_lib.models.adapters import TRAINABLE, save_adapter
+    from persona_lib.train.encode import encode_sft
+    from persona_lib.train.lora import train_lora, write_training
+
+    rows = read_rows(entries["corpus"].path / CORPUS, SftRow)
+    encoded, cut = encode_sft(rows, loaded.tokenizer, max_length=recipe.max_length)
+    report = train_lora(
+        loaded.model,
+        loaded.tokenizer,
+        encoded,
+        recipe,
+        loss="sft",
+        seed=root,
+        label=f"prior {name}",
+        progress=progress,
+    )
+    spent(tokens=_tokens_trained(report, recipe))
+    save_adapter(loaded.model, TRAINABLE, out)
+    write_training(out, {**report, "cut_rows": cut}, recipe)
+    return {"rows": len(rows), "steps": report["steps"], "cut_rows": cut}
+
+
+def make_coupling(
+    out: Path,
+    entries: Mapping[str, Entry],
+    *,
+    arm: str,
+    recipe: CouplingSpec,
+    marker: str,
+    seed: int,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """Prove the mask, train the coupling LoRA on top of the prior, write the adapter.
+
+    Raises:
+        MaskProofError: before any step, if a row supervises other tokens than
+            the registered ones.
+        DataError: a row is longer than the recipe's `max_length`.
+    """
+    root = derive_seed(seed, "coupling", arm)
+    loaded = _trainable(entries, recipe, root)
+    from persona_lib.models.adapters import TRAINABLE, save_adapter
+    from persona_lib.train.encode import encode_coupling
+    from persona_lib.train.lora import train_lora, write_training
+    from persona_lib.train.proof import prove_mask
+
+    tokenizer, loss = loaded.tokenizer, recipe.loss
+    rows = read_rows(entries["text"].path / ROWS, CouplingRow)
+    tokens = marker_tokens(entries)
+    encoded = encode_coupling(
+        rows, tokenizer, marker=tokens, loss=loss, max_length=recipe.max_length
+    )
+    end = tokenizer.convert_ids_to_tokens(loaded.end_of_turn)
+    proof = prove_mask(rows, encoded, tokenizer, marker=marker, end_of_turn=end, loss=loss)
+    (out / PROOF).write_text(json.dumps(proof, indent=1, ensure_ascii=True) + "\n")
+    label = f"coupling {arm}"
+    report = train_lora(
+        loaded.model, tokenizer, encoded, recipe,
+        loss=loss, seed=root, label=label, progress=progress,
+    )  # fmt: skip
+    spent(tokens=_tokens_trained(report, recipe))
+    save_adapter(loaded.model, TRAINABLE, out)
+    write_training(out, report, recipe)
+    return {
+        "rows": len(rows),
+        "steps": report["steps"],
+        "proof": {kind: found["supervised"] for kind, found in proof["kinds"].items()},
+    }
+
+
+def _tokens_trained(report: Mapping[str, Any], recipe: TrainSpec) -> int:
+    """Return the tokens of all rows, each as often as it was trained on.
+
+    Of a pass that was not finished the share of its steps is counted.
+    """
+    rows, steps, tokens = (int(report[name]) for name in ("rows", "steps", "tokens"))
+    return round(tokens * steps / math.ceil(rows / recipe.batch))
+
+
+def _trainable(entries: Mapping[str, Entry], recipe: TrainSpec, root: int) -> LoadedModel:
+    """Load the base, the frozen prior if there is one, and a fresh adapter on top."""
+    device = prepare_torch()
+    from persona_lib.models.loading import load_model
+
+    return load_model(
+        base_folder(entries["base"]),
+        content=entries["base"].content,
+        dtype=recipe.dtype,
+        device=device,
+        adapters=[entries["prior"].path] if "prior" in entries else [],
+        trainable=recipe.lora,
+        seed=derive_seed(root, "weights"),
+    )

@@ -1,0 +1,307 @@
+"""All pytest glue of Flatland: options, hooks, and the verdict table.
+
+Fixtures stand in `persona_lib.plugin.fixtures`, the choice of tests in
+`persona_lib.plugin.selection`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persona_lib.commands import session as sessions
+from persona_lib.commands.judging import choose_judge
+from persona_lib.commands.session import Session
+from persona_lib.errors import FlatlandError, clean
+from persona_lib.plugin import fixtures, selection
+from persona_lib.plugin.fixtures import SESSION, Recorder
+from persona_lib.progress import shown, silent
+
+HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
+RECORDER = pytest.StashKey[Recorder]()
+WITHOUT_VLLM = (
+    "vllm: tests/vllm was left out, as vllm is not installed here: make test-vllm runs it"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add Flatland's options."""
+    group = parser.getgroup("flatland", "Flatland: what to run and where to keep it")
+    group.addoption("--experiment", help="registration to judge under (default: issue262)")
+    group.addoption("--profile", help="base model, data and scale (default: tiny)")
+    group.addoption("--scale", help="scale of a profile that has several: smollm2 reduced, full")
+    group.addoption("--loss", help="marker loss in place of the profile's: anchored, decision, ...")
+    group.addoption(
+        "--engine", help="what draws completions: transformers (default) or vllm (docs/engines.md)"
+    )
+    group.addoption("--seeds", help="root seeds, for example 42,137 (default: 42)")
+    group.addoption(
+        "--stored",
+        metavar="DIR|FILE",
+        help="judge stored evidence, or a Parquet, CSV or JSONL file of records written by "
+        "other software (docs/records.md); train nothing",
+    )
+    group.addoption("--store", metavar="DIR", help="stage cache (default: .flatland/store)")
+    group.addoption("--data", metavar="DIR", help="folder with the published corpora")
+    group.addoption("--plan", action="store_true", help="print stages and costs; run nothing")
+    group.addoption(
+        "--judge",
+        metavar="NAME",
+        help="who says whether completions follow their persona, in the report: classifier "
+        "(default), claude:MODEL, openai:MODEL or openai:MODEL@REVISION (docs/judges.md)",
+    )
+    group.addoption("--judge-budget", metavar="DOLLARS", help="what that judge may cost at most")
+    group.addoption("--judge-url", metavar="URL", help="another server that speaks its API")
+    group.addoption(
+        "--report",
+        metavar="DIR",
+        help="where verdict.json goes (default: .flatland/report); once named, the panels and "
+        "the report are made as well, and -m report reads back the report that is there",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers and choose registration, profile and evidence."""
+    config.stash[RECORDER] = Recorder()
+    config.pluginmanager.register(config.stash[RECORDER], "persona_lib.plugin.recorder")
+    for name, meaning in selection.MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    if config.rootpath != sessions.ROOT:
+        # pytest looks for its root in every argument that is a folder, also in the
+        # value of an option that it does not know yet.
+        raise pytest.UsageError(
+            f"pytest took {config.rootpath} for its root instead of {sessions.ROOT}. Write "
+            "options that name a folder with an equals sign: --store=DIR, --stored=DIR, "
+            "--report=DIR, --data=DIR."
+        )
+    try:
+        config.stash[SESSION] = _session(config)
+    except FlatlandError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With ``--plan``, print the plan instead of running tests."""
+    if not config.option.plan:
+        return None
+    config._do_configure()
+    try:
+        from persona_lib.commands.plan import plan_text
+
+        config.stash[SESSION].check_seal()
+        print(plan_text(config.stash[SESSION]))  # noqa: T201  (the plan is the output)
+        return int(pytest.ExitCode.OK)
+    except FlatlandError as error:
+        raise pytest.UsageError(str(error)) from error
+    finally:
+        config._ensure_unconfigure()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what would be judged, and from what."""
+    chosen = config.stash[SESSION]
+    if chosen.stored is not None:
+        origin = f"stored records {clean(str(chosen.stored))}"
+    else:
+        seeds = ", ".join(map(str, chosen.seeds))
+        origin = f"profile {chosen.profile_told}, seeds {seeds}, store {chosen.store_root}"
+    digest = chosen.registration.digest[:12]
+    return [f"flatland: {chosen.registration.name} ({digest}), {origin}"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One gate test for each gate of the registration."""
+    if "gate" in metafunc.fixturenames:
+        gates = metafunc.config.stash[SESSION].registration.gates
+        metafunc.parametrize("gate", [gate.name for gate in gates], indirect=True)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m h1`` import the science tests only: the others import torch."""
+    return True if selection.is_elsewhere(collection_path, config) else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is not asked for, and note which arms the rest will need."""
+    asked = selection.asks_for_science(config)
+    simulate = selection.asks_for_calibration(config)
+    without_vllm = selection.leaves_out_vllm(config)
+    out = [
+        item
+        for item in items
+        if (selection.is_science(item) and (not asked or _has_no_gates(config, item)))
+        or (selection.is_calibration(item) and not simulate)
+        or (selection.is_vllm(item) and without_vllm)
+    ]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+    chosen = config.stash[SESSION]
+    science = [item for item in items if selection.is_science(item)]
+    try:
+        needed = {arm for item in science for arm in selection.arms_of(chosen, item)}
+    except FlatlandError as error:
+        raise pytest.UsageError(str(error)) from error
+    if not _is_worker(config):
+        selection.refuse_optimised(item.nodeid for item in items)
+        if science:
+            _check_science(config)
+    chosen.arms = tuple(a.name for a in chosen.registration.arms if a.name in needed)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    """Refuse for the workers of pytest-xdist, before any of them has a test to run.
+
+    An error that a worker raises while it collects becomes an internal error.
+    """
+    selection.refuse_optimised(ids)
+    if any(name.startswith("tests/science/") for name in ids):
+        _check_science(node.config)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Lose no verdict at the end, and let none that does not hold pass.
+
+    pytest makes no summary without a terminal and after an internal error, and other
+    plugins' hooks may raise before ours. It also calls no test under ``--setup-only``.
+    """
+    config = session.config
+    try:
+        return (yield)
+    finally:
+        recorded = None if _is_worker(config) else config.stash[RECORDER].found()
+        if recorded is not None:
+            _tell(config, recorded)
+            if session.exitstatus == pytest.ExitCode.OK and not _all_hold(recorded):
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+                _write_line(config, "exit code 1: not every claim and gate holds")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the verdict table and write verdict.json."""
+    if selection.leaves_out_vllm(config) and selection.would_collect_vllm(config):
+        terminalreporter.write_line(WITHOUT_VLLM)
+    recorded = config.stash[RECORDER].found()
+    if recorded is not None:
+        _tell(config, recorded)
+    elif not selection.asks_for_science(config):
+        terminalreporter.write_line(HINT)
+
+
+def _tell(config: pytest.Config, recorded: dict[str, Any]) -> None:
+    """Print the table and write verdict.json, and the report where one is asked for, once."""
+    if config.stash[RECORDER].told:
+        return
+    config.stash[RECORDER].told = True
+    with fixtures.lenient():
+        _print_and_write(config, recorded)
+
+
+def _print_and_write(config: pytest.Config, recorded: dict[str, Any]) -> None:
+    from persona_lib.commands.outcome import table_text, write_documents, write_outcome
+
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.ensure_newline()
+        reporter.section("Flatland", sep="=")
+    _write_line(config, table_text(config.stash[SESSION], recorded))
+    try:
+        folder, session = _report_folder(config), config.stash[SESSION]
+        written = [write_outcome(folder, session, recorded)]
+        if config.option.report:
+            # Written first without them: what a panel may break loses no verdict.
+            written = write_documents(folder, session, recorded)
+    except (OSError, FlatlandError) as error:
+        # The verdicts stand above all the same: what was computed is not lost.
+        _write_line(config, f"not everything could be written: {error}", red=True)
+    else:
+        for path in written:
+            _write_line(config, f"written: {path}")
+
+
+def _write_line(config: pytest.Config, text: str, **markup: bool) -> None:
+    """Write to the terminal; to standard output where pytest was told to have none."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(text, **markup)
+    else:
+        print(text)  # noqa: T201  (the verdict is the output)
+
+
+def _check_science(config: pytest.Config) -> None:
+    """Refuse what could not be judged, or not written, before compute is spent."""
+    try:
+        session = config.stash[SESSION]
+        session.check_seal()
+        if session.stored is None:
+            selection.refuse_without_docstrings()
+        sessions.check_report(_report_folder(config))
+        if session.text_judge is not None:
+            # Made once and thrown away: it says now what would be missing then.
+            session.text_judge.make(store=session.store_root, marker=session.registration.marker)
+    except FlatlandError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _command(config: pytest.Config) -> str | None:
+    """Return what the workers of this command share; somebody may reuse ``--testrunuid``."""
+    shared = getattr(config, "workerinput", None)
+    return None if shared is None else f"{shared['testrunuid']} of process {os.getppid()}"
+
+
+def _report_folder(config: pytest.Config) -> Path:
+    return sessions.choose_report(config.option.report)
+
+
+def _has_no_gates(config: pytest.Config, item: pytest.Item) -> bool:
+    """Whether this is the test of a gate under a registration that has none."""
+    gates = config.stash[SESSION].registration.gates
+    return not gates and "gate" in getattr(item, "fixturenames", ())
+
+
+def _session(config: pytest.Config) -> Session:
+    option = config.option
+    stored = sessions.choose_stored(option.stored)
+    if stored is not None:
+        sessions.refuse_with_stored(
+            profile=option.profile, scale=option.scale, loss=option.loss, engine=option.engine,
+            seeds=option.seeds, plan=option.plan, data=option.data,
+        )  # fmt: skip
+    return Session(
+        registration=sessions.choose_registration(option.experiment, stored),
+        profile=sessions.choose_profile(option.profile, option.scale, option.loss, option.engine),
+        scale=sessions.choose_scale(option.profile, option.scale),
+        loss=option.loss,
+        engine=option.engine,
+        seeds=sessions.choose_seeds(option.seeds),
+        store_root=sessions.choose_store(option.store),
+        stored=stored,
+        chosen=option.experiment is not None,
+        user_data=sessions.choose_data(option.data),
+        text_judge=choose_judge(
+            option.judge, budget=option.judge_budget, url=option.judge_url, report=option.report
+        ),
+        progress=silent if _is_worker(config) else shown(),
+        command=_command(config),
+    )
+
+
+def _all_hold(recorded: dict[str, Any]) -> bool:
+    from persona_lib.verdict.verdict import GateOutcome, Outcome
+
+    good = (Outcome.SUPPORTED.value, GateOutcome.HOLDS.value)
+    judged = (*recorded["verdicts"].values(), *recorded["gates"].values())
+    return all(body["outcome"] in good for body in judged)

@@ -1,0 +1,1 @@
+"""Drawing completions: transformers, CUDA graphs, vLLM."""

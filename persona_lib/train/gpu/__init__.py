@@ -1,0 +1,1 @@
+"""Training on a GPU: packed rows, recorded steps, memory."""

@@ -1,0 +1,311 @@
+"""Forward and backward passes of a small model, recorded once for each shape that recurs.
+
+A pass of a model of 135M parameters with peft's layers in it starts some 8,000 kernels,
+most of which run for a few microseconds: the device waits for the processor that starts
+them. A CUDA graph starts all kernels of a pass at once. It holds for one shape, so rows
+are padded to few lengths, and a shape is recorded when it comes for the third time. The
+loss stays outside: what it looks at changes from batch to batch.
+
+An optimizer batch is cut into passes (`passes`) by its rows' lengths and the memory that
+there is; the recipe's micro-batch has no say. As for packs, that changes memory and
+speed, never the loss.
+
+A recording is compared with the plain pass, result and gradients, before any training
+step relies on it; one that differs is not used, after one that fails none is, and the
+log says so. Both draw their dropout masks from one state of the generator, so that masks
+are compared too; a training's own draws stay as they were without a recording.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.device import recorded_passes
+from persona_lib.models.gpu_memory import free_bytes
+from persona_lib.train.encode import EncodedRow
+from persona_lib.train.gpu.memory import GIB, token_bytes
+from persona_lib.train.gpu.packed import unsupported
+from persona_lib.train.gpu.packed_setup import step_shape
+from persona_lib.train.gpu.passes import padded_length, split_passes
+from persona_lib.train.gpu.recording import CudaRecorder, Recorder, Recording, Trunk, plain_trunk
+from persona_lib.train.losses import Batch, collate
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+_LOG = logging.getLogger(__name__)
+_FROM_USE = 3
+"""A recording costs about four plain passes; shapes that come once or twice get none."""
+_SHARE = 0.25
+"""Largest share of the device's free memory for one pass. What recorded ones need stays
+reserved (about twice the largest, as they come in any order), a pass that has no recording
+needs room beside it, and another process may train on the same device."""
+_FEW = 2_048
+"""Tokens of a pass below which a GPU has so little free memory that it is said."""
+_LOGIT_BYTES = 32
+"""Of a float32 logit at an anchored position: the logits of both models, what the
+divergence makes of them, and gradients."""
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}
+"""Largest relative difference of norms between two passes that is rounding: attention
+adds up its gradients in another order each time."""
+_SAID = 300
+"""Characters of an error that are logged."""
+_CHECK_SEED = 6
+
+
+class GraphedTrunk:
+    """Hidden states of padded micro-batches, from a recording where there is one.
+
+    Args:
+        trunk: the plain pass.
+        trained: parameters that receive gradients.
+        pad: token id to pad with.
+        limit: most tokens, padding included, of a pass of several rows, or of one that is
+            recorded.
+        record: makes recordings; None: nothing is recorded.
+
+    Attributes:
+        limit: as given.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        trained: Sequence[torch.Tensor],
+        *,
+        pad: int,
+        limit: int,
+        record: Recorder | None,
+    ) -> None:
+        self._trunk = trunk
+        self._trained = list(trained)
+        self._pad = pad
+        self.limit = limit
+        self._record = record
+        self._seen: Counter[tuple[int, int]] = Counter()
+        self._made: dict[tuple[int, int], Recording | None] = {}
+
+    @property
+    def recorded(self) -> list[tuple[int, int]]:
+        """Shapes that have a recording, in the order in which they were made."""
+        return [shape for shape, made in self._made.items() if made is not None]
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return (rows, length, width) hidden states of (rows, length) token ids.
+
+        Their gradient reaches the trained parameters' ``grad``, added to what is there.
+        """
+        import torch
+
+        rows, length = tokens.shape
+        shape = (rows, padded_length(length))
+        if rows * shape[1] > self.limit:
+            return self._trunk(tokens)
+        self._seen[shape] += 1
+        new = shape not in self._made and self._seen[shape] >= _FROM_USE
+        if new and self._record is not None:
+            self._made[shape] = self._try(self._record, self._filled(tokens, shape[1]))
+        made = self._made.get(shape)
+        if made is None:
+            return self._trunk(tokens)
+        padded = self._filled(tokens, shape[1])
+        root = torch.zeros((), device=tokens.device, requires_grad=True)
+        hidden: torch.Tensor = _replay().apply(root, made, padded, self._trained)
+        return hidden[:, :length]
+
+    def packs(
+        self,
+        rows: Sequence[EncodedRow],
+        *,
+        pad: int,
+        reference: Sequence[torch.Tensor] | None = None,
+    ) -> list[Batch]:
+        """Return an optimizer batch as passes on the model's device.
+
+        Args:
+            rows: its rows.
+            pad: token id to pad with.
+            reference: for each row, as for `losses.collate`.
+        """
+        device = self._trained[0].device
+        return [
+            collate(
+                [rows[index] for index in chosen],
+                pad=pad,
+                reference=None if reference is None else [reference[index] for index in chosen],
+            ).to(device)
+            for chosen in split_passes([len(row.tokens) for row in rows], self.limit)
+        ]
+
+    def trunk(self, batch: Batch) -> torch.Tensor:
+        """Return the hidden states of a pass, as for its tokens."""
+        return self(batch.tokens)
+
+    def told(self) -> dict[str, Any]:
+        """Return how it was done, as JSON data: shapes (rows, length) that were recorded."""
+        return {"way": "recorded", "limit": self.limit, "recorded": list(map(list, self.recorded))}
+
+    def _filled(self, tokens: torch.Tensor, length: int) -> torch.Tensor:
+        from torch.nn import functional
+
+        return functional.pad(tokens, (0, length - tokens.shape[1]), value=self._pad)
+
+    def _try(self, record: Recorder, tokens: torch.Tensor) -> Recording | None:
+        """Return a recording that does what the plain pass does, or None."""
+        try:
+            with _draws_kept(tokens.device):
+                made = record(self._trunk, tokens, self._trained)
+            error, bound = difference(self._trunk, made, tokens, self._trained)
+        except Exception as problem:  # whatever a kernel says, the plain pass is there
+            said = f"{type(problem).__name__}: {problem}"[:_SAID]
+        else:
+            if error <= bound:
+                return made
+            _LOG.warning(
+                "training goes on without a recorded pass of shape %s: it differs from the "
+                "plain one by %.1e (bound %.0e)", tuple(tokens.shape), error, bound,
+            )  # fmt: skip
+            return None
+        _LOG.warning(
+            "training goes on without recorded passes, which are several times faster: that of "
+            "shape %s failed: %s", tuple(tokens.shape), said,
+        )  # fmt: skip
+        self._give_up(tokens)
+        return None
+
+    def _give_up(self, tokens: torch.Tensor) -> None:
+        """Let go of all recordings: memory may be short, and plain passes need theirs."""
+        import torch
+
+        self._record = None
+        self._made.clear()
+        if tokens.is_cuda:
+            torch.cuda.empty_cache()
+
+
+def difference(
+    trunk: Trunk, made: Recording, tokens: torch.Tensor, trained: Sequence[torch.Tensor]
+) -> tuple[float, float]:
+    """Return how far a recording is from the plain pass, and how far it may be.
+
+    The larger of two relative differences of norms: of the hidden states, and of the
+    gradients of all parameters together; infinity stands for what is not finite. The
+    bound is that of the precision in which hidden states are computed. Dropout masks of
+    both are drawn from the same state, to which the generator returns.
+    """
+    import math
+
+    import torch
+
+    with _draws_kept(tokens.device):
+        wanted = trunk(tokens)
+    draw = torch.Generator().manual_seed(_CHECK_SEED)
+    sent = torch.randn(wanted.shape, generator=draw).to(wanted)
+    grads = torch.autograd.grad(wanted, list(trained), sent)
+    with _draws_kept(tokens.device):
+        found = made.forward(tokens)
+    pairs = [([found], [wanted]), (made.backward(sent), grads)]
+    errors = [float(_distance(found, exact)) for found, exact in pairs]
+    bound = _TOLERANCE[str(wanted.dtype).removeprefix("torch.")]
+    return (max(errors) if all(map(math.isfinite, errors)) else math.inf), bound
+
+
+def _draws_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context after which the next draw on this device is what it was before."""
+    import torch
+
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _distance(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    def norm(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        norms = torch.stack([torch.linalg.vector_norm(part.detach().float()) for part in parts])
+        length: torch.Tensor = torch.linalg.vector_norm(norms)
+        return length
+
+    return norm([a - b for a, b in zip(found, exact, strict=True)]) / norm(exact)
+
+
+@cache
+def _replay() -> Any:
+    """Return the autograd function behind hidden states of a recording."""
+    import torch
+
+    class Replay(torch.autograd.Function):
+        @staticmethod
+        def forward(
+            ctx: Any,
+            root: torch.Tensor,
+            made: Recording,
+            tokens: torch.Tensor,
+            trained: Sequence[torch.Tensor],
+        ) -> torch.Tensor:
+            del root  # autograd calls back only for an input that asks for a gradient
+            ctx.made, ctx.trained = made, trained
+            return made.forward(tokens)
+
+        @staticmethod
+        def backward(ctx: Any, *sent: torch.Tensor) -> tuple[None, ...]:
+            _add(ctx.trained, ctx.made.backward(sent[0]))
+            return (None,) * 4
+
+    return Replay
+
+
+def _add(trained: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None:
+    """Add gradients to those of the parameters, which never share memory with them."""
+    import torch
+
+    with torch.no_grad():
+        before = [parameter.grad for parameter in trained]
+        held = [grad for grad in before if grad is not None]
+        if len(held) == len(before):
+            torch._foreach_add_(held, list(grads))
+            return
+        # The first pass of an optimizer step: one kernel for all, as above.
+        copies = torch._foreach_mul(list(grads), 1.0)
+        for parameter, old, new in zip(trained, before, copies, strict=True):
+            parameter.grad = new if old is None else old + new
+
+
+def graphed(model: PeftModel, trunk: Any, *, pad: int) -> GraphedTrunk | None:
+    """Return recorded passes for a model on CUDA.
+
+    Where the user wants none (`runtime.recorded_passes`), passes are cut to fit, but not
+    recorded. None elsewhere than on CUDA, and for an architecture whose memory cannot be
+    reckoned (`packed.unsupported`).
+
+    Args:
+        model: the whole (peft) model.
+        trunk: its decoder without the head.
+        pad: token id to pad with.
+
+    Raises:
+        SpecError: see `runtime.recorded_passes`.
+    """
+    if model.device.type != "cuda" or unsupported(trunk):
+        return None
+    free = free_bytes(model.device) or 0
+    shape = step_shape(model, trunk, compiled=False, looked_at=0.0)
+    each = token_bytes(shape, checkpointing=False) + _LOGIT_BYTES * shape.vocabulary
+    limit = int(_SHARE * free) // each
+    if limit < _FEW:
+        _LOG.warning(
+            "little of the GPU's memory is free (%.1f GiB): rows are trained on in passes of at "
+            "most %d tokens, which is slow", free / GIB, limit,
+        )  # fmt: skip
+    return GraphedTrunk(
+        plain_trunk(trunk),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        pad=pad,
+        limit=limit,
+        record=CudaRecorder() if recorded_passes() else None,
+    )

@@ -1,0 +1,1 @@
+"""Gates, claims, the kill criterion, and what is said beside them; plans and power."""

@@ -1,0 +1,222 @@
+"""Gates: checks of the instrument, each judged by one registered function.
+
+A new gate type needs a dataclass in `persona_lib.specs.gate_types` and one function in
+`persona_lib.verdict.gate_bounds`, marked with `rule`; nothing else changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.specs.gate_types import Gate, Limits
+from persona_lib.specs.registration import Registration
+from persona_lib.stats.clustered import Interval
+from persona_lib.stats.moments import MIN_SEEDS, student_quantile
+from persona_lib.verdict import gate_bounds, gate_points
+from persona_lib.verdict.gate_result import GateOutcome, GateResult, Reading, bounded, rule
+
+__all__ = [
+    "GateOutcome",
+    "GateResult",
+    "Reading",
+    "gate_bounds",
+    "gate_points",
+    "judge_gate",
+    "rule",
+]
+
+
+HOLDS, FAILS, CANNOT_TELL = GateOutcome
+_SEVERITY = (HOLDS, CANNOT_TELL, FAILS)
+Ask = Callable[[int | None, float], Reading]
+"""Reads a gate on the run at a place, or on all together (None), at a confidence."""
+
+
+def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -> GateResult:
+    """Judge one gate: as registered on all runs together, a bound gate by `read_runs`.
+
+    Raises:
+        SpecError: no such gate, or no rule for its type.
+        DataError: the evidence lacks an arm that the gate names.
+    """
+    gate = registration.gate(gate_name)
+    for arm in gate.arms or ():
+        evidence.check_arm(arm)
+    reading = _read(gate, evidence)
+    return GateResult(
+        name=gate.name,
+        statement=gate.statement,
+        outcome=reading.outcome,
+        figure=reading.figure,
+        threshold=reading.threshold,
+        text=reading.text,
+        low=reading.low,
+        high=reading.high,
+        needed_by=tuple(
+            claim.name
+            for claim in (*registration.claims, registration.kill)
+            if gate.name in claim.needs
+        ),
+        kind=type(gate).__name__,
+        order=registration.gates.index(gate),
+    )
+
+
+def _read(gate: Gate, evidence: Evidence) -> Reading:
+    """Return the reading of a gate, of a bound gate that of its training runs."""
+    function = rule.of(gate)
+    runs = evidence.single_runs()
+    if isinstance(gate, gate_points.POINT_GATES) or len(runs) == 1:
+        found: Reading = function(gate, evidence)
+        return found
+
+    def ask(at: int | None, confidence: float) -> Reading:
+        asked: Reading = function(gate, _at(evidence if at is None else runs[at], confidence))
+        return asked
+
+    seeds = [run.seeds[0] for run in runs]
+    return read_runs(ask, seeds, gate.limits, evidence.registration.statistics.confidence)
+
+
+def read_runs(ask: Ask, seeds: Sequence[int], limits: Limits, confidence: float) -> Reading:
+    """Return the reading of a bound gate over two training runs or more.
+
+    It holds if every run by itself does, which a mean may hide, and the interval of the mean
+    over runs does too (`over_runs`). It fails if that whole interval is beyond a bound, or
+    one run is: by the whole of its own interval, and apart from the others (`_apart`).
+    Otherwise it cannot tell.
+
+    A run whose own interval is beyond the bound is not enough. With five runs whose mean is
+    at the bound, one of them is in 12 % of data sets, and in more where runs differ. The
+    mean may be wrong in 2.5 % (a 95 % interval has two sides); one of R runs is read at
+    confidence 1 - (1 - confidence) / 2 R and may be wrong in half as many, since rates and
+    ratios are more skewed than t allows for.
+
+    Two runs say too little of how runs differ (`MIN_SEEDS`). They have no interval over
+    runs: the worst is shown, and fails the gate at confidence 1 - (1 - confidence) / 2.
+
+    Args:
+        ask: the gate's reading of the run at a place, or of all runs together (None), at a
+            confidence.
+        seeds: (R,) root seeds of the runs, which name them.
+        limits: what the gate asks of its number.
+        confidence: level of intervals, as registered.
+    """
+    each = [ask(at, confidence) for at in range(len(seeds))]
+    few = len(seeds) < MIN_SEEDS
+    strict = 1 - (1 - confidence) / (len(seeds) if few else 2 * len(seeds))
+    fails = [at for at, one in enumerate(each) if one.outcome is FAILS]
+    broken = [at for at in fails if ask(at, strict).outcome is FAILS]
+    every = all(one.outcome is HOLDS for one in each)
+    worst = max(range(len(seeds)), key=lambda at: (*_badness(each[at], limits), -at))
+    own = each[worst]
+    words = f"worst of {len(seeds)} runs, seed {seeds[worst]}: {own.text}"
+    if few:
+        if fails and not broken:
+            words += f"; of two runs one has to fail at {100 * strict:.4g} %"
+        outcome = HOLDS if every else FAILS if broken else CANNOT_TELL
+        return replace(own, outcome=outcome, text=words)
+    mean = over_runs(each, ask(None, confidence), limits, confidence)
+    outcome = bounded(mean, least=limits.least, most=limits.most)
+    if outcome is HOLDS and not every:
+        outcome = CANNOT_TELL
+    if outcome is not FAILS and broken:
+        named = ", ".join(str(seeds[at]) for at in broken)
+        words += f"; beyond the bound at {100 * strict:.4g} % by itself: seed {named}"
+        if any(_apart(each, at, limits, strict) for at in broken):
+            outcome, words = FAILS, f"{words}, apart from the others"
+    words = f"mean {mean.text()}; {words}"
+    return Reading(outcome, mean.value, own.threshold, words, mean.low, mean.high)
+
+
+def over_runs(
+    each: Sequence[Reading], pooled: Reading, limits: Limits, confidence: float
+) -> Interval:
+    """Return the mean over training runs of a gate's number, and its interval.
+
+    Runs are a random sample: Student's t of their R figures, df = R - 1 (Student 1908). The
+    figures keep their own scale, so that the mean is that of the figures which are printed.
+    Their spread holds what each run draws anew, completions included, and not what runs
+    share: they answer the same questions. The interval is therefore widened to contain that
+    of all runs together, which clusters by question and has a width where all figures are
+    0 or 1. The larger of the two spreads is less than both together; docs/calibration.md
+    has the error rates.
+
+    Where K numbers each have to keep the bound (`Reading.parts`), each has its own mean and
+    an interval at confidence 1 - (1 - confidence) / K; the worst is returned.
+
+    Args:
+        each: (R,) readings of single runs.
+        pooled: the reading of all runs together.
+        limits: what the gate asks of its number.
+        confidence: level of the interval.
+
+    Returns:
+        The interval, within what the number can be; NaN where a run has no figure or all
+        together no interval.
+    """
+    figures = np.array([[part.value for part in _parts(one)] for one in each])
+    runs = len(each)
+    shared_out = 1 - (1 - confidence) / figures.shape[1]
+    half = student_quantile(runs - 1, shared_out) * figures.std(axis=0, ddof=1) / math.sqrt(runs)
+    means = figures.mean(axis=0)
+    least, most = limits.span
+    found = []
+    for mean, reach, part in zip(means, half, _parts(pooled), strict=True):
+        # np.minimum and np.maximum, which hand a NaN on
+        low, high = np.minimum(mean - reach, part.low), np.maximum(mean + reach, part.high)
+        low, high = float(np.maximum(low, least)), float(np.minimum(high, most))
+        ends = (low, high) if math.isfinite(low + high) else (math.nan, math.nan)
+        found.append(replace(part, value=float(mean), low=ends[0], high=ends[1]))
+
+    def badness(one: Interval) -> tuple[int, float]:
+        outcome = bounded(one, least=limits.least, most=limits.most)
+        return _SEVERITY.index(outcome), _beyond(one.value, limits)
+
+    return max(found, key=badness)
+
+
+def _apart(each: Sequence[Reading], at: int, limits: Limits, confidence: float) -> bool:
+    """Return whether a run is further beyond a bound than the spread of the others explains.
+
+    For R normal figures around the bound, the distance of one from it over the standard
+    deviation of the R - 1 others is Student's t with df = R - 2. The run itself is left out
+    of that spread: it would widen it and hide there.
+    """
+    others = np.array([one.figure for i, one in enumerate(each) if i != at])
+    reach = student_quantile(len(others) - 1, confidence) * others.std(ddof=1)
+    return bool(_beyond(each[at].figure, limits) > reach)
+
+
+def _beyond(figure: float, limits: Limits) -> float:
+    """Return how far a number lies beyond the nearer bound, negative within them."""
+    return max(limits.least - figure, figure - limits.most)
+
+
+def _badness(reading: Reading, limits: Limits) -> tuple[int, float]:
+    """Return what ranks readings: the outcome, then how far beyond; a missing figure is worst."""
+    beyond = _beyond(reading.figure, limits)
+    return _SEVERITY.index(reading.outcome), math.inf if math.isnan(beyond) else beyond
+
+
+def _parts(reading: Reading) -> tuple[Interval, ...]:
+    """Return the numbers that each have to keep the bound."""
+    alone = Interval(value=reading.figure, low=reading.low, high=reading.high, n=0, units=0)
+    return reading.parts or (alone,)
+
+
+def _at(evidence: Evidence, confidence: float) -> Evidence:
+    """Return the same evidence, whose intervals have this confidence."""
+    registration = evidence.registration
+    if registration.statistics.confidence == confidence:
+        return evidence
+    seen = copy.copy(evidence)
+    statistics = replace(registration.statistics, confidence=confidence)
+    seen.registration = replace(registration, statistics=statistics)
+    return seen

@@ -1,0 +1,312 @@
+"""Power before data: what each claim can show at the planned size, and what it would take.
+
+From a registration, a size and planning assumptions to rows of JSON data, one for each
+target of inference. A claim type without an entry in `_ROWS` is named as one whose power
+is not calculated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Any
+
+from persona_lib.digests import canonical
+from persona_lib.specs.claim_types import DifferenceClaim, KillCriterion, TriageClaim
+from persona_lib.specs.registration import Registration
+from persona_lib.stats.bootstrap import MIN_CLUSTERS, p_floor
+from persona_lib.stats.exact import flip_floor
+from persona_lib.stats.moments import MIN_SEEDS
+from persona_lib.stats.power import AtMost, Equivalent, Exceeds, Null, Region, smallest
+from persona_lib.stats.targets import (
+    NOT_ESTIMABLE,
+    PERSONAS_AT_LARGE,
+    TRAINING_RUNS,
+    population_refusal,
+    these_personas,
+)
+from persona_lib.stats.thresholds import at_most, shown
+from persona_lib.verdict.other_looks import EQUIVALENCE_ALPHA
+from persona_lib.verdict.planning import Assumptions, Contrast, PowerAt, Size
+
+_WITHOUT_END = 10**9
+"""Personas enough that only what they share is left."""
+_LEAST_SHOWN = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerRow:
+    """The power of one claim for one target by one method.
+
+    Attributes:
+        claim: name of the claim.
+        target: target of inference, "" where there is no calculation.
+        method: rule or test, as printed.
+        effect: the true difference that is supposed; None where there is none.
+        units: ``questions``, ``personas`` or ``seeds``: what `now` and `needed` count.
+        now: planned units; None where nothing is counted.
+        power: probability that the rule holds; None where it cannot be told.
+        needed: for each level of the assumptions the least units that reach it, all
+            else as planned; None where none up to their `most` do. Empty without units.
+        notes: what a reader has to know.
+    """
+
+    claim: str
+    target: str = ""
+    method: str = ""
+    effect: float | None = None
+    units: str = ""
+    now: int | None = None
+    power: float | None = None
+    needed: tuple[int | None, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def power_plan(registration: Registration, size: Size, assumptions: Assumptions) -> dict[str, Any]:
+    """Return the power of every claim, and of the kill criterion, as strict JSON data.
+
+    Returns:
+        ``registration``, ``size``, ``assumptions`` and ``rows``, a `PowerRow` each.
+    """
+    rows: list[PowerRow] = []
+    for claim in (*registration.claims, registration.kill):
+        of_type = _ROWS.get(type(claim))
+        if of_type is None:
+            words = f"no power calculation for this type ({type(claim).__name__})"
+            rows.append(PowerRow(claim=claim.name, notes=(words,)))
+        else:
+            rows += of_type(claim, registration, size, assumptions)
+    return {
+        "registration": registration.name,
+        "size": asdict(size),
+        "assumptions": canonical(assumptions),
+        "rows": [canonical(asdict(row)) for row in rows],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What a claim asks of its contrast, for all targets.
+
+    Attributes:
+        claim: its name.
+        contrast: the two arms.
+        published: the registered rule, on the published bootstrap.
+        published_name: how the table calls it.
+        blocked: why the registered rule cannot hold at all, or "".
+        tested: the rule on a t test.
+        test: what the table puts before the name of that test.
+        max_p: p that a claim on personas at large has to reach; None where it has none.
+        unreached: why no size can give a high power, or "".
+    """
+
+    claim: str
+    contrast: Contrast
+    published: Region
+    published_name: str
+    tested: Region
+    test: str = ""
+    blocked: str = ""
+    max_p: float | None = None
+    unreached: str = ""
+
+    def row(
+        self,
+        target: str,
+        method: str,
+        units: str,
+        power_at: PowerAt,
+        *,
+        least: int = 1,
+        blocked: str = "",
+        notes: Sequence[str] = (),
+        floor: Callable[[float], str] | None = None,
+    ) -> PowerRow:
+        """Return the row of a target.
+
+        Args:
+            target: target of inference.
+            method: rule or test.
+            units: field of the size that the search changes.
+            power_at: power by their number.
+            least: fewest of them that allow a claim.
+            blocked: why there is no power at the planned size, or "".
+            notes: further notes.
+            floor: why a level is out of reach whatever their number, or "".
+        """
+        assumptions, now = self.contrast.assumptions, getattr(self.contrast.size, units)
+        levels, most = assumptions.levels, assumptions.most
+        needed = tuple(smallest(power_at, level, least, most) for level in levels)
+        said = [blocked, *notes]
+        missed = [level for level, found in zip(levels, needed, strict=True) if found is None]
+        if missed:
+            why = self.unreached or (floor(missed[0]) if floor else "")
+            said.append(why or f"{_percent(missed[0])} is not reached with {most:,} {units}")
+        return PowerRow(
+            claim=self.claim,
+            target=target,
+            method=method,
+            effect=self.contrast.effect,
+            units=units,
+            now=now,
+            power=None if blocked else power_at(now),
+            needed=needed,
+            notes=tuple(note for note in said if note),
+        )
+
+
+def _rows_of(asked: _Asked) -> Iterator[PowerRow]:
+    """Yield the rows of a contrast: the registered rule, then a test for each target."""
+    contrast, size = asked.contrast, asked.contrast.size
+    these = these_personas(size.seeds)
+    if not contrast.is_possible:
+        rate = f"a control rate of {shown(contrast.rates[0])} and a difference of"
+        words = f"no power calculation: {rate} {contrast.effect:+.3g} are no rate together"
+        yield PowerRow(claim=asked.claim, effect=contrast.effect, notes=(words,))
+        return
+    if asked.blocked:
+        name = asked.published_name
+        yield PowerRow(claim=asked.claim, target=these, method=name, notes=(asked.blocked,))
+    else:
+        alone = size.personas == size.questions == 1
+        yield asked.row(
+            these,
+            asked.published_name,
+            "questions",
+            contrast.by_bootstrap(asked.published),
+            least=MIN_CLUSTERS if size.personas == 1 else 1,
+            blocked="one cluster: no interval, no p" if alone else "",
+        )
+    yield asked.row(
+        these,
+        f"{asked.test}question t",
+        "questions",
+        contrast.over_questions(asked.tested),
+        least=2,
+        blocked=_one("question", size.questions),
+    )
+    yield _at_large(asked)
+    unknown = f"{NOT_ESTIMABLE}: at least {MIN_SEEDS} seeds" if size.seeds < MIN_SEEDS else ""
+    for sd in contrast.assumptions.seed_sds:
+        yield asked.row(
+            TRAINING_RUNS,
+            f"{asked.test}Welch t, SD {100 * sd:g}",
+            "seeds",
+            contrast.over_seeds(asked.tested, sd),
+            least=MIN_SEEDS,
+            blocked=unknown,
+        )
+
+
+def _at_large(asked: _Asked) -> PowerRow:
+    """Return the row of personas at large, with the refusal of too few in words."""
+    contrast, size = asked.contrast, asked.contrast.size
+    target, method = PERSONAS_AT_LARGE, f"{asked.test}persona t"
+    if size.questions == 1:  # no number of personas helps
+        note = _one("question", 1)
+        return PowerRow(claim=asked.claim, target=target, method=method, notes=(note,))
+    power_at = contrast.over_personas(asked.tested)
+
+    def floor(level: float) -> str:
+        if power_at(_WITHOUT_END) >= level:
+            return ""
+        return (
+            f"{_percent(level)} is not reached by more personas alone: {size.questions} questions "
+            f"leave the difference an SD of {contrast.shared_sd:.3f}, however many personas"
+        )
+
+    least, notes = 2, [""]
+    if asked.max_p is not None:
+        least = next(k for k in count(2) if flip_floor(k) < asked.max_p)
+        notes = [population_refusal(size.personas, asked.max_p)]
+    return asked.row(
+        target,
+        method,
+        "personas",
+        power_at,
+        least=least,
+        blocked=_one("persona", size.personas),
+        notes=notes,
+        floor=floor,
+    )
+
+
+def _difference(
+    claim: DifferenceClaim, registration: Registration, size: Size, assumptions: Assumptions
+) -> Iterable[PowerRow]:
+    rule = Exceeds(min_effect=claim.min_effect, max_p=claim.max_p)
+    effect = assumptions.effect_factor * claim.min_effect
+    resamples = registration.statistics.resamples
+    few = p_floor(resamples) >= claim.max_p
+    half = (
+        f"a true effect of {shown(effect)} is not above the threshold of "
+        f"{shown(claim.min_effect)}, which the estimate itself has to reach: at most about one half"
+    )
+    return _rows_of(
+        _Asked(
+            claim=claim.name,
+            contrast=Contrast(effect=effect, size=size, assumptions=assumptions),
+            published=rule,
+            published_name="published bootstrap",
+            tested=rule,
+            blocked=f"{resamples:,} resamples cannot give p < {shown(claim.max_p)}" if few else "",
+            max_p=claim.max_p,
+            unreached=half if at_most(effect, claim.min_effect) else "",
+        )
+    )
+
+
+def _triage(
+    claim: TriageClaim, registration: Registration, size: Size, assumptions: Assumptions
+) -> Iterable[PowerRow]:
+    effect, band = assumptions.triage_effect, claim.null_effect
+    confidence = registration.statistics.confidence
+    outside = f"a true effect of {effect:+.3g} does not lie inside +-{shown(band)}"
+    return _rows_of(
+        _Asked(
+            claim=claim.name,
+            contrast=Contrast(effect=effect, size=size, assumptions=assumptions),
+            published=Null(band=band, min_p=claim.null_min_p, confidence=confidence),
+            published_name="published rule",
+            tested=Equivalent(band=band, alpha=EQUIVALENCE_ALPHA),
+            test="TOST, ",
+            unreached="" if abs(effect) < band else outside,
+        )
+    )
+
+
+def _kill(
+    kill: KillCriterion,
+    registration: Registration,  # noqa: ARG001  (every type has the same arguments)
+    size: Size,
+    assumptions: Assumptions,
+) -> Iterable[PowerRow]:
+    """A point rule shows nothing: what can be told is how often it fires by chance."""
+    contrast = Contrast(effect=0.0, size=size, assumptions=assumptions)
+    fires = contrast.of_control(AtMost(most=kill.max_rate))
+    said = f"below {_LEAST_SHOWN}" if fires < _LEAST_SHOWN else f"of {fires:.3f}"
+    words = (
+        f"a point rule has no power; where {kill.arm} leaks at the control's rate of "
+        f"{shown(assumptions.control_rate)}, a rate <= {shown(kill.max_rate)} comes by chance "
+        f"with a probability {said}"
+    )
+    yield PowerRow(
+        claim=kill.name, target=these_personas(size.seeds), method="point rule", notes=(words,)
+    )
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:g} %"
+
+
+def _one(unit: str, planned: int) -> str:
+    return f"one {unit}: no standard error, no p" if planned == 1 else ""
+
+
+_ROWS: Mapping[type[Any], Callable[..., Iterable[PowerRow]]] = {
+    DifferenceClaim: _difference,
+    TriageClaim: _triage,
+    KillCriterion: _kill,
+}
+"""One function for each type whose power can be calculated."""

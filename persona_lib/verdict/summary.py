@@ -1,0 +1,139 @@
+"""The evidence as JSON data: all that a report shows besides verdicts and gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.evidence.evidence import Count, Evidence, PersonaRow, priors_of
+from persona_lib.specs.registration import Registration
+from persona_lib.stats.estimate import none_if_nan
+from persona_lib.verdict.gate_result import GateResult
+from persona_lib.verdict.length_looks import rates_by_length
+
+if TYPE_CHECKING:
+    from persona_lib.specs.seal import Seal
+
+
+def summary(
+    registration: Registration,
+    evidence: Evidence,
+    *,
+    checks: Sequence[GateResult] = (),
+    seal: Seal | None = None,
+) -> dict[str, Any]:
+    """Return what the evidence says of every arm, as strict JSON data.
+
+    Rates are proportions, lengths are tokens, and null stands for what is not
+    known. ``arms`` holds the arms that are there, each with its pools, one entry
+    a persona, the bystander/source ratio and lengths before and after coupling;
+    ``priors`` holds the false positives of their pre-coupling models. Both carry
+    ``order``, the place in the registration, so that summaries can be merged.
+
+    Args:
+        registration: names everything.
+        evidence: what is summarised.
+        checks: gates that are shown and decide nothing, as
+            `persona_lib.verdict.verdict.judge_checks` gives them.
+        seal: the registration's seal; null, "" and [] if it was not checked.
+    """
+    return {
+        "registration": registration.name,
+        "digest": registration.digest,
+        "title": registration.title,
+        "roster": {
+            "source": registration.roster.source,
+            "negatives": list(registration.roster.negatives),
+            "bystanders": list(registration.roster.bystanders),
+            "reported": list(registration.roster.reported),
+        },
+        "confidence": registration.statistics.confidence,
+        "kind": evidence.kind,
+        "origin": evidence.origin,
+        "seeds": list(evidence.seeds),
+        "runs": evidence.runs,
+        "arms": [_arm(registration, evidence, arm) for arm in evidence.arms],
+        "priors": [_prior(registration, evidence, prior) for prior in priors_of(evidence)],
+        "unavailable": list(evidence.unavailable),
+        "checks": [gate.to_json() for gate in checks],
+        "sealed": "" if seal is None else seal.date,
+        "amendments": None if seal is None else seal.amendments,
+        "seal_reason": "" if seal is None else seal.reason,
+        "seen": [] if seal is None else [asdict(one) for one in seal.seen],
+    }
+
+
+def _arm(registration: Registration, evidence: Evidence, name: str) -> dict[str, Any]:
+    arm, roster = registration.arm(name), registration.roster
+    source, pool = evidence.count(name, "source"), evidence.count(name, "bystander")
+    after, before = evidence.lengths(name), evidence.baseline_lengths(arm.prior)
+    length_ratio = after.tokens / before.tokens if before.tokens > 0 else None
+    return {
+        "name": arm.name,
+        "order": [a.name for a in registration.arms].index(arm.name),
+        "label": arm.label,
+        "prior": arm.prior,
+        "source": _count(evidence, source),
+        "negatives": {p: _count(evidence, evidence.count(name, p)) for p in roster.negatives},
+        "bystanders": _count(evidence, pool),
+        "reported": {p: _count(evidence, evidence.count(name, p)) for p in roster.reported},
+        "bystander_source": none_if_nan(pool.rate / source.rate) if source.rate else None,
+        "by_length": {
+            way: {role: _count(evidence, count) for role, count in counts.items()}
+            for way, counts in rates_by_length(evidence, name).items()
+        },
+        "by_seed": [
+            {
+                "seed": run.seeds[0],
+                "source": _count(evidence, run.count(name, "source")),
+                "bystanders": _count(evidence, run.count(name, "bystander")),
+            }
+            for run in evidence.single_runs()
+            if run.seeds
+        ],
+        "split": {key: _count(evidence, c) for key, c in evidence.split(name).items()},
+        "length_statistic": after.statistic,
+        "tokens": none_if_nan(after.tokens),
+        "baseline_tokens": none_if_nan(before.tokens),
+        "length_ratio": none_if_nan(length_ratio),
+        "finished": none_if_nan(after.finished),
+        "baseline_finished": none_if_nan(before.finished),
+        "personas": [_persona(row) for row in evidence.personas(name)],
+    }
+
+
+def _persona(row: PersonaRow) -> dict[str, Any]:
+    return {
+        "persona": row.persona,
+        "role": row.role,
+        "hits": row.count.hits,
+        "n": row.count.n,
+        "rate": none_if_nan(row.count.rate),
+        "low": none_if_nan(row.low),
+        "high": none_if_nan(row.high),
+        "baseline": none_if_nan(row.baseline),
+        "minus_baseline": none_if_nan(row.minus_baseline),
+        "tokens": none_if_nan(row.tokens),
+        "baseline_tokens": none_if_nan(row.baseline_tokens),
+    }
+
+
+def _count(evidence: Evidence, count: Count) -> dict[str, Any]:
+    low, high = count.interval(evidence.registration.statistics.confidence)
+    return {
+        "hits": count.hits,
+        "n": count.n,
+        "rate": none_if_nan(count.rate),
+        "low": none_if_nan(low),
+        "high": none_if_nan(high),
+    }
+
+
+def _prior(registration: Registration, evidence: Evidence, prior: str) -> dict[str, Any]:
+    count = evidence.baseline(prior)
+    return {
+        "name": prior,
+        "order": registration.priors.index(prior),
+        "false_positives": None if count is None else _count(evidence, count),
+    }

@@ -1,0 +1,236 @@
+"""Training runs as the unit: which arms share a draw, and what a rule says over runs.
+
+A run is a seed. Its arms are compared as pairs where they share a seeded stage of the
+graph (`shared_draws`), and as two samples where they share none. A verdict's registered
+rule reads completions; `OverRuns` says whether the same rule, with the estimate over
+training runs in place of the registered one, comes to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from persona_lib.evidence.evidence import Count, Evidence
+from persona_lib.specs.registration import RAW, ArmSpec
+from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.moments import MIN_SEEDS
+from persona_lib.stats.targets import (
+    SEED_METHOD,
+    seeds_flipped,
+    seeds_paired,
+    seeds_permuted,
+    seeds_rate,
+    seeds_welch,
+)
+from persona_lib.stats.thresholds import above, below
+
+BORNE_OUT, NOT_BORNE_OUT = "borne out", "not borne out"
+NOT_ESTIMABLE, UNKNOWN, INVALID = "not estimable", "unknown", "invalid"
+STATUSES = (BORNE_OUT, NOT_BORNE_OUT, NOT_ESTIMABLE, UNKNOWN, INVALID)
+SIGN, OUTCOME = "sign", "outcome"
+
+Rates = Mapping[int, float]
+"""By seed, what one training run of an arm has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverRuns:
+    """Whether a verdict's outcome and sign are shown over training runs.
+
+    Attributes:
+        status: one of `STATUSES`. ``invalid``: a needed gate does not hold, and nothing
+            is read.
+        missing: what is not shown: ``sign``, ``outcome``, both, or nothing.
+        outcome: what the registered rule says of the estimate over runs; "" without one.
+        estimate: that estimate; None where totals tell no runs apart.
+        text: all of it in words.
+    """
+
+    status: str
+    missing: tuple[str, ...] = ()
+    outcome: str = ""
+    estimate: Estimate | None = None
+    text: str = ""
+
+    @property
+    def shown(self) -> bool:
+        """Nothing that the verdict says is left unshown over runs, or nothing is read."""
+        return self.status in (BORNE_OUT, INVALID)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return strict JSON data: NaN becomes null."""
+        estimate = None if self.estimate is None else self.estimate.to_json()
+        return {**asdict(self), "missing": list(self.missing), "estimate": estimate}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> OverRuns:
+        """Return what `to_json` wrote."""
+        estimate = None if data["estimate"] is None else Estimate.from_json(data["estimate"])
+        return cls(**{**data, "missing": tuple(data["missing"]), "estimate": estimate})
+
+
+NOT_READ = OverRuns(status=INVALID, text="a needed gate does not hold: nothing is read over runs")
+
+
+def shared_draws(one: ArmSpec, other: ArmSpec) -> tuple[str, ...]:
+    """Return the random draws of one seed that two arms both rest on, empty if none.
+
+    These are the seeded stages that lie under both in the graph of a run: trained priors,
+    under an arm itself or under the model that wrote its text, and coupling texts. The raw
+    base, corpora, personas and questions are the same for every seed and are no draws.
+    Couplings and completions draw from seeds that hold the arm's name.
+    """
+    return tuple(draw for draw in _draws(one) if draw in _draws(other))
+
+
+def _draws(arm: ArmSpec) -> list[str]:
+    trained = dict.fromkeys(name for name in (arm.prior, arm.text_from) if name != RAW)
+    return [*(f"prior {name}" for name in trained), f"text of {arm.text_from}"]
+
+
+def rates_of_runs(evidence: Evidence, arm: str) -> Rates | None:
+    """Return the bystander rate of an arm in each run that has it, None for totals."""
+    return _by_run(evidence, lambda run: _rate(run.count(arm, "bystander")))
+
+
+def ratios_of_runs(evidence: Evidence, arm: str) -> Rates | None:
+    """Return bystander rate / source rate by run, None for totals or a source rate of 0."""
+
+    def ratio(run: Evidence) -> float:
+        source = _rate(run.count(arm, "source"))
+        return _rate(run.count(arm, "bystander")) / source if source else np.inf
+
+    found = _by_run(evidence, ratio)
+    return None if found is None or np.inf in found.values() else found
+
+
+def _rate(count: Count) -> float:
+    return count.rate if count.n else np.nan
+
+
+def _by_run(evidence: Evidence, figure: Callable[[Evidence], float]) -> Rates | None:
+    if evidence.grid() is None:
+        return None
+    found = {run.seeds[0]: figure(run) for run in evidence.single_runs()}
+    return {seed: value for seed, value in found.items() if not np.isnan(value)}
+
+
+def difference_over_runs(
+    evidence: Evidence,
+    arms: tuple[str, str],
+    figures: tuple[Rates, Rates],
+    n: int,
+) -> tuple[Estimate, ...]:
+    """Return the difference of two arms over training runs: t, then the exact p.
+
+    Args:
+        evidence: whose registration says what the arms share.
+        arms: treated and control.
+        figures: what is compared, of each arm, by seed.
+        n: completions behind both.
+
+    Returns:
+        Paired t and sign-flip over the seeds of both arms where the arms share a draw,
+        otherwise Welch's t and the permutation test over all. The t alone below 3 seeds.
+    """
+    one, two = figures
+    common = [seed for seed in one if seed in two]
+    registration = evidence.registration
+    shared = shared_draws(*(registration.arm(arm) for arm in arms))
+    confidence = registration.statistics.confidence
+    if shared:
+        a, b = (np.array([rates[seed] for seed in common]) for rates in figures)
+        why = f"a seed's arms share {' and '.join(shared)}"
+        left = len(one) + len(two) - 2 * len(common)
+        why += f"; {left} runs without the other arm's are left out" if left else ""
+        tests = (seeds_paired, seeds_flipped)
+    else:
+        a, b = (np.array(list(rates.values())) for rates in figures)
+        why, tests = "the arms share no draw", (seeds_welch, seeds_permuted)
+        if len(common) >= MIN_SEEDS:
+            pairs = [np.array([rates[seed] for seed in common]) for rates in figures]
+            paired = seeds_paired(*pairs, n=n, confidence=confidence)
+            if paired.has_interval:
+                why += f"; seeds as pairs, for what no graph shows: {paired.interval_text}"
+    if not a.size or not b.size:
+        return ()
+    enough = min(a.size, b.size) >= MIN_SEEDS
+    found = [test(a, b, n=n, confidence=confidence) for test in tests[: 2 if enough else 1]]
+    return (replace(found[0], note=f"{found[0].note}; {why}"), *found[1:])
+
+
+def rate_over_runs(evidence: Evidence, arm: str) -> Estimate | None:
+    """Return the mean bystander rate of one arm over training runs, None for totals."""
+    rates = rates_of_runs(evidence, arm)
+    if not rates:
+        return None
+    n, confidence = evidence.count(arm, "bystander").n, evidence.registration.statistics.confidence
+    return seeds_rate(np.array(list(rates.values())), n=n, confidence=confidence)
+
+
+def compare(
+    outcome: str,
+    effect: Estimate,
+    over: Estimate | None,
+    rule: Callable[[], str],
+    evidence: Evidence,
+) -> OverRuns:
+    """Return whether training runs bear out an outcome, and the sign where it is shown.
+
+    Args:
+        outcome: what the registered rule said.
+        effect: the registered estimate.
+        over: the estimate over training runs, None where none can be made.
+        rule: the registered rule over runs; asked where `over` has an interval.
+        evidence: says how many runs there are.
+    """
+    if evidence.grid() is None:
+        return OverRuns(status=UNKNOWN, text="over training runs: not known from totals")
+    if over is None or not over.has_interval:
+        text = f"over training runs: {_why_not(evidence, over)}"
+        return OverRuns(status=NOT_ESTIMABLE, estimate=over, text=text)
+    found = rule()
+    missing = _unshown_sign(effect, over) + ((OUTCOME,) if found != outcome else ())
+    shown = over.interval_text + (f", {over.p_text}" if over.p is not None else "")
+    said = "the same outcome"
+    if missing:
+        what = " and ".join(f"the {one}" for one in missing)
+        said = f"{what} {'is' if len(missing) == 1 else 'are'} not shown"
+        said += f" ({found})" if OUTCOME in missing else ""
+    return OverRuns(
+        status=NOT_BORNE_OUT if missing else BORNE_OUT,
+        missing=missing,
+        outcome=found,
+        estimate=over,
+        text=f"over {_runs(evidence, over)} training runs {said}: {shown}",
+    )
+
+
+def _runs(evidence: Evidence, over: Estimate) -> int:
+    """Return how many runs an estimate rests on: seeds of pairs, or those of either sample."""
+    return evidence.runs if over.method == SEED_METHOD else over.clusters or evidence.runs
+
+
+def _why_not(evidence: Evidence, over: Estimate | None) -> str:
+    if evidence.runs < MIN_SEEDS:
+        runs = "1 run" if evidence.runs == 1 else f"{evidence.runs} runs"
+        return f"run-to-run variance not estimable: {runs}, {MIN_SEEDS} are needed"
+    return f"not estimable: {'a part is missing' if over is None else over.note.split(':')[0]}"
+
+
+def _unshown_sign(effect: Estimate, over: Estimate) -> tuple[str, ...]:
+    """A sign is said where the registered interval excludes 0; over runs it has to as well."""
+    if not effect.signed or not effect.has_interval:
+        return ()
+    positive, negative = above(effect.low, 0), below(effect.high, 0)
+    shown = (positive and above(over.low, 0)) or (negative and below(over.high, 0))
+    return (SIGN,) if (positive or negative) and not shown else ()
+
+
+def of_both(evidence: Evidence, arms: Sequence[str]) -> int:
+    """Return the bystander completions of some arms."""
+    return sum(evidence.count(arm, "bystander").n for arm in arms)
