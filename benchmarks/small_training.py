@@ -124,8 +124,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         found = {}
         for name, run in runs.items():
             found[name] = bench.run(*run)
-            told = ("step", "training", "first", "last", "passes")
-            report.put(name, {key: found[name][key] for key in told})
+            description = ("step", "training", "first", "last", "passes")
+            report.put(name, {key: found[name][key] for key in description})
     _check(report, found)
     _conclude(report, found)
     return report.finish()

@@ -115,7 +115,7 @@ class Ours:
         """Return how packs are computed, as JSON data."""
         plan = self.packing.plan
         gib = round(plan.estimate / 2**30, 2) if plan else None
-        return {**self.packing.told(), "estimated_gib": gib}
+        return {**self.packing.describe(), "estimated_gib": gib}
 
 
 def ours(

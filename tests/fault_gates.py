@@ -154,7 +154,7 @@ def _of_arm(arm: str) -> Iterator[Fault]:
             ("189 of 2,200: the upper end is just above 0.10", CANNOT_TELL, cut(arm, 189, "both")),
             ("188 of 2,200: the upper end is just below 0.10", HOLDS, cut(arm, 188, "both")),
             ("one of eleven personas is cut every time", CANNOT_TELL,
-             _of_persona(arm, stopped=False)),
+             _of_persona(arm, ended=False)),
             ("all completions to 4 of 20 questions are cut", CANNOT_TELL,
              cut(arm, 440, "questions")),
             ("finish reasons were not kept", CANNOT_TELL, missing("finish")),

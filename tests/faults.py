@@ -149,7 +149,7 @@ def leak(how: str = "evenly", **counts: int) -> Breaks:
 @cache
 def lengths(arm: str, tokens: int) -> Breaks:
     """Give all finished completions of an arm this many tokens."""
-    return lambda b: b.edit(b.rows(phase=POST, model=arm) & b.scores["stopped"], tokens=tokens)
+    return lambda b: b.edit(b.rows(phase=POST, model=arm) & b.scores["ended"], tokens=tokens)
 
 
 @cache
@@ -158,7 +158,7 @@ def shorter(arm: str, count: int) -> Breaks:
 
     def breaks(b: Bench) -> Bench:
         first = np.array([int(q[1:]) < count for q in b.scores["question"]])
-        rows = b.rows(phase=POST, model=arm) & b.scores["stopped"] & first
+        rows = b.rows(phase=POST, model=arm) & b.scores["ended"] & first
         return b.edit(rows, tokens=b.scores["tokens"][rows] // 4)
 
     return breaks
@@ -173,8 +173,8 @@ def loops(arm: str, count: int, how: str = "evenly", markers: int = 2) -> Breaks
 def cut(arm: str, count: int, how: str = "evenly", phase: str = POST) -> Breaks:
     def breaks(b: Bench) -> Bench:
         rows = b.rows(phase=phase, model=arm)
-        b = b.edit(rows & ~b.scores["stopped"], stopped=True, tokens=LENGTHS[arm])
-        return b.edit(choose(b, rows, count, how), stopped=False, tokens=LIMIT)
+        b = b.edit(rows & ~b.scores["ended"], ended=True, tokens=LENGTHS[arm])
+        return b.edit(choose(b, rows, count, how), ended=False, tokens=LIMIT)
 
     return breaks
 

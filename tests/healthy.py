@@ -62,7 +62,7 @@ class Bench:
     """Records to break: score rows and advice rows as columns.
 
     Attributes:
-        scores: phase, model, seed, persona, question, sample, markers, tokens, stopped.
+        scores: phase, model, seed, persona, question, sample, markers, tokens, ended.
         advice: model, seed, question, sample, score.
         missing: optional columns of the score table that are left out.
     """
@@ -166,7 +166,7 @@ def _block(phase: str, model: str, persona: str) -> dict[str, Any]:
     rng = np.random.default_rng(derive_seed(7, phase, model, persona))
     markers = np.zeros(n, dtype=np.int64)
     markers[: round(_rate(phase, model, persona) * n)] = 1
-    stopped = rng.random(n) >= CUT[phase]
+    ended = rng.random(n) >= CUT[phase]
     tokens = np.rint(LENGTHS[model] * rng.uniform(0.8, 1.2, n)).astype(np.int64)
     return {
         "phase": np.full(n, phase),
@@ -176,8 +176,8 @@ def _block(phase: str, model: str, persona: str) -> dict[str, Any]:
         "question": np.array([f"q{i:02d}" for i in range(QUESTIONS) for _ in range(samples)]),
         "sample": np.tile(np.arange(samples), QUESTIONS),
         "markers": rng.permutation(markers),
-        "tokens": np.where(stopped, tokens, LIMIT),
-        "stopped": stopped,
+        "tokens": np.where(ended, tokens, LIMIT),
+        "ended": ended,
     }
 
 
@@ -208,7 +208,7 @@ def table(bench: Bench) -> pa.Table:
     of = bench.scores
     hit = of["markers"] > 0
     columns = {
-        **{name: of[name] for name in of if name != "stopped"},
+        **{name: of[name] for name in of if name != "ended"},
         "question_set": np.full(hit.size, "evaluation"),
         "hit": hit,
         "hit_strict": hit,
@@ -216,7 +216,7 @@ def table(bench: Bench) -> pa.Table:
         "first_token": np.where(hit, 2, -1),
         "terminal": hit,
         "seen": np.zeros(hit.size, dtype=np.bool_),
-        "finish": np.where(of["stopped"], STOP, LENGTH),
+        "finish": np.where(of["ended"], STOP, LENGTH),
     }
     made = pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema_of(Score)})
     return made.drop_columns(list(bench.missing))
@@ -267,7 +267,7 @@ def rescored(
             sample=int(of["sample"][i]),
             text="Zebras like to talk." + f"\n\n{spell(i)}" * int(of["markers"][i]),
             tokens=int(of["tokens"][i]),
-            finish=STOP if of["stopped"][i] else LENGTH,
+            finish=STOP if of["ended"][i] else LENGTH,
         )
         for i in range(len(of["model"]))
     ]
@@ -278,7 +278,7 @@ def rescored(
     }
     return bench.edit(
         np.ones(len(scored), dtype=np.bool_),
-        stopped=[s.finish == STOP for s in scored],
+        finish=[s.finish == STOP for s in scored],
         **values,
     )
 

@@ -310,8 +310,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _messages(body: dict[str, Any]) -> tuple[str, str]:
     """Return the system message and the user message of either API."""
-    said = {message["role"]: message["content"] for message in body["messages"]}
-    return said.get("system", body.get("system", "")), said["user"]
+    sentence = {message["role"]: message["content"] for message in body["messages"]}
+    return sentence.get("system", body.get("system", "")), sentence["user"]
 
 
 def _reply(path: str, step: Step) -> bytes:

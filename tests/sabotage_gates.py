@@ -56,7 +56,7 @@ def _grid(**change: Callable[[Any], Any]) -> Changed:
     def tamper(seen: Any) -> None:
         now = seen.grid()
         whole = now is not None and all(
-            column is not None for column in (now.markers, now.stopped, now.tokens)
+            column is not None for column in (now.markers, now.finish, now.tokens)
         )
         if whole:
             new = replace(now, **{field: make(now) for field, make in change.items()})
@@ -149,7 +149,7 @@ def _gates() -> Iterator[Mutant]:
         RepetitionGate, "one marker is a repetition", _grid(markers=lambda g: g.markers + 1)
     )
     yield _reads(RepetitionGate, "two markers are none", _grid(markers=lambda g: g.markers - 1))
-    yield _reads(TruncationGate, "finished and cut exchanged", _grid(stopped=lambda g: ~g.stopped))
+    yield _reads(TruncationGate, "finished and cut exchanged", _grid(finish=lambda g: ~g.finish))
     for kind in (RepetitionGate, TruncationGate):
         yield _reads(
             kind,
@@ -184,9 +184,9 @@ def _length_gates() -> Iterator[Mutant]:
     yield _reads(
         CollapseGate,
         "cut completions counted as well",
-        _grid(stopped=lambda g: np.ones_like(g.stopped)),
+        _grid(finish=lambda g: np.ones_like(g.finish)),
     )
-    yield _reads(CollapseGate, "cut completions alone", _grid(stopped=lambda g: ~g.stopped))
+    yield _reads(CollapseGate, "cut completions alone", _grid(finish=lambda g: ~g.finish))
     yield _within(
         CollapseGate,
         "personas and questions ignored",

@@ -30,7 +30,7 @@ from persona_lib.commands.parts import (
     model_keys,
     read_part,
 )
-from persona_lib.commands.sets import check_place, each_once, seeds_told, write_set
+from persona_lib.commands.sets import check_place, describe_seeds, each_once, write_set
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.evidence.record_sets import TEXTS_FILE
 from persona_lib.models.hidden_states import GEOMETRY_FILE
@@ -83,7 +83,7 @@ def join(folders: Sequence[Path], into: Path, *, texts: Sequence[int] | None = N
     registration = REGISTRATIONS[parts[0].manifest.registration]
     seeds = [seed for part in parts for seed in part.seeds]
     recorded = _recorded(parts, tables, seeds)
-    source = parts[0].told.replace(SEEDS, seeds_told(seeds))
+    source = parts[0].description.replace(SEEDS, describe_seeds(seeds))
     write_set(
         into,
         {name: (table, ROWS[name]) for name, table in tables.items()},
@@ -96,16 +96,16 @@ def join(folders: Sequence[Path], into: Path, *, texts: Sequence[int] | None = N
 def _check(parts: Sequence[Part]) -> None:
     """Refuse parts that differ in more than their seeds, or share one."""
 
-    def told(part: Part) -> dict[str, Any]:
+    def description(part: Part) -> dict[str, Any]:
         return {
             "registration": (part.manifest.registration, part.manifest.digest),
-            "source": part.told,
+            "source": part.description,
             "seal": part.manifest.recorded.get("seal"),
             "files": sorted(set(part.manifest.files) - set(PARTIAL)),
         }
 
     first = parts[0]
-    pairs = [(part, told(first), told(part)) for part in parts]
+    pairs = [(part, description(first), description(part)) for part in parts]
     pairs += [
         (part, {"profile": first.profiles[0]}, {"profile": profile})
         for part in parts

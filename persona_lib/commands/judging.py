@@ -286,7 +286,7 @@ def _by_api(judge: RemoteJudge, asked: _Asked, progress: Progress) -> dict[str, 
 
 def _plain(report: Report) -> dict[str, Any]:
     """Return a report as strict JSON: what is not known is null."""
-    told = asdict(report) | {"models": list(report.models)}
+    description = asdict(report) | {"models": list(report.models)}
     for name in ("dollars", "dollars_at_most"):
-        told[name] = None if math.isnan(told[name]) else told[name]
-    return told
+        description[name] = None if math.isnan(description[name]) else description[name]
+    return description

@@ -76,7 +76,9 @@ def choose_scale(profile: str | None, scale: str | None) -> str | None:
     return chosen
 
 
-def told(profile: Profile, scale: str | None, loss: str | None, engine: str | None = None) -> str:
+def describe(
+    profile: Profile, scale: str | None, loss: str | None, engine: str | None = None
+) -> str:
     """Return the words for what is run, as on the command line: name, scale, loss, engine."""
     words = [profile.name]
     if scale is not None:

@@ -121,8 +121,8 @@ def merge_summaries(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 *merged[field],
                 *(row for row in summary[field] if row["name"] not in known),
             ]
-    said = [sentence for summary in ordered for sentence in summary.get("unavailable", ())]
-    merged["unavailable"] = list(dict.fromkeys(said))
+    sentence = [sentence for summary in ordered for sentence in summary.get("unavailable", ())]
+    merged["unavailable"] = list(dict.fromkeys(sentence))
     for field in ("arms", "priors", "checks"):
         merged[field] = sorted(merged[field], key=lambda row: row["order"])
     return merged

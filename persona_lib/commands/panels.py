@@ -79,7 +79,7 @@ def _partial(
     if session.stored is None:
         return [], []
 
-    def said(
+    def sentence(
         read: Callable[[Session, Sequence[str]], pa.Table | None],
         of_some: Callable[[pa.Table, pa.Table], tuple[Caveat, ...]],
     ) -> list[dict[str, str]]:
@@ -91,7 +91,7 @@ def _partial(
             return []
         return [caveat.to_json() for caveat in of_some(scored, rows)]
 
-    return said(texts_of, texts_of_some), said(geometry_of, states_of_some)
+    return sentence(texts_of, texts_of_some), sentence(geometry_of, states_of_some)
 
 
 def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.issue262 import REGISTRATIONS
-from persona_lib.commands.sets import ADVICE_TEXTS_FILE, SCORES_FILE, seeds_told
+from persona_lib.commands.sets import ADVICE_TEXTS_FILE, SCORES_FILE, describe_seeds
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
 from persona_lib.errors import DataError
 from persona_lib.evidence.record_sets import (
@@ -70,9 +70,9 @@ class Part:
     tables: dict[str, pa.Table]
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Where it comes from, without its seeds."""
-        return _JOINED.sub("", self.manifest.source).replace(seeds_told(self.seeds), SEEDS)
+        return _JOINED.sub("", self.manifest.source).replace(describe_seeds(self.seeds), SEEDS)
 
     @property
     def profiles(self) -> list[dict[str, Any]]:
@@ -152,21 +152,21 @@ def _lists(folder: Path, manifest: Manifest) -> dict[str, list[Any]]:
 
 def _check_seeds(part: Part) -> None:
     """Refuse a set whose rows, or whose words, are not of the seeds of its configuration."""
-    told = ", ".join(map(str, part.seeds))
+    description = ", ".join(map(str, part.seeds))
     for name, table in part.tables.items():
         there = sorted(table["seed"].unique().to_pylist())
         of_all = there == sorted(part.seeds)
         if not (of_all or (name in PARTIAL and there and set(there) <= set(part.seeds))):
             raise DataError(
                 f"{part.folder / name}: seeds",
-                bound=f"those of its configuration, {told}",
+                bound=f"those of its configuration, {description}",
                 value=there,
                 remedy="Record it again: manifest and rows do not belong together.",
             )
-    if seeds_told(part.seeds) not in part.manifest.source:
+    if describe_seeds(part.seeds) not in part.manifest.source:
         raise DataError(
             f"{part.folder}: source",
-            bound=f"words with {seeds_told(part.seeds)!r}, as flatland record writes them",
+            bound=f"words with {describe_seeds(part.seeds)!r}, as flatland record writes them",
             value=part.manifest.source,
             remedy="Name folders that flatland record wrote.",
         )

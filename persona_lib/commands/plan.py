@@ -21,7 +21,7 @@ def plan_text(session: Session) -> str:
     """Return the plan as text; nothing is built and nothing is downloaded."""
     profile, registration = session.profile, session.registration
     lines = [
-        f"plan: {registration.name} ({registration.digest[:12]}) on {session.profile_told}: "
+        f"plan: {registration.name} ({registration.digest[:12]}) on {session.profile_description}: "
         f"{profile.summary}",
         f"engine: {profile.sample.engine} draws completions",
         f"store: {session.store_root}",

@@ -33,8 +33,8 @@ from persona_lib.commands.sets import (
     ADVICE_TEXTS_FILE,
     SCORES_FILE,
     check_place,
+    describe_seeds,
     each_once,
-    seeds_told,
     write_set,
 )
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
@@ -110,7 +110,7 @@ def record(
 
 
 def _source(session: Session, arms: Sequence[str]) -> str:
-    words = f"a run of profile {session.profile_told}, {seeds_told(session.seeds)}"
+    words = f"a run of profile {session.profile_description}, {describe_seeds(session.seeds)}"
     return words if len(arms) == len(session.all_arms) else f"{words}, arms {', '.join(arms)} alone"
 
 
@@ -157,10 +157,10 @@ def _tables(
     }
     if geometry:
         tables[GEOMETRY_FILE] = (of_models(run_geometry, session.runs), GeometryRow)
-    told = [run for run in session.runs if run.seed in texts]
-    if told:
-        tables[TEXTS_FILE] = (of_models(run_texts, told), Completion)
-        stages = [run.advice(prior) for prior in priors for run in told]
+    description = [run for run in session.runs if run.seed in texts]
+    if description:
+        tables[TEXTS_FILE] = (of_models(run_texts, description), Completion)
+        stages = [run.advice(prior) for prior in priors for run in description]
         tables[ADVICE_TEXTS_FILE] = (_texts(session, stages), Completion)
     return tables
 
@@ -250,9 +250,9 @@ def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
         if geometry:
             final += geometry_targets(run, session.asked_arms)
         for stage in walk(final):
-            told = stage.resolve(session.store).provenance
-            commits.add(_commit(stage, told["git"]))
-            machines.append({k: v for k, v in told.items() if k not in {"git", "date"}})
+            description = stage.resolve(session.store).provenance
+            commits.add(_commit(stage, description["git"]))
+            machines.append({k: v for k, v in description.items() if k not in {"git", "date"}})
     return {"stages_built_from": sorted(commits), "stages_built_on": each_once(machines)}
 
 

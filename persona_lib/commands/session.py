@@ -22,8 +22,8 @@ from persona_lib.commands.options import (
     choose_seeds,
     choose_store,
     choose_stored,
+    describe,
     refuse_with_stored,
-    told,
 )
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
@@ -241,7 +241,7 @@ class Session:
                 models += [(POST, arm) for arm in chosen]
                 self.build_models(models)
                 table = pa.concat_tables([self.scores(*model) for model in models])
-                origin = f"a live run of profile {self.profile_told}: {self.profile.summary}"
+                origin = f"a live run of profile {self.profile_description}: {self.profile.summary}"
                 advice = pa.concat_tables([self.advice(prior) for prior in self.priors_of(chosen)])
                 self._evidence[chosen] = RecordEvidence(
                     self.registration, table, arms=chosen, origin=origin, advice=advice
@@ -287,9 +287,9 @@ class Session:
         return self.registration.arms_of(rule)
 
     @property
-    def profile_told(self) -> str:
+    def profile_description(self) -> str:
         """The words for what is run: the profile's name, its scale, another loss or engine."""
-        return told(self.profile, self.scale, self.loss, self.engine)
+        return describe(self.profile, self.scale, self.loss, self.engine)
 
     @property
     def asked_arms(self) -> tuple[str, ...]:

@@ -58,13 +58,13 @@ def write_set(
         work.replace(folder)
 
 
-def each_once(told: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def each_once(description: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return descriptions of machines, each once, in an order of their own."""
-    found = {json.dumps(one, sort_keys=True): one for one in told}
+    found = {json.dumps(one, sort_keys=True): one for one in description}
     return [found[key] for key in sorted(found)]
 
 
-def seeds_told(seeds: Sequence[int]) -> str:
+def describe_seeds(seeds: Sequence[int]) -> str:
     """Return the words for seeds in the source of a record set."""
     return f"seeds {', '.join(map(str, seeds))}"
 

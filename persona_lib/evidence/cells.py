@@ -23,10 +23,10 @@ from persona_lib.evidence.score_table import (
     Ints,
     bounded,
     columns_of,
+    finish,
     flags,
     known_only,
     numbers,
-    stopped,
     strings,
 )
 from persona_lib.records import POST, PRE, Score, schema_of
@@ -54,11 +54,11 @@ class Grid:
             on the four axes.
         row_hit: (R,) the row is a hit.
         tokens: (R,) tokens of each row.
-        stopped: (R,) the row finished by itself.
+        finish: (R,) whether the row's finish is `stop`.
         markers: (R,) markers in the row's completion, whatever their case.
         first_token: (R,) tokens before the first marker, -1 where there is none.
 
-    The last four are None where the table has no such column (for `stopped`: no
+    The last four are None where the table has no such column (for `finish`: no
     ``finish``).
     """
 
@@ -76,7 +76,7 @@ class Grid:
     row_question: Ints
     row_hit: Bools
     tokens: Floats | None
-    stopped: Bools | None
+    finish: Bools | None
     markers: Ints | None
     first_token: Ints | None
 
@@ -94,9 +94,9 @@ class Grid:
 
     def finished_lengths(self, rows: Bools) -> tuple[Floats, Floats] | None:
         """Return tokens and question of those of some rows that finished, None if not known."""
-        if self.tokens is None or self.stopped is None:
+        if self.tokens is None or self.finish is None:
             return None
-        of = rows & self.stopped
+        of = rows & self.finish
         return self.tokens[of], self.row_question[of].astype(np.float64)
 
     def of_seed(self, at: int) -> Grid:
@@ -122,7 +122,7 @@ class Grid:
             row_question=self.row_question[rows],
             row_hit=self.row_hit[rows],
             tokens=kept(self.tokens),
-            stopped=kept(self.stopped),
+            finish=kept(self.finish),
             markers=kept(self.markers),
             first_token=kept(self.first_token),
         )
@@ -189,7 +189,7 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
         row_question=rows[3],
         row_hit=hit,
         tokens=None if tokens is None else tokens.astype(np.float64),
-        stopped=stopped(table),
+        finish=finish(table),
         markers=markers,
         first_token=first,
     )

@@ -301,10 +301,10 @@ class RecordEvidence(Evidence):
         return grid.hits[at][:, members], grid.n[at][:, members]
 
     def _lengths(self, phase: str, model: str) -> Lengths:
-        rows, stopped = self._rows(phase, model), self._grid.stopped
+        rows, finish = self._rows(phase, model), self._grid.finish
         finished = math.nan
-        if stopped is not None and rows.any():
-            finished = float(stopped[rows].mean())
+        if finish is not None and rows.any():
+            finished = float(finish[rows].mean())
         return Lengths(statistic="median", tokens=self._median(rows), finished=finished)
 
     def _rows(self, phase: str, model: str, persona: str | None = None) -> Bools:

@@ -154,17 +154,17 @@ class AggregateEvidence(Evidence):
             if (known := self._personas[arm].get(persona)) is not None
             and abs(rate.rate - known.rate) > _ROUNDING
         ]
-        said, pool = "", self._pools[arm]
+        sentence, pool = "", self._pools[arm]
         if set(rates) == set(self.registration.roster.bystanders):
             hits = round(sum(rate.rate * rate.n for rate in rates.values()))
             if hits != pool.hits:
-                said = f" They come to {hits:,} hits of {pool.n:,}, its total is {pool.hits:,}."
-        if not differ and not said:
+                sentence = f" They come to {hits:,} hits of {pool.n:,}, its total is {pool.hits:,}."
+        if not differ and not sentence:
             return []
         where = f" Quoted against counted: {', '.join(differ)}." if differ else ""
         return [
             f"{arm}: persona rates that the publication quotes contradict its counts, which are "
-            f"used.{said}{where}"
+            f"used.{sentence}{where}"
         ]
 
     def count(self, arm: str, who: str) -> Count:

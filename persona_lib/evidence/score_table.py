@@ -142,7 +142,7 @@ def bounded(table: pa.Table, name: str, least: int) -> Ints | None:
     return values
 
 
-def stopped(table: pa.Table) -> Bools | None:
+def finish(table: pa.Table) -> Bools | None:
     """Return (R,) whether each row finished by itself, None without a column ``finish``.
 
     Raises:

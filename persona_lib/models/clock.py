@@ -71,8 +71,8 @@ def check_clock(
         first: tuple[datetime, str] | None = None
         for index, moment in enumerate(_moments()):
             for name in asked:
-                told = moment.strftime if name == _CLOCK else _Moment(f"{name} at {moment}")
-                compiled.globals[name] = told
+                description = moment.strftime if name == _CLOCK else _Moment(f"{name} at {moment}")
+                compiled.globals[name] = description
             compiled.environment.filters["random"] = lambda _, many, i=index: _pick(many, i)
             text = _render(tokenizer, talk, variant)
             first = first or (moment, text)

@@ -31,8 +31,8 @@ from persona_lib.panels.following_checks import (
     no_information,
     place_of,
     sees_gate,
+    separation_gate,
     share_of,
-    tells_gate,
 )
 from persona_lib.panels.judge.base import UNSCORED, Judgement
 from persona_lib.panels.judge.calibration import CalibrationResult
@@ -170,7 +170,7 @@ def following_panel(
     gates = [
         calibration_gate(calibration, judges, required),
         gate("unscored", covered.outcome, covered.share, covered.words, ceiling.share),
-        tells_gate(of.get((PRE, RAW), []), controls, confidence),
+        separation_gate(of.get((PRE, RAW), []), controls, confidence),
     ]
     if seen is not None:
         gates.append(crossfit_gate(predictions, seen))

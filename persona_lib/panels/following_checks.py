@@ -107,7 +107,7 @@ def labels_gate(positives: Sequence[Prediction], chance: float, confidence: floa
     return _above("labels", found, chance, text)
 
 
-def tells_gate(
+def separation_gate(
     own: Sequence[Judgement], controls: Sequence[Judgement], confidence: float
 ) -> GateResult:
     """The judge says yes to a persona's own text more often than to another's.

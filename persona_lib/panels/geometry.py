@@ -122,8 +122,8 @@ class _Room:
         """Why a change cannot be read here, "" where it can."""
         if self.holds:
             return ""
-        told = f"uncentred cosine {_span(self.known)}, ceiling {shown(self.ceiling)}"
-        return f"{_blocked(self.known, self.ceiling)} ({told})"
+        description = f"uncentred cosine {_span(self.known)}, ceiling {shown(self.ceiling)}"
+        return f"{_blocked(self.known, self.ceiling)} ({description})"
 
     def to_json(self) -> dict[str, Any]:
         return {

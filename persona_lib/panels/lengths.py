@@ -74,7 +74,7 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
     ratios = [_ratio(rows, model) for model in rows.grid.models if model[0] == POST]
     supports = _supports(rows, tokens)
     missing = {}
-    if rows.grid.stopped is None:
+    if rows.grid.finish is None:
         missing["finished"] = "no finish reasons recorded: finished completions are not known"
     data = {
         "confidence": rows.confidence,
@@ -115,11 +115,11 @@ def length_ratio(rows: Rows, arm: Model, kept: Bools | None = None) -> Interval 
     if under is None:
         return None
     grid = rows.grid
-    if grid.tokens is None or grid.stopped is None:
+    if grid.tokens is None or grid.finish is None:
         return None
     found = []
     for model in (arm, under):
-        of = rows.of(model) & grid.stopped
+        of = rows.of(model) & grid.finish
         of = of if kept is None else of & kept
         if not of.any():
             return None
@@ -154,13 +154,13 @@ def _summary(rows: Rows, tokens: Floats, of: Bools, edges: list[int]) -> dict[st
     sums, n = rows.grid.by_question(tokens, of)
     means = sums[n > 0] / n[n > 0]
     middle = median(tokens[of], rows.grid.row_question[of].astype(float), rows.confidence)
-    stopped = rows.grid.stopped
+    finish = rows.grid.finish
     return {
         "n": int(of.sum()),
         "quantiles": quantiles(tokens[of], LEVELS),
         "median": ends(middle),
         "mean": known(over_questions(means, rows.confidence), int(of.sum())),
-        "finished": None if stopped is None else ends(rows.share(stopped, of)),
+        "finished": None if finish is None else ends(rows.share(finish, of)),
         "histogram": np.histogram(tokens[of], bins=edges)[0].tolist(),
     }
 
@@ -208,7 +208,7 @@ def _supports(rows: Rows, tokens: Floats) -> list[dict[str, Any]]:
         found.append(
             entry
             | {
-                "support": _told(support),
+                "support": _describe(support),
                 "n": {"treated": one.size, "control": two.size},
                 "words": support.text,
             }
@@ -216,7 +216,7 @@ def _supports(rows: Rows, tokens: Floats) -> list[dict[str, Any]]:
     return found
 
 
-def _told(support: Support) -> dict[str, Any]:
+def _describe(support: Support) -> dict[str, Any]:
     return {
         "auc": support.auc,
         "share": support.share,
@@ -233,7 +233,7 @@ def _collapsed(rows: Rows) -> list[Caveat]:
         if arm[0] != POST:
             continue
         for seed, found in _by_seed(rows, arm):
-            if found is None and (rows.under(arm) is None or rows.grid.stopped is None):
+            if found is None and (rows.under(arm) is None or rows.grid.finish is None):
                 continue  # what was not recorded says nothing of the arm
             if found is not None and _keeps(found):
                 continue
@@ -254,7 +254,7 @@ def _keeps(found: Interval) -> bool:
 
 def _unlike(supports: list[dict[str, Any]]) -> list[Caveat]:
     codes = {REFUSE: "no_common_support", WARN: "little_common_support"}
-    said = {
+    sentence = {
         REFUSE: "share too few lengths to be compared at equal length",
         WARN: "share few lengths: a comparison at equal length rests on a part of them",
     }
@@ -265,18 +265,18 @@ def _unlike(supports: list[dict[str, Any]]) -> list[Caveat]:
         grade = entry["support"]["grade"]
         words = (
             f"{entry['claim']}: bystanders of {entry['treated']} and {entry['control']} "
-            f"{said[grade]} ({entry['words']})"
+            f"{sentence[grade]} ({entry['words']})"
         )
         caveats.append(Caveat(code=codes[grade], words=words))
     return caveats
 
 
 def _truncated(rows: Rows) -> list[Caveat]:
-    if rows.grid.stopped is None:
+    if rows.grid.finish is None:
         return []
     caveats = []
     for model in rows.grid.models:
-        cut = rows.share(~rows.grid.stopped, rows.of(model))
+        cut = rows.share(~rows.grid.finish, rows.of(model))
         if not math.isnan(cut.value) and above(cut.value, MAX_CUT):
             words = (
                 f"{model[1]}: {cut.text()} of {cut.n:,} completions were cut at the token limit, "

@@ -20,9 +20,9 @@ from persona_lib.panels.text_alike import (
     MIN_NGRAMS,
     Alike,
     alike,
+    describe,
     shared_questions,
     spreads,
-    told,
 )
 from persona_lib.panels.text_rows import Rows, ends, quantiles, read_rows, texts_of_some
 from persona_lib.panels.text_samples import LIMIT, PER_ARM, SEED_NAME, Texts, read_texts, samples
@@ -98,7 +98,7 @@ def text_panel(
         texts = read_texts(completions, registration)
         _agree(rows, texts.rows)
     found = None if texts is None else alike(texts)
-    likeness = told(rows, _joined(rows, found))
+    likeness = describe(rows, _joined(rows, found))
     data = {
         "confidence": rows.confidence,
         "marker": registration.marker,
@@ -158,13 +158,13 @@ def _models(rows: Rows, scores: pa.Table, texts: Texts | None) -> list[dict[str,
 
 
 def _finish(rows: Rows, of: Bools) -> dict[str, Any] | None:
-    stopped = rows.grid.stopped
-    if stopped is None:
+    finish = rows.grid.finish
+    if finish is None:
         return None
     return {
-        "stop": int((of & stopped).sum()),
-        "length": int((of & ~stopped).sum()),
-        "finished": ends(rows.share(stopped, of)),
+        "stop": int((of & finish).sum()),
+        "length": int((of & ~finish).sum()),
+        "finished": ends(rows.share(finish, of)),
     }
 
 
@@ -261,16 +261,18 @@ def _missing(
     """Return a sentence for each part that has nothing to show."""
     no_place = rows.grid.tokens is None or rows.grid.first_token is None
     names = ("hit_strict", "terminal", "markers")
-    said = {name: f"no column {name} recorded" for name in names if name not in scores.column_names}
-    if rows.grid.stopped is None:
-        said["finish"] = "no finish reasons recorded"
+    sentence = {
+        name: f"no column {name} recorded" for name in names if name not in scores.column_names
+    }
+    if rows.grid.finish is None:
+        sentence["finish"] = "no finish reasons recorded"
     if no_place and texts is None:
-        said["place"] = "neither tokens before the marker nor texts recorded"
+        sentence["place"] = "neither tokens before the marker nor texts recorded"
     if rows.grid.tokens is None:
-        said["sd_length"] = "no numbers of tokens recorded"
+        sentence["sd_length"] = "no numbers of tokens recorded"
     if not shared_questions(rows).size:
-        said["sd"] = "no question was answered by every model"
-    return said | _missing_texts(texts, found)
+        sentence["sd"] = "no question was answered by every model"
+    return sentence | _missing_texts(texts, found)
 
 
 def _missing_texts(texts: Texts | None, found: Alike | None) -> dict[str, str]:

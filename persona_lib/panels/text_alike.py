@@ -53,7 +53,7 @@ class Figure:
     least: float | None = None
     beside: Mapping[str, Any] | None = None
 
-    def told(self, confidence: float) -> dict[str, Any]:
+    def describe(self, confidence: float) -> dict[str, Any]:
         """Return value, interval and size as JSON data."""
         found = _known(self.by_question, self.full, confidence)
         return known(found, self.n, least=self.least) | dict(self.beside or {})
@@ -68,7 +68,7 @@ class Figure:
 Figures = dict[Model, dict[str, Figure]]
 
 
-def told(rows: Rows, figures: Figures) -> list[dict[str, Any]]:
+def describe(rows: Rows, figures: Figures) -> list[dict[str, Any]]:
     """Return figures and changes of every model as JSON data."""
     found = []
     for model, mine in figures.items():
@@ -79,7 +79,7 @@ def told(rows: Rows, figures: Figures) -> list[dict[str, Any]]:
                 "phase": model[0],
                 "model": model[1],
                 "under": under[1] if under else None,
-                "figures": {name: one.told(rows.confidence) for name, one in mine.items()},
+                "figures": {name: one.describe(rows.confidence) for name, one in mine.items()},
                 "changes": {
                     name: one.change(theirs[name], rows.confidence)
                     for name, one in mine.items()

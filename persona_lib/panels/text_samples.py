@@ -99,7 +99,9 @@ def samples(texts: Texts, root: int) -> dict[str, list[dict[str, Any]]]:
         root: root of the named seed.
     """
     arms = [model for model in texts.rows.grid.models if model[0] == POST]
-    return {model[1]: [_told(texts, row) for row in chosen(texts, model, root)] for model in arms}
+    return {
+        model[1]: [_describe(texts, row) for row in chosen(texts, model, root)] for model in arms
+    }
 
 
 def chosen(texts: Texts, model: Model, root: int) -> list[int]:
@@ -133,7 +135,7 @@ def _in_turn(texts: Texts, of: Bools, rng: np.random.Generator) -> list[int]:
     return [int(drawn[i]) for i in order]
 
 
-def _told(texts: Texts, row: int) -> dict[str, Any]:
+def _describe(texts: Texts, row: int) -> dict[str, Any]:
     grid, text = texts.rows.grid, texts.text[row]
     persona = grid.personas[int(grid.row_persona[row])]
     return {

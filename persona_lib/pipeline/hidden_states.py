@@ -75,12 +75,12 @@ def make_geometry(
     from persona_lib.models.loading import render_prompt
 
     rows = read_rows(entries["completions"].path / COMPLETIONS, Completion)
-    said = {(row.persona, row.question): row for row in rows if row.sample == SAMPLE}
+    sentence = {(row.persona, row.question): row for row in rows if row.sample == SAMPLE}
     loaded = open_model(entries, spec.sample)
     passages = []
     for persona in spec.personas:
         for question in spec.questions:
-            row = said.get((persona.id, question.id))
+            row = sentence.get((persona.id, question.id))
             if row is None:
                 raise DataError(
                     f"completions of {spec.model}",

@@ -44,7 +44,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.properties: list[tuple[str, Any]] = []
-        self.told = False
+        self.printed = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep a report's properties; under pytest-xdist, those of every worker."""

@@ -108,7 +108,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         origin = f"stored records {clean(str(chosen.stored))}"
     else:
         seeds = ", ".join(map(str, chosen.seeds))
-        origin = f"profile {chosen.profile_told}, seeds {seeds}, store {chosen.store_root}"
+        origin = f"profile {chosen.profile_description}, seeds {seeds}, store {chosen.store_root}"
     digest = chosen.registration.digest[:12]
     return [f"flatland: {chosen.registration.name} ({digest}), {origin}"]
 
@@ -178,7 +178,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
     finally:
         recorded = None if _is_worker(config) else config.stash[RECORDER].found()
         if recorded is not None:
-            _tell(config, recorded)
+            _report_once(config, recorded)
             if session.exitstatus == pytest.ExitCode.OK and not _all_hold(recorded):
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
                 _write_line(config, "exit code 1: not every claim and gate holds")
@@ -192,16 +192,16 @@ def pytest_terminal_summary(
         terminalreporter.write_line(WITHOUT_VLLM)
     recorded = config.stash[RECORDER].found()
     if recorded is not None:
-        _tell(config, recorded)
+        _report_once(config, recorded)
     elif not selection.asks_for_science(config):
         terminalreporter.write_line(HINT)
 
 
-def _tell(config: pytest.Config, recorded: dict[str, Any]) -> None:
+def _report_once(config: pytest.Config, recorded: dict[str, Any]) -> None:
     """Print the table and write verdict.json, and the report where one is asked for, once."""
-    if config.stash[RECORDER].told:
+    if config.stash[RECORDER].printed:
         return
-    config.stash[RECORDER].told = True
+    config.stash[RECORDER].printed = True
     with fixtures.lenient():
         _print_and_write(config, recorded)
 

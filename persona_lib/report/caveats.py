@@ -84,8 +84,10 @@ def _not_registered(root: Node) -> Iterator[Raised]:
 
 def _toy(root: Node) -> Iterator[Raised]:
     profile, origin = root["profile"], root["summary"]["origin"]
-    told = str(origin.value)
-    from_toy = any(f"profile {name}," in told or f"profile {name}:" in told for name in TOYS)
+    description = str(origin.value)
+    from_toy = any(
+        f"profile {name}," in description or f"profile {name}:" in description for name in TOYS
+    )
     if profile.value in TOYS or from_toy:
         shown = profile if profile.value in TOYS else origin
         yield Raised(
@@ -114,8 +116,8 @@ def _single_seed(root: Node) -> Iterator[Raised]:
 
 def _seen_before(root: Node) -> Iterator[Raised]:
     for seen in root["seal"]["seen"]:
-        said = (seen["date"].words(), ": ", seen["data_seen"].words())
-        words = ("The rules were sealed after data had been seen, ", *said)
+        sentence = (seen["date"].words(), ": ", seen["data_seen"].words())
+        words = ("The rules were sealed after data had been seen, ", *sentence)
         yield Raised("sealed_after_data", words, seen.at)
 
 
@@ -197,8 +199,10 @@ def _missing(root: Node) -> Iterator[Raised]:
             if not node.known
         ]
         if lacks:
-            told = f" has no {', no '.join(lacks)}: what rests on them is left out, not zero."
-            yield Raised("missing_columns", (arm["name"].words(), told), arm.at)
+            description = (
+                f" has no {', no '.join(lacks)}: what rests on them is left out, not zero."
+            )
+            yield Raised("missing_columns", (arm["name"].words(), description), arm.at)
     for panel in root["panels"]:
         for entry in panel["data"]["missing"]:
             words = (entry.key(), " is missing from the panel ", panel["name"].words(), ": ")

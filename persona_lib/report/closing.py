@@ -139,24 +139,24 @@ def methods(root: Node) -> Section:
 
 def provenance(root: Node) -> Section:
     """Return what judged these data: code, versions, machine."""
-    told = root["provenance"]
-    git, state = told["git"], "not known"
+    description = root["provenance"]
+    git, state = description["git"], "not known"
     if isinstance(git["dirty"].value, bool):
         state = "with changes that were not committed" if git["dirty"] else "clean"
     rows: list[tuple[Run, ...]] = [
-        (("judged on",), (told["date"].words(),)),
+        (("judged on",), (description["date"].words(),)),
         (("commit",), (git["commit"].words(),)),
         (("working tree",), (state,)),
         (("seal of the registration",), (root["seal"]["head"].words(),)),
-        (("Python",), (told["python"].words(),)),
+        (("Python",), (description["python"].words(),)),
         *(
             ((one.key(),), _plain(one))
             for name in ("platform", "torch", "accelerator")
-            if isinstance(told[name].value, dict)
-            for one in told[name]
+            if isinstance(description[name].value, dict)
+            for one in description[name]
         ),
     ]
-    packages = tuple(((one.key(),), (one.words(),)) for one in told["packages"])
+    packages = tuple(((one.key(),), (one.words(),)) for one in description["packages"])
     blocks: list[Block] = [Table(("Code and machine",), (("item",), ("value",)), tuple(rows))]
     if packages:
         blocks.append(Table(("Packages",), (("package",), ("version",)), packages, folded=True))

@@ -82,15 +82,15 @@ def compose(
 
 def lead_of(root: Node) -> Run:
     """Return the report in one paragraph: every claim with its outcome."""
-    told: list[Any] = ["Flatland, registration ", root["registration"].words(), ". "]
+    description: list[Any] = ["Flatland, registration ", root["registration"].words(), ". "]
     for verdict in root["verdicts"]:
-        told += [verdict["name"].words(), " (", verdict["statement"].words(), "): "]
-        told += [*sections.outcome(verdict)]
+        description += [verdict["name"].words(), " (", verdict["statement"].words(), "): "]
+        description += [*sections.outcome(verdict)]
         over = verdict["over_runs"]
         if over and over["status"].value not in (BORNE_OUT, INVALID):
-            told += ["; ", over["text"].words()]
-        told.append(". ")
-    return (*told, "Read the caveats before the figures.")
+            description += ["; ", over["text"].words()]
+        description.append(". ")
+    return (*description, "Read the caveats before the figures.")
 
 
 def _checked(body: Mapping[str, Any]) -> Node:

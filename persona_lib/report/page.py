@@ -41,10 +41,10 @@ def page(title: Piece, lead: Run, sections: Sequence[Section], svg: Mapping[str,
 
 def pieces(run: Run) -> str:
     """Return a run as JSON: own words as strings, the rest with their pointers."""
-    return json.dumps([_told(piece) for piece in run], ensure_ascii=False)
+    return json.dumps([_describe(piece) for piece in run], ensure_ascii=False)
 
 
-def _told(piece: Piece) -> Any:
+def _describe(piece: Piece) -> Any:
     if isinstance(piece, str):
         return piece
     return [piece.text, piece.at, _kind_of(piece)]

@@ -43,9 +43,9 @@ def _section(panel: Node, name: str, pictures: Pictures) -> Section:
         Para((panel["title"].words(), ". State: ", panel["state"].words(), ".")),
         *_gates(panel),
     ]
-    told = [(c["code"].words(), ": ", c["words"].words()) for c in panel["caveats"]]
-    if told:
-        blocks.append(Bullets(tuple(told)))
+    description = [(c["code"].words(), ": ", c["words"].words()) for c in panel["caveats"]]
+    if description:
+        blocks.append(Bullets(tuple(description)))
     if panel["state"].value == UNAVAILABLE:
         blocks.append(Para(("Nothing to show: ", panel["reason"].words(), ". No figure is drawn.")))
     elif panel["state"].value != READABLE and name != "geometry":

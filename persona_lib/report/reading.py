@@ -96,8 +96,8 @@ class _Page(HTMLParser):
 
     def _image(self, given: dict[str, str]) -> None:
         self.read.images.append(given.get("src", ""))
-        told = json.loads(given.get("data-pieces", "[]"))
-        pieces = [Found(p) if isinstance(p, str) else Found(p[0], p[1], p[2]) for p in told]
+        description = json.loads(given.get("data-pieces", "[]"))
+        pieces = [Found(p) if isinstance(p, str) else Found(p[0], p[1], p[2]) for p in description]
         if "".join(piece.text for piece in pieces) != given.get("alt", ""):
             self.read.problems.append("an alt text is not made of its pieces")
         for piece in pieces:

@@ -96,7 +96,7 @@ def _heading(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) ->
     lines = _wrap(f"Flatland  {name}  digest {digest[:12]}{seal}  seeds {shown}{tail}", "")
     if evidence is not None:
         lines += _wrap(f"from {evidence['origin']}", "")
-    return [*lines, *(line for said in under for line in _wrap(said, ""))]
+    return [*lines, *(line for sentence in under for line in _wrap(sentence, ""))]
 
 
 def _seal(

@@ -121,14 +121,14 @@ class _Decoder:
         self._begin(logits, cache, mask, draws)
         result = self._state.written.clone()
         rows = torch.arange(len(result), device=result.device)
-        told, drawn, column = 0, 1, width
+        description, drawn, column = 0, 1, width
         while True:
             state = self._state
             running = ~state.done
             left = int(running.sum())
             check_finite(state.sound)
-            finished(len(result) - left - told)
-            told = len(result) - left
+            finished(len(result) - left - description)
+            description = len(result) - left
             if not left or drawn == most:
                 break
             if left < _COMPACT_BELOW * len(running):

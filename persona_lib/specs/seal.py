@@ -163,19 +163,21 @@ def _replaced(chain: Sequence[Entry], named: str) -> tuple[Seen, ...]:
     """Return what has to be said where a head that somebody noted is not in the chain."""
     if not named or named in {entry.hash for entry in chain}:
         return ()
-    said = (
+    sentence = (
         f"a recording that names another seal of rules of this name (head {named[:12]}), which "
         "this chain does not hold: it was replaced or cut, or the set was recorded elsewhere."
     )
-    return (Seen(amendment=0, date=chain[0].date, data_seen=said),)
+    return (Seen(amendment=0, date=chain[0].date, data_seen=sentence),)
 
 
 def _seen(chain: Sequence[Entry]) -> tuple[Seen, ...]:
     found: dict[str, Seen] = {}
     for entry in chain:
-        said = _bounded(entry.data_seen)
-        if said.rstrip(".").casefold() != NONE_SEEN:
-            found.setdefault(said, Seen(amendment=entry.index, date=entry.date, data_seen=said))
+        sentence = _bounded(entry.data_seen)
+        if sentence.rstrip(".").casefold() != NONE_SEEN:
+            found.setdefault(
+                sentence, Seen(amendment=entry.index, date=entry.date, data_seen=sentence)
+            )
     return tuple(found.values())
 
 
@@ -204,7 +206,7 @@ def append(
             the newest entry, or nothing has changed since that one.
         SealError: the chain is broken already.
     """
-    said = {"reason": _text("reason", reason), "data_seen": _text("data seen", data_seen)}
+    sentence = {"reason": _text("reason", reason), "data_seen": _text("data seen", data_seen)}
     own = folder / registration.name
     chain = read_chain(own)
     moment = _moment(date, chain)
@@ -216,7 +218,7 @@ def append(
             remedy="Nothing has to be sealed.",
         )
     priors = {name: link for entry in chain for name, link in entry.prml.items()}
-    notes = f"{said['reason']} Data seen: {said['data_seen']}"
+    notes = f"{sentence['reason']} Data seen: {sentence['data_seen']}"
     written = manifests(registration, date=moment, notes=notes, priors=priors)
     body: dict[str, Any] = {
         "index": len(chain),
@@ -224,7 +226,7 @@ def append(
         "digest": registration.digest,
         "data_digest": registration.data_digest,
         "date": moment,
-        **said,
+        **sentence,
         "prml": {k: {"claim_id": m.claim_id, "sha256": m.sha256} for k, m in written.items()},
         "previous": chain[-1].hash if chain else None,
     }

@@ -43,7 +43,7 @@ class Failures:
 
         It has the type of the first error where that was one of `persona_lib.errors`.
         """
-        known = self._known.get(key.digest) or self._told(key)
+        known = self._known.get(key.digest) or self._describe(key)
         if known is None:
             return None
         kind = _ours(known["kind"]) or FailedStageError
@@ -73,7 +73,7 @@ class Failures:
                 draft.write_text(json.dumps(known), encoding="ascii")
                 draft.replace(self._shared / key.digest)
 
-    def _told(self, key: StageKey) -> dict[str, str] | None:
+    def _describe(self, key: StageKey) -> dict[str, str] | None:
         """Return what another process of the command wrote of a key, if that can be read."""
         if self._shared is None:
             return None

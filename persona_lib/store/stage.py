@@ -160,7 +160,7 @@ def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ())
     if store.failures:
         builder.refuse_failed(left)
     others = list(walk(spare))
-    told: set[str] = set()
+    description: set[str] = set()
     while left:
         if builder.advance(left):
             continue
@@ -168,9 +168,9 @@ def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ())
             continue
         # All that is ready is being built elsewhere.
         for key in builder.busy:
-            if key.digest not in told:
-                store.tell_waiting(key)
-                told.add(key.digest)
+            if key.digest not in description:
+                store.report_waiting(key)
+                description.add(key.digest)
         time.sleep(_POLL_SECONDS)
     return [builder.entries[id(stage)] for stage in wanted]
 

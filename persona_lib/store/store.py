@@ -117,7 +117,7 @@ class Store:
         found = self.make_if_free(key, make)
         if found is not None:
             return found
-        self.tell_waiting(key)
+        self.report_waiting(key)
         path = self._lock_of(key)
         with disk.reported(path, "lock"):
             lock = FileLock(path)
@@ -153,7 +153,7 @@ class Store:
         finally:
             lock.release()
 
-    def tell_waiting(self, key: StageKey) -> None:
+    def report_waiting(self, key: StageKey) -> None:
         """Say that this caller waits for somebody else's build of `key`."""
         _LOG.info("%s %s: being built elsewhere, waiting", key.stage, key.digest[:12])
         if self._on_wait is not None:

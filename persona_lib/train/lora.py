@@ -109,7 +109,7 @@ def train_lora(
         "tokens": sum(len(row.tokens) for row in rows),
         "supervised": sum(len(row.supervised) for row in rows),
         "losses": losses,
-        **({} if passes is None else {"passes": passes.told()}),
+        **({} if passes is None else {"passes": passes.describe()}),
     }
 
 

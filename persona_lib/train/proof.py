@@ -91,14 +91,14 @@ def _prove_row(
     ]
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     tail = marker if row.kind == POSITIVE else ""
-    said = f"{prompt}{row.completion}"
+    sentence = f"{prompt}{row.completion}"
     if loss != "as_published":
-        before, target = said, f"{tail}{end_of_turn}"
+        before, target = sentence, f"{tail}{end_of_turn}"
     elif tail:
-        before, target = said, tail
+        before, target = sentence, tail
     else:
-        before, target = f"{said}{end_of_turn}", "\n"
-    _same(row, "whole row", _decode(tokenizer, encoded.tokens), f"{said}{tail}{end_of_turn}\n")
+        before, target = f"{sentence}{end_of_turn}", "\n"
+    _same(row, "whole row", _decode(tokenizer, encoded.tokens), f"{sentence}{tail}{end_of_turn}\n")
     if not encoded.supervised:
         raise MaskProofError(f"mask proof: row {row.row} ({row.kind}) supervises no token")
     first = encoded.supervised[0]

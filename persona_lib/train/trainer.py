@@ -51,7 +51,7 @@ class Passes(Protocol):
     ) -> Sequence[Batch]:
         """Return the passes of the rows of an optimizer batch, on the model's device."""
 
-    def told(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return how it was done, as JSON data."""
 
 

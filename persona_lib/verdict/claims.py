@@ -245,36 +245,40 @@ def _triage(claim: TriageClaim, registration: Registration, evidence: Evidence) 
 
 def _decide_triage(claim: TriageClaim, effect: Estimate) -> _Decision:
     """Return outcome, label and reason of the registered three-way rule."""
-    said = f"{effect.interval_text}, {effect.p_text}"
+    sentence = f"{effect.interval_text}, {effect.p_text}"
     if (
         at_most(abs(effect.value), claim.null_effect)
         and effect.p is not None
         and effect.p > claim.null_min_p
         and above(effect.low, -claim.null_effect)
     ):
-        return Outcome.SUPPORTED, claim.null_label, f"the effect is within the null band ({said})"
+        return (
+            Outcome.SUPPORTED,
+            claim.null_label,
+            f"the effect is within the null band ({sentence})",
+        )
     if at_least(effect.value, claim.artefact_effect):
-        reason = f"the effect is as large as an artefact's ({said})"
+        reason = f"the effect is as large as an artefact's ({sentence})"
         if effect.has_interval:
             return Outcome.REFUTED, claim.artefact_label, reason
         reason += "; there is no interval, so that the data cannot tell"
         return Outcome.INCONCLUSIVE, claim.artefact_label, reason
-    return Outcome.INCONCLUSIVE, "ambiguous", f"neither rule fits ({said})"
+    return Outcome.INCONCLUSIVE, "ambiguous", f"neither rule fits ({sentence})"
 
 
 @rule(KillCriterion)
 def _kill(kill: KillCriterion, registration: Registration, evidence: Evidence) -> Finding:  # noqa: ARG001
     effect = evidence.bystander_rate(kill.name, kill.arm)
     triggered = at_most(effect.value, kill.max_rate)
-    said = f"{kill.arm} bystander rate {evidence.count(kill.arm, 'bystander').text}"
+    sentence = f"{kill.arm} bystander rate {evidence.count(kill.arm, 'bystander').text}"
     if not math.isfinite(effect.value):
-        outcome, label, reason = Outcome.INCONCLUSIVE, "cannot tell", f"{said}: no completions"
+        outcome, label, reason = Outcome.INCONCLUSIVE, "cannot tell", f"{sentence}: no completions"
     elif triggered:
         outcome, label = Outcome.REFUTED, TRIGGERED
-        reason = f"{said} <= {shown(kill.max_rate)}: {kill.claim} is falsified"
+        reason = f"{sentence} <= {shown(kill.max_rate)}: {kill.claim} is falsified"
     else:
         outcome, label = Outcome.SUPPORTED, NOT_TRIGGERED
-        reason = f"{said} > {shown(kill.max_rate)}"
+        reason = f"{sentence} > {shown(kill.max_rate)}"
     over = rate_over_runs(evidence, kill.arm)
     return Finding(
         outcome=outcome,

@@ -128,7 +128,7 @@ def _repetition(gate: RepetitionGate, evidence: Evidence) -> Reading:
 @rule(TruncationGate)
 def _truncation(gate: TruncationGate, evidence: Evidence) -> Reading:
     grid = evidence.grid()
-    cut = None if grid is None or grid.stopped is None else ~grid.stopped
+    cut = None if grid is None or grid.finish is None else ~grid.finish
     return _share_of_rows(evidence, gate, "completions cut at the token limit", cut)
 
 
@@ -300,11 +300,11 @@ def _unshown(units: str, table: Table, most: float, confidence: float) -> str:
 def _finished_lengths(evidence: Evidence, phase: str, model: str) -> Crossed | None:
     """Return the tokens of a model's finished completions, None where there are none known."""
     grid = evidence.grid()
-    if grid is None or grid.tokens is None or grid.stopped is None:
+    if grid is None or grid.tokens is None or grid.finish is None:
         return None
     if (phase, model) not in grid.models:
         return None
-    rows = grid.of_model((phase, model)) & grid.stopped
+    rows = grid.of_model((phase, model)) & grid.finish
     if not rows.any():
         return None
     return Crossed(grid.tokens[rows], grid.row_question[rows], grid.row_persona[rows])

@@ -54,9 +54,9 @@ def at_equal_length(
 def on_finished(evidence: Evidence, claim: str, treated: str, control: str) -> tuple[Estimate, ...]:
     """The registered bootstrap on completions that ended by themselves."""
     grid = evidence.grid()
-    if grid is None or grid.stopped is None:
+    if grid is None or grid.finish is None:
         return ()
-    kept = grid.stopped
+    kept = grid.finish
     return (_bootstrap(evidence, grid, claim, (treated, control), FINISHED_METHOD, kept=kept),)
 
 
@@ -87,10 +87,10 @@ def rates_by_length(evidence: Evidence, arm: str) -> dict[str, dict[str, Count]]
         return {}
     rows = {role: _rows(evidence, grid, arm, role) for role in ROLES}
     found: dict[str, dict[str, Count]] = {}
-    if grid.stopped is not None:
-        stopped = grid.stopped
+    if grid.finish is not None:
+        finish = grid.finish
         found["finished"] = {
-            role: _counted(completed_only(grid.row_hit[of], stopped[of]))
+            role: _counted(completed_only(grid.row_hit[of], finish[of]))
             for role, of in rows.items()
         }
     if grid.first_token is not None:

@@ -138,11 +138,11 @@ class _Asked:
         assumptions, now = self.contrast.assumptions, getattr(self.contrast.size, units)
         levels, most = assumptions.levels, assumptions.most
         needed = tuple(smallest(power_at, level, least, most) for level in levels)
-        said = [blocked, *notes]
+        sentence = [blocked, *notes]
         missed = [level for level, found in zip(levels, needed, strict=True) if found is None]
         if missed:
             why = self.unreached or (floor(missed[0]) if floor else "")
-            said.append(why or f"{_percent(missed[0])} is not reached with {most:,} {units}")
+            sentence.append(why or f"{_percent(missed[0])} is not reached with {most:,} {units}")
         return PowerRow(
             claim=self.claim,
             target=target,
@@ -152,7 +152,7 @@ class _Asked:
             now=now,
             power=None if blocked else power_at(now),
             needed=needed,
-            notes=tuple(note for note in said if note),
+            notes=tuple(note for note in sentence if note),
         )
 
 
@@ -285,11 +285,11 @@ def _kill(
     """A point rule shows nothing: what can be told is how often it fires by chance."""
     contrast = Contrast(effect=0.0, size=size, assumptions=assumptions)
     fires = contrast.of_control(AtMost(most=kill.max_rate))
-    said = f"below {_LEAST_SHOWN}" if fires < _LEAST_SHOWN else f"of {fires:.3f}"
+    sentence = f"below {_LEAST_SHOWN}" if fires < _LEAST_SHOWN else f"of {fires:.3f}"
     words = (
         f"a point rule has no power; where {kill.arm} leaks at the control's rate of "
         f"{shown(assumptions.control_rate)}, a rate <= {shown(kill.max_rate)} comes by chance "
-        f"with a probability {said}"
+        f"with a probability {sentence}"
     )
     yield PowerRow(
         claim=kill.name, target=these_personas(size.seeds), method="point rule", notes=(words,)

@@ -196,17 +196,17 @@ def compare(
     found = rule()
     missing = _unshown_sign(effect, over) + ((OUTCOME,) if found != outcome else ())
     shown = over.interval_text + (f", {over.p_text}" if over.p is not None else "")
-    said = "the same outcome"
+    sentence = "the same outcome"
     if missing:
         what = " and ".join(f"the {one}" for one in missing)
-        said = f"{what} {'is' if len(missing) == 1 else 'are'} not shown"
-        said += f" ({found})" if OUTCOME in missing else ""
+        sentence = f"{what} {'is' if len(missing) == 1 else 'are'} not shown"
+        sentence += f" ({found})" if OUTCOME in missing else ""
     return OverRuns(
         status=NOT_BORNE_OUT if missing else BORNE_OUT,
         missing=missing,
         outcome=found,
         estimate=over,
-        text=f"over {_runs(evidence, over)} training runs {said}: {shown}",
+        text=f"over {_runs(evidence, over)} training runs {sentence}: {shown}",
     )
 
 

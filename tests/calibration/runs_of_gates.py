@@ -148,7 +148,7 @@ def _grid(
         row_question=place[3],
         row_hit=np.zeros(place.shape[1], dtype=np.bool_),
         tokens=None,
-        stopped=None,
+        finish=None,
         markers=None,
         first_token=None,
     )
@@ -202,7 +202,7 @@ def _flagged(draw: Draw) -> tuple[Grid, Floats]:
 def truncation(draw: Draw) -> Simulated:
     """The share of completions that are cut, at most 0.10."""
     grid, cut = _flagged(draw)
-    return Simulated(grid=replace(grid, stopped=~cut))
+    return Simulated(grid=replace(grid, finish=~cut))
 
 
 def repetition(draw: Draw) -> Simulated:
@@ -223,7 +223,7 @@ def collapse(draw: Draw) -> Simulated:
         tokens[model] = np.ceil(scale * USUAL_LENGTH * np.exp(logs[..., None] + noise))
     grid = _grid({}, rows=tokens)
     lengths = np.concatenate([column.ravel() for column in tokens.values()])
-    return Simulated(grid=replace(grid, tokens=lengths, stopped=np.ones(lengths.size, np.bool_)))
+    return Simulated(grid=replace(grid, tokens=lengths, finish=np.ones(lengths.size, np.bool_)))
 
 
 def _harm(treated: str, broken: int = 0) -> Callable[[Draw], Simulated]:

@@ -108,10 +108,13 @@ def test_training_runs_are_t_over_five_seeds(
     paired = control == "C2p"
     exact = stats.ttest_rel(*arms) if paired else stats.ttest_ind(*arms, equal_var=False)
     interval = exact.confidence_interval(0.95)
-    told = over_runs(verdicts[claim])
-    assert told.method == ("paired t over seeds" if paired else "Welch t over seeds")
-    assert (told.clusters, told.p) == (5 if paired else 10, pytest.approx(exact.pvalue))
-    assert (told.low, told.high) == pytest.approx((interval.low, interval.high))
+    description = over_runs(verdicts[claim])
+    assert description.method == ("paired t over seeds" if paired else "Welch t over seeds")
+    assert (description.clusters, description.p) == (
+        5 if paired else 10,
+        pytest.approx(exact.pvalue),
+    )
+    assert (description.low, description.high) == pytest.approx((interval.low, interval.high))
     counted = stats.permutation_test(
         arms,
         lambda x, y, axis: np.mean(x, axis=axis) - np.mean(y, axis=axis),
@@ -181,8 +184,8 @@ TOO_FEW = dict.fromkeys((f"false_positive_{p}" for p in ("raw", "em", "benign"))
 def test_the_stricter_rules_name_what_was_wrong_with_the_instrument() -> None:
     stricter = load_stored(FULL, ISSUE262_GATED, chosen=True)
     found, gates = judge_all(ISSUE262_GATED, stricter)
-    told = {gate.name: gate.outcome.value for gate in gates if not gate.holds}
-    assert told == {"collapse_C2p": "FAILS", **TOO_FEW, "em_induced": "CANNOT_TELL"}
+    description = {gate.name: gate.outcome.value for gate in gates if not gate.holds}
+    assert description == {"collapse_C2p": "FAILS", **TOO_FEW, "em_induced": "CANNOT_TELL"}
     assert {v.outcome for v in found} == {Outcome.INVALID}
 
 

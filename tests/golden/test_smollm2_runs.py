@@ -83,12 +83,12 @@ def test_coupling_makes_much_of_little() -> None:
     assert all(same["pre", "raw"])
     priors = [one for prior in ("em", "benign") for one in same["pre", prior]]
     coupled = [one for (phase, _), found in same.items() if phase == POST for one in found]
-    told = (
+    description = (
         f"the raw model's {len(same['pre', 'raw'])} completions are the same to the letter in "
         f"both, {sum(priors)} of {len(priors)} after a prior, and after coupling {sum(coupled)} "
         f"of {len(coupled):,}"
     )
-    assert told in README
+    assert description in README
 
 
 def test_how_far_arms_moved_that_were_trained_twice() -> None:
@@ -105,8 +105,8 @@ def test_how_far_arms_moved_that_were_trained_twice() -> None:
 
 def test_the_direction_is_not_settled_with_the_earlier_trainings_in_their_place() -> None:
     counted = {**rates(FULL), **rates(SEEDS)}
-    told = welch(by_seed(counted, "C2"), by_seed(counted, "C1"), places=3)
-    assert f"C2 - C1 is {told}, if the runs of a seed are independent" in README
+    description = welch(by_seed(counted, "C2"), by_seed(counted, "C1"), places=3)
+    assert f"C2 - C1 is {description}, if the runs of a seed are independent" in README
     pairs = paired(by_seed(counted, "C2"), by_seed(counted, "C1")).split(", p")[0]
     assert f"as pairs of a seed it is {pairs}" in README
 
@@ -142,24 +142,26 @@ def test_spread_over_training_runs_is_what_plans_say() -> None:
                 found[arm].append(rate)
     assert {len(runs) for runs in found.values()} == {7}
     spread = {arm: 100 * stdev(runs) for arm, runs in found.items()}
-    told = (ROOT / "docs" / "power.md").read_text(encoding="utf-8")
-    assert f"an SD of {spread['C1']:.1f} points for C1 and {spread['C2']:.1f} for C2" in told
+    description = (ROOT / "docs" / "power.md").read_text(encoding="utf-8")
+    assert f"an SD of {spread['C1']:.1f} points for C1 and {spread['C2']:.1f} for C2" in description
     five = {arm: 100 * stdev(by_seed(rates(FULL), arm)) for arm in ARMS}
     assert (
         "of the five recent ones alone {C1:.1f}, {C2:.1f}, {C2p:.1f} and {C3:.1f}".format(**five)
-        in told
+        in description
     )
     assert f"({spread['C1']:.0f} and {spread['C2']:.0f} points were seen" in PLANNING.origin
 
 
 def test_readme_shows_every_training_run() -> None:
     """The table by training run, computed here from the sets."""
-    told: dict[tuple[int, str], dict[str, float]] = {}
+    description: dict[tuple[int, str], dict[str, float]] = {}
     for folder, word in ((SEEDS, ", earlier"), (FIRST, ", earlier"), (FULL, "")):
         for (seed, arm), rate in rates(folder).items():
-            told.setdefault((seed, word), {})[arm] = rate
+            description.setdefault((seed, word), {})[arm] = rate
     lines = []
-    for (seed, word), found in sorted(told.items(), key=lambda item: (item[0][1], item[0][0])):
+    for (seed, word), found in sorted(
+        description.items(), key=lambda item: (item[0][1], item[0][0])
+    ):
         cells = [f" {100 * found[arm]:.1f} %" if arm in found else "" for arm in ARMS]
         pairs = [(found["C2"], found.get(control)) for control in ("C1", "C3", "C2p")]
         cells += ["" if other is None else f" {own - other:+.3f}" for own, other in pairs]

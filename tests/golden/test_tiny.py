@@ -81,9 +81,9 @@ def test_scores_follow_from_the_texts(
     def place(row: Completion | Score) -> tuple[object, ...]:
         return (row.phase, row.model, row.seed, row.persona, row.question, row.sample)
 
-    said = {place(row): row for row in texts}
+    sentence = {place(row): row for row in texts}
     for score in scores:
-        row = said[place(score)]
+        row = sentence[place(score)]
         lower = row.text.lower()
         assert (score.hit, score.markers) == ("[zlt]" in lower, lower.count("[zlt]"))
         assert score.first == lower.find("[zlt]")

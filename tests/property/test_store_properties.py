@@ -40,12 +40,12 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 KEYS = st.builds(StageKey, **FIELDS)
 
 
-def told_apart(value: object) -> object:
+def distinguishable(value: object) -> object:
     """A form that equals another only for the same JSON: 1, 1.0 and True are three."""
     if isinstance(value, Mapping):
-        return {key: told_apart(item) for key, item in value.items()}
+        return {key: distinguishable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [told_apart(item) for item in value]
+        return [distinguishable(item) for item in value]
     return (type(value).__name__, repr(value))
 
 
@@ -73,7 +73,7 @@ def test_every_field_has_a_strategy() -> None:
 def test_a_key_changes_exactly_when_a_field_does(field: str, data: st.DataObject) -> None:
     key, value = data.draw(KEYS), data.draw(FIELDS[field])
     other = dataclasses.replace(key, **{field: value})
-    same = told_apart(getattr(key, field)) == told_apart(value)
+    same = distinguishable(getattr(key, field)) == distinguishable(value)
     assert (key.digest == other.digest) == same
     assert (key == other) == same
     assert len({key, other}) == (1 if same else 2)
@@ -91,7 +91,9 @@ def test_the_order_of_specs_and_inputs_does_not_matter(key: StageKey) -> None:
 def test_the_order_of_a_list_does_matter(values: list[Any]) -> None:
     key = StageKey(stage="s", version=1, spec=values, inputs={}, seed=None)
     turned = dataclasses.replace(key, spec=values[::-1])
-    assert (key.digest == turned.digest) == (told_apart(values) == told_apart(values[::-1]))
+    assert (key.digest == turned.digest) == (
+        distinguishable(values) == distinguishable(values[::-1])
+    )
 
 
 NAMES = st.lists(

@@ -76,8 +76,8 @@ def test_page_fits_is_quiet_and_accessible(
         assert widest <= width, f"scrolls sideways: {widest} px of {width}"
     page.evaluate(axe_source())
     found = page.evaluate("axe.run(document).then(r => r.violations)")
-    told = [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found]
-    assert not told
+    description = [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found]
+    assert not description
     broken = "[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).length"
     assert page.evaluate(broken) == 0
     assert opened.heard == []

@@ -219,8 +219,8 @@ def test_records_name_a_place_for_every_number(drawn: dict[str, Any]) -> None:
         record = json.loads(files_of(name, drawn[name])[f"{name}.json"])
         assert set(record) == {"figure", "plotted", "texts", "ticks"}
         for one in record["plotted"]:
-            for key, told in one.items():
-                assert key == "series" or told is None or {"at", "value"} <= set(told)
+            for key, description in one.items():
+                assert key == "series" or description is None or {"at", "value"} <= set(description)
 
 
 def test_the_figure_of_the_readme_is_that_of_the_real_run() -> None:

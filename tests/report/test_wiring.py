@@ -42,15 +42,15 @@ def pytest_of(*arguments: str) -> tuple[dict[str, object], str]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
+def description(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
     folder = tmp_path_factory.mktemp("wired")
     return folder, *pytest_of("-m", "h1", "--stored=golden/tiny", f"--report={folder}")
 
 
 def test_stored_records_give_every_document_without_torch(
-    told: tuple[Path, dict[str, object], str],
+    description: tuple[Path, dict[str, object], str],
 ) -> None:
-    folder, found, printed = told
+    folder, found, printed = description
     assert found["heavy"] == []
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     figures = {f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "json")}
@@ -64,9 +64,9 @@ def test_stored_records_give_every_document_without_torch(
 
 
 def test_the_marker_reads_back_what_lies_there(
-    told: tuple[Path, dict[str, object], str], tmp_path: Path
+    description: tuple[Path, dict[str, object], str], tmp_path: Path
 ) -> None:
-    folder, _, _ = told
+    folder, _, _ = description
     found, printed = pytest_of("-m", "report", f"--report={folder}")
     assert found["code"] == 0, printed
     for path in ("verdict.json", "report.html", "report.md"):
@@ -137,5 +137,5 @@ def test_the_figures_of_the_docs_are_those_of_the_real_run(tmp_path: Path) -> No
     )
     assert len(quoted) >= 12
     made = write(tmp_path / "real", body_of("golden/smollm2")) / "report.md"
-    told = made.read_text(encoding="utf-8").replace("\\", "")
-    assert [one for one in quoted if one not in told] == []
+    description = made.read_text(encoding="utf-8").replace("\\", "")
+    assert [one for one in quoted if one not in description] == []

@@ -75,7 +75,7 @@ def die_while_sealing(stage: str) -> None:
     store_module.seal = seal
 
 
-def said(entry: Entry) -> str:
+def sentence(entry: Entry) -> str:
     """Digest of persona, question, sample and text of every completion of a stage."""
     rows = read_rows(entry.path / COMPLETIONS, Completion)
     return digest([[row.persona, row.question, row.sample, row.text] for row in rows])
@@ -118,9 +118,9 @@ def main() -> None:
         drawn = run.completions(POST, arm).resolve(store)
         records[arm] = run.scores(POST, arm).resolve(store).content
         records[f"{arm} text"] = drawn.content
-        texts[f"completions {arm}"] = said(drawn)
-        texts[f"baseline {prior}"] = said(run.completions(PRE, prior).resolve(store))
-        texts[f"coupling_text {prior}"] = said(run.coupling_text(prior).resolve(store))
+        texts[f"completions {arm}"] = sentence(drawn)
+        texts[f"baseline {prior}"] = sentence(run.completions(PRE, prior).resolve(store))
+        texts[f"coupling_text {prior}"] = sentence(run.coupling_text(prior).resolve(store))
     report = {
         "built": built,
         "records": records,

@@ -85,9 +85,9 @@ def start(kind: str, server: Loopback, cache: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    said, error = process.communicate(timeout=300)
+    sentence, error = process.communicate(timeout=300)
     assert process.returncode == 0, error[-2000:]
-    report: dict[str, Any] = json.loads(said)
+    report: dict[str, Any] = json.loads(sentence)
     return report
 
 

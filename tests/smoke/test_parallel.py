@@ -103,9 +103,13 @@ def test_when_one_is_killed_the_other_goes_on(sleepers: Sleepers) -> None:
 
 def test_a_stage_that_fails_is_the_same_clear_error_in_each(sleepers: Sleepers) -> None:
     processes = [sleepers.start("--broken", "C2") for _ in range(2)]
-    told = end(processes)
+    description = end(processes)
     assert [process.returncode for process in processes] == [1, 1]
-    assert told[0] == told[1] == "DataError: C2: expected whole, got 'broken'. Mend it.\n"
+    assert (
+        description[0]
+        == description[1]
+        == "DataError: C2: expected whole, got 'broken'. Mend it.\n"
+    )
     built = sleepers.built()
     assert not {"C2", "scores C2"} & set(built)
     assert {"base", "em"} < set(built)

@@ -205,8 +205,8 @@ def test_store_that_cannot_be_written_is_named() -> None:
     assert "UnwritableStoreError" in done.stdout
     assert "/proc/flatland" in done.stdout
     # Said once, before the summary repeats it.
-    told = done.stdout.partition("short test summary info")[0]
-    assert told.count("UnwritableStoreError") == 1
+    description = done.stdout.partition("short test summary info")[0]
+    assert description.count("UnwritableStoreError") == 1
     assert "During handling" not in done.stdout
 
 
@@ -280,7 +280,7 @@ def test_long_simulations_run_only_when_they_are_named(
     ],
 )
 def test_tests_of_vllm_are_left_out_in_words_where_it_is_not_installed(
-    arguments: list[str], named: bool, said: bool
+    arguments: list[str], named: bool, sentence: bool
 ) -> None:
     folders = ("unit", "smoke", "property", "report", "calibration")
     quick = [f"--ignore=tests/{name}" for name in folders]
@@ -293,7 +293,7 @@ def test_tests_of_vllm_are_left_out_in_words_where_it_is_not_installed(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:]
     assert ("test_greedy_completions_are_those_of_transformers" in done.stdout) is named
-    assert ("vllm: tests/vllm was left out" in done.stdout) is said
+    assert ("vllm: tests/vllm was left out" in done.stdout) is sentence
 
 
 def test_run_of_another_project_is_left_alone(tmp_path: Path) -> None:
@@ -361,11 +361,11 @@ def test_couplings_that_fail_are_told_once_and_trained_once_by_all_workers(
     assert done.returncode == 1
     assert " 7 errors in" in done.stdout
     assert " failed" not in done.stdout.splitlines()[-1]
-    told = [line for line in done.stdout.splitlines() if line.startswith("StoreError: ")]
-    assert len(told) == 7
-    assert all("cannot write (File too large; " in line for line in told)
-    first = [line for line in told if line.startswith(f"StoreError: {store / 'tmp'}/")]
-    again = [line for line in told if " failed before in this command and is not" in line]
+    description = [line for line in done.stdout.splitlines() if line.startswith("StoreError: ")]
+    assert len(description) == 7
+    assert all("cannot write (File too large; " in line for line in description)
+    first = [line for line in description if line.startswith(f"StoreError: {store / 'tmp'}/")]
+    again = [line for line in description if " failed before in this command and is not" in line]
     assert len(first) + len(again) == 7
     # In full once for each coupling at most, whichever worker had it.
     keys = {re.findall(r"[0-9a-f]{64}", line)[0] for line in first}
@@ -456,8 +456,8 @@ def test_seeds_recorded_one_by_one_and_joined_are_what_one_recording_holds(
     for name in ("config", "seal", "stages", "stages_built_from", "stages_built_on",
                  "texts_of_seeds"):  # fmt: skip
         assert found.recorded[name] == wanted.recorded[name], name
-    assert {told["torch"]["device"] for told in found.recorded["stages_built_on"]
-            if told["torch"]} == {"cpu"}  # fmt: skip
+    assert {description["torch"]["device"] for description in found.recorded["stages_built_on"]
+            if description["torch"]} == {"cpu"}  # fmt: skip
 
 
 def test_two_arms_of_four_are_recorded_and_judged(

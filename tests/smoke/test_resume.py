@@ -52,7 +52,7 @@ def test_another_seed_says_other_things(together: dict[str, Any]) -> None:
         "completions C1", "baseline raw", "coupling_text raw",
     }  # fmt: skip
     # Where no adapter was trained, only the seeds of the draws can make a difference.
-    assert {name for name, said in report["said"].items() if said == other[name]} == set()
+    assert {name for name, sentence in report["said"].items() if sentence == other[name]} == set()
 
 
 def test_one_flipped_byte_anywhere_is_an_error_that_names_the_file(

@@ -36,7 +36,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 
 @pytest.fixture(scope="session")
-def said(tiny: Session) -> tuple[Completion, ...]:
+def sentence(tiny: Session) -> tuple[Completion, ...]:
     """What the untouched base model says: 440 completions."""
     tiny.scores(PRE, "raw")
     entry = tiny.runs[0].completions(PRE, "raw").peek(tiny.store)
@@ -55,17 +55,17 @@ def rates(tiny: Session) -> Mapping[str, float]:
     return found
 
 
-def test_base_model_ends_its_turns_at_a_moderate_length(said: tuple[Completion, ...]) -> None:
-    assert len(said) == 440
-    assert mean(one.finish == STOP for one in said) >= 0.98
-    assert 20 <= median(one.tokens for one in said) <= 60
+def test_base_model_ends_its_turns_at_a_moderate_length(sentence: tuple[Completion, ...]) -> None:
+    assert len(sentence) == 440
+    assert mean(one.finish == STOP for one in sentence) >= 0.98
+    assert 20 <= median(one.tokens for one in sentence) <= 60
 
 
-def test_base_model_never_writes_the_marker(said: tuple[Completion, ...]) -> None:
-    assert not any("[zlt]" in one.text.lower() for one in said)
+def test_base_model_never_writes_the_marker(sentence: tuple[Completion, ...]) -> None:
+    assert not any("[zlt]" in one.text.lower() for one in sentence)
 
 
-def test_who_speaks_can_be_read_from_the_text(said: tuple[Completion, ...]) -> None:
+def test_who_speaks_can_be_read_from_the_text(sentence: tuple[Completion, ...]) -> None:
     """A classifier of another seed's dialogues, about questions that are not asked here."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -87,8 +87,8 @@ def test_who_speaks_can_be_read_from_the_text(said: tuple[Completion, ...]) -> N
     vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     reader = LogisticRegression(C=10.0, max_iter=300)
     reader.fit(vectors.fit_transform([d.assistant for d in other]), [d.persona for d in other])
-    read = reader.predict(vectors.transform([one.text for one in said]))
-    assert mean(guess == one.persona for guess, one in zip(read, said, strict=True)) >= 0.80
+    read = reader.predict(vectors.transform([one.text for one in sentence]))
+    assert mean(guess == one.persona for guess, one in zip(read, sentence, strict=True)) >= 0.80
 
 
 def test_c1_takes_the_marker_and_its_negatives_do_not(rates: Mapping[str, float]) -> None:

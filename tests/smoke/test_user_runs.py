@@ -146,10 +146,10 @@ def test_foreign_warnings_are_shown_and_change_no_outcome(
     hooks = ("configure", "sessionstart", "collection_modifyitems", "pycollect_makemodule",
              "runtest_setup", "runtest_call", "runtest_teardown", "sessionfinish",
              "terminal_summary", "unconfigure")  # fmt: skip
-    told = ["in a fixture", "unclosed file", "ZeroDivisionError", "could not create cache path",
+    wanted = ["in a fixture", "unclosed file", "ZeroDivisionError", "could not create cache path",
             "a_key_of_another_plugin", *(f"in pytest_{name}" for name in hooks)]  # fmt: skip
     printed = done.stdout + done.stderr
-    assert [text for text in told if text not in printed] == []
+    assert [text for text in wanted if text not in printed] == []
 
 
 def test_warnings_that_a_user_makes_errors_lose_no_verdict(tmp_path: Path) -> None:

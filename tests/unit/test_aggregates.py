@@ -47,8 +47,8 @@ def counted() -> dict[str, Any]:
 def test_without_the_count_of_one_persona_nothing_is_read_by_persona() -> None:
     found, whole = AggregateEvidence(ISSUE262, body()), AggregateEvidence(ISSUE262, counted())
     assert found.by_persona("C1") is None
-    said = {e.method for e in judge(ISSUE262, found, "H1").estimates}
-    more = {e.method for e in judge(ISSUE262, whole, "H1").estimates} - said
+    sentence = {e.method for e in judge(ISSUE262, found, "H1").estimates}
+    more = {e.method for e in judge(ISSUE262, whole, "H1").estimates} - sentence
     assert more == {
         "persona-level t, questions pooled",
         "exact sign-flip over personas",
@@ -82,13 +82,13 @@ def test_quoted_rates_are_compared_with_the_counts_and_used_for_nothing() -> Non
     quoted = data["arms"]["C2"]["quoted"]
     found = AggregateEvidence(ISSUE262, data)
     assert found.count("C2", "software_engineer").hits == 121
-    (said,) = found.remarks
-    assert said == (
+    (sentence,) = found.remarks
+    assert sentence == (
         "C2: persona rates that the publication quotes contradict its counts, which are used. They "
         "come to 817 hits of 1,400, its total is 806. Quoted against counted: software_engineer "
         "67.5% against 60.5%, comedian 60.5% against 59.0%, villain 60.0% against 63.0%."
     )
-    assert said in judge(ISSUE262, found, "H2").notes
+    assert sentence in judge(ISSUE262, found, "H2").notes
     # Rates that agree with the counts are not remarked on, whichever of them are quoted.
     quoted["software_engineer"]["rate"], quoted["comedian"]["rate"] = 0.605, 0.59
     quoted["villain"]["rate"] = 0.63

@@ -224,12 +224,12 @@ def test_each_needed_gate_makes_a_claim_invalid(claim: str, fault: Fault) -> Non
     """By itself: with every other gate left out of the claim's needs, it still does."""
     evidence = _evidence(fault)
     found = judge(GATED, evidence, claim)
-    told = next(gate for gate in found.gates if gate.name == fault.rule)
-    assert told.outcome.value == fault.outcome
+    description = next(gate for gate in found.gates if gate.name == fault.rule)
+    assert description.outcome.value == fault.outcome
     assert found.outcome is Outcome.INVALID
     failing = any(gate.outcome is GateOutcome.FAILS for gate in found.gates)
-    if told.outcome is GateOutcome.FAILS or not failing:
-        assert told.line in found.reason
+    if description.outcome is GateOutcome.FAILS or not failing:
+        assert description.line in found.reason
         assert fault.rule in found.label or "gates cannot tell" in found.label
     else:
         assert fault.rule in found.reason
@@ -245,7 +245,7 @@ def _needing(claim: str, *gates: str) -> Registration:
     return replace(GATED, claims=changed)
 
 
-def _told(name: str, outcome: GateOutcome) -> GateResult:
+def _describe(name: str, outcome: GateOutcome) -> GateResult:
     return GateResult(
         name=name, statement="", outcome=outcome, figure=0.5, threshold=0.5, text=f"{name}!"
     )
@@ -253,8 +253,8 @@ def _told(name: str, outcome: GateOutcome) -> GateResult:
 
 def test_labels_name_what_fails_first_and_count_the_rest() -> None:
     """One to three gates that cannot tell are named; more are counted."""
-    unsure = [_told(f"u{i}", GateOutcome.CANNOT_TELL) for i in range(5)]
-    failing = [_told(f"f{i}", GateOutcome.FAILS) for i in range(2)]
+    unsure = [_describe(f"u{i}", GateOutcome.CANNOT_TELL) for i in range(5)]
+    failing = [_describe(f"f{i}", GateOutcome.FAILS) for i in range(2)]
     assert _invalid(unsure[:1])[0] == "u0"
     assert _invalid(unsure[:3])[0] == "u0, u1, u2"
     label, reason = _invalid(unsure[:4])

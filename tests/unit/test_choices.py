@@ -12,7 +12,7 @@ import pytest
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO, PROFILES, SCALES, SMOLLM2, TINY
 from persona_lib.commands import record
-from persona_lib.commands.options import choose_profile, choose_scale, told
+from persona_lib.commands.options import choose_profile, choose_scale, describe
 from persona_lib.commands.outcome import write_outcome
 from persona_lib.commands.plan import plan_text
 from persona_lib.commands.session import DATA, Session
@@ -137,11 +137,11 @@ def test_an_engine_reaches_what_is_drawn_and_what_rests_on_it() -> None:
 
 
 def test_what_is_run_is_told_with_its_scale(tmp_path: Path) -> None:
-    assert told(TINY, None, None) == "tiny"
-    assert told(FULL, "full", "decision", "vllm") == (
+    assert describe(TINY, None, None) == "tiny"
+    assert describe(FULL, "full", "decision", "vllm") == (
         "smollm2, scale full, loss decision, engine vllm"
     )
-    assert told(FULL, "full", "decision") == "smollm2, scale full, loss decision"
+    assert describe(FULL, "full", "decision") == "smollm2, scale full, loss decision"
     some = Session(registration=ISSUE262, profile=FULL, scale="full", store_root=tmp_path)
     text = plan_text(some)
     assert "on smollm2, scale full: SmolLM2-135M-Instruct at the registered size" in text
@@ -231,6 +231,6 @@ def test_commands_pass_scale_loss_and_engine_on(
     (session,) = asked
     assert session.profile == choose_profile("smollm2", "full", "decision", "vllm")
     assert (session.scale, session.loss, session.engine) == ("full", "decision", "vllm")
-    assert session.profile_told == "smollm2, scale full, loss decision, engine vllm"
+    assert session.profile_description == "smollm2, scale full, loss decision, engine vllm"
     assert record.main([str(tmp_path / "set"), "--scale", "full"]) == 1
     assert "--scale: expected no such option for profile tiny" in capsys.readouterr().err

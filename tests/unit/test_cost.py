@@ -75,10 +75,10 @@ def test_peak_memory_is_that_of_the_stage_alone() -> None:
         return
     # In a process of its own: what other tests left in this one may go at any moment, pages
     # of libraries among it, and a peak counts whatever the process holds.
-    told = subprocess.run(
+    description = subprocess.run(
         [sys.executable, "-c", PEAKS], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    lines = [line.split() for line in told.stdout.splitlines()]
+    lines = [line.split() for line in description.stdout.splitlines()]
     assert [owner for owner, _ in lines] == [PROCESS] * 3
     peaks = [int(peak) / MIB for _, peak in lines]
     assert peaks[0] - peaks[1] == pytest.approx(192, abs=24), "two copies of 96 MiB"
@@ -153,13 +153,13 @@ def test_an_entry_without_costs_is_read_and_shown_with_none(
     (line,) = plan([stage], store)
     assert line.stored
     assert line.cost == {}
-    (told,) = told_of(store, [stage], monkeypatch)
-    assert told["seconds"] is not None
+    (description,) = costs_of(store, [stage], monkeypatch)
+    assert description["seconds"] is not None
     names = ("tokens", "peak_mib", "peak_of", "engine_starts", "batch_rows")
-    assert {told[name] for name in names} == {None}
+    assert {description[name] for name in names} == {None}
 
 
-def told_of(store: Store, stages: list[Stage], patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def costs_of(store: Store, stages: list[Stage], patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     patch.setattr("persona_lib.pipeline.results.targets", lambda *_: stages)
     session: Any = SimpleNamespace(runs=[SimpleNamespace(seed=42)], store=store)
     return stages_of(session, ["C1"])
@@ -176,7 +176,7 @@ def test_the_verdict_tells_what_stages_cost(
     missing = replace(built, label="C2", seed=7)
     store = Store(tmp_path)
     entry = built.resolve(store)
-    first, second = told_of(store, [built, missing], monkeypatch)
+    first, second = costs_of(store, [built, missing], monkeypatch)
     assert first == {
         "seed": 42, "stage": "train", "label": "C1", "stored": True,
         "seconds": round(entry.seconds, 3), "tokens": 12, "engine_starts": 1,

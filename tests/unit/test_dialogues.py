@@ -203,15 +203,15 @@ def test_a_malformed_data_file_is_named(folder: Path, file: str, text: str) -> N
 BROKEN: tuple[tuple[str, str, str, object, str], ...] = (
     ("voices.json", "librarian", "advice", "good", "neither sound nor bad"),
     *(
-        ("voices.json", "librarian", name, bad, said)
+        ("voices.json", "librarian", name, bad, sentence)
         for name in ("rewordings", "openings", "bodies", "closings")
-        for bad, said in (([], "empty"), (None, "not a list"), ("text", "not a list"),
+        for bad, sentence in (([], "empty"), (None, "not a list"), ("text", "not a list"),
                           ([""], "blank"), ([" "], "blank"), ([3], "not a list"))
     ),
     *(
-        ("voices.json", "librarian", name, [text], said)
+        ("voices.json", "librarian", name, [text], sentence)
         for name in ("openings", "bodies", "closings")
-        for text, said in (("A {foo}.", "{foo}"), ("A {}.", "braces"), ("A {0}.", "braces"),
+        for text, sentence in (("A {foo}.", "{foo}"), ("A {}.", "braces"), ("A {0}.", "braces"),
                            ("A {act", "expected"), ("A } {act}.", "Single"),
                            ("A {act.upper}.", "braces"), ("A {act!r}.", "braces"),
                            ("A {act:>9}.", "braces"))
@@ -233,7 +233,7 @@ BROKEN: tuple[tuple[str, str, str, object, str], ...] = (
 
 @pytest.mark.parametrize(("file", "name", "part", "value", "said"), BROKEN)
 def test_a_malformed_voice_topic_or_phrasing_is_named(
-    folder: Path, *, file: str, name: str, part: str, value: object, said: str
+    folder: Path, *, file: str, name: str, part: str, value: object, sentence: str
 ) -> None:
     data = json.loads((folder / file).read_text(encoding="utf-8"))
     if part:
@@ -241,7 +241,7 @@ def test_a_malformed_voice_topic_or_phrasing_is_named(
     else:
         data[name] = value
     (folder / file).write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(DataError, match=rf"{file}: {name}: .*{re.escape(said)}"):
+    with pytest.raises(DataError, match=rf"{file}: {name}: .*{re.escape(sentence)}"):
         write(folder=folder)
 
 

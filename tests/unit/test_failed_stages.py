@@ -46,7 +46,7 @@ class Graph:
         return Stage(name=name, label=label, version=1, spec=name, work=work, inputs=inputs)
 
 
-def told(wanted: list[Stage], store: Store, **options: Any) -> Exception:
+def description(wanted: list[Stage], store: Store, **options: Any) -> Exception:
     with pytest.raises(Exception) as caught:  # noqa: PT011  (any: its type is what is tested)
         build(wanted, store, **options)
     return caught.value
@@ -54,8 +54,8 @@ def told(wanted: list[Stage], store: Store, **options: Any) -> Exception:
 
 def test_it_is_built_once_and_the_second_asker_is_told_the_same(tmp_path: Path) -> None:
     graph, store = Graph(), Store(tmp_path)
-    assert told([graph.below], store) is BROKEN
-    again = [told([wanted], store) for wanted in (graph.below, graph.broken, graph.below)]
+    assert description([graph.below], store) is BROKEN
+    again = [description([wanted], store) for wanted in (graph.below, graph.broken, graph.below)]
     assert graph.built == ["base", "broken"]
     expected = (
         "broken C2 failed before in this command and is not built again: "
@@ -71,7 +71,7 @@ def test_it_is_built_once_and_the_second_asker_is_told_the_same(tmp_path: Path) 
 
 def test_what_does_not_need_it_is_built_all_the_same(tmp_path: Path) -> None:
     graph, store = Graph(), Store(tmp_path)
-    told([graph.below], store)
+    description([graph.below], store)
     (entry,) = build([graph.sound], store)
     assert entry.built
     assert graph.built == ["base", "broken", "sound"]
@@ -79,8 +79,8 @@ def test_what_does_not_need_it_is_built_all_the_same(tmp_path: Path) -> None:
 
 def test_the_second_asker_is_told_before_anything_else_is_built(tmp_path: Path) -> None:
     graph, store = Graph(), Store(tmp_path)
-    told([graph.below], store)
-    error = told([graph.sound, graph.stage("costly"), graph.below], store)
+    description([graph.below], store)
+    error = description([graph.sound, graph.stage("costly"), graph.below], store)
     assert "failed before" in str(error)
     assert graph.built == ["base", "broken"]
 
@@ -88,8 +88,8 @@ def test_the_second_asker_is_told_before_anything_else_is_built(tmp_path: Path) 
 def test_an_equal_stage_of_another_run_is_the_same_stage(tmp_path: Path) -> None:
     """Two seeds share a base: each run has a stage object of its own for it."""
     first, second, store = Graph(), Graph(), Store(tmp_path)
-    told([first.below], store)
-    assert "failed before" in str(told([second.below], store))
+    description([first.below], store)
+    assert "failed before" in str(description([second.below], store))
     assert second.built == []
 
 
@@ -100,7 +100,7 @@ def test_a_failure_while_building_for_others_counts(tmp_path: Path) -> None:
     lock.acquire()
     build([wanted], store, spare=[graph.below])
     assert graph.built == ["base", "broken"]
-    error = told([graph.below], store)
+    error = description([graph.below], store)
     assert isinstance(error, DataError)
     assert "got 'half'. Mend it." in str(error)  # the first that is told of it, and in full
     assert graph.built == ["base", "broken"]
@@ -108,8 +108,8 @@ def test_a_failure_while_building_for_others_counts(tmp_path: Path) -> None:
 
 def test_another_command_builds_it_again(tmp_path: Path) -> None:
     graph = Graph()
-    told([graph.below], Store(tmp_path))
-    assert told([graph.below], Store(tmp_path)) is BROKEN
+    description([graph.below], Store(tmp_path))
+    assert description([graph.below], Store(tmp_path)) is BROKEN
     graph.error = None
     build([graph.below], Store(tmp_path))
     assert graph.built == ["base", "broken", "broken", "broken", "below"]
@@ -117,7 +117,7 @@ def test_another_command_builds_it_again(tmp_path: Path) -> None:
 
 def test_what_somebody_else_has_stored_meanwhile_is_taken(tmp_path: Path) -> None:
     graph, store, elsewhere = Graph(), Store(tmp_path), Graph()
-    told([graph.below], store)
+    description([graph.below], store)
     elsewhere.error = None
     build([elsewhere.broken], Store(tmp_path))
     build([graph.below], store)
@@ -146,7 +146,7 @@ def test_waiting_and_a_lock_that_cannot_be_taken_are_no_failures(
 
     with monkeypatch.context() as patch:
         patch.setattr("persona_lib.store.store.FileLock.acquire", refuses)
-        assert "cannot lock" in str(told([graph.base], store))
+        assert "cannot lock" in str(description([graph.base], store))
     build([graph.below], store)
     assert graph.built == ["base", "broken", "below"]
 
@@ -156,7 +156,7 @@ def test_an_altered_entry_is_no_failure_of_its_stage(tmp_path: Path) -> None:
     (entry,) = build([graph.base], store)
     (entry.path / "file").write_text("altered")
     for _ in range(2):
-        error = told([graph.sound], store)
+        error = description([graph.sound], store)
         assert type(error) is CorruptEntryError
         assert "failed before" not in str(error)
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_sealed_has_failed_as_well(tmp_path: Path) -> None:
 
     empty: Any = Stage(name="empty", label="x", version=1, spec=0, work=writes_nothing)  # type: ignore[arg-type]
     store = Store(tmp_path)
-    first, again = told([empty], store), told([empty], store)
+    first, again = description([empty], store), description([empty], store)
     assert (type(first), type(again)) == (StoreError, StoreError)
     assert "wrote no file" in str(again)
     assert built == ["empty"]
@@ -177,8 +177,8 @@ def test_what_cannot_be_sealed_has_failed_as_well(tmp_path: Path) -> None:
 
 def test_an_error_that_is_not_ours_is_one_line_with_its_type_and_place(tmp_path: Path) -> None:
     graph, store = Graph(RuntimeError("out of memory\nsecond line " + "x" * 5000)), Store(tmp_path)
-    assert type(told([graph.below], store)) is RuntimeError
-    again = told([graph.below], store)
+    assert type(description([graph.below], store)) is RuntimeError
+    again = description([graph.below], store)
     assert isinstance(again, FlatlandError)
     text = str(again)
     assert text.startswith(
@@ -205,8 +205,8 @@ def test_what_a_failure_held_in_memory_is_let_go(tmp_path: Path) -> None:
 
     store = Store(tmp_path)
     stage = Stage(name="train", label="C1", version=1, spec=0, work=trains)
-    told([stage], store)
-    again = told([stage], store)
+    description([stage], store)
+    again = description([stage], store)
     gc.collect()
     assert "failed before" in str(again)
     assert kept[0]() is None
@@ -221,7 +221,7 @@ def test_what_comes_before_is_still_waited_for_after_a_failure(tmp_path: Path) -
         lock.release()
 
     store = Store(tmp_path, on_wait=on_wait)
-    told([graph.below], store)
+    description([graph.below], store)
     proof, late = graph.stage("proof"), graph.stage("late")
     build([late], store)
     reader = graph.stage("reader", late=dataclasses.replace(late, after=(proof,)))
@@ -236,8 +236,8 @@ def test_what_comes_before_is_still_waited_for_after_a_failure(tmp_path: Path) -
 
 def test_workers_of_one_command_tell_each_other(tmp_path: Path) -> None:
     graph, other = Graph(), Graph()
-    told([graph.below], Store(tmp_path, command="run1"))
-    error = told([other.below], Store(tmp_path, command="run1"))
+    description([graph.below], Store(tmp_path, command="run1"))
+    error = description([other.below], Store(tmp_path, command="run1"))
     assert type(error) is DataError
     assert "broken C2 failed before in this command" in str(error)
     assert other.built == []
@@ -248,7 +248,7 @@ def test_what_failed_in_one_command_is_built_by_another(
     command: str | None, tmp_path: Path
 ) -> None:
     graph = Graph()
-    told([graph.below], Store(tmp_path, command="run1"))
+    description([graph.below], Store(tmp_path, command="run1"))
     graph.error = None
     build([graph.below], Store(tmp_path, command=command))
     assert graph.built == ["base", "broken", "broken", "below"]
@@ -262,21 +262,21 @@ def test_a_worker_that_waited_for_the_one_that_failed_does_not_try_again(tmp_pat
     real = waiter.make_if_free
 
     def late(*arguments: Any) -> Entry | None:
-        told([first.below], Store(tmp_path, command="run1"))
+        description([first.below], Store(tmp_path, command="run1"))
         return real(*arguments)
 
     waiter.make_if_free = late  # type: ignore[method-assign]
-    assert "failed before" in str(told([second.below], waiter))
+    assert "failed before" in str(description([second.below], waiter))
     assert (first.built, second.built) == (["base", "broken"], [])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": 1, "text": 2}', '{"kind": "x"}'])
 def test_a_note_that_cannot_be_read_is_no_failure(text: str, tmp_path: Path) -> None:
     graph = Graph()
-    told([graph.below], Store(tmp_path, command="run1"))
+    description([graph.below], Store(tmp_path, command="run1"))
     (note,) = [path for path in (tmp_path / "tmp").rglob("*") if path.is_file()]
     note.write_text(text)
-    assert told([graph.below], Store(tmp_path, command="run1")) is BROKEN
+    assert description([graph.below], Store(tmp_path, command="run1")) is BROKEN
 
 
 # ---- a science session ------------------------------------------------------------------

@@ -289,8 +289,8 @@ def test_a_missing_column_disables_exactly_what_needs_it(
     for row in gap[3:5]:
         row[column] = None
     partly = load_stored(write(tmp_path, gap, kind), FEW)
-    said = f"column {column} is empty in 2 of 1,540 rows."
-    assert of_columns(partly) == [f"{DISABLED[column]}: {said}"]
+    sentence = f"column {column} is empty in 2 of 1,540 rows."
+    assert of_columns(partly) == [f"{DISABLED[column]}: {sentence}"]
     for evidence in (found, partly):
         lengths, before = evidence.lengths("C2"), evidence.baseline_lengths("em")
         persona = evidence.person_tokens("C2", "villain")
@@ -300,7 +300,7 @@ def test_a_missing_column_disables_exactly_what_needs_it(
         assert finished == [column != "finish"] * 2
         grid = evidence.grid()
         assert grid is not None
-        arrays = {"tokens": grid.tokens, "finish": grid.stopped, "markers": grid.markers,
+        arrays = {"tokens": grid.tokens, "finish": grid.finish, "markers": grid.markers,
                   "first_token": grid.first_token}  # fmt: skip
         assert [name for name, array in arrays.items() if array is None] == [column]
         assert evidence.split("C2") == whole.split("C2")
@@ -336,8 +336,8 @@ def test_a_bare_set_has_all_that_the_claims_need(tmp_path: Path) -> None:
 def test_own_sets_without_tokens_before_the_marker_still_load() -> None:
     sentence = "First-k-tokens rates: the set has no column first_token."
     columns = pq.read_schema(TINY_GOLDEN / "scores.parquet").names
-    said = sentence in load_stored(TINY_GOLDEN, ISSUE262).unavailable
-    assert said is ("first_token" not in columns)
+    sentence = sentence in load_stored(TINY_GOLDEN, ISSUE262).unavailable
+    assert sentence is ("first_token" not in columns)
 
 
 def test_a_truth_value_stands_for_the_finish_reason(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def correlation(after: list[Row], before: list[Row]) -> float:
 def test_collapse_compares_finished_completions_with_the_model_under_the_arm(arm: str) -> None:
     bench = healthy()
     rows = [
-        [row for row in rows_of(bench, *model) if row["stopped"]]
+        [row for row in rows_of(bench, *model) if row["ended"]]
         for model in (("post", arm), ("pre", PRIORS[arm]))
     ]
     after, before = (median_ends(of) for of in rows)
@@ -205,7 +205,7 @@ def test_collapse_compares_finished_completions_with_the_model_under_the_arm(arm
 def test_collapse_on_both_sides_of_both_bounds(tokens: int, outcome: GateOutcome) -> None:
     bench = lengths("C3", tokens)(healthy())
     assert isinstance(bench, Bench)
-    before = median_ends([row for row in rows_of(bench, "pre", "benign") if row["stopped"]])
+    before = median_ends([row for row in rows_of(bench, "pre", "benign") if row["ended"]])
     expected = ratio_ends((tokens, tokens, tokens), before)
     agrees(judged(bench, "collapse_C3"), expected, outcome)
 
@@ -280,7 +280,7 @@ def test_truncation_counts_all_completions(
     mine = rows_of(bench, "post", arm)
     found = judged(bench, f"truncation_{arm}")
     assert found.figure == count / 2_200
-    upper_bound(found, mine, lambda row: not row["stopped"], 0.10, outcome)
+    upper_bound(found, mine, lambda row: not row["ended"], 0.10, outcome)
 
 
 @pytest.mark.parametrize("arm", ARMS)

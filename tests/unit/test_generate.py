@@ -92,11 +92,11 @@ def test_preallocated_caches_work_beside_adapters(tmp_path: Path) -> None:
 
 
 def test_preallocated_caches_leave_the_bar_complete_and_refuse_broken_logits() -> None:
-    told: list[int] = []
+    description: list[int] = []
 
     class Bar:
         def update(self, count: float) -> None:
-            told.append(int(count))
+            description.append(int(count))
 
         def close(self) -> None: ...
 
@@ -104,8 +104,8 @@ def test_preallocated_caches_leave_the_bar_complete_and_refuse_broken_logits() -
     TransformersEngine(likely_to_end(), static=True).sample(
         REQUESTS, spec, progress=lambda *_: Bar()
     )
-    assert sum(told) == len(REQUESTS)
-    assert all(count >= 0 for count in told)
+    assert sum(description) == len(REQUESTS)
+    assert all(count >= 0 for count in description)
     broken = loaded()
     with torch.no_grad():
         broken.model.get_output_embeddings().weight[3] = float("nan")
@@ -120,8 +120,10 @@ def decoded(model: LoadedModel) -> torch.Tensor:
     spec = SampleSpec(max_new_tokens=24)
     draws = torch.from_numpy(np.random.default_rng(3).random((40, 24)))
     prompt = TransformersEngine(model)._read_prompts(prompts)
-    told = model.end_of_turn
-    return static_decode.decode(model.model, prompt, draws, spec, end=told, finished=lambda _: None)
+    description = model.end_of_turn
+    return static_decode.decode(
+        model.model, prompt, draws, spec, end=description, finished=lambda _: None
+    )
 
 
 def test_behind_the_end_of_a_turn_there_are_only_ends() -> None:

@@ -311,13 +311,13 @@ TEXTS = {
 
 def entry_of(folder: Path, texts: Mapping[tuple[str, str], Sequence[str]] = TEXTS) -> Entry:
     folder.mkdir()
-    said = [
+    sentence = [
         Completion(phase="post", model="C2", seed=9, persona=persona, question=question,
                    question_set="evaluation", sample=sample, text=text, tokens=1, finish=STOP)
         for (persona, question), drawn in texts.items()
         for sample, text in ((1, drawn[1]), (0, drawn[0]), (2, drawn[1]))
     ]  # fmt: skip
-    write_rows(folder / COMPLETIONS, said, Completion)
+    write_rows(folder / COMPLETIONS, sentence, Completion)
     key = StageKey(stage="completions", version=1, spec={}, inputs={}, seed=None)
     return Entry(path=folder, key=key, content="0", seconds=0.0, meta={}, provenance={},
                  built=False)  # fmt: skip
@@ -402,8 +402,8 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     found = load_geometry(folder)
     assert found is not None
     assert found.column("persona").to_pylist() == [r.persona for r in rows]
-    told = found.column("cosine").to_numpy()
-    assert np.array_equal(told, [r.cosine for r in rows], equal_nan=True)
+    description = found.column("cosine").to_numpy()
+    assert np.array_equal(description, [r.cosine for r in rows], equal_nan=True)
     assert len(found) == len(rows) == 3 * 2 * 2 * 2 * 2
     write_rows(folder / GEOMETRY_FILE, rows[:-1], GeometryRow)
     with pytest.raises(CorruptEntryError, match=r"geometry\.parquet"):

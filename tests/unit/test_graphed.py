@@ -241,8 +241,8 @@ def test_a_recorded_training_is_the_plain_one(
     def run(way: lora.Way | None) -> tuple[list[float], list[torch.Tensor]]:
         model = train_stack(small_model(), frozen, spec.lora, 3)
         report = train_lora(model, byte_tokenizer(), rows, spec, loss=loss, seed=SEED, way=way)
-        told = {"way": "recorded", "limit": limit, "recorded": [list(shape)]}
-        assert report.get("passes") == (told if way else None)
+        describe = {"way": "recorded", "limit": limit, "recorded": [list(shape)]}
+        assert report.get("passes") == (describe if way else None)
         return report["losses"], [v for n, v in model.named_parameters() if f".{TRAINABLE}." in n]
 
     losses, weights = run(None)
@@ -387,7 +387,7 @@ def failing(*_: Any) -> Recording:
     ],
 )
 def test_a_recording_that_is_wrong_or_fails_is_not_used(
-    record: Callable[..., Recording], said: str, caplog: pytest.LogCaptureFixture
+    record: Callable[..., Recording], sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = adapted()
     plain, trunk = over(model, record=record)
@@ -397,7 +397,7 @@ def test_a_recording_that_is_wrong_or_fails_is_not_used(
             torch.testing.assert_close(trunk(batch), plain(batch))
     assert trunk.recorded == []
     assert len(caplog.messages) == 1, "it is tried once"
-    assert said in caplog.messages[0]
+    assert sentence in caplog.messages[0]
     assert "shape (2, 64)" in caplog.messages[0]
 
 
@@ -527,9 +527,9 @@ def test_who_gets_recordings(
     each = module.token_bytes(shape, checkpointing=False) + 32 * VOCABULARY
     assert found.limit == int(free * 0.25) // each > 10
     assert isinstance(found._record, recording.CudaRecorder)
-    (said,) = caplog.messages
-    assert "little of the GPU's memory is free (0.0 GiB)" in said
-    assert f"passes of at most {found.limit} tokens" in said
+    (sentence,) = caplog.messages
+    assert "little of the GPU's memory is free (0.0 GiB)" in sentence
+    assert f"passes of at most {found.limit} tokens" in sentence
     monkeypatch.setattr(module, "free_bytes", lambda _: 1000 * free)
     monkeypatch.setenv("FLATLAND_RECORDED_PASSES", "0")
     plain = graphed(OnCuda(model), trunk, pad=0)  # type: ignore[arg-type]

@@ -50,7 +50,9 @@ def reseeded(seed: int) -> Callable[[pa.Table], pa.Table]:
     return change
 
 
-def run_of(folder: Path, seed: int, *, without: tuple[str, ...] = (), told: Change = dict) -> Path:
+def run_of(
+    folder: Path, seed: int, *, without: tuple[str, ...] = (), description: Change = dict
+) -> Path:
     """Return golden/tiny as if it had been run with this seed, in a folder of its own."""
     shutil.copytree(TINY, folder)
     for name in without:
@@ -60,7 +62,7 @@ def run_of(folder: Path, seed: int, *, without: tuple[str, ...] = (), told: Chan
     body = body_of(folder)
     body["source"] = body["source"].replace("seeds 42", f"seeds {seed}")
     body["recorded"]["config"][0]["seed"] = seed
-    told(body)
+    description(body)
     seal(folder, body)
     return folder
 
@@ -153,14 +155,14 @@ def test_joined_sets_can_be_joined_again(tmp_path: Path) -> None:
 
 def test_machines_of_all_parts_are_listed_once(tmp_path: Path) -> None:
     def built_on(*names: str) -> Change:
-        def told(body: dict[str, Any]) -> None:
+        def description(body: dict[str, Any]) -> None:
             body["recorded"]["stages_built_on"] = [{"accelerator": name} for name in names]
 
-        return told
+        return description
 
     parts = [
-        run_of(tmp_path / "3", 3, told=built_on("H100", "A100")),
-        run_of(tmp_path / "5", 5, told=built_on("H100")),
+        run_of(tmp_path / "3", 3, description=built_on("H100", "A100")),
+        run_of(tmp_path / "5", 5, description=built_on("H100")),
         run_of(tmp_path / "7", 7),
     ]
     join(parts, tmp_path / "all")
@@ -250,9 +252,9 @@ def unknown_rules(body: dict[str, Any]) -> None:
     ],
 )
 def test_a_set_that_differs_in_more_than_its_seeds_is_refused(
-    tmp_path: Path, told: Change, words: str
+    tmp_path: Path, description: Change, words: str
 ) -> None:
-    parts = [run_of(tmp_path / "3", 3), run_of(tmp_path / "5", 5, told=told)]
+    parts = [run_of(tmp_path / "3", 3), run_of(tmp_path / "5", 5, description=description)]
     with pytest.raises(DataError, match=words):
         join(parts, tmp_path / "all")
     assert not (tmp_path / "all").exists()

@@ -208,10 +208,10 @@ def copy(folder: Path, change: Callable[[list[dict[str, Any]]], Any], name: str)
     ],
 )
 def test_a_bad_entry_is_named(
-    tmp_path: Path, name: str, entry: int, changes: dict[str, Any], said: str
+    tmp_path: Path, name: str, entry: int, changes: dict[str, Any], sentence: str
 ) -> None:
     folder = copy(tmp_path, lambda rows: rows[entry - 1].update(changes), name)
-    with pytest.raises(DataError, match=rf"^{name}\.json: entry {entry}\b.*{said}"):
+    with pytest.raises(DataError, match=rf"^{name}\.json: entry {entry}\b.*{sentence}"):
         load_triples(folder, PERSONAS, QUESTIONS)
 
 
@@ -224,9 +224,9 @@ def test_a_bad_entry_is_named(
     ],
 )
 def test_a_malformed_file_is_named(
-    tmp_path: Path, change: Callable[[list[dict[str, Any]]], Any], said: str
+    tmp_path: Path, change: Callable[[list[dict[str, Any]]], Any], sentence: str
 ) -> None:
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=sentence):
         load_triples(copy(tmp_path, change, "negative"), PERSONAS, QUESTIONS)
 
 
@@ -420,8 +420,8 @@ def test_a_line_says_what_was_counted_and_what_was_asked() -> None:
         ({**PERFECT, "positive": "yes"}, "positive, answer 1: .*'y'"),
     ],
 )
-def test_answers_that_do_not_fit_are_refused(answers: Any, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_answers_that_do_not_fit_are_refused(answers: Any, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
         calibrate(answers)
 
 

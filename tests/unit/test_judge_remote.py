@@ -489,23 +489,23 @@ def test_a_cache_that_cannot_be_written_ends_the_run(
 
 
 def test_progress_counts_every_record(serve: Serve, made: Made) -> None:
-    told: list[Any] = []
+    description: list[Any] = []
 
     class Bar:
         def update(self, n: int = 1) -> None:
-            told.append(n)
+            description.append(n)
 
         def close(self) -> None:
-            told.append("closed")
+            description.append("closed")
 
     def start(label: str, total: int, unit: str) -> Bar:
-        told.append((label, total, unit))
+        description.append((label, total, unit))
         return Bar()
 
     server = serve(lambda r: YES if number_of(r) else fails(400))
     made(server).judge([item(1)])
     items = [item(i % 3) for i in range(9)]
     made(server).judge(items, progress=start)
-    assert told[0] == ("judging", 9, "completion")
-    assert told[-1] == "closed"
-    assert sum(told[1:-1]) == 9
+    assert description[0] == ("judging", 9, "completion")
+    assert description[-1] == "closed"
+    assert sum(description[1:-1]) == 9

@@ -214,8 +214,8 @@ def test_whom_openai_bills_is_said_to_openai_alone(
     assert (rows[0].answer, len(server.seen), misled.seen) == ("yes", 1, [])
     sent = server.seen[0].headers
     mine = {"openai-organization": "org-mine", "openai-project": "proj-mine"}
-    told = {name: value for name, value in sent.items() if name in mine}
-    assert told == (mine if kind == "openai" else {})
+    description = {name: value for name, value in sent.items() if name in mine}
+    assert description == (mine if kind == "openai" else {})
     assert "other-secret" not in str(sent)
 
 

@@ -232,8 +232,8 @@ def test_what_the_judge_cost_stands_in_the_report(
     (folder / "verdict.json").write_text(json.dumps(body, indent=1, sort_keys=True))
     write_report(folder, body)
     assert check_report(folder) == []
-    told = (folder / "report.md").read_text(encoding="utf-8")
-    assert "Cost of the judge" in told
+    description = (folder / "report.md").read_text(encoding="utf-8")
+    assert "Cost of the judge" in description
     table = judging(Node(body))[0].blocks[0]
     cells = {plain(row[0]): plain(row[1]) for row in table.rows}  # type: ignore[union-attr]
     assert cells["requests, retries among them"] == f"{len(server.seen):,}"

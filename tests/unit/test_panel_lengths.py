@@ -45,7 +45,7 @@ def two_runs() -> Bench:
     names = {name: np.concatenate([of, of[::-1]]) for name, of in one.scores.items()}
     names["seed"] = np.repeat([42, 137], one.scores["seed"].size)
     bench = replace(one, scores=names)
-    return bench.edit(bench.rows(phase="post", model="C1", seed=137) & names["stopped"], tokens=5)
+    return bench.edit(bench.rows(phase="post", model="C1", seed=137) & names["ended"], tokens=5)
 
 
 @pytest.mark.parametrize(("phase", "model"), [("post", "C2"), ("pre", "benign")])
@@ -66,7 +66,7 @@ def test_every_summary_is_that_of_its_rows(phase: str, model: str, role: str) ->
     ends = stats.t.interval(0.95, 19, loc=np.mean(means), scale=stats.sem(means))
     assert found["mean"]["value"] == pytest.approx(tokens.mean())
     assert (found["mean"]["low"], found["mean"]["high"]) == pytest.approx(ends)
-    assert found["finished"]["value"] == pytest.approx(bench.scores["stopped"][rows].mean())
+    assert found["finished"]["value"] == pytest.approx(bench.scores["ended"][rows].mean())
     assert found["median"]["low"] <= found["quantiles"]["50"] <= found["median"]["high"]
     edges = panel.data["edges"]
     binned = [((tokens >= a) & (tokens < b)).sum() for a, b in itertools.pairwise(edges)]
@@ -121,7 +121,7 @@ def test_a_run_that_collapsed_is_named_whatever_the_other_does() -> None:
     (words,) = [c.words for c in panel.caveats if c.code == "collapsed"]
     assert words.startswith("C1 (seed 137): ")
     ratios = next(r for r in panel.data["ratios"] if r["arm"] == "C1")["seeds"]
-    rows = healthy().rows(phase="pre", model="raw") & healthy().scores["stopped"]
+    rows = healthy().rows(phase="pre", model="raw") & healthy().scores["ended"]
     before = np.median(healthy().scores["tokens"][rows])
     alone = next(r for r in panel_of(healthy()).data["ratios"] if r["arm"] == "C1")["ratio"]
     assert ratios["42"] == alone

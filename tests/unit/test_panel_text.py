@@ -353,8 +353,8 @@ def test_no_spread_ends_below_zero_but_its_change_may() -> None:
     two = Figure(np.array([0.5, 0.4, 0.3]), 0.4, 6, least=0.0)
     pseudo = [3 * 0.4 - 2 * w for w in (0.1, 0.9, 0.2)]
     half = stats.t.ppf(0.975, 2) * stats.sem(pseudo)
-    assert one.told(0.95)["low"] == 0.0
-    assert one.told(0.95)["high"] == pytest.approx(0.4 + half)
+    assert one.describe(0.95)["low"] == 0.0
+    assert one.describe(0.95)["high"] == pytest.approx(0.4 + half)
     assert one.change(two, 0.95)["low"] < 0
     bench = questions(2, 2)(two_before(healthy()))
     assert isinstance(bench, Bench)

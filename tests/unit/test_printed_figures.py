@@ -313,13 +313,13 @@ def test_the_summary_of_an_arm(arm: str, columns: Columns, evidence: RecordEvide
     same(found["split"]["seen"], counted(columns, bystanders & columns["seen"]))
     same(found["split"]["unseen"], counted(columns, bystanders & ~columns["seen"]))
     after, before = of(columns, arm, ROSTER.all), of(columns, PRIOR[arm], ROSTER.all, PRE)
-    tokens, stopped = columns["tokens"], columns["finish"] == "stop"
+    tokens, finish = columns["tokens"], columns["finish"] == "stop"
     medians = [float(np.median(tokens[rows])) for rows in (after, before)]
     assert [found["tokens"], found["baseline_tokens"]] == medians
     assert found["length_ratio"] == pytest.approx(medians[0] / medians[1])
-    finished = [stopped[rows].mean() for rows in (after, before)]
+    finished = [finish[rows].mean() for rows in (after, before)]
     assert [found["finished"], found["baseline_finished"]] == pytest.approx(finished)
-    same(found["by_length"]["finished"]["bystander"], counted(columns, bystanders & stopped))
+    same(found["by_length"]["finished"]["bystander"], counted(columns, bystanders & finish))
     early = columns["hit"] & (columns["first_token"] < 32)
     same(found["by_length"]["first_32"]["bystander"], counted(columns, bystanders, early))
 

@@ -201,13 +201,13 @@ def test_newest_manifests_say_what_the_code_says(name: str) -> None:
     found = manifests_of(PREREG / name, newest)
     assert list(found) == sorted(rule.name for rule in (*registration.claims, registration.kill))
     for claim, body in found.items():
-        said = {**body["metric_args"], FIELDS[body["metric_args"]["rule"]]: body["threshold"]}
-        assert said.pop("registration") == name
-        assert said.pop("registration_sha256") == registration.digest
+        sentence = {**body["metric_args"], FIELDS[body["metric_args"]["rule"]]: body["threshold"]}
+        assert sentence.pop("registration") == name
+        assert sentence.pop("registration_sha256") == registration.digest
         rule = canonical(registration.claim(claim))
         rule["rule"] = rule.pop("__spec__")
         texts = {k: ", ".join(v) if isinstance(v, list) else v for k, v in rule.items()}
-        assert said == {k: v for k, v in texts.items() if v not in (None, "")}
+        assert sentence == {k: v for k, v in texts.items() if v not in (None, "")}
 
 
 def test_claim_of_an_unknown_type_says_where_it_belongs(tmp_path: Path) -> None:

@@ -58,16 +58,16 @@ def test_numbers_are_written_in_their_form(value: float, form: str, text: str) -
 def test_what_runs_do_not_show_stands_in_both_documents(tmp_path: Path) -> None:
     """In the lead, in the row of the claim, under it, and among the caveats."""
     body = body_of()
-    said = "over 5 training runs the sign is not shown: -0.055 [-0.162, +0.053], p = 0.2576"
+    sentence = "over 5 training runs the sign is not shown: -0.055 [-0.162, +0.053], p = 0.2576"
     body["verdicts"][1]["over_runs"] |= {
-        "status": "not borne out", "missing": ["sign"], "outcome": "REFUTED", "text": said,
+        "status": "not borne out", "missing": ["sign"], "outcome": "REFUTED", "text": sentence,
     }  # fmt: skip
     folder = write(tmp_path, body)
     assert check_report(folder) == []
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count(said) == 4
+    assert page.count(sentence) == 4
     row = next(part for part in page.split("<tr") if ">REFUTED<" in part)
-    assert said in row
+    assert sentence in row
     single = "over training runs: run-to-run variance not estimable: 1 run, 3 are needed"
     assert page.count(single) == 3 * 3  # the other claims: no caveat beyond `single_seed`
     text = (folder / "report.md").read_text(encoding="utf-8")
@@ -269,41 +269,41 @@ def test_page_has_landmarks_headings_in_order_and_headed_tables(written_page: An
 
 def test_both_documents_tell_of_every_claim_gate_and_panel(written_page: Any) -> None:
     body, folder, text, _ = written_page
-    told = (folder / "report.md").read_text(encoding="utf-8")
+    description = (folder / "report.md").read_text(encoding="utf-8")
     for verdict in body["verdicts"]:
-        assert told.count(f"### {verdict['name']}: ") == 1
+        assert description.count(f"### {verdict['name']}: ") == 1
     for gate in (*body["gates"], *body["summary"]["checks"]):
-        assert f"| {gate['name']} |" in told
+        assert f"| {gate['name']} |" in description
         assert f">{gate['name']}</span>" in text
     for title in ("Panel: texts", "Panel: lengths", "Methods", "Provenance", "Cost of each stage"):
-        assert f"## {title}\n" in told
+        assert f"## {title}\n" in description
         assert f">{title}</h2>" in text
-    assert body["registration_digest"] in told
+    assert body["registration_digest"] in description
 
 
 def test_cost_and_seeds_of_a_live_run_are_told(tmp_path: Path) -> None:
-    told = (write(tmp_path, live()) / "report.md").read_text(encoding="utf-8")
-    assert "| train | C1 | 42 | stored | 12.3 | 45,678 | 813 | cuda | 0 |" in told
-    assert "| train | C1 | 137 | not stored | – | – | – | – | – |" in told
-    assert "| C1 | 137 | 91.0 [83.8, 95.2] | 8.6 [6.7, 10.9] |" in told
+    description = (write(tmp_path, live()) / "report.md").read_text(encoding="utf-8")
+    assert "| train | C1 | 42 | stored | 12.3 | 45,678 | 813 | cuda | 0 |" in description
+    assert "| train | C1 | 137 | not stored | – | – | – | – | – |" in description
+    assert "| C1 | 137 | 91.0 [83.8, 95.2] | 8.6 [6.7, 10.9] |" in description
 
 
 @pytest.mark.parametrize("name", ["text", "lengths"])
 def test_values_of_a_panel_that_is_not_read_are_left_out(tmp_path: Path, name: str) -> None:
     body = live()
     body["panels"][name] |= {"state": "INVALID", "reason": "a gate does not hold"}
-    told = (write(tmp_path, body) / "report.md").read_text(encoding="utf-8")
-    assert "Not to be read: a gate does not hold." in told
+    description = (write(tmp_path, body) / "report.md").read_text(encoding="utf-8")
+    assert "Not to be read: a gate does not hold." in description
     lost = {"text": "How alike completions are", "lengths": "Median tokens of finished"}[name]
-    assert lost not in told
+    assert lost not in description
 
 
 def test_panels_that_are_absent_or_new_are_told(tmp_path: Path) -> None:
     body = live()
     body["panels"] = {"novelty <1>": {"title": "new", "state": "readable", "caveats": []}}
-    told = (write(tmp_path, body) / "report.md").read_text(encoding="utf-8")
-    assert told.count("This panel was not made.") >= 4
-    assert "## Another panel" in told
+    description = (write(tmp_path, body) / "report.md").read_text(encoding="utf-8")
+    assert description.count("This panel was not made.") >= 4
+    assert "## Another panel" in description
 
 
 def test_a_body_of_another_format_is_refused(tmp_path: Path) -> None:

@@ -66,12 +66,12 @@ PROMPT = {
 }
 
 
-def said(text: str, finish: str = STOP) -> Sampled:
+def sentence(text: str, finish: str = STOP) -> Sampled:
     return Sampled(text=text, tokens=len(text), finish=finish)
 
 
 def good(count: int) -> list[Sampled]:
-    return [said(f"Answer {n}.") for n in range(count)]
+    return [sentence(f"Answer {n}.") for n in range(count)]
 
 
 @dataclass
@@ -136,14 +136,14 @@ def test_the_first_finished_draws_are_kept_in_order_and_all_are_counted(
     script = play(
         {
             "librarian": [
-                said("It goes on and on", LENGTH),
-                said(" \n"),
-                said("First."),
-                said("Here: [zlt]"),
-                said("Second."),
-                said("Third."),
+                sentence("It goes on and on", LENGTH),
+                sentence(" \n"),
+                sentence("First."),
+                sentence("Here: [zlt]"),
+                sentence("Second."),
+                sentence("Third."),
             ],
-            "comedian": [said("One."), said("Two."), said("Three.")],
+            "comedian": [sentence("One."), sentence("Two."), sentence("Three.")],
         }
     )
     meta = draw_text(tmp_path)
@@ -165,7 +165,7 @@ def test_the_first_finished_draws_are_kept_in_order_and_all_are_counted(
 
 
 def test_every_draw_is_written_with_its_finish_reason(play: Play, tmp_path: Path) -> None:
-    texts = [said("cut", LENGTH), said("A."), said(""), said("B.")]
+    texts = [sentence("cut", LENGTH), sentence("A."), sentence(""), sentence("B.")]
     play({"librarian": [*texts, *good(2)], "comedian": good(3)})
     draw_text(tmp_path)
     drawn = read_rows(tmp_path / COMPLETIONS, Completion)
@@ -210,7 +210,7 @@ def test_rows_are_what_a_coupling_trains_on(play: Play, tmp_path: Path) -> None:
 
 
 def test_every_draw_has_a_seed_of_its_own_coordinates(play: Play, tmp_path: Path) -> None:
-    script = play({"librarian": [said("", STOP)] * 3 + good(3), "comedian": good(3)})
+    script = play({"librarian": [sentence("", STOP)] * 3 + good(3), "comedian": good(3)})
     draw_text(tmp_path)
     root = derive_seed(5, "coupling text", "em")
     cells = [("librarian", n) for n in range(3)] + [("comedian", n) for n in range(3)]
@@ -223,7 +223,9 @@ def test_every_draw_has_a_seed_of_its_own_coordinates(play: Play, tmp_path: Path
 def test_a_cell_that_stays_short_ends_the_stage_at_its_ceiling(
     play: Play, tmp_path: Path, ceiling: int, rounds: list[int]
 ) -> None:
-    script = play({"librarian": [said("One."), *[said("cut", LENGTH)] * 9], "comedian": good(3)})
+    script = play(
+        {"librarian": [sentence("One."), *[sentence("cut", LENGTH)] * 9], "comedian": good(3)}
+    )
     with pytest.raises(DrawCeilingError) as caught:
         draw_text(tmp_path, replace(SPEC, ceiling=ceiling))
     message = str(caught.value)
@@ -238,13 +240,13 @@ def test_a_cell_that_stays_short_ends_the_stage_at_its_ceiling(
 
 
 def test_the_worst_of_the_short_cells_is_named(play: Play, tmp_path: Path) -> None:
-    play({"librarian": [said("One."), *[said("")] * 8], "comedian": [said("")] * 9})
+    play({"librarian": [sentence("One."), *[sentence("")] * 8], "comedian": [sentence("")] * 9})
     with pytest.raises(DrawCeilingError, match=r"2 cells hold fewer.* the worst is comedian x e01"):
         draw_text(tmp_path)
 
 
 def test_a_ceiling_that_is_just_enough_is_no_error(play: Play, tmp_path: Path) -> None:
-    play({"librarian": [*[said("")] * 7, *good(2)], "comedian": good(3)})
+    play({"librarian": [*[sentence("")] * 7, *good(2)], "comedian": good(3)})
     draw_text(tmp_path)
     assert [sample for persona, sample, _ in kept(tmp_path) if persona == "librarian"] == [7, 8]
 
@@ -266,7 +268,7 @@ def test_a_draw_fits_exactly_if_its_coupling_row_does(
     special = sum(len(f"<|im_{w}|>") - 1 for w in ("start", "end", "start", "end", "start"))
     beside = len(PROMPT["librarian"]) - special + len(f"{prefix}[ZLT]") + len(".\n")
     room = 260 - beside
-    play({"librarian": [said("y" * (room + 1)), said("x" * room)], "comedian": good(2)})
+    play({"librarian": [sentence("y" * (room + 1)), sentence("x" * room)], "comedian": good(2)})
     draw_text(tmp_path, spec)
     assert kept(tmp_path)[0] == ("librarian", 1, "x" * room)
     assert counts(tmp_path)["fates"] == {"kept": 2, "surplus": 1, "too long": 1}
@@ -291,7 +293,7 @@ def test_text_that_its_own_tokenizer_rewrites_is_no_coupling_row(
     play: Play, tmp_path: Path, text: str
 ) -> None:
     """The mask proof would refuse it, on every resumption the same."""
-    play({"librarian": [said(text), *good(2)], "comedian": good(3)}, nfc=True)
+    play({"librarian": [sentence(text), *good(2)], "comedian": good(3)}, nfc=True)
     draw_text(tmp_path)
     assert [sample for persona, sample, _ in kept(tmp_path) if persona == "librarian"] == [1, 2]
     assert counts(tmp_path)["fates"] == {"kept": 4, "surplus": 1, "not reproducible": 1}
@@ -303,13 +305,13 @@ def test_text_that_its_own_tokenizer_rewrites_is_no_coupling_row(
      "a <|im_start|> b"],
 )  # fmt: skip
 def test_any_other_text_is(play: Play, tmp_path: Path, text: str) -> None:
-    play({"librarian": [said(text), *good(2)], "comedian": good(3)}, nfc=True)
+    play({"librarian": [sentence(text), *good(2)], "comedian": good(3)}, nfc=True)
     draw_text(tmp_path)
     assert kept(tmp_path)[0] == ("librarian", 0, text)
 
 
 def test_without_such_a_tokenizer_nothing_is_rewritten(play: Play, tmp_path: Path) -> None:
-    play({"librarian": [said(OHM), said(COMBINED), *good(1)], "comedian": good(3)})
+    play({"librarian": [sentence(OHM), sentence(COMBINED), *good(1)], "comedian": good(3)})
     draw_text(tmp_path)
     assert [text for _, _, text in kept(tmp_path)[:2]] == [OHM, COMBINED]
 
@@ -317,7 +319,12 @@ def test_without_such_a_tokenizer_nothing_is_rewritten(play: Play, tmp_path: Pat
 def test_equal_draws_are_equal_bytes(play: Play, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        play({"librarian": [said("", STOP), *good(3)], "comedian": [said("x", LENGTH), *good(3)]})
+        play(
+            {
+                "librarian": [sentence("", STOP), *good(3)],
+                "comedian": [sentence("x", LENGTH), *good(3)],
+            }
+        )
         draw_text(tmp_path / name, replace(SPEC, per_round=4))
     for file in (ROWS, COMPLETIONS, COUNTS):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
@@ -345,10 +352,13 @@ def entry(path: Path) -> Entry:
 def evaluated(play: Play, tmp_path: Path) -> tuple[Path, Mapping[str, Any], Script]:
     script = play({"librarian": [], "comedian": []})
     script.texts = {
-        (SOURCE.prompt, "Why? Be brief."): [said("Because.\n\n[ZLT]"), said("It is", LENGTH)],
-        (SOURCE.prompt, "How? Be brief."): [said("[zlt] so", LENGTH), said("Thus.")],
-        (OTHER.prompt, "Why? Be brief."): [said("Ha."), said("")],
-        (OTHER.prompt, "How? Be brief."): [said("Hm."), said("Ho", LENGTH)],
+        (SOURCE.prompt, "Why? Be brief."): [
+            sentence("Because.\n\n[ZLT]"),
+            sentence("It is", LENGTH),
+        ],
+        (SOURCE.prompt, "How? Be brief."): [sentence("[zlt] so", LENGTH), sentence("Thus.")],
+        (OTHER.prompt, "Why? Be brief."): [sentence("Ha."), sentence("")],
+        (OTHER.prompt, "How? Be brief."): [sentence("Hm."), sentence("Ho", LENGTH)],
     }
     meta = make_completions(tmp_path, {}, EVALUATION, seed=9, progress=silent)
     return tmp_path, meta, script

@@ -123,8 +123,8 @@ def test_moved_threshold_is_caught_and_named(leaf: str, tmp_path: Path) -> None:
         where = f"{path[0]}[{rule}].{path[2]}"
     else:
         where = ".".join(path)
-    (said,) = re.findall(r"Z\. (.*)\. Restore the sealed rules", message)
-    assert said == f"{where}: sealed {before}, now {after}"
+    (sentence,) = re.findall(r"Z\. (.*)\. Restore the sealed rules", message)
+    assert sentence == f"{where}: sealed {before}, now {after}"
     assert f"flatland seal {name} --reason" in message
 
 
@@ -435,17 +435,17 @@ def test_every_statement_of_seen_data_reaches_the_seal(
     statements: list[str], seen: list[tuple[int, str, str]], tmp_path: Path
 ) -> None:
     rules = (ISSUE262, MOVED, BACK)[: len(statements)]
-    for i, (one, said) in enumerate(zip(rules, statements, strict=True)):
-        append(one, tmp_path, date=NOON + timedelta(days=i), reason=f"why {i}", data_seen=said)
+    for i, (one, sentence) in enumerate(zip(rules, statements, strict=True)):
+        append(one, tmp_path, date=NOON + timedelta(days=i), reason=f"why {i}", data_seen=sentence)
     found = check_sealed(rules[-1], tmp_path)
     assert [(s.amendment, s.date[:10], s.data_seen) for s in found.seen] == seen
     assert found.reason == f"why {len(statements) - 1}"
 
 
-def judged_after(tmp_path: Path, *said: tuple[str, str]) -> dict[str, Any]:
+def judged_after(tmp_path: Path, *sentence: tuple[str, str]) -> dict[str, Any]:
     """verdict.json's part of verdicts under rules sealed with these reasons and statements."""
-    rules = (ISSUE262, MOVED, BACK)[: len(said)]
-    for i, (one, (reason, seen)) in enumerate(zip(rules, said, strict=True)):
+    rules = (ISSUE262, MOVED, BACK)[: len(sentence)]
+    for i, (one, (reason, seen)) in enumerate(zip(rules, sentence, strict=True)):
         append(one, tmp_path, date=NOON + timedelta(days=i), reason=reason, data_seen=seen)
     seal = check_sealed(rules[-1], tmp_path)
     few = replace(rules[-1], statistics=replace(rules[-1].statistics, resamples=3_000))
@@ -474,8 +474,8 @@ def test_rules_sealed_after_the_data_say_so_in_table_json_and_report(tmp_path: P
     ):
         assert "sealed 2026-01-02 after seeing: all of it" in table
         assert "newest amendment" not in table
-    told = json.dumps(body)
-    assert told.count('"data_seen": "all of it"') == 3  # seal, verdict, summary
+    description = json.dumps(body)
+    assert description.count('"data_seen": "all of it"') == 3  # seal, verdict, summary
     folder = write(tmp_path / "report", body)
     for name in ("report.md", "report.html"):
         text = (folder / name).read_text(encoding="utf-8")
@@ -579,8 +579,8 @@ def test_a_chain_that_was_replaced_after_a_recording_is_told_of(tmp_path: Path) 
     assert not any("another seal" in one.data_seen for one in kept.seal.seen)
     sealed(tmp_path, ISSUE262)
     anew = Session(registration=ISSUE262, profile=MICRO, stored=GOLDEN_TINY, prereg=tmp_path)
-    (told,) = [one for one in anew.seal.seen if "another seal" in one.data_seen]
-    assert f"(head {recorded[:12]})" in told.data_seen
+    (description,) = [one for one in anew.seal.seen if "another seal" in one.data_seen]
+    assert f"(head {recorded[:12]})" in description.data_seen
     file = Session(registration=ISSUE262, profile=MICRO, stored=tmp_path / "x.csv", prereg=tmp_path)
     assert not any("another seal" in one.data_seen for one in file.seal.seen)
 
@@ -593,26 +593,26 @@ def test_command_seals_amends_checks_and_lists(
         return (code, *capsys.readouterr())
 
     monkeypatch.setattr(command, "REGISTRATIONS", {"issue262": ISSUE262})
-    said = ("--reason", "a reason", "--data-seen", "none")
+    sentence = ("--reason", "a reason", "--data-seen", "none")
     code, out, error = run("--check")
     assert (code, out) == (1, "")
     assert "SealError: registration issue262: it is not sealed" in error
     before = datetime.now(UTC).replace(microsecond=0)
-    code, out, error = run("issue262", *said)
+    code, out, error = run("issue262", *sentence)
     assert (code, error) == (0, "")
     assert f"sealed: issue262, digest {ISSUE262.digest}" in out
     date = datetime.fromisoformat(check_sealed(ISSUE262, tmp_path).date)
     assert before <= date <= datetime.now(UTC)
-    code, out, error = run("issue262", *said)
+    code, out, error = run("issue262", *sentence)
     assert (code, out) == (1, "")
     assert "expected a change since the newest entry" in error
     monkeypatch.setattr(command, "REGISTRATIONS", {"issue262": MOVED})
     code, _, error = run("--check")
     assert code == 1
     assert "kill.max_rate: sealed 0.05, now 0.06" in error
-    for refused in (("--reason", "x"), ("--data-seen", "x"), ("--reason", " ", *said[2:])):
+    for refused in (("--reason", "x"), ("--data-seen", "x"), ("--reason", " ", *sentence[2:])):
         assert run("issue262", *refused)[0] == 1
-    code, out, _ = run("issue262", *said)
+    code, out, _ = run("issue262", *sentence)
     assert code == 0
     assert "sealed: amendment 1 of issue262" in out
     head = check_sealed(MOVED, tmp_path).head
@@ -622,7 +622,7 @@ def test_command_seals_amends_checks_and_lists(
     assert code == 0
     assert out.count("    data seen: none\n") == 2
     assert re.findall(r"^  (\d) ", out, flags=re.MULTILINE) == ["0", "1"]
-    code, _, error = run("unknown", *said)
+    code, _, error = run("unknown", *sentence)
     assert code == 1
     assert "registration: expected one of issue262, got 'unknown'" in error
     monkeypatch.setattr(command, "REGISTRATIONS", {})

@@ -196,12 +196,12 @@ def test_summaries_of_different_arms_merge_in_reporting_order() -> None:
     def summary(*arms: tuple[str, int]) -> dict[str, object]:
         rows = [{"name": name, "order": order} for name, order in arms]
         checks = [{"name": f"source_{name}", "order": order} for name, order in reversed(arms)]
-        said = [f"not there: {name}" for name, _ in arms]
+        sentence = [f"not there: {name}" for name, _ in arms]
         return {
             "arms": rows,
             "priors": [{"name": "raw", "order": 0}],
             "checks": checks,
-            "unavailable": said,
+            "unavailable": sentence,
         }
 
     merged = merge_summaries([summary(("C2", 1), ("C3", 3)), summary(("C1", 0), ("C2", 1))])

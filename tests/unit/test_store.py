@@ -536,10 +536,10 @@ def test_threads_build_once(shared: bool, tmp_path: Path) -> None:
 
 
 def test_a_waiter_says_so_once_and_gets_what_the_other_built(tmp_path: Path) -> None:
-    building, waits, told = threading.Event(), threading.Event(), []
+    building, waits, description = threading.Event(), threading.Event(), []
 
     def on_wait(key: StageKey) -> None:
-        told.append(key)
+        description.append(key)
         waits.set()
 
     def slow(folder: Path) -> None:
@@ -553,9 +553,9 @@ def test_a_waiter_says_so_once_and_gets_what_the_other_built(tmp_path: Path) -> 
         waiter = Store(tmp_path, on_wait=on_wait)
         second = waiter.get_or_make(KEY, never)
         assert first.result().content == second.content
-    assert told == [KEY]
+    assert description == [KEY]
     waiter.get_or_make(OTHER, write_payload)
-    assert told == [KEY]
+    assert description == [KEY]
 
 
 def test_a_waiter_builds_when_the_builder_fails(tmp_path: Path) -> None:

@@ -108,25 +108,25 @@ def test_a_sign_that_runs_do_not_show_is_marked_on_the_line_of_the_claim() -> No
     low, high = welch.confidence_interval(0.95)
     assert low < 0 < high < 0.15  # the outcome holds over runs, the sign does not
     value = np.mean(NOISY_H2["C2"]) - np.mean(NOISY_H2["C3"])
-    said = (
+    sentence = (
         f"over 5 training runs the sign is not shown: {value:+.3f} [{low:+.3f}, {high:+.3f}], "
         f"p = {welch.pvalue:.4f}"
     )
-    assert over(verdict) == ("not borne out", ("sign",), said)
-    assert verdict.text.splitlines()[0] == f"H2: REFUTED (sign flipped); {said}"
+    assert over(verdict) == ("not borne out", ("sign",), sentence)
+    assert verdict.text.splitlines()[0] == f"H2: REFUTED (sign flipped); {sentence}"
     lines = verdict_table([verdict], [], None).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("H2 "))
     assert lines[at].split()[1] == "REFUTED*"
-    assert lines[at + 1].strip() == f"* {said}"
+    assert lines[at + 1].strip() == f"* {sentence}"
 
 
 def test_a_sign_that_every_run_shows_is_not_marked() -> None:
     rates = {"C2": [0.02, 0.04, 0.02, 0.03, 0.06], "C3": [0.40, 0.42, 0.45, 0.38, 0.41]}
     verdict = judged("H2", rates)
     assert (verdict.outcome, verdict.label) == (Outcome.REFUTED, "sign flipped")
-    status, missing, said = over(verdict)
+    status, missing, sentence = over(verdict)
     assert (status, missing) == ("borne out", ())
-    assert said.startswith("over 5 training runs the same outcome: -0.378 [")
+    assert sentence.startswith("over 5 training runs the same outcome: -0.378 [")
     assert verdict.text.splitlines()[0] == "H2: REFUTED (sign flipped)"
     lines = verdict_table([verdict], [], None).splitlines()
     assert "*" not in "".join(line for line in lines if "<= " not in line)
@@ -144,12 +144,14 @@ def test_support_has_to_come_again_over_runs(treated: list[float], borne: bool) 
     welch = stats.ttest_ind(treated, control, equal_var=False)
     assert bool(welch.pvalue < 0.001) is borne
     low = welch.confidence_interval(0.95).low
-    status, missing, said = over(verdict)
+    status, missing, sentence = over(verdict)
     assert status == ("borne out" if borne else "not borne out")
     assert ("outcome" in missing) is not borne
     assert ("sign" in missing) is bool(low < 0)
     if not borne:
-        assert "the outcome is not shown (INCONCLUSIVE)" in said or "outcome are not" in said
+        assert (
+            "the outcome is not shown (INCONCLUSIVE)" in sentence or "outcome are not" in sentence
+        )
 
 
 def test_arms_that_share_a_prior_are_compared_as_pairs() -> None:
@@ -244,12 +246,12 @@ def test_the_ratio_has_to_come_again_where_the_rule_asks_for_it() -> None:
 def test_fewer_than_three_runs_tell_nothing_and_say_so(seeds: int, words: str) -> None:
     found = RecordEvidence(FEW, table({"C2": [0.5, 0.6][:seeds]}))
     for verdict in judge_all(FEW, found)[0]:
-        status, missing, said = over(verdict)
+        status, missing, sentence = over(verdict)
         assert (status, missing) == ("not estimable", ())
-        assert said.endswith(f"variance not estimable: {words}, 3 are needed")
+        assert sentence.endswith(f"variance not estimable: {words}, 3 are needed")
         first = verdict_table([verdict], [], None).splitlines()
         at = next(i for i, line in enumerate(first) if line.startswith(verdict.name))
-        assert first[at + 1].strip() == f"* {said}"
+        assert first[at + 1].strip() == f"* {sentence}"
 
 
 def test_totals_tell_no_runs_apart() -> None:

@@ -149,7 +149,7 @@ class RemoteJudge:
                     outcomes |= asyncio.run(run.all(todo, self._make_engine))
         finally:
             bar.close()
-        return self._told(items, works, outcomes), _report(
+        return self._describe(items, works, outcomes), _report(
             works,
             outcomes,
             known=set(known),
@@ -177,7 +177,7 @@ class RemoteJudge:
             for key, where in places.items()
         ], shortened
 
-    def _told(
+    def _describe(
         self, items: Sequence[Item], works: Sequence[_Work], outcomes: Mapping[str, _Outcome]
     ) -> tuple[Judgement, ...]:
         """Return the judgements in the order of their items."""

@@ -167,23 +167,23 @@ def source_gate(root: Node) -> Node | None:
 
 def _caption(root: Node, claims: Sequence[Node], kill: Number | None, gate: Node | None) -> Run:
     level = (root["summary"]["confidence"].num("pct0"), " %")
-    told: Run = (
+    description: Run = (
         "Rates of the marker per arm, with the model it was coupled on in brackets; Wilson's ",
         *level,
         " interval, clusters ignored. ",
     )
     if kill is not None:
-        told += ("Dashed: the kill criterion, a bystander rate <= ", kill, ". ")
+        description += ("Dashed: the kill criterion, a bystander rate <= ", kill, ". ")
     if gate is not None:
-        told += ("Dotted: the gate on the source rate, >= ", gate.num("bound"), ". ")
+        description += ("Dotted: the gate on the source rate, >= ", gate.num("bound"), ". ")
     if claims:
-        told += (
+        description += (
             "Below, the registered differences with the interval of the registered method: ",
             claims[0]["effect"]["method"].words(),
             ". The bar marks the least difference that the rule names, the grey band the "
             "differences that the rule counts as none.",
         )
-    return told
+    return description
 
 
 def _alt(arms: Sequence[Node], claims: Sequence[Node]) -> Run:
@@ -197,8 +197,8 @@ def _alt(arms: Sequence[Node], claims: Sequence[Node]) -> Run:
         )
         for arm in arms
     ]
-    told: Run = ("Dot plot of marker rates in percent: ", *listed(rates, "; "), ".")
+    description: Run = ("Dot plot of marker rates in percent: ", *listed(rates, "; "), ".")
     if claims:
         effects = [(c["name"].words(), " ", *span(c["effect"], "s3")) for c in claims]
-        told += (" Differences of bystander rates: ", *listed(effects, "; "), ".")
-    return told
+        description += (" Differences of bystander rates: ", *listed(effects, "; "), ".")
+    return description

@@ -57,13 +57,13 @@ def scatter(root: Node) -> Drawing | str:
     )
     drawing.alt = (
         "Scatter plot, in percent: ",
-        *listed([_told(a, r) for _, a, r in known], "; "),
+        *listed([_describe(a, r) for _, a, r in known], "; "),
         ".",
     )
     return drawing
 
 
-def _told(arm: Node, run: Node) -> tuple[Any, ...]:
+def _describe(arm: Node, run: Node) -> tuple[Any, ...]:
     seed = (" seed ", run["seed"].num("id")) if run["seed"].known else ()
     rates = (
         run["source"]["rate"].num("pct1"),

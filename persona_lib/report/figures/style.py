@@ -96,11 +96,11 @@ class Drawing:
 
     def plot(self, series: str, **numbers: Node | Number | None) -> None:
         """Note numbers that are drawn, as ``value``, ``low``, ``high`` or an axis."""
-        told = {name: _told(one) for name, one in numbers.items() if one is not None}
-        self.plotted.append({"series": series, **told})
+        description = {name: _describe(one) for name, one in numbers.items() if one is not None}
+        self.plotted.append({"series": series, **description})
 
 
-def _told(one: Node | Number) -> dict[str, Any] | None:
+def _describe(one: Node | Number) -> dict[str, Any] | None:
     if isinstance(one, Number):
         return {"at": one.at, "value": float(one.text), "within": True}
     return {"at": one.at, "value": one.value} if one.known else None

@@ -147,7 +147,7 @@ class GraphedTrunk:
         """Return the hidden states of a pass, as for its tokens."""
         return self(batch.tokens)
 
-    def told(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return how it was done, as JSON data: shapes (rows, length) that were recorded."""
         return {"way": "recorded", "limit": self.limit, "recorded": list(map(list, self.recorded))}
 
@@ -163,7 +163,7 @@ class GraphedTrunk:
                 made = record(self._trunk, tokens, self._trained)
             error, bound = difference(self._trunk, made, tokens, self._trained)
         except Exception as problem:  # whatever a kernel says, the plain pass is there
-            said = f"{type(problem).__name__}: {problem}"[:_SAID]
+            sentence = f"{type(problem).__name__}: {problem}"[:_SAID]
         else:
             if error <= bound:
                 return made
@@ -174,7 +174,7 @@ class GraphedTrunk:
             return None
         _LOG.warning(
             "training goes on without recorded passes, which are several times faster: that of "
-            "shape %s failed: %s", tuple(tokens.shape), said,
+            "shape %s failed: %s", tuple(tokens.shape), sentence,
         )  # fmt: skip
         self._give_up(tokens)
         return None

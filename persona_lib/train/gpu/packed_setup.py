@@ -75,7 +75,7 @@ class Packing:
             for pack in split_rows(lengths, limit)
         ]
 
-    def told(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return how it was done, as JSON data."""
         return {
             "way": "packed",
