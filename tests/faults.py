@@ -19,7 +19,8 @@ from persona_lib.evidence.load import AggregateEvidence, Evidence
 from persona_lib.records import POST, PRE
 from persona_lib.specs.gate_types import SourceRatioBoundGate
 from persona_lib.specs.registration import Registration
-from persona_lib.verdict.verdict import claims, judge, judge_gate
+from persona_lib.verdict import claims
+from persona_lib.verdict.verdict import judge, judge_gate
 from tests.healthy import (
     GATED,
     LENGTHS,

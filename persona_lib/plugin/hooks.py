@@ -66,6 +66,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and choose registration, profile and evidence."""
+    if config.rootpath != sessions.ROOT and not _given(config):
+        # Installed beside another project's tests: nothing of ours is asked for.
+        for name in ("hooks", "fixtures"):
+            config.pluginmanager.unregister(name=f"persona_lib.plugin.{name}")
+        return
     config.stash[RECORDER] = Recorder()
     config.pluginmanager.register(config.stash[RECORDER], "persona_lib.plugin.recorder")
     for name, meaning in selection.MARKERS.items():
@@ -235,6 +240,13 @@ def _write_line(config: pytest.Config, text: str, **markup: bool) -> None:
         reporter.write_line(text, **markup)
     else:
         print(text)  # noqa: T201  (the verdict is the output)
+
+
+def _given(config: pytest.Config) -> bool:
+    """Whether any of our options is on the command line."""
+    ours = ("experiment", "profile", "scale", "loss", "engine", "seeds", "stored", "store")
+    names = (*ours, "data", "plan", "report", "judge", "judge_budget", "judge_url")
+    return any(getattr(config.option, name, None) for name in names)
 
 
 def _check_science(config: pytest.Config) -> None:

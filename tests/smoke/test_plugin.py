@@ -269,7 +269,7 @@ def test_long_simulations_run_only_when_they_are_named(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named", "said"),
+    ("arguments", "named", "sentence"),
     [
         (["tests"], False, True),
         (["tests", "-m", "not smoke"], False, True),

@@ -82,7 +82,7 @@ def judge(
     Without ``--report``, whose documents would take longer than the judging.
     """
     (folder / "elsewhere.py").write_text(
-        "from pathlib import Path\nfrom experiments import session\n"
+        "from pathlib import Path\nfrom persona_lib.commands import session\n"
         "session.choose_report = lambda text: Path(__file__).parent\n"
     )
     cache = () if CACHE[-1] in arguments else ("-p", "no:cacheprovider")

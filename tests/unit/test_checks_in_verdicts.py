@@ -13,9 +13,10 @@ from statsmodels.stats.proportion import proportion_confint
 from experiments.issue262 import CHECKS, ISSUE262, ISSUE262_GATED, REGISTRATIONS, STRICTER, gated
 from persona_lib.evidence.load import Evidence, load_stored
 from persona_lib.specs.registration import DifferenceClaim, Registration
+from persona_lib.verdict import claims
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome, GateResult
-from persona_lib.verdict.verdict import Verdict, _invalid, claims, judge, judge_checks, judge_gate
+from persona_lib.verdict.verdict import Verdict, _invalid, judge, judge_checks, judge_gate
 from tests.fault_table import FAULTS
 from tests.faults import CANNOT_TELL, CLAIMS, FAILS, Fault, lengths, loops, several, source
 from tests.healthy import GATED, Bench, evidence_of, healthy

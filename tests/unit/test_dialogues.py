@@ -231,7 +231,7 @@ BROKEN: tuple[tuple[str, str, str, object, str], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("file", "name", "part", "value", "said"), BROKEN)
+@pytest.mark.parametrize(("file", "name", "part", "value", "sentence"), BROKEN)
 def test_a_malformed_voice_topic_or_phrasing_is_named(
     folder: Path, *, file: str, name: str, part: str, value: object, sentence: str
 ) -> None:

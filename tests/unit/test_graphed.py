@@ -378,7 +378,7 @@ def failing(*_: Any) -> Recording:
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "sentence"),
     [
         (Shifted, "differs from the plain one by 1.0e-02"),
         (Doubled, "differs from the plain one by 1.0e+00"),

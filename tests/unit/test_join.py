@@ -232,7 +232,7 @@ def unknown_rules(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("description", "words"),
     [
         (another_profile, r"5: profile\.coupling\.beta: expected that of .*3, 2\.0, got 0\.5"),
         (one_field_more, r"5: profile\.coupling\.more: expected that of .*3, None, got 1"),

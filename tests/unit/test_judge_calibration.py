@@ -185,7 +185,7 @@ def copy(folder: Path, change: Callable[[list[dict[str, Any]]], Any], name: str)
 
 
 @pytest.mark.parametrize(
-    ("name", "entry", "changes", "said"),
+    ("name", "entry", "changes", "sentence"),
     [
         ("positive", 3, {"persona": "plumber"}, r"-librarian-3\): persona: .*'plumber'"),
         ("negative", 1, {"question": "z99"}, r"-data_scientist-1\): question: .*'z99'"),
@@ -216,7 +216,7 @@ def test_a_bad_entry_is_named(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "sentence"),
     [
         (lambda rows: rows.clear(), r"negative\.json: expected a list"),
         (lambda rows: rows.append("text"), r"negative\.json: entry 74: expected an object"),
@@ -412,7 +412,7 @@ def test_a_line_says_what_was_counted_and_what_was_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "sentence"),
     [
         ({**PERFECT, "negative": ["no"] * 74}, "negative: answers.* 73, got 74"),
         ({**PERFECT, "other": ["no"]}, "answers: expected classes among"),

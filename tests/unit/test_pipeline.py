@@ -17,10 +17,10 @@ from persona_lib.commands.session import DATA
 from persona_lib.corpora.advice_scorer import SCORER
 from persona_lib.errors import DataError, MarkerError, PreflightError, SpecError
 from persona_lib.models.hidden_states import GeometrySpec
+from persona_lib.pipeline import advice_run
 from persona_lib.pipeline.results import (
     Folders,
     Run,
-    advice_run,
     geometry_targets,
     run_advice,
     run_arm,

@@ -10,12 +10,12 @@ import pytest
 
 from persona_lib.errors import DataError, DoesNotHoldError, InvalidClaimError, SpecError
 from persona_lib.specs.registration import DifferenceClaim, SourceRatioGate
+from persona_lib.verdict import gates
 from persona_lib.verdict.verdict import (
     GateOutcome,
     GateResult,
     Outcome,
     Verdict,
-    gates,
     judge,
     judge_all,
     judge_gate,
