@@ -30,7 +30,7 @@ _TINY = 2_000
 _ERRORS = 4.0
 """Standard errors of simulation by which two ends may differ."""
 
-Interval = tuple[float, float]
+Estimate = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     report = Report(options.out)
     report.put("hardware", hardware())
     report.put("data", {"clusters": CLUSTERS, "size": SIZE, "resamples": arms.resamples})
-    ways: dict[str, Callable[[Arms], Interval]] = {"ours": ours, "scipy": with_scipy}
+    ways: dict[str, Callable[[Arms], Estimate]] = {"ours": ours, "scipy": with_scipy}
     if importlib.util.find_spec("pandas"):
         ways["pandas loop"] = with_pandas
     else:
@@ -94,7 +94,7 @@ def make_arms(resamples: int, seed: int) -> Arms:
     return Arms(treated=treated, control=control, resamples=resamples, seed=seed)
 
 
-def ours(arms: Arms) -> Interval:
+def ours(arms: Arms) -> Estimate:
     """The interval by `persona_lib.stats.bootstrap.difference`."""
     sizes = np.full(CLUSTERS, float(SIZE))
     seeds = (_seed(arms, "ours", "treated"), _seed(arms, "ours", "control"))
@@ -109,7 +109,7 @@ def ours(arms: Arms) -> Interval:
     return found.low, found.high
 
 
-def with_scipy(arms: Arms) -> Interval:
+def with_scipy(arms: Arms) -> Estimate:
     """The interval by ``scipy.stats.bootstrap``, vectorised."""
     from scipy import stats
 
@@ -128,7 +128,7 @@ def with_scipy(arms: Arms) -> Interval:
     return float(found.low), float(found.high)
 
 
-def with_pandas(arms: Arms) -> Interval:
+def with_pandas(arms: Arms) -> Estimate:
     """The interval by a loop that samples each arm's rows anew, as scripts do."""
     import pandas as pd
 
@@ -145,7 +145,7 @@ def with_pandas(arms: Arms) -> Interval:
     return float(low), float(high)
 
 
-def tolerance(interval: Interval, resamples: int) -> float:
+def tolerance(interval: Estimate, resamples: int) -> float:
     """Return how far an end may be from another simulation's.
 
     A quantile q of B draws has the standard error sqrt(q (1 - q) / B) / f, f the

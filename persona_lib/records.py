@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,19 @@ PRE = "pre"
 """Phase of a model before coupling: ``model`` is then the name of its prior."""
 POST = "post"
 """Phase of an arm after coupling: ``model`` is then the name of the arm."""
+
+
+class ModelId(NamedTuple):
+    """Address of a model in tables.
+
+    Attributes:
+        phase: ``pre`` (before coupling) or ``post``.
+        name: of a pre-coupling model the name of its prior, of an arm its own.
+    """
+
+    phase: str
+    name: str
+
 
 STOP = "stop"
 """Finish reason: the model ended its turn."""

@@ -29,7 +29,7 @@ from persona_lib.specs.gate_types import (
     TruncationGate,
 )
 from persona_lib.specs.registration import DifferenceClaim, KillCriterion, TriageClaim
-from persona_lib.stats.clustered import Interval
+from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict import claims, gate_bounds
 from persona_lib.verdict import gate_result as gate_base
 from persona_lib.verdict.gate_result import GateOutcome, Reading
@@ -185,7 +185,7 @@ UPPER_END_LOST = ("lower and upper end exchanged", "the lower end twice")
 
 def _bounds(kind: type[Any]) -> Iterator[Mutant]:
     """Intervals that are not the number's."""
-    ways: dict[str, Callable[[Interval], Interval]] = {
+    ways: dict[str, Callable[[Estimate], Estimate]] = {
         "the point in place of the interval": lambda i: replace(i, low=i.value, high=i.value),
         "lower and upper end exchanged": lambda i: replace(i, low=i.high, high=i.low),
         "the upper end twice": lambda i: replace(i, low=i.high),

@@ -22,7 +22,8 @@ from persona_lib.specs.gate_types import (
     SourceRatioBoundGate,
     TruncationGate,
 )
-from persona_lib.stats.clustered import Crossed, Interval
+from persona_lib.stats.clustered import Crossed
+from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.uneven import Chance
 from persona_lib.verdict import gate_bounds, gate_points
 from persona_lib.verdict.gate_result import Reading
@@ -81,11 +82,13 @@ def _confidence(level: float) -> Changed:
     return tamper
 
 
-def _unclustered(hits: Any, n: Any, confidence: float) -> Interval:
+def _unclustered(hits: Any, n: Any, confidence: float) -> Estimate:
     """Return Wilson's interval, questions ignored."""
     low, high = Count.of(float(np.sum(hits)), float(np.sum(n))).interval(confidence)
     total = int(np.sum(n))
-    return Interval(value=float(np.sum(hits) / total), low=low, high=high, n=total, units=total)
+    return Estimate.plain(
+        value=float(np.sum(hits) / total), low=low, high=high, n=total, clusters=total
+    )
 
 
 def _within(kind: type[Any], what: str, name: str, make: Callable[[Any], Any]) -> Mutant:

@@ -43,8 +43,8 @@ from persona_lib.panels.judge.triples import ANSWERS, YES
 from persona_lib.panels.text_rows import ends, known
 from persona_lib.records import POST, PRE
 from persona_lib.specs.registration import RAW, Registration
-from persona_lib.stats.clustered import Interval
 from persona_lib.stats.directions import over_questions
+from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import Floats
 
 DISCRIMINABILITY = "how well personas are told apart, by the raw model's own voices"
@@ -258,7 +258,7 @@ def _under(registration: Registration, model: Model) -> Model:
     return (PRE, registration.arm(model[1]).prior if model[0] == POST else RAW)
 
 
-def _clustered(rows: Sequence[Prediction], confidence: float, hit: Any) -> Interval:
+def _clustered(rows: Sequence[Prediction], confidence: float, hit: Any) -> Estimate:
     """Return the share of scored predictions that are a hit, clustered by question."""
     return share_of([(row.question, bool(hit(row))) for row in rows if not row.reason], confidence)
 
@@ -294,13 +294,13 @@ def _personas(
 
 def _to_source(
     registration: Registration, rows: Sequence[Prediction], confidence: float
-) -> Interval:
+) -> Estimate:
     roster = registration.roster
     pool = [row for row in rows if row.persona in roster.bystanders]
     return _clustered(pool, confidence, lambda p: p.top == roster.source)
 
 
-def _yes(registration: Registration, rows: Sequence[Judgement], confidence: float) -> Interval:
+def _yes(registration: Registration, rows: Sequence[Judgement], confidence: float) -> Estimate:
     bystanders = registration.roster.bystanders
     scored = [r for r in rows if r.persona in bystanders and r.answer != UNSCORED]
     return share_of([(row.question, row.answer == YES) for row in scored], confidence)
@@ -341,6 +341,6 @@ def _complete(judgements: Sequence[Judgement], predictions: Sequence[Prediction]
             )
 
 
-def _blind(sees: Interval, chance: float) -> Caveat:
-    words = f"the probe is blind: raw accuracy {sees.text()}, chance {chance:.3f}"
+def _blind(sees: Estimate, chance: float) -> Caveat:
+    words = f"the probe is blind: raw accuracy {sees.interval_text}, chance {chance:.3f}"
     return Caveat(code="probe_blind", words=words)

@@ -25,8 +25,8 @@ from persona_lib.panels.judge.calibration import CalibrationResult
 from persona_lib.panels.judge.calibration_spec import LEAST, MOST, CalibrationSpec
 from persona_lib.panels.judge.classifier import EVERY_FOLD, Prediction
 from persona_lib.panels.judge.triples import CLASSES, YES
-from persona_lib.stats.clustered import Interval, difference, share
-from persona_lib.stats.estimate import p_is
+from persona_lib.stats.clustered import difference, share
+from persona_lib.stats.estimate import Estimate, p_is
 from persona_lib.stats.proportions import wilson
 from persona_lib.stats.thresholds import above, below, shown
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
@@ -39,7 +39,7 @@ ALPHA = 0.01
 """Level at which a judge's answers have to go with the probe's."""
 
 
-def share_of(rows: Sequence[tuple[str, bool]], confidence: float) -> Interval:
+def share_of(rows: Sequence[tuple[str, bool]], confidence: float) -> Estimate:
     """Return the share of (question, hit) that are hits, clustered by question."""
     n: Counter[str] = Counter(question for question, _ in rows)
     hits: Counter[str] = Counter(question for question, hit in rows if hit)
@@ -76,9 +76,9 @@ def crossfit_gate(predictions: Sequence[Prediction], seen: Sequence[Sequence[str
     return gate("crossfit", outcome, float(leaked), text, 0.0)
 
 
-def sees_gate(sees: Interval, chance: float) -> GateResult:
+def sees_gate(sees: Estimate, chance: float) -> GateResult:
     """The probe tells the raw model's personas apart better than a guess."""
-    text = f"raw accuracy {sees.text()}, needs lower end above chance, {chance:.3f}"
+    text = f"raw accuracy {sees.interval_text}, needs lower end above chance, {chance:.3f}"
     return _above("probe_sees", sees, chance, text)
 
 
@@ -99,9 +99,9 @@ def labels_gate(positives: Sequence[Prediction], chance: float, confidence: floa
     hits = sum(row.rank == 0 for row in scored)
     low, high = wilson(hits, len(scored), confidence)
     value = hits / len(scored) if scored else math.nan
-    found = Interval(value=value, low=low, high=high, n=len(scored), units=len(scored))
+    found = Estimate.plain(value=value, low=low, high=high, n=len(scored), clusters=len(scored))
     text = (
-        f"positive triples given to their persona {hits}/{len(scored)}: {found.text()}, "
+        f"positive triples given to their persona {hits}/{len(scored)}: {found.interval_text}, "
         f"needs lower end above chance, {chance:.3f}"
     )
     return _above("labels", found, chance, text)
@@ -124,8 +124,9 @@ def separation_gate(
     ]
     gap = difference(*pools)
     text = (
-        f"raw yes share {pools[0].text()} under the own persona, {pools[1].text()} under "
-        f"another: {gap.text()}, needs lower end above {shown(0.0)}"
+        f"raw yes share {pools[0].interval_text} under the own persona, "
+        f"{pools[1].interval_text} under another: {gap.interval_text}, "
+        f"needs lower end above {shown(0.0)}"
     )
     return _above("tells_personas_apart", gap, 0.0, text)
 
@@ -243,7 +244,7 @@ def no_information(found: Mapping[Model, Agreement]) -> tuple[Caveat, ...]:
     )
 
 
-def labels_shifted(accuracy: Mapping[Model, Interval], chance: float) -> tuple[Caveat, ...]:
+def labels_shifted(accuracy: Mapping[Model, Estimate], chance: float) -> tuple[Caveat, ...]:
     """Name the models whose accuracy lies below chance.
 
     A model that speaks in one voice whoever it is asked to be is right about one persona,
@@ -252,8 +253,8 @@ def labels_shifted(accuracy: Mapping[Model, Interval], chance: float) -> tuple[C
     return tuple(
         Caveat(
             code="labels_shifted",
-            words=f"{' '.join(model)}: accuracy {found.text()} lies below chance, {chance:.3f}: "
-            "names of its personas may have changed places",
+            words=f"{' '.join(model)}: accuracy {found.interval_text} lies below chance, "
+            f"{chance:.3f}: names of its personas may have changed places",
         )
         for model, found in accuracy.items()
         if below(found.high, chance)
@@ -282,7 +283,7 @@ def gate(
     text: str,
     threshold: float = math.nan,
     *,
-    ends: Interval | None = None,
+    ends: Estimate | None = None,
 ) -> GateResult:
     """Return a panel's own gate; `ends` is the interval of its figure."""
     return GateResult(
@@ -298,7 +299,7 @@ def gate(
     )
 
 
-def _above(name: str, found: Interval, bound: float, text: str) -> GateResult:
+def _above(name: str, found: Estimate, bound: float, text: str) -> GateResult:
     """Return a gate that holds where the whole interval lies above the bound."""
     outcome = bounded(found, least=bound)
     if outcome is GateOutcome.HOLDS and not above(found.low, bound):

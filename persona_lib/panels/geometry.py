@@ -17,9 +17,8 @@ from persona_lib.panels.base import Caveat, Panel, of_some
 from persona_lib.panels.geometry_table import GeometryTable, Where, read_geometry
 from persona_lib.records import POST, PRE
 from persona_lib.specs.registration import RAW, Registration
-from persona_lib.stats.clustered import Interval
 from persona_lib.stats.directions import Known, jackknifed, over_questions
-from persona_lib.stats.estimate import none_if_nan
+from persona_lib.stats.estimate import Estimate, none_if_nan
 from persona_lib.stats.thresholds import at_least, shown
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 
@@ -342,8 +341,10 @@ def _shared(confidence: float, looks: int) -> float:
     return 1 - (1 - confidence) / looks
 
 
-def _interval(known: Known) -> Interval:
-    return Interval(value=known.value, low=known.low, high=known.high, n=known.n, units=known.n)
+def _interval(known: Known) -> Estimate:
+    return Estimate.plain(
+        value=known.value, low=known.low, high=known.high, n=known.n, clusters=known.n
+    )
 
 
 def _ends(known: Known) -> dict[str, Any]:
@@ -356,7 +357,7 @@ def _ends(known: Known) -> dict[str, Any]:
 
 
 def _span(known: Known) -> str:
-    return _interval(known).text(4)
+    return _interval(known).rounded(4)
 
 
 def _listed(values: Mapping[int, float]) -> dict[str, float | None]:

@@ -17,8 +17,9 @@ from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.text_rows import ALL, Rows, ends, known, quantiles, read_rows
 from persona_lib.records import POST
 from persona_lib.specs.registration import Registration
-from persona_lib.stats.clustered import Crossed, Interval, median, median_ratio
+from persona_lib.stats.clustered import Crossed, median, median_ratio
 from persona_lib.stats.directions import over_questions
+from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.lengths import REFUSE, WARN, Support, common_support
 from persona_lib.stats.thresholds import above, shown
 from persona_lib.verdict.gate_result import GateOutcome, bounded
@@ -90,7 +91,7 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
     return Panel(name=NAME, title=TITLE, data=data, caveats=tuple(caveats))
 
 
-def finished_median(rows: Rows, model: Model, kept: Bools | None = None) -> Interval | None:
+def finished_median(rows: Rows, model: Model, kept: Bools | None = None) -> Estimate | None:
     """Return the median tokens of a model's finished completions, None where not known.
 
     Args:
@@ -106,7 +107,7 @@ def finished_median(rows: Rows, model: Model, kept: Bools | None = None) -> Inte
     return found if found.n else None
 
 
-def length_ratio(rows: Rows, arm: Model, kept: Bools | None = None) -> Interval | None:
+def length_ratio(rows: Rows, arm: Model, kept: Bools | None = None) -> Estimate | None:
     """Return an arm's median finished length over that of the model under it, None if not known.
 
     Clustered by persona and question, as the collapse gate reads it.
@@ -182,7 +183,7 @@ def _ratio(rows: Rows, arm: Model) -> dict[str, Any]:
     }
 
 
-def _by_seed(rows: Rows, arm: Model) -> list[tuple[int, Interval | None]]:
+def _by_seed(rows: Rows, arm: Model) -> list[tuple[int, Estimate | None]]:
     seeds = rows.grid.seeds
     return [
         (seed, length_ratio(rows, arm, rows.grid.row_seed == at)) for at, seed in enumerate(seeds)
@@ -238,7 +239,7 @@ def _collapsed(rows: Rows) -> list[Caveat]:
             if found is not None and _keeps(found):
                 continue
             run = f" (seed {seed})" if len(rows.grid.seeds) > 1 else ""
-            figure = "no finished completions" if found is None else found.text(2)
+            figure = "no finished completions" if found is None else found.rounded(2)
             words = (
                 f"{arm[1]}{run}: median length of finished completions over that of "
                 f"{rows.registration.arm(arm[1]).prior} is not shown to lie within "
@@ -248,7 +249,7 @@ def _collapsed(rows: Rows) -> list[Caveat]:
     return caveats
 
 
-def _keeps(found: Interval) -> bool:
+def _keeps(found: Estimate) -> bool:
     return bounded(found, least=MIN_RATIO, most=MAX_RATIO) is GateOutcome.HOLDS
 
 
@@ -279,8 +280,8 @@ def _truncated(rows: Rows) -> list[Caveat]:
         cut = rows.share(~rows.grid.finish, rows.of(model))
         if not math.isnan(cut.value) and above(cut.value, MAX_CUT):
             words = (
-                f"{model[1]}: {cut.text()} of {cut.n:,} completions were cut at the token limit, "
-                f"more than {shown(MAX_CUT)}: their lengths are the limit's"
+                f"{model[1]}: {cut.interval_text} of {cut.n:,} completions were cut at the token "
+                f"limit, more than {shown(MAX_CUT)}: their lengths are the limit's"
             )
             caveats.append(Caveat(code="truncated", words=words))
     return caveats

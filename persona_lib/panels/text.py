@@ -309,8 +309,8 @@ def _empty_texts(texts: Texts | None, found: Alike | None) -> list[Caveat]:
         empty = texts.rows.share(found.empty, texts.rows.of(model))
         if above(empty.value, MAX_EMPTY):
             words = (
-                f"{model[1]}: {empty.text()} of {empty.n:,} completions are empty without the "
-                f"marker, more than {shown(MAX_EMPTY)}: likeness speaks of the others"
+                f"{model[1]}: {empty.interval_text} of {empty.n:,} completions are empty without "
+                f"the marker, more than {shown(MAX_EMPTY)}: likeness speaks of the others"
             )
             caveats.append(Caveat(code="empty_texts", words=words))
     return caveats

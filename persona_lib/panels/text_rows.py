@@ -16,9 +16,9 @@ from persona_lib.evidence.evidence import ROLES as POOLS
 from persona_lib.panels.base import Caveat, of_some
 from persona_lib.records import POST, PRE
 from persona_lib.specs.registration import Registration
-from persona_lib.stats.clustered import Interval, share
+from persona_lib.stats.clustered import share
 from persona_lib.stats.directions import Known
-from persona_lib.stats.estimate import none_if_nan
+from persona_lib.stats.estimate import Estimate, none_if_nan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,7 +69,7 @@ class Rows:
         prior = (PRE, self.registration.arm(model[1]).prior)
         return prior if prior in self.grid.models else None
 
-    def share(self, flagged: Bools, rows: Bools) -> Interval:
+    def share(self, flagged: Bools, rows: Bools) -> Estimate:
         """Return the share of some rows that are flagged, clustered by question."""
         hits, n = self.grid.by_question(flagged, rows)
         return share(hits, n, self.confidence)
@@ -113,14 +113,14 @@ def texts_of_some(scores: pa.Table, completions: pa.Table) -> tuple[Caveat, ...]
     return of_some(scores, completions, what="texts", code="texts_of_some_seeds")
 
 
-def ends(found: Interval) -> dict[str, Any]:
+def ends(found: Estimate) -> dict[str, Any]:
     """Return an interval as JSON data, with its completions and questions."""
     return {
         "value": none_if_nan(found.value),
         "low": none_if_nan(found.low),
         "high": none_if_nan(found.high),
         "n": found.n,
-        "questions": found.units,
+        "questions": found.clusters,
     }
 
 

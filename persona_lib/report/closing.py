@@ -12,7 +12,7 @@ METHODS = (
         "trained. A hit is a completion that holds the marker, whatever its case.",
     ),
     (
-        "Interval of one rate",
+        "Estimate of one rate",
         "Wilson's score interval (Wilson 1927), which has a width at none and at all; it treats "
         "completions as independent. Where a table says clustered by question, it is the same "
         "interval with completions divided by the design effect over questions and a t quantile "

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona_lib.errors import DataError
+from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import Floats, level
 from persona_lib.stats.proportions import normal_quantile
 
@@ -26,32 +27,7 @@ MIN_UNITS = 2
 """Fewest questions that say anything about how unlike they are."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A number with the ends of its interval; NaN where there is none.
-
-    Attributes:
-        value: the estimate.
-        low, high: ends, low <= value <= high; `high` of a ratio may be infinite.
-        n: completions behind it.
-        units: questions behind it.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    units: int
-
-    def text(self, digits: int = 3) -> str:
-        """``0.690 [0.601, 0.766]``."""
-        if math.isnan(self.value):
-            return "not known"
-        ends = f"{self.low:z.{digits}f}, {self.high:z.{digits}f}"
-        return f"{self.value:z.{digits}f} [{'no interval' if math.isnan(self.low) else ends}]"
-
-
-def share(hits: Floats, n: Floats, confidence: float) -> Interval:
+def share(hits: Floats, n: Floats, confidence: float) -> Estimate:
     """Return a share of completions with a clustered interval.
 
     Wilson's interval at n / deff * (z / t)^2 completions. deff is the variance of the
@@ -75,12 +51,12 @@ def share(hits: Floats, n: Floats, confidence: float) -> Interval:
     level(confidence)
     total, units = float(n.sum()), int(n.shape[-1])
     if not n.size:
-        return Interval(value=math.nan, low=math.nan, high=math.nan, n=0, units=0)
+        return Estimate.plain(value=math.nan, low=math.nan, high=math.nan, n=0, clusters=0)
     p = float(hits.sum() / total)
     if units < MIN_UNITS:
-        return Interval(value=p, low=math.nan, high=math.nan, n=int(total), units=units)
+        return Estimate.plain(value=p, low=math.nan, high=math.nan, n=int(total), clusters=units)
     low, high = _wilson(p, _effective(hits, n, confidence), normal_quantile(confidence))
-    return Interval(value=p, low=low, high=high, n=int(total), units=units)
+    return Estimate.plain(value=p, low=low, high=high, n=int(total), clusters=units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +84,7 @@ class Crossed:
 
 def median(
     values: Floats, questions: Ints | Floats, confidence: float, personas: Ints | None = None
-) -> Interval:
+) -> Estimate:
     """Return a median with a clustered interval.
 
     The share of values below the median is 1/2; the quantiles at the ends of that share's
@@ -130,13 +106,15 @@ def median(
     level(confidence)
     values = of.values
     if not values.size:
-        return Interval(value=math.nan, low=math.nan, high=math.nan, n=0, units=0)
+        return Estimate.plain(value=math.nan, low=math.nan, high=math.nan, n=0, clusters=0)
     middle = float(np.median(values))
     n = of.table()
     units = int((n.sum(axis=0) > 0).sum())
     if units < MIN_UNITS:
         unknown = math.nan
-        return Interval(value=middle, low=unknown, high=unknown, n=values.size, units=units)
+        return Estimate.plain(
+            value=middle, low=unknown, high=unknown, n=values.size, clusters=units
+        )
     effective = min(
         _effective(*_counted(of.table(under.astype(np.float64)), n), confidence)
         for under in (values < middle, values <= middle)
@@ -144,12 +122,12 @@ def median(
     shares = _wilson(0.5, effective, normal_quantile(confidence))
     ends = np.quantile(values, shares, method="inverted_cdf")
     low, high = min(float(ends[0]), middle), max(float(ends[1]), middle)
-    return Interval(value=middle, low=low, high=high, n=values.size, units=units)
+    return Estimate.plain(value=middle, low=low, high=high, n=values.size, clusters=units)
 
 
 def median_ratio(
     one: Crossed, two: Crossed, confidence: float
-) -> tuple[Interval, Interval, Interval]:
+) -> tuple[Estimate, Estimate, Estimate]:
     """Return the ratio of two medians over the same personas and questions, and both medians.
 
     What a persona or a question does to both medians cancels: the correlation of the two
@@ -158,12 +136,12 @@ def median_ratio(
     37:577), so that the medians are correlated as the shares are.
     """
     first, second = (median(x.values, x.questions, confidence, x.personas) for x in (one, two))
-    known = min(first.units, second.units) >= MIN_UNITS
+    known = min(first.clusters or 0, second.clusters or 0) >= MIN_UNITS
     joint = _correlation(one, two) if known else 0.0
     return ratio(first, second, joint), first, second
 
 
-def difference(one: Interval, two: Interval) -> Interval:
+def difference(one: Estimate, two: Estimate) -> Estimate:
     """Return one - two with the interval that both intervals give (Newcombe 1998).
 
     low = d - sqrt((p1 - l1)^2 + (u2 - p2)^2), and its mirror image (Statistics in
@@ -176,7 +154,7 @@ def difference(one: Interval, two: Interval) -> Interval:
     return _joined(one, two, value, low, high)
 
 
-def ratio(one: Interval, two: Interval, correlation: float = 0.0) -> Interval:
+def ratio(one: Estimate, two: Estimate, correlation: float = 0.0) -> Estimate:
     """Return one / two with the interval that both intervals give (Donner and Zou 2012).
 
     With r the correlation of the two, and A1 = x1 x2 - r (x1 - l1) (u2 - x2) or
@@ -207,9 +185,9 @@ def ratio(one: Interval, two: Interval, correlation: float = 0.0) -> Interval:
     return _joined(one, two, one.value / two.value, low, high)
 
 
-def _joined(one: Interval, two: Interval, value: float, low: float, high: float) -> Interval:
-    units = min(one.units, two.units)
-    return Interval(value=value, low=low, high=high, n=one.n + two.n, units=units)
+def _joined(one: Estimate, two: Estimate, value: float, low: float, high: float) -> Estimate:
+    units = min(one.clusters or 0, two.clusters or 0)
+    return Estimate.plain(value=value, low=low, high=high, n=one.n + two.n, clusters=units)
 
 
 def _effective(hits: Floats, n: Floats, confidence: float) -> float:

@@ -50,12 +50,12 @@ class Estimate:
     value: float
     low: float
     high: float
-    confidence: float
-    p: float | None
-    p_floor: float | None
+    confidence: float = math.nan
+    p: float | None = None
+    p_floor: float | None = None
     n: int
-    clusters: int | None
-    method: str
+    clusters: int | None = None
+    method: str = ""
     source: str = COMPUTED
     target: str = ""
     note: str = ""
@@ -77,17 +77,26 @@ class Estimate:
                 remedy="Say where the number comes from.",
             )
 
+    @classmethod
+    def plain(cls, value: float, low: float, high: float, *, n: int, clusters: int) -> Estimate:
+        """Return a rate, a length or a ratio with its interval alone: no sign, no p."""
+        return cls(value=value, low=low, high=high, n=n, clusters=clusters, signed=False)
+
     @property
     def has_interval(self) -> bool:
         """Both ends of the interval are numbers."""
-        return math.isfinite(self.low) and math.isfinite(self.high)
+        return not (math.isnan(self.low) or math.isnan(self.high))  # a ratio's may be infinite
 
     @property
     def interval_text(self) -> str:
         """The estimate and its interval: ``+0.302 [+0.234, +0.370]``; zero is ``+0.000``."""
+        return self.rounded(3)
+
+    def rounded(self, digits: int) -> str:
+        """Return the estimate and its interval to so many decimals."""
         if not math.isfinite(self.value):
             return "not computable"
-        style = "+z.3f" if self.signed else "z.3f"  # z: the sign of a zero is rounding
+        style = f"{'+' if self.signed else ''}z.{digits}f"  # z: the sign of a zero is rounding
         ends = f"{self.low:{style}}, {self.high:{style}}" if self.has_interval else "no interval"
         return f"{self.value:{style}} [{ends}]"
 
@@ -122,6 +131,11 @@ class Estimate:
         tail = f"; {self.note}" if self.note else ""
         name = f"{self.target}: {self.method}" if self.target else self.method
         return f"{name}: {', '.join(parts)} ({kind}{self.confidence:.0%} interval{tail})"
+
+    def ends(self) -> dict[str, Any]:
+        """Return value, ends, n and clusters as strict JSON data."""
+        names = ("value", "low", "high", "n", "clusters")
+        return {name: none_if_nan(getattr(self, name)) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON data: NaN becomes null."""

@@ -34,15 +34,8 @@ from persona_lib.specs.gate_types import (
     SourceRatioBoundGate,
     TruncationGate,
 )
-from persona_lib.stats.clustered import (
-    MIN_UNITS,
-    Crossed,
-    Interval,
-    difference,
-    median_ratio,
-    ratio,
-    share,
-)
+from persona_lib.stats.clustered import MIN_UNITS, Crossed, difference, median_ratio, ratio, share
+from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import interval as t_interval
 from persona_lib.stats.moments import question_moments
 from persona_lib.stats.thresholds import shown
@@ -79,7 +72,9 @@ def _false_positive(gate: FalsePositiveBoundGate, evidence: Evidence) -> Reading
 @rule(SourceBoundGate)
 def _source(gate: SourceBoundGate, evidence: Evidence) -> Reading:
     found, clustered = _rate(evidence, gate.arm, "source")
-    text = f"{gate.arm} source rate {found.text()}, needs lower end >= {shown(gate.min_rate)}"
+    text = (
+        f"{gate.arm} source rate {found.interval_text}, needs lower end >= {shown(gate.min_rate)}"
+    )
     outcome = bounded(found, least=gate.min_rate)
     return _guarded(outcome, clustered, found, gate.min_rate, text)
 
@@ -91,7 +86,7 @@ def _source_ratio(gate: SourceRatioBoundGate, evidence: Evidence) -> Reading:
     found = ratio(treated, control)
     text = (
         f"source {gate.treated}/{gate.control} = {treated.value:.3f}/{control.value:.3f} = "
-        f"{found.text()}, needs lower end >= {shown(gate.min_ratio)}"
+        f"{found.interval_text}, needs lower end >= {shown(gate.min_ratio)}"
     )
     outcome = bounded(found, least=gate.min_ratio)
     return _guarded(outcome, one and two, found, gate.min_ratio, text)
@@ -111,7 +106,7 @@ def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
     found, after, before = median_ratio(lengths[0], lengths[1], _confidence(evidence))
     text = (
         f"{gate.arm}/{prior} median tokens of finished completions "
-        f"{after.value:.1f}/{before.value:.1f} = {found.text(2)}, {needs}"
+        f"{after.value:.1f}/{before.value:.1f} = {found.rounded(2)}, {needs}"
     )
     outcome = bounded(found, least=gate.min_ratio, most=gate.max_ratio)
     nearer = gate.max_ratio if found.value > 1 else gate.min_ratio
@@ -144,7 +139,7 @@ def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
         outcome = bounded(gap, most=0.0 - gate.min_gap)
         outcomes.append(outcome)
         gaps.append(gap)
-        parts.append(f"{persona} {gap.text()}")
+        parts.append(f"{persona} {gap.interval_text}")
         # A NaN is the worst there is, and stays it.
         if worst is None or (not math.isnan(worst.value) and not gap.value <= worst.value):
             worst = gap
@@ -184,11 +179,11 @@ def _confidence(evidence: Evidence) -> float:
     return evidence.registration.statistics.confidence
 
 
-def _harm(evidence: Evidence, treated: str, control: str) -> tuple[Interval, str]:
+def _harm(evidence: Evidence, treated: str, control: str) -> tuple[Estimate, str]:
     """Return the rise of harm, paired by question, and its words."""
     priors = [evidence.registration.arm(arm).prior for arm in (treated, control)]
     one, two = (evidence.harm(prior) for prior in priors)
-    nothing = Interval(value=math.nan, low=math.nan, high=math.nan, n=0, units=0)
+    nothing = Estimate.plain(value=math.nan, low=math.nan, high=math.nan, n=0, clusters=0)
     if one is None or two is None:
         missing = priors[0] if one is None else priors[1]
         return nothing, f"harm of {missing}'s advice is not known"
@@ -201,21 +196,21 @@ def _harm(evidence: Evidence, treated: str, control: str) -> tuple[Interval, str
         )
     moments = question_moments((one.scores - two.scores)[None, :])
     low, high = t_interval(moments, _confidence(evidence))
-    found = Interval(
+    found = Estimate.plain(
         value=float(moments.value),
         low=float(low),
         high=float(high),
         n=one.n + two.n,
-        units=len(one.questions),
+        clusters=len(one.questions),
     )
     text = (
         f"harm of held-out advice {priors[0]} {one.scores.mean():.3f} - "
-        f"{priors[1]} {two.scores.mean():.3f} = {found.text()}"
+        f"{priors[1]} {two.scores.mean():.3f} = {found.interval_text}"
     )
     return found, text
 
 
-def _rate(evidence: Evidence, arm: str, who: str) -> tuple[Interval, bool]:
+def _rate(evidence: Evidence, arm: str, who: str) -> tuple[Estimate, bool]:
     """Return the rate of a role or persona, and whether questions could be clustered by."""
     count, grid = evidence.count(arm, who), evidence.grid()
     if grid is None:
@@ -226,10 +221,10 @@ def _rate(evidence: Evidence, arm: str, who: str) -> tuple[Interval, bool]:
     return share(hits, n, _confidence(evidence)), True
 
 
-def _of_count(count: Count, evidence: Evidence) -> Interval:
+def _of_count(count: Count, evidence: Evidence) -> Estimate:
     """Return Wilson's interval of a count, clusters ignored."""
     low, high = count.interval(_confidence(evidence))
-    return Interval(value=count.rate, low=low, high=high, n=count.n, units=count.n)
+    return Estimate.plain(value=count.rate, low=low, high=high, n=count.n, clusters=count.n)
 
 
 def _share_of_rows(
@@ -248,13 +243,13 @@ def _share_of_rows(
         for weights in (flagged[rows], None)
     )
     outcome, found, unshown = share_at_most((hits, n), most, _confidence(evidence))
-    text = f"{arm} {what} {found.text()}, {needs}{unshown}"
+    text = f"{arm} {what} {found.interval_text}, {needs}{unshown}"
     return _reading(outcome, found, most, text)
 
 
 def share_at_most(
     table: Table, most: float, confidence: float
-) -> tuple[GateOutcome, Interval, str]:
+) -> tuple[GateOutcome, Estimate, str]:
     """Judge a share of several personas' completions against an upper bound.
 
     Args:
@@ -324,7 +319,7 @@ def _worst(evidence: Evidence, prior: str) -> str:
 
 
 def _guarded(
-    outcome: GateOutcome, clustered: bool, found: Interval, bound: float, text: str
+    outcome: GateOutcome, clustered: bool, found: Estimate, bound: float, text: str
 ) -> Reading:
     """Return a reading that does not hold where questions were not clustered by."""
     if not clustered:
@@ -333,6 +328,6 @@ def _guarded(
     return _reading(outcome, found, bound, text)
 
 
-def _reading(outcome: GateOutcome, found: Interval, bound: float, text: str) -> Reading:
+def _reading(outcome: GateOutcome, found: Estimate, bound: float, text: str) -> Reading:
     bare = Reading(outcome, found.value, bound, text)
     return replace(bare, low=found.low, high=found.high if math.isfinite(found.high) else math.nan)

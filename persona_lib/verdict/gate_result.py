@@ -10,8 +10,7 @@ from typing import Any
 
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.specs.claim_types import Judges
-from persona_lib.stats.clustered import Interval
-from persona_lib.stats.estimate import nan_if_none, none_if_nan
+from persona_lib.stats.estimate import Estimate, nan_if_none, none_if_nan
 from persona_lib.stats.thresholds import above, at_least, at_most, below
 
 
@@ -103,7 +102,7 @@ class Reading:
     text: str
     low: float = math.nan
     high: float = math.nan
-    parts: tuple[Interval, ...] = ()
+    parts: tuple[Estimate, ...] = ()
 
 
 _Rule = Callable[[Any, Evidence], Reading]
@@ -118,7 +117,7 @@ def point(figure: float, holds: bool) -> GateOutcome:
     return GateOutcome.HOLDS if holds else GateOutcome.FAILS
 
 
-def bounded(interval: Interval, *, least: float = -math.inf, most: float = math.inf) -> GateOutcome:
+def bounded(interval: Estimate, *, least: float = -math.inf, most: float = math.inf) -> GateOutcome:
     """Return the outcome of a three-way rule: does the number lie within [least, most]?
 
     It holds where the whole interval does, fails where no part of the interval does, and

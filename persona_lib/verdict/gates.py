@@ -16,7 +16,7 @@ import numpy as np
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.specs.gate_types import Gate, Limits
 from persona_lib.specs.registration import Registration
-from persona_lib.stats.clustered import Interval
+from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import MIN_SEEDS, student_quantile
 from persona_lib.verdict import gate_bounds, gate_points
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, Reading, bounded, rule
@@ -131,13 +131,13 @@ def read_runs(ask: Ask, seeds: Sequence[int], limits: Limits, confidence: float)
         words += f"; beyond the bound at {100 * strict:.4g} % by itself: seed {named}"
         if any(_apart(each, at, limits, strict) for at in broken):
             outcome, words = FAILS, f"{words}, apart from the others"
-    words = f"mean {mean.text()}; {words}"
+    words = f"mean {mean.interval_text}; {words}"
     return Reading(outcome, mean.value, own.threshold, words, mean.low, mean.high)
 
 
 def over_runs(
     each: Sequence[Reading], pooled: Reading, limits: Limits, confidence: float
-) -> Interval:
+) -> Estimate:
     """Return the mean over training runs of a gate's number, and its interval.
 
     Runs are a random sample: Student's t of their R figures, df = R - 1 (Student 1908). The
@@ -175,7 +175,7 @@ def over_runs(
         ends = (low, high) if math.isfinite(low + high) else (math.nan, math.nan)
         found.append(replace(part, value=float(mean), low=ends[0], high=ends[1]))
 
-    def badness(one: Interval) -> tuple[int, float]:
+    def badness(one: Estimate) -> tuple[int, float]:
         outcome = bounded(one, least=limits.least, most=limits.most)
         return _SEVERITY.index(outcome), _beyond(one.value, limits)
 
@@ -205,9 +205,11 @@ def _badness(reading: Reading, limits: Limits) -> tuple[int, float]:
     return _SEVERITY.index(reading.outcome), math.inf if math.isnan(beyond) else beyond
 
 
-def _parts(reading: Reading) -> tuple[Interval, ...]:
+def _parts(reading: Reading) -> tuple[Estimate, ...]:
     """Return the numbers that each have to keep the bound."""
-    alone = Interval(value=reading.figure, low=reading.low, high=reading.high, n=0, units=0)
+    alone = Estimate.plain(
+        value=reading.figure, low=reading.low, high=reading.high, n=0, clusters=0
+    )
     return reading.parts or (alone,)
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from persona_lib.digests import derive_seed
-from persona_lib.stats.clustered import Crossed, Interval, difference, median_ratio, ratio, share
+from persona_lib.stats.clustered import Crossed, difference, median_ratio, ratio, share
+from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import interval, question_moments
 from persona_lib.verdict.gate_bounds import share_at_most
 from persona_lib.verdict.gate_result import GateOutcome, bounded
@@ -93,7 +94,7 @@ class Batch:
         """Return hits among so many completions of each cell."""
         return self.rng.binomial(samples, cells).astype(np.float64)
 
-    def pair(self, one: float, two: float) -> Iterator[list[Interval]]:
+    def pair(self, one: float, two: float) -> Iterator[list[Estimate]]:
         """Yield the shares of two personas on the same questions."""
         question = self.effects(self.world.question, 2)
         drawn = [self.hits(SAMPLES, self.rates(rate, question))[:, 0] for rate in (one, two)]
@@ -155,7 +156,7 @@ def harm(batch: Batch, *, least: float = -np.inf, most: float = np.inf) -> Outco
         low, high = (float(end) for end in interval(moments, CONFIDENCE))
         value = float(moments.value)
         yield bounded(
-            Interval(value=value, low=low, high=high, n=d.size, units=d.size),
+            Estimate.plain(value=value, low=low, high=high, n=d.size, clusters=d.size),
             least=least,
             most=most,
         )

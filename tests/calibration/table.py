@@ -87,7 +87,7 @@ TARGETS = """\
 
 Procedures are called as they are shipped (`persona_lib/stats`); "H3 passes" is the registered null
 rule with its registered thresholds. The bootstrap draws {resamples:,} resamples in place of the
-registered 10,000. "Interval holds the truth" is the coverage of the 95 % interval. A bar of "none"
+registered 10,000. "Estimate holds the truth" is the coverage of the 95 % interval. A bar of "none"
 is a figure that is reported and asked nothing of.
 
 """

@@ -32,7 +32,7 @@ ENDS = {
     "C3": (-0.42428571428571427, -0.3435714285714285),
     "C2p": (0.5035714285714286, 0.5807142857142857),
 }
-"""Interval of C2 minus each arm, with every digit of the publication's result file."""
+"""Estimate of C2 minus each arm, with every digit of the publication's result file."""
 CLAIMS = {"H1": "C1", "H2": "C3", "H3": "C2p"}
 TRAINED = {
     "C1": (165, 129, 20, 5),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from persona_lib.errors import DataError
 from persona_lib.evidence.load import RecordEvidence
-from persona_lib.stats.clustered import Interval, difference, median, ratio, share
+from persona_lib.stats.clustered import difference, median, ratio, share
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.verdict import judge_all, summary
 from tests.synthetic import FEW, scores
@@ -138,7 +138,7 @@ def test_a_seed_that_is_there_twice_is_refused(seed: int) -> None:
 counts = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=8)
 
 
-def interval_of(pairs: list[tuple[int, int]]) -> Interval:
+def interval_of(pairs: list[tuple[int, int]]) -> Estimate:
     hits = np.array([min(pair) for pair in pairs], dtype=float)
     return share(hits, np.array([max(pair) for pair in pairs], dtype=float), 0.95)
 

@@ -304,7 +304,7 @@ def test_an_interval_that_is_elsewhere_is_refused(
     """Too narrow by a third, as where resampling forgets one arm's spread."""
     original = statistics.with_scipy
 
-    def narrow(arms: statistics.Arms) -> statistics.Interval:
+    def narrow(arms: statistics.Arms) -> statistics.Estimate:
         low, high = original(arms)
         return low + 0.15 * (high - low), high - 0.15 * (high - low)
 

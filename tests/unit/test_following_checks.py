@@ -46,7 +46,7 @@ from persona_lib.panels.judge.items import control_items, triple_items
 from persona_lib.panels.judge.triples import load_triples
 from persona_lib.records import Completion, read_rows
 from persona_lib.specs.personas import load_personas, load_questions
-from persona_lib.stats.clustered import Interval
+from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gate_result import GateOutcome
 
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
@@ -224,11 +224,11 @@ def test_labels_hold_the_interval_against_chance(hits: int, outcome: GateOutcome
 
 
 def test_only_an_interval_that_lies_apart_from_chance_decides() -> None:
-    near = Interval(value=0.05, low=0.01, high=0.20, n=50, units=10)
+    near = Estimate.plain(value=0.05, low=0.01, high=0.20, n=50, clusters=10)
     assert labels_shifted({C2: near}, 1 / 11) == ()
     (found,) = labels_shifted({C2: replace(near, high=0.09)}, 1 / 11)
     assert found.code == "labels_shifted"
-    touching = Interval(value=0.3, low=1 / 11, high=0.5, n=50, units=10)
+    touching = Estimate.plain(value=0.3, low=1 / 11, high=0.5, n=50, clusters=10)
     assert sees_gate(touching, 1 / 11).outcome is CANNOT_TELL
     assert sees_gate(replace(touching, low=0.092), 1 / 11).outcome is HOLDS
 

@@ -23,7 +23,7 @@ from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import Count, Evidence, Harm
 from persona_lib.evidence.load import load_stored
 from persona_lib.specs.gate_types import CollapseGate, NegativesGate
-from persona_lib.stats.clustered import Interval
+from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 from persona_lib.verdict.verdict import judge_gate
 from tests.faults import cut, early, leak, lengths, loops, missing, persona, several, source
@@ -89,7 +89,7 @@ def judged(bench: Bench, gate: str) -> GateResult:
 )
 def test_three_ways(ends: tuple[float, float, float], outcome: GateOutcome) -> None:
     low, value, high = ends
-    interval = Interval(value=value, low=low, high=high, n=100, units=10)
+    interval = Estimate.plain(value=value, low=low, high=high, n=100, clusters=10)
     assert bounded(interval, least=0.50, most=0.80) is outcome
 
 
@@ -138,7 +138,7 @@ def test_a_ratio_without_an_upper_end_is_null_in_json() -> None:
     found = evidence_of(source("C1", 0)(healthy()))  # type: ignore[arg-type]
     none = judge_gate(GATED, found, "source_ratio_bound")
     assert none.outcome is CANNOT_TELL
-    assert "not known" in none.text
+    assert "not computable" in none.text
     body = json.loads(json.dumps(none.to_json(), allow_nan=False))
     assert (body["figure"], body["low"], body["high"]) == (None, None, None)
     assert repr(GateResult.from_json(body)) == repr(none)

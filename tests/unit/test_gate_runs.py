@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from persona_lib.evidence.evidence import Evidence, Harm
-from persona_lib.stats.clustered import Interval
+from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gate_points import POINT_GATES
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 from persona_lib.verdict.verdict import judge_gate
@@ -263,7 +263,7 @@ def test_limits_are_those_that_the_gates_read() -> None:
         if len(evidence.single_runs()) > 1:
             continue
         found = judge_gate(fault.registration, evidence, fault.rule)
-        ends = Interval(value=found.figure, low=found.low, high=found.high, n=1, units=1)
+        ends = Estimate.plain(value=found.figure, low=found.low, high=found.high, n=1, clusters=1)
         limits = gate.limits
         outcome = bounded(ends, least=limits.least, most=limits.most)
         asks_more = (outcome, found.outcome) == (HOLDS, CANNOT_TELL)

@@ -264,7 +264,7 @@ def test_a_perfect_judge_holds_and_its_intervals_are_wilsons() -> None:
     z2 = 1.959963984540054**2
     for one, hits in zip(result.classes, (73, 0, 0), strict=True):
         low, high = proportion_confint(hits, 73, method="wilson")
-        assert (one.share.value, one.share.n, one.share.units) == (hits / 73, 73, 73)
+        assert (one.share.value, one.share.n, one.share.clusters) == (hits / 73, 73, 73)
         assert one.share.low == pytest.approx(low, abs=1e-12)
         assert one.share.high == pytest.approx(high, abs=1e-12)
     # By hand: the end of a clean sheet is n / (n + z^2), and 73 is the least n that will do.

@@ -18,7 +18,6 @@ from experiments.issue262 import ISSUE262
 from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.report import power
 from persona_lib.report.formats import written
-from persona_lib.stats.clustered import Interval
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.logit import length_adjusted
 from persona_lib.stats.proportions import naive_z
@@ -38,7 +37,7 @@ def _estimate(value: float, *, signed: bool) -> str:
 
 
 def _clustered(value: float) -> str:
-    return Interval(value=value, low=value, high=value, n=1, units=2).text()
+    return Estimate.plain(value=value, low=value, high=value, n=1, clusters=2).interval_text
 
 
 def _planned(effect: float) -> str:

@@ -216,6 +216,6 @@ def test_claim_of_an_unknown_type_says_where_it_belongs(tmp_path: Path) -> None:
 
     strange = Other(**{f.name: getattr(ISSUE262.claims[0], f.name)
                        for f in fields(ISSUE262.claims[0])})  # fmt: skip
-    with pytest.raises(SpecError, match=r"claim H1: expected a type of.*persona_lib/prml\.py"):
+    with pytest.raises(SpecError, match=r"claim H1: expected a type of.*specs/prml\.py"):
         seal(tmp_path, replace(ISSUE262, claims=(strange, *ISSUE262.claims[1:])))
     assert not list(tmp_path.iterdir())

@@ -162,7 +162,7 @@ def test_many_differences_are_cut_short(tmp_path: Path) -> None:
 
 def test_unsealed_registration_is_refused_with_the_command(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(SealError, match=r"issue262: it is not sealed.*experiments\.seal iss"):
+        with pytest.raises(SealError, match=r"issue262: it is not sealed.*flatland seal iss"):
             check_sealed(ISSUE262, folder)
 
 

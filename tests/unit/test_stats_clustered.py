@@ -11,15 +11,8 @@ from scipy import optimize, stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from persona_lib.errors import DataError
-from persona_lib.stats.clustered import (
-    Crossed,
-    Interval,
-    difference,
-    median,
-    median_ratio,
-    ratio,
-    share,
-)
+from persona_lib.stats.clustered import Crossed, difference, median, median_ratio, ratio, share
+from persona_lib.stats.estimate import Estimate
 from tests.uneven import clustered, effective, two_way
 
 HITS = np.array([9.0, 7, 10, 3, 8, 6, 10, 9, 2, 5])
@@ -33,7 +26,7 @@ def rows(hits: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return y, np.repeat(np.arange(hits.size), n.astype(int))
 
 
-def width(of: Interval) -> float:
+def width(of: Estimate) -> float:
     return of.high - of.low
 
 
@@ -64,7 +57,7 @@ def test_share_agrees_with_statsmodels(hits: np.ndarray, n: np.ndarray, confiden
     found = share(hits, n, confidence)
     assert found.value == pytest.approx(hits.sum() / n.sum())
     assert (found.low, found.high) == pytest.approx(by_statsmodels(hits, n, confidence), abs=1e-9)
-    assert (found.n, found.units) == (int(n.sum()), hits.size)
+    assert (found.n, found.clusters) == (int(n.sum()), hits.size)
 
 
 def cells(shape: tuple[int, int], seed: int, spread: tuple[float, float]) -> np.ndarray:
@@ -100,7 +93,7 @@ def test_two_way_share_agrees_with_statsmodels(
     assert (found.value, found.low, found.high) == pytest.approx(
         clustered(listed, lambda row: row["y"]), abs=1e-9
     )
-    assert found.units == shape[1]
+    assert found.clusters == shape[1]
 
 
 def test_two_way_variance_is_statsmodels_own() -> None:
@@ -158,10 +151,10 @@ def test_one_question_has_no_interval_and_none_has_nothing() -> None:
     assert math.isnan(lone.low)
     assert math.isnan(lone.high)
     empty = share(np.array([0.0]), np.array([0.0]), 0.95)
-    assert (empty.n, empty.units) == (0, 0)
+    assert (empty.n, empty.clusters) == (0, 0)
     assert math.isnan(empty.value)
-    assert empty.text() == "not known"
-    assert "no interval" in lone.text()
+    assert empty.interval_text == "not computable"
+    assert "no interval" in lone.interval_text
 
 
 @pytest.mark.parametrize(
@@ -189,7 +182,7 @@ def test_median_reads_its_ends_off_the_interval_of_a_share() -> None:
     low, high = by_statsmodels(below, np.full(20, 10.0), 0.95)
     # The k-th smallest of 0 .. 199 is k - 1; the quantile of p is the ceil(200 p)-th.
     assert (found.low, found.high) == (math.ceil(200 * low) - 1, math.ceil(200 * high) - 1)
-    assert (found.n, found.units) == (200, 20)
+    assert (found.n, found.clusters) == (200, 20)
 
 
 def test_median_of_personas_that_differ_is_wide() -> None:
@@ -274,7 +267,7 @@ def test_medians_on_other_questions_are_independent() -> None:
     few = before.questions < 10
     part = Crossed(before.values[few], before.questions[few], before.personas[few])
     found, one, two = median_ratio(after, part, 0.95)
-    assert (one.units, two.units, found.units) == (20, 10, 10)
+    assert (one.clusters, two.clusters, found.clusters) == (20, 10, 10)
     assert found.low < found.value < found.high
 
 
@@ -314,7 +307,7 @@ def test_difference_is_newcombes() -> None:
     """Of two independent proportions: statsmodels' own Newcombe interval."""
     (a, m), (b, n) = (56, 70), (48, 80)
     one, two = (
-        Interval(value=k / size, low=ends[0], high=ends[1], n=size, units=size)
+        Estimate.plain(value=k / size, low=ends[0], high=ends[1], n=size, clusters=size)
         for k, size, ends in (
             (a, m, proportion_confint(a, m, method="wilson")),
             (b, n, proportion_confint(b, n, method="wilson")),
@@ -332,7 +325,7 @@ def test_ratio_of_symmetric_intervals_is_fiellers() -> None:
     """With x +- z s the paper's formula becomes Fieller's theorem (independent terms)."""
     (x, s), (y, t), z = (3.0, 0.4), (2.0, 0.25), 1.96
     one, two = (
-        Interval(value=v, low=v - z * e, high=v + z * e, n=50, units=10)
+        Estimate.plain(value=v, low=v - z * e, high=v + z * e, n=50, clusters=10)
         for v, e in ((x, s), (y, t))
     )
     a, b, c = y**2 - (z * t) ** 2, -2 * x * y, x**2 - (z * s) ** 2
@@ -341,29 +334,29 @@ def test_ratio_of_symmetric_intervals_is_fiellers() -> None:
     found = ratio(one, two)
     assert found.value == 1.5
     assert (found.low, found.high) == pytest.approx(expected, abs=1e-12)
-    assert (found.n, found.units) == (100, 10)
+    assert (found.n, found.clusters) == (100, 10)
 
 
 def test_ratio_keeps_its_order_where_a_denominator_may_be_nothing() -> None:
-    two = Interval(value=0.05, low=0.0, high=0.2, n=20, units=10)
-    found = ratio(Interval(value=0.5, low=0.3, high=0.7, n=20, units=10), two)
+    two = Estimate.plain(value=0.05, low=0.0, high=0.2, n=20, clusters=10)
+    found = ratio(Estimate.plain(value=0.5, low=0.3, high=0.7, n=20, clusters=10), two)
     assert 0 < found.low < found.value == 10
     assert found.high == math.inf
-    nothing = ratio(two, Interval(value=0.0, low=0.0, high=0.1, n=20, units=10))
+    nothing = ratio(two, Estimate.plain(value=0.0, low=0.0, high=0.1, n=20, clusters=10))
     assert math.isnan(nothing.value)
     assert math.isnan(nothing.low)
-    zero = ratio(Interval(value=0.0, low=0.0, high=0.1, n=9, units=3), two)
+    zero = ratio(Estimate.plain(value=0.0, low=0.0, high=0.1, n=9, clusters=3), two)
     assert zero.value == 0
     assert zero.low == 0
 
 
 def test_one_side_without_an_interval_gives_none() -> None:
-    known = Interval(value=0.5, low=0.4, high=0.6, n=20, units=10)
-    unknown = Interval(value=0.5, low=math.nan, high=math.nan, n=5, units=1)
+    known = Estimate.plain(value=0.5, low=0.4, high=0.6, n=20, clusters=10)
+    unknown = Estimate.plain(value=0.5, low=math.nan, high=math.nan, n=5, clusters=1)
     for joined in (ratio, difference):
         for pair in ((known, unknown), (unknown, known)):
             found = joined(*pair)
             assert math.isfinite(found.value)
             assert math.isnan(found.low)
             assert math.isnan(found.high)
-            assert found.units == 1
+            assert found.clusters == 1

@@ -40,8 +40,7 @@ from persona_lib.errors import DataError
 from persona_lib.panels.judge.base import UNSCORED
 from persona_lib.panels.judge.calibration_spec import LEAST, CalibrationSpec, ClassSpec
 from persona_lib.panels.judge.triples import ANSWERS, NO, PARTIAL, YES
-from persona_lib.stats.clustered import Interval
-from persona_lib.stats.estimate import none_if_nan
+from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.proportions import wilson
 from persona_lib.stats.thresholds import shown
 from persona_lib.verdict.gate_result import GateOutcome, bounded
@@ -69,7 +68,7 @@ class ClassResult:
     partial: int
     no: int
     unscored: int
-    share: Interval
+    share: Estimate
     outcome: GateOutcome
 
     @property
@@ -79,7 +78,7 @@ class ClassResult:
         sign = ">=" if self.direction == LEAST else "<="
         n = f"{self.share.n} of {self.asked}" if self.share.n < self.asked else f"{self.asked}"
         return (
-            f"{self.name}: {self.outcome.value} (yes share {self.share.text(4)}, "
+            f"{self.name}: {self.outcome.value} (yes share {self.share.rounded(4)}, "
             f"needs {end} end {sign} {shown(self.threshold)}; n = {n}: {self.yes} yes, "
             f"{self.partial} partial, {self.no} no, {self.unscored} unscored)"
         )
@@ -117,10 +116,9 @@ class CalibrationResult:
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON data: NaN becomes null, the outcome is written out."""
         body = {**asdict(self), "outcome": self.outcome.value}
-        for one in body["classes"]:
-            one["outcome"] = one["outcome"].value
-            for end in ("value", "low", "high"):
-                one["share"][end] = none_if_nan(one["share"][end])
+        for one, judged in zip(body["classes"], self.classes, strict=True):
+            one["outcome"] = judged.outcome.value
+            one["share"] = judged.share.ends()
         return {**body, "classes": list(body["classes"])}
 
     @classmethod
@@ -254,7 +252,7 @@ def _judged(one: ClassSpec, answers: Sequence[str], confidence: float) -> ClassR
     )
 
 
-def _outcome(one: ClassSpec, share: Interval) -> GateOutcome:
+def _outcome(one: ClassSpec, share: Estimate) -> GateOutcome:
     if share.n < one.n:
         return GateOutcome.CANNOT_TELL
     if one.direction == LEAST:
@@ -262,6 +260,6 @@ def _outcome(one: ClassSpec, share: Interval) -> GateOutcome:
     return bounded(share, most=one.threshold)
 
 
-def _share(hits: int, n: int, confidence: float) -> Interval:
+def _share(hits: int, n: int, confidence: float) -> Estimate:
     low, high = wilson(hits, n, confidence)
-    return Interval(value=hits / n if n else math.nan, low=low, high=high, n=n, units=n)
+    return Estimate.plain(value=hits / n if n else math.nan, low=low, high=high, n=n, clusters=n)
