@@ -369,7 +369,7 @@ def test_a_finished_store_on_a_read_only_mount_is_judged_and_planned(
     done = on_it("-m", SCIENCE, "--seeds", "3,5", f"--report={tmp_path / 'report'}")
     assert outcome(tmp_path / "report") == outcome(micro / "first"), done.stdout[-3000:]
     planned = on_it("--plan", "--seeds", "3,5")
-    assert "68 of 68 stages are stored" in planned.stdout
+    assert re.search(r"\b(\d+) of \1 stages are stored", planned.stdout)
     refused = on_it("-m", "h1", "--seeds", "4")
     assert refused.returncode == 1
     named = f"UnwritableStoreError: {micro / 'store'}: cannot be created or written (Read-only"
