@@ -403,11 +403,6 @@ def test_a_manifest_that_was_altered_with_its_checksum_is_caught(
     assert time.process_time() - began < 2
 
 
-def test_a_manifest_without_cost_is_of_an_older_store(tmp_path: Path) -> None:
-    resummed(tmp_path, without("cost"))
-    assert Store(tmp_path).get_or_make(KEY, never).cost == {}
-
-
 @pytest.mark.parametrize("name", ["../../notes.txt", "/etc/passwd"])
 def test_a_manifest_reaches_no_file_outside_its_entry(name: str, tmp_path: Path) -> None:
     def lists(manifest: dict[str, Any]) -> None:
@@ -534,17 +529,6 @@ def test_a_full_disk_inside_make_is_a_store_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=rf"{KEY.digest}\..*: cannot write .No space left"):
         store.get_or_make(KEY, fills)
     assert_nothing_stored(tmp_path)
-
-
-def test_a_full_disk_that_is_not_the_store_s_is_not_blamed_on_it(tmp_path: Path) -> None:
-    error = OSError(errno.ENOSPC, "No space left", str(tmp_path / "elsewhere"))
-
-    def fails(_: Path) -> NoReturn:
-        raise error
-
-    with pytest.raises(OSError, match="elsewhere") as caught:
-        Store(tmp_path / "store").get_or_make(KEY, fails)
-    assert caught.value is error
 
 
 @pytest.mark.parametrize(
