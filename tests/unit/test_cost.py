@@ -124,14 +124,16 @@ def test_an_entry_keeps_its_cost_and_its_content_does_not_know_it(tmp_path: Path
     assert cheap.content == built.content
 
 
-def test_an_entry_without_costs_is_read_and_shown_with_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("older", [{"engine_starts": 3}, {}, None])
+def test_an_entry_with_fewer_costs_or_none_is_read_and_shown(
+    older: dict[str, int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As every entry is that was built before costs were kept."""
+    """As every entry is that was built before they were kept."""
     stage = Stage(name="train", label="C1", version=1, spec={}, work=lambda out, _: make(out))
     folder = stage.resolve(Store(tmp_path)).path.parent
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["cost"]
+    manifest |= {} if older is None else {"cost": older}
     text = json.dumps(manifest)
     (folder / "manifest.json").write_text(text)
     line = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
@@ -139,11 +141,12 @@ def test_an_entry_without_costs_is_read_and_shown_with_none(
     store = Store(tmp_path)
     (planned,) = plan([stage], store)
     assert planned.stored
-    assert planned.cost == {}
+    assert planned.cost == (older or {})
     (description,) = costs_of(store, [stage], monkeypatch)
     assert description["seconds"] is not None
-    names = ("tokens", "peak_mib", "peak_of", "engine_starts", "batch_rows")
+    names = ("tokens", "peak_mib", "peak_of", "batch_rows")
     assert {description[name] for name in names} == {None}
+    assert description["engine_starts"] == (3 if older else None)
 
 
 def costs_of(store: Store, stages: list[Stage], patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
