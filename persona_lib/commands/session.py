@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from persona_lib.pipeline.results import Run
     from persona_lib.specs.profile import Profile
     from persona_lib.specs.registration import Registration
-    from persona_lib.specs.seal import Seal
+    from persona_lib.specs.seal import SealState
     from persona_lib.store.stage import Stage
     from persona_lib.store.store import Store
     from persona_lib.verdict.verdict import GateResult, Verdict
@@ -142,7 +142,7 @@ class Session:
         return self._runs
 
     @cached_property
-    def seal(self) -> Seal:
+    def seal(self) -> SealState:
         """The seal of the registration, read once.
 
         Raises:
