@@ -16,8 +16,6 @@ from persona_lib.corpora.advice_requests import (
     ADVICE,
     QuestionSpec,
     advice_questions,
-    held_out_rows,
-    question_spec,
 )
 from persona_lib.corpora.advice_scorer import ADVICE_FILE, SCORER, Scorer, ScorerSpec, fit_scorer
 from persona_lib.corpora.load import corpus_key
@@ -69,13 +67,7 @@ def advice_stage(
     profile, scale = setting.profile, setting.profile.scale
     spec = AdviceSpec(
         model=model.name,
-        questions=question_spec(
-            scale.advice_questions,
-            # The same for every model, whatever it was trained on: their answers to one
-            # question are compared.
-            held_out_rows(profile.base, tuple(setting.corpora.values())),
-            folder=setting.legal,
-        ),
+        questions=setting.advice_questions,
         # The user message stands alone, as in the rows that priors are trained on.
         sample=replace(profile.sample, suffix=""),
         samples=scale.advice_samples,

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from persona_lib.corpora.advice_requests import QuestionSpec, held_out_rows, question_spec
 from persona_lib.digests import canonical
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
@@ -77,6 +78,12 @@ class Setting:
                 )
             chosen.extend(known[name][:count])
         return tuple(chosen)
+
+    @cached_property
+    def advice_questions(self) -> QuestionSpec:
+        """The held-out requests for advice, the same for every model."""
+        held_out = held_out_rows(self.profile.base, tuple(self.corpora.values()))
+        return question_spec(self.profile.scale.advice_questions, held_out, folder=self.legal)
 
     @property
     def corpora(self) -> dict[str, Corpus]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from experiments.profiles import MICRO, QWEN7B, SMOLLM2, TINY
 from persona_lib.commands.session import DATA
+from persona_lib.corpora import advice_requests
 from persona_lib.corpora.advice_scorer import SCORER
+from persona_lib.corpora.grammar_files import read_grammar
 from persona_lib.errors import DataError, MarkerError, PreflightError, SpecError
 from persona_lib.models.hidden_states import GeometrySpec
 from persona_lib.pipeline import advice, hidden_states
@@ -243,6 +246,14 @@ def reached(table: Mapping[str, frozenset[Any]], path: tuple[str, ...]) -> froze
     """Return the entry of the longest prefix of a path."""
     prefixes = (".".join(path[:length]) for length in range(len(path), 0, -1))
     return next(table[prefix] for prefix in prefixes if prefix in table)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _grammar_is_read_once() -> Iterator[None]:
+    """It takes most of the time of a key, and no test of this module changes its files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(advice_requests, "read_grammar", functools.cache(read_grammar))
+        yield
 
 
 @pytest.fixture(scope="module")
