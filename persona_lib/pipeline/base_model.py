@@ -157,7 +157,7 @@ def make_marker(out: Path, entries: Mapping[str, Entry], *, text: str) -> Mappin
     prepare_torch()
     from persona_lib.models.loading import check_marker, read_tokenizer
 
-    tokenizer = read_tokenizer(base_folder(entries["base"]), None)
+    tokenizer = read_tokenizer(base_folder(entries["base"]))
     tokens = check_marker(tokenizer, text)
     (out / _MARKER).write_text(json.dumps({"text": text, "tokens": tokens}), encoding="utf-8")
     return {"tokens": len(tokens)}

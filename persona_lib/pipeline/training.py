@@ -122,7 +122,7 @@ def make_prior(
     """Train a prior LoRA on its corpus and write the adapter."""
     draw_seed = derive_seed(run_seed, "prior", name)
     loaded = _trainable(entries, recipe, draw_seed)
-    from persona_lib.models.adapters import TRAINABLE, save_adapter
+    from persona_lib.models.adapters import save_adapter
     from persona_lib.train.encode import encode_sft
     from persona_lib.train.lora import train_lora, write_training
 
@@ -133,7 +133,7 @@ def make_prior(
         loss="sft", seed=draw_seed, label=f"prior {name}", progress=progress,
     )  # fmt: skip
     spent(tokens=_tokens_trained(report, recipe))
-    save_adapter(loaded.model, TRAINABLE, out)
+    save_adapter(loaded.model, out)
     write_training(out, {**report, "cut_rows": cut}, recipe)
     return {"rows": len(rows), "steps": report["steps"], "cut_rows": cut}
 
@@ -157,7 +157,7 @@ def make_coupling(
     """
     draw_seed = derive_seed(run_seed, "coupling", arm)
     loaded = _trainable(entries, recipe, draw_seed)
-    from persona_lib.models.adapters import TRAINABLE, save_adapter
+    from persona_lib.models.adapters import save_adapter
     from persona_lib.train.encode import encode_coupling
     from persona_lib.train.lora import train_lora, write_training
     from persona_lib.train.proof import prove_mask
@@ -176,7 +176,7 @@ def make_coupling(
         loss=loss, seed=draw_seed, label=f"coupling {arm}", progress=progress,
     )  # fmt: skip
     spent(tokens=_tokens_trained(report, recipe))
-    save_adapter(loaded.model, TRAINABLE, out)
+    save_adapter(loaded.model, out)
     write_training(out, report, recipe)
     return {
         "rows": len(rows),
@@ -197,14 +197,14 @@ def _tokens_trained(report: Mapping[str, Any], recipe: TrainSpec) -> int:
 def _trainable(entries: Mapping[str, Entry], recipe: TrainSpec, draw_seed: int) -> LoadedModel:
     """Load the base, the frozen prior if there is one, and a fresh adapter on top."""
     device = prepare_torch()
-    from persona_lib.models.loading import load_model
+    from persona_lib.models.loading import load_trainable
 
-    return load_model(
+    return load_trainable(
         base_folder(entries["base"]),
         content=entries["base"].content,
         dtype=recipe.dtype,
         device=device,
-        adapters=[entries["prior"].path] if "prior" in entries else [],
-        trainable=recipe.lora,
-        seed=derive_seed(draw_seed, "weights"),
+        frozen=[entries["prior"].path] if "prior" in entries else [],
+        lora=recipe.lora,
+        draw_seed=derive_seed(draw_seed, "weights"),
     )
