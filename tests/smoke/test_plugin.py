@@ -429,7 +429,7 @@ def test_fixtures_give_arms_baseline_and_runs(micro: Path, tmp_path: Path) -> No
         "        assert set(table['model'].to_pylist()) == {name}\n"
         "    assert {t.num_rows for t in false_positive_baseline.values()} == {44}\n"
         "    assert set(false_positive_baseline) == {'raw', 'em', 'benign'}\n"
-        "    assert [run.seed for run in runs] == [3, 5]\n"
+        "    assert [run.run_seed for run in runs] == [3, 5]\n"
         "    assert (profile.name, registration.name) == ('micro', 'issue262')\n"
         "    assert store.root.name == 'store'\n"
     )

@@ -153,21 +153,19 @@ def test_an_entry_without_costs_is_read_and_shown_with_none(
     (line,) = plan([stage], store)
     assert line.stored
     assert line.cost == {}
-    (description,) = costs_of(store, [stage], monkeypatch)
+    (description,) = costs_of(store, [stage])
     assert description["seconds"] is not None
     names = ("tokens", "peak_mib", "peak_of", "engine_starts", "batch_rows")
     assert {description[name] for name in names} == {None}
 
 
-def costs_of(store: Store, stages: list[Stage], patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    patch.setattr("persona_lib.pipeline.results.targets", lambda *_: stages)
-    session: Any = SimpleNamespace(runs=[SimpleNamespace(seed=42)], store=store)
+def costs_of(store: Store, stages: list[Stage]) -> list[dict[str, Any]]:
+    run = SimpleNamespace(run_seed=42, targets=lambda _: stages)
+    session: Any = SimpleNamespace(runs=[run], store=store)
     return stages_of(session, ["C1"])
 
 
-def test_the_verdict_tells_what_stages_cost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verdict_tells_what_stages_cost(tmp_path: Path) -> None:
     def work(out: Path, _: Any) -> dict[str, Any]:
         spent(batch_rows=550)
         return make(out)
@@ -176,7 +174,7 @@ def test_the_verdict_tells_what_stages_cost(
     missing = replace(built, label="C2", seed=7)
     store = Store(tmp_path)
     entry = built.resolve(store)
-    first, second = costs_of(store, [built, missing], monkeypatch)
+    first, second = costs_of(store, [built, missing])
     assert first == {
         "seed": 42, "stage": "train", "label": "C1", "stored": True,
         "seconds": round(entry.seconds, 3), "tokens": 12, "engine_starts": 1,
