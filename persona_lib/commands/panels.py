@@ -38,11 +38,11 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
     from persona_lib.panels.geometry import geometry_panel
     from persona_lib.panels.lengths import TITLE as LENGTHS
     from persona_lib.panels.lengths import lengths_panel
-    from persona_lib.panels.text import TITLE as TEXT
-    from persona_lib.panels.text import text_panel
+    from persona_lib.panels.samples import TITLE as SAMPLES
+    from persona_lib.panels.samples import samples_panel
 
     registration = session.registration
-    root = derive_seed(registration.statistics.seed, _SAMPLES)
+    draw_seed = derive_seed(registration.statistics.seed, _SAMPLES)
 
     @cache
     def scores() -> pa.Table | None:
@@ -51,9 +51,11 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
     made = (
         ("lengths", LENGTHS, lambda: lengths_panel(scores(), registration)),
         (
-            "text",
-            TEXT,
-            lambda: text_panel(scores(), texts_of(session, arms), registration, root=root),
+            "samples",
+            SAMPLES,
+            lambda: samples_panel(
+                scores(), texts_of(session, arms), registration, draw_seed=draw_seed
+            ),
         ),
         ("geometry", GEOMETRY, lambda: geometry_panel(geometry_of(session, arms), registration)),
     )
@@ -74,7 +76,7 @@ def _partial(
     Of a recording, that is: a live run has both of every seed.
     """
     from persona_lib.panels.geometry import states_of_some
-    from persona_lib.panels.text_rows import texts_of_some
+    from persona_lib.panels.samples import texts_of_some
 
     if session.stored is None:
         return [], []

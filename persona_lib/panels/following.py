@@ -40,7 +40,7 @@ from persona_lib.panels.judge.calibration_spec import CalibrationSpec
 from persona_lib.panels.judge.classifier import Prediction
 from persona_lib.panels.judge.coverage import UnscoredCeiling, coverage
 from persona_lib.panels.judge.triples import ANSWERS, YES
-from persona_lib.panels.text_rows import ends, known
+from persona_lib.panels.rows import estimate_json
 from persona_lib.records import POST, PRE
 from persona_lib.specs.registration import RAW, Registration
 from persona_lib.stats.directions import over_questions
@@ -90,14 +90,14 @@ def discriminability_panel(
         {
             "phase": model[0],
             "model": model[1],
-            "accuracy": ends(found[model]),
-            "accuracy_of_all": ends(
+            "accuracy": estimate_json(found[model]),
+            "accuracy_of_all": estimate_json(
                 share_of([(p.question, p.rank == 0) for p in rows], confidence)
             ),
             "n": len(rows),
             "unscored": dict(sorted(Counter(p.reason for p in rows if p.reason).items())),
             "personas": _personas(registration, rows, confidence),
-            "to_source": ends(_to_source(registration, rows, confidence)),
+            "to_source": estimate_json(_to_source(registration, rows, confidence)),
             "from_raw": _change(tables, model, (PRE, RAW), confidence),
             "from_own": _change(tables, model, _under(registration, model), confidence),
         }
@@ -207,7 +207,7 @@ def _answers(
     return {
         "phase": model[0],
         "model": model[1],
-        "bystanders": ends(_yes(registration, rows, confidence)),
+        "bystanders": estimate_json(_yes(registration, rows, confidence)),
         "agreement": None if agreed is None else agreed.to_json(),
         "personas": {
             persona: _cell([row for row in rows if row.persona == persona], confidence)
@@ -278,14 +278,14 @@ def _change(
         return None
     shared = sorted(set(tables[model]) & set(tables[base]))
     values: Floats = np.array([tables[model][q] - tables[base][q] for q in shared])
-    return known(over_questions(values, confidence), len(shared))
+    return estimate_json(over_questions(values, confidence), len(shared))
 
 
 def _personas(
     registration: Registration, rows: Sequence[Prediction], confidence: float
 ) -> dict[str, Any]:
     return {
-        persona: ends(
+        persona: estimate_json(
             _clustered([r for r in rows if r.persona == persona], confidence, lambda p: p.rank == 0)
         )
         for persona in registration.roster.all
@@ -318,7 +318,7 @@ def _cell(rows: Sequence[Judgement], confidence: float) -> dict[str, Any]:
         **{answer: given[answer] for answer in ANSWERS},
         "unscored": dict(sorted(reasons.items())),
         "n": len(rows),
-        "share": ends(share_of(scored, confidence)),
+        "share": estimate_json(share_of(scored, confidence)),
         "questions": {
             question: [counts[answer] for answer in (*ANSWERS, UNSCORED)]
             for question, counts in sorted(by_question.items())

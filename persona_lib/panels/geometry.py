@@ -1,24 +1,26 @@
-"""Panel ``geometry``: how near personas' hidden states lie to the source's, model by model.
+"""Panel ``geometry``: cosines of personas' hidden states with the source's, and ranks.
 
-It reads stored cosines and ranks (`records.GeometryRow`), never states. Where the
-source's and the bystanders' raw states are all but parallel, a change has no room to
-show, and the panel says that in place of "no change".
+It reads stored cosines and ranks (`records.GeometryRow`), never states. Where the raw
+states are all but parallel, it says "saturated" in place of "no change".
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from persona_lib.checks import SHARE, number
 from persona_lib.panels.base import Caveat, Panel, of_some
 from persona_lib.panels.geometry_table import GeometryTable, Where, read_geometry
 from persona_lib.records import POST, PRE
 from persona_lib.specs.registration import RAW, Registration
-from persona_lib.stats.directions import Known, jackknifed, over_questions
+from persona_lib.stats.directions import MEAN_METHOD, jackknifed, over_questions
 from persona_lib.stats.estimate import Estimate, none_if_nan
+from persona_lib.stats.moments import Floats
 from persona_lib.stats.thresholds import at_least, shown
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 
@@ -33,6 +35,7 @@ GATE = "probe_room"
 TITLE = "geometry of hidden states: source and bystanders"
 SATURATED = "saturated: no room for a change to show"
 DOUBTFUL = "room in doubt: a change may have no room to show"
+_UNKNOWN = Estimate.bare(0, 0, math.nan, MEAN_METHOD)
 _MEAN_OF = {
     "prompt_mean": "mean over the tokens of the prompt, as published",
     "last_token": "the last token of the prompt",
@@ -108,7 +111,7 @@ class _Room:
 
     readout: str
     layer: int
-    known: Known
+    known: Estimate
     outcome: GateOutcome
     ceiling: float
 
@@ -159,13 +162,13 @@ class _Judge:
             readout=where.readout,
             layer=where.layer,
             known=known,
-            outcome=bounded(_interval(known), most=self.ceiling),
+            outcome=bounded(known, most=self.ceiling),
             ceiling=self.ceiling,
         )
 
     def gate(self, rooms: list[_Room]) -> GateResult:
         """Judge whether the raw model leaves room at one readout and layer at least."""
-        figure, outcome = Known.nothing(), GateOutcome.CANNOT_TELL
+        figure, outcome = _UNKNOWN, GateOutcome.CANNOT_TELL
         text = f"the raw model was not recorded, needs a cosine <= {shown(self.ceiling)}"
         if measured := [room for room in rooms if not math.isnan(room.known.value)]:
             least = min(measured, key=lambda room: room.known.value)
@@ -173,7 +176,7 @@ class _Judge:
             values = self.found.look((PRE, RAW), where).by_question
             # The lowest of so many looks is selected: its interval is Bonferroni's.
             figure = over_questions(values, _shared(self.confidence, len(rooms)))
-            outcome = bounded(_interval(figure), most=self.ceiling)
+            outcome = bounded(figure, most=self.ceiling)
             text = (
                 f"lowest of {len(rooms)} uncentred cosines of the raw model, {least.readout} at "
                 f"layer {least.layer}: {_span(figure)}, needs <= {shown(self.ceiling)}"
@@ -204,7 +207,7 @@ class _Judge:
             **asdict(where),
             "cosine": {
                 **_ends(known),
-                "sd": none_if_nan(known.sd),
+                "sd": _sd(look.by_question),
                 "cells": look.cells,
                 "missing": look.missing,
                 "seeds": _listed(look.seed_cosines),
@@ -230,8 +233,8 @@ class _Judge:
         blocked = "" if where.centred else self._room(other, where).words
         return {
             "from": other[1],
-            "cosine": {**_ends(known), "p": none_if_nan(known.p)},
-            "rank": {**_ends(rank), "p": none_if_nan(rank.p)},
+            "cosine": {**_ends(known), "p": known.p},
+            "rank": {**_ends(rank), "p": rank.p},
             "words": blocked or _direction(known, centred=where.centred),
         }
 
@@ -256,7 +259,7 @@ class _Judge:
             if not math.isnan(known.value):
                 changes[layer] = known
         at = max(changes, key=lambda layer: abs(changes[layer].value), default=None)
-        known = Known.nothing() if at is None else changes[at]
+        known = _UNKNOWN if at is None else changes[at]
         blocked = ""
         if at is not None and not centre:
             blocked = self._room(other, Where(readout, at, centred=False)).words
@@ -269,7 +272,7 @@ class _Judge:
             "layer": at,
             "of": looks,
             **_ends(known),
-            "p": None if math.isnan(known.p) else min(1.0, looks * known.p),
+            "p": None if known.p is None else min(1.0, looks * known.p),
             "words": blocked or _direction(known, centred=centre),
         }
 
@@ -319,12 +322,12 @@ def _of_readout(name: str, rooms: list[_Room]) -> str:
     )
 
 
-def _blocked(known: Known, ceiling: float) -> str:
+def _blocked(known: Estimate, ceiling: float) -> str:
     """Return why an uncentred cosine leaves no room: it is too high, or may be."""
     return SATURATED if at_least(known.value, ceiling) else DOUBTFUL
 
 
-def _direction(known: Known, *, centred: bool) -> str:
+def _direction(known: Estimate, *, centred: bool) -> str:
     """Return what a change says; an interval around 0 is no proof of "no change"."""
     seen = ", seen from the mean of all personas" if centred else ""
     if math.isnan(known.low):
@@ -341,23 +344,18 @@ def _shared(confidence: float, looks: int) -> float:
     return 1 - (1 - confidence) / looks
 
 
-def _interval(known: Known) -> Estimate:
-    return Estimate.plain(
-        value=known.value, low=known.low, high=known.high, n=known.n, clusters=known.n
-    )
+def _ends(known: Estimate) -> dict[str, Any]:
+    return {name: value for name, value in known.ends().items() if name != "clusters"}
 
 
-def _ends(known: Known) -> dict[str, Any]:
-    return {
-        "value": none_if_nan(known.value),
-        "low": none_if_nan(known.low),
-        "high": none_if_nan(known.high),
-        "n": known.n,
-    }
+def _sd(by_question: Floats) -> float | None:
+    """Return the standard deviation over the questions that are known, None below two."""
+    values = by_question[~np.isnan(by_question)]
+    return float(values.std(ddof=1)) if values.size > 1 else None
 
 
-def _span(known: Known) -> str:
-    return _interval(known).rounded(4)
+def _span(known: Estimate) -> str:
+    return replace(known, signed=False).rounded(4)
 
 
 def _listed(values: Mapping[int, float]) -> dict[str, float | None]:

@@ -15,8 +15,7 @@ from persona_lib.errors import DataError
 from persona_lib.models.hidden_states import READOUTS
 from persona_lib.records import POST, PRE, GeometryRow, schema_of
 from persona_lib.specs.registration import Registration
-from persona_lib.stats.homogeneity import mean_of_known
-from persona_lib.stats.moments import Floats
+from persona_lib.stats.moments import Floats, mean_of_known
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +37,7 @@ class Look:
     """One model at one place.
 
     Attributes:
-        seeds: root seeds of its runs.
+        seeds: run_seed of each run.
         cosines: (seeds, bystanders, questions) with the source, NaN where missing.
         ranks: (seeds,) effective ranks of the centroids.
         without: (seeds, questions) ranks without each question.

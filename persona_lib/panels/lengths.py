@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from persona_lib.evidence.cells import Bools, Floats, Model
+from persona_lib.evidence.evidence import ALL
 from persona_lib.panels.base import Caveat, Panel
-from persona_lib.panels.text_rows import ALL, Rows, ends, known, quantiles, read_rows
+from persona_lib.panels.rows import Rows, estimate_json, read_rows
 from persona_lib.records import POST
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import Crossed, median, median_ratio
@@ -158,11 +159,20 @@ def _summary(rows: Rows, tokens: Floats, of: Bools, edges: list[int]) -> dict[st
     finish = rows.grid.finish
     return {
         "n": int(of.sum()),
-        "quantiles": quantiles(tokens[of], LEVELS),
-        "median": ends(middle),
-        "mean": known(over_questions(means, rows.confidence), int(of.sum())),
-        "finished": None if finish is None else ends(rows.share(finish, of)),
+        "quantiles": _quantiles(tokens[of]),
+        "median": estimate_json(middle),
+        "mean": estimate_json(over_questions(means, rows.confidence), int(of.sum())),
+        "finished": None if finish is None else estimate_json(rows.share(finish, of)),
         "histogram": np.histogram(tokens[of], bins=edges)[0].tolist(),
+    }
+
+
+def _quantiles(values: Floats) -> dict[str, float | None]:
+    """Return quantiles by their level in percent, linear between order statistics."""
+    found = np.quantile(values, np.asarray(LEVELS) / 100) if values.size else [None] * len(LEVELS)
+    return {
+        f"{level:g}": None if value is None else float(value)
+        for level, value in zip(LEVELS, found, strict=True)
     }
 
 
@@ -176,10 +186,10 @@ def _ratio(rows: Rows, arm: Model) -> dict[str, Any]:
     return {
         "arm": arm[1],
         "under": rows.registration.arm(arm[1]).prior,
-        "after": None if after is None else ends(after),
-        "before": None if before is None else ends(before),
-        "ratio": None if found is None else ends(found),
-        "seeds": {seed: None if one is None else ends(one) for seed, one in runs.items()},
+        "after": None if after is None else estimate_json(after),
+        "before": None if before is None else estimate_json(before),
+        "ratio": None if found is None else estimate_json(found),
+        "seeds": {seed: None if one is None else estimate_json(one) for seed, one in runs.items()},
     }
 
 

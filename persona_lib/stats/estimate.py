@@ -82,6 +82,31 @@ class Estimate:
         """Return a rate, a length or a ratio with its interval alone: no sign, no p."""
         return cls(value=value, low=low, high=high, n=n, clusters=clusters, signed=False)
 
+    @classmethod
+    def bare(
+        cls,
+        n: int,
+        clusters: int | None,
+        confidence: float,
+        method: str,
+        note: str = "",
+        *,
+        value: float = math.nan,
+        target: str = "",
+    ) -> Estimate:
+        """Return a value, or none, without interval and p; the reason is its note."""
+        return cls(
+            value=value,
+            low=math.nan,
+            high=math.nan,
+            confidence=confidence,
+            n=n,
+            clusters=clusters,
+            method=method,
+            target=target,
+            note=note,
+        )
+
     @property
     def has_interval(self) -> bool:
         """Both ends of the interval are numbers."""

@@ -196,6 +196,15 @@ def bad_rates(bound: str, value: object) -> DataError:
     return DataError("rates of two arms", bound=bound, value=value, remedy=remedy)
 
 
+def mean_of_known(values: Floats, axis: int) -> Floats:
+    """Return the mean over an axis of the values that are not NaN; NaN where all are."""
+    known = ~np.isnan(values)
+    counts = known.sum(axis=axis)
+    means = np.full(np.shape(counts), np.nan)
+    np.divide(np.where(known, values, 0.0).sum(axis=axis), counts, out=means, where=counts > 0)
+    return means
+
+
 def _variance_of_mean(x: Floats) -> Floats:
     """Return sum (x - mean)^2 / (K (K - 1)) over the last axis, NaN where K is 1."""
     k = x.shape[-1]
