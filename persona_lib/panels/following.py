@@ -35,8 +35,7 @@ from persona_lib.panels.following_checks import (
     share_of,
 )
 from persona_lib.panels.judge.base import UNSCORED, Judgement
-from persona_lib.panels.judge.calibration import CalibrationResult
-from persona_lib.panels.judge.calibration_spec import CalibrationSpec
+from persona_lib.panels.judge.calibration import CalibrationResult, CalibrationSpec
 from persona_lib.panels.judge.classifier import Prediction
 from persona_lib.panels.judge.coverage import UnscoredCeiling, coverage
 from persona_lib.panels.judge.triples import ANSWERS, YES

@@ -21,8 +21,7 @@ from persona_lib.digests import digest
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Caveat
 from persona_lib.panels.judge.base import UNSCORED, Judgement
-from persona_lib.panels.judge.calibration import CalibrationResult
-from persona_lib.panels.judge.calibration_spec import LEAST, MOST, CalibrationSpec
+from persona_lib.panels.judge.calibration import LEAST, MOST, CalibrationResult, CalibrationSpec
 from persona_lib.panels.judge.classifier import EVERY_FOLD, Prediction
 from persona_lib.panels.judge.triples import CLASSES, YES
 from persona_lib.stats.clustered import difference, share

@@ -15,7 +15,6 @@ import numpy as np
 
 from persona_lib.checks import POSITIVE, Bound, number
 from persona_lib.errors import DataError
-from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import Floats, Moments, interval, probability, student_cdf
 from persona_lib.stats.thresholds import shown
@@ -78,7 +77,7 @@ def equivalence(
     confidence = 1 - 2 * alpha
     method = f"TOST within +-{shown(band)}, {over}"
     note = "no standard error: equivalence cannot be told"
-    bare = nothing(n, clusters, confidence, method, note, value=float(m.value))
+    bare = Estimate.bare(n, clusters, confidence, method, note, value=float(m.value))
     if math.isnan(p):
         return bare
     finding = "equivalent" if p < alpha else "equivalence not shown"
