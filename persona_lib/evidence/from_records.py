@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from persona_lib.corpora.advice_scorer import question_means
 from persona_lib.digests import derive_seed
+from persona_lib.evidence.advice_means import question_means
 from persona_lib.evidence.cells import Floats, Grid, build, table_of
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
