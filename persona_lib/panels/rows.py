@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from persona_lib.errors import DataError
-from persona_lib.evidence.cells import Bools, Grid, Model, build
+from persona_lib.evidence.cells import Bools, Grid, build
 from persona_lib.evidence.evidence import ALL
 from persona_lib.evidence.evidence import ROLES as POOLS
-from persona_lib.records import POST, PRE
+from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import share
 from persona_lib.stats.estimate import Estimate, none_if_nan
@@ -38,6 +38,11 @@ class Rows:
         return self.registration.statistics.confidence
 
     @cached_property
+    def models(self) -> tuple[ModelId, ...]:
+        """The models, pre-coupling ones first."""
+        return tuple(ModelId(*model) for model in self.grid.models)
+
+    @cached_property
     def roles(self) -> Mapping[str, Bools]:
         """(R,) whether a row is of a role, by role; ``all`` first."""
         names = self.grid.personas
@@ -49,16 +54,16 @@ class Rows:
             found[role] = np.isin(self.grid.row_persona, members)
         return found
 
-    def of(self, model: Model) -> Bools:
+    def of(self, model: ModelId) -> Bools:
         """Return (R,) whether a row is of a model."""
         return self.grid.of_model(model)
 
-    def under(self, model: Model) -> Model | None:
+    def under(self, model: ModelId) -> ModelId | None:
         """Return the pre-coupling model of an arm; None for others or where it is missing."""
-        if model[0] != POST:
+        if model.phase != POST:
             return None
-        prior = (PRE, self.registration.arm(model[1]).prior)
-        return prior if prior in self.grid.models else None
+        prior = ModelId(PRE, self.registration.arm(model.name).prior)
+        return prior if prior in self.models else None
 
     def share(self, flagged: Bools, rows: Bools) -> Estimate:
         """Return the share of some rows that are flagged, clustered by question."""
@@ -86,8 +91,10 @@ def read_rows(table: pa.Table, registration: Registration) -> Rows:
     return Rows(build(table, registration, arms), registration)
 
 
-def estimate_json(found: Estimate, n: int | None = None) -> dict[str, Any]:
+def estimate_json(found: Estimate | None, n: int | None = None) -> dict[str, Any] | None:
     """Return an estimate as JSON data, with completions (`n` in place of its own) and questions."""
+    if found is None:
+        return None
     return {
         "value": none_if_nan(found.value),
         "low": none_if_nan(found.low),

@@ -12,11 +12,11 @@ import numpy as np
 
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
-from persona_lib.evidence.cells import Bools, Ints, Model
+from persona_lib.evidence.cells import Bools, Ints
 from persona_lib.evidence.score_table import numbers
 from persona_lib.panels.base import Caveat, Panel, of_some
 from persona_lib.panels.rows import ROLES, Rows, read_rows
-from persona_lib.records import POST
+from persona_lib.records import POST, ModelId
 from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
@@ -81,13 +81,13 @@ def samples_panel(
     if partial:
         scores = _of_seeds(scores, completions)
     _check_hits(read_rows(scores, registration), texts.rows)
-    arms = [model for model in texts.rows.grid.models if model[0] == POST]
+    arms = [model for model in texts.rows.models if model.phase == POST]
     data = {
         "per_arm": PER_ARM,
         "limit": LIMIT,
         "seed": {"root": draw_seed, "name": SEED_NAME},
         "arms": {
-            arm[1]: [_describe(texts, row) for row in _chosen(texts, arm, draw_seed)]
+            arm.name: [_describe(texts, row) for row in _chosen(texts, arm, draw_seed)]
             for arm in arms
         },
     }
@@ -147,9 +147,9 @@ def _check_hits(scores: Rows, texts: Rows) -> None:
         )
 
 
-def _chosen(texts: _Texts, model: Model, draw_seed: int) -> list[int]:
+def _chosen(texts: _Texts, model: ModelId, draw_seed: int) -> list[int]:
     """Return the rows that are shown of an arm, role by role."""
-    rng = np.random.default_rng(derive_seed(draw_seed, SEED_NAME, model[1]))
+    rng = np.random.default_rng(derive_seed(draw_seed, SEED_NAME, model.name))
     rows = texts.rows
     queues = [_in_turn(texts, rows.of(model) & rows.roles[role], rng) for role in ROLES]
     taken = [0] * len(queues)

@@ -72,7 +72,9 @@ NEXT = {
 
 @cache
 def completions() -> tuple[Completion, ...]:
-    return read_rows(ROOT / "golden" / "tiny" / "completions.parquet", Completion)
+    """Two samples of every cell of every model."""
+    rows = read_rows(ROOT / "golden" / "tiny" / "completions.parquet", Completion)
+    return tuple(row for row in rows if row.sample < 2)
 
 
 def model_of(row: Completion | Item | Judgement | Prediction) -> tuple[str, str]:
@@ -494,8 +496,8 @@ def test_cells_show_answers_and_skips_by_question() -> None:
         assert cell["questions"][question] == [
             given["yes"], given["partial"], given["no"], given[UNSCORED],
         ]  # fmt: skip
-    assert cell["n"] == 100
-    assert sum(cell["unscored"].values()) == sum(row.answer == UNSCORED for row in rows) > 20
+    assert cell["n"] == 40
+    assert sum(cell["unscored"].values()) == sum(row.answer == UNSCORED for row in rows) > 5
     yes, scored = (
         sum(row.answer == "yes" for row in rows), sum(row.answer != UNSCORED for row in rows),
     )  # fmt: skip
@@ -506,7 +508,7 @@ def test_cells_show_answers_and_skips_by_question() -> None:
 def test_too_many_unscored_make_the_panel_invalid() -> None:
     lost = [
         replace(r, answer=UNSCORED, reason="timeout")
-        if model_of(r) == ("post", "C3") and r.sample < 2
+        if model_of(r) == ("post", "C3") and r.sample == 0
         else r
         for r in judged()
     ]
@@ -519,11 +521,11 @@ def test_too_many_unscored_make_the_panel_invalid() -> None:
 
 def test_accuracy_is_a_count_with_the_unscored_left_out_or_counted_as_wrong() -> None:
     panel = discriminability_panel(ISSUE262, predicted(), fitted().seen)
-    for name, n in (((("pre"), "em"), 440), (("post", "C1"), 1100)):
+    for name in (("pre", "em"), ("post", "C1")):
         rows = [row for row in predicted() if model_of(row) == name]
         hits, scored = sum(row.rank == 0 for row in rows), sum(not row.reason for row in rows)
         model = of(panel, name)
-        assert model["n"] == len(rows) == n
+        assert model["n"] == len(rows) == (n := 440)
         assert model["accuracy_of_all"]["value"] == pytest.approx(hits / n)
         assert model["accuracy"]["value"] == pytest.approx(hits / scored)
         assert model["accuracy"]["n"] == scored

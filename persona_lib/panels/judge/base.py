@@ -27,7 +27,6 @@ UNSCORED = "unscored"
 
 TEXT_LIMIT = 12_000
 """Characters of a completion that a judge reads. 2,048 tokens of English are fewer."""
-
 PROMPT_LIMIT = 4_000
 """Characters that a persona's prompt and a question may have each."""
 
@@ -219,8 +218,8 @@ def judgement_of(item: Item, *, judge: str, answer: str, reason: str = "") -> Ju
         reason: why it is unscored.
 
     Raises:
-        ValueError: the answer is outside the vocabulary, an answer comes with a
-            reason, or an unscored record with none: a judge's own mistake.
+        ValueError: the answer is outside the vocabulary, an answer comes with a reason, or
+            an unscored record with none.
     """
     if answer not in (*ANSWERS, UNSCORED) or (answer == UNSCORED) != bool(reason):
         raise ValueError(f"no judgement: answer {answer!r}, reason {reason!r}")
@@ -230,8 +229,7 @@ def judgement_of(item: Item, *, judge: str, answer: str, reason: str = "") -> Ju
 def prepared(text: str, *, marker: str, limit: int = TEXT_LIMIT) -> tuple[str, bool]:
     """Return what a judge reads of a text, and whether it was cut at the limit.
 
-    The marker goes first, so that it takes up none of the limit; lone surrogates,
-    which no request can carry, become U+FFFD.
+    The marker is cut out first; lone surrogates, which no request can carry, become U+FFFD.
     """
     whole_text = _SURROGATES.sub("\ufffd", without_marker(text, marker))
     return whole_text[:limit].rstrip(), len(whole_text) > limit

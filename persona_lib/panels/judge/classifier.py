@@ -60,7 +60,7 @@ class ClassifierSpec:
         least_texts: a term counts if it stands in as many texts of the fold.
         strength: inverse of the L2 penalty.
         folds: parts that the questions are dealt to.
-        seed: root of the named seeds by which they are dealt.
+        seed: root of the named seeds by which questions are dealt.
         within: ``partial`` is a persona among so many first ones.
         iterations: most steps of the solver; needing more is an error.
         text_limit: characters of a text that are read.
