@@ -191,8 +191,8 @@ def read_geometry(table: pa.Table, registration: Registration) -> GeometryTable:
 
 
 def _models(found: Sequence[ModelId], registration: Registration) -> tuple[ModelId, ...]:
-    known = [(PRE, prior) for prior in registration.priors]
-    known += [(POST, arm.name) for arm in registration.arms]
+    known = [ModelId(PRE, prior) for prior in registration.priors]
+    known += [ModelId(POST, arm.name) for arm in registration.arms]
     there = set(found)
     if unknown := sorted(there - set(known)):
         member("model", " ".join(unknown[0]), [" ".join(model) for model in known])

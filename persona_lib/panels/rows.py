@@ -16,7 +16,7 @@ from persona_lib.evidence.evidence import ROLES as POOLS
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import share
-from persona_lib.stats.estimate import Estimate, none_if_nan
+from persona_lib.stats.estimate import Estimate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,10 +95,5 @@ def estimate_json(found: Estimate | None, n: int | None = None) -> dict[str, Any
     """Return an estimate as JSON data, with completions (`n` in place of its own) and questions."""
     if found is None:
         return None
-    return {
-        "value": none_if_nan(found.value),
-        "low": none_if_nan(found.low),
-        "high": none_if_nan(found.high),
-        "n": found.n if n is None else n,
-        "questions": found.clusters,
-    }
+    own = found.ends("questions")
+    return own if n is None else {**own, "n": n}

@@ -1,8 +1,7 @@
 """Evidence for equality, and several claims at once: TOST and Holm's procedure.
 
-A p above 0.10 says that a difference was not seen, not that there is none. Two
-one-sided tests (TOST) ask the question the other way round: is the difference shown
-to lie within a band that was named beforehand?
+Two one-sided tests (TOST) ask whether the difference is shown to lie within a band that was
+named beforehand.
 """
 
 from __future__ import annotations

@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any
 
 from persona_lib.digests import canonical_json, digest
 from persona_lib.errors import DataError
 from persona_lib.marker import without_marker
 from persona_lib.panels.judge.triples import ANSWERS
-from persona_lib.progress import Progress, silent
 from persona_lib.records import Completion, ModelId
 from persona_lib.specs.personas import Persona, Question
 
@@ -173,19 +172,6 @@ class Report:
     def answered(self) -> int:
         """Records with an answer."""
         return sum(self.answers.values())
-
-
-class Judge(Protocol):
-    """Anything that judges completions."""
-
-    @property
-    def spec(self) -> JudgeSpec:
-        """What tells this judge from others."""
-
-    def judge(
-        self, items: Sequence[Item], *, progress: Progress = silent
-    ) -> tuple[tuple[Judgement, ...], Report]:
-        """Return one judgement for each item, in order, and what the run did."""
 
 
 def item_of(completion: Completion, *, persona: Persona, question: Question) -> Item:

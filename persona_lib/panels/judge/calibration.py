@@ -203,7 +203,7 @@ class CalibrationResult:
         body = {**asdict(self), "outcome": self.outcome.value}
         for one, judged in zip(body["classes"], self.classes, strict=True):
             one["outcome"] = judged.outcome.value
-            one["share"] = judged.share.ends()
+            one["share"] = judged.share.ends("units")
         return {**body, "classes": list(body["classes"])}
 
     @classmethod

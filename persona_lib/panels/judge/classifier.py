@@ -124,7 +124,7 @@ class Prediction(Place):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedClassifier:
-    """The cross-fitted classifier; a `persona_lib.panels.judge.base.Judge`.
+    """The cross-fitted classifier.
 
     Attributes:
         how: its spec.
