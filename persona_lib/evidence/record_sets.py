@@ -19,9 +19,13 @@ AGGREGATES = "aggregates"
 """Kind of a folder that holds published numbers, in ``aggregates.json``."""
 RECORDS = "records"
 """Kind of a folder that holds one row a completion, in ``scores.parquet``."""
+SCORES_FILE = "scores.parquet"
 TEXTS_FILE = "completions.parquet"
-"""The completions themselves, in a folder of records that keeps them."""
-FILES = {AGGREGATES: "aggregates.json", RECORDS: "scores.parquet"}
+"""The completions themselves; optional."""
+ADVICE_TEXTS_FILE = "advice_completions.parquet"
+"""The answers to held-out requests for advice themselves; optional."""
+FILES = {AGGREGATES: "aggregates.json", RECORDS: SCORES_FILE}
+"""The file that a folder of each kind has to have."""
 _HEAD = re.compile(r"[0-9a-f]{64}")
 
 
@@ -124,10 +128,8 @@ def judged_under(
 ) -> str:
     """Return the origin of a folder's evidence, judged under a registration.
 
-    What shaped the data has to be the same. Rules may differ from those that the
-    data were recorded under only where the registration was chosen by name, and
-    the origin then says so: a rule that is written after the data are in does
-    not become a registered one by being applied to them.
+    What shaped the data has to be the same. Other rules may judge them only where the
+    registration was chosen by name, and the origin then says so.
 
     Args:
         folder: for messages.
@@ -179,6 +181,11 @@ def _priors_trained(recorded: Mapping[str, Any]) -> str:
             continue
         found.append(words)
     return f"; priors: {' and '.join(dict.fromkeys(found))}" if found else ""
+
+
+def describe_seeds(seeds: Sequence[int]) -> str:
+    """Return the words for seeds in a record set's source."""
+    return f"seeds {', '.join(map(str, seeds))}"
 
 
 def head_of(manifest: Manifest, registration: Registration) -> str:

@@ -25,6 +25,7 @@ from persona_lib.panels.judge.calibration import CalibrationResult
 from persona_lib.panels.judge.calibration_spec import LEAST, MOST, CalibrationSpec
 from persona_lib.panels.judge.classifier import EVERY_FOLD, Prediction
 from persona_lib.panels.judge.triples import CLASSES, YES
+from persona_lib.records import Place
 from persona_lib.stats.clustered import difference, share
 from persona_lib.stats.estimate import Estimate, p_is
 from persona_lib.stats.proportions import wilson
@@ -307,11 +308,9 @@ def _above(name: str, found: Estimate, bound: float, text: str) -> GateResult:
     return gate(name, outcome, found.value, text, bound, ends=found)
 
 
-def place_of(row: Judgement | Prediction) -> tuple[str, str, int, str, str, str, int]:
+def place_of(row: Place) -> tuple[str | int, ...]:
     """Return the coordinates of a completion."""
-    return (
-        row.phase, row.model, row.seed, row.persona, row.question, row.question_set, row.sample,
-    )  # fmt: skip
+    return tuple(row.place.values())
 
 
 def _tail(both: int, n: int, yes: int, right: int) -> float:

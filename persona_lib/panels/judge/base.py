@@ -20,7 +20,7 @@ from persona_lib.errors import DataError
 from persona_lib.marker import without_marker
 from persona_lib.panels.judge.triples import ANSWERS
 from persona_lib.progress import Progress, silent
-from persona_lib.records import Completion
+from persona_lib.records import Completion, Place
 from persona_lib.specs.personas import Persona, Question
 
 UNSCORED = "unscored"
@@ -36,23 +36,15 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """One completion to be judged; the coordinates are those of `records.Completion`.
+class Item(Place):
+    """One completion to be judged.
 
     Attributes:
-        phase, model, seed, persona, question, question_set, sample: where it stands.
         persona_prompt: the system message that the completion was sampled under.
         question_text: the user message.
         text: the completion as sampled, marker and all.
     """
 
-    phase: str
-    model: str
-    seed: int
-    persona: str
-    question: str
-    question_set: str
-    sample: int
     persona_prompt: str
     question_text: str
     text: str
@@ -69,8 +61,8 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
-    """What one judge said of one completion; same coordinates as the completion.
+class Judgement(Place):
+    """What one judge said of one completion.
 
     Attributes:
         judge: digest of the judge's `JudgeSpec`.
@@ -78,13 +70,6 @@ class Judgement:
         reason: why it is unscored, a fixed code; "" where there is an answer.
     """
 
-    phase: str
-    model: str
-    seed: int
-    persona: str
-    question: str
-    question_set: str
-    sample: int
     judge: str
     answer: str
     reason: str
@@ -192,13 +177,7 @@ def item_of(completion: Completion, *, persona: Persona, question: Question) -> 
         if given != own:
             raise DataError(name, bound=own, value=given, remedy="Pass the completion's own.")
     return Item(
-        phase=completion.phase,
-        model=completion.model,
-        seed=completion.seed,
-        persona=completion.persona,
-        question=completion.question,
-        question_set=completion.question_set,
-        sample=completion.sample,
+        **completion.place,
         persona_prompt=persona.prompt,
         question_text=question.text,
         text=completion.text,
@@ -221,13 +200,7 @@ def judgement_of(item: Item, *, judge: str, answer: str, reason: str = "") -> Ju
     if answer not in (*ANSWERS, UNSCORED) or (answer == UNSCORED) != bool(reason):
         raise ValueError(f"no judgement: answer {answer!r}, reason {reason!r}")
     return Judgement(
-        phase=item.phase,
-        model=item.model,
-        seed=item.seed,
-        persona=item.persona,
-        question=item.question,
-        question_set=item.question_set,
-        sample=item.sample,
+        **item.place,
         judge=judge,
         answer=answer,
         reason=reason,

@@ -44,7 +44,7 @@ from persona_lib.panels.judge.classifier_fit import (
 )
 from persona_lib.panels.judge.triples import ANSWERS, NO, PARTIAL, YES
 from persona_lib.progress import Progress, silent
-from persona_lib.records import Completion
+from persona_lib.records import Completion, Place
 
 __all__ = [
     "CLASSIFIER",
@@ -69,8 +69,8 @@ _BATCH = 2_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """What the classifier made of one completion; same coordinates as the completion.
+class Prediction(Place):
+    """What the classifier made of one completion.
 
     Attributes:
         top: the persona that comes first, "" where the completion is unscored.
@@ -79,13 +79,6 @@ class Prediction:
         reason: why it is unscored, "" where it is not.
     """
 
-    phase: str
-    model: str
-    seed: int
-    persona: str
-    question: str
-    question_set: str
-    sample: int
     top: str
     rank: int
     fold: int
@@ -236,7 +229,7 @@ class FittedClassifier:
         reason = "" if terms else (NO_TERMS if text else EMPTY)
         own = self.personas.index(item.persona)
         return Prediction(
-            **{name: getattr(item, name) for name in _COORDINATES},
+            **item.place,
             top="" if reason else self.personas[int(order[0])],
             rank=-1 if reason else int(np.flatnonzero(order == own)[0]),
             fold=fold,
@@ -252,9 +245,6 @@ class FittedClassifier:
 
     def _read(self, text: str) -> tuple[str, bool]:
         return prepared(text, marker=self.how.marker, limit=self.how.text_limit)
-
-
-_COORDINATES = ("phase", "model", "seed", "persona", "question", "question_set", "sample")
 
 
 def fit_classifier(completions: Sequence[Completion], spec: ClassifierSpec) -> FittedClassifier:
