@@ -240,15 +240,23 @@ def schema_of(row_type: type[Any]) -> pa.Schema:
     return pa.schema([pa.field(name, _arrow(hint), nullable=False) for name, hint in columns])
 
 
+def table_of(rows: Iterable[_Row], row_type: type[_Row]) -> pa.Table:
+    """Return rows as an Arrow table, in the order given."""
+    schema, listed = schema_of(row_type), list(rows)
+    return pa.table(
+        [pa.array([getattr(row, c.name) for row in listed], type=c.type) for c in schema],
+        schema=schema,
+    )
+
+
 def write_rows(path: Path, rows: Iterable[_Row], row_type: type[_Row]) -> None:
     """Write rows to a zstd-compressed Parquet file, in the order given."""
-    schema = schema_of(row_type)
-    listed = list(rows)
-    arrays = [
-        pa.array([getattr(row, name) for row in listed], type=schema.field(name).type)
-        for name in schema.names
-    ]
-    pq.write_table(pa.table(arrays, schema=schema), path, compression="zstd")
+    pq.write_table(table_of(rows, row_type), path, compression="zstd")
+
+
+def write_table(path: Path, table: pa.Table, row_type: type[Any]) -> None:
+    """Write rows of a record set to a Parquet file, as small as it gets."""
+    pq.write_table(table.cast(schema_of(row_type)), path, compression="zstd", compression_level=19)
 
 
 def read_rows(path: Path, row_type: type[_Row]) -> tuple[_Row, ...]:

@@ -76,7 +76,7 @@ def _partial(
     from persona_lib.panels.geometry import states_of_some
     from persona_lib.panels.text_rows import texts_of_some
 
-    if session.stored is None:
+    if not session.stored:
         return [], []
 
     def sentence(
@@ -157,10 +157,8 @@ def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
 
 def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the scores of these arms and of the models under them, None for totals."""
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_scores
-
-        found = load_scores(session.stored, session.registration)
+    if session.stored:
+        found = session.opened.scores
         return None if found is None else _of_models(found, models_of(session, arms))
     return _joined([session.scores(*model) for model in models_of(session, arms)])
 
@@ -171,10 +169,8 @@ def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
 
 
 def _texts_of_models(session: Session, models: Sequence[tuple[str, str]]) -> pa.Table | None:
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_texts
-
-        found = load_texts(session.stored)
+    if session.stored:
+        found = session.opened.texts
         return None if found is None else _of_models(found, models)
     from persona_lib.pipeline.results import run_texts
 
@@ -185,10 +181,8 @@ def _texts_of_models(session: Session, models: Sequence[tuple[str, str]]) -> pa.
 
 def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the cosines of these models' hidden states, None where none were recorded."""
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_geometry
-
-        return load_geometry(session.stored)
+    if session.stored:
+        return session.opened.geometry
     from persona_lib.pipeline.results import geometry_stage, run_geometry
     from persona_lib.store.stage import build
 

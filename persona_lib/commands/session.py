@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from persona_lib.commands.judging import JudgeChoice
-    from persona_lib.evidence.load import Evidence
+    from persona_lib.evidence.load import Evidence, Stored
     from persona_lib.pipeline.results import Run
     from persona_lib.specs.profile import Profile
     from persona_lib.specs.registration import Registration
@@ -78,7 +78,7 @@ class Session:
         engine: engine that was asked for, or None for transformers.
         seeds: root seeds; one training run of every arm for each.
         store_root: where stages are cached.
-        stored: folder or file of stored evidence to judge instead of running.
+        stored: folders or files of stored evidence to judge, as one, instead of running.
         chosen: the registration was named by the user, and not by the stored evidence.
         user_data: folder with the published corpora, or None.
         progress: opens progress bars.
@@ -96,7 +96,7 @@ class Session:
     engine: str | None = None
     seeds: tuple[int, ...] = DEFAULT_SEEDS
     store_root: Path = ROOT / ".flatland" / "store"
-    stored: Path | None = None
+    stored: tuple[Path, ...] = ()
     chosen: bool = False
     user_data: Path | None = None
     progress: Progress = silent
@@ -142,6 +142,13 @@ class Session:
         return self._runs
 
     @cached_property
+    def opened(self) -> Stored:
+        """The stored evidence."""
+        from persona_lib.evidence.load import Stored
+
+        return Stored(self.stored, self.registration, chosen=self.chosen)
+
+    @cached_property
     def seal(self) -> Seal:
         """The seal of the registration, read once.
 
@@ -151,10 +158,10 @@ class Session:
         from persona_lib.specs.seal import check_sealed
 
         named = ""
-        if self.stored is not None and self.stored.is_dir():
+        if self.stored and self.stored[0].is_dir():
             from persona_lib.evidence.record_sets import head_of, read_manifest
 
-            named = head_of(read_manifest(self.stored), self.registration)
+            named = head_of(read_manifest(self.stored[0]), self.registration)
         return check_sealed(self.registration, self.prereg, named=named)
 
     def check_seal(self) -> None:
@@ -224,15 +231,13 @@ class Session:
 
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
-        from persona_lib.evidence.load import RecordEvidence, load_stored
+        from persona_lib.evidence.load import RecordEvidence
         from persona_lib.records import POST, PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
         if chosen not in self._evidence:
-            if self.stored is not None:
-                self._evidence[chosen] = load_stored(
-                    self.stored, self.registration, chosen=self.chosen, arms=chosen
-                )
+            if self.stored:
+                self._evidence[chosen] = self.opened.evidence(chosen)
             else:
                 import pyarrow as pa
 
@@ -309,10 +314,10 @@ class Session:
         return tuple(prior for prior in self.registration.priors if prior in used)
 
     def _no_stored(self, what: str) -> None:
-        if self.stored is not None:
+        if self.stored:
             raise SpecError(
                 "--stored",
                 bound="a run, to build an arm",
-                value=str(self.stored),
+                value=",".join(map(str, self.stored)),
                 remedy=f"Leave --stored out to build {what}.",
             )

@@ -7,6 +7,7 @@ import io
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -16,8 +17,8 @@ MIB = 2**20
 MOST_BYTES = 2048 * MIB
 """Size of a file, packed and unpacked."""
 MOST_PACKED = 200
-"""Bytes that one byte of a packed file may unpack to, beyond the first 64 MiB."""
-_FREE = 64 * MIB
+"""Bytes that one byte of a packed file may unpack to, beyond the first 16 MiB."""
+_FREE = 16 * MIB
 MOST_ROWS = 2_000_000
 """Rows of a score table: 130 run seeds of the registered size."""
 MOST_ROW_BYTES = 4 * MIB
@@ -52,9 +53,7 @@ def check_regular(path: Path, most: int = MOST_BYTES) -> None:
 def at_most(field: str, value: int, most: int, unit: str, remedy: str) -> None:
     """Raise DataError where there is more than `most` of something."""
     if value > most:
-        raise DataError(
-            field, bound=f"at most {most:,} {unit}", value=f"{value:,}", remedy=remedy
-        )
+        raise DataError(field, bound=f"at most {most:,} {unit}", value=f"{value:,}", remedy=remedy)
 
 
 class Unpacked(io.RawIOBase):
@@ -70,7 +69,7 @@ class Unpacked(io.RawIOBase):
         size = path.stat().st_size
         self._most = min(MOST_BYTES, max(_FREE, MOST_PACKED * size)) if self._packed else MOST_BYTES
         self._ratio = self._most < MOST_BYTES
-        self._file = gzip.open(path) if self._packed else path.open("rb")
+        self._file = gzip.open(path) if self._packed else path.open("rb")  # noqa: SIM115
         self._read = 0
 
     def readable(self) -> bool:
@@ -82,7 +81,7 @@ class Unpacked(io.RawIOBase):
         self._file.close()
         super().close()
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any) -> int:
         """Read bytes into a buffer; return how many."""
         n = self._file.readinto(buffer)
         self._read += n
@@ -97,7 +96,9 @@ class Unpacked(io.RawIOBase):
         return n
 
 
-def open_parquet(path: Path, *, rows: int = MOST_ROWS, texts: tuple[str, ...] = ()) -> pq.ParquetFile:
+def open_parquet(
+    path: Path, *, rows: int = MOST_ROWS, texts: tuple[str, ...] = ()
+) -> pq.ParquetFile:
     """Open a Parquet file whose footer keeps within the bounds; no row is read.
 
     Args:

@@ -11,8 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from persona_lib.checks import checked
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
 from persona_lib.errors import DataError
+from persona_lib.evidence.bounded import MOST_ROWS, open_parquet
 from persona_lib.evidence.record_sets import (
     ADVICE_TEXTS_FILE,
     RECORDS,
@@ -25,7 +27,7 @@ from persona_lib.evidence.record_sets import (
     verify,
 )
 from persona_lib.models.hidden_states import GEOMETRY_FILE
-from persona_lib.records import AdviceScore, Completion, GeometryRow, Score, read_table
+from persona_lib.records import AdviceScore, Completion, GeometryRow, Score, schema_of
 from persona_lib.specs.registration import Registration
 
 ROWS: dict[str, type[Any]] = {
@@ -36,6 +38,8 @@ ROWS: dict[str, type[Any]] = {
     ADVICE_TEXTS_FILE: Completion,
 }
 """Every file of a record set, and the type of its rows."""
+MOST_SET_ROWS = 20_000_000
+"""Rows of a file of a record set: hidden states have one for each layer and question."""
 PARTIAL = (GEOMETRY_FILE, TEXTS_FILE, ADVICE_TEXTS_FILE)
 """Optional files, which may cover only some seeds."""
 _LISTS: dict[str, type[Any]] = {
@@ -114,6 +118,27 @@ def read_parts(
     return tuple(sorted(parts, key=lambda part: sorted(part.seeds)))
 
 
+def read_file(folder: Path, name: str, *, whole: bool = True) -> pa.Table:
+    """Return the rows of one file of a record set.
+
+    Args:
+        folder: the record set.
+        name: one of `ROWS`.
+        whole: every column has to be there; without it, as the file has them.
+
+    Raises:
+        DataError: the file exceeds a bound, or its columns are not those of its rows.
+    """
+    path = folder / name
+    try:
+        table = open_parquet(path, rows=MOST_ROWS if name == SCORES_FILE else MOST_SET_ROWS).read()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            str(path), bound="a readable Parquet file", value=str(error), remedy="Restore the file."
+        ) from error
+    return checked(table, schema_of(ROWS[name]), name) if whole else table
+
+
 def origin_of(parts: Sequence[Part]) -> str:
     """Return where the rows of all parts come from, as one recording would say it."""
     first = parts[0]
@@ -140,9 +165,7 @@ def rows_of(parts: Sequence[Part], name: str) -> pa.Table | None:
         }
     )
     # A stable sort: rows of one model and seed keep their order.
-    return table.take(
-        pc.sort_indices(order, [("model", "ascending"), ("seed", "ascending")])
-    )
+    return table.take(pc.sort_indices(order, [("model", "ascending"), ("seed", "ascending")]))
 
 
 def _read_part(folder: Path, registration: Registration, *, chosen: bool) -> Part:
@@ -169,7 +192,7 @@ def _read_part(folder: Path, registration: Registration, *, chosen: bool) -> Par
         config=config,
         seeds=tuple(one["seed"] for one in config),
         sets=len(manifest.recorded.get("joined", [])) or 1,
-        tables={file: read_table(folder / file, ROWS[file]) for file in manifest.files},
+        tables={file: read_file(folder, file) for file in manifest.files},
     )
     _check_seeds(part)
     return part

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from persona_lib.checks import read_json
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
@@ -15,22 +15,19 @@ from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import ALL, ROLES, Count, Evidence, Lengths, PersonaRow
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.from_totals import AggregateEvidence
-from persona_lib.evidence.joined import Part, origin_of, read_parts, rows_of
+from persona_lib.evidence.joined import Part, origin_of, read_file, read_parts, rows_of
 from persona_lib.evidence.record_sets import (
     AGGREGATES,
     FILES,
     SCORES_FILE,
     TEXTS_FILE,
     Manifest,
-    head_of,
     judged_under,
     read_manifest,
     verify,
 )
-from persona_lib.evidence.score_table import read_scores
-from persona_lib.evidence.user_files import check_file, is_foreign, load_foreign
+from persona_lib.evidence.user_files import ForeignSet, check_file, is_foreign, load_foreign
 from persona_lib.models.hidden_states import GEOMETRY_FILE
-from persona_lib.records import AdviceScore, Completion, GeometryRow, read_table
 from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
@@ -151,7 +148,7 @@ class Stored:
             if self._parts:
                 self._tables[name] = rows_of(self._parts, name)
             elif name in manifest.files:
-                self._tables[name] = read_set_file(self.paths[0], name)
+                self._tables[name] = read_file(self.paths[0], name, whole=name != SCORES_FILE)
         return self._tables.get(name)
 
 

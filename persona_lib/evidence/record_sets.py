@@ -12,6 +12,7 @@ from typing import Any
 from persona_lib.checks import read_json
 from persona_lib.digests import sha256_of
 from persona_lib.errors import CorruptEntryError, DataError
+from persona_lib.evidence.bounded import check_regular
 from persona_lib.specs.registration import Registration
 
 MANIFEST = "manifest.json"
@@ -207,13 +208,14 @@ def verify(folder: Path, manifest: Manifest) -> None:
         CorruptEntryError: a file differs from what was recorded.
     """
     for name, expected in manifest.files.items():
-        if Path(name).name != name:
+        if Path(name).name != name or not name.isprintable():
             raise DataError(
                 f"{folder / MANIFEST}: files",
                 bound="plain file names",
                 value=name,
                 remedy="List files of this folder only.",
             )
+        check_regular(folder / name)
         found = _sha256(folder / name)
         if found != expected:
             raise CorruptEntryError(
