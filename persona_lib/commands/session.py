@@ -31,7 +31,7 @@ from persona_lib.progress import Progress, silent
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.evidence.load import Evidence
+    from persona_lib.evidence.load import Evidence, Stored
     from persona_lib.panels.judge.choice import JudgeChoice
     from persona_lib.pipeline.run import Kind, Run
     from persona_lib.records import ModelId
@@ -79,7 +79,7 @@ class Session:
         engine: engine that was asked for, or None for transformers.
         seeds: root seeds; one training run of every arm for each.
         store_root: where stages are cached.
-        stored: folder or file of stored evidence to judge instead of running.
+        stored: folders or files of stored evidence to judge, as one, instead of running.
         chosen: the registration was named by the user, and not by the stored evidence.
         user_data: folder with the published corpora, or None.
         progress: opens progress bars.
@@ -97,7 +97,7 @@ class Session:
     engine: str | None = None
     seeds: tuple[int, ...] = DEFAULT_SEEDS
     store_root: Path = ROOT / ".flatland" / "store"
-    stored: Path | None = None
+    stored: tuple[Path, ...] = ()
     chosen: bool = False
     user_data: Path | None = None
     progress: Progress = silent
@@ -143,6 +143,13 @@ class Session:
         return self._runs
 
     @cached_property
+    def opened(self) -> Stored:
+        """The stored evidence."""
+        from persona_lib.evidence.load import Stored
+
+        return Stored(self.stored, self.registration, chosen=self.chosen)
+
+    @cached_property
     def seal(self) -> SealState:
         """The seal of the registration, read once.
 
@@ -152,10 +159,10 @@ class Session:
         from persona_lib.specs.seal import check_sealed
 
         named = ""
-        if self.stored is not None and self.stored.is_dir():
+        if self.stored and self.stored[0].is_dir():
             from persona_lib.evidence.record_sets import head_of, read_manifest
 
-            named = head_of(read_manifest(self.stored), self.registration)
+            named = head_of(read_manifest(self.stored[0]), self.registration)
         return check_sealed(self.registration, self.prereg, named=named)
 
     def check_seal(self) -> None:
@@ -201,11 +208,11 @@ class Session:
             for run in self.runs
             if seeds is None or run.run_seed in seeds
         ]
-        if self.stored is not None:
+        if self.stored:
             raise SpecError(
                 "--stored",
                 bound="a run, to build an arm",
-                value=str(self.stored),
+                value=",".join(map(str, self.stored)),
                 remedy=f"Leave --stored out to build {kind} of {wanted[0][0].name}.",
             )
         self.build([run.stage(model, kind) for model, run in wanted])
@@ -213,15 +220,13 @@ class Session:
 
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
-        from persona_lib.evidence.load import RecordEvidence, load_stored
+        from persona_lib.evidence.load import RecordEvidence
         from persona_lib.records import PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
         if chosen not in self._evidence:
-            if self.stored is not None:
-                self._evidence[chosen] = load_stored(
-                    self.stored, self.registration, chosen=self.chosen, arms=chosen
-                )
+            if self.stored:
+                self._evidence[chosen] = self.opened.evidence(chosen)
             else:
                 models = self.registration.models(chosen)
                 self._evidence[chosen] = RecordEvidence(
