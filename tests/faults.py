@@ -20,7 +20,8 @@ from persona_lib.records import POST, PRE
 from persona_lib.specs.gate_types import SourceRatioBoundGate
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict import claims
-from persona_lib.verdict.verdict import judge, judge_gate
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import judge
 from tests.healthy import (
     GATED,
     LENGTHS,

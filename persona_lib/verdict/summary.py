@@ -34,8 +34,7 @@ def summary(
     Args:
         registration: names everything.
         evidence: what is summarised.
-        checks: gates that are shown and decide nothing, as
-            `persona_lib.verdict.verdict.judge_checks` gives them.
+        checks: gates that are shown and decide nothing.
         seal: the registration's seal; null, "" and [] if it was not checked.
     """
     return {

@@ -30,7 +30,8 @@ from persona_lib.evidence.load import Evidence, RecordEvidence, load_stored
 from persona_lib.evidence.record_sets import write_manifest
 from persona_lib.evidence.score_table import OPTIONAL, REQUIRED
 from persona_lib.evidence.user_files import SUFFIXES, is_foreign, load_foreign, read_foreign
-from persona_lib.verdict.verdict import judge, judge_all, summary
+from persona_lib.verdict.judging import judge, judge_all
+from persona_lib.verdict.summary import summary
 from tests.pace import allowed
 
 ROOT = Path(__file__).resolve().parents[2]
