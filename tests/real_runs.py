@@ -15,7 +15,6 @@ from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.report import verdict_table
 from persona_lib.verdict.judging import Judging, judge_all
-from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import families
 
 ROOT = Path(__file__).resolve().parents[1]

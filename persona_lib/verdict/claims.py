@@ -102,9 +102,9 @@ def _conditions(claim: DifferenceClaim, compared: Sequence[_Named]) -> tuple[Con
     found = []
     for name, e in compared:
         of, p = "" if name == _RATES else f" of {name}", math.nan if e.p is None else e.p
-        gives = (SUPPORTED.value, RULE_MET)
-        found.append(condition(f"d{of}", ">=", claim.min_effect, e.value, *gives))
-        found.append(condition(f"p{of}", "<", claim.max_p, p, *gives))
+        row = (SUPPORTED.value, RULE_MET)
+        found.append(condition(f"d{of}", ">=", claim.min_effect, e.value, row))
+        found.append(condition(f"p{of}", "<", claim.max_p, p, row))
     return tuple(found)
 
 
@@ -245,10 +245,10 @@ def _triage_conditions(claim: TriageClaim, effect: Estimate) -> tuple[Condition,
     p, null = (math.nan if effect.p is None else effect.p), (SUPPORTED.value, claim.null_label)
     artefact = (REFUTED.value, claim.artefact_label)
     return (
-        condition("|d|", "<=", claim.null_effect, abs(effect.value), *null),
-        condition("p", ">", claim.null_min_p, p, *null),
-        condition("lower end", ">", -claim.null_effect, effect.low, *null),
-        condition("d", ">=", claim.artefact_effect, effect.value, *artefact),
+        condition("|d|", "<=", claim.null_effect, abs(effect.value), null),
+        condition("p", ">", claim.null_min_p, p, null),
+        condition("lower end", ">", -claim.null_effect, effect.low, null),
+        condition("d", ">=", claim.artefact_effect, effect.value, artefact),
     )
 
 
@@ -303,7 +303,7 @@ def _kill(kill: KillCriterion, book: GateBook) -> Finding:
 
 def _kill_condition(kill: KillCriterion, rate: float, label: str) -> Condition:
     name = f"{kill.arm} bystander rate"
-    return condition(name, "<=", kill.max_rate, rate, REFUTED.value, label)
+    return condition(name, "<=", kill.max_rate, rate, (REFUTED.value, label))
 
 
 def _check_resolution(claim: DifferenceClaim, registration: Registration) -> None:

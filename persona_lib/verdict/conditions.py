@@ -15,6 +15,9 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": below,
 }
 RULE_MET = "rule met"
+Row = tuple[str, str]
+"""What conditions give if all of a row are met: an outcome, and its label."""
+HOLDING: Row = ("HOLDS", "")
 LOWER_END, UPPER_END = "lower end", "upper end"
 
 
@@ -46,12 +49,10 @@ class Condition:
         return f"{self.measure} {self.operator} {shown(self.bound + 0.0)}"  # no -0.00
 
 
-def condition(
-    measure: str, operator: str, bound: float, value: float, gives: str, label: str = ""
-) -> Condition:
-    """Return a condition; bounds are met within rounding, a p exactly."""
+def condition(measure: str, operator: str, bound: float, value: float, row: Row) -> Condition:
+    """Return a condition of a row; bounds are met within rounding, a p exactly."""
     compared = OPERATORS[operator](value, bound)
-    if measure.split()[0] == "p":
+    if measure.split(maxsplit=1)[0] == "p":
         compared = value < bound if operator == "<" else value > bound
     return Condition(
         measure=measure,
@@ -59,8 +60,8 @@ def condition(
         bound=bound,
         value=value,
         met=bool(compared),
-        gives=gives,
-        label=label,
+        gives=row[0],
+        label=row[1],
     )
 
 
@@ -69,7 +70,8 @@ def within(limits: Limits, low: float, high: float, *, each: bool = False) -> tu
 
     Args:
         limits: the gate's bounds.
-        low, high: ends of the interval.
+        low: lower end of the interval.
+        high: upper end.
         each: several numbers each have to keep the bounds; the ends are those of the worst.
     """
     every = "each " if each else ""
@@ -78,7 +80,7 @@ def within(limits: Limits, low: float, high: float, *, each: bool = False) -> tu
         (f"{every}{UPPER_END}", "<=", limits.most, high),
     )
     return tuple(
-        condition(name, operator, bound, end, "HOLDS")
+        condition(name, operator, bound, end, HOLDING)
         for name, operator, bound, end in asked
         if abs(bound) != float("inf")
     )

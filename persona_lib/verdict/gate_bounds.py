@@ -38,7 +38,7 @@ from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import interval as t_interval
 from persona_lib.stats.moments import question_moments
 from persona_lib.stats.uneven import WORST_SD, chance_of, most_hits, samples_needed
-from persona_lib.verdict.conditions import condition, rule_text, within
+from persona_lib.verdict.conditions import HOLDING, condition, rule_text, within
 from persona_lib.verdict.gate_result import GateOutcome, Reading, bounded, rule
 
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
@@ -53,7 +53,7 @@ Table = tuple[Floats, Floats]
 
 def _point(measure: str, operator: str, bound: float, figure: float, words: str) -> Reading:
     """Return the reading of a point gate; it cannot tell without a figure."""
-    asked = condition(measure, operator, bound, figure, "HOLDS")
+    asked = condition(measure, operator, bound, figure, HOLDING)
     outcome = HOLDS if asked.met else FAILS if math.isfinite(figure) else CANNOT_TELL
     text = f"{words}, needs {asked.text}"
     return Reading(outcome, figure, bound, text, conditions=(asked,))
@@ -136,8 +136,7 @@ def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> R
     if grid is not None and (PRE, prior) in grid.models:
         at = grid.models.index((PRE, prior))
         table = grid.hits[at].sum(axis=0), grid.n[at].sum(axis=0)
-        found = share(*table, _confidence(evidence))
-        doubt = uneven_doubt(found, table, gate.max_rate, _confidence(evidence))
+        found, doubt = share_at_most(table, gate.max_rate, _confidence(evidence))
     upper = "not known" if math.isnan(found.high) else f"{found.high:.2%}"
     # If no hit is not enough, the doubt says among how many completions of each persona.
     few = doubt not in ("", UNCLUSTERED) and not count.hits
@@ -274,41 +273,40 @@ def _share_of_rows(
         np.bincount(cell, weights, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
         for weights in (flagged[rows], None)
     )
-    found = share(hits, n, _confidence(evidence))
-    doubt = uneven_doubt(found, (hits, n), gate.max_share, _confidence(evidence))
+    found, doubt = share_at_most((hits, n), gate.max_share, _confidence(evidence))
     return _bound(gate, found, f"{arm} {what} {found.interval_text}", doubt)
 
 
-def uneven_doubt(found: Estimate, table: Table, most: float, confidence: float) -> str:
-    """Return why few hits of several personas do not show that a bound is kept, or "".
+def share_at_most(table: Table, most: float, confidence: float) -> tuple[Estimate, str]:
+    """Return a share of several personas' completions, and why it cannot keep a bound, or "".
 
     A clustered interval within the bound is not enough: few hits must also be improbable at
     the bound if personas or questions are as uneven as planned for
     (`persona_lib.stats.uneven`), since so few clusters do not show how unlike they are.
 
     Args:
-        found: the clustered share.
         table: (P, Q) hits and completions of each persona and question.
         most: the bound.
         confidence: level of the interval; its tail is that of the uneven worlds.
     """
+    found = share(*table, confidence)
     outcome = bounded(found, most=most)
     if outcome is FAILS or math.isnan(found.low):
-        return ""
+        return found, ""
     for units, axis in (("persona", 1), ("question", 0)):
         hits, n = (cells.sum(axis=axis) for cells in table)
         hits, n = hits[n > 0], n[n > 0]
         if n.size < MIN_UNITS or chance_of(hits, n, most).rules_out((1 - confidence) / 2):
             continue
         if outcome is HOLDS or not hits.any():
-            return _needed(units, hits, n, table, most, confidence)
-    return ""
+            questions = int((table[1].sum(axis=0) > 0).sum())
+            return found, _needed(units, (hits, n), questions, most, confidence)
+    return found, ""
 
 
-def _needed(
-    units: str, hits: Floats, n: Floats, table: Table, most: float, confidence: float
-) -> str:
+def _needed(units: str, counts: Table, questions: int, most: float, confidence: float) -> str:
     """Return what would keep a bound over uneven units."""
+    hits, n = counts
     differ = f"where {units}s differ by {WORST_SD:g} logits"
     in_all, of_one = most_hits([int(size) for size in n], most, (1 - confidence) / 2)
     if in_all >= 0:
@@ -316,7 +314,6 @@ def _needed(
             f"{differ} it takes at most {in_all} hits in all, or at most {of_one} of each "
             f"{units}: {int(hits.sum())} and {int(hits.max())}"
         )
-    questions = int((table[1].sum(axis=0) > 0).sum())
     samples = samples_needed(n.size, questions, most, confidence)
     enough = "" if samples is None else f"; {samples * questions} a persona could"
     return f"even no hit in {int(n.min())} a {units} cannot show it {differ}{enough}"

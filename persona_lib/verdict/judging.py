@@ -137,6 +137,7 @@ class Judging:
             registration=self.registration.name,
             digest=self.registration.digest,
             seeds=self.evidence.seeds,
+            arms=claim.arms,
             conditions=finding.conditions,
             warnings=tuple(gate for gate in self.checks if gate.name in wanted and not gate.holds),
             sealed="" if seal is None else seal.date,

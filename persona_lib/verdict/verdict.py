@@ -38,6 +38,7 @@ class Verdict(AsJson):
         notes: what a reader has to know.
         registration, digest: name and SHA-256 of the registration.
         seeds: run seeds; empty if not published.
+        arms: the arms that the rule compares; empty in older files.
         conditions: the comparisons of the rule; empty in older files.
         warnings: gates that only the stricter registration has, that the claim needs
             there, and that do not hold.
@@ -62,6 +63,7 @@ class Verdict(AsJson):
     registration: str
     digest: str
     seeds: tuple[int, ...]
+    arms: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
     warnings: tuple[GateResult, ...] = ()
     sealed: str = ""
