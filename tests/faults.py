@@ -110,7 +110,6 @@ def judged(fault: Fault, *, fresh: bool = False) -> tuple[str, str]:
             return judge_gate(fault.registration, evidence, fault.rule).outcome.value, ""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(claims, "other_looks", lambda *_: ())
-            patch.setattr(claims, "equality", lambda *_: ())
             found = judge(fault.registration, evidence, fault.rule)
     except DataError:
         return REFUSED, ""

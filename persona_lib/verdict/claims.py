@@ -22,7 +22,7 @@ from persona_lib.stats.targets import one_seed_risk, population_refusal
 from persona_lib.stats.thresholds import above, at_most, below, shown
 from persona_lib.verdict.conditions import RULE_MET, Condition, all_met, condition, rule_text
 from persona_lib.verdict.gates import GateBook
-from persona_lib.verdict.other_looks import EQUIVALENCE_ALPHA, equality, other_looks
+from persona_lib.verdict.other_looks import EQUIVALENCE_ALPHA, other_looks
 from persona_lib.verdict.training_runs import (
     OverRuns,
     Rates,
@@ -216,6 +216,7 @@ def _triage(claim: TriageClaim, book: GateBook) -> Finding:
     conditions = _triage_conditions(claim, effect)
     outcome, label, reason = _decide_triage(claim, effect)
     over = _over(evidence, claim, rates_of_runs)
+    looks = other_looks(evidence, *arms)
     simulated = (claim.null_effect, claim.null_min_p) == SIMULATED_NULL
     return Finding(
         outcome=outcome,
@@ -232,11 +233,11 @@ def _triage(claim: TriageClaim, book: GateBook) -> Finding:
             lambda: _decide_triage(claim, effect if over is None else over)[0].value,
             evidence,
         ),
-        estimates=other_looks(evidence, *arms),
+        estimates=looks,
         notes=(
             *((SIMULATED_EQUALITY,) if simulated else ()),
             *_notes(effect, evidence),
-            *_equality_note(label == claim.null_label, equality(evidence, *arms)),
+            *_equality_note(label == claim.null_label, looks),
         ),
     )
 
@@ -332,14 +333,16 @@ def _population_note(claim: DifferenceClaim, registration: Registration) -> tupl
     return (refusal,) if refusal else ()
 
 
-def _equality_note(null: bool, tests: Sequence[Estimate]) -> tuple[str, ...]:
+def _equality_note(null: bool, looks: Sequence[Estimate]) -> tuple[str, ...]:
     """Return that TOST and the published rule disagree on equality, if they do."""
     rule = "finds no effect" if null else "does not find the effect null"
     shows = "does not show equivalence" if null else "shows equivalence"
     return tuple(
         f"the published rule {rule}, but TOST {shows}: they disagree"
-        for test in tests
-        if test.p is not None and (test.p < EQUIVALENCE_ALPHA) is not null
+        for look in looks
+        if look.method.startswith("TOST")
+        and look.p is not None
+        and (look.p < EQUIVALENCE_ALPHA) is not null
     )
 
 

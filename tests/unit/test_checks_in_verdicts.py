@@ -50,7 +50,6 @@ ARMS_OF = {
 def _rules_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other looks decide nothing and take most of the time."""
     monkeypatch.setattr(claims, "other_looks", lambda *_: ())
-    monkeypatch.setattr(claims, "equality", lambda *_: ())
 
 
 @cache

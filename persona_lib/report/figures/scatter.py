@@ -79,7 +79,7 @@ def _rules(drawing: Drawing, ax: Any, root: Node) -> None:
         arm, bound = kill[0], kill[1]["bound"]
         ax.axhline(bound.float, color=INK, lw=0.8, ls=(0, (3, 2)), zorder=0)
         drawing.plot("kill criterion", value=bound)
-        drawing.write(ax, 1.02, bound.float, ("kill of\n", arm.words()),
+        drawing.write(ax, 1.02, bound.float, ("kill ", arm.words()),
                       transform=ax.get_yaxis_transform())  # fmt: skip
     if gate is not None:
         ax.axvline(gate.float, color=SOFT, lw=0.8, ls=(0, (1, 1.5)), zorder=0)
