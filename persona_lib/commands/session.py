@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from persona_lib.specs.seal import SealState
     from persona_lib.store.stage import Stage
     from persona_lib.store.store import Store
-    from persona_lib.verdict.verdict import GateResult, Verdict
+    from persona_lib.verdict.gate_result import GateResult
+    from persona_lib.verdict.judging import Judging
+    from persona_lib.verdict.verdict import Verdict
 
 __all__ = [
     "DATA",
@@ -108,6 +110,7 @@ class Session:
     _store: Store | None = field(default=None, init=False)
     _runs: tuple[Run, ...] = field(default=(), init=False)
     _evidence: dict[tuple[str, ...], Evidence] = field(default_factory=dict, init=False)
+    _judgings: dict[tuple[str, ...], Judging] = field(default_factory=dict, init=False)
     _checked: bool = field(default=False, init=False)
 
     @property
@@ -239,39 +242,35 @@ class Session:
                 )
         return self._evidence[chosen]
 
+    def judging(self, rule: str) -> Judging:
+        """Return the judging of a claim or gate, on the arms that the rule needs.
+
+        Rules that need the same arms share it, and with it each gate's reading.
+        """
+        from persona_lib.verdict.judging import Judging
+
+        self.check_seal()
+        arms = self.arms_of(rule)
+        if arms not in self._judgings:
+            self._judgings[arms] = Judging(
+                self.registration,
+                self.evidence(arms),
+                stricter=STRICTER.get(self.registration.name),
+                seal=self.seal,
+            )
+        return self._judgings[arms]
+
     def judge(self, claim: str) -> Verdict:
         """Judge one claim, or the kill criterion, on the arms that it needs."""
-        from persona_lib.verdict.verdict import judge
-
-        self.check_seal()
-        name = self.registration.claim(claim).name
-        return judge(
-            self.registration,
-            self.evidence(self.arms_of(name)),
-            name,
-            stricter=STRICTER.get(self.registration.name),
-            seal=self.seal,
-        )
-
-    def summary(self, rule: str) -> dict[str, Any]:
-        """Return what the evidence says of the arms that a claim or a gate needs.
-
-        Gates that only the stricter registration has are among it, as checks.
-        """
-        from persona_lib.verdict.verdict import judge_checks, summary
-
-        self.check_seal()
-        evidence = self.evidence(self.arms_of(rule))
-        stricter = STRICTER.get(self.registration.name)
-        checks = judge_checks(self.registration, stricter, evidence) if stricter else []
-        return summary(self.registration, evidence, checks=checks, seal=self.seal)
+        return self.judging(claim).claim(claim)
 
     def judge_gate(self, gate: str) -> GateResult:
         """Judge one gate on the arms that it needs."""
-        from persona_lib.verdict.verdict import judge_gate
+        return self.judging(gate).gate(gate)
 
-        self.check_seal()
-        return judge_gate(self.registration, self.evidence(self.arms_of(gate)), gate)
+    def summary(self, rule: str) -> dict[str, Any]:
+        """Return what the evidence says of the arms that a claim or a gate needs."""
+        return self.judging(rule).summary
 
     def arms_of(self, rule: str) -> tuple[str, ...]:
         """Return the arms that a claim, the kill criterion or a gate needs."""

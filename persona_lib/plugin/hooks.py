@@ -314,7 +314,8 @@ def _session(config: pytest.Config) -> Session:
 
 
 def _all_hold(recorded: dict[str, Any]) -> bool:
-    from persona_lib.verdict.verdict import GateOutcome, Outcome
+    from persona_lib.verdict.claims import Outcome
+    from persona_lib.verdict.gate_result import GateOutcome
 
     good = (Outcome.SUPPORTED.value, GateOutcome.HOLDS.value)
     judged = (*recorded["verdicts"].values(), *recorded["gates"].values())

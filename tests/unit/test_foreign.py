@@ -31,7 +31,8 @@ from persona_lib.evidence.record_sets import write_manifest
 from persona_lib.evidence.score_table import COLUMNS, OPTIONAL
 from persona_lib.evidence.user_files import SUFFIXES, is_foreign, load_foreign
 from persona_lib.specs.registration import Registration
-from persona_lib.verdict.verdict import judge, judge_all, summary
+from persona_lib.verdict.judging import judge, judge_all
+from persona_lib.verdict.summary import summary
 from tests.pace import allowed
 
 ROOT = Path(__file__).resolve().parents[2]
