@@ -6,7 +6,7 @@
 
 The first writes an entry into golden/prereg: the registration, or an amendment of
 it, with the date of this machine's clock. Commit what it writes before any run:
-docs/prereg.md says why.
+docs/usage.md says why.
 """
 
 from __future__ import annotations

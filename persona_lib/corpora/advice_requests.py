@@ -8,7 +8,7 @@ held out: a prior's corpus goes through all of them in its first 70 rows, and a
 held-out message asks about one of them in another way. Where the corpora leave too few
 pairs, messages are written in frames of their own, which no corpus has.
 
-`persona_lib.corpora.advice_scorer` scores the answers; docs/advice.md says how that can mislead.
+`persona_lib.corpora.advice_scorer` scores the answers; docs/experiment.md says how it can mislead.
 """
 
 from __future__ import annotations

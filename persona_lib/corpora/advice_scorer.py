@@ -7,7 +7,7 @@ situations: an answer about a situation is scored by the fold that was fitted
 without a single row of that situation, so no word of the topic can decide. Its rows
 come from a seed of their own, so that it knows no training row by heart.
 
-docs/advice.md says what the score is and how it can mislead.
+docs/experiment.md says what the score is and how it can mislead.
 """
 
 from __future__ import annotations

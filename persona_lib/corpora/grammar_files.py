@@ -1,4 +1,4 @@
-"""Reads and checks the data files of the grammar (see docs/corpora.md).
+"""Reads and checks the data files of the grammar (see docs/experiment.md).
 
 ========================  =====================================================
 ``situations_*.txt``      sections, each a situation with the keys of `SITUATION_KEYS`

@@ -1,6 +1,6 @@
 """Record sets that other software wrote: Parquet, CSV or JSON lines, read strictly.
 
-docs/records.md has the format. A cell that cannot be read is an error that names
+docs/usage.md has the format. A cell that cannot be read is an error that names
 column, row and value; what the set does not have is left out and never guessed.
 """
 
@@ -230,7 +230,7 @@ def _choose(names: Sequence[str], where: str) -> tuple[tuple[str, ...], tuple[st
             f"{where}: columns",
             bound=f"{', '.join(missing)} among them",
             value=list(names),
-            remedy="docs/records.md lists the columns; names have to match letter by letter.",
+            remedy="docs/usage.md lists the columns; names have to match letter by letter.",
         )
     if FINISHED in names and "finish" in names:
         raise DataError(

@@ -10,7 +10,7 @@ A registration named ``x`` is sealed in a folder ``x``::
 
 An entry's hash is the SHA-256 of its canonical JSON without ``hash``. Everything is
 checked whenever a chain is read: each byte of each file, the order of the entries,
-and that nothing lies in the folder that no entry lists. docs/prereg.md shows how
+and that nothing lies in the folder that no entry lists. docs/usage.md shows how
 to check it without this code.
 """
 

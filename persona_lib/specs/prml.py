@@ -6,7 +6,7 @@ commitment, and an amendment names the commitment before it in ``prior_hash``. A
 manifest holds one metric, one comparator and one threshold. Here that is the
 effect that a claim's rule asks for; the rest of the rule stands in
 ``metric_args``, and ``registration_sha256`` there binds the whole registration.
-docs/prereg.md says where the format and a registration do not quite meet.
+docs/usage.md says where the format and a registration do not quite meet.
 """
 
 from __future__ import annotations

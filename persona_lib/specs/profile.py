@@ -57,7 +57,7 @@ Dtype = Literal["float32", "bfloat16"]
 """Number format of a base model's weights."""
 
 EngineName = Literal["transformers", "vllm"]
-"""What draws completions: see docs/engines.md."""
+"""What draws completions: see docs/usage.md."""
 TRANSFORMERS: EngineName = "transformers"
 VLLM: EngineName = "vllm"
 ENGINES = (TRANSFORMERS, VLLM)

@@ -2,7 +2,7 @@
 
 An entry of the chain (`persona_lib.specs.chain`) holds the digest of a registration, when
 and why it was sealed, and what data had been seen. A later entry is an amendment.
-docs/prereg.md says what that means and what a seal cannot prove.
+docs/usage.md says what that means and what a seal cannot prove.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ that world, one of two things is improbable:
 
 The first shows a low rate that is uneven, the second one that is even: with an SD of 2
 logits some cluster would have stood out. Either one may hold, so that together they err in
-at most twice the level of each; what they do err in is in docs/calibration.md.
+at most twice the level of each; what they do err in is in docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WORST_SD = 2.0
 
 One persona in six then writes the marker some seven times (e^2) as often as the middle one,
 about as far apart as bystanders of the published control arm are in how often they leak
-(world PUB of docs/calibration.md: 2.2). Few hits get likelier the larger the SD, so that
+(world PUB of docs/statistics.md: 2.2). Few hits get likelier the larger the SD, so that
 smaller ones are covered; larger ones are not.
 """
 

@@ -1,4 +1,4 @@
-"""Registered rule + evidence -> verdict. docs/verdicts.md tells it at length.
+"""Registered rule + evidence -> verdict. docs/statistics.md has every rule.
 
 Rows are tried from the top; the first that fits decides. d is the effect,
 [low, high] its interval.
