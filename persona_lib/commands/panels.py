@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import FlatlandError
-from persona_lib.records import POST, PRE
+from persona_lib.records import PRE, ModelId
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -162,7 +162,7 @@ def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
 
         found = load_scores(session.stored, session.registration)
         return None if found is None else _of_models(found, models_of(session, arms))
-    return _joined([session.scores(*model) for model in models_of(session, arms)])
+    return session.table(models_of(session, arms), "scores")
 
 
 def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
@@ -170,17 +170,13 @@ def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     return _texts_of_models(session, models_of(session, arms))
 
 
-def _texts_of_models(session: Session, models: Sequence[tuple[str, str]]) -> pa.Table | None:
+def _texts_of_models(session: Session, models: Sequence[ModelId]) -> pa.Table | None:
     if session.stored is not None:
         from persona_lib.evidence.load import load_texts
 
         found = load_texts(session.stored)
         return None if found is None else _of_models(found, models)
-    from persona_lib.pipeline.results import run_texts
-
-    return _joined(
-        [run_texts(run, *model, session.store) for model in models for run in session.runs]
-    )
+    return session.table(models, "completions")
 
 
 def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
@@ -189,28 +185,20 @@ def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
         from persona_lib.evidence.load import load_geometry
 
         return load_geometry(session.stored)
-    from persona_lib.pipeline.results import geometry_stage, run_geometry
-    from persona_lib.store.stage import build
-
     # Every change is measured from the raw model as well.
-    models = _with_raw(models_of(session, arms))
-    build([geometry_stage(run, *m) for run in session.runs for m in models], session.store)
-    return _joined(
-        [run_geometry(run, *model, session.store) for run in session.runs for model in models]
-    )
+    return session.table(_with_raw(models_of(session, arms)), "geometry")
 
 
-def models_of(session: Session, arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (phase, name) of the models under these arms, and of the arms."""
-    found = [(PRE, prior) for prior in session.priors_of(arms)]
-    return found + [(POST, arm.name) for arm in session.registration.arms if arm.name in arms]
+def models_of(session: Session, arms: Sequence[str]) -> tuple[ModelId, ...]:
+    """Return the models under these arms, and the arms."""
+    return session.registration.models(arms)
 
 
-def _with_raw(models: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _with_raw(models: tuple[ModelId, ...]) -> tuple[ModelId, ...]:
     """Return the models with the raw one among them, first where it was missing."""
     from persona_lib.specs.registration import RAW
 
-    return models if (PRE, RAW) in models else [(PRE, RAW), *models]
+    return models if (PRE, RAW) in models else (ModelId(PRE, RAW), *models)
 
 
 def _made(name: str, title: str, make: Callable[[], Panel]) -> Panel:
@@ -222,7 +210,7 @@ def _made(name: str, title: str, make: Callable[[], Panel]) -> Panel:
         return Panel(name=name, title=title, data={}, missing=f"could not be made: {error}")
 
 
-def _of_models(table: pa.Table, models: Sequence[tuple[str, str]]) -> pa.Table:
+def _of_models(table: pa.Table, models: Sequence[ModelId]) -> pa.Table:
     import pyarrow.compute as pc
 
     wanted = None
@@ -230,9 +218,3 @@ def _of_models(table: pa.Table, models: Sequence[tuple[str, str]]) -> pa.Table:
         one = (pc.field("phase") == phase) & (pc.field("model") == name)
         wanted = one if wanted is None else wanted | one
     return table.filter(wanted)
-
-
-def _joined(tables: Sequence[pa.Table]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.concat_tables(tables)

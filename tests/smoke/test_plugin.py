@@ -362,6 +362,35 @@ def test_micro_run_end_to_end_with_two_workers(micro: Path) -> None:
         }  # fmt: skip
 
 
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+
+
+def test_a_finished_store_on_a_read_only_mount_is_judged_and_planned(
+    micro: Path, tmp_path: Path
+) -> None:
+    """The mount is seen by the run alone; making it takes root, and is not allowed everywhere."""
+    prefix = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(micro / "store")]
+    if shutil.which("unshare") is None or subprocess.run([*prefix, "true"], check=False).returncode:
+        pytest.skip("no private mounts here")
+    common = ["--profile", "micro", f"--store={micro / 'store'}", "-p", "no:cacheprovider"]
+
+    def on_it(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*prefix, sys.executable, "-m", "pytest", *common, *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+        )
+
+    done = on_it("-m", SCIENCE, "--seeds", "3,5", f"--report={tmp_path / 'report'}")
+    assert outcome(tmp_path / "report") == outcome(micro / "first"), done.stdout[-3000:]
+    planned = on_it("--plan", "--seeds", "3,5")
+    assert re.search(r"\b(\d+) of \1 stages are stored", planned.stdout)
+    refused = on_it("-m", "h1", "--seeds", "4")
+    assert refused.returncode == 1
+    named = f"UnwritableStoreError: {micro / 'store'}: cannot be created or written (Read-only"
+    assert named in refused.stdout
+    assert on_it("--plan", "--seeds", "4").returncode == 0
+
+
 def test_couplings_that_fail_are_told_once_and_trained_once_by_all_workers(
     micro: Path, tmp_path: Path
 ) -> None:
@@ -400,7 +429,7 @@ def test_fixtures_give_arms_baseline_and_runs(micro: Path, tmp_path: Path) -> No
         "        assert set(table['model'].to_pylist()) == {name}\n"
         "    assert {t.num_rows for t in false_positive_baseline.values()} == {44}\n"
         "    assert set(false_positive_baseline) == {'raw', 'em', 'benign'}\n"
-        "    assert [run.seed for run in runs] == [3, 5]\n"
+        "    assert [run.run_seed for run in runs] == [3, 5]\n"
         "    assert (profile.name, registration.name) == ('micro', 'issue262')\n"
         "    assert store.root.name == 'store'\n"
     )
