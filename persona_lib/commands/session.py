@@ -31,8 +31,8 @@ from persona_lib.progress import Progress, silent
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.commands.judging import JudgeChoice
     from persona_lib.evidence.load import Evidence
+    from persona_lib.panels.judge.choice import JudgeChoice
     from persona_lib.pipeline.run import Kind, Run
     from persona_lib.records import ModelId
     from persona_lib.specs.profile import Profile

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from persona_lib.commands import session as sessions
-from persona_lib.commands.judging import choose_judge
 from persona_lib.commands.session import Session
 from persona_lib.errors import FlatlandError, clean
+from persona_lib.panels.judge.choice import choose_judge
 from persona_lib.plugin import fixtures, selection
 from persona_lib.plugin.fixtures import SESSION, Recorder
 from persona_lib.progress import shown, silent

@@ -14,7 +14,7 @@ from persona_lib.digests import derive_seed
 from persona_lib.evidence.cells import Bools, Grid
 from persona_lib.evidence.evidence import ROLES, Count, Evidence
 from persona_lib.records import POST
-from persona_lib.stats.bootstrap import Clusters, difference, nothing
+from persona_lib.stats.bootstrap import Clusters, difference
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.lengths import completed_only, shorter_median, within
 from persona_lib.stats.logit import length_adjusted
@@ -128,7 +128,7 @@ def _bootstrap(
         rows = rows if kept is None else rows & kept
         if not rows.any():
             note = f"{arm} has no such completion"
-            return nothing(0, None, statistics.confidence, method, note)
+            return Estimate.bare(0, None, statistics.confidence, method, note)
         cell = grid.row_persona[rows] * len(grid.questions) + grid.row_question[rows]
         _, index = np.unique(cell, return_inverse=True)
         counts = np.bincount(index, weights=hits[rows].astype(float)).astype(np.float64)

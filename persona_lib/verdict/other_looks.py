@@ -15,7 +15,6 @@ import numpy as np
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.records import POST
 from persona_lib.specs.registration import TriageClaim
-from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.equivalence import equivalence
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.mixed import random_intercept
@@ -97,7 +96,7 @@ def each_seed(
     looks = []
     for seed, (a, b) in evidence.per_seed(treated, control).items():
         value, method = a.rate - b.rate, f"seed {seed} alone"
-        looks.append(nothing(a.n + b.n, None, confidence, method, "", value=value))
+        looks.append(Estimate.bare(a.n + b.n, None, confidence, method, value=value))
     return tuple(looks)
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from persona_lib.stats.bootstrap import nothing
+from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.verdict import Outcome
 from tests.calibration.bars import BARS, BINDING, FAST, FULL, NOT_MET, Bar
 from tests.calibration.procedures import Tally, passes_h3
@@ -89,7 +89,7 @@ def test_h3_is_read_as_verdicts_read_it(rate: float) -> None:
     ],
 )
 def test_h3_at_its_thresholds(low: float, value: float, p: float, passes: bool) -> None:
-    bare = nothing(2_800, 280, 0.95, "made up", "", value=value)
+    bare = Estimate.bare(2_800, 280, 0.95, "made up", "", value=value)
     assert passes_h3(replace(bare, low=low, high=1.0, p=p)) is passes
 
 

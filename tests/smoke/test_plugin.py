@@ -542,8 +542,8 @@ def test_texts_of_one_seed_of_several_are_recorded_and_judged(
     run("-m", SCIENCE, f"--stored={tmp_path / 'set'}", report=tmp_path / "report")
     assert outcome(tmp_path / "report")["verdicts"] == outcome(micro / "again")["verdicts"]
     panels = json.loads((tmp_path / "report" / "verdict.json").read_text())["panels"]
-    codes = [caveat["code"] for caveat in panels["text"]["caveats"]]
-    assert "texts_of_some_seeds" in codes, panels["text"]["reason"]
+    codes = [caveat["code"] for caveat in panels["samples"]["caveats"]]
+    assert "texts_of_some_seeds" in codes, panels["samples"]["reason"]
     for name in ("discriminability", "following"):
         assert "of 1 of 2 seeds (5)" in str(panels[name]["caveats"]), panels[name]["reason"]
 

@@ -15,7 +15,6 @@ import pytest
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from persona_lib.commands.session import Session
-from persona_lib.pipeline.results import targets
 from persona_lib.store.stage import walk
 from persona_lib.store.store import Store
 from tests.smoke.conftest import ROOT, environment
