@@ -36,14 +36,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--scale", help="scale of a profile that has several: smollm2 reduced, full")
     group.addoption("--loss", help="marker loss in place of the profile's: anchored, decision, ...")
     group.addoption(
-        "--engine", help="what draws completions: transformers (default) or vllm (docs/engines.md)"
+        "--engine", help="what draws completions: transformers (default) or vllm (docs/usage.md)"
     )
     group.addoption("--seeds", help="root seeds, for example 42,137 (default: 42)")
     group.addoption(
         "--stored",
         metavar="DIR|FILE[,...]",
         help="judge stored evidence, or Parquet, CSV or JSONL files of records written by "
-        "other software (docs/records.md); train nothing. Several are judged as one: record "
+        "other software (docs/usage.md); train nothing. Several are judged as one: record "
         "sets of one experiment with other seeds, or files with the same columns",
     )
     group.addoption("--store", metavar="DIR", help="stage cache (default: .flatland/store)")
@@ -53,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--judge",
         metavar="NAME",
         help="who says whether completions follow their persona, in the report: classifier "
-        "(default), claude:MODEL, openai:MODEL or openai:MODEL@REVISION (docs/judges.md)",
+        "(default), claude:MODEL, openai:MODEL or openai:MODEL@REVISION (docs/usage.md)",
     )
     group.addoption("--judge-budget", metavar="DOLLARS", help="what that judge may cost at most")
     group.addoption("--judge-url", metavar="URL", help="another server that speaks its API")

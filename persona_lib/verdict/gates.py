@@ -150,7 +150,7 @@ def over_runs(
     Their spread holds what each run draws anew, completions included, and not what runs
     share: they answer the same questions. The interval is therefore widened to contain that
     of all runs together, which clusters by question and has a width where all figures are
-    0 or 1. The larger of the two spreads is less than both together; docs/calibration.md
+    0 or 1. The larger of the two spreads is less than both together; docs/statistics.md
     has the error rates.
 
     Where K numbers each have to keep the bound (`Reading.parts`), each has its own mean and

@@ -29,7 +29,7 @@ The kill criterion is SUPPORTED ("not triggered") above its rate and REFUTED
 ("triggered") at or below it: a point rule, as registered.
 
 Effects, rates and ratios are compared with a tolerance (`persona_lib.stats.thresholds`),
-so that 0.60 - 0.40 is at least 0.20. docs/verdicts.md has the whole contract.
+so that 0.60 - 0.40 is at least 0.20. docs/statistics.md has the whole contract.
 """
 
 from __future__ import annotations

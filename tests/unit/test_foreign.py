@@ -608,7 +608,7 @@ def test_the_command_line_judges_a_file(tmp_path: Path) -> None:
     assert "nothing says under which rules" in body["summary"]["origin"]
 
 
-DOCUMENT = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
 
 
 def test_the_documented_examples_are_read(tmp_path: Path) -> None:
