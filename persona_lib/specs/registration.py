@@ -8,9 +8,9 @@ in `claim_types` and `gate_types`; those of issue 262 can be imported from here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from persona_lib.checks import LEVEL, distinct, member, numbers, unknown, whole
 from persona_lib.digests import LATER, digest
@@ -23,6 +23,9 @@ from persona_lib.specs.gate_types import (
     SourceRatioBoundGate,
     SourceRatioGate,
 )
+
+if TYPE_CHECKING:
+    from persona_lib.records import ModelId
 
 __all__ = [
     "BCA",
@@ -258,6 +261,23 @@ class Registration:
         """The pre-coupling models that the arms need, in the order of `PRIORS`."""
         used = {arm.prior for arm in self.arms} | {arm.text_from for arm in self.arms}
         return tuple(prior for prior in PRIORS if prior in used)
+
+    def models(self, arms: Iterable[str]) -> tuple[ModelId, ...]:
+        """Return the pre-coupling models of these arms (of all arms, all), then the arms.
+
+        Raises:
+            SpecError: no such arm.
+        """
+        from persona_lib.records import POST, PRE, ModelId
+
+        named = {self.arm(name) for name in arms}
+        after = [arm for arm in self.arms if arm in named]
+        every = len(after) == len(self.arms)
+        priors = [p for p in self.priors if every or p in {arm.prior for arm in after}]
+        return (
+            *(ModelId(PRE, prior) for prior in priors),
+            *(ModelId(POST, arm.name) for arm in after),
+        )
 
     def arm(self, name: str) -> ArmSpec:
         """Return an arm by its short name, whatever its case; SpecError without one."""

@@ -126,7 +126,7 @@ def test_an_entry_keeps_its_cost_and_its_content_does_not_know_it(tmp_path: Path
 
 @pytest.mark.parametrize("older", [{"engine_starts": 3}, {}, None])
 def test_an_entry_with_fewer_costs_or_none_is_read_and_shown(
-    older: dict[str, int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    older: dict[str, int] | None, tmp_path: Path
 ) -> None:
     """As every entry is that was built before they were kept."""
     stage = Stage(name="train", label="C1", version=1, spec={}, work=lambda out, _: make(out))
@@ -142,22 +142,20 @@ def test_an_entry_with_fewer_costs_or_none_is_read_and_shown(
     (planned,) = plan([stage], store)
     assert planned.stored
     assert planned.cost == (older or {})
-    (description,) = costs_of(store, [stage], monkeypatch)
+    (description,) = costs_of(store, [stage])
     assert description["seconds"] is not None
     names = ("tokens", "peak_mib", "peak_of", "batch_rows")
     assert {description[name] for name in names} == {None}
     assert description["engine_starts"] == (3 if older else None)
 
 
-def costs_of(store: Store, stages: list[Stage], patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    patch.setattr("persona_lib.pipeline.results.targets", lambda *_: stages)
-    session: Any = SimpleNamespace(runs=[SimpleNamespace(seed=42)], store=store)
+def costs_of(store: Store, stages: list[Stage]) -> list[dict[str, Any]]:
+    run = SimpleNamespace(run_seed=42, targets=lambda _: stages)
+    session: Any = SimpleNamespace(runs=[run], store=store)
     return stages_of(session, ["C1"])
 
 
-def test_the_verdict_tells_what_stages_cost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verdict_tells_what_stages_cost(tmp_path: Path) -> None:
     def work(out: Path, _: Any) -> dict[str, Any]:
         spent(batch_rows=550)
         return make(out)
@@ -166,7 +164,7 @@ def test_the_verdict_tells_what_stages_cost(
     missing = replace(built, label="C2", seed=7)
     store = Store(tmp_path)
     entry = built.resolve(store)
-    first, second = costs_of(store, [built, missing], monkeypatch)
+    first, second = costs_of(store, [built, missing])
     assert first == {
         "seed": 42, "stage": "train", "label": "C1", "stored": True,
         "seconds": round(entry.seconds, 3), "tokens": 12, "engine_starts": 1,
