@@ -20,7 +20,8 @@ from persona_lib.records import POST, PRE
 from persona_lib.specs.gate_types import SourceRatioBoundGate
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict import claims
-from persona_lib.verdict.verdict import judge, judge_gate
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import judge
 from tests.healthy import (
     GATED,
     LENGTHS,
@@ -109,7 +110,6 @@ def judged(fault: Fault, *, fresh: bool = False) -> tuple[str, str]:
             return judge_gate(fault.registration, evidence, fault.rule).outcome.value, ""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(claims, "other_looks", lambda *_: ())
-            patch.setattr(claims, "equality", lambda *_: ())
             found = judge(fault.registration, evidence, fault.rule)
     except DataError:
         return REFUSED, ""

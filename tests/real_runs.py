@@ -14,8 +14,8 @@ from experiments.issue262 import ISSUE262, STRICTER
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.report import verdict_table
-from persona_lib.verdict.family import families
-from persona_lib.verdict.verdict import judge_all, judge_checks, summary
+from persona_lib.verdict.judging import Judging, judge_all
+from persona_lib.verdict.verdict import families
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,8 +45,7 @@ def table(folder: Path) -> list[str]:
     """Return the lines of the table that a set gives."""
     found = load_stored(folder, ISSUE262)
     verdicts, gates = judge_all(ISSUE262, found)
-    checks = judge_checks(ISSUE262, STRICTER[ISSUE262.name], found)
-    body = summary(ISSUE262, found, checks=checks)
+    body = Judging(ISSUE262, found, stricter=STRICTER[ISSUE262.name]).summary
     return verdict_table(verdicts, gates, body, families=families(ISSUE262, verdicts)).splitlines()
 
 

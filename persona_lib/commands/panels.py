@@ -78,7 +78,7 @@ def _partial(
     from persona_lib.panels.geometry import states_of_some
     from persona_lib.panels.samples import texts_of_some
 
-    if session.stored is None:
+    if not session.stored:
         return [], []
 
     def sentence(
@@ -179,10 +179,8 @@ def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
 
 def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the scores of these arms and of the models under them, None for totals."""
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_scores
-
-        found = load_scores(session.stored, session.registration)
+    if session.stored:
+        found = session.opened.scores
         return None if found is None else _of_models(found, models_of(session, arms))
     return session.table(models_of(session, arms), "scores")
 
@@ -193,20 +191,16 @@ def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
 
 
 def _texts_of_models(session: Session, models: Sequence[ModelId]) -> pa.Table | None:
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_texts
-
-        found = load_texts(session.stored)
+    if session.stored:
+        found = session.opened.texts
         return None if found is None else _of_models(found, models)
     return session.table(models, "completions")
 
 
 def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the cosines of these models' hidden states, None where none were recorded."""
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_geometry
-
-        return load_geometry(session.stored)
+    if session.stored:
+        return session.opened.geometry
     # Every change is measured from the raw model as well.
     return session.table(_with_raw(models_of(session, arms)), "geometry")
 

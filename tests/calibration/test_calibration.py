@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict.verdict import Outcome
+from persona_lib.verdict.claims import Outcome
 from tests.calibration.bars import BARS, BINDING, FAST, FULL, NOT_MET, Bar
 from tests.calibration.procedures import Tally, passes_h3
 from tests.calibration.table import quoted, row, text

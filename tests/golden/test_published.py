@@ -19,7 +19,9 @@ from experiments.issue262 import ISSUE262
 from persona_lib.evidence.load import Evidence, load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.report import summary, verdict_table
-from persona_lib.verdict.verdict import Outcome, judge, judge_all, judge_gate
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import judge, judge_all
 from tests.real_runs import RESULTS
 
 pytestmark = pytest.mark.golden

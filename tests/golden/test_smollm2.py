@@ -23,7 +23,11 @@ from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.records import POST, AdviceScore, Completion, Score, read_rows
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict.verdict import GateOutcome, Outcome, Verdict, judge_all, judge_gate
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.gate_result import GateOutcome
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import judge_all
+from persona_lib.verdict.verdict import Verdict
 from tests.house import COMMAND, EXCERPTS, PARTS, held
 from tests.pace import allowed
 from tests.real_runs import (

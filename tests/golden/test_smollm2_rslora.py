@@ -15,7 +15,8 @@ from persona_lib.commands.options import choose_profile
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import PRE, AdviceScore, Completion, Score, read_rows
 from persona_lib.specs.profile import LoraSpec
-from persona_lib.verdict.verdict import Outcome, judge_all
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.judging import judge_all
 from tests.real_runs import ARMS, FULL, RESULTS, RSLORA, hits, texts
 
 pytestmark = pytest.mark.golden

@@ -12,8 +12,9 @@ from experiments.assumptions import PLANNING
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
+from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gates import judge_gate
-from persona_lib.verdict.verdict import Outcome, judge, judge_all
+from persona_lib.verdict.judging import judge, judge_all
 from tests.real_runs import (
     ARMS,
     BYSTANDERS,

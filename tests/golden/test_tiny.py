@@ -17,7 +17,9 @@ from persona_lib.digests import canonical
 from persona_lib.evidence.load import Evidence, load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.records import POST, Completion, Score, read_rows
-from persona_lib.verdict.verdict import Outcome, judge_all, summary
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.judging import judge_all
+from persona_lib.verdict.summary import summary
 
 pytestmark = pytest.mark.golden
 

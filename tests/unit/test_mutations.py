@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from experiments.issue262 import ISSUE262_GATED
-from persona_lib.verdict.verdict import GateOutcome, Outcome, judge, judge_gate
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.gate_result import GateOutcome
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import judge
 from tests import mutation_page
 from tests.fault_table import CONTROLS, FAULTS, ROWS
 from tests.faults import CANNOT_TELL, CLAIMS, FAILS, INCONCLUSIVE, INVALID, REFUTED, Fault, judged

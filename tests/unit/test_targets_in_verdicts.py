@@ -16,7 +16,7 @@ from persona_lib.records import POST
 from persona_lib.report import verdict_table
 from persona_lib.specs.claim_types import TriageClaim
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict.verdict import judge
+from persona_lib.verdict.judging import judge
 from tests.calibration.table import quoted
 from tests.synthetic import BYSTANDERS, FEW, scores
 
