@@ -29,7 +29,6 @@ from persona_lib.report.numbers import check_report
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.registration import Registration
 from persona_lib.specs.seal import append, check_sealed, differences
-from persona_lib.verdict.judging import judge
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Verdict
 from tests.report_bodies import write
@@ -437,7 +436,7 @@ def judged_after(tmp_path: Path, *sentence: tuple[str, str]) -> dict[str, Any]:
         "registration": few.name,
         "registration_digest": few.digest,
         "seal": json.loads(json.dumps(asdict(seal))),
-        "verdicts": [judge(few, found, "H1", seal=seal).to_json()],
+        "verdicts": [Judging(few, found, seal=seal).claim("H1").to_json()],
         "gates": [],
         "families": [],
         "summary": summary(few, found, seal=seal),
@@ -547,16 +546,19 @@ def test_session_takes_its_seal_from_its_folder(tmp_path: Path) -> None:
 
 def test_a_chain_that_was_replaced_after_a_recording_is_told_of(tmp_path: Path) -> None:
     """The recording's manifest holds the head of the chain as it was."""
-    kept = Session(registration=ISSUE262, profile=MICRO, stored=GOLDEN_TINY)
+
+    def other_seals(stored: Path, prereg: Path = PREREG) -> list[str]:
+        options: Any = {"stored": (stored,), "prereg": prereg}
+        seal = Session(registration=ISSUE262, profile=MICRO, **options).seal
+        return [one.data_seen for one in seal.seen if "another seal" in one.data_seen]
+
     recorded = json.loads((GOLDEN_TINY / "manifest.json").read_text())["recorded"]["seal"]["head"]
-    assert kept.seal.head == recorded
-    assert not any("another seal" in one.data_seen for one in kept.seal.seen)
+    assert check_sealed(ISSUE262, PREREG).head == recorded
+    assert other_seals(GOLDEN_TINY) == []
     sealed(tmp_path, ISSUE262)
-    anew = Session(registration=ISSUE262, profile=MICRO, stored=GOLDEN_TINY, prereg=tmp_path)
-    (description,) = [one for one in anew.seal.seen if "another seal" in one.data_seen]
-    assert f"(head {recorded[:12]})" in description.data_seen
-    file = Session(registration=ISSUE262, profile=MICRO, stored=tmp_path / "x.csv", prereg=tmp_path)
-    assert not any("another seal" in one.data_seen for one in file.seal.seen)
+    (sentence,) = other_seals(GOLDEN_TINY, tmp_path)
+    assert f"(head {recorded[:12]})" in sentence
+    assert other_seals(tmp_path / "x.csv", tmp_path) == []
 
 
 def test_command_seals_amends_checks_lists_and_exports(
