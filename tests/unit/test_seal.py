@@ -29,6 +29,7 @@ from persona_lib.report.numbers import check_report
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.registration import Registration
 from persona_lib.specs.seal import append, check_sealed, differences
+from persona_lib.verdict.judging import Judging
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Verdict
 from tests.report_bodies import write
