@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -606,22 +607,33 @@ def test_threads_build_once(shared: bool, tmp_path: Path) -> None:
     assert len({entry.content for entry in entries}) == 1
 
 
-def test_a_waiter_says_so_once_and_gets_what_the_other_built(tmp_path: Path) -> None:
-    building, waits, sentences = threading.Event(), threading.Event(), []
-
-    def on_wait(sentence: str) -> None:
-        sentences.append(sentence)
-        waits.set()
+@contextmanager
+def built_elsewhere(
+    root: Path, key: StageKey = KEY, *, fails: bool = False, command: str | None = None
+) -> Iterator[tuple[threading.Event, Future[Entry]]]:
+    """Another thread builds a key until the event is set; with the future of its entry."""
+    begun, go_on = threading.Event(), threading.Event()
 
     def slow(folder: Path) -> None:
-        building.set()
-        assert waits.wait(60)
         write_payload(folder)
+        begun.set()
+        assert go_on.wait(60)
+        if fails:
+            raise ValueError("no")
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(Store(tmp_path).get_or_make, KEY, slow)
-        assert building.wait(60)
-        waiter = Store(tmp_path, on_wait=on_wait)
+        future = pool.submit(Store(root, command=command).get_or_make, key, slow)
+        assert begun.wait(60)
+        try:
+            yield go_on, future
+        finally:
+            go_on.set()
+
+
+def test_a_waiter_says_so_once_and_gets_what_the_other_built(tmp_path: Path) -> None:
+    sentences: list[str] = []
+    with built_elsewhere(tmp_path) as (go_on, first):
+        waiter = Store(tmp_path, on_wait=lambda text: (sentences.append(text), go_on.set()))
         second = waiter.get_or_make(KEY, never)
         assert first.result().content == second.content
     waiter.get_or_make(OTHER, write_payload)
@@ -629,17 +641,8 @@ def test_a_waiter_says_so_once_and_gets_what_the_other_built(tmp_path: Path) -> 
 
 
 def test_a_waiter_builds_when_the_builder_fails(tmp_path: Path) -> None:
-    building, waits = threading.Event(), threading.Event()
-
-    def fails(_: Path) -> NoReturn:
-        building.set()
-        assert waits.wait(60)
-        raise ValueError("no")
-
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(Store(tmp_path).get_or_make, KEY, fails)
-        assert building.wait(60)
-        waiter = Store(tmp_path, on_wait=lambda _: waits.set())
+    with built_elsewhere(tmp_path, fails=True) as (go_on, first):
+        waiter = Store(tmp_path, on_wait=lambda _: go_on.set())
         assert waiter.get_or_make(KEY, write_payload).built
         with pytest.raises(ValueError, match="no"):
             first.result()
@@ -665,20 +668,11 @@ def test_opening_removes_what_was_left_long_ago_by_whoever_is_dead(tmp_path: Pat
 
 
 def test_a_live_build_of_another_key_is_left_alone_however_old_it_is(tmp_path: Path) -> None:
-    building, go_on = threading.Event(), threading.Event()
-
-    def slow(folder: Path) -> None:
-        write_payload(folder)
-        then = time.time() - 30 * 24 * 3600
-        os.utime(folder.parent, (then, then))
-        building.set()
-        assert go_on.wait(60)
-
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(Store(tmp_path).get_or_make, OTHER, slow)
-        assert building.wait(60)
+    with built_elsewhere(tmp_path, OTHER) as (go_on, other):
+        (work,) = leftovers(tmp_path)
+        os.utime(work, (1, 1))
         Store(tmp_path).get_or_make(KEY, write_payload)
-        assert len(leftovers(tmp_path)) == 1
+        assert leftovers(tmp_path) == [work]
         go_on.set()
         assert read_payload(other.result()) == PAYLOAD
     assert Store(tmp_path).get_or_make(OTHER, never)
