@@ -14,7 +14,7 @@ from persona_lib.evidence import advice_means as harm
 from persona_lib.evidence import cells as grid
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.from_records import RecordEvidence
-from persona_lib.specs.registration import DifferenceClaim, TriageClaim
+from persona_lib.specs.claim_types import DifferenceClaim, TriageClaim
 from persona_lib.stats import bootstrap
 from persona_lib.stats.bootstrap import Clusters
 from persona_lib.verdict import claims, gate_points, gates, verdict

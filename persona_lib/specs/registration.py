@@ -2,7 +2,7 @@
 
 It is checked when it is made: a contrast that names a missing arm is an error before
 any compute is spent. How large a run is belongs to a profile. The types of rules are
-in `claim_types` and `gate_types`; those of issue 262 can be imported from here.
+in `claim_types` and `gate_types`.
 """
 
 from __future__ import annotations
@@ -15,38 +15,15 @@ from typing import TYPE_CHECKING, TypeVar
 from persona_lib.checks import LEVEL, distinct, member, numbers, unknown, whole
 from persona_lib.digests import LATER, digest
 from persona_lib.errors import SpecError
-from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule, TriageClaim
+from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule
 from persona_lib.specs.gate_types import (
-    FalsePositiveGate,
     Gate,
-    SourceRateGate,
     SourceRatioBoundGate,
     SourceRatioGate,
 )
 
 if TYPE_CHECKING:
     from persona_lib.records import ModelId
-
-__all__ = [
-    "BCA",
-    "INTERVALS",
-    "PERCENTILE",
-    "PRIORS",
-    "RAW",
-    "ArmSpec",
-    "Claim",
-    "DifferenceClaim",
-    "FalsePositiveGate",
-    "Gate",
-    "KillCriterion",
-    "Registration",
-    "Roster",
-    "Rule",
-    "SourceRateGate",
-    "SourceRatioGate",
-    "StatisticsSpec",
-    "TriageClaim",
-]
 
 RAW = "raw"
 """Name of the prior of an arm that has none."""

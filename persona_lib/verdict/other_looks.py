@@ -15,7 +15,7 @@ from persona_lib.digests import derive_seed
 from persona_lib.evidence.cells import Bools, Floats, Grid
 from persona_lib.evidence.evidence import ROLES, Count, Evidence
 from persona_lib.records import POST
-from persona_lib.specs.registration import TriageClaim
+from persona_lib.specs.claim_types import TriageClaim
 from persona_lib.stats.bootstrap import Clusters, difference
 from persona_lib.stats.equivalence import equivalence
 from persona_lib.stats.estimate import Estimate

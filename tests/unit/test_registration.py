@@ -22,13 +22,9 @@ from experiments.issue262 import (
 )
 from persona_lib.digests import canonical
 from persona_lib.errors import SpecError
-from persona_lib.specs.claim_types import Judges
-from persona_lib.specs.registration import (
-    DifferenceClaim,
-    Registration,
-    Roster,
-    SourceRateGate,
-)
+from persona_lib.specs.claim_types import DifferenceClaim, Judges
+from persona_lib.specs.gate_types import SourceRateGate
+from persona_lib.specs.registration import Registration, Roster
 
 H1, H2, H3 = ISSUE262.claims
 SOURCE_RATE, SOURCE_RATIO, FALSE_POSITIVE = ISSUE262.gates

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from persona_lib.errors import DataError, DoesNotHoldError, InvalidClaimError, SpecError
-from persona_lib.specs.registration import DifferenceClaim, SourceRatioGate
+from persona_lib.specs.claim_types import DifferenceClaim
+from persona_lib.specs.gate_types import SourceRatioGate
 from persona_lib.verdict import gates
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, Reading
