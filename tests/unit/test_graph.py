@@ -222,11 +222,14 @@ def test_what_is_built_elsewhere_is_passed_over_and_waited_for_last(
 def test_rather_than_wait_it_builds_what_others_will_want(
     log: Log, tmp_path: Path, elsewhere: Elsewhere
 ) -> None:
-    store, _ = waiting(log, tmp_path, elsewhere.held.close)
+    store, sentences = waiting(log, tmp_path, elsewhere.held.close)
     wanted, spare = log.stage("wanted"), log.stage("spare", inputs={"early": log.stage("early")})
+    busy = log.stage("busy")
     elsewhere.builds(wanted)
-    build([wanted], store, spare=[wanted, spare])
+    elsewhere.builds(busy)
+    build([wanted], store, spare=[wanted, busy, spare])
     assert log.built == ["early", "spare", "wait", "wanted"]
+    assert len(sentences) == 1  # nobody waits for a spare stage
 
 
 def test_a_spare_stage_that_fails_fails_whoever_wants_it_and_nobody_else(
