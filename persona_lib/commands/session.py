@@ -115,10 +115,7 @@ class Session:
 
     @property
     def store(self) -> Store:
-        """The store; opening it checks that it can be written and has working locks.
-
-        It also remembers which stages failed in this command (`Store.failures`).
-        """
+        """The store, which also remembers what failed in this command (`Store.failures`)."""
         if self._store is None:
             from persona_lib.store.store import Store
 
