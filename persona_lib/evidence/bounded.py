@@ -56,6 +56,11 @@ def at_most(field: str, value: int, most: int, unit: str, remedy: str) -> None:
         raise DataError(field, bound=f"at most {most:,} {unit}", value=f"{value:,}", remedy=remedy)
 
 
+def is_packed(path: Path) -> bool:
+    """Return whether a file's name says that it is packed by gzip."""
+    return path.suffix.lower() == ".gz"
+
+
 class Unpacked(io.RawIOBase):
     """The bytes of a file, unpacked where its name ends in ``.gz``.
 
@@ -65,11 +70,10 @@ class Unpacked(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
-        self._packed = path.suffix.lower() == ".gz"
-        size = path.stat().st_size
-        self._most = min(MOST_BYTES, max(_FREE, MOST_PACKED * size)) if self._packed else MOST_BYTES
-        self._ratio = self._most < MOST_BYTES
-        self._file = gzip.open(path) if self._packed else path.open("rb")  # noqa: SIM115
+        self._most = MOST_BYTES
+        if is_packed(path):
+            self._most = min(MOST_BYTES, max(_FREE, MOST_PACKED * path.stat().st_size))
+        self._file = gzip.open(path) if is_packed(path) else path.open("rb")  # noqa: SIM115
         self._read = 0
 
     def readable(self) -> bool:
@@ -86,7 +90,7 @@ class Unpacked(io.RawIOBase):
         n = self._file.readinto(buffer)
         self._read += n
         if self._read > self._most:
-            why = f", {MOST_PACKED} for each packed one" if self._ratio else ""
+            why = f", {MOST_PACKED} for each packed one" if self._most < MOST_BYTES else ""
             raise DataError(
                 f"{self._name}: size",
                 bound=f"at most {self._most:,} bytes unpacked{why}",
@@ -94,6 +98,23 @@ class Unpacked(io.RawIOBase):
                 remedy="Split the file by seed or arm, without columns that are not read.",
             )
         return n
+
+
+def check_unpacked(path: Path, *, lines: int | None = None) -> None:
+    """Raise DataError where a file exceeds the bounds of `Unpacked`, or has more lines.
+
+    Parsers with threads of their own read a file only afterwards, by themselves: they may
+    still call a Python object when the program ends.
+    """
+    if lines is None and not is_packed(path):
+        return
+    found = 0
+    with Unpacked(path) as file:
+        while block := file.read(MIB):
+            found += block.count(b"\n")
+            if lines is not None:
+                remedy = "Split the file by seed or arm."
+                at_most(f"{path.name}: rows", found, lines, "rows", remedy)
 
 
 def open_parquet(

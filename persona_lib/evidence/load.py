@@ -72,6 +72,7 @@ class Stored:
         self.paths = (paths,) if isinstance(paths, Path) else tuple(paths)
         registration_of(self.paths)
         self._registration, self._chosen = registration, chosen
+        self._is_foreign = is_foreign(self.paths[0])
         self._tables: dict[str, pa.Table | None] = {}
 
     def evidence(self, arms: Sequence[str] | None = None) -> Evidence:
@@ -82,11 +83,10 @@ class Stored:
                 registration was recorded, or several paths do not fit together.
             CorruptEntryError: a file differs from what its manifest vouches for.
         """
-        registration, foreign = self._registration, self._foreign
-        if foreign is not None:
-            return RecordEvidence(
-                registration, foreign.table, arms=arms, origin=foreign.origin, partial=True
-            )
+        registration = self._registration
+        if self._is_foreign:
+            table, origin = self._foreign.table, self._foreign.origin
+            return RecordEvidence(registration, table, arms=arms, origin=origin, partial=True)
         origin, manifest = self._checked
         if manifest.kind == AGGREGATES:
             body = read_json(self.paths[0] / FILES[AGGREGATES])
@@ -102,7 +102,7 @@ class Stored:
     @property
     def scores(self) -> pa.Table | None:
         """The score rows; None where totals are all there is."""
-        return self._foreign.table if self._foreign else self._table(SCORES_FILE)
+        return self._foreign.table if self._is_foreign else self._table(SCORES_FILE)
 
     @property
     def texts(self) -> pa.Table | None:
@@ -115,10 +115,8 @@ class Stored:
         return self._table(GEOMETRY_FILE)
 
     @cached_property
-    def _foreign(self) -> ForeignSet | None:
-        """The rows of files of other software; None for folders."""
-        if not is_foreign(self.paths[0]):
-            return None
+    def _foreign(self) -> ForeignSet:
+        """The rows of files of other software."""
         return load_foreign(self.paths, self._registration)
 
     @cached_property
@@ -141,7 +139,7 @@ class Stored:
 
     def _table(self, name: str) -> pa.Table | None:
         """Return the rows of one file of the folders; None where there is none."""
-        if self._foreign:
+        if self._is_foreign:
             return None
         if name not in self._tables:
             _, manifest = self._checked

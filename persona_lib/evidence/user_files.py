@@ -27,6 +27,8 @@ from persona_lib.evidence.bounded import (
     MOST_ROW_BYTES,
     MOST_ROWS,
     Unpacked,
+    check_unpacked,
+    is_packed,
     at_most,
     check_columns,
     check_regular,
@@ -219,8 +221,9 @@ def _from_csv(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
         head = start.read(MOST_ROW_BYTES).decode("utf-8-sig", errors="replace")
     names: list[str] = next(filter(None, csv.reader(io.StringIO(head, newline=""))), [])
     wanted, unread = _choose(names, path.name)
+    check_unpacked(path)
     with (
-        Unpacked(path) as file,
+        pa.input_stream(path, compression="gzip" if is_packed(path) else None) as file,
         arrow_csv.open_csv(
             file,
             read_options=arrow_csv.ReadOptions(block_size=MOST_ROW_BYTES),
@@ -237,11 +240,8 @@ def _from_csv(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
 
 
 def _from_jsonl(path: Path) -> tuple[pa.Table, tuple[str, ...]]:
-    lines, names = 0, dict[str, None]()
-    with Unpacked(path) as file:  # counted first: that is quick, and parsing is not
-        while block := file.read(2**20):
-            lines += block.count(b"\n")
-            at_most(f"{path.name}: rows", lines, MOST_ROWS, "rows", _SPLIT)
+    names: dict[str, None] = {}
+    check_unpacked(path, lines=MOST_ROWS)  # counting is quick, and parsing is not
 
     def objects() -> Iterator[dict[str, Any]]:
         with io.BufferedReader(Unpacked(path), 2**20) as file:

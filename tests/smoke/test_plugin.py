@@ -19,10 +19,9 @@ import pytest
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from persona_lib.commands import record as record_command
-from persona_lib.commands.join import join
 from persona_lib.commands.session import Session
 from persona_lib.errors import PreflightError, SpecError
-from persona_lib.evidence.load import load_stored
+from persona_lib.evidence.load import Stored, load_stored
 from persona_lib.evidence.record_sets import RECORDS, read_manifest, write_manifest
 from persona_lib.store.stage import Stage
 from tests.smoke.conftest import ROOT, environment
@@ -173,7 +172,8 @@ def test_altered_record_set_is_an_error_that_names_the_file(tmp_path: Path) -> N
         (["--experiment", "x"], "--experiment: expected one of issue262"),
         (["--seeds", "a"], "--seeds: expected distinct integers"),
         (["--seeds", str(2**63)], "--seeds: expected distinct integers from 0 to 2**63 - 1"),
-        (["--stored=golden/none"], "manifest.json"),
+        (["--stored=golden/tini"], "near it: golden/tiny."),
+        (["--stored=golden/tiny,golden/published"], "kind: expected records"),
         (["--stored=golden/published", "--seeds=1"], "--seeds: expected no such option beside"),
         (["--stored=golden/published", "--plan"], "--plan: expected no such option beside"),
         (["--report=/proc/flatland"], "--report: expected a folder that can be written"),
@@ -432,7 +432,7 @@ def test_recorded_set_is_judged_like_the_run_it_came_from(
     assert stored["gates"] == live["gates"]
 
 
-def test_seeds_recorded_one_by_one_and_joined_are_what_one_recording_holds(
+def test_seeds_recorded_one_by_one_are_judged_as_one_recording(
     micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record_command, "is_dirty", lambda: False)
@@ -445,19 +445,21 @@ def test_seeds_recorded_one_by_one_and_joined_are_what_one_recording_holds(
         record_command.record(session, folder, texts=[s for s in seeds if s == 3], geometry=True)
         return folder
 
-    join([recorded(3), recorded(5)], tmp_path / "joined")
-    together, joined = recorded(3, 5), tmp_path / "joined"
-    assert {p.name for p in joined.iterdir()} == {p.name for p in together.iterdir()}
-    for path in joined.glob("*.parquet"):
-        both = [pq.read_table(folder / path.name).to_pandas() for folder in (joined, together)]
-        assert both[0].equals(both[1]), path.name
-    found, wanted = (read_manifest(folder) for folder in (joined, together))
-    assert found.source == f"{wanted.source} (joined from 2 record sets)"
-    for name in ("config", "seal", "stages", "stages_built_from", "stages_built_on",
-                 "texts_of_seeds"):  # fmt: skip
-        assert found.recorded[name] == wanted.recorded[name], name
-    assert {description["torch"]["device"] for description in found.recorded["stages_built_on"]
-            if description["torch"]} == {"cpu"}  # fmt: skip
+    parts = [recorded(5), recorded(3)]
+    found, wanted = Stored(parts, ISSUE262), Stored(recorded(3, 5), ISSUE262)
+    for name in ("scores", "texts", "geometry"):
+        one, two = (getattr(stored, name) for stored in (found, wanted))
+        assert one.to_pandas().equals(two.to_pandas()), name
+    origin = f"{wanted.evidence().origin.split(';')[0]} (joined from 2 record sets);"
+    assert found.evidence().origin.startswith(origin)
+    built = read_manifest(parts[0]).recorded["stages_built_on"]
+    assert {one["torch"]["device"] for one in built if one["torch"]} == {"cpu"}
+    stored = ",".join(map(str, parts))
+    run("-m", SCIENCE, f"--stored={stored}", "-n", "2", report=tmp_path / "report")
+    several, live = outcome(tmp_path / "report"), outcome(micro / "again")
+    assert (several["verdicts"], several["gates"]) == (live["verdicts"], live["gates"])
+    panels = json.loads((tmp_path / "report" / "verdict.json").read_text())["panels"]
+    assert "of 1 of 2 seeds (3)" in str(panels["following"]["caveats"])
 
 
 def test_two_arms_of_four_are_recorded_and_judged(

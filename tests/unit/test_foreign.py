@@ -209,7 +209,7 @@ BAD_TEXT = [
     ("seen", "-", "true or false"),
     ("seed", "-1", "a whole number from 0"),
     ("seed", str(2**63), "a whole number from 0 to 2**63 - 1"),
-    ("seed", "9" * 5000, "a whole number from 0"),
+    ("seed", "9" * 500, "a whole number from 0"),
     ("seed", "\u0663", "a whole number from 0"),
     ("sample", "3.5", "a whole number from 0"),
     ("sample", "1e3", "a whole number from 0"),
@@ -241,7 +241,7 @@ def test_a_cell_that_cannot_be_read_is_named(
         ("seed", pa.array([True, False]), "True"),
         ("seed", pa.array([1.0, 2.0**54]), "1.8014398509481984e+16"),
         ("seed", pa.array([2**63, 1], pa.uint64()), "9223372036854775808"),
-        ("sample", pa.array([1, 2], pa.timestamp("s")), "datetime"),
+        ("sample", pa.array([1, 2], pa.timestamp("s")), "timestamp[ms]"),
         ("persona", pa.array([1.5, 2.5]), "1.5"),
         ("persona", pa.array([["villain"], []]), "list<"),
         ("finish", pa.array([True, False]), "True"),
@@ -387,7 +387,7 @@ def test_a_column_is_named_once(tmp_path: Path) -> None:
     pq.write_table(twice, tmp_path / "set.parquet")
     refused(tmp_path / "set.parquet", "expected distinct names, got 'seed'")
     (tmp_path / "set.jsonl").write_text('{"arm": "C1", "arm": "C2"}\n', encoding="utf-8")
-    refused(tmp_path / "set.jsonl", "specified twice")
+    refused(tmp_path / "set.jsonl", "given twice")
 
 
 def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
@@ -413,10 +413,9 @@ def test_suffixes_are_named_and_folders_stay_folders(tmp_path: Path) -> None:
     path = tmp_path / "set.xlsx"
     path.write_text("x")
     refused(path, "set.xlsx: suffix", ".parquet, .csv, .csv.gz, .jsonl", "'.xlsx'")
-    refused(tmp_path / "nothing.csv", "nothing.csv", "expected a file")
+    refused(tmp_path / "nothing.csv", "nothing.csv", "nothing has this name")
     (tmp_path / "odd.csv").mkdir()
     refused(tmp_path / "odd.csv", "manifest.json")
-    refused(tmp_path / "nothing", "manifest.json")
     assert not is_foreign(TINY_GOLDEN)
     assert is_foreign(TINY_GOLDEN / "scores.parquet")
     capital = write(tmp_path, rows(), "csv").rename(tmp_path / "SET.CSV")
@@ -460,13 +459,13 @@ def test_ragged_rows_and_other_encodings_are_refused(tmp_path: Path) -> None:
     path.write_text(text + "post,C1,7\n", encoding="utf-8")
     refused(path, "Expected 12 columns, got 3", "as many cells as the header")
     path.write_bytes(text.replace("q0", "q\xe9").encode("latin-1"))
-    refused(path, "CSV with a header, in UTF-8", "'utf-8' codec")
+    refused(path, "CSV with a header, in UTF-8", "column #4", "invalid UTF8")
     mixed = write(tmp_path, rows(), "jsonl")
     latin = mixed.read_bytes().replace(b'"q0"', b'"q\xe9"')
     (tmp_path / "latin.jsonl").write_bytes(latin)
     refused(tmp_path / "latin.jsonl", "JSON lines, in UTF-8", "'utf-8' codec")
     mixed.write_text(mixed.read_text().replace('"tokens": 12', '"tokens": "12"', 1))
-    refused(mixed, "Column(/tokens) changed from number to string in row 2", "count from 0")
+    refused(mixed, "set.jsonl: column tokens: expected values of one kind", "str")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -546,7 +545,7 @@ def test_a_file_names_no_registration(tmp_path: Path) -> None:
     for name in (None, "issue262"):
         with pytest.raises(DataError, match="suffix"):
             sessions.choose_registration(name, [ROOT / "README.md"])
-        with pytest.raises(DataError, match="expected a file"):
+        with pytest.raises(DataError, match="nothing has this name"):
             sessions.choose_registration(name, [tmp_path / "nothing.jsonl"])
     (tmp_path / "scores.parquet").write_bytes(b"")
     write_manifest(

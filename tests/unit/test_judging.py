@@ -113,7 +113,7 @@ def truth() -> dict[tuple[str, str, str], str]:
 
 def texts() -> Any:
     """The first sample of every cell of the raw model and of C1."""
-    session = Session(registration=ISSUE262, profile=TINY, stored=ROOT / "golden" / "tiny")
+    session = Session(registration=ISSUE262, profile=TINY, stored=(ROOT / "golden" / "tiny",))
     table = texts_of(session, ["C1"])
     assert table is not None
     return table.filter(pc.field("sample") == 0)
@@ -148,7 +148,7 @@ def ask(tmp_path: Path) -> Callable[[Script], tuple[Judged, Loopback]]:
             session = Session(
                 registration=ISSUE262,
                 profile=TINY,
-                stored=ROOT / "golden" / "tiny",
+                stored=(ROOT / "golden" / "tiny",),
                 store_root=tmp_path,
                 text_judge=JudgeChoice(kind="openai", model="m", url=f"{server.url}/v1"),
             )

@@ -32,7 +32,7 @@ PERFECT = {"positive": ["yes"] * 73, "red_team": ["no"] * 73, "negative": ["no"]
 
 @cache
 def judged() -> Judged:
-    session = Session(registration=ISSUE262, profile=TINY, stored=ROOT / "golden" / "tiny")
+    session = Session(registration=ISSUE262, profile=TINY, stored=(ROOT / "golden" / "tiny",))
     texts = texts_of(session, ARMS)
     assert texts is not None
     return judge_texts(session, texts)

@@ -573,15 +573,15 @@ def test_session_takes_its_seal_from_its_folder(tmp_path: Path) -> None:
 
 def test_a_chain_that_was_replaced_after_a_recording_is_told_of(tmp_path: Path) -> None:
     """The recording's manifest holds the head of the chain as it was."""
-    kept = Session(registration=ISSUE262, profile=MICRO, stored=GOLDEN_TINY)
+    kept = Session(registration=ISSUE262, profile=MICRO, stored=(GOLDEN_TINY,))
     recorded = json.loads((GOLDEN_TINY / "manifest.json").read_text())["recorded"]["seal"]["head"]
     assert kept.seal.head == recorded
     assert not any("another seal" in one.data_seen for one in kept.seal.seen)
     sealed(tmp_path, ISSUE262)
-    anew = Session(registration=ISSUE262, profile=MICRO, stored=GOLDEN_TINY, prereg=tmp_path)
+    anew = Session(registration=ISSUE262, profile=MICRO, stored=(GOLDEN_TINY,), prereg=tmp_path)
     (description,) = [one for one in anew.seal.seen if "another seal" in one.data_seen]
     assert f"(head {recorded[:12]})" in description.data_seen
-    file = Session(registration=ISSUE262, profile=MICRO, stored=tmp_path / "x.csv", prereg=tmp_path)
+    file = replace(anew, stored=(tmp_path / "x.csv",))
     assert not any("another seal" in one.data_seen for one in file.seal.seen)
 
 

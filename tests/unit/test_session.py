@@ -37,7 +37,7 @@ def test_rules_need_the_arms_they_compare_and_those_of_their_gates() -> None:
     ("call", "message"),
     [
         (lambda: sessions.choose_profile("huge"), "--profile: expected one of tiny.*'huge'"),
-        (lambda: sessions.choose_registration("x", None), "--experiment: expected one of issue262"),
+        (lambda: sessions.choose_registration("x"), "--experiment: expected one of issue262"),
         (lambda: sessions.choose_seeds("1,one"), "--seeds: expected distinct integers"),
         (lambda: sessions.choose_arms("C1,C7", ISSUE262), "arm: expected one of C1, C2.*'C7'"),
         (lambda: sessions.choose_arms("", ISSUE262), "arm: expected one of C1, C2.*''"),
@@ -112,7 +112,7 @@ def test_folder_options_know_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HOME", "/home/somebody")
     home = Path("/home/somebody/x")
     assert sessions.choose_store("~/x") == sessions.choose_data("~/x") == home
-    assert sessions.choose_report("~/x") == sessions.choose_stored("~/x") == home
+    assert sessions.choose_report("~/x") == home
 
 
 def test_store_that_cannot_be_written_is_refused_before_compute() -> None:
@@ -162,7 +162,7 @@ def test_a_session_wants_its_own_models_and_offers_to_build_the_others(
 
 def test_stored_evidence_builds_no_arm(tmp_path: Path) -> None:
     some = session(tmp_path)
-    some.stored = ROOT / "golden" / "published"
+    some.stored = (ROOT / "golden" / "published",)
     with pytest.raises(SpecError, match="--stored"):
         some.scores("post", "C1")
     assert some.judge("H1").holds
@@ -171,7 +171,7 @@ def test_stored_evidence_builds_no_arm(tmp_path: Path) -> None:
 def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stored = ROOT / "golden" / "published"
+    stored = (ROOT / "golden" / "published",)
     moved = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.06))
     monkeypatch.setitem(sessions.REGISTRATIONS, "issue262", moved)
     chosen = sessions.choose_registration(None, stored)
@@ -180,8 +180,8 @@ def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
         some.judge("H1")
     with pytest.raises(DataError, match="digest"):
         some.evidence(("C1", "C2"))
-    some.chosen = True
-    assert "were not registered for these data" in some.evidence(("C1", "C2")).origin
+    named = replace(some, chosen=True)
+    assert "were not registered for these data" in named.evidence(("C1", "C2")).origin
 
 
 def test_plan_lists_every_stage_and_what_is_stored(tmp_path: Path) -> None:
