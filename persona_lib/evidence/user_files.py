@@ -27,11 +27,11 @@ from persona_lib.evidence.bounded import (
     MOST_ROW_BYTES,
     MOST_ROWS,
     Unpacked,
-    check_unpacked,
-    is_packed,
     at_most,
     check_columns,
     check_regular,
+    check_unpacked,
+    is_packed,
     open_parquet,
 )
 from persona_lib.evidence.score_table import COLUMNS
