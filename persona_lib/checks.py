@@ -77,20 +77,35 @@ def whole(
     raise error(field, bound=bound, value=value, remedy=remedy)
 
 
-def unknown(field: str, value: str, known: Iterable[str]) -> SpecError:
-    """Return the error for a name that the registration does not have."""
-    return SpecError(
-        field,
-        bound=f"one of {', '.join(known)}",
-        value=value,
-        remedy="Use a name of the registration.",
-    )
+def numbers(
+    prefix: str, spec: object, names: Iterable[str], bound: Bound | None = None, *, remedy: str
+) -> None:
+    """Raise SpecError where a field of a spec, called ``prefix.name``, is out of bounds.
+
+    Without a bound it has to be an integer >= 1.
+    """
+    for name in names:
+        field, value = f"{prefix}.{name}", getattr(spec, name)
+        if bound is None:
+            whole(field, value, 1, remedy=remedy)
+        else:
+            number(field, value, bound, remedy=remedy)
 
 
-def member(field: str, value: str, known: Sequence[str]) -> None:
+_OF_REGISTRATION = "Use a name of the registration."
+
+
+def unknown(
+    field: str, value: str, known: Iterable[str], remedy: str = _OF_REGISTRATION
+) -> SpecError:
+    """Return the error for a name that is not among the known ones."""
+    return SpecError(field, bound=f"one of {', '.join(known)}", value=value, remedy=remedy)
+
+
+def member(field: str, value: str, known: Sequence[str], *, remedy: str = _OF_REGISTRATION) -> None:
     """Raise SpecError where `value` is not among the known names."""
     if value not in known:
-        raise unknown(field, value, known)
+        raise unknown(field, value, known, remedy)
 
 
 def distinct(field: str, names: Sequence[str]) -> None:

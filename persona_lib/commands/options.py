@@ -44,11 +44,11 @@ def choose_profile(
     at = choose_scale(chosen, scale)
     profile = PROFILES[chosen] if at is None else SCALES[chosen][at]
     if loss is not None:
-        remedy = "Name a marker loss (docs/design.md), or leave --loss out for the profile's."
+        remedy = "Name a marker loss (docs/experiment.md), or leave --loss out for the profile's."
         _among("--loss", loss, LOSSES, remedy)
         profile = replace(profile, coupling=replace(profile.coupling, loss=loss))
     if engine is not None:
-        _among("--engine", engine, ENGINES, "Name an engine of docs/engines.md.")
+        _among("--engine", engine, ENGINES, "Name an engine (docs/usage.md).")
         sample = replace(profile.sample, engine=cast("EngineName", engine))
         profile = replace(profile, sample=sample)
     return profile

@@ -20,7 +20,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,13 +40,12 @@ from persona_lib.evidence.record_sets import (
 )
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.progress import shown
-from persona_lib.records import POST, PRE, Completion, ModelId, read_table, write_table
+from persona_lib.records import PRE, write_table
 from persona_lib.store.provenance import is_dirty, provenance
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.pipeline.results import Run
     from persona_lib.store.stage import Stage
 
 _SEAL = ("registration", "digest", "date", "amendments", "head")
@@ -81,14 +80,12 @@ def record(
     kept = session.seeds if texts is None else tuple(texts)
     _check_seeds(kept, session)
     arms = session.asked_arms
-    models = [ModelId(PRE, prior) for prior in session.priors_of(arms)]
-    models += [ModelId(POST, arm) for arm in arms]
-    tables = _tables(session, models, texts=kept, geometry=geometry)
+    tables = _tables(session, texts=kept, geometry=geometry)
     # Before anything is written: the draft itself would make the tree dirty.
     recorded = {
         **_recorded(session),
         **_origins(session, geometry=geometry),
-        "texts_of_seeds": [run.seed for run in session.runs if run.seed in kept],
+        "texts_of_seeds": [seed for seed in session.seeds if seed in kept],
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the final folder, so that one step makes it appear.
@@ -151,34 +148,19 @@ def _check_seeds(texts: Sequence[int], session: Session) -> None:
         )
 
 
-def _tables(
-    session: Session, models: Sequence[ModelId], *, texts: Sequence[int], geometry: bool
-) -> dict[str, pa.Table]:
+def _tables(session: Session, *, texts: Sequence[int], geometry: bool) -> dict[str, pa.Table]:
     """Return the rows of every file of the record set by name."""
-    import pyarrow as pa
-
-    from persona_lib.pipeline.completions import COMPLETIONS
-    from persona_lib.pipeline.results import geometry_stage, run_geometry, run_texts
-
-    priors, store = [name for phase, name in models if phase == PRE], session.store
-    session.build_models(models)
-    if geometry:
-        session.build([geometry_stage(run, *model) for model in models for run in session.runs])
-
-    def of_models(read: Callable[..., pa.Table], runs: Sequence[Run]) -> pa.Table:
-        return pa.concat_tables([read(run, *model, store) for model in models for run in runs])
-
+    models = session.registration.models(session.asked_arms)
+    before = [model for model in models if model.phase == PRE]
     tables = {
-        SCORES_FILE: pa.concat_tables([session.scores(*model) for model in models]),
-        ADVICE_FILE: pa.concat_tables([session.advice(prior) for prior in priors]),
+        SCORES_FILE: session.table(models, "scores"),
+        ADVICE_FILE: session.table(before, "advice"),
     }
     if geometry:
-        tables[GEOMETRY_FILE] = of_models(run_geometry, session.runs)
-    if with_texts := [run for run in session.runs if run.seed in texts]:
-        tables[TEXTS_FILE] = of_models(run_texts, with_texts)
-        entries = [run.advice(prior).resolve(store) for prior in priors for run in with_texts]
-        paths = [entry.path / COMPLETIONS for entry in entries]
-        tables[ADVICE_TEXTS_FILE] = pa.concat_tables([read_table(p, Completion) for p in paths])
+        tables[GEOMETRY_FILE] = session.table(models, "geometry")
+    if texts:
+        tables[TEXTS_FILE] = session.table(models, "completions", seeds=texts)
+        tables[ADVICE_TEXTS_FILE] = session.table(before, "advice_texts", seeds=texts)
     return tables
 
 
@@ -244,15 +226,14 @@ def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
     Raises:
         PreflightError: see `_commit`.
     """
-    from persona_lib.pipeline.results import geometry_targets, targets
     from persona_lib.store.stage import walk
 
     commits: set[str] = set()
     machines: list[dict[str, Any]] = []
     for run in session.runs:
-        final = targets(run, session.asked_arms)
+        final = run.targets(session.asked_arms)
         if geometry:
-            final += geometry_targets(run, session.asked_arms)
+            final += run.geometry_targets(session.asked_arms)
         for stage in walk(final):
             description = stage.resolve(session.store).provenance
             commits.add(_commit(stage, description["git"]))
@@ -282,10 +263,9 @@ def _commit(stage: Stage, git: Mapping[str, Any]) -> str:
 
 def _recorded(session: Session) -> dict[str, Any]:
     from persona_lib.commands.outcome import stages_of
-    from persona_lib.pipeline.results import describe
 
     return {
-        "config": [describe(run) for run in session.runs],
+        "config": [run.describe() for run in session.runs],
         "environment": provenance(),
         # The head fixes the chain, and with it what its entries say.
         "seal": {key: value for key, value in asdict(session.seal).items() if key in _SEAL},

@@ -1,6 +1,6 @@
 """The loader of a user's CSV, JSON lines or Parquet: record sets that other software wrote.
 
-docs/records.md has the format. A cell that cannot be read is an error that names
+docs/usage.md has the format. A cell that cannot be read is an error that names
 column, row and value; what a file does not have is left out and never guessed.
 """
 
@@ -381,7 +381,7 @@ def _choose(names: Sequence[str], where: str) -> _Columns:
             f"{where}: columns",
             bound=f"{', '.join(missing)} among them",
             value=list(names),
-            remedy="docs/records.md lists the columns; names have to match letter by letter.",
+            remedy="docs/usage.md lists the columns; names have to match letter by letter.",
         )
     if FINISHED in names and "finish" in names:
         raise DataError(

@@ -31,7 +31,8 @@ from persona_lib.evidence.record_sets import write_manifest
 from persona_lib.evidence.score_table import COLUMNS, OPTIONAL
 from persona_lib.evidence.user_files import SUFFIXES, is_foreign, load_foreign
 from persona_lib.specs.registration import Registration
-from persona_lib.verdict.verdict import judge, judge_all, summary
+from persona_lib.verdict.judging import judge, judge_all
+from persona_lib.verdict.summary import summary
 from tests.pace import allowed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -606,7 +607,7 @@ def test_the_command_line_judges_a_file(tmp_path: Path) -> None:
     assert "nothing says under which rules" in body["summary"]["origin"]
 
 
-DOCUMENT = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
 
 
 def test_the_documented_examples_are_read(tmp_path: Path) -> None:

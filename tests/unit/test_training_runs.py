@@ -17,13 +17,16 @@ from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from persona_lib.commands.session import DATA
 from persona_lib.evidence.load import RecordEvidence, load_stored
-from persona_lib.pipeline.run import Folders, Run
-from persona_lib.records import POST
+from persona_lib.pipeline.run import Run
+from persona_lib.pipeline.setting import Folders
+from persona_lib.records import POST, ModelId
 from persona_lib.report import summary, verdict_table
 from persona_lib.specs.registration import PRIORS, ArmSpec, Registration
 from persona_lib.store.stage import walk
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.judging import judge, judge_all
 from persona_lib.verdict.training_runs import difference_over_runs, shared_draws
-from persona_lib.verdict.verdict import Outcome, Verdict, judge, judge_all
+from persona_lib.verdict.verdict import Verdict
 from tests.real_runs import ROOT
 from tests.synthetic import BYSTANDERS, FEW, scores
 
@@ -45,7 +48,7 @@ def seeded(run: Run, arm: str) -> set[str]:
     names = {"prior": "prior", "coupling_text": "text of"}
     return {
         f"{names.get(stage.name, stage.name)} {stage.label}"
-        for stage in walk([run.scores(POST, arm)])
+        for stage in walk([run.stage(ModelId(POST, arm), "scores")])
         if stage.seed is not None and stage.name != "base"
     }
 
@@ -53,7 +56,9 @@ def seeded(run: Run, arm: str) -> set[str]:
 @pytest.mark.parametrize("registration", [ISSUE262, CROSSED], ids=["issue262", "crossed"])
 def test_what_arms_share_is_what_the_graph_of_a_run_shares(registration: Registration) -> None:
     """Walked from the scores of each arm: stages that have a seed, other than the base."""
-    run = Run(registration=registration, profile=MICRO, seed=42, folders=Folders(experiment=DATA))
+    run = Run(
+        registration=registration, profile=MICRO, run_seed=42, folders=Folders(experiment=DATA)
+    )
     under = {arm.name: seeded(run, arm.name) for arm in registration.arms}
     for one, other in itertools.combinations(registration.arms, 2):
         found = shared_draws(one, other)
@@ -235,7 +240,7 @@ def test_the_ratio_has_to_come_again_where_the_rule_asks_for_it() -> None:
         FEW, claims=tuple(replace(c, needs=()) if c.name == "H1" else c for c in FEW.claims)
     )
     found = judge(registration, RecordEvidence(registration, table(rates, source=sources)), "H1")
-    assert "asks the same of bystander/source" in found.rule
+    assert "d of bystander/source" in found.rule
     assert (found.outcome, over(found)[0]) == (Outcome.SUPPORTED, "borne out")
     lost = table(rates, source={**sources, "C1": 0.0})
     unknown = judge(registration, RecordEvidence(registration, lost), "H1")
