@@ -1,4 +1,4 @@
-"""A science session: which registration, profile, seeds and evidence, without pytest."""
+"""A session of science tests: registration, profile, seeds, stages and evidence."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Session:
         scale: name of its scale, None where it has one alone.
         loss: marker loss that was asked for in place of the profile's, or None.
         engine: engine that was asked for, or None for transformers.
-        seeds: root seeds; one training run of every arm for each.
+        seeds: run seeds; one training run of every arm for each.
         store_root: where stages are cached.
         stored: folders or files of stored evidence to judge, as one, instead of running.
         chosen: the registration was named by the user, and not by the stored evidence.

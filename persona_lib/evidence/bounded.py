@@ -26,6 +26,7 @@ MOST_ROW_BYTES = 4 * MIB
 MOST_COLUMNS = 1_000
 MOST_COLUMN_BYTES = 256 * MIB
 """Size of the columns of a Parquet file that are read, unpacked."""
+_SPLIT = "Split the file by seed or arm."
 _FOOTER = {"thrift_string_size_limit": 16 * MIB, "thrift_container_size_limit": 100_000}
 
 
@@ -47,10 +48,10 @@ def check_regular(path: Path, most: int = MOST_BYTES) -> None:
             value="a folder, pipe or device",
             remedy="Write what it gives into a file first.",
         )
-    at_most(f"{path.name}: size", found.st_size, most, "bytes", "Split the file by seed or arm.")
+    at_most(f"{path.name}: size", found.st_size, most, "bytes")
 
 
-def at_most(field: str, value: int, most: int, unit: str, remedy: str) -> None:
+def at_most(field: str, value: int, most: int, unit: str, remedy: str = _SPLIT) -> None:
     """Raise DataError where there is more than `most` of something."""
     if value > most:
         raise DataError(field, bound=f"at most {most:,} {unit}", value=f"{value:,}", remedy=remedy)
@@ -95,7 +96,7 @@ class Unpacked(io.RawIOBase):
                 f"{self._name}: size",
                 bound=f"at most {self._most:,} bytes unpacked{why}",
                 value="more",
-                remedy="Split the file by seed or arm, without columns that are not read.",
+                remedy=_SPLIT,
             )
         return n
 
@@ -113,8 +114,7 @@ def check_unpacked(path: Path, *, lines: int | None = None) -> None:
         while block := file.read(MIB):
             found += block.count(b"\n")
             if lines is not None:
-                remedy = "Split the file by seed or arm."
-                at_most(f"{path.name}: rows", found, lines, "rows", remedy)
+                at_most(f"{path.name}: rows", found, lines, "rows")
 
 
 def open_parquet(
@@ -133,8 +133,7 @@ def open_parquet(
     """
     check_regular(path)
     file = pq.ParquetFile(path, read_dictionary=list(texts), **_FOOTER)
-    remedy = "Split the file by seed or arm."
-    at_most(f"{path.name}: rows", file.metadata.num_rows, rows, "rows", remedy)
+    at_most(f"{path.name}: rows", file.metadata.num_rows, rows, "rows")
     remedy = "Leave out columns that are not read."
     at_most(f"{path.name}: columns", file.metadata.num_columns, MOST_COLUMNS, "columns", remedy)
     return file

@@ -1,7 +1,7 @@
-"""Cells of record sets that other software wrote: what each column may hold, and how it is read.
+"""Cells of a user's files: what each column may hold, and how it is read.
 
-A reader gets one cell and returns its value, or None where it cannot be one. Nothing
-is guessed: 1.0 is no truth value, and " 3" is no number.
+A reader returns a cell's value, or None where it cannot be one. Nothing is guessed: 1.0 is
+no truth value, and " 3" is no number.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--engine", help="what draws completions: transformers (default) or vllm (docs/usage.md)"
     )
-    group.addoption("--seeds", help="root seeds, for example 42,137 (default: 42)")
+    group.addoption("--seeds", help="run seeds, for example 42,137 (default: 42)")
     group.addoption(
         "--stored",
         metavar="DIR|FILE[,...]",

@@ -161,7 +161,7 @@ def test_by_persona_against_scipy_and_every_sign(
 
 def test_false_positives(published: Evidence) -> None:
     for prior in ("raw", "em", "benign"):
-        count = published.baseline(prior)
+        count = published.pre_count(prior)
         assert count is not None
         assert (count.hits, count.n) == (0, 50)
         # z^2 / (n + z^2) = 3.84146 / 53.84146 = 7.135 %; it was printed as 7.14 %.

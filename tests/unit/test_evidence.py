@@ -207,9 +207,9 @@ def test_counts_are_those_of_the_rows() -> None:
         assert (found.count("C2", who).hits, found.count("C2", who).n) == (sum(hit), len(hit))
     row = next(row for row in found.personas("C2") if row.persona == "villain")
     assert row.count.rate == pytest.approx(0.35)
-    assert row.baseline == pytest.approx(0.1)
-    assert row.minus_baseline == pytest.approx(0.25)
-    assert (row.tokens, row.baseline_tokens) == (40, 80)
+    assert row.pre_rate == pytest.approx(0.1)
+    assert row.minus_pre == pytest.approx(0.25)
+    assert (row.tokens, row.pre_tokens) == (40, 80)
     with pytest.raises(SpecError, match="persona"):
         found.count("C2", "pirate")
 
@@ -238,9 +238,9 @@ def test_a_model_below_both_arms_cancels_and_is_not_counted() -> None:
 
 def test_a_prior_that_was_not_evaluated_is_not_zero() -> None:
     found = evidence(questions=3, samples=3, priors=("raw", "benign"))
-    assert found.baseline("em") is None
+    assert found.pre_count("em") is None
     assert math.isnan(found.corrected_contrast("H1", "C2", "C1").value)
-    assert all(math.isnan(row.baseline) for row in found.personas("C2"))
+    assert all(math.isnan(row.pre_rate) for row in found.personas("C2"))
     assert "prior em" in found.unavailable[0]
 
 
@@ -292,7 +292,7 @@ def test_lengths_are_medians_with_the_share_finished() -> None:
     mine = tokens[model == "C2"]
     assert found.lengths("C2").tokens == np.median(mine)
     assert found.lengths("C2").finished == pytest.approx((mine != 0).mean())
-    assert found.baseline_lengths("em").tokens == 80
+    assert found.pre_lengths("em").tokens == 80
 
 
 def test_rows_in_memory_and_a_table_are_the_same_evidence() -> None:

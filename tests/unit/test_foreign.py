@@ -298,7 +298,7 @@ def test_a_missing_column_disables_exactly_what_needs_it(
     sentence = f"column {column} is empty in 2 of 1,540 rows."
     assert of_columns(partly) == [f"{DISABLED[column]}: {sentence}"]
     for evidence in (found, partly):
-        lengths, before = evidence.lengths("C2"), evidence.baseline_lengths("em")
+        lengths, before = evidence.lengths("C2"), evidence.pre_lengths("em")
         persona = evidence.person_tokens("C2", "villain")
         known = [math.isfinite(x) for x in (lengths.tokens, before.tokens, *persona)]
         assert known == [column != "tokens"] * 4
