@@ -9,7 +9,8 @@ import pytest
 
 from experiments.issue262 import ISSUE262
 from persona_lib.evidence.load import Stored
-from persona_lib.verdict.verdict import judge_all, summary
+from persona_lib.verdict.judging import judge_all
+from persona_lib.verdict.summary import summary
 from tests.real_runs import FULL
 from tests.record_set_parts import split
 

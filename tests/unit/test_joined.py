@@ -22,7 +22,8 @@ from persona_lib.commands.options import choose_registration, choose_stored
 from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError, DataError, SpecError
 from persona_lib.evidence.load import Stored, load_stored
-from persona_lib.verdict.verdict import judge_all, summary
+from persona_lib.verdict.judging import judge_all
+from persona_lib.verdict.summary import summary
 from tests.record_set_parts import body_of, reseeded, rewrite, run_of, seal
 from tests.synthetic import scores
 
