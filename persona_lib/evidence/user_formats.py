@@ -166,6 +166,8 @@ def _arrays(rows: Sequence[tuple[Any, ...]], names: Sequence[str], where: str) -
     made = {}
     for name, cells in zip(names, columns, strict=True):
         try:
+            if {bool, float} <= set(map(type, cells)):
+                raise pa.ArrowTypeError("a truth value among numbers")  # Arrow makes it 1.0
             made[name] = pa.array(cells)
         except (pa.ArrowException, OverflowError) as error:
             raise _mixed(where, name, str(error)) from error
