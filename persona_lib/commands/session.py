@@ -31,7 +31,8 @@ from persona_lib.progress import Progress, silent
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.evidence.load import Evidence, Stored
+    from persona_lib.evidence.evidence import Evidence
+    from persona_lib.evidence.load import Stored
     from persona_lib.panels.judge.choice import JudgeChoice
     from persona_lib.pipeline.run import Kind, Run
     from persona_lib.records import ModelId
@@ -223,7 +224,7 @@ class Session:
 
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
-        from persona_lib.evidence.load import RecordEvidence
+        from persona_lib.evidence.from_records import RecordEvidence
         from persona_lib.records import PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))

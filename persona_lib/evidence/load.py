@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from persona_lib.checks import read_json
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
 from persona_lib.errors import DataError
-from persona_lib.evidence.evidence import ALL, ROLES, Count, Evidence, Lengths, PersonaRow
+from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.from_totals import AggregateEvidence
 from persona_lib.evidence.joined import Part, origin_of, read_file, read_parts, rows_of
@@ -32,19 +32,6 @@ from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = [
-    "ALL",
-    "ROLES",
-    "AggregateEvidence",
-    "Count",
-    "Evidence",
-    "Lengths",
-    "PersonaRow",
-    "RecordEvidence",
-    "Stored",
-    "load_stored",
-]
 
 
 class Stored:

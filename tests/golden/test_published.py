@@ -16,7 +16,8 @@ import pytest
 import scipy.stats
 
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence.load import Evidence, load_stored
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.report import summary, verdict_table
 from persona_lib.verdict.claims import Outcome

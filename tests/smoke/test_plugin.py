@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from persona_lib.commands.join import join
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO

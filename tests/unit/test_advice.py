@@ -41,7 +41,8 @@ from persona_lib.corpora.advice_scorer import (
 from persona_lib.corpora.grammar import write_corpus
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
-from persona_lib.evidence.load import RecordEvidence, load_stored
+from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.models.loading import render_prompt
 from persona_lib.pipeline import advice as advice_module

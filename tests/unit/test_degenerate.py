@@ -23,7 +23,7 @@ import pytest
 
 from experiments.issue262 import ISSUE262, REGISTRATIONS
 from persona_lib.errors import DataError
-from persona_lib.evidence.load import RecordEvidence
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.score_table import OPTIONAL
 from persona_lib.records import AdviceScore, schema_of
 from persona_lib.report.terminal import verdict_table

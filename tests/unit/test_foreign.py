@@ -27,7 +27,9 @@ from experiments.profiles import TINY
 from persona_lib.commands import session as sessions
 from persona_lib.errors import DataError
 from persona_lib.evidence import user_formats
-from persona_lib.evidence.load import Evidence, RecordEvidence, load_stored
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import write_manifest
 from persona_lib.evidence.score_table import COLUMNS, OPTIONAL
 from persona_lib.evidence.user_files import SUFFIXES, is_foreign, load_foreign
