@@ -8,23 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.issue262 import REGISTRATIONS, STRICTER
-from persona_lib.commands.options import (
-    DEFAULT_SEEDS,
-    ROOT,
-    check_report,
-    choose_arms,
-    choose_data,
-    choose_profile,
-    choose_registration,
-    choose_report,
-    choose_scale,
-    choose_seeds,
-    choose_store,
-    choose_stored,
-    describe,
-    refuse_with_stored,
-)
+from experiments.issue262 import STRICTER
+from persona_lib.commands.options import DEFAULT_SEEDS, ROOT, describe
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
 
@@ -44,25 +29,6 @@ if TYPE_CHECKING:
     from persona_lib.verdict.gate_result import GateResult
     from persona_lib.verdict.judging import Judging
     from persona_lib.verdict.verdict import Verdict
-
-__all__ = [
-    "DATA",
-    "PREREG",
-    "REGISTRATIONS",
-    "ROOT",
-    "Session",
-    "check_report",
-    "choose_arms",
-    "choose_data",
-    "choose_profile",
-    "choose_registration",
-    "choose_report",
-    "choose_scale",
-    "choose_seeds",
-    "choose_store",
-    "choose_stored",
-    "refuse_with_stored",
-]
 
 DATA = ROOT / "experiments" / "data"
 """The experiment's own words."""

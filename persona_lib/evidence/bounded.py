@@ -26,7 +26,7 @@ MOST_ROW_BYTES = 4 * MIB
 MOST_COLUMNS = 1_000
 MOST_COLUMN_BYTES = 256 * MIB
 """Size of the columns of a Parquet file that are read, unpacked."""
-_SPLIT = "Split the file by seed or arm."
+_FEWER = "Judge fewer seeds or arms at once."
 _FOOTER = {"thrift_string_size_limit": 16 * MIB, "thrift_container_size_limit": 100_000}
 
 
@@ -51,7 +51,7 @@ def check_regular(path: Path, most: int = MOST_BYTES) -> None:
     at_most(f"{path.name}: size", found.st_size, most, "bytes")
 
 
-def at_most(field: str, value: int, most: int, unit: str, remedy: str = _SPLIT) -> None:
+def at_most(field: str, value: int, most: int, unit: str, remedy: str = _FEWER) -> None:
     """Raise DataError where there is more than `most` of something."""
     if value > most:
         raise DataError(field, bound=f"at most {most:,} {unit}", value=f"{value:,}", remedy=remedy)
@@ -96,7 +96,7 @@ class Unpacked(io.RawIOBase):
                 f"{self._name}: size",
                 bound=f"at most {self._most:,} bytes unpacked{why}",
                 value="more",
-                remedy=_SPLIT,
+                remedy=_FEWER,
             )
         return n
 

@@ -118,7 +118,7 @@ def load_foreign(paths: Path | Sequence[Path], registration: Registration) -> Fo
                 remedy="Give every file the same columns, or judge them apart.",
             )
     table = pa.concat_tables(tables)
-    at_most("--stored: rows", table.num_rows, MOST_ROWS, "rows", "Judge fewer files at once.")
+    at_most("--stored: rows", table.num_rows, MOST_ROWS, "rows")
     nobody = "nothing says under which rules these data were recorded"
     return ForeignSet(table, f"{', '.join(origins)}; {nobody}")
 

@@ -24,7 +24,8 @@ import pytest
 
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from experiments.profiles import TINY
-from persona_lib.commands import session as sessions
+from persona_lib.commands import options
+from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.evidence import user_formats
 from persona_lib.evidence.evidence import Evidence
@@ -329,7 +330,7 @@ def test_a_bare_set_has_all_that_the_claims_need(tmp_path: Path) -> None:
     """Arm, seed, persona, question, sample, hit: of C1 and C2 alone they serve H1."""
     bare = lacking("phase", *DISABLED, "seen", among=rows(MODELS[:2]))
     path = write(tmp_path, bare, "csv")
-    session = sessions.Session(registration=FEW, profile=TINY, stored=(path,))
+    session = Session(registration=FEW, profile=TINY, stored=(path,))
     evidence = session.evidence(FEW.arms_of("H1"))
     verdict = judge(FEW, evidence, "H1")
     assert verdict.outcome.value == "SUPPORTED"
@@ -519,14 +520,14 @@ def test_origin_names_the_file_its_content_and_what_nobody_knows(tmp_path: Path)
 
 def test_a_file_names_no_registration(tmp_path: Path) -> None:
     path = write(tmp_path, rows(), "csv")
-    assert sessions.choose_registration(None, [path]).name == "issue262"
-    assert sessions.choose_registration("issue262_held_out", [path]).name == "issue262_held_out"
-    assert sessions.choose_stored(str(path)) == (path,)
+    assert options.choose_registration(None, [path]).name == "issue262"
+    assert options.choose_registration("issue262_held_out", [path]).name == "issue262_held_out"
+    assert options.choose_stored(str(path)) == (path,)
     for name in (None, "issue262"):
         with pytest.raises(DataError, match="suffix"):
-            sessions.choose_registration(name, [ROOT / "README.md"])
+            options.choose_registration(name, [ROOT / "README.md"])
         with pytest.raises(DataError, match="nothing has this name"):
-            sessions.choose_registration(name, [tmp_path / "nothing.jsonl"])
+            options.choose_registration(name, [tmp_path / "nothing.jsonl"])
     (tmp_path / "scores.parquet").write_bytes(b"")
     write_manifest(
         tmp_path,
@@ -536,7 +537,7 @@ def test_a_file_names_no_registration(tmp_path: Path) -> None:
         source="a test",
         recorded={},
     )
-    assert sessions.choose_registration(None, [tmp_path]).name == "issue262_held_out"
+    assert options.choose_registration(None, [tmp_path]).name == "issue262_held_out"
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from persona_lib.commands import record as record_command
-from persona_lib.commands.session import ROOT, Session
+from persona_lib.commands.options import ROOT
+from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError, DataError, FlatlandError, SpecError
 from persona_lib.evidence.load import Stored
 from persona_lib.models.adapters import attach_stack, merge_stack
