@@ -30,8 +30,8 @@ _FEWER = "Judge fewer seeds or arms at once."
 _FOOTER = {"thrift_string_size_limit": 16 * MIB, "thrift_container_size_limit": 100_000}
 
 
-def check_regular(path: Path, most: int = MOST_BYTES) -> None:
-    """Raise DataError where a path is no regular file, or one of more bytes than `most`.
+def check_plain(path: Path, most: int = MOST_BYTES) -> None:
+    """Raise DataError where a path is no plain file, or one of more bytes than `most`.
 
     Pipes and devices may never end.
     """
@@ -44,7 +44,7 @@ def check_regular(path: Path, most: int = MOST_BYTES) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise DataError(
             str(path),
-            bound="a regular file",
+            bound="a plain file",
             value="a folder, pipe or device",
             remedy="Write what it gives into a file first.",
         )
@@ -128,10 +128,10 @@ def open_parquet(
         texts: text columns to read as labels and codes.
 
     Raises:
-        DataError: it is no regular file, or has too many rows or columns.
+        DataError: it is no plain file, or has too many rows or columns.
         pyarrow.ArrowException: it is no Parquet file.
     """
-    check_regular(path)
+    check_plain(path)
     file = pq.ParquetFile(path, read_dictionary=list(texts), **_FOOTER)
     at_most(f"{path.name}: rows", file.metadata.num_rows, rows, "rows")
     remedy = "Leave out columns that are not read."

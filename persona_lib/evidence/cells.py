@@ -21,6 +21,7 @@ from persona_lib.evidence.score_table import (
     Bools,
     Ints,
     bounded,
+    check_markers,
     columns_of,
     finish,
     flags,
@@ -150,6 +151,7 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     table = columns_of(table)
     if not table.num_rows:
         raise DataError("scores", bound="at least one row", value=0, remedy=REMEDY)
+    check_markers(table, "scores")
     labels = [ModelId(POST, arm) for arm in arms]
     labels += [ModelId(PRE, prior) for prior in registration.priors]
     model = _model_of_rows(table, registration, labels)
@@ -165,8 +167,6 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     seen = flags(table, "seen") if "seen" in table.column_names else None
     tokens = bounded(table, "tokens", 0)
     markers, first = bounded(table, "markers", 0), bounded(table, "first_token", -1)
-    _check_hits(hit, "markers", markers, 1)
-    _check_hits(hit, "first_token", first, 0)
     return Grid(
         models=axes.models,
         seeds=axes.seeds,
@@ -282,20 +282,6 @@ def _check_every_set(table: pa.Table, registration: Registration) -> None:
                 value=f"no completion of {name} in any arm",
                 remedy=REMEDY,
             )
-
-
-def _check_hits(hit: Bools, name: str, values: Ints | None, least: int) -> None:
-    """A hit has a marker and a place for it, and nothing else has."""
-    if values is None:
-        return
-    odd = (values >= least) != hit
-    if odd.any():
-        raise DataError(
-            f"scores: {name}",
-            bound=f">= {least} in hits and in no other row",
-            value=f"{int(odd.sum())} rows in which it is not so",
-            remedy="Take all columns from the same scores.",
-        )
 
 
 def _check_size(axes: _Axes, rows: int) -> None:

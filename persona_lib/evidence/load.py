@@ -19,6 +19,7 @@ from persona_lib.evidence.joined import Part, origin_of, read_file, read_parts, 
 from persona_lib.evidence.record_sets import (
     AGGREGATES,
     FILES,
+    RECORDS,
     SCORES_FILE,
     TEXTS_FILE,
     Manifest,
@@ -168,7 +169,16 @@ def registration_of(paths: Sequence[Path]) -> str | None:
             value=f"the folder {folders[0]} and the file {files[0]}",
             remedy="Judge them apart: nothing says under which rules a file was recorded.",
         )
-    names = {read_manifest(folder).registration for folder in folders}
+    manifests = {folder: read_manifest(folder) for folder in folders}
+    totals = [folder for folder, manifest in manifests.items() if manifest.kind != RECORDS]
+    if totals and len(folders) > 1:
+        raise DataError(
+            f"{totals[0]}: kind",
+            bound=f"{RECORDS}, as several folders are judged as runs of one experiment",
+            value=manifests[totals[0]].kind,
+            remedy="Judge published totals by themselves.",
+        )
+    names = {manifest.registration for manifest in manifests.values()}
     if len(names) > 1:
         raise DataError(
             "--stored",

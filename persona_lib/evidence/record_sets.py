@@ -12,7 +12,7 @@ from typing import Any
 from persona_lib.checks import read_json
 from persona_lib.digests import sha256_of
 from persona_lib.errors import CorruptEntryError, DataError
-from persona_lib.evidence.bounded import check_regular
+from persona_lib.evidence.bounded import check_plain
 from persona_lib.specs.registration import Registration
 
 MANIFEST = "manifest.json"
@@ -206,7 +206,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
                 value=name,
                 remedy="List files of this folder only.",
             )
-        check_regular(folder / name)
+        check_plain(folder / name)
         found = _sha256(folder / name)
         if found != expected:
             raise CorruptEntryError(

@@ -16,11 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from persona_lib.errors import DataError, clean
-from persona_lib.evidence.bounded import MOST_ROW_BYTES, MOST_ROWS, at_most, check_regular
-from persona_lib.evidence.score_table import COLUMNS
+from persona_lib.evidence.bounded import MOST_ROW_BYTES, MOST_ROWS, at_most, check_plain
+from persona_lib.evidence.score_table import COLUMNS, check_markers
 from persona_lib.evidence.user_cells import (
     FINISHED_READER,
-    check_markers,
     read_cells,
     reader_of,
 )
@@ -75,9 +74,9 @@ def check_file(path: Path) -> str:
     """Return what a file of records is in: one of the values of `SUFFIXES`.
 
     Raises:
-        DataError: it is no regular file, is too large, or its suffix is not a known one.
+        DataError: it is no plain file, is too large, or its suffix is not a known one.
     """
-    check_regular(path)
+    check_plain(path)
     kind = _format(path)
     if kind is None:
         raise DataError(

@@ -12,7 +12,7 @@ from persona_lib.evidence.load import Stored
 from persona_lib.verdict.judging import judge_all
 from persona_lib.verdict.summary import summary
 from tests.real_runs import FULL
-from tests.record_set_parts import split
+from tests.record_sets import split
 
 pytestmark = pytest.mark.golden
 

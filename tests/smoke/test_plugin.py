@@ -22,8 +22,9 @@ from persona_lib.commands import record as record_command
 from persona_lib.commands.session import Session
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.evidence.load import Stored, load_stored
-from persona_lib.evidence.record_sets import RECORDS, read_manifest, write_manifest
+from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.store.stage import Stage
+from tests.record_sets import record_set
 from tests.smoke.conftest import ROOT, environment
 from tests.synthetic import BYSTANDERS, scores
 from tests.unit.test_full_disk import at_most
@@ -45,20 +46,6 @@ def run(*arguments: str, report: Path | None = None) -> subprocess.CompletedProc
         timeout=600,
         check=False,
     )  # fmt: skip
-
-
-def store_records(folder: Path, table: pa.Table) -> Path:
-    folder.mkdir()
-    pq.write_table(table, folder / "scores.parquet")
-    write_manifest(
-        folder,
-        kind=RECORDS,
-        registration=ISSUE262,
-        files=["scores.parquet"],
-        source="made up for a test",
-        recorded={},
-    )
-    return folder
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -98,7 +85,7 @@ def test_published_table_passes_h1_and_fails_h2_and_h3(tmp_path: Path) -> None:
 def test_two_workers_give_the_same_verdicts_as_none(worlds: str, tmp_path: Path) -> None:
     """The same verdicts, gates, summary, exit code and JUnit properties."""
     table = scores(seen=3) if worlds == "clear" else scores({**BYSTANDERS, "C2": 0.3, "C3": 0.4})
-    stored = store_records(tmp_path / "set", table)
+    stored = record_set(tmp_path / "set", table)
     codes, carried = [], []
     for name, extra in (("one", []), ("two", ["-n", "2"])):
         junit = tmp_path / f"{name}.xml"
@@ -115,7 +102,7 @@ def test_two_workers_give_the_same_verdicts_as_none(worlds: str, tmp_path: Path)
 
 
 def test_invalid_claim_is_an_error_of_the_fixture_and_stays_in_the_table(tmp_path: Path) -> None:
-    stored = store_records(tmp_path / "set", scores(source={**dict.fromkeys(BYSTANDERS, 0.9),
+    stored = record_set(tmp_path / "set", scores(source={**dict.fromkeys(BYSTANDERS, 0.9),
                                                             "C2": 0.2}))  # fmt: skip
     done = run("-m", "h1 or gate", f"--stored={stored}", report=tmp_path)
     assert done.returncode == 1
@@ -140,7 +127,7 @@ def test_bad_record_sets_are_errors_that_name_the_place(tmp_path: Path) -> None:
     }
     expected = {"missing": "cell", "twice": "coordinates repeat", "null": "tokens"}
     for name, bad in cases.items():
-        stored = store_records(tmp_path / name, bad)
+        stored = record_set(tmp_path / name, bad)
         done = run("-q", "-m", "h1", f"--stored={stored}", report=tmp_path / "report")
         assert done.returncode == 1, name
         assert "DataError" in done.stdout, name
@@ -148,7 +135,7 @@ def test_bad_record_sets_are_errors_that_name_the_place(tmp_path: Path) -> None:
 
 
 def test_altered_record_set_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    stored = store_records(tmp_path / "set", scores())
+    stored = record_set(tmp_path / "set", scores())
     path = stored / "scores.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -194,7 +181,7 @@ def test_wrong_options_end_in_one_clear_line(
 
 
 def test_folder_option_that_moves_pytest_s_root_is_explained(tmp_path: Path) -> None:
-    done = run("-m", "h1", "--stored", str(store_records(tmp_path / "set", scores())))
+    done = run("-m", "h1", "--stored", str(record_set(tmp_path / "set", scores())))
     assert done.returncode == 4
     assert "--stored=DIR" in done.stderr
 

@@ -19,8 +19,8 @@ from experiments.issue262 import ISSUE262
 from persona_lib.errors import DataError
 from persona_lib.evidence import bounded
 from persona_lib.evidence.load import load_stored
-from persona_lib.evidence.record_sets import write_manifest
 from tests.pace import allowed
+from tests.record_sets import record_set
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"arm,seed,persona,question,sample,hit\n"
@@ -74,19 +74,14 @@ def folder(path: Path, **files: bytes) -> None:
 
 
 def nul_in_manifest(path: Path) -> None:
-    folder(path, scores_parquet=b"")
-    write_manifest(path, kind="records", registration=ISSUE262, files=["scores.parquet"],
-                   source="a test", recorded={})  # fmt: skip
+    record_set(path, pa.table({}))
     body = json.loads((path / "manifest.json").read_text())
     body["files"] = {"a\0b": {"sha256": "0" * 64}, **body["files"]}
     (path / "manifest.json").write_text(json.dumps(body))
 
 
 def big_scores(path: Path) -> None:
-    folder(path)
-    many_rows(path / "scores.parquet")
-    write_manifest(path, kind="records", registration=ISSUE262, files=["scores.parquet"],
-                   source="a test", recorded={})  # fmt: skip
+    record_set(path, table(2_000_001))
 
 
 def piped(name: str) -> Callable[[Path], None]:
@@ -138,11 +133,11 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "deep manifest": ("set", lambda p: folder(p, manifest_json=DEEP.encode()), "manifest.json"),
     "dense grid": ("b.csv", dense, "scores: cells: expected at most 16 for each of 14,080 rows, "
                    "got '4 models x 14,080 seeds x 11 personas x 14,080 questions'"),
-    "a pipe": ("b.csv", os.mkfifo, "b.csv: expected a regular file"),
-    "a pipe without suffix": ("pipe", os.mkfifo, "pipe: expected a regular file"),
-    "an endless device": ("b.csv", lambda p: p.symlink_to("/dev/zero"), "expected a regular file"),
+    "a pipe": ("b.csv", os.mkfifo, "b.csv: expected a plain file"),
+    "a pipe without suffix": ("pipe", os.mkfifo, "pipe: expected a plain file"),
+    "an endless device": ("b.csv", lambda p: p.symlink_to("/dev/zero"), "expected a plain file"),
     "a pipe as manifest": ("set", piped("manifest.json"), "manifest.json: expected a plain file"),
-    "a pipe as scores": ("set", piped("scores.parquet"), "scores.parquet: expected a regular file"),
+    "a pipe as scores": ("set", piped("scores.parquet"), "scores.parquet: expected a plain file"),
     "a NUL in a manifest": ("set", nul_in_manifest, r"expected plain file names, got 'a\x00b"),
     "rows of a set": ("set", big_scores, "scores.parquet: rows: expected at most 2,000,000 rows"),
 }  # fmt: skip

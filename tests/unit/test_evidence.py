@@ -85,7 +85,7 @@ def test_hits_and_their_markers_have_to_agree(name: str, wrong: int) -> None:
     miss = table.column("hit").to_pylist().index(False)
     for at, value in ((hit, wrong), (miss, 1)):
         changed = [*values[:at], value, *values[at + 1 :]]
-        refused(with_column(table, name, pa.array(changed, pa.int64())), name, "1 rows")
+        refused(with_column(table, name, pa.array(changed, pa.int64())), name, f"row {at + 1}: ")
 
 
 def test_every_row_keeps_its_place_on_the_axes() -> None:

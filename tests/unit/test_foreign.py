@@ -31,13 +31,13 @@ from persona_lib.evidence import user_formats
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.load import load_stored
-from persona_lib.evidence.record_sets import write_manifest
 from persona_lib.evidence.score_table import COLUMNS, OPTIONAL
 from persona_lib.evidence.user_files import SUFFIXES, is_foreign, load_foreign
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict.judging import judge, judge_all
 from persona_lib.verdict.summary import summary
 from tests.pace import allowed
+from tests.record_sets import record_set
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_GOLDEN = ROOT / "golden" / "tiny"
@@ -528,15 +528,7 @@ def test_a_file_names_no_registration(tmp_path: Path) -> None:
             options.choose_registration(name, [ROOT / "README.md"])
         with pytest.raises(DataError, match="nothing has this name"):
             options.choose_registration(name, [tmp_path / "nothing.jsonl"])
-    (tmp_path / "scores.parquet").write_bytes(b"")
-    write_manifest(
-        tmp_path,
-        kind="records",
-        registration=ISSUE262_HELD_OUT,
-        files=["scores.parquet"],
-        source="a test",
-        recorded={},
-    )
+    record_set(tmp_path, pa.table({}), ISSUE262_HELD_OUT)
     assert options.choose_registration(None, [tmp_path]).name == "issue262_held_out"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,12 +36,15 @@ from persona_lib.records import (
     Completion,
     GeometryRow,
     read_rows,
+    table_of,
     write_rows,
 )
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.store.store import Entry, StageKey
+from tests import synthetic
 from tests.byte_model import byte_tokenizer, loaded, ready, saved_adapter, small_model
+from tests.record_sets import record_set
 
 PASSAGES = (
     Passage(prompt=[5, 6, 7], response=[8, 9]),
@@ -389,17 +391,10 @@ def test_a_cell_without_its_first_completion_is_named(made: list[Passage], tmp_p
 
 def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     from experiments.issue262 import ISSUE262
-    from persona_lib.evidence.record_sets import RECORDS, write_manifest
 
-    folder = tmp_path / "set"
-    folder.mkdir()
-    shutil.copy(ROOT / "golden" / "tiny" / "scores.parquet", folder)
     rows = rows_of(planted(ANGLES))
-    write_rows(folder / GEOMETRY_FILE, rows, GeometryRow)
-    write_manifest(
-        folder, kind=RECORDS, registration=ISSUE262, files=["scores.parquet", GEOMETRY_FILE],
-        source="a test", recorded={},
-    )  # fmt: skip
+    folder = record_set(tmp_path / "set", synthetic.scores(questions=1, samples=1),
+                        geometry=table_of(rows, GeometryRow))  # fmt: skip
     found = Stored(folder, ISSUE262).geometry
     assert found is not None
     assert found.column("persona").to_pylist() == [r.persona for r in rows]

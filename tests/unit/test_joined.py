@@ -24,7 +24,7 @@ from persona_lib.errors import CorruptEntryError, DataError, SpecError
 from persona_lib.evidence.load import Stored, load_stored
 from persona_lib.verdict.judging import judge_all
 from persona_lib.verdict.summary import summary
-from tests.record_set_parts import body_of, reseeded, rewrite, run_of, seal
+from tests.record_sets import body_of, reseeded, rewrite, run_of, seal
 from tests.synthetic import scores
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"

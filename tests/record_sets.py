@@ -1,4 +1,4 @@
-"""Record sets of one experiment with other seeds, made of recorded ones."""
+"""Record sets for tests: of rows in memory, or recorded ones with other seeds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from experiments.issue262 import ISSUE262
 from persona_lib.digests import sha256_of
+from persona_lib.evidence.record_sets import RECORDS, write_manifest
+from persona_lib.specs.registration import Registration
 
 Change = Callable[[dict[str, Any]], object]
+
+
+def record_set(
+    folder: Path, scores: pa.Table, registration: Registration = ISSUE262, **tables: pa.Table
+) -> Path:
+    """Write a record set of score rows, and of other tables by their file's name."""
+    folder.mkdir(exist_ok=True)
+    files = [f"{name}.parquet" for name in ("scores", *tables)]
+    for name, table in zip(files, (scores, *tables.values()), strict=True):
+        pq.write_table(table, folder / name)
+    write_manifest(folder, kind=RECORDS, registration=registration, files=files,
+                   source="a test", recorded={})  # fmt: skip
+    return folder
 
 
 def body_of(folder: Path) -> dict[str, Any]:
