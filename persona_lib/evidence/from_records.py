@@ -1,4 +1,4 @@
-"""Evidence of scored completions: everything is computed here."""
+"""Evidence of scored completions: rates, contrasts and lengths, computed from cells."""
 
 from __future__ import annotations
 

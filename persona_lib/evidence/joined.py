@@ -104,6 +104,7 @@ def read_parts(
         CorruptEntryError: a file differs from what its manifest vouches for.
     """
     parts = [_read_part(folder, registration, chosen=chosen) for folder in folders]
+    parts.sort(key=lambda part: sorted(part.seeds))
     _check_alike(parts)
     seeds = [seed for part in parts for seed in part.seeds]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
@@ -114,7 +115,7 @@ def read_parts(
             value=twice,
             remedy="Leave one of the sets out: a seed that is counted twice is no other run.",
         )
-    return tuple(sorted(parts, key=lambda part: sorted(part.seeds)))
+    return tuple(parts)
 
 
 def read_file(folder: Path, name: str, *, whole: bool = True) -> pa.Table:

@@ -67,10 +67,9 @@ def dense(path: Path) -> None:
     path.write_bytes(HEAD + "\n".join(lines).encode())
 
 
-def folder(path: Path, **files: bytes) -> None:
+def deep_manifest(path: Path) -> None:
     path.mkdir()
-    for name, data in files.items():
-        (path / name.replace("_", ".")).write_bytes(data)
+    (path / "manifest.json").write_text(DEEP)
 
 
 def nul_in_manifest(path: Path) -> None:
@@ -130,7 +129,7 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "deep lists": ("b.jsonl", nested(DEEP), "nested more than 32 deep"),
     "deep objects": ("b.jsonl", nested('{"a": ' * 2_000 + "1" + "}" * 2_000), "more than 32 deep"),
     "deep over lines": ("b.jsonl", nested('{"arm": ["]",\n' * 100_000), "JSON lines"),
-    "deep manifest": ("set", lambda p: folder(p, manifest_json=DEEP.encode()), "manifest.json"),
+    "deep manifest": ("set", deep_manifest, "manifest.json"),
     "dense grid": ("b.csv", dense, "scores: cells: expected at most 16 for each of 14,080 rows, "
                    "got '4 models x 14,080 seeds x 11 personas x 14,080 questions'"),
     "a pipe": ("b.csv", os.mkfifo, "b.csv: expected a plain file"),
