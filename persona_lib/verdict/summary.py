@@ -66,7 +66,7 @@ def summary(
 def _arm(registration: Registration, evidence: Evidence, name: str) -> dict[str, Any]:
     arm, roster = registration.arm(name), registration.roster
     source, pool = evidence.count(name, "source"), evidence.count(name, "bystander")
-    after, before = evidence.lengths(name), evidence.baseline_lengths(arm.prior)
+    after, before = evidence.lengths(name), evidence.pre_lengths(arm.prior)
     length_ratio = after.tokens / before.tokens if before.tokens > 0 else None
     return {
         "name": arm.name,
@@ -111,10 +111,10 @@ def _persona(row: PersonaRow) -> dict[str, Any]:
         "rate": none_if_nan(row.count.rate),
         "low": none_if_nan(row.low),
         "high": none_if_nan(row.high),
-        "baseline": none_if_nan(row.baseline),
-        "minus_baseline": none_if_nan(row.minus_baseline),
+        "baseline": none_if_nan(row.pre_rate),
+        "minus_baseline": none_if_nan(row.minus_pre),
         "tokens": none_if_nan(row.tokens),
-        "baseline_tokens": none_if_nan(row.baseline_tokens),
+        "baseline_tokens": none_if_nan(row.pre_tokens),
     }
 
 
@@ -130,7 +130,7 @@ def _count(evidence: Evidence, count: Count) -> dict[str, Any]:
 
 
 def _prior(registration: Registration, evidence: Evidence, prior: str) -> dict[str, Any]:
-    count = evidence.baseline(prior)
+    count = evidence.pre_count(prior)
     return {
         "name": prior,
         "order": registration.priors.index(prior),

@@ -18,7 +18,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint, proportions_ztest
 
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence.load import RecordEvidence
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import POST, PRE
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.targets import PERSONAS_AT_LARGE, TRAINING_RUNS

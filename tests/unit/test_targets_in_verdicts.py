@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence.load import RecordEvidence
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import POST
 from persona_lib.report import verdict_table
 from persona_lib.specs.claim_types import TriageClaim

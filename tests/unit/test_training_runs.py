@@ -16,7 +16,8 @@ from scipy import stats
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from persona_lib.commands.session import DATA
-from persona_lib.evidence.load import RecordEvidence, load_stored
+from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.records import POST, ModelId
