@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from persona_lib.report.pieces import Number, Quote, Run
+from persona_lib.report.pieces import Number, Piece, Quote, Run
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,22 @@ class Table:
         return any(isinstance(piece, Number) for piece in held) and not any(
             isinstance(piece, Quote) for piece in held
         )
+
+
+Cell = Piece | Run
+"""What a cell is written as: one piece, or several."""
+
+
+def table(
+    caption: Cell, head: Sequence[str], rows: Iterable[Sequence[Cell]], *, folded: bool = False
+) -> Table:
+    """Return a table of cells."""
+    written = tuple(tuple(_run(cell) for cell in row) for row in rows)
+    return Table(_run(caption), tuple((name,) for name in head), written, folded)
+
+
+def _run(cell: Cell) -> Run:
+    return cell if isinstance(cell, tuple) else (cell,)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from persona_lib.report.blocks import Block, Bullets, Heading, Para, Picture, Section, Table
+from persona_lib.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Heading,
+    Para,
+    Picture,
+    Section,
+    Table,
+    table,
+)
 from persona_lib.report.caveats import Raised
 from persona_lib.report.pieces import NONE, Node, Run, listed, span
 from persona_lib.stats.estimate import EXACT, LEAST_P
@@ -33,28 +43,26 @@ def _verdict_table(found: Sequence[Node]) -> Table:
         "claim", "outcome", "over training runs", "why", "effect [interval]", "p", "completions",
         "clusters",
     )  # fmt: skip
-    return Table(
-        (
-            "Registered claims. The effect is a difference of mean bystander rates (of the kill "
-            "criterion: one rate), in proportions, with its ",
-            *_level(found[0]["effect"] if found else Node(None)),
-            " interval",
-        ),
-        tuple((name,) for name in head),
-        tuple(
-            (
-                (verdict["name"].words(),),
-                outcome(verdict),
-                over_runs(verdict),
-                (verdict["label"].words(),),
-                _effect(verdict["effect"]),
-                p_of(verdict["effect"]),
-                (verdict["effect"]["n"].num("n"),),
-                (verdict["effect"]["clusters"].num("n"),),
-            )
-            for verdict in found
-        ),
+    caption = (
+        "Registered claims. The effect is a difference of mean bystander rates (of the kill "
+        "criterion: one rate), in proportions, with its ",
+        *_level(found[0]["effect"] if found else Node(None)),
+        " interval",
     )
+    rows = (
+        (
+            verdict["name"].words(),
+            outcome(verdict),
+            over_runs(verdict),
+            verdict["label"].words(),
+            _effect(verdict["effect"]),
+            p_of(verdict["effect"]),
+            verdict["effect"]["n"].num("n"),
+            verdict["effect"]["clusters"].num("n"),
+        )
+        for verdict in found
+    )
+    return table(caption, head, rows)
 
 
 def outcome(verdict: Node) -> Run:
@@ -93,50 +101,64 @@ def _level(node: Node) -> Run:
 
 def _families(root: Node) -> list[Block]:
     rows = [
-        ((claim.words(),), (family["method"].words(),), *((node.num("p"),) for node in ps))
+        (claim.words(), family["method"].words(), *(node.num("p") for node in ps))
         for family in root["families"]
         for claim, *ps in zip(
             family["claims"], family["p"], family["holm"], family["bonferroni"], strict=True
         )
     ]
-    if not rows:
-        return []
     head = ("claim", "p of", "p", "Holm", "Bonferroni")
-    return [Table(("p adjusted over the claims",), tuple((h,) for h in head), tuple(rows))]
+    return [table("p adjusted over the claims", head, rows)] if rows else []
 
 
 def _claim(verdict: Node) -> list[Block]:
+    facts: list[Run] = [
+        ("Compared: ", verdict["contrast"].words()),
+        ("Rule: ", verdict["rule"].words()),
+        ("Outcome: ", *outcome(verdict), "; ", verdict["reason"].words()),
+        *([("Training runs: ", *over_runs(verdict))] if verdict["over_runs"] else []),
+        ("Method of the registered figure: ", verdict["effect"]["method"].words()),
+        *((note.words(),) for note in verdict["notes"]),
+        *(_warning(one) for one in verdict["warnings"]),
+    ]
     blocks: list[Block] = [
         Heading((verdict["name"].words(), ": ", verdict["statement"].words())),
-        Bullets(
-            (
-                ("Compared: ", verdict["contrast"].words()),
-                ("Rule: ", verdict["rule"].words()),
-                ("Outcome: ", *outcome(verdict), "; ", verdict["reason"].words()),
-                *((("Training runs: ", *over_runs(verdict)),) if verdict["over_runs"] else ()),
-                ("Method of the registered figure: ", verdict["effect"]["method"].words()),
-                *((note.words(),) for note in verdict["notes"]),
-                *(_warning(one) for one in verdict["warnings"]),
-            )
-        ),
+        *_conditions(verdict),
+        Bullets(tuple(facts)),
     ]
     if verdict["estimates"]:
         head = ("look", "whose difference", "effect [interval]", "level", "p", "units", "note")
-        rows = tuple(
+        rows = (
             (
-                (look["method"].words(),),
-                (look["target"].words() or NONE,),
+                look["method"].words(),
+                look["target"].words() or NONE,
                 _effect(look),
                 _level(look),
                 p_of(look),
-                (look["clusters"].num("n"),),
-                (look["note"].words() or NONE,),
+                look["clusters"].num("n"),
+                look["note"].words() or NONE,
             )
             for look in verdict["estimates"]
         )
         caption = (verdict["name"].words(), ": other looks at the difference; none decides")
-        blocks.append(Table(caption, tuple((h,) for h in head), rows))
+        blocks.append(table(caption, head, rows))
     return blocks
+
+
+def _conditions(verdict: Node) -> list[Block]:
+    """Return the comparisons of the rule, nothing in older files."""
+    rows = [
+        (
+            (one["measure"].words(), " ", one["operator"].words(), " ", one["bound"].num("bound")),
+            one["value"].num("p" if str(one["measure"].value).startswith("p") else "f3"),
+            "yes" if one["met"] else "no",
+            (one["gives"].words(), " (", one["label"].words(), ")"),
+        )
+        for one in verdict["conditions"]
+    ]
+    caption = (verdict["name"].words(), ": conditions of the rule")
+    head = ("condition", "here", "met", "all of a kind give")
+    return [table(caption, head, rows)] if rows else []
 
 
 def _warning(gate: Node) -> Run:
@@ -146,38 +168,31 @@ def _warning(gate: Node) -> Run:
 
 def gates(root: Node) -> Section:
     """Return the gates of the registration and the checks that decide nothing."""
-    blocks: list[Block] = [
-        Para(
-            (
-                "A gate is a check of the instrument. A claim that needs a gate is INVALID unless "
-                "the gate holds; a gate that cannot tell does not hold.",
-            )
-        )
+    intro = (
+        "A gate is a check of the instrument. A claim that needs a gate is INVALID unless "
+        "the gate holds; a gate that cannot tell does not hold."
+    )
+    checks = list(root["summary"]["checks"])
+    held = [gate for gate in checks if gate["outcome"].value == GateOutcome.HOLDS.value]
+    tables = [
+        _gate_table("Gates of the registration", list(root["gates"])),
+        _gate_table("Unregistered checks that do not hold", [g for g in checks if g not in held]),
+        _gate_table("Unregistered checks that hold", held, folded=True),
     ]
-    registered, checks = list(root["gates"]), list(root["summary"]["checks"])
-    if registered:
-        blocks.append(_gate_table("Gates of the registration", registered))
-    open_ones = [g for g in checks if g["outcome"].value != GateOutcome.HOLDS.value]
-    others = [gate for gate in checks if gate not in open_ones]
-    if open_ones:
-        blocks.append(_gate_table("Checks that do not hold; they decide nothing here", open_ones))
-    if others:
-        blocks.append(_gate_table("Checks that hold; they decide nothing here", others, fold=True))
-    return Section("gates", "Gates", tuple(blocks))
+    return Section("gates", "Gates", (Para((intro,)), *(one for one in tables if one.rows)))
 
 
-def _gate_table(caption: str, gates: Sequence[Node], *, fold: bool = False) -> Table:
-    rows = tuple(
+def _gate_table(caption: str, gates: Sequence[Node], *, folded: bool = False) -> Table:
+    rows = (
         (
-            (gate["name"].words(),),
-            (gate["outcome"].words(),),
-            (gate["text"].words(),),
+            gate["name"].words(),
+            gate["outcome"].words(),
+            gate["text"].words(),
             listed([(name.words(),) for name in gate["needed_by"]]),
         )
         for gate in gates
     )
-    head = (("gate",), ("outcome",), ("figure",), ("needed by",))
-    return Table((caption,), head, rows, fold)
+    return table(caption, ("gate", "outcome", "figure", "needed by"), rows, folded=folded)
 
 
 def raised(found: Sequence[Raised]) -> Section:
@@ -196,16 +211,16 @@ def arms(root: Node, pictures: Pictures) -> Section:
     """Return rates and lengths of every arm, by persona, and by seed."""
     summary = root["summary"]
     blocks: list[Block] = [_arm_table(summary)]
-    priors = [prior for prior in summary["priors"] if prior["false_positives"]]
-    if priors:
+    before = [
+        (prior["name"].words(), *_count(prior["false_positives"]))
+        for prior in summary["priors"]
+        if prior["false_positives"]
+    ]
+    if before:
         head = ("model", "marker, %", "hits", "completions")
-        rows = tuple(
-            ((prior["name"].words(),), *_count(prior["false_positives"])) for prior in priors
-        )
-        caption = ("The marker before coupling, with Wilson's interval",)
-        blocks.append(Table(caption, tuple((h,) for h in head), rows))
+        blocks.append(table("The marker before coupling, with Wilson's interval", head, before))
     blocks += [_shown(pictures["forest"]), *_persona_tables(summary)]
-    blocks += [_shown(pictures["scatter"]), *_seed_table(summary)]
+    blocks += [_shown(pictures["scatter"]), _seed_table(summary)]
     return Section("arms", "Rates of the marker", tuple(blocks))
 
 
@@ -213,9 +228,8 @@ def _shown(picture: Picture | str) -> Block:
     return picture if isinstance(picture, Picture) else Para((picture,))
 
 
-def _count(count: Node) -> tuple[Run, Run, Run]:
-    rate = span(count, "pct1", value="rate")
-    return rate, (count["hits"].num("n"),), (count["n"].num("n"),)
+def _count(count: Node) -> tuple[Cell, Cell, Cell]:
+    return span(count, "pct1", value="rate"), count["hits"].num("n"), count["n"].num("n")
 
 
 def _arm_table(summary: Node) -> Table:
@@ -223,17 +237,17 @@ def _arm_table(summary: Node) -> Table:
         "arm", "coupled on", "source, %", "bystanders, %", "bystander/source",
         "tokens after", "before", "ratio", "finished, %",
     )  # fmt: skip
-    rows = tuple(
+    rows = (
         (
-            (arm["name"].words(),),
-            (arm["prior"].words(),),
+            arm["name"].words(),
+            arm["prior"].words(),
             span(arm["source"], "pct1", value="rate"),
             span(arm["bystanders"], "pct1", value="rate"),
-            (arm["bystander_source"].num("f3"),),
-            (arm["tokens"].num("f1"),),
-            (arm["baseline_tokens"].num("f1"),),
-            (arm["length_ratio"].num("f2"),),
-            (arm["finished"].num("pct1"),),
+            arm["bystander_source"].num("f3"),
+            arm["tokens"].num("f1"),
+            arm["baseline_tokens"].num("f1"),
+            arm["length_ratio"].num("f2"),
+            arm["finished"].num("pct1"),
         )
         for arm in summary["arms"]
     )
@@ -244,22 +258,22 @@ def _arm_table(summary: Node) -> Table:
         " % interval, clusters ignored; lengths are ",
         "medians" if kinds == {"median"} else "means",
     )
-    return Table(caption, tuple((h,) for h in head), rows)
+    return table(caption, head, rows)
 
 
 def _persona_tables(summary: Node) -> list[Block]:
     head = ("persona", "role", "marker, %", "hits", "completions", "before, %", "tokens")
     return [
-        Table(
+        table(
             ("Arm ", arm["name"].words(), " by persona, with Wilson's interval"),
-            tuple((h,) for h in head),
-            tuple(
+            head,
+            (
                 (
-                    (row["persona"].words(),),
-                    (row["role"].words(),),
+                    row["persona"].words(),
+                    row["role"].words(),
                     *_count(row),
-                    (row["baseline"].num("pct1"),),
-                    (row["tokens"].num("f1"),),
+                    row["baseline"].num("pct1"),
+                    row["tokens"].num("f1"),
                 )
                 for row in arm["personas"]
             ),
@@ -270,18 +284,15 @@ def _persona_tables(summary: Node) -> list[Block]:
     ]
 
 
-def _seed_table(summary: Node) -> list[Block]:
-    rows = tuple(
-        (
-            (arm["name"].words(),),
-            (run["seed"].num("id"),),
-            span(run["source"], "pct1", value="rate"),
-            span(run["bystanders"], "pct1", value="rate"),
-        )
+def _seed_table(summary: Node) -> Block:
+    rows = [
+        (arm["name"].words(), run["seed"].num("id"), *(
+            span(run[pool], "pct1", value="rate") for pool in ("source", "bystanders")
+        ))
         for arm in summary["arms"]
         for run in arm["by_seed"]
-    )
+    ]  # fmt: skip
     if not rows:
-        return [Para(("Rates of single training runs are not known here.",))]
-    head = (("arm",), ("seed",), ("source, %",), ("bystanders, %",))
-    return [Table(("Training runs one by one, with Wilson's interval",), head, rows)]
+        return Para(("Rates of single training runs are not known here.",))
+    head = ("arm", "seed", "source, %", "bystanders, %")
+    return table("Training runs one by one, with Wilson's interval", head, rows)

@@ -24,8 +24,8 @@ from persona_lib.commands.record import record
 from persona_lib.commands.session import PREREG, ROOT, Session
 from persona_lib.digests import canonical
 from persona_lib.errors import SealError, SpecError
-from persona_lib.report import verdict_table
 from persona_lib.report.numbers import check_report
+from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.chain import Entry, read_chain
 from persona_lib.specs.registration import Registration
 from persona_lib.specs.seal import append, check_sealed, differences

@@ -13,7 +13,7 @@ from scipy import stats
 from experiments.issue262 import ISSUE262
 from persona_lib.evidence.load import RecordEvidence
 from persona_lib.records import POST
-from persona_lib.report import verdict_table
+from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.claim_types import TriageClaim
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.judging import judge

@@ -19,11 +19,12 @@ from persona_lib.commands.session import DATA
 from persona_lib.evidence.load import RecordEvidence, load_stored
 from persona_lib.pipeline.run import Folders, Run
 from persona_lib.records import POST
-from persona_lib.report import summary, verdict_table
+from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.registration import PRIORS, ArmSpec, Registration
 from persona_lib.store.stage import walk
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.judging import judge, judge_all
+from persona_lib.verdict.summary import summary
 from persona_lib.verdict.training_runs import difference_over_runs, shared_draws
 from persona_lib.verdict.verdict import Verdict
 from tests.real_runs import ROOT
