@@ -165,9 +165,9 @@ def _target(look: Estimate) -> list[str]:
 def _families(families: Sequence[Family]) -> list[str]:
     lines = []
     for family in families:
-        names = ", ".join(family.claims)
-        adjusted = ", ".join("none" if p is None else shown_p(p) for p in family.holm)
-        lines += _wrap(f"Holm-adjusted p of {names}, {family.method}: {adjusted}", "")
+        adjusted = ["none" if p is None else shown_p(p) for p in family.holm]
+        head = f"Holm-adjusted p of {', '.join(family.claims)}, {family.method}"
+        lines += _listed(head, adjusted)
     return lines
 
 
@@ -200,16 +200,12 @@ def _by_length(evidence: Mapping[str, Any]) -> list[str]:
             for arm in evidence["arms"]
             if way in arm["by_length"]
         ]
-        if parts:
-            lines += _wrap(f"bystanders, {words}, %: {', '.join(parts)}", "")
+        lines += _listed(f"bystanders, {words}, %", parts)
     return lines
 
 
 def _shown_outcome(verdict: Verdict) -> str:
-    """A criterion that did not fire is no support for anything: say what happened.
-
-    An asterisk: the line beneath says what training runs do not show.
-    """
+    """Return the outcome; an asterisk if the line beneath says what training runs do not show."""
     over = verdict.over_runs
     mark = "" if over is None or over.shown or over.status == UNKNOWN else "*"
     if verdict.outcome.value == "SUPPORTED" and verdict.label == "not triggered":
@@ -264,12 +260,11 @@ def _false_positives(evidence: Mapping[str, Any]) -> list[str]:
     parts = []
     for prior in evidence["priors"]:
         count = prior["false_positives"]
-        if count is None:
-            parts.append(f"{prior['name']} not evaluated")
-        else:
-            upper = _percent(count["high"], 2)
-            parts.append(f"{prior['name']} {count['hits']}/{count['n']} (upper {upper} %)")
-    return _wrap(f"false positives before coupling: {', '.join(parts)}", "") if parts else []
+        shown = "not evaluated"
+        if count is not None:
+            shown = f"{count['hits']}/{count['n']} (upper {_percent(count['high'], 2)} %)"
+        parts.append(f"{prior['name']} {shown}")
+    return _listed("false positives before coupling", parts)
 
 
 def _split(evidence: Mapping[str, Any]) -> list[str]:
@@ -279,9 +274,7 @@ def _split(evidence: Mapping[str, Any]) -> list[str]:
         for arm in evidence["arms"]
         if arm["split"]
     ]
-    return (
-        _wrap(f"bystanders on seen / unseen questions, %: {', '.join(parts)}", "") if parts else []
-    )
+    return _listed("bystanders on seen / unseen questions, %", parts)
 
 
 def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
@@ -297,6 +290,10 @@ def _wrap(text: str, indent: str) -> list[str]:
     return textwrap.wrap(
         clean(text), WIDTH, initial_indent=indent, subsequent_indent=indent or "  "
     ) or [indent]
+
+
+def _listed(head: str, parts: Sequence[str]) -> list[str]:
+    return _wrap(f"{head}: {', '.join(parts)}", "") if parts else []
 
 
 def _percent(rate: float | None, digits: int = 1) -> str:

@@ -1,9 +1,8 @@
-"""Training runs as the unit: which arms share a draw, and what a rule says over runs.
+"""Training runs as the unit: differences over runs, and whether they bear a verdict out.
 
-A run is a seed. Its arms are compared as pairs where they share a seeded stage of the
-graph (`shared_draws`), and as two samples where they share none. A verdict's registered
-rule reads completions; `OverRuns` says whether the same rule, with the estimate over
-training runs in place of the registered one, comes to the same.
+A run is a seed. Arms that share a seeded stage of the graph are compared as pairs, others
+as two samples. `OverRuns` says whether the registered rule gives the same outcome on the
+estimate over runs.
 """
 
 from __future__ import annotations
@@ -66,12 +65,11 @@ NOT_READ = OverRuns(status=INVALID, text="a needed gate does not hold: nothing i
 
 
 def shared_draws(one: ArmSpec, other: ArmSpec) -> tuple[str, ...]:
-    """Return the random draws of one seed that two arms both rest on, empty if none.
+    """Return the random draws of one seed that two arms both rest on.
 
-    These are the seeded stages that lie under both in the graph of a run: trained priors,
-    under an arm itself or under the model that wrote its text, and coupling texts. The raw
-    base, corpora, personas and questions are the same for every seed and are no draws.
-    Couplings and completions draw from seeds that hold the arm's name.
+    Draws are trained priors, of an arm or of the model that wrote its text, and coupling
+    texts. The raw base, corpora, personas and questions are the same for every seed;
+    couplings and completions draw by the arm's name.
     """
     return tuple(draw for draw in _draws(one) if draw in _draws(other))
 
@@ -212,7 +210,7 @@ def _why_not(evidence: Evidence, over: Estimate | None) -> str:
 
 
 def _unshown_sign(effect: Estimate, over: Estimate) -> tuple[str, ...]:
-    """A sign is said where the registered interval excludes 0; over runs it has to as well."""
+    """Return the sign if the registered interval excludes 0 and that over runs does not."""
     if not effect.signed or not effect.has_interval:
         return ()
     positive, negative = above(effect.low, 0), below(effect.high, 0)
