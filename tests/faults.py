@@ -1,6 +1,6 @@
 """Faults planted in healthy records, as data: what is broken, which rule must say so, and how.
 
-``python -m tests.faults`` writes docs/mutations.md. The table itself stands in
+``python -m tests.faults`` writes a page of them into .flatland/pages. The table itself stands in
 `tests/fault_gates.py` and `tests/fault_claims.py`.
 """
 
@@ -272,10 +272,11 @@ def published(*changes: Breaks) -> Breaks:
 
 
 def main() -> None:
-    """Write docs/mutations.md."""
-    from tests.mutation_page import PATH, page
+    """Write the page of mutations."""
+    from tests.house import write_page
+    from tests.mutation_page import page
 
-    PATH.write_text(page(), encoding="utf-8")
+    write_page("mutations", page())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from persona_lib.verdict.verdict import families
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 GOLDEN = ROOT / "golden"
 FULL = GOLDEN / "smollm2"
 """Five training runs of every arm; completions of seed 42, hidden states of the last three."""
@@ -35,9 +36,9 @@ RSLORA = GOLDEN / "smollm2_rslora"
 BYSTANDERS = ISSUE262.roster.bystanders
 """The seven personas that were never trained: 200 completions each, by seed and arm."""
 ARMS = ("C1", "C2", "C2p", "C3")
-"""In the order of README's table."""
+"""In the order of the table of training runs."""
 TRAINED = (42, 137, 256, 512, 1024)
-"""Root seeds of `FULL`."""
+"""The run_seeds of `FULL`."""
 
 
 def table(folder: Path) -> list[str]:
@@ -70,7 +71,7 @@ def hits(folder: Path) -> dict[tuple[int, str], int]:
 
 
 def welch(treated: Sequence[float], control: Sequence[float], *, places: int = 4) -> str:
-    """Return a difference of means of training runs as README writes it, by scipy."""
+    """Return a difference of means of training runs as docs/results.md writes it, by scipy."""
     return _written(stats.ttest_ind(treated, control, equal_var=False), treated, control, places)
 
 

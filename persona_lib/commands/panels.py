@@ -12,14 +12,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import FlatlandError
-from persona_lib.records import POST, PRE
+from persona_lib.records import PRE, ModelId
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.commands.judging import Judged
     from persona_lib.commands.session import Session
     from persona_lib.panels.base import Caveat, Panel
+    from persona_lib.panels.judge.judged import Judged
 
 _SAMPLES = "samples of the report"
 
@@ -38,11 +38,11 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
     from persona_lib.panels.geometry import geometry_panel
     from persona_lib.panels.lengths import TITLE as LENGTHS
     from persona_lib.panels.lengths import lengths_panel
-    from persona_lib.panels.text import TITLE as TEXT
-    from persona_lib.panels.text import text_panel
+    from persona_lib.panels.samples import TITLE as SAMPLES
+    from persona_lib.panels.samples import samples_panel
 
     registration = session.registration
-    root = derive_seed(registration.statistics.seed, _SAMPLES)
+    draw_seed = derive_seed(registration.statistics.seed, _SAMPLES)
 
     @cache
     def scores() -> pa.Table | None:
@@ -51,9 +51,11 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
     made = (
         ("lengths", LENGTHS, lambda: lengths_panel(scores(), registration)),
         (
-            "text",
-            TEXT,
-            lambda: text_panel(scores(), texts_of(session, arms), registration, root=root),
+            "samples",
+            SAMPLES,
+            lambda: samples_panel(
+                scores(), texts_of(session, arms), registration, draw_seed=draw_seed
+            ),
         ),
         ("geometry", GEOMETRY, lambda: geometry_panel(geometry_of(session, arms), registration)),
     )
@@ -74,9 +76,9 @@ def _partial(
     Of a recording, that is: a live run has both of every seed.
     """
     from persona_lib.panels.geometry import states_of_some
-    from persona_lib.panels.text_rows import texts_of_some
+    from persona_lib.panels.samples import texts_of_some
 
-    if session.stored is None:
+    if not session.stored:
         return [], []
 
     def sentence(
@@ -96,13 +98,13 @@ def _partial(
 
 def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the panel of the embedded classifier, and that of the judge."""
-    from persona_lib.commands.judging import CALIBRATION
     from persona_lib.panels.following import (
         DISCRIMINABILITY,
         FOLLOWING,
         discriminability_panel,
         following_panel,
     )
+    from persona_lib.panels.judge.calibration import CALIBRATION
     from persona_lib.panels.judge.coverage import UnscoredCeiling
 
     titles = {"discriminability": DISCRIMINABILITY, "following": FOLLOWING}
@@ -148,21 +150,39 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 
 def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     """Judge every completion of these arms; None where no text was recorded."""
-    from persona_lib.commands.judging import judge_texts
+    from persona_lib.commands.session import DATA
+    from persona_lib.panels.judge.judged import judge_texts
+    from persona_lib.panels.judge.triples import load_triples
+    from persona_lib.records import Completion
+    from persona_lib.specs.personas import load_personas, load_questions
 
     # The classifier is fitted on the raw model.
     table = _texts_of_models(session, _with_raw(models_of(session, arms)))
-    return None if table is None else judge_texts(session, table)
+    if table is None:
+        return None
+    registration, judge = session.registration, session.text_judge
+    personas = {p.id: p for p in load_personas(DATA / "personas.json")}
+    listed = load_questions(DATA / "questions.json").values()
+    questions = {q.id: q for several in listed for q in several}
+    return judge_texts(
+        [Completion(**row) for row in table.to_pylist()],
+        registration,
+        personas=personas,
+        questions=questions,
+        triples=load_triples(DATA / "judge", tuple(personas), tuple(questions)),
+        judge=None
+        if judge is None
+        else judge.make(store=session.store_root, marker=registration.marker),
+        progress=session.progress,
+    )
 
 
 def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the scores of these arms and of the models under them, None for totals."""
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_scores
-
-        found = load_scores(session.stored, session.registration)
+    if session.stored:
+        found = session.opened.scores
         return None if found is None else _of_models(found, models_of(session, arms))
-    return _joined([session.scores(*model) for model in models_of(session, arms)])
+    return session.table(models_of(session, arms), "scores")
 
 
 def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
@@ -170,47 +190,31 @@ def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     return _texts_of_models(session, models_of(session, arms))
 
 
-def _texts_of_models(session: Session, models: Sequence[tuple[str, str]]) -> pa.Table | None:
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_texts
-
-        found = load_texts(session.stored)
+def _texts_of_models(session: Session, models: Sequence[ModelId]) -> pa.Table | None:
+    if session.stored:
+        found = session.opened.texts
         return None if found is None else _of_models(found, models)
-    from persona_lib.pipeline.results import run_texts
-
-    return _joined(
-        [run_texts(run, *model, session.store) for model in models for run in session.runs]
-    )
+    return session.table(models, "completions")
 
 
 def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the cosines of these models' hidden states, None where none were recorded."""
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_geometry
-
-        return load_geometry(session.stored)
-    from persona_lib.pipeline.results import geometry_stage, run_geometry
-    from persona_lib.store.stage import build
-
+    if session.stored:
+        return session.opened.geometry
     # Every change is measured from the raw model as well.
-    models = _with_raw(models_of(session, arms))
-    build([geometry_stage(run, *m) for run in session.runs for m in models], session.store)
-    return _joined(
-        [run_geometry(run, *model, session.store) for run in session.runs for model in models]
-    )
+    return session.table(_with_raw(models_of(session, arms)), "geometry")
 
 
-def models_of(session: Session, arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (phase, name) of the models under these arms, and of the arms."""
-    found = [(PRE, prior) for prior in session.priors_of(arms)]
-    return found + [(POST, arm.name) for arm in session.registration.arms if arm.name in arms]
+def models_of(session: Session, arms: Sequence[str]) -> tuple[ModelId, ...]:
+    """Return the models under these arms, and the arms."""
+    return session.registration.models(arms)
 
 
-def _with_raw(models: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _with_raw(models: tuple[ModelId, ...]) -> tuple[ModelId, ...]:
     """Return the models with the raw one among them, first where it was missing."""
     from persona_lib.specs.registration import RAW
 
-    return models if (PRE, RAW) in models else [(PRE, RAW), *models]
+    return models if (PRE, RAW) in models else (ModelId(PRE, RAW), *models)
 
 
 def _made(name: str, title: str, make: Callable[[], Panel]) -> Panel:
@@ -222,7 +226,7 @@ def _made(name: str, title: str, make: Callable[[], Panel]) -> Panel:
         return Panel(name=name, title=title, data={}, missing=f"could not be made: {error}")
 
 
-def _of_models(table: pa.Table, models: Sequence[tuple[str, str]]) -> pa.Table:
+def _of_models(table: pa.Table, models: Sequence[ModelId]) -> pa.Table:
     import pyarrow.compute as pc
 
     wanted = None
@@ -230,9 +234,3 @@ def _of_models(table: pa.Table, models: Sequence[tuple[str, str]]) -> pa.Table:
         one = (pc.field("phase") == phase) & (pc.field("model") == name)
         wanted = one if wanted is None else wanted | one
     return table.filter(wanted)
-
-
-def _joined(tables: Sequence[pa.Table]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.concat_tables(tables)

@@ -44,7 +44,7 @@ SIMULATED_EQUALITY = (
     "simulated without a difference, this null rule passes in 10 % of data sets at a rate of 27 % "
     "and in 97 % at 2 %; TOST errs in 10 % at 3 %, not in 5"
 )
-"""Worlds "Heavy" of docs/calibration.md: 7 personas, 20 questions that differ much, 10 samples."""
+"""Worlds "Heavy" of docs/statistics.md: 7 personas, 20 questions that differ much, 10 samples."""
 
 
 class Outcome(Enum):

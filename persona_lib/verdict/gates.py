@@ -142,7 +142,7 @@ def over_runs(
 
     Student's t of R figures, df = R - 1 (Student 1908). Runs share their questions, which
     this spread lacks: the interval is widened to contain that of all runs together, which
-    clusters by question and has a width if all figures are 0 or 1. docs/calibration.md has
+    clusters by question and has a width if all figures are 0 or 1. docs/statistics.md has
     the error rates.
 
     If K numbers each have to keep the bound (`Reading.parts`), each has its own mean and

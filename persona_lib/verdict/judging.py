@@ -29,7 +29,7 @@ The kill criterion is SUPPORTED ("not triggered") above its rate and REFUTED
 ("triggered") at or below it: a point rule, as registered.
 
 Effects, rates and ratios are compared with a tolerance (`persona_lib.stats.thresholds`),
-so that 0.60 - 0.40 is at least 0.20. docs/verdicts.md has the whole contract.
+so that 0.60 - 0.40 is at least 0.20. docs/statistics.md has the whole contract.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from persona_lib.verdict.training_runs import NOT_READ
 from persona_lib.verdict.verdict import Verdict
 
 if TYPE_CHECKING:
-    from persona_lib.specs.seal import Seal
+    from persona_lib.specs.seal import SealState
 
 _NAMED = 3
 """Gates are named in a label up to this many."""
@@ -71,7 +71,7 @@ class Judging:
         evidence: Evidence,
         *,
         stricter: Registration | None = None,
-        seal: Seal | None = None,
+        seal: SealState | None = None,
     ) -> None:
         self.registration, self.evidence = registration, evidence
         self.stricter, self.seal = stricter, seal

@@ -16,7 +16,7 @@ from persona_lib.evidence.cells import Bools, Floats, Grid
 from persona_lib.evidence.evidence import ROLES, Count, Evidence
 from persona_lib.records import POST
 from persona_lib.specs.registration import TriageClaim
-from persona_lib.stats.bootstrap import Clusters, difference, nothing
+from persona_lib.stats.bootstrap import Clusters, difference
 from persona_lib.stats.equivalence import equivalence
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.lengths import completed_only, shorter_median, within
@@ -187,7 +187,7 @@ def naive(of: Contrast) -> Looks:
 def each_seed(of: Contrast) -> Looks:
     """The effect of every training run by itself, for display."""
     return tuple(
-        nothing(a.n + b.n, None, of.confidence, f"seed {seed} alone", "", value=a.rate - b.rate)
+        Estimate.bare(a.n + b.n, None, of.confidence, f"seed {seed} alone", value=a.rate - b.rate)
         for seed, (a, b) in of.evidence.per_seed(*of.arms).items()
     )
 
@@ -275,7 +275,7 @@ def _bootstrap(
         rows = rows if kept is None else rows & kept
         if not rows.any():
             note = f"{arm} has no such completion"
-            return nothing(0, None, statistics.confidence, method, note)
+            return Estimate.bare(0, None, statistics.confidence, method, note)
         cell = grid.row_persona[rows] * len(grid.questions) + grid.row_question[rows]
         _, index = np.unique(cell, return_inverse=True)
         counts = np.bincount(index, weights=hits[rows].astype(float)).astype(np.float64)
