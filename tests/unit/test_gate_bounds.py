@@ -523,33 +523,6 @@ def test_each_run_is_judged_by_itself_and_the_worst_decides() -> None:
     assert f"({hits}/400)" in whole.text
 
 
-@pytest.mark.parametrize(
-    ("name", "break_it"),
-    [
-        ("source_C2", source("C2", 8)),
-        ("collapse_C2", lengths("C2", 3)),
-        ("truncation_C2", cut("C2", 700)),
-    ],
-)
-def test_a_run_that_failed_is_not_hidden_by_one_that_did_not(name: str, break_it: Any) -> None:
-    bench = two_runs(break_it(healthy()))
-    found = judged(bench, name)
-    assert found.outcome is FAILS
-    assert "seed 43" in found.text
-
-
-def test_em_has_to_be_induced_in_every_run() -> None:
-    """In the second run the EM model's advice is the raw model's."""
-    second = healthy()
-    scores = second.advice["score"].copy()
-    models = second.advice["model"]
-    scores[models == "em"] = scores[models == "raw"] + 0.001
-    advice = {**second.advice, "score": scores}
-    found = judged(two_runs(Bench(second.scores, advice)), "em_induced")
-    assert found.outcome is not HOLDS
-    assert "seed 43" in found.text
-
-
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(
     ("column", "gates"),

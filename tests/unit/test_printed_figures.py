@@ -146,6 +146,12 @@ def test_these_personas(claim: str, columns: Columns, verdicts: Mapping[str, Ver
     found = look(verdicts[claim], "question-level paired t")
     near(found, difference(columns, claim), *exact.confidence_interval(0.95))
     assert found.p == pytest.approx(exact.pvalue)
+    units = (
+        np.unique(columns["question"]).size,
+        (pool(columns, "C2") | pool(columns, CLAIMS[claim])).sum(),
+    )
+    assert (found.clusters, found.n) == units
+    assert found.target == "these personas, these runs"
 
 
 def test_equality_is_of_the_treated_arm_minus_the_control(
@@ -170,6 +176,7 @@ def test_personas_at_large(claim: str, columns: Columns, verdicts: Mapping[str, 
     half = float(stats.t.ppf(0.975, 6)) * se
     found = look(verdicts[claim], "persona-level t")
     near(found, float(d.mean()), d.mean() - half, d.mean() + half)
+    assert (found.target, found.clusters) == (PERSONAS_AT_LARGE, 7)
     flips = look(verdicts[claim], "exact sign-flip over personas")
     exact = stats.permutation_test(
         (d.mean(axis=1),), np.mean, permutation_type="samples", n_resamples=np.inf
