@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from persona_lib.report.pieces import Number, Piece, Quote, Run
+from persona_lib.report.pieces import Node, Number, Piece, Quote, Run
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,27 @@ class Table:
 
 Cell = Piece | Run
 """What a cell is written as: one piece, or several."""
+Columns = Mapping[str, Callable[[Node], Cell]]
+"""By header, what makes a cell of an entry."""
 
 
-def table(
-    caption: Cell, head: Sequence[str], rows: Iterable[Sequence[Cell]], *, folded: bool = False
-) -> Table:
-    """Return a table of cells."""
+def table(caption: Cell, head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
+    """Return a table of rows."""
     written = tuple(tuple(_run(cell) for cell in row) for row in rows)
-    return Table(_run(caption), tuple((name,) for name in head), written, folded)
+    return Table(_run(caption), tuple((name,) for name in head), written)
+
+
+def table_of(
+    caption: Cell, entries: Iterable[Node], columns: Columns, *, folded: bool = False
+) -> list[Table]:
+    """Return a table with a row for each entry, none without entries."""
+    rows = [[cell(entry) for cell in columns.values()] for entry in entries]
+    return [replace(table(caption, list(columns), rows), folded=folded)] if rows else []
+
+
+def named(field: str = "name") -> Callable[[Node], Cell]:
+    """Return what quotes a string of an entry."""
+    return lambda entry: entry[field].words()
 
 
 def _run(cell: Cell) -> Run:

@@ -6,10 +6,13 @@ from persona_lib.report.blocks import (
     Block,
     Bullets,
     Cell,
+    Columns,
     Heading,
     Para,
     Section,
+    named,
     table,
+    table_of,
 )
 from persona_lib.report.pieces import NONE, Node, Run, listed
 
@@ -119,9 +122,8 @@ def provenance(root: Node) -> Section:
         ),
     ]
     blocks: list[Block] = [table("Code and machine", ("item", "value"), rows)]
-    packages = [(one.key(), one.words()) for one in found["packages"]]
-    if packages:
-        blocks.append(table("Packages", ("package", "version"), packages, folded=True))
+    packages: Columns = {"package": lambda one: one.key(), "version": lambda one: one.words()}
+    blocks += table_of("Packages", found["packages"], packages, folded=True)
     return Section("provenance", "Provenance", tuple(blocks))
 
 
@@ -169,28 +171,23 @@ def judging(root: Node) -> list[Section]:
 
 def cost(root: Node) -> Section:
     """Return what each stored stage took: seconds, tokens, peak memory, engine starts."""
-    rows = [
-        (
-            stage["stage"].words(),
-            stage["label"].words(),
-            stage["seed"].num("id"),
-            "stored" if stage["stored"].value is True else "not stored",
-            stage["seconds"].num("f1"),
-            stage["tokens"].num("n"),
-            stage["peak_mib"].num("f0"),
-            stage["peak_of"].words(),
-            stage["engine_starts"].num("n"),
-        )
-        for stage in root["stages"]
-    ]
-    words = "Stored evidence was judged: no stage was run for this report."
-    blocks: list[Block] = []
-    if rows:
-        names = ("stage", "of", "seed", "entry", "seconds", "tokens", "MiB", "memory of", "starts")
-        blocks.append(table("Stages that these arms rest on", names, rows))
-        words = (
-            "Tokens were sampled, trained on or read, as the stage does. MiB is the peak of "
-            "memory during the stage: of tensors on the GPU (cuda), or of the whole process. "
-            "Starts: how often base weights were read. A dash: not recorded."
-        )
-    return Section("cost", "Cost of each stage", (*blocks, Para((words,))))
+    columns: Columns = {
+        "stage": named("stage"),
+        "of": named("label"),
+        "seed": lambda s: s["seed"].num("id"),
+        "entry": lambda s: "stored" if s["stored"].value is True else "not stored",
+        "seconds": lambda s: s["seconds"].num("f1"),
+        "tokens": lambda s: s["tokens"].num("n"),
+        "MiB": lambda s: s["peak_mib"].num("f0"),
+        "memory of": named("peak_of"),
+        "starts": lambda s: s["engine_starts"].num("n"),
+    }
+    stages = table_of("Stages that these arms rest on", root["stages"], columns)
+    words = (
+        "Tokens were sampled, trained on or read, as the stage does. MiB is the peak of "
+        "memory during the stage: of tensors on the GPU (cuda), or of the whole process. "
+        "Starts: how often base weights were read. A dash: not recorded."
+        if stages
+        else "Stored evidence was judged: no stage was run for this report."
+    )
+    return Section("cost", "Cost of each stage", (*stages, Para((words,))))
