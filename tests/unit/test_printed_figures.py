@@ -6,6 +6,7 @@ so that arms exchanged, a seed left out or the worst seed taken for all change e
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +26,7 @@ from persona_lib.stats.targets import PERSONAS_AT_LARGE, TRAINING_RUNS
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.judging import judge
 from persona_lib.verdict.summary import summary
-from persona_lib.verdict.verdict import Verdict, families
+from persona_lib.verdict.verdict import Family, Verdict, families
 from tests.synthetic import FEW, scores
 from tests.uneven_rows import ROSTER, SEEDS, uneven
 
@@ -257,6 +258,7 @@ def test_holm_is_over_the_printed_p_in_the_order_of_claims(verdicts: Mapping[str
         assert family.p == tuple(p)
         assert family.holm == pytest.approx(multipletests(p, method="holm")[1])
         assert family.bonferroni == pytest.approx(multipletests(p, method="bonferroni")[1])
+        assert Family.from_json(json.loads(json.dumps(family.to_json(), allow_nan=False))) == family
 
 
 def seeds_of_c2(*rates: float) -> RecordEvidence:
