@@ -1,4 +1,4 @@
-"""The blocks of a report, which Markdown and HTML are both written from."""
+"""Blocks of a report: headings, tables, figures; Markdown and HTML are written from them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Verbatim:
-    """Text that somebody else wrote, shown as it is, under a line that says what it is."""
+    """Text of others, shown as it is under a label."""
 
     label: Run
     text: Quote

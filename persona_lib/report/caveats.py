@@ -196,7 +196,7 @@ def _of_panels(root: Node) -> Iterator[Raised]:
 def _dirty(root: Node) -> Iterator[Raised]:
     dirty = root["provenance"]["git"]["dirty"]
     if dirty.value is True:
-        words = "The code that judged had uncommitted changes: nobody can get it again."
+        words = "The code that judged had uncommitted changes: it cannot be obtained again."
         yield Raised("dirty_tree", (words,), dirty.at)
 
 

@@ -31,7 +31,7 @@ KNOWN = ("discriminability", "following", "geometry", "lengths", "samples")
 
 
 def panels(root: Node, pictures: Pictures) -> list[Section]:
-    """Return one section for every panel; one that is not there says so."""
+    """Return one section for every panel, whether or not it was made."""
     others = [name for name in root["panels"].value or {} if name not in KNOWN]
     found = [_section(root["panels"][name], name, pictures) for name in KNOWN]
     for i, name in enumerate(others):  # a name from elsewhere is no anchor
@@ -188,8 +188,8 @@ def _samples(data: Node, _: Pictures) -> list[Block]:
     blocks: list[Block] = [
         Para(
             (
-                "A few completions of each arm, drawn by a named seed and spread over roles; "
-                "nobody chose them. Control characters are shown as signs. At most ",
+                "A few completions of each arm, drawn by a named seed and spread over roles. "
+                "Control characters are shown as signs. At most ",
                 data["limit"].num("n"),
                 " characters of each are shown.",
             )

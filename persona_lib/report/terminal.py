@@ -75,7 +75,7 @@ def verdict_table(
         lines += _checks(evidence)
         lines += ["", *_arms(evidence)]
         if not any(gate.kind == FalsePositiveGate.__name__ for gate in judged):
-            lines += _false_positives(evidence)  # such a gate's figure says the same
+            lines += _false_positives(evidence)  # such a gate shows the same figure
         lines += _split(evidence)
         lines += _by_length(evidence)
     lines += _notes(read, evidence)
@@ -102,7 +102,7 @@ def _heading(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) ->
 def _seal(
     verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None
 ) -> tuple[str, tuple[str, ...]]:
-    """Return what the heading says of the seal, and the lines under it."""
+    """Return the seal in the heading, and the lines under it."""
     if evidence is None:
         first = verdicts[0]
         return seal_text(first.sealed, first.amendments), first.seal_lines
@@ -130,7 +130,7 @@ def _claims(verdicts: Sequence[Verdict]) -> list[str]:
         lines += _wrap(f"{verdict.label}. {verdict.contrast}. Rule: {verdict.rule}", " " * 6)
         for look in verdict.estimates:
             if look.target != TRAINING_RUNS or look.p is not None or verdict.over_runs is None:
-                lines += _target(look)  # why there is none over runs is said above already
+                lines += _target(look)  # the line above gives why there is none
         for note in verdict.notes:
             if note.startswith(REFUSED) or note == SIMULATED_EQUALITY:
                 lines += _wrap(note, " " * 6)
@@ -140,7 +140,7 @@ def _claims(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def _over_runs(verdict: Verdict) -> list[str]:
-    """What the outcome says and training runs do not: marked, directly under it."""
+    """Return what training runs do not show of the outcome, for the line under it."""
     over = verdict.over_runs
     if over is None or over.shown:
         return []
@@ -278,7 +278,7 @@ def _split(evidence: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
-    """Notes that all verdicts share are said once, under the table."""
+    """Return the notes that all verdicts share, once."""
     runs = [note for verdict in verdicts for note in verdict.notes if "training run" in note]
     lines = [line for note in dict.fromkeys(runs) for line in _wrap(note, "")]
     for sentence in evidence["unavailable"] if evidence is not None else ():

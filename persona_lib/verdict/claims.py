@@ -48,7 +48,7 @@ SIMULATED_EQUALITY = (
 
 
 class Outcome(Enum):
-    """What the registered rule says of a claim on this evidence."""
+    """The outcome of a claim on this evidence."""
 
     SUPPORTED = "SUPPORTED"
     REFUTED = "REFUTED"
@@ -319,7 +319,7 @@ def _check_resolution(claim: DifferenceClaim, registration: Registration) -> Non
 
 
 def _notes(effect: Estimate, evidence: Evidence) -> tuple[str, ...]:
-    """What a reader of any contrast has to know."""
+    """Return that the sign is flipped, and what one seed could mistake."""
     notes = []
     if effect.has_interval and below(effect.high, 0):
         notes.append("the sign is flipped: the interval lies below 0")

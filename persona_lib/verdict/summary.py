@@ -23,7 +23,7 @@ def summary(
     checks: Sequence[GateResult] = (),
     seal: SealState | None = None,
 ) -> dict[str, Any]:
-    """Return what the evidence says of every arm, as strict JSON data.
+    """Return the evidence on every arm as strict JSON data.
 
     Rates are proportions, lengths are tokens, null is what is not known. ``order`` of an
     arm or prior is its place in the registration, by which summaries are merged.

@@ -44,8 +44,8 @@ class OverRuns(AsJson):
         status: one of `STATUSES`. ``invalid``: a needed gate does not hold, and nothing
             is read.
         missing: what is not shown: ``sign``, ``outcome``, both, or nothing.
-        outcome: what the registered rule says of the estimate over runs; "" without one.
-        estimate: that estimate; None where totals tell no runs apart.
+        outcome: the registered rule's on the estimate over runs; "" without one.
+        estimate: that estimate; None if only totals are known.
         text: all of it in words.
     """
 
@@ -57,7 +57,7 @@ class OverRuns(AsJson):
 
     @property
     def shown(self) -> bool:
-        """Nothing that the verdict says is left unshown over runs, or nothing is read."""
+        """Runs show all of the verdict, or nothing is read."""
         return self.status in (BORNE_OUT, INVALID)
 
 
@@ -115,7 +115,7 @@ def difference_over_runs(
     """Return the difference of two arms over training runs: t, then the exact p.
 
     Args:
-        evidence: whose registration says what the arms share.
+        evidence: its registration names what the arms share.
         arms: treated and control.
         figures: what is compared, of each arm, by seed.
         n: completions behind both.
@@ -169,11 +169,11 @@ def compare(
     """Return whether training runs bear out an outcome, and the sign where it is shown.
 
     Args:
-        outcome: what the registered rule said.
+        outcome: of the registered rule.
         effect: the registered estimate.
         over: the estimate over training runs, None where none can be made.
         rule: the registered rule over runs; asked where `over` has an interval.
-        evidence: says how many runs there are.
+        evidence: has the number of runs.
     """
     if evidence.grid() is None:
         return OverRuns(status=UNKNOWN, text="over training runs: not known from totals")
