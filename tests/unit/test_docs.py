@@ -114,4 +114,5 @@ def test_every_marker_of_the_science_is_named() -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_folder_options_are_written_with_an_equals_sign(name: str) -> None:
-    assert not re.findall(r"--(?:store|stored|data|report) [\w./~]", TEXTS[name])
+    own = re.sub(r"<!-- made: (\w+) -->.*<!-- end: \1 -->", "", TEXTS[name], flags=re.DOTALL)
+    assert not re.findall(r"--(?:store|stored|data|report) [\w./~]", own)

@@ -1,4 +1,4 @@
-"""One name for one thing: what the glossary of docs/architecture.md retired stays away."""
+"""One name for one thing: what the glossary of docs/extending.md retired stays away."""
 
 from __future__ import annotations
 
