@@ -29,7 +29,7 @@ from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.registration import Registration
 from persona_lib.specs.seal import append, check_sealed, differences
-from persona_lib.verdict.judging import judge
+from persona_lib.verdict.judging import Judging
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Verdict
 from tests.report_bodies import write
@@ -454,7 +454,7 @@ def judged_after(tmp_path: Path, *sentence: tuple[str, str]) -> dict[str, Any]:
         "registration": few.name,
         "registration_digest": few.digest,
         "seal": json.loads(json.dumps(asdict(seal))),
-        "verdicts": [judge(few, found, "H1", seal=seal).to_json()],
+        "verdicts": [Judging(few, found, seal=seal).claim("H1").to_json()],
         "gates": [],
         "families": [],
         "summary": summary(few, found, seal=seal),
@@ -491,7 +491,7 @@ def test_rules_sealed_before_the_data_say_nothing_of_it(tmp_path: Path) -> None:
     assert "after seeing" not in table
     folder = write(tmp_path / "report", body)
     text = (folder / "report.md").read_text(encoding="utf-8")
-    assert "By what their seals say, no data had been seen by then." in text
+    assert "According to their seals, no data had been seen by then." in text
     assert "sealed_after_data" not in text
     del body["seal"]["seen"]  # as older files have it
     text = (write(tmp_path / "older", body) / "report.md").read_text(encoding="utf-8")
@@ -572,15 +572,17 @@ def test_session_takes_its_seal_from_its_folder(tmp_path: Path) -> None:
 
 def test_a_chain_that_was_replaced_after_a_recording_is_told_of(tmp_path: Path) -> None:
     """The recording's manifest holds the head of the chain as it was."""
-    kept = Session(registration=ISSUE262, profile=MICRO, stored=GOLDEN_TINY)
+    kept = Session(registration=ISSUE262, profile=MICRO, stored=(GOLDEN_TINY,))
     recorded = json.loads((GOLDEN_TINY / "manifest.json").read_text())["recorded"]["seal"]["head"]
     assert kept.seal.head == recorded
     assert not any("another seal" in one.data_seen for one in kept.seal.seen)
     sealed(tmp_path, ISSUE262)
-    anew = Session(registration=ISSUE262, profile=MICRO, stored=GOLDEN_TINY, prereg=tmp_path)
+    anew = Session(registration=ISSUE262, profile=MICRO, stored=(GOLDEN_TINY,), prereg=tmp_path)
     (description,) = [one for one in anew.seal.seen if "another seal" in one.data_seen]
     assert f"(head {recorded[:12]})" in description.data_seen
-    file = Session(registration=ISSUE262, profile=MICRO, stored=tmp_path / "x.csv", prereg=tmp_path)
+    file = Session(
+        registration=ISSUE262, profile=MICRO, stored=(tmp_path / "x.csv",), prereg=tmp_path
+    )
     assert not any("another seal" in one.data_seen for one in file.seal.seen)
 
 
