@@ -1,7 +1,7 @@
 """Other looks at a contrast: estimates printed beside the registered rule, deciding nothing.
 
 A new look is a function of a `Contrast` added to `LOOKS`; it returns nothing if the
-evidence lacks what it reads (`Evidence.unavailable` says what is missing).
+evidence lacks what it reads (`Evidence.unavailable` names it).
 """
 
 from __future__ import annotations

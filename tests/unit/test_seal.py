@@ -24,8 +24,8 @@ from persona_lib.commands.record import record
 from persona_lib.commands.session import PREREG, Session
 from persona_lib.digests import canonical
 from persona_lib.errors import SealError, SpecError
-from persona_lib.report import verdict_table
 from persona_lib.report.numbers import check_report
+from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.registration import Registration
 from persona_lib.specs.seal import append, check_sealed, differences
@@ -473,7 +473,7 @@ def test_rules_sealed_before_the_data_say_nothing_of_it(tmp_path: Path) -> None:
     table, text, _ = shown(body, tmp_path / "report")
     assert "(sealed 2026-01-02, 0 amendments)" in table
     assert "after seeing" not in table
-    assert "By what their seals say, no data had been seen by then." in text
+    assert "According to their seals, no data had been seen by then." in text
     assert "sealed_after_data" not in text
     del body["seal"]["seen"]  # as older files have it
     assert "What data had been seen by then is not recorded" in shown(body, tmp_path / "older")[1]
