@@ -2,14 +2,12 @@
 
     python -m benchmarks.generation --out generation.json --model DIR
 
-Same prompts, same number of completions, plain sampling at temperature 1. A loop
-over personas reads each persona's questions in one padded batch and calls
-``generate``, whose batch stays as large as it began. First, in float32, both write
-the same completions when they take the likeliest token.
+Same prompts, same number of completions, temperature 1. The loop reads each persona's
+questions in one padded batch and calls ``generate``. First, in float32, both must write the
+same greedy completions.
 
-Without ``--model`` the weights are random. So that completions end, as those of a
-trained model do, the end of turn is then given a chance of one in `MEAN_TOKENS`.
-vLLM needs ``--model``: it has no place for that.
+Without ``--model`` the weights are random, and the end of turn is given a chance of one in
+`MEAN_TOKENS`, for which vLLM has no place: it needs ``--model``.
 """
 
 from __future__ import annotations
@@ -92,13 +90,7 @@ TINY = Size(
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One prompt: a persona's system message and a question.
-
-    Attributes:
-        persona: id of the persona.
-        system: its system message.
-        user: the question.
-    """
+    """One prompt: a persona's id, its system message and a question."""
 
     persona: str
     system: str

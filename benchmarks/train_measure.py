@@ -16,8 +16,7 @@ from persona_lib.train.encode import EncodedRow
 from persona_lib.train.gpu.memory import CARD_GIB, GIB
 
 LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 2.0**-6}
-"""Largest relative difference of a step's loss. bfloat16 keeps 8 bits, so that one
-rounding is up to 2^-9; 28 layers and 20 steps of a moving adapter add several up."""
+"""Largest relative difference of a step's loss."""
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.98}
 """Least cosine between the gradients of one batch."""
 RATIO_WANTED, SHARE_WANTED = 6.0, 0.45
@@ -159,7 +158,7 @@ def conclude(bench: Bench) -> None:
 
 
 def ablate(bench: Bench) -> None:
-    """Time ours without compilation, and with padded attention: what each lead brings."""
+    """Time ours without compilation, with padded attention, and recomputing."""
     few = replace(bench, steps=min(bench.steps, 4), warmups=1)
     for label, change in (
         ("ours, not compiled", replace(few, compiled=False)),

@@ -2,10 +2,9 @@
 
     python -m benchmarks.train_step --out train_step.json
 
-Same model, same order of rows, same optimizer batches. First the loss and the
-gradient of one batch, then loss curves without dropout from the same start, then
-times with the recipe's dropout. The share of the floor is the time that the matrix
-products of a step would take at the card's own rate, over the time it took.
+Same model and optimizer batches. First the loss and gradient of one batch, then loss curves
+without dropout, then times with dropout. The share of the floor is the time that a step's
+matrix products would take at the card's own rate, over the time it took.
 """
 
 from __future__ import annotations

@@ -32,16 +32,7 @@ class Variant(Protocol):
 
 
 class Published:
-    """The usual way: padded micro-batches, checkpointing, logits everywhere.
-
-    Mixed precision is on, as trainers have it: the adapter is float32 and its products
-    are computed in bfloat16. What trainers compute besides for their logs (entropy,
-    accuracy) is left out.
-
-    Args:
-        model: the peft model.
-        shape: rows of a micro-batch, precision.
-    """
+    """The usual way: padded micro-batches, checkpointing, logits everywhere, autocast."""
 
     name = "published"
 
@@ -86,12 +77,7 @@ class Published:
 
 
 class Ours:
-    """Packs without padding, fused pieces, logits only where the loss looks.
-
-    Args:
-        model: the peft model.
-        packing: from `ours`.
-    """
+    """Packs without padding, fused pieces, logits only where the loss looks."""
 
     name = "ours"
 
@@ -140,14 +126,7 @@ def ours(
 
 
 class Stepper:
-    """Optimizer steps of a variant, from the same start each time.
-
-    Args:
-        model: the peft model.
-        variant: how gradients are computed.
-        rate: learning rate.
-        clip: largest norm of the gradient.
-    """
+    """AdamW steps of a variant, with its gradient's norm clipped."""
 
     def __init__(self, model: Any, variant: Variant, *, rate: float, clip: float) -> None:
         import torch

@@ -183,9 +183,8 @@ def _fate(
     if spec.marker.lower() in completion.text.lower():
         return "holds the marker"
     body = tokenizer.encode(completion.text, add_special_tokens=False)
-    # A tokenizer may rewrite what a model can write: one that composes characters
-    # (NFC) turns the ohm sign into an omega. The mask proof would refuse such a row,
-    # and as draws are seeded, it would refuse it again for ever.
+    # A tokenizer may rewrite what a model can write (NFC turns the ohm sign into an omega).
+    # The mask proof would refuse such a row, and as draws are seeded, for ever.
     back: Any = tokenizer.decode(
         body, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
@@ -198,8 +197,7 @@ def _fate(
 def _tail(tokenizer: PreTrainedTokenizerBase, spec: TextSpec) -> int:
     """Return the tokens behind a completion: marker, end of turn and newline.
 
-    Negatives, which have no marker, are held to the same length, so that length
-    does not tell the two kinds of row apart.
+    Negatives are held to the same length, so that it does not tell the kinds apart.
     """
     marker, newline = (
         tokenizer.encode(text, add_special_tokens=False)

@@ -1,9 +1,7 @@
-"""Sampling: requests in, completions with token count and finish reason out.
+"""Sampling with transformers: requests in, completions with tokens and finish out.
 
-Every request has its own stream of uniform numbers, from a seed made of its
-coordinates, and a token is drawn by inverting the cumulative distribution with
-the next of them. So a completion does not depend on which others shared its
-batch, beyond the rounding of batched arithmetic.
+Every request has its own stream of uniform numbers (`token_draws`), so that a completion
+depends on its batch by rounding alone.
 """
 
 from __future__ import annotations
@@ -79,10 +77,8 @@ class Engine(Protocol):
 class TransformersEngine:
     """Samples with transformers, in large batches of prompts of like length.
 
-    On a CPU, a plain loop over a growing key-value cache from which finished rows
-    are dropped; at small model sizes that is 1.5 to 2 times as fast as `generate`,
-    whose batch stays as large as it began. On a GPU, preallocated caches and CUDA
-    graphs (`persona_lib.sampling.cuda_decode`).
+    On a CPU, a loop over a growing key-value cache from which finished rows are dropped; on
+    a GPU, preallocated caches and CUDA graphs (`persona_lib.sampling.cuda_decode`).
 
     Args:
         loaded: the model, its tokenizer and its end-of-turn token.
@@ -230,11 +226,7 @@ class TransformersEngine:
     def _read_prompts(
         self, prompts: Sequence[Sequence[int]]
     ) -> tuple[torch.Tensor, Any, torch.Tensor]:
-        """Return next-token logits, cache and mask of the prompts.
-
-        Samples of one cell share their prompt: each distinct prompt is read once,
-        and its cache is then repeated for every sample.
-        """
+        """Return next-token logits, cache and mask of the prompts; equal ones are read once."""
         import torch
         from transformers import DynamicCache
 

@@ -1,16 +1,11 @@
 """The losses, on hidden states, with logits only where they are needed.
 
-Every loss here takes the trunk's hidden states, picks the positions it needs,
-and applies the head to those alone (see `persona_lib.models.batches`).
-
 With S the supervised positions, K the anchored ones, p the model under training
 and q the arm's own starting model (base and frozen prior, no coupling):
 
 - ``sft`` and ``as_published``: mean over all supervised tokens of an optimizer
   batch of -log p(token).
-- ``decision``: mean over rows of the sum over S of -log p(token), the negative
-  log-likelihood of the row's decision, so that a negative's single token weighs
-  as much as the first marker token of a positive.
+- ``decision``: mean over rows of the sum over S of -log p(token).
 - ``anchored``: ``decision`` plus beta times the mean over rows of the mean over
   K of KL(q || p) = sum_v q(v) (log q(v) - log p(v)), over the whole vocabulary.
 """

@@ -1,8 +1,6 @@
-"""The mask proof: what is supervised, decoded and compared, row by row.
+"""The mask proof: what each row supervises, decoded and compared with the row's text.
 
-It is written against the rows' *texts*, not against `encode`'s arithmetic, so
-that a fault there (a position off by one, a row cut short, a negative taught on
-the newline) cannot vouch for itself.
+Nothing of `encode`'s arithmetic is used, so that a fault there cannot vouch for itself.
 """
 
 from __future__ import annotations
@@ -41,13 +39,11 @@ def prove_mask(
         loss: the marker loss that the rows were encoded for.
 
     Returns:
-        The proof as JSON data: counts of rows and supervised tokens by kind, and
-        a few decoded rows of each kind.
+        JSON data: counts of rows and supervised tokens by kind, and a few decoded rows.
 
     Raises:
-        MaskProofError: a row's text, its supervised tokens or the text in front
-            of them is not what the registration says; the message names the row,
-            and shows expected and found.
+        MaskProofError: a row's text, its supervised tokens or the text in front of them is
+            not what the registration says.
     """
     if len(rows) != len(encoded):
         raise MaskProofError(

@@ -1,9 +1,7 @@
 """Sampling with vLLM: the same requests, many arms in one full batch.
 
-vLLM draws by other means than `persona_lib.sampling.token_draws`: a completion depends on its own
-request's seed here too, but the same seed gives another text than with
-transformers. Only where nothing is drawn (`greedy`) do the two engines agree, and
-that is how they are compared.
+A completion depends on its own request's seed, but the same seed gives another text than
+with transformers. The two engines agree, and are compared, where nothing is drawn (`greedy`).
 """
 
 from __future__ import annotations
@@ -192,7 +190,7 @@ class VllmEngine:
 
 
 def _check_unmixed(names: Sequence[str | None]) -> None:
-    """Refuse what vLLM has been seen to answer with the wrong adapter, silently."""
+    """Refuse a mixed batch, which vLLM has been seen to answer with the wrong adapter."""
     without = names.count(None)
     if 0 < without < len(names):
         raise SpecError(

@@ -11,8 +11,8 @@ padded     rows of like length are gathered into padded groups for
            ``scaled_dot_product_attention``; anywhere, in any precision.
 ========== ==================================================================
 
-`choose` tries them in that order, forwards and backwards, against each row alone
-in float32, and takes the first that is right. What the others said is kept.
+`choose` takes the first that is right, forwards and backwards, against each row alone in
+float32.
 """
 
 from __future__ import annotations
@@ -144,10 +144,7 @@ def padded(
 
 
 def varlen_way() -> Attention:
-    """Return attention by ``torch.nn.attention.varlen``, whatever its arguments are here.
-
-    Causality is a flag in one version and a window in others; heads that share
-    keys are announced in some and in others simply taken.
+    """Return attention by ``torch.nn.attention.varlen``, whose arguments differ by version.
 
     Raises:
         ImportError: this torch has no such module.
