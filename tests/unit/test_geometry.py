@@ -40,8 +40,8 @@ from persona_lib.records import (
 )
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
-from persona_lib.store.store import Entry, StageKey
-from tests.byte_model import byte_tokenizer, loaded, ready, saved_adapter, small_model
+from persona_lib.store.store import Entry
+from tests.byte_model import byte_tokenizer, entry, loaded, ready, saved_adapter, small_model
 
 PASSAGES = (
     Passage(prompt=[5, 6, 7], response=[8, 9]),
@@ -318,9 +318,7 @@ def entry_of(folder: Path, texts: Mapping[tuple[str, str], Sequence[str]] = TEXT
         for sample, text in ((1, drawn[1]), (0, drawn[0]), (2, drawn[1]))
     ]  # fmt: skip
     write_rows(folder / COMPLETIONS, sentence, Completion)
-    key = StageKey(stage="completions", version=1, spec={}, inputs={}, seed=None)
-    return Entry(path=folder, key=key, content="0", seconds=0.0, meta={}, provenance={},
-                 built=False)  # fmt: skip
+    return entry(folder)
 
 
 @pytest.fixture
