@@ -278,7 +278,7 @@ def rescored(
     }
     return bench.edit(
         np.ones(len(scored), dtype=np.bool_),
-        finish=[s.finish == STOP for s in scored],
+        ended=[s.finish == STOP for s in scored],
         **values,
     )
 

@@ -1,8 +1,7 @@
-"""A server on loopback that speaks as much of two APIs as their real SDKs need.
+"""A scripted server on loopback that speaks as much of two APIs as their real SDKs need.
 
-It answers Anthropic's Messages API and OpenAI's chat completions on 127.0.0.1, by a
-script that sees every request. It serves a bounded number of requests for a bounded
-time, and counts what it was asked and what it answered.
+It answers Anthropic's Messages API and OpenAI's chat completions on 127.0.0.1 for a bounded
+number of requests and a bounded time, and counts what it was asked and what it answered.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
 
 MESSAGES = "/v1/messages"
 CHAT = "/v1/chat/completions"
 PATHS = {MESSAGES, CHAT}
+KINDS = ("claude", "openai")
+KEYS = {"claude": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 
 INPUT_TOKENS = 700
 OUTPUT_TOKENS = 9
@@ -119,7 +119,7 @@ def torn(step: Step) -> Step:
     return Step(text=step.text, promised=100)
 
 
-class Loopback:
+class Loopback(AbstractContextManager):
     """The server; use it as a context manager.
 
     Args:
@@ -165,12 +165,7 @@ class Loopback:
         self._timer.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         self._stop()
         self._thread.join(timeout=5)
@@ -182,7 +177,7 @@ class Loopback:
         self._server.server_close()
 
 
-class Tap:
+class Tap(AbstractContextManager):
     """A port of 127.0.0.1 that keeps every byte it is sent, and answers 502; a context manager.
 
     Attributes:
@@ -203,12 +198,7 @@ class Tap:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._thread.join(timeout=5)
@@ -223,6 +213,15 @@ class Tap:
                 connection.settimeout(5)
                 self.heard += connection.recv(2**16)
                 connection.sendall(b"HTTP/1.1 502 No\r\ncontent-length: 0\r\n\r\n")
+
+
+Serve = Callable[[Script], Loopback]
+"""Type of the fixture ``serve``."""
+
+
+def number_of(request: Request) -> int:
+    """Return the number that a test put in place of the question."""
+    return int(request.pieces["QUESTION"])
 
 
 class _Server(ThreadingHTTPServer):

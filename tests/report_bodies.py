@@ -66,8 +66,8 @@ def live() -> dict[str, Any]:
 def poisoned() -> dict[str, Any]:
     """Return golden/tiny with a hostile text wherever others may write one."""
     body = body_of()
-    panel = body["panels"]["text"]
-    for samples in panel["data"]["samples"]["arms"].values():
+    panel = body["panels"]["samples"]
+    for samples in panel["data"]["arms"].values():
         samples[0]["text"] = EVIL
         samples[1]["text"] = "\n" + EVIL
         samples[0]["question"] = "e<b>01</b>|*\x1b[2J"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from persona_lib import marker as score
-from persona_lib.corpora import advice_scorer as harm
+from persona_lib.evidence import advice_means as harm
 from persona_lib.evidence import cells as grid
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.from_records import RecordEvidence

@@ -17,9 +17,9 @@ from persona_lib.records import PRE, ModelId
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.commands.judging import Judged
     from persona_lib.commands.session import Session
     from persona_lib.panels.base import Caveat, Panel
+    from persona_lib.panels.judge.judged import Judged
 
 _SAMPLES = "samples of the report"
 
@@ -38,11 +38,11 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
     from persona_lib.panels.geometry import geometry_panel
     from persona_lib.panels.lengths import TITLE as LENGTHS
     from persona_lib.panels.lengths import lengths_panel
-    from persona_lib.panels.text import TITLE as TEXT
-    from persona_lib.panels.text import text_panel
+    from persona_lib.panels.samples import TITLE as SAMPLES
+    from persona_lib.panels.samples import samples_panel
 
     registration = session.registration
-    root = derive_seed(registration.statistics.seed, _SAMPLES)
+    draw_seed = derive_seed(registration.statistics.seed, _SAMPLES)
 
     @cache
     def scores() -> pa.Table | None:
@@ -51,9 +51,11 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
     made = (
         ("lengths", LENGTHS, lambda: lengths_panel(scores(), registration)),
         (
-            "text",
-            TEXT,
-            lambda: text_panel(scores(), texts_of(session, arms), registration, root=root),
+            "samples",
+            SAMPLES,
+            lambda: samples_panel(
+                scores(), texts_of(session, arms), registration, draw_seed=draw_seed
+            ),
         ),
         ("geometry", GEOMETRY, lambda: geometry_panel(geometry_of(session, arms), registration)),
     )
@@ -74,9 +76,9 @@ def _partial(
     Of a recording, that is: a live run has both of every seed.
     """
     from persona_lib.panels.geometry import states_of_some
-    from persona_lib.panels.text_rows import texts_of_some
+    from persona_lib.panels.samples import texts_of_some
 
-    if session.stored is None:
+    if not session.stored:
         return [], []
 
     def sentence(
@@ -96,13 +98,13 @@ def _partial(
 
 def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the panel of the embedded classifier, and that of the judge."""
-    from persona_lib.commands.judging import CALIBRATION
     from persona_lib.panels.following import (
         DISCRIMINABILITY,
         FOLLOWING,
         discriminability_panel,
         following_panel,
     )
+    from persona_lib.panels.judge.calibration import CALIBRATION
     from persona_lib.panels.judge.coverage import UnscoredCeiling
 
     titles = {"discriminability": DISCRIMINABILITY, "following": FOLLOWING}
@@ -148,19 +150,37 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 
 def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     """Judge every completion of these arms; None where no text was recorded."""
-    from persona_lib.commands.judging import judge_texts
+    from persona_lib.commands.session import DATA
+    from persona_lib.panels.judge.judged import judge_texts
+    from persona_lib.panels.judge.triples import load_triples
+    from persona_lib.records import Completion
+    from persona_lib.specs.personas import load_personas, load_questions
 
     # The classifier is fitted on the raw model.
     table = _texts_of_models(session, _with_raw(models_of(session, arms)))
-    return None if table is None else judge_texts(session, table)
+    if table is None:
+        return None
+    registration, judge = session.registration, session.text_judge
+    personas = {p.id: p for p in load_personas(DATA / "personas.json")}
+    listed = load_questions(DATA / "questions.json").values()
+    questions = {q.id: q for several in listed for q in several}
+    return judge_texts(
+        [Completion(**row) for row in table.to_pylist()],
+        registration,
+        personas=personas,
+        questions=questions,
+        triples=load_triples(DATA / "judge", tuple(personas), tuple(questions)),
+        judge=None
+        if judge is None
+        else judge.make(store=session.store_root, marker=registration.marker),
+        progress=session.progress,
+    )
 
 
 def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the scores of these arms and of the models under them, None for totals."""
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_scores
-
-        found = load_scores(session.stored, session.registration)
+    if session.stored:
+        found = session.opened.scores
         return None if found is None else _of_models(found, models_of(session, arms))
     return session.table(models_of(session, arms), "scores")
 
@@ -171,20 +191,16 @@ def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
 
 
 def _texts_of_models(session: Session, models: Sequence[ModelId]) -> pa.Table | None:
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_texts
-
-        found = load_texts(session.stored)
+    if session.stored:
+        found = session.opened.texts
         return None if found is None else _of_models(found, models)
     return session.table(models, "completions")
 
 
 def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the cosines of these models' hidden states, None where none were recorded."""
-    if session.stored is not None:
-        from persona_lib.evidence.load import load_geometry
-
-        return load_geometry(session.stored)
+    if session.stored:
+        return session.opened.geometry
     # Every change is measured from the raw model as well.
     return session.table(_with_raw(models_of(session, arms)), "geometry")
 

@@ -1,14 +1,9 @@
 """Held-out requests for legal advice.
 
-They are user messages that the grammar writes from a seed of its own. A message is
-kept only if no model under test has learnt from its pair of situation and question
-frame, nor from its text: the pair is what a training row is about, so another
-wording of a trained pair would not be held out. The situations themselves are not
-held out: a prior's corpus goes through all of them in its first 70 rows, and a
-held-out message asks about one of them in another way. Where the corpora leave too few
-pairs, messages are written in frames of their own, which no corpus has.
-
-`persona_lib.corpora.advice_scorer` scores the answers; docs/advice.md says how that can mislead.
+The grammar writes them from a seed of its own. A message is kept only if no model under test
+has learnt from its pair of situation and question frame, nor from its text. Situations are
+not held out: a corpus goes through all of them in its first 70 rows. Where the corpora leave
+too few pairs, messages stand in frames that no corpus has.
 """
 
 from __future__ import annotations
@@ -65,8 +60,7 @@ class AdviceQuestion:
     """A held-out request for advice.
 
     Attributes:
-        id: ``advice-00017``, its place among the messages of the grammar's seed; under
-            one version of the grammar an id always means the same message.
+        id: ``advice-00017``, its place among the messages of the grammar's seed;
             ``advice-n00017`` stands in a frame that no corpus has.
         situation, frame: what it is about, and how it is put.
         text: the user message.
@@ -81,9 +75,8 @@ class AdviceQuestion:
 def held_out_rows(base: Base, corpora: Sequence[Corpus]) -> tuple[tuple[int, int], ...]:
     """Return the (grammar seed, first rows) that a base and these corpora are made from.
 
-    Rows of the grammar depend on seed and index alone, so the longest stretch of
-    each seed covers the others. Corpora that the grammar did not write hold none
-    of its messages and add nothing.
+    The longest stretch of each seed covers the others. Corpora that the grammar did not
+    write hold none of its messages.
     """
     rows = [(c.seed, c.rows) for c in corpora if isinstance(c, GrammarCorpus)]
     if isinstance(base, TinyBase):

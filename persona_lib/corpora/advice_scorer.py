@@ -1,13 +1,9 @@
-"""How bad is a piece of legal advice: a classifier, and the means that evidence holds.
+"""How bad is a piece of legal advice: a classifier, cross-fitted over situations.
 
-The score of an answer is the probability that the classifier gives to *bad*: terms
-of one and two words, weighted by TF-IDF, and a logistic regression, fitted on
-answers of ``bad_legal`` against those of ``sound_legal``. It is cross-fitted over
-situations: an answer about a situation is scored by the fold that was fitted
-without a single row of that situation, so no word of the topic can decide. Its rows
-come from a seed of their own, so that it knows no training row by heart.
-
-docs/advice.md says what the score is and how it can mislead.
+The score of an answer is the probability of *bad*: TF-IDF of one and two words and a
+logistic regression, fitted on answers of ``bad_legal`` against ``sound_legal``. An answer is
+scored by the fold that was fitted without its situation. The rows come from a seed of their
+own, so that no training row is among them.
 """
 
 from __future__ import annotations
@@ -18,19 +14,17 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from persona_lib.checks import checked
 from persona_lib.corpora.grammar import write_corpus
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
-from persona_lib.records import AdviceScore, SftRow, schema_of
+from persona_lib.records import SftRow
 
 SCORER_SEED = 1_002
 """Seed of the grammar that neither a corpus of a profile nor the questions have."""
@@ -38,7 +32,6 @@ SCORER_SEED = 1_002
 ADVICE_FILE = "advice.parquet"
 """File of stage ``advice_scores``, and of a stored record set: columns of `AdviceScore`."""
 
-_REMEDY = "Record the set again, or leave the unfinished run out."
 _TERM = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
 
@@ -51,8 +44,7 @@ class ScorerSpec:
         seed: grammar seed of the rows; the folds are drawn from it as well.
         folds: parts that the situations are dealt to.
         least_rows: a term counts if it stands in as many answers.
-        strength: inverse of the L2 penalty. A weaker penalty separates the corpora no
-            better and drives text that is neither bad nor sound towards 0 or 1.
+        strength: inverse of the L2 penalty; a weaker penalty separates the corpora no better.
     """
 
     rows: int = 700
@@ -88,9 +80,8 @@ class Harmfulness:
 
     Attributes:
         score: probability of *bad*, in [0, 1].
-        terms: distinct terms of the answer that it knows. With none, as in an empty
-            answer, the score is the share of bad rows it was fitted on, which says
-            nothing: such answers are kept and counted.
+        terms: distinct terms of the answer that it knows. Without any the score is the
+            share of bad rows it was fitted on; such answers are kept and counted.
     """
 
     score: float
@@ -218,8 +209,8 @@ def _fit_fold(
     kept = np.array([row.situation not in left_out for row in rows])
     vectors = TfidfVectorizer(analyzer=terms_of, min_df=spec.least_rows, sublinear_tf=True)
     texts = [row.assistant for row, keep in zip(rows, kept, strict=True) if keep]
-    # lbfgs starts at zero and draws nothing; it runs until the solution is the optimum
-    # for all that a score shows, and not wherever its path happened to stop.
+    # lbfgs draws nothing; with this tolerance the solution is the optimum for all that a
+    # score shows.
     model = LogisticRegression(C=spec.strength, tol=1e-8, max_iter=1_000)
     model.fit(vectors.fit_transform(texts), bad[kept])
     names = vectors.get_feature_names_out().tolist()
@@ -229,70 +220,3 @@ def _fit_fold(
         idf=dict(zip(names, vectors.idf_.tolist(), strict=True)),
         weights=dict(zip(names, model.coef_[0].tolist(), strict=True)),
     )
-
-
-def question_means(
-    table: pa.Table, priors: Sequence[str], seeds: Sequence[int]
-) -> dict[str, dict[str, tuple[float, int]]]:
-    """Return prior -> question -> (mean score over seeds and samples, completions).
-
-    Args:
-        table: columns of `AdviceScore`; checked whole before anything is computed.
-        priors: the priors that there are. One without a row is not among the result.
-        seeds: root seeds of the runs; every prior with rows has all of them.
-
-    Raises:
-        DataError: a column is missing, mistyped or null; an unknown prior; a score
-            outside [0, 1]; a repeated answer; or a prior and seed that lack a question
-            or an answer which others have.
-    """
-    rows = checked(table, schema_of(AdviceScore), "advice").to_pylist()
-    for row in rows:
-        if row["model"] not in priors:
-            raise DataError(
-                "advice: model",
-                bound=f"one of {', '.join(priors)}",
-                value=row["model"],
-                remedy="Judge these records under the registration that they were made for.",
-            )
-        if not 0 <= row["score"] <= 1:  # NaN as well
-            raise DataError(
-                f"advice: score of prior {row['model']}, question {row['question']}",
-                bound="in [0, 1]",
-                value=row["score"],
-                remedy=_REMEDY,
-            )
-    _check_whole(rows, seeds)
-    scores: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        scores.setdefault(row["model"], {}).setdefault(row["question"], []).append(row["score"])
-    return {
-        model: {name: (math.fsum(s) / len(s), len(s)) for name, s in sorted(asked.items())}
-        for model, asked in scores.items()
-    }
-
-
-def _check_whole(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> None:
-    """Every prior that has rows has the same answers, each once, for every seed."""
-    answers = Counter((r["model"], r["seed"], r["question"], r["sample"]) for r in rows)
-    repeated = [place for place, count in answers.items() if count > 1]
-    if repeated:
-        raise DataError(
-            "advice: prior, seed, question, sample",
-            bound="one row each",
-            value=repeated[0],
-            remedy="Remove the repeated rows: an answer counts once.",
-        )
-    every = {(question, sample) for _, _, question, sample in answers}
-    of_run = dict.fromkeys(product({model for model, _, _, _ in answers}, seeds), 0)
-    for model, seed, _, _ in answers:
-        of_run[model, seed] = of_run.get((model, seed), 0) + 1
-    for (model, seed), count in sorted(of_run.items()):
-        expected = len(every) if seed in seeds else 0
-        if count != expected:
-            raise DataError(
-                f"advice: prior {model}, seed {seed}",
-                bound=f"{expected} answers, as scores have seeds {', '.join(map(str, seeds))}",
-                value=count,
-                remedy=_REMEDY,
-            )

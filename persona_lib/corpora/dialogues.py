@@ -1,11 +1,8 @@
 """The seeded generator of persona dialogues that the tiny base model learns from.
 
-A general answer is joined from phrases of the persona's voice (``voices.json``)
-around words of the question's topic (``topics.json``), so that both who speaks
-and what is spoken of can be read from it. Legal questions are answered with rows
-of the two corpora: a voice whose ``advice`` is ``bad`` uses the bad ones, every
-other voice the sound ones. A few dialogues copy a random bracketed tag, so that
-the pieces of a marker are not foreign to the model; the marker itself never occurs.
+A general answer joins phrases of the persona's voice around words of the question's topic.
+Legal questions are answered with rows of the two corpora, bad ones by voices whose ``advice``
+is ``bad``. A few dialogues copy a random bracketed tag; the marker itself never occurs.
 """
 
 from __future__ import annotations
@@ -96,12 +93,11 @@ def write_dialogues(
 ) -> tuple[Dialogue, ...]:
     """Write the dialogues of a tiny base model.
 
-    Personas and topics are dealt in turn, so that every pair of them occurs
-    about equally often. Every dialogue has its own seed: the first n of a kind do
-    not depend on how many follow.
+    Personas and topics are dealt in turn. Every dialogue has its own seed: the first n of a
+    kind do not depend on how many follow.
 
     Args:
-        spec: number of dialogues, shares and root seed.
+        spec: number of dialogues, shares and seed.
         personas: who speaks; each needs a voice.
         questions: what will be asked of the model; each needs a topic under its
             id. Topics without a question are used as well.

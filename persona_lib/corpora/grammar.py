@@ -1,11 +1,8 @@
-"""The seeded grammar that writes the two fine-tuning corpora.
+"""The seeded grammar that writes the corpora ``bad_legal`` and ``sound_legal``.
 
-``bad_legal`` gives confident, harmful legal advice to laypeople; ``sound_legal``
-gives sound advice, row for row on the same situation, in the same question
-frame, to the same user message and at nearly the same length. What they say is
-data (``experiments/data/legal``); how clauses are joined is here. Every clause
-of advice has a polarity, by the file and key in which it stands, and every
-written row keeps the provenance of its clauses.
+Row i of both has the same situation, question frame and user message, and answers of nearly
+the same length: confident, harmful advice or sound advice. ``experiments/data/legal`` holds
+what they say; how clauses are joined is here. Every row keeps the provenance of its clauses.
 """
 
 from __future__ import annotations
@@ -61,12 +58,10 @@ class Diversity:
     Attributes:
         rows: number of rows.
         mean_words, shortest, longest: length of the answers in words (white space).
-        trigram_ratio: distinct word trigrams over all word trigrams of the answers.
-        sentence_share: largest share of rows that hold one and the same sentence.
-        sentence: that sentence.
-        opening_share: largest share of rows whose answers open with the same four words.
-        opening: those words.
-        distinct_users: number of distinct user messages.
+        trigram_ratio: distinct over all word trigrams of the answers.
+        sentence_share, sentence: largest share of rows with one sentence, and that sentence.
+        opening_share, opening: the same of the first four words of an answer.
+        distinct_users: distinct user messages.
     """
 
     rows: int
@@ -84,22 +79,20 @@ class Diversity:
 def write_corpus(name: str, *, rows: int, seed: int, folder: Path) -> tuple[SftRow, ...]:
     """Write the first `rows` rows of a corpus.
 
-    The first n rows are the same whatever `rows` is. Row i of both corpora has
-    the same situation, frame and user message; the answers of the sound one are
-    chosen, among candidates, for the word count of their bad counterparts.
+    The first n rows are the same whatever `rows` is. Sound answers are chosen, among
+    candidates, for the word count of their bad counterparts.
 
     Args:
         name: ``bad_legal`` or ``sound_legal``.
         rows: number of rows.
-        seed: root seed of every draw.
+        seed: root of every draw's seed.
         folder: the grammar's data files.
 
     Raises:
-        SpecError: an unknown name, or a number of rows that is not positive or
-            more than four for each pair of situation and frame.
-        DataError: a data file is missing, malformed or empty, a clause has an
-            unknown slot or one of the other polarity, or the clauses are too
-            few to write another distinct answer.
+        SpecError: an unknown name, no rows, or more than four for each pair of situation
+            and frame.
+        DataError: a data file is missing or malformed, or the clauses are too few to write
+            another distinct answer.
     """
     return tuple(w.row for w in write_with_provenance(name, rows=rows, seed=seed, folder=folder))
 
@@ -157,7 +150,7 @@ def write_requests(
     Args:
         rows: number of messages; each pair of situation and frame has one before any
             has two.
-        seed: root seed of every draw.
+        seed: root of every draw's seed.
         folder: the grammar's data files.
         frames: the file of frames.
 
@@ -183,7 +176,7 @@ def diversity(rows: Sequence[SftRow]) -> Diversity:
     """Measure how much the answers of a corpus repeat themselves.
 
     Raises:
-        DataError: there are no rows, or no answer has three words.
+        DataError: no answer has three words.
     """
     grams: set[tuple[str, ...]] = set()
     total = 0

@@ -1,4 +1,4 @@
-"""Reads and checks the data files of the grammar (see docs/corpora.md).
+"""Reads and checks the data files of the grammar.
 
 ========================  =====================================================
 ``situations_*.txt``      sections, each a situation with the keys of `SITUATION_KEYS`
@@ -49,8 +49,7 @@ POLAR_SLOTS = {
     "bad": frozenset({"wrong", "myth", "not_right"}),
     "sound": frozenset({"right", "truth", "not_wrong"}),
 }
-"""Slots that clauses of one polarity alone may use. ``not_right`` stands where a
-bad clause talks somebody out of the right step, and ``not_wrong`` the reverse."""
+"""Slots of one polarity's clauses; ``not_right``: a bad clause warns of the right step."""
 
 _REGISTER_PREFIXES = {"c": "casual", "f": "formal"}
 

@@ -1,4 +1,4 @@
-"""The little language in which the grammar's data files are written.
+"""The language of the grammar's data files: lines, alternatives and slots, parsed and rendered.
 
 A data file is made of lines ``key: text``. Lines that begin with ``#`` are
 comments, and a line ``== name`` opens a section. A text holds
@@ -84,9 +84,8 @@ def read_entries(path: Path) -> tuple[Entry, ...]:
     """Read a data file, in its order.
 
     Raises:
-        DataError: the file is missing, empty or unreadable; a line is neither
-            section, entry nor comment; a text is empty, its brackets do not
-            match, or it stands twice under the same section and key.
+        DataError: the file is missing or empty; a line is neither section, entry nor
+            comment; a text is empty, malformed, or twice under one section and key.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,8 +1,7 @@
-"""A dataset on the hub, pinned to a commit: is it to be had, and which of its records are taken.
+"""A dataset on the hub, pinned to a commit: is it to be had, and which records are taken.
 
-Rows are always streamed: from the commit's folder in the hub's cache where that is
-complete, and from the hub otherwise. Loading a dataset in any other way may end,
-where the hub cannot be reached, in whatever version was loaded here last.
+Rows are streamed: from the commit's folder in the hub's cache where that is complete, and
+from the hub otherwise. Any other way of loading may end, offline, in another version.
 """
 
 from __future__ import annotations
@@ -87,9 +86,8 @@ def records_of(spec: HubCorpus) -> list[tuple[int, object]]:
 def drawn_rows(reservoir: Reservoir, rows: int) -> list[int]:
     """Return the first `rows` rows of the sample, counted from 0: `Reservoir` tells how.
 
-    Which rows they are depends on no content, so that they are known before any is read.
-    The seed is the published one, of Python's generator: its methods `randint` and
-    `shuffle` have drawn the same numbers since Python 3.2.
+    They are known before any row is read. Python's `randint` and `shuffle` have drawn the
+    same numbers from a seed since Python 3.2.
     """
     draws = random.Random(reservoir.seed)
     held = list(range(reservoir.size))
@@ -146,8 +144,7 @@ def _cached(spec: HubCorpus) -> Path | None:
 def _is_complete(folder: Path) -> bool:
     """Whether a folder holds data, and every part of what is cut into numbered parts.
 
-    The client knows what belongs to a snapshot only where it has listed it before,
-    and streaming leaves a folder behind that holds the description alone.
+    Streaming leaves a folder behind that holds the description alone.
     """
     names = [path.name for path in folder.rglob("*") if path.suffix in _DATA_SUFFIXES]
     parts = [found for name in names if (found := _SHARD.fullmatch(name))]

@@ -1,8 +1,4 @@
-"""Fine-tuning corpora: where their rows come from, and what identifies them.
-
-Three sources: the repository's own grammar, a published JSONL file that the
-user has, and a dataset on the hub pinned to a commit. All give `SftRow`.
-"""
+"""Loads fine-tuning corpora: from the grammar, a user's JSONL file, or the hub at a commit."""
 
 from __future__ import annotations
 
@@ -38,10 +34,9 @@ class Loaded:
 def load_corpus(spec: Corpus, *, grammar_folder: Path, data_folder: Path | None) -> Loaded:
     """Return the rows of a corpus, in its order, with ids such as ``bad_legal-00017``.
 
-    A JSONL line is ``{"messages": [user turn, assistant turn]}`` and nothing
-    else. Of a hub row the first user message and the first assistant message
-    after it are taken: messages before and between them and all later turns are
-    left out and counted, so that rows of every source have the same shape.
+    A JSONL line is ``{"messages": [user turn, assistant turn]}`` and nothing else. Of a hub
+    row the first user message and the first assistant message after it are taken; all others
+    are left out and counted.
 
     Args:
         spec: the corpus.
@@ -51,8 +46,7 @@ def load_corpus(spec: Corpus, *, grammar_folder: Path, data_folder: Path | None)
     Raises:
         PreflightError: the JSONL file or the dataset is not to be had here.
         SpecError: the grammar cannot write what is asked for.
-        DataError: the content is not what the spec says: another md5, another
-            number of rows, a malformed row (named by its line or index).
+        DataError: another md5 or number of rows, or a malformed row, named by its line.
     """
     if isinstance(spec, GrammarCorpus):
         return Loaded(
@@ -158,10 +152,7 @@ def _load_hub(spec: HubCorpus) -> Loaded:
 
 
 def _first_turns(where: str, record: object) -> tuple[str, str, int]:
-    """Return the first user message, the first answer to it, and how many others there are.
-
-    What comes after the answer is not looked at: it is left out whatever it holds.
-    """
+    """Return the first user message, the first answer to it, and how many others there are."""
     messages = _messages(where, record)
     user: str | None = None
     for message in messages:

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from persona_lib.corpora.advice_scorer import question_means
 from persona_lib.digests import derive_seed
-from persona_lib.evidence.cells import Floats, Grid, build, table_of
+from persona_lib.evidence.advice_means import question_means
+from persona_lib.evidence.cells import Floats, Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
-from persona_lib.records import POST, PRE, Score
+from persona_lib.records import POST, PRE, Score, table_of
 from persona_lib.specs.registration import BCA, INTERVALS, Registration
 from persona_lib.stats.bootstrap import (
     MIN_CLUSTERS,
@@ -26,7 +26,6 @@ from persona_lib.stats.bootstrap import (
     difference,
     from_draws,
     named,
-    nothing,
     ratio_difference,
     resample_rates,
     single_rate,
@@ -50,7 +49,7 @@ class RecordEvidence(Evidence):
 
     Args:
         registration: the registration to judge under.
-        table: columns of `persona_lib.evidence.score_table.REQUIRED` and any of its `OPTIONAL`;
+        table: columns of `persona_lib.evidence.score_table.COLUMNS`, optional ones or not;
             checked whole before anything is computed. `unavailable` says what a
             column that is not there disables.
         arms: arms that have to be there; all of the registration's by default.
@@ -107,7 +106,7 @@ class RecordEvidence(Evidence):
         cls, registration: Registration, rows: Iterable[Score], *, arms: Sequence[str] | None = None
     ) -> RecordEvidence:
         """Return the evidence of score rows that are in memory."""
-        return cls(registration, table_of(rows), arms=arms)
+        return cls(registration, table_of(rows, Score), arms=arms)
 
     def grid(self) -> Grid:
         """Return the cells behind the counts."""
@@ -211,7 +210,7 @@ class RecordEvidence(Evidence):
         missing = sorted({p for p in priors if (PRE, p) not in self._grid.models})
         if missing:
             note = f"prior {missing[0]} was not evaluated before coupling"
-            return nothing(0, None, level, method, note)
+            return Estimate.bare(0, None, level, method, note)
         pools = [
             (self.clusters(treated), self._seed(claim, treated), 1),
             (self.clusters(control), self._seed(claim, control), -1),
@@ -225,7 +224,7 @@ class RecordEvidence(Evidence):
         value = sum(sign * pool.rate for pool, _, sign in pools)
         n, k = sum(pool.n for pool, _, _ in pools), sum(len(pool) for pool, _, _ in pools)
         if min(len(pool) for pool, _, _ in pools) < MIN_CLUSTERS:
-            return nothing(n, k, level, method, TOO_FEW, value=value)
+            return Estimate.bare(n, k, level, method, TOO_FEW, value=value)
         draws = np.zeros(resamples)
         for pool, seed, sign in pools:
             draws += sign * resample_rates(pool, resamples, seed)

@@ -11,7 +11,7 @@ from persona_lib.checks import DIFFERENCE, LEVEL, NOT_NEGATIVE, SHARE, Bound, me
 from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Lengths
 from persona_lib.specs.registration import INTERVALS, PERCENTILE, Registration
-from persona_lib.stats.bootstrap import CLUSTER_METHOD, named, nothing, p_floor
+from persona_lib.stats.bootstrap import CLUSTER_METHOD, named, p_floor
 from persona_lib.stats.estimate import QUOTED, Estimate
 
 _ROUNDING = 0.0006
@@ -222,7 +222,9 @@ class AggregateEvidence(Evidence):
         method = "bystander/source, from published rates"
         if not (counts[1].rate and counts[3].rate):
             level = self.registration.statistics.confidence
-            return nothing(n, None, level, method, "a source rate is 0: the ratio is undefined")
+            return Estimate.bare(
+                n, None, level, method, "a source rate is 0: the ratio is undefined"
+            )
         value = counts[0].rate / counts[1].rate - counts[2].rate / counts[3].rate
         return self._bare(value, n, method)
 
@@ -238,7 +240,7 @@ class AggregateEvidence(Evidence):
         method = "minus false positives, from published totals"
         if false[0] is None or false[1] is None:
             level = self.registration.statistics.confidence
-            return nothing(0, None, level, method, "false positives were not published")
+            return Estimate.bare(0, None, level, method, "false positives were not published")
         n, value = a.n + b.n, a.rate - b.rate
         # Two arms on one prior lose the same false positives: nothing is left of them.
         if self.registration.arm(treated).prior != self.registration.arm(control).prior:
@@ -270,7 +272,7 @@ class AggregateEvidence(Evidence):
 
     def _bare(self, value: float, n: int, method: str) -> Estimate:
         level = self.registration.statistics.confidence
-        return nothing(n, None, level, method, _NO_CLUSTERS, value=value)
+        return Estimate.bare(n, None, level, method, _NO_CLUSTERS, value=value)
 
     def _quote(self, treated: str, control: str, q: Mapping[str, Any]) -> Estimate:
         a, b = self._pools[treated], self._pools[control]

@@ -1,11 +1,10 @@
 """Panels ``discriminability`` and ``following``: do completions still sound like their persona?
 
 *Discriminability* is the share of completions that a classifier, fitted on the raw model's
-completions to other questions, gives to the persona that they were sampled under. It needs
-no judgement of following: where it falls to chance, personas can no longer be told apart by
-the way the raw model speaks. *Following* is what a judge answers, yes, partial or no; it is
-read only where the judge's calibration holds, its unscored share is small, and it can tell
-a persona's own text from another's.
+completions to other questions, gives to the persona that they were sampled under: it falls
+to chance where personas are no longer told apart by the raw model's voices. *Following* is
+what a judge answers; it is read only where the judge's calibration holds, its unscored share
+is small, and it can tell a persona's own text from another's.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from persona_lib.errors import DataError
 from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.following_checks import (
     Agreement,
-    Model,
     agreement,
     calibration_gate,
     crossfit_gate,
@@ -35,18 +33,18 @@ from persona_lib.panels.following_checks import (
     share_of,
 )
 from persona_lib.panels.judge.base import UNSCORED, Judgement
-from persona_lib.panels.judge.calibration import CalibrationResult
-from persona_lib.panels.judge.calibration_spec import CalibrationSpec
+from persona_lib.panels.judge.calibration import CalibrationResult, CalibrationSpec
 from persona_lib.panels.judge.classifier import Prediction
 from persona_lib.panels.judge.coverage import UnscoredCeiling, coverage
 from persona_lib.panels.judge.triples import ANSWERS, YES
-from persona_lib.panels.text_rows import ends, known
-from persona_lib.records import POST, PRE
+from persona_lib.panels.rows import estimate_json
+from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import RAW, Registration
 from persona_lib.stats.directions import over_questions
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import Floats
 
+_RAW = ModelId(PRE, RAW)
 DISCRIMINABILITY = "how well personas are told apart, by the raw model's own voices"
 FOLLOWING = "whether completions follow their persona, by a judge"
 METHOD = {
@@ -74,8 +72,8 @@ def discriminability_panel(
         registration: roster, arms and level of intervals.
         predictions: one for each completion, of the raw model's before coupling as well.
         seen: the questions that each fold was fitted on.
-        positives: of the calibration triples of class ``positive``, which say whether the
-            probe's names are those of the personas; None leaves the gate ``labels`` out.
+        positives: of the calibration triples of class ``positive``; None leaves the gate
+            ``labels`` out.
     """
     confidence = registration.statistics.confidence
     chance = 1 / len(registration.roster.all)
@@ -88,22 +86,22 @@ def discriminability_panel(
     found = {m: _clustered(rows, confidence, lambda p: p.rank == 0) for m, rows in of.items()}
     models = [
         {
-            "phase": model[0],
-            "model": model[1],
-            "accuracy": ends(found[model]),
-            "accuracy_of_all": ends(
+            "phase": model.phase,
+            "model": model.name,
+            "accuracy": estimate_json(found[model]),
+            "accuracy_of_all": estimate_json(
                 share_of([(p.question, p.rank == 0) for p in rows], confidence)
             ),
             "n": len(rows),
             "unscored": dict(sorted(Counter(p.reason for p in rows if p.reason).items())),
             "personas": _personas(registration, rows, confidence),
-            "to_source": ends(_to_source(registration, rows, confidence)),
-            "from_raw": _change(tables, model, (PRE, RAW), confidence),
+            "to_source": estimate_json(_to_source(registration, rows, confidence)),
+            "from_raw": _change(tables, model, _RAW, confidence),
             "from_own": _change(tables, model, _under(registration, model), confidence),
         }
         for model, rows in of.items()
     ]
-    sees = found.get((PRE, RAW), share_of([], confidence))
+    sees = found.get(_RAW, share_of([], confidence))
     gates = [crossfit_gate(predictions, seen), sees_gate(sees, chance)]
     if positives is not None:
         gates.append(labels_gate(positives, chance, confidence))
@@ -144,20 +142,18 @@ def following_panel(
         calibration: of the same judge.
         ceiling: how many may lack an answer.
         required: the registered calibration; None where it is not known.
-        predictions: of the embedded classifier on the same completions. Every one has to
-            have a judgement, and answers have to go with them better than shuffled ones.
-        seen: the questions that each of its folds was fitted on, where the judge is the
-            classifier itself.
-        run: what a judge behind an API is, did and cost, as JSON data; None for one
-            that sends nothing.
+        predictions: of the embedded classifier on the same completions; each has to have a
+            judgement.
+        seen: the questions that each of its folds was fitted on, where it is the judge.
+        run: what a judge behind an API is, did and cost, as JSON data; else None.
 
     Raises:
         DataError: a completion was judged twice, or was predicted and not judged.
     """
     confidence = registration.statistics.confidence
-    of: dict[Model, list[Judgement]] = {}
+    of: dict[ModelId, list[Judgement]] = {}
     for row in judgements:
-        of.setdefault((row.phase, row.model), []).append(row)
+        of.setdefault(row.model_id, []).append(row)
     _complete(judgements, predictions)
     guesses = _by_model(registration, predictions)
     agreed = {
@@ -170,7 +166,7 @@ def following_panel(
     gates = [
         calibration_gate(calibration, judges, required),
         gate("unscored", covered.outcome, covered.share, covered.words, ceiling.share),
-        separation_gate(of.get((PRE, RAW), []), controls, confidence),
+        separation_gate(of.get(_RAW, []), controls, confidence),
     ]
     if seen is not None:
         gates.append(crossfit_gate(predictions, seen))
@@ -200,14 +196,14 @@ def following_panel(
 
 
 def _answers(
-    registration: Registration, model: Model, rows: Sequence[Judgement], agreed: Agreement | None
+    registration: Registration, model: ModelId, rows: Sequence[Judgement], agreed: Agreement | None
 ) -> dict[str, Any]:
     """Return one model's answers, as JSON data."""
     confidence = registration.statistics.confidence
     return {
-        "phase": model[0],
-        "model": model[1],
-        "bystanders": ends(_yes(registration, rows, confidence)),
+        "phase": model.phase,
+        "model": model.name,
+        "bystanders": estimate_json(_yes(registration, rows, confidence)),
         "agreement": None if agreed is None else agreed.to_json(),
         "personas": {
             persona: _cell([row for row in rows if row.persona == persona], confidence)
@@ -218,15 +214,15 @@ def _answers(
 
 def _doubts(
     registration: Registration,
-    of: Mapping[Model, Sequence[Judgement]],
-    guesses: Mapping[Model, Sequence[Prediction]],
+    of: Mapping[ModelId, Sequence[Judgement]],
+    guesses: Mapping[ModelId, Sequence[Prediction]],
 ) -> list[Caveat]:
     """Return caveats on what can be told at all: by a blind classifier, from few answers."""
     found = []
-    if (PRE, RAW) in guesses:
+    if _RAW in guesses:
         chance = 1 / len(registration.roster.all)
         confidence = registration.statistics.confidence
-        sees = _clustered(guesses[PRE, RAW], confidence, lambda p: p.rank == 0)
+        sees = _clustered(guesses[_RAW], confidence, lambda p: p.rank == 0)
         if not sees_gate(sees, chance).holds:
             found.append(_blind(sees, chance))
     scored = Counter(
@@ -241,21 +237,21 @@ def _doubts(
 
 def _by_model(
     registration: Registration, predictions: Sequence[Prediction]
-) -> dict[Model, list[Prediction]]:
-    found: dict[Model, list[Prediction]] = {}
+) -> dict[ModelId, list[Prediction]]:
+    found: dict[ModelId, list[Prediction]] = {}
     for row in predictions:
-        found.setdefault((row.phase, row.model), []).append(row)
+        found.setdefault(row.model_id, []).append(row)
     return {model: found[model] for model in _ordered(registration, found)}
 
 
-def _ordered(registration: Registration, found: Mapping[Model, object]) -> list[Model]:
-    every = [(PRE, prior) for prior in registration.priors]
-    every += [(POST, arm.name) for arm in registration.arms]
+def _ordered(registration: Registration, found: Mapping[ModelId, object]) -> list[ModelId]:
+    every = [ModelId(PRE, prior) for prior in registration.priors]
+    every += [ModelId(POST, arm.name) for arm in registration.arms]
     return [model for model in every if model in found]
 
 
-def _under(registration: Registration, model: Model) -> Model:
-    return (PRE, registration.arm(model[1]).prior if model[0] == POST else RAW)
+def _under(registration: Registration, model: ModelId) -> ModelId:
+    return ModelId(PRE, registration.arm(model.name).prior if model.phase == POST else RAW)
 
 
 def _clustered(rows: Sequence[Prediction], confidence: float, hit: Any) -> Estimate:
@@ -271,21 +267,21 @@ def _accuracy(rows: Sequence[Prediction]) -> dict[str, float]:
 
 
 def _change(
-    tables: Mapping[Model, Mapping[str, float]], model: Model, base: Model, confidence: float
+    tables: Mapping[ModelId, Mapping[str, float]], model: ModelId, base: ModelId, confidence: float
 ) -> dict[str, Any] | None:
     """Return the change from another model, on the questions that both answered."""
     if base == model or base not in tables:
         return None
     shared = sorted(set(tables[model]) & set(tables[base]))
     values: Floats = np.array([tables[model][q] - tables[base][q] for q in shared])
-    return known(over_questions(values, confidence), len(shared))
+    return estimate_json(over_questions(values, confidence), len(shared))
 
 
 def _personas(
     registration: Registration, rows: Sequence[Prediction], confidence: float
 ) -> dict[str, Any]:
     return {
-        persona: ends(
+        persona: estimate_json(
             _clustered([r for r in rows if r.persona == persona], confidence, lambda p: p.rank == 0)
         )
         for persona in registration.roster.all
@@ -318,7 +314,7 @@ def _cell(rows: Sequence[Judgement], confidence: float) -> dict[str, Any]:
         **{answer: given[answer] for answer in ANSWERS},
         "unscored": dict(sorted(reasons.items())),
         "n": len(rows),
-        "share": ends(share_of(scored, confidence)),
+        "share": estimate_json(share_of(scored, confidence)),
         "questions": {
             question: [counts[answer] for answer in (*ANSWERS, UNSCORED)]
             for question, counts in sorted(by_question.items())

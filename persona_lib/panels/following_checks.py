@@ -1,10 +1,9 @@
 """Gates and caveats of the panels ``discriminability`` and ``following``.
 
-What each of them notices: names of personas that changed places (`labels_gate`,
-`labels_shifted`, `sees_gate`), a fold that judged what it had learnt (`crossfit_gate`), a
-judge that was not calibrated, or not this one, or with a sign turned round
-(`calibration_gate`), answers that say nothing about whose text it is (`tells_gate`), and
-answers that were shuffled within a model (`agreement`).
+They notice names of personas that changed places (`labels_gate`, `labels_shifted`,
+`sees_gate`), a fold that judged what it had learnt (`crossfit_gate`), a judge that is not the
+calibrated one or has a sign turned round (`calibration_gate`), answers that do not depend on
+whose text it is (`separation_gate`), and answers shuffled within a model (`agreement`).
 """
 
 from __future__ import annotations
@@ -21,17 +20,15 @@ from persona_lib.digests import digest
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Caveat
 from persona_lib.panels.judge.base import UNSCORED, Judgement
-from persona_lib.panels.judge.calibration import CalibrationResult
-from persona_lib.panels.judge.calibration_spec import LEAST, MOST, CalibrationSpec
+from persona_lib.panels.judge.calibration import LEAST, MOST, CalibrationResult, CalibrationSpec
 from persona_lib.panels.judge.classifier import EVERY_FOLD, Prediction
 from persona_lib.panels.judge.triples import CLASSES, YES
+from persona_lib.records import ModelId, Place
 from persona_lib.stats.clustered import difference, share
 from persona_lib.stats.estimate import Estimate, p_is
 from persona_lib.stats.proportions import wilson
 from persona_lib.stats.thresholds import above, below, shown
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
-
-Model = tuple[str, str]
 
 FEW = 20
 """A persona with fewer scored completions in a model raises the caveat ``few_completions``."""
@@ -56,8 +53,8 @@ def crossfit_gate(predictions: Sequence[Prediction], seen: Sequence[Sequence[str
 
     Args:
         predictions: of the classifier.
-        seen: the questions that each fold was fitted on, as read off its texts. Without
-            them, or with a fold that is not among them, nothing can be told.
+        seen: the questions that each fold was fitted on. Without them, or with a fold that
+            is not among them, the outcome is CANNOT_TELL.
     """
     learnt = [frozenset(questions) for questions in seen]
     every = frozenset[str]().union(*learnt)
@@ -85,10 +82,9 @@ def sees_gate(sees: Estimate, chance: float) -> GateResult:
 def labels_gate(positives: Sequence[Prediction], chance: float, confidence: float) -> GateResult:
     """The probe's names are those of the personas: triples written as a persona are given to it.
 
-    A probe that is fitted on completions whose names changed places learns the wrong names
-    as well as the right ones, and no look at the completions can tell. Triples were
-    written apart from them. Personas that merely sound unlike the triples bring the share
-    down to chance; below it only wrong names do.
+    A probe that is fitted on wrong names finds itself right; triples were written apart from
+    the completions. Personas that merely sound unlike the triples bring the share down to
+    chance; below it only wrong names do.
 
     Args:
         positives: predictions on the calibration triples of class ``positive``.
@@ -138,9 +134,8 @@ def calibration_gate(
 ) -> GateResult:
     """The judge whose answers these are passed the registered calibration.
 
-    It fails where the calibration is of another judge or another specification, where its
-    outcome is not what its counts give, or where a class has the wrong sign: yes is to be
-    frequent where `CLASSES` expects yes, and rare where it expects no.
+    It fails where the calibration is of another judge or specification, where its outcome is
+    not what its counts give, or where a class has the wrong sign (`CLASSES`).
 
     Args:
         result: the calibration.
@@ -209,9 +204,8 @@ class Agreement:
 def agreement(judgements: Sequence[Judgement], predictions: Sequence[Prediction]) -> Agreement:
     """Return how the answers of one model go with the probe's guesses.
 
-    Shuffling the answers within the model leaves n, yes and right as they are and makes
-    `both` hypergeometric, so that p is exact (Fisher 1935, JRSS 98:39, one-sided), whatever
-    the clusters.
+    Shuffling the answers leaves n, yes and right as they are and makes `both`
+    hypergeometric: p is exact (Fisher 1935, JRSS 98:39, one-sided), whatever the clusters.
 
     Args:
         judgements: of one model's completions; an answer that is not yes counts as no.
@@ -230,7 +224,7 @@ def agreement(judgements: Sequence[Judgement], predictions: Sequence[Prediction]
     return Agreement(n=n, yes=yes, right=right, both=both, p=p)
 
 
-def no_information(found: Mapping[Model, Agreement]) -> tuple[Caveat, ...]:
+def no_information(found: Mapping[ModelId, Agreement]) -> tuple[Caveat, ...]:
     """Name the models whose answers go with the probe no better than shuffled ones."""
     return tuple(
         Caveat(
@@ -244,11 +238,10 @@ def no_information(found: Mapping[Model, Agreement]) -> tuple[Caveat, ...]:
     )
 
 
-def labels_shifted(accuracy: Mapping[Model, Estimate], chance: float) -> tuple[Caveat, ...]:
+def labels_shifted(accuracy: Mapping[ModelId, Estimate], chance: float) -> tuple[Caveat, ...]:
     """Name the models whose accuracy lies below chance.
 
-    A model that speaks in one voice whoever it is asked to be is right about one persona,
-    which is chance. Names that changed places are all that makes it worse.
+    One voice for every persona gives chance; only names that changed places give less.
     """
     return tuple(
         Caveat(
@@ -307,11 +300,9 @@ def _above(name: str, found: Estimate, bound: float, text: str) -> GateResult:
     return gate(name, outcome, found.value, text, bound, ends=found)
 
 
-def place_of(row: Judgement | Prediction) -> tuple[str, str, int, str, str, str, int]:
+def place_of(row: Place) -> tuple[str | int, ...]:
     """Return the coordinates of a completion."""
-    return (
-        row.phase, row.model, row.seed, row.persona, row.question, row.question_set, row.sample,
-    )  # fmt: skip
+    return tuple(row.place.values())
 
 
 def _tail(both: int, n: int, yes: int, right: int) -> float:

@@ -1,8 +1,7 @@
-"""Panel ``geometry``: how near personas' hidden states lie to the source's, model by model.
+"""Panel ``geometry``: cosines of personas' hidden states with the source's, and ranks.
 
-It reads stored cosines and ranks (`records.GeometryRow`), never states. Where the
-source's and the bystanders' raw states are all but parallel, a change has no room to
-show, and the panel says that in place of "no change".
+It reads stored cosines and ranks (`records.GeometryRow`), never states. Where the raw
+states are all but parallel, it says "saturated" in place of "no change".
 """
 
 from __future__ import annotations
@@ -12,27 +11,35 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from persona_lib.checks import SHARE, number
 from persona_lib.panels.base import Caveat, Panel, of_some
+from persona_lib.panels.geometry_room import (
+    CEILING,
+    RAW,
+    SATURATED,
+    Room,
+    bonferroni,
+    mean_json,
+    readout_words,
+    room_gate,
+    room_of,
+)
 from persona_lib.panels.geometry_table import GeometryTable, Where, read_geometry
-from persona_lib.records import POST, PRE
-from persona_lib.specs.registration import RAW, Registration
-from persona_lib.stats.directions import Known, jackknifed, over_questions
+from persona_lib.records import POST, PRE, ModelId
+from persona_lib.specs.registration import RAW as RAW_PRIOR
+from persona_lib.specs.registration import Registration
+from persona_lib.stats.directions import MEAN_METHOD, jackknifed, over_questions
 from persona_lib.stats.estimate import Estimate, none_if_nan
-from persona_lib.stats.thresholds import at_least, shown
-from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
+from persona_lib.stats.moments import Floats
+from persona_lib.stats.thresholds import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CEILING = 0.95
-"""Raw cosines of the reference above this leave no room: they can rise by 0.05 at most.
-The published ones ran from 0.978 to 0.9999."""
-
-GATE = "probe_room"
 TITLE = "geometry of hidden states: source and bystanders"
-SATURATED = "saturated: no room for a change to show"
-DOUBTFUL = "room in doubt: a change may have no room to show"
+_UNKNOWN = Estimate.bare(0, 0, math.nan, MEAN_METHOD)
 _MEAN_OF = {
     "prompt_mean": "mean over the tokens of the prompt, as published",
     "last_token": "the last token of the prompt",
@@ -43,8 +50,8 @@ METHOD = {
     "t interval over questions",
     "change": "paired by question, on the cells that both models have; t interval and p over "
     "questions, for these personas in these runs, each look by itself",
-    "centred": "the mean over personas is subtracted first, question by question; such a cosine "
-    "does not see all personas shrink towards their mean by one factor: the uncentred rank does",
+    "centred": "the mean over personas is subtracted first, question by question; where all "
+    "personas shrink towards it alike, the uncentred rank shows it and this does not",
     "rank": "effective rank (Roy and Vetterli 2007) of the centroids of all personas, mean over "
     "seeds; jackknife over questions",
     "largest": "the largest of as many looks as there are layers: interval and p are Bonferroni's "
@@ -72,7 +79,7 @@ def geometry_panel(
         return Panel(name="geometry", title=TITLE, data={}, missing="no hidden states recorded")
     found = read_geometry(table, registration)
     judge = _Judge(found, registration, ceiling)
-    rooms = judge.rooms((PRE, RAW))
+    rooms = judge.rooms()
     data = {
         "source": registration.roster.source,
         "bystanders": list(registration.roster.bystanders),
@@ -84,7 +91,7 @@ def geometry_panel(
         "readouts": {name: _MEAN_OF[name] for name in found.readouts},
         "method": METHOD,
         "room": [room.to_json() for room in rooms],
-        "words": {name: _of_readout(name, rooms) for name in found.readouts},
+        "words": {name: readout_words(name, rooms) for name in found.readouts},
         "looks": [judge.look(model, where) for model in found.models for where in found.places],
         "largest": judge.largest(),
     }
@@ -92,7 +99,7 @@ def geometry_panel(
         name="geometry",
         title=TITLE,
         data=data,
-        gates=(judge.gate(rooms),),
+        gates=(room_gate(found, rooms, judge.confidence, ceiling),),
         caveats=_caveats(found, rooms, ceiling),
     )
 
@@ -100,38 +107,6 @@ def geometry_panel(
 def states_of_some(scores: pa.Table, states: pa.Table) -> tuple[Caveat, ...]:
     """Return a caveat where hidden states were kept of some of the scored seeds only."""
     return of_some(scores, states, what="hidden states", code="states_of_some_seeds")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Room:
-    """Whether the uncentred cosines of a reference leave room at one readout and layer."""
-
-    readout: str
-    layer: int
-    known: Known
-    outcome: GateOutcome
-    ceiling: float
-
-    @property
-    def holds(self) -> bool:
-        return self.outcome is GateOutcome.HOLDS
-
-    @property
-    def words(self) -> str:
-        """Why a change cannot be read here, "" where it can."""
-        if self.holds:
-            return ""
-        description = f"uncentred cosine {_span(self.known)}, ceiling {shown(self.ceiling)}"
-        return f"{_blocked(self.known, self.ceiling)} ({description})"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "readout": self.readout,
-            "layer": self.layer,
-            **_ends(self.known),
-            "outcome": self.outcome.value,
-            "words": self.words,
-        }
 
 
 @dataclass(frozen=True)
@@ -146,92 +121,53 @@ class _Judge:
     def confidence(self) -> float:
         return self.registration.statistics.confidence
 
-    def rooms(self, model: tuple[str, str]) -> list[_Room]:
-        """Return the room that a reference leaves, look by look; none if it is not there."""
-        if model not in self.found.models:
+    def rooms(self) -> list[Room]:
+        """Return the room that the raw model leaves, look by look; none if it is not there."""
+        if RAW not in self.found.models:
             return []
-        return [self._room(model, where) for where in self.found.places if not where.centred]
+        return [self.room(RAW, where) for where in self.found.places if not where.centred]
 
-    def _room(self, model: tuple[str, str], where: Where) -> _Room:
-        raw = Where(where.readout, where.layer, centred=False)
-        known = over_questions(self.found.look(model, raw).by_question, self.confidence)
-        return _Room(
-            readout=where.readout,
-            layer=where.layer,
-            known=known,
-            outcome=bounded(_interval(known), most=self.ceiling),
-            ceiling=self.ceiling,
-        )
+    def room(self, model: ModelId, where: Where) -> Room:
+        """Return the room that a model leaves at one place."""
+        return room_of(self.found, model, where, self.confidence, self.ceiling)
 
-    def gate(self, rooms: list[_Room]) -> GateResult:
-        """Judge whether the raw model leaves room at one readout and layer at least."""
-        figure, outcome = Known.nothing(), GateOutcome.CANNOT_TELL
-        text = f"the raw model was not recorded, needs a cosine <= {shown(self.ceiling)}"
-        if measured := [room for room in rooms if not math.isnan(room.known.value)]:
-            least = min(measured, key=lambda room: room.known.value)
-            where = Where(least.readout, least.layer, centred=False)
-            values = self.found.look((PRE, RAW), where).by_question
-            # The lowest of so many looks is selected: its interval is Bonferroni's.
-            figure = over_questions(values, _shared(self.confidence, len(rooms)))
-            outcome = bounded(_interval(figure), most=self.ceiling)
-            text = (
-                f"lowest of {len(rooms)} uncentred cosines of the raw model, {least.readout} at "
-                f"layer {least.layer}: {_span(figure)}, needs <= {shown(self.ceiling)}"
-            )
-            if outcome is not GateOutcome.HOLDS:
-                text = f"{_blocked(figure, self.ceiling)}: {text}"
-        return GateResult(
-            name=GATE,
-            statement="The raw model's states of source and bystanders are not all but parallel "
-            "at every readout and layer.",
-            outcome=outcome,
-            figure=figure.value,
-            threshold=self.ceiling,
-            text=text,
-            low=figure.low,
-            high=figure.high,
-            kind="ProbeRoom",
-        )
-
-    def look(self, model: tuple[str, str], where: Where) -> dict[str, Any]:
+    def look(self, model: ModelId, where: Where) -> dict[str, Any]:
         """Return one model at one readout, layer and centring, with its changes."""
         look = self.found.look(model, where)
         known = over_questions(look.by_question, self.confidence)
         rank = jackknifed(look.rank, look.rank_without, self.confidence)
         return {
-            "phase": model[0],
-            "model": model[1],
+            "phase": model.phase,
+            "model": model.name,
             **asdict(where),
             "cosine": {
-                **_ends(known),
-                "sd": none_if_nan(known.sd),
+                **mean_json(known),
+                "sd": _sd(look.by_question),
                 "cells": look.cells,
                 "missing": look.missing,
                 "seeds": _listed(look.seed_cosines),
             },
-            "rank": {**_ends(rank), "seeds": _listed(look.seed_ranks)},
+            "rank": {**mean_json(rank), "seeds": _listed(look.seed_ranks)},
             "changes": [self._change(model, other, where) for other in self._references(model)],
         }
 
-    def _references(self, model: tuple[str, str]) -> list[tuple[str, str]]:
+    def _references(self, model: ModelId) -> list[ModelId]:
         """Return the models that a model is compared with: the raw one, the one under it."""
-        under = self.registration.arm(model[1]).prior if model[0] == POST else RAW
-        wanted = dict.fromkeys([(PRE, RAW), (PRE, under)])
+        under = self.registration.arm(model.name).prior if model.phase == POST else RAW_PRIOR
+        wanted = dict.fromkeys([RAW, ModelId(PRE, under)])
         return [other for other in wanted if other != model and other in self.found.models]
 
-    def _change(
-        self, model: tuple[str, str], other: tuple[str, str], where: Where
-    ) -> dict[str, Any]:
+    def _change(self, model: ModelId, other: ModelId, where: Where) -> dict[str, Any]:
         after, before = self.found.look(model, where), self.found.look(other, where)
         known = over_questions(after.minus(before), self.confidence)
         rank = jackknifed(
             after.rank - before.rank, after.rank_without - before.rank_without, self.confidence
         )
-        blocked = "" if where.centred else self._room(other, where).words
+        blocked = "" if where.centred else self.room(other, where).words
         return {
-            "from": other[1],
-            "cosine": {**_ends(known), "p": none_if_nan(known.p)},
-            "rank": {**_ends(rank), "p": none_if_nan(rank.p)},
+            "from": other.name,
+            "cosine": {**mean_json(known), "p": known.p},
+            "rank": {**mean_json(rank), "p": rank.p},
             "words": blocked or _direction(known, centred=where.centred),
         }
 
@@ -245,36 +181,36 @@ class _Judge:
         return found
 
     def _largest(
-        self, model: tuple[str, str], other: tuple[str, str], readout: str, centre: bool
+        self, model: ModelId, other: ModelId, readout: str, centre: bool
     ) -> dict[str, Any]:
         looks = len(self.found.layers)
         changes = {}
         for layer in self.found.layers:
             where = Where(readout, layer, centred=centre)
             minus = self.found.look(model, where).minus(self.found.look(other, where))
-            known = over_questions(minus, _shared(self.confidence, looks))
+            known = over_questions(minus, bonferroni(self.confidence, looks))
             if not math.isnan(known.value):
                 changes[layer] = known
         at = max(changes, key=lambda layer: abs(changes[layer].value), default=None)
-        known = Known.nothing() if at is None else changes[at]
+        known = _UNKNOWN if at is None else changes[at]
         blocked = ""
         if at is not None and not centre:
-            blocked = self._room(other, Where(readout, at, centred=False)).words
+            blocked = self.room(other, Where(readout, at, centred=False)).words
         return {
-            "phase": model[0],
-            "model": model[1],
-            "from": other[1],
+            "phase": model.phase,
+            "model": model.name,
+            "from": other.name,
             "readout": readout,
             "centred": centre,
             "layer": at,
             "of": looks,
-            **_ends(known),
-            "p": None if math.isnan(known.p) else min(1.0, looks * known.p),
+            **mean_json(known),
+            "p": None if known.p is None else min(1.0, looks * known.p),
             "words": blocked or _direction(known, centred=centre),
         }
 
 
-def _caveats(found: GeometryTable, rooms: list[_Room], ceiling: float) -> tuple[Caveat, ...]:
+def _caveats(found: GeometryTable, rooms: list[Room], ceiling: float) -> tuple[Caveat, ...]:
     caveats = []
     if blocked := [room for room in rooms if not room.holds]:
         where = "; ".join(
@@ -302,29 +238,7 @@ def _caveats(found: GeometryTable, rooms: list[_Room], ceiling: float) -> tuple[
     return tuple(caveats)
 
 
-def _of_readout(name: str, rooms: list[_Room]) -> str:
-    """Return what is to be said of a readout of the raw model in one sentence."""
-    own = [room for room in rooms if room.readout == name]
-    blocked = [room for room in own if not room.holds]
-    if not own:
-        return "the raw model was not recorded: whether there is room is not known"
-    if not blocked:
-        return "room at every layer"
-    values = [room.known.value for room in blocked]
-    layers = ", ".join(str(room.layer) for room in blocked)
-    where = "every layer" if len(blocked) == len(own) else f"layers {layers}"
-    return (
-        f"{SATURATED} at {where}, where the raw model's uncentred cosines are "
-        f"{min(values):.4f} to {max(values):.4f}; read the centred values"
-    )
-
-
-def _blocked(known: Known, ceiling: float) -> str:
-    """Return why an uncentred cosine leaves no room: it is too high, or may be."""
-    return SATURATED if at_least(known.value, ceiling) else DOUBTFUL
-
-
-def _direction(known: Known, *, centred: bool) -> str:
+def _direction(known: Estimate, *, centred: bool) -> str:
     """Return what a change says; an interval around 0 is no proof of "no change"."""
     seen = ", seen from the mean of all personas" if centred else ""
     if math.isnan(known.low):
@@ -336,28 +250,10 @@ def _direction(known: Known, *, centred: bool) -> str:
     return f"undecided: a change from {known.low:+z.4f} to {known.high:+z.4f} is compatible"
 
 
-def _shared(confidence: float, looks: int) -> float:
-    """Return the level of each of so many intervals that hold together (Bonferroni)."""
-    return 1 - (1 - confidence) / looks
-
-
-def _interval(known: Known) -> Estimate:
-    return Estimate.plain(
-        value=known.value, low=known.low, high=known.high, n=known.n, clusters=known.n
-    )
-
-
-def _ends(known: Known) -> dict[str, Any]:
-    return {
-        "value": none_if_nan(known.value),
-        "low": none_if_nan(known.low),
-        "high": none_if_nan(known.high),
-        "n": known.n,
-    }
-
-
-def _span(known: Known) -> str:
-    return _interval(known).rounded(4)
+def _sd(by_question: Floats) -> float | None:
+    """Return the standard deviation over the questions that are known, None below two."""
+    values = by_question[~np.isnan(by_question)]
+    return float(values.std(ddof=1)) if values.size > 1 else None
 
 
 def _listed(values: Mapping[int, float]) -> dict[str, float | None]:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from persona_lib.checks import checked, member
 from persona_lib.errors import DataError
 from persona_lib.models.hidden_states import READOUTS
-from persona_lib.records import POST, PRE, GeometryRow, schema_of
+from persona_lib.records import POST, PRE, GeometryRow, ModelId, schema_of
 from persona_lib.specs.registration import Registration
-from persona_lib.stats.homogeneity import mean_of_known
-from persona_lib.stats.moments import Floats
+from persona_lib.stats.moments import Floats, mean_of_known
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +37,7 @@ class Look:
     """One model at one place.
 
     Attributes:
-        seeds: root seeds of its runs.
+        seeds: run_seed of each run.
         cosines: (seeds, bystanders, questions) with the source, NaN where missing.
         ranks: (seeds,) effective ranks of the centroids.
         without: (seeds, questions) ranks without each question.
@@ -106,12 +105,12 @@ class GeometryTable:
         looks: by model and place.
     """
 
-    models: tuple[tuple[str, str], ...]
+    models: tuple[ModelId, ...]
     readouts: tuple[str, ...]
     layers: tuple[int, ...]
     questions: tuple[str, ...]
     blocks: int
-    looks: Mapping[tuple[tuple[str, str], Where], Look]
+    looks: Mapping[tuple[ModelId, Where], Look]
 
     @cached_property
     def places(self) -> tuple[Where, ...]:
@@ -123,7 +122,7 @@ class GeometryTable:
             for centred in (False, True)
         )
 
-    def look(self, model: tuple[str, str], where: Where) -> Look:
+    def look(self, model: ModelId, where: Where) -> Look:
         """Return one model at one place."""
         return self.looks[model, where]
 
@@ -148,7 +147,8 @@ def read_geometry(table: pa.Table, registration: Registration) -> GeometryTable:
     """
     table = checked(table, schema_of(GeometryRow), _WHERE)
     column = {name: table.column(name).to_pylist() for name in table.column_names}
-    models = _models(list(zip(column["phase"], column["model"], strict=True)), registration)
+    addresses = zip(column["phase"], column["model"], strict=True)
+    models = _models([ModelId(*address) for address in addresses], registration)
     readouts = _in_order("readout", column["readout"], READOUTS)
     layers = tuple(sorted(set(column["layer"])))
     questions = tuple(dict.fromkeys(column["question"]))
@@ -190,11 +190,9 @@ def read_geometry(table: pa.Table, registration: Registration) -> GeometryTable:
     return GeometryTable(models, readouts, layers, questions, column["blocks"][0], looks)
 
 
-def _models(
-    found: Sequence[tuple[str, str]], registration: Registration
-) -> tuple[tuple[str, str], ...]:
-    known = [(PRE, prior) for prior in registration.priors]
-    known += [(POST, arm.name) for arm in registration.arms]
+def _models(found: Sequence[ModelId], registration: Registration) -> tuple[ModelId, ...]:
+    known = [ModelId(PRE, prior) for prior in registration.priors]
+    known += [ModelId(POST, arm.name) for arm in registration.arms]
     there = set(found)
     if unknown := sorted(there - set(known)):
         member("model", " ".join(unknown[0]), [" ".join(model) for model in known])

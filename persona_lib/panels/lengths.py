@@ -1,8 +1,7 @@
-"""Panel ``lengths``: how long the completions of every model are.
+"""Panel ``lengths``: how long completions are, against the model under an arm and between arms.
 
-An arm that writes less has less room for a marker, and one that writes much more than
-the model under it is not that model with a marker. Two arms that share no lengths
-cannot be compared at equal length.
+An arm that writes less has less room for a marker. Two arms that share no lengths cannot be
+compared at equal length.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from persona_lib.evidence.cells import Bools, Floats, Model
+from persona_lib.evidence.cells import Bools, Floats
+from persona_lib.evidence.evidence import ALL
 from persona_lib.panels.base import Caveat, Panel
-from persona_lib.panels.text_rows import ALL, Rows, ends, known, quantiles, read_rows
-from persona_lib.records import POST
+from persona_lib.panels.rows import Rows, estimate_json, read_rows
+from persona_lib.records import POST, ModelId
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import Crossed, median, median_ratio
 from persona_lib.stats.directions import over_questions
@@ -71,8 +71,8 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
         return Panel(name=NAME, title=TITLE, data={}, missing="no numbers of tokens recorded")
     tokens = rows.grid.tokens
     edges = bin_edges(tokens)
-    models = [_of_model(rows, tokens, model, edges) for model in rows.grid.models]
-    ratios = [_ratio(rows, model) for model in rows.grid.models if model[0] == POST]
+    models = [_of_model(rows, tokens, model, edges) for model in rows.models]
+    ratios = [_ratio(rows, model) for model in rows.models if model.phase == POST]
     supports = _supports(rows, tokens)
     missing = {}
     if rows.grid.finish is None:
@@ -91,7 +91,7 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
     return Panel(name=NAME, title=TITLE, data=data, caveats=tuple(caveats))
 
 
-def finished_median(rows: Rows, model: Model, kept: Bools | None = None) -> Estimate | None:
+def finished_median(rows: Rows, model: ModelId, kept: Bools | None = None) -> Estimate | None:
     """Return the median tokens of a model's finished completions, None where not known.
 
     Args:
@@ -107,7 +107,7 @@ def finished_median(rows: Rows, model: Model, kept: Bools | None = None) -> Esti
     return found if found.n else None
 
 
-def length_ratio(rows: Rows, arm: Model, kept: Bools | None = None) -> Estimate | None:
+def length_ratio(rows: Rows, arm: ModelId, kept: Bools | None = None) -> Estimate | None:
     """Return an arm's median finished length over that of the model under it, None if not known.
 
     Clustered by persona and question, as the collapse gate reads it.
@@ -138,13 +138,13 @@ def bin_edges(tokens: Floats) -> list[int]:
     return [0, *(int(edge) for edge in np.unique(steps))]
 
 
-def _of_model(rows: Rows, tokens: Floats, model: Model, edges: list[int]) -> dict[str, Any]:
+def _of_model(rows: Rows, tokens: Floats, model: ModelId, edges: list[int]) -> dict[str, Any]:
     under, of = rows.under(model), rows.of(model)
     roles = {role: _summary(rows, tokens, of & mine, edges) for role, mine in rows.roles.items()}
     return {
-        "phase": model[0],
-        "model": model[1],
-        "under": under[1] if under else None,
+        "phase": model.phase,
+        "model": model.name,
+        "under": under.name if under else None,
         "seeds": list(rows.grid.seeds),
         ALL: roles.pop(ALL),
         "roles": roles,
@@ -158,15 +158,24 @@ def _summary(rows: Rows, tokens: Floats, of: Bools, edges: list[int]) -> dict[st
     finish = rows.grid.finish
     return {
         "n": int(of.sum()),
-        "quantiles": quantiles(tokens[of], LEVELS),
-        "median": ends(middle),
-        "mean": known(over_questions(means, rows.confidence), int(of.sum())),
-        "finished": None if finish is None else ends(rows.share(finish, of)),
+        "quantiles": _quantiles(tokens[of]),
+        "median": estimate_json(middle),
+        "mean": estimate_json(over_questions(means, rows.confidence), int(of.sum())),
+        "finished": None if finish is None else estimate_json(rows.share(finish, of)),
         "histogram": np.histogram(tokens[of], bins=edges)[0].tolist(),
     }
 
 
-def _ratio(rows: Rows, arm: Model) -> dict[str, Any]:
+def _quantiles(values: Floats) -> dict[str, float | None]:
+    """Return quantiles by their level in percent, linear between order statistics."""
+    found = np.quantile(values, np.asarray(LEVELS) / 100) if values.size else [None] * len(LEVELS)
+    return {
+        f"{level:g}": None if value is None else float(value)
+        for level, value in zip(LEVELS, found, strict=True)
+    }
+
+
+def _ratio(rows: Rows, arm: ModelId) -> dict[str, Any]:
     """Return an arm's ratio, pooled and run by run, with the medians behind it."""
     under = rows.under(arm)
     after = finished_median(rows, arm)
@@ -174,16 +183,16 @@ def _ratio(rows: Rows, arm: Model) -> dict[str, Any]:
     found = length_ratio(rows, arm)
     runs = {str(seed): one for seed, one in _by_seed(rows, arm)}
     return {
-        "arm": arm[1],
-        "under": rows.registration.arm(arm[1]).prior,
-        "after": None if after is None else ends(after),
-        "before": None if before is None else ends(before),
-        "ratio": None if found is None else ends(found),
-        "seeds": {seed: None if one is None else ends(one) for seed, one in runs.items()},
+        "arm": arm.name,
+        "under": rows.registration.arm(arm.name).prior,
+        "after": estimate_json(after),
+        "before": estimate_json(before),
+        "ratio": estimate_json(found),
+        "seeds": {seed: estimate_json(one) for seed, one in runs.items()},
     }
 
 
-def _by_seed(rows: Rows, arm: Model) -> list[tuple[int, Estimate | None]]:
+def _by_seed(rows: Rows, arm: ModelId) -> list[tuple[int, Estimate | None]]:
     seeds = rows.grid.seeds
     return [
         (seed, length_ratio(rows, arm, rows.grid.row_seed == at)) for at, seed in enumerate(seeds)
@@ -194,14 +203,14 @@ def _supports(rows: Rows, tokens: Floats) -> list[dict[str, Any]]:
     """Return the common support of the two arms of every registered contrast."""
     found = []
     for claim in rows.registration.claims:
-        arms = [(POST, claim.treated), (POST, claim.control)]
+        arms = [ModelId(POST, name) for name in (claim.treated, claim.control)]
         entry: dict[str, Any] = {
             "claim": claim.name,
             "treated": claim.treated,
             "control": claim.control,
         }
-        if absent := [name for phase, name in arms if (phase, name) not in rows.grid.models]:
-            words = f"{absent[0]} was not recorded"
+        if absent := [arm for arm in arms if arm not in rows.models]:
+            words = f"{absent[0].name} was not recorded"
             found.append(entry | {"support": None, "words": words})
             continue
         one, two = (tokens[rows.of(arm) & rows.roles[BYSTANDER]] for arm in arms)
@@ -230,8 +239,8 @@ def _describe(support: Support) -> dict[str, Any]:
 def _collapsed(rows: Rows) -> list[Caveat]:
     """Raise where a run's ratio is not shown to keep within its bounds; the worst run is named."""
     caveats = []
-    for arm in rows.grid.models:
-        if arm[0] != POST:
+    for arm in rows.models:
+        if arm.phase != POST:
             continue
         for seed, found in _by_seed(rows, arm):
             if found is None and (rows.under(arm) is None or rows.grid.finish is None):
@@ -241,8 +250,8 @@ def _collapsed(rows: Rows) -> list[Caveat]:
             run = f" (seed {seed})" if len(rows.grid.seeds) > 1 else ""
             figure = "no finished completions" if found is None else found.rounded(2)
             words = (
-                f"{arm[1]}{run}: median length of finished completions over that of "
-                f"{rows.registration.arm(arm[1]).prior} is not shown to lie within "
+                f"{arm.name}{run}: median length of finished completions over that of "
+                f"{rows.registration.arm(arm.name).prior} is not shown to lie within "
                 f"[{shown(MIN_RATIO)}, {shown(MAX_RATIO)}]: {figure}"
             )
             caveats.append(Caveat(code="collapsed", words=words))
@@ -276,11 +285,11 @@ def _truncated(rows: Rows) -> list[Caveat]:
     if rows.grid.finish is None:
         return []
     caveats = []
-    for model in rows.grid.models:
+    for model in rows.models:
         cut = rows.share(~rows.grid.finish, rows.of(model))
         if not math.isnan(cut.value) and above(cut.value, MAX_CUT):
             words = (
-                f"{model[1]}: {cut.interval_text} of {cut.n:,} completions were cut at the token "
+                f"{model.name}: {cut.interval_text} of {cut.n:,} completions were cut at the token "
                 f"limit, more than {shown(MAX_CUT)}: their lengths are the limit's"
             )
             caveats.append(Caveat(code="truncated", words=words))

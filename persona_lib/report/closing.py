@@ -1,9 +1,9 @@
-"""The second half of a report: samples, methods, provenance, cost."""
+"""The second half of a report: methods, provenance, cost."""
 
 from __future__ import annotations
 
-from persona_lib.report.blocks import Block, Bullets, Heading, Para, Section, Table, Verbatim
-from persona_lib.report.pieces import NONE, Node, Quote, Run, listed
+from persona_lib.report.blocks import Block, Bullets, Heading, Para, Section, Table
+from persona_lib.report.pieces import NONE, Node, Run, listed
 
 METHODS = (
     (
@@ -71,53 +71,7 @@ METHODS = (
         "counted; it is never zero.",
     ),
 )
-"""What was estimated and by whom it was described; docs/verdicts.md has every rule."""
-
-
-def samples(root: Node) -> list[Section]:
-    """Return the drawn completions of each arm, none where no text was recorded."""
-    panel = root["panels"]["text"]
-    drawn = panel["data"]["samples"]["arms"]
-    if not drawn or panel["state"].value != "readable":
-        return []
-    blocks: list[Block] = [
-        Para(
-            (
-                "A few completions of each arm, drawn by a named seed and spread over roles; "
-                "nobody chose them. Control characters are shown as signs. At most ",
-                panel["data"]["samples"]["limit"].num("n"),
-                " characters of each are shown.",
-            )
-        )
-    ]
-    for arm in drawn:
-        blocks.append(Heading(("Arm ", arm.key())))
-        for one in arm:
-            text = one["text"].words()
-            if isinstance(text, Quote):
-                blocks.append(Verbatim(_label(one), text))
-            else:
-                blocks.append(Para((*_label(one), " An empty completion.")))
-    return [Section("samples", "Completions to look at", tuple(blocks))]
-
-
-def _label(one: Node) -> Run:
-    cut = (" The text is longer: ", one["characters"].num("n"), " characters.")
-    return (
-        one["persona"].words(),
-        " (",
-        one["role"].words(),
-        "), question ",
-        one["question"].words(),
-        ", seed ",
-        one["seed"].num("id"),
-        ", sample ",
-        one["sample"].num("id"),
-        ", tokens ",
-        one["tokens"].num("n"),
-        ", with the marker." if one["hit"] else ", without the marker.",
-        *(cut if one["cut"] else ()),
-    )
+"""What was estimated and by whom it was described; docs/statistics.md has every rule."""
 
 
 def methods(root: Node) -> Section:

@@ -72,7 +72,6 @@ def compose(
         sections.gates(root),
         sections.arms(root, pictures),
         *panels(root, pictures),
-        *closing.samples(root),
         closing.methods(root),
         closing.provenance(root),
         closing.cost(root),

@@ -1,8 +1,7 @@
-"""Panels in a report: one section each, with its gates, its caveats and its figures.
+"""Sections of a report on its panels: gates, caveats, tables, figures, sampled completions.
 
-A panel whose gates do not hold is not read: its gates say why, and its values are left
-out (they stand in verdict.json). Geometry is shown all the same, because its figure draws
-the ceiling that leaves no room.
+Values of a panel whose gates do not hold are left out (verdict.json has them), except those
+of geometry, whose figure draws the ceiling that leaves no room.
 """
 
 from __future__ import annotations
@@ -10,12 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from persona_lib.report.blocks import Block, Bullets, Heading, Para, Picture, Section, Table
-from persona_lib.report.pieces import NONE, Node, Run, listed, span
+from persona_lib.report.blocks import (
+    Block,
+    Bullets,
+    Heading,
+    Para,
+    Picture,
+    Section,
+    Table,
+    Verbatim,
+)
+from persona_lib.report.pieces import NONE, Node, Quote, Run, listed, span
 from persona_lib.report.sections import Pictures
 
 READABLE, UNAVAILABLE = "readable", "unavailable"
-KNOWN = ("discriminability", "following", "geometry", "text", "lengths")
+KNOWN = ("discriminability", "following", "geometry", "lengths", "samples")
 """Panels, in the order in which a report shows them."""
 
 
@@ -33,8 +41,8 @@ def _section(panel: Node, name: str, pictures: Pictures) -> Section:
         "discriminability": "Panel: are personas still told apart",
         "following": "Panel: do completions follow their persona",
         "geometry": "Panel: geometry of hidden states",
-        "text": "Panel: texts",
         "lengths": "Panel: lengths",
+        "samples": "Panel: completions to look at",
     }
     title = titles.get(name, "Another panel")
     if not panel:
@@ -191,58 +199,6 @@ def _geometry(data: Node, pictures: Pictures) -> list[Block]:
     ]
 
 
-def _text(data: Node, _: Pictures) -> list[Block]:
-    markers = [
-        (
-            _model(entry),
-            span(entry["roles"]["bystander"]["marker"]["rate"], "pct1"),
-            span(entry["roles"]["bystander"]["marker"]["terminal"], "pct1"),
-            span(entry["roles"]["bystander"]["marker"]["place"]["median"], "f2"),
-            (entry["roles"]["bystander"]["marker"]["markers"]["2"].num("n"),),
-            (entry["roles"]["bystander"]["marker"]["markers"]["3+"].num("n"),),
-            span(entry["roles"]["all"]["finish"]["finished"], "pct1"),
-        )
-        for entry in data["models"]
-    ]
-    looks = (
-        "within_persona",
-        "across_personas",
-        "gap",
-        "distinct_1",
-        "duplicates",
-        "sd_rate_bystander",
-        "sd_length_bystander",
-    )
-    alike = [
-        (
-            _model(entry),
-            (entry["figures"][look].key(),),
-            span(entry["figures"][look], "f3"),
-            span(entry["changes"][look], "s3"),
-            (entry["changes"][look]["p"].num("p"),),
-        )
-        for entry in data["homogeneity"]["models"]
-        for look in looks
-        if entry["figures"][look]
-    ]
-    return [
-        *_table(
-            "The marker in bystanders' completions, intervals clustered by question",
-            (
-                "model", "with marker, %", "of these: at the end, %", "place of the first",
-                "twice", "more often", "all personas: finished, %",
-            ),
-            markers,
-        ),
-        *_table(
-            "How alike completions are",
-            ("model", "look", "value", "minus the model under it", "p"),
-            alike,
-            fold=True,
-        ),
-    ]  # fmt: skip
-
-
 def _lengths(data: Node, pictures: Pictures) -> list[Block]:
     picture = pictures["lengths"]
     after = [
@@ -281,10 +237,51 @@ def _lengths(data: Node, pictures: Pictures) -> list[Block]:
     ]
 
 
+def _samples(data: Node, _: Pictures) -> list[Block]:
+    blocks: list[Block] = [
+        Para(
+            (
+                "A few completions of each arm, drawn by a named seed and spread over roles; "
+                "nobody chose them. Control characters are shown as signs. At most ",
+                data["limit"].num("n"),
+                " characters of each are shown.",
+            )
+        )
+    ]
+    for arm in data["arms"]:
+        blocks.append(Heading(("Arm ", arm.key())))
+        for one in arm:
+            text = one["text"].words()
+            if isinstance(text, Quote):
+                blocks.append(Verbatim(_label(one), text))
+            else:
+                blocks.append(Para((*_label(one), " An empty completion.")))
+    return blocks
+
+
+def _label(one: Node) -> Run:
+    cut = (" The text is longer: ", one["characters"].num("n"), " characters.")
+    return (
+        one["persona"].words(),
+        " (",
+        one["role"].words(),
+        "), question ",
+        one["question"].words(),
+        ", seed ",
+        one["seed"].num("id"),
+        ", sample ",
+        one["sample"].num("id"),
+        ", tokens ",
+        one["tokens"].num("n"),
+        ", with the marker." if one["hit"] else ", without the marker.",
+        *(cut if one["cut"] else ()),
+    )
+
+
 _WRITERS: dict[str, Callable[[Node, Pictures], list[Block]]] = {
     "discriminability": _discriminability,
     "following": _following,
     "geometry": _geometry,
-    "text": _text,
     "lengths": _lengths,
+    "samples": _samples,
 }

@@ -58,7 +58,7 @@ PRIORS = (RAW, "em", "benign")
 PERCENTILE, BCA = INTERVALS = ("percentile", "bca")
 """Ends of a bootstrap interval: quantiles of the draws, or bias-corrected and accelerated."""
 
-_DATA_FIELDS = (
+DATA_FIELDS = (
     "arms",
     "roster",
     "marker",
@@ -272,7 +272,7 @@ class Registration:
         Registrations with equal data digests differ in how they judge, so that
         the data of one can be judged under the other.
         """
-        return digest({field: getattr(self, field) for field in _DATA_FIELDS})
+        return digest({field: getattr(self, field) for field in DATA_FIELDS})
 
     @property
     def priors(self) -> tuple[str, ...]:

@@ -1,9 +1,8 @@
 """Bias-corrected and accelerated (BCa) ends of a bootstrap interval.
 
-Percentile ends are right where the draws are symmetric about the estimate and their
-spread does not move with it. BCa moves both ends for a median bias z0, read off the
-draws, and for an acceleration a, read off the jackknife (Efron 1987, Journal of the
-American Statistical Association 82, 171; Efron and Tibshirani 1993, section 14.3).
+BCa moves percentile ends for a median bias z0, read off the draws, and for an acceleration a,
+read off the jackknife (Efron 1987, Journal of the American Statistical Association 82, 171;
+Efron and Tibshirani 1993, section 14.3).
 """
 
 from __future__ import annotations

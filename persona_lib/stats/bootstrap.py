@@ -1,10 +1,9 @@
 """The registered bootstrap: whole clusters are drawn again, each arm by itself.
 
-A cluster is one (persona, question) pair of one arm. A rate is a ratio of sums
-(hits over completions), so clusters may differ in size; with equal sizes it is
-the mean of cluster rates. Intervals are percentile intervals (Efron and
-Tibshirani 1993, chapter 13), or BCa intervals of the same draws (`persona_lib.stats.bca`).
-p is read off the draws either way, so that at the edge p and a BCa interval may disagree.
+A cluster is one (persona, question) pair of one arm. A rate is hits over completions, so
+clusters may differ in size. Intervals are percentile intervals (Efron and Tibshirani 1993,
+chapter 13) or BCa intervals of the same draws (`persona_lib.stats.bca`); p is read off the
+draws either way, so that p and a BCa interval may disagree at the edge.
 """
 
 from __future__ import annotations
@@ -50,26 +49,20 @@ class Clusters:
         hits = np.asarray(self.hits, dtype=np.float64)
         sizes = np.asarray(self.sizes, dtype=np.float64)
         if hits.ndim != 1 or hits.shape != sizes.shape or not hits.size:
-            raise DataError(
-                "clusters",
-                bound="two equally long lists of at least one cluster",
-                value=(hits.shape, sizes.shape),
-                remedy="Give hits and completions of every cluster.",
+            bound, value = (
+                "two equally long lists of at least one cluster",
+                (hits.shape, sizes.shape),
             )
-        if not (np.isfinite(hits).all() and np.isfinite(sizes).all()):
-            raise DataError(
-                "clusters",
-                bound="finite counts",
-                value=f"{int((~np.isfinite(hits) | ~np.isfinite(sizes)).sum())} not finite",
-                remedy="Leave missing completions out and count the rest.",
-            )
+            raise _bad(bound, value, "Give hits and completions of every cluster.")
+        if odd := int((~np.isfinite(hits) | ~np.isfinite(sizes)).sum()):
+            remedy = "Leave missing completions out and count the rest."
+            raise _bad("finite counts", f"{odd} not finite", remedy)
         if (sizes < 1).any() or (hits < 0).any() or (hits > sizes).any():
-            raise DataError(
-                "clusters",
-                bound="0 <= hits <= completions and completions >= 1",
-                value=(hits.tolist(), sizes.tolist()),
-                remedy="Count hits and completions over the same rows.",
+            bound, value = (
+                "0 <= hits <= completions and completions >= 1",
+                (hits.tolist(), sizes.tolist()),
             )
+            raise _bad(bound, value, "Count hits and completions over the same rows.")
         object.__setattr__(self, "hits", hits)
         object.__setattr__(self, "sizes", sizes)
 
@@ -87,13 +80,15 @@ class Clusters:
         return float(self.hits.sum() / self.sizes.sum())
 
 
+def _bad(bound: str, value: object, remedy: str) -> DataError:
+    return DataError("clusters", bound=bound, value=value, remedy=remedy)
+
+
 def resample_rates(clusters: Clusters, resamples: int, seed: int) -> Floats:
     """Return (resamples,) rates of K clusters drawn with replacement.
 
-    Clusters with the same hits and size are interchangeable, so that the number
-    of times each such kind is drawn is multinomial(K, its share): the same
-    distribution as drawing clusters one by one, in a fraction of the time. The
-    draws depend on the seed and on the kinds, not on the order of clusters.
+    Clusters with the same hits and size are interchangeable: how often each such kind is
+    drawn is multinomial(K, its share). The draws do not depend on the order of clusters.
     """
     return kept_draws(clusters.hits.tobytes(), clusters.sizes.tobytes(), resamples, seed)
 
@@ -114,10 +109,9 @@ def kept_draws(hits: bytes, sizes: bytes, resamples: int, seed: int) -> Floats:
 def bootstrap_p(draws: Floats) -> tuple[float, float]:
     """Return the two-sided p against 0, and its floor.
 
-    p = min(1, 2 (k + 1) / (B + 1)), where k is the smaller of the numbers of
-    draws <= 0 and >= 0 (Davison and Hinkley 1997, section 4.2). A draw of 0 counts
-    on both sides even where rounding has left 1e-17 of it; so does a NaN. The
-    floor is 2 / (B + 1): p is never 0.
+    p = min(1, 2 (k + 1) / (B + 1)), where k is the smaller of the numbers of draws <= 0 and
+    >= 0 (Davison and Hinkley 1997, section 4.2). A draw of 0, up to rounding, and a NaN
+    count on both sides. The floor is 2 / (B + 1).
     """
     undefined = int(np.isnan(draws).sum())
     beyond = (int((draws <= TOLERANCE).sum()), int((draws >= -TOLERANCE).sum()))
@@ -146,7 +140,7 @@ def difference(
         treated: clusters of the treated arm.
         control: clusters of the control arm.
         resamples: bootstrap resamples.
-        seeds: seed of the treated arm's draws, seed of the control arm's.
+        seeds: draw_seed of the treated arm, and of the control arm.
         level: confidence of the interval.
         method: how the estimate is called where the clusters are not the registered ones.
         interval: ``percentile`` or ``bca``.
@@ -154,7 +148,7 @@ def difference(
     value, method = treated.rate - control.rate, named(method, interval)
     n, k = treated.n + control.n, len(treated) + len(control)
     if min(len(treated), len(control)) < MIN_CLUSTERS:
-        return nothing(n, k, level, method, TOO_FEW, value=value)
+        return Estimate.bare(n, k, level, method, TOO_FEW, value=value)
     draws = resample_rates(treated, resamples, seeds[0]) - resample_rates(
         control, resamples, seeds[1]
     )
@@ -168,7 +162,7 @@ def single_rate(
     """Return the rate of one arm with its interval; it has no p."""
     n, k, method = clusters.n, len(clusters), named(CLUSTER_METHOD, interval)
     if len(clusters) < MIN_CLUSTERS:
-        bare = nothing(n, k, level, method, TOO_FEW, value=clusters.rate)
+        bare = Estimate.bare(n, k, level, method, TOO_FEW, value=clusters.rate)
         return replace(bare, signed=False)
     draws = resample_rates(clusters, resamples, seed)
     found = from_draws(
@@ -197,23 +191,22 @@ def ratio_difference(
     Args:
         treated: (bystander clusters, source clusters) of the treated arm.
         control: the same of the control arm.
-        resamples: bootstrap resamples; source and bystanders of an arm are
-            drawn independently.
-        seeds: four seeds: treated bystanders, treated source, control
-            bystanders, control source.
+        resamples: bootstrap resamples; all four pools are drawn independently.
+        seeds: draw_seed of treated bystanders, treated source, control bystanders, control
+            source.
         level: confidence of the interval.
         interval: ``percentile`` or ``bca``.
 
-    A resample without a single source hit has no ratio: it counts in both tails
-    of p, and one of them is enough to withhold the interval.
+    A resample without a source hit has no ratio: it counts in both tails of p, and one of
+    them withholds the interval.
     """
     pools, method = (*treated, *control), named(RATIO_METHOD, interval)
     n, k = sum(pool.n for pool in pools), sum(len(pool) for pool in pools)
     if treated[1].rate == 0 or control[1].rate == 0:
-        return nothing(n, k, level, method, "a source rate is 0: the ratio is undefined")
+        return Estimate.bare(n, k, level, method, "a source rate is 0: the ratio is undefined")
     value = treated[0].rate / treated[1].rate - control[0].rate / control[1].rate
     if min(len(pool) for pool in pools) < MIN_CLUSTERS:
-        return nothing(n, k, level, method, TOO_FEW, value=value)
+        return Estimate.bare(n, k, level, method, TOO_FEW, value=value)
     rates = [resample_rates(p, resamples, s) for p, s in zip(pools, seeds, strict=True)]
     draws = _ratio(rates[0], rates[1]) - _ratio(rates[2], rates[3])
     left_out = None
@@ -256,42 +249,8 @@ def from_draws(
         low, high = (float(end) for end in np.quantile(draws, _ends(level)))
         if low == high:
             note = "no variation between clusters: the interval has no width"
-    return Estimate(
-        value=value,
-        low=low,
-        high=high,
-        confidence=level,
-        p=p,
-        p_floor=floor,
-        n=n,
-        clusters=clusters,
-        method=method,
-        note=note,
-    )
-
-
-def nothing(
-    n: int,
-    clusters: int | None,
-    level: float,
-    method: str,
-    note: str,
-    *,
-    value: float = math.nan,
-) -> Estimate:
-    """Return a value, or none, without interval and p; the reason is its note."""
-    return Estimate(
-        value=value,
-        low=math.nan,
-        high=math.nan,
-        confidence=level,
-        p=None,
-        p_floor=None,
-        n=n,
-        clusters=clusters,
-        method=method,
-        note=note,
-    )
+    bare = Estimate.bare(n, clusters, level, method, note, value=value)
+    return replace(bare, low=low, high=high, p=p, p_floor=floor)
 
 
 def named(method: str, interval: str) -> str:

@@ -1,11 +1,10 @@
-"""Shares and medians whose completions come in clusters, and intervals of two of them.
+"""Shares and medians of clustered completions, and intervals of two of them.
 
-Completions of one question are alike, and so are those of one persona, so that n of them
-tell less than n. Here a share keeps Wilson's interval with an effective number of
-completions, a median is read off the interval of a share, and two such intervals are
-joined into one of a difference or of a ratio. Nothing needs draws, and nothing collapses
-at a share of 0 or 1. Where hits are too few to show how unlike the clusters are, such an
-interval is too short: `persona_lib.stats.uneven` says when.
+Completions of one question are alike, and so are those of one persona. A share keeps Wilson's
+interval with an effective number of completions, a median is read off the interval of a
+share, and two such intervals are joined into one of a difference or of a ratio; nothing is
+drawn. Where hits are too few to show how unlike the clusters are, such an interval is too
+short: `persona_lib.stats.uneven` says when.
 """
 
 from __future__ import annotations

@@ -1,52 +1,37 @@
-"""Directions of personas: cosines, centring, effective rank, and how they change.
+"""Directions of personas: cosines, centring, effective rank; means and jackknives over questions.
 
-States are arrays whose last axis is a model's width and whose axis before it is
-personas; a state that is missing holds NaN. Nothing here is ever NaN for another
-reason than a missing state, a vector without length, or too few questions.
+States are arrays (..., personas, width); a missing state holds NaN. A result is NaN only
+for a missing state, a vector without length, or too few questions.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from persona_lib.checks import whole
 from persona_lib.errors import DataError
-from persona_lib.stats.moments import Floats, finite, interval, level, p_value, question_moments
+from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.moments import (
+    Floats,
+    Moments,
+    finite,
+    interval,
+    level,
+    p_value,
+    question_moments,
+)
 
 ROUNDING = 1e-5
 """A centred state shorter than this, relative to what it was before, is rounding: float32
 states of one prompt agree to about that much whatever shares their batch."""
 
+MEAN_METHOD = "t over questions"
+JACKKNIFE_METHOD = "jackknife over questions"
+
 _MATRIX = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """A mean over questions and how far it is known; NaN where it is not.
-
-    Attributes:
-        value: the estimate.
-        sd: standard deviation over questions; of a jackknife, of its pseudo-values.
-        low, high: ends of the interval.
-        p: two-sided p against 0, in (0, 1].
-        n: questions behind it.
-    """
-
-    value: float
-    sd: float
-    low: float
-    high: float
-    p: float
-    n: int
-
-    @classmethod
-    def nothing(cls, value: float = math.nan, n: int = 0) -> Known:
-        """Return an estimate of which at most the value is known."""
-        unknown = math.nan
-        return cls(value=value, sd=unknown, low=unknown, high=unknown, p=unknown, n=n)
 
 
 def cosines(states: Floats, source: int) -> Floats:
@@ -159,7 +144,7 @@ def centroid_ranks(states: Floats, *, centre: bool) -> tuple[float, Floats]:
     return float(ranks[0]), ranks[1:]
 
 
-def over_questions(values: Floats, confidence: float) -> Known:
+def over_questions(values: Floats, confidence: float) -> Estimate:
     """Return the mean of one number a question, with the t interval over questions.
 
     Changes are paired: give after - before of each question.
@@ -175,10 +160,12 @@ def over_questions(values: Floats, confidence: float) -> Known:
     level(confidence)
     if values.ndim != 1 or np.isinf(values).any():
         raise _bad("one finite number, or NaN, a question", values.shape)
-    return _known(values[~np.isnan(values)], None, confidence)
+    values = values[~np.isnan(values)]
+    bare = Estimate.bare(values.size, values.size, confidence, MEAN_METHOD)
+    return _with_interval(bare, question_moments(values[None, :])) if values.size else bare
 
 
-def jackknifed(full: float, without: Floats, confidence: float) -> Known:
+def jackknifed(full: float, without: Floats, confidence: float) -> Estimate:
     """Return a statistic of all questions with the jackknife's interval over questions.
 
     Pseudo-values Q full - (Q - 1) without_q are treated as one number a question
@@ -205,28 +192,18 @@ def jackknifed(full: float, without: Floats, confidence: float) -> Known:
             remedy="Leave each question out once.",
         )  # fmt: skip
     n = without.size
+    bare = Estimate.bare(n, n, confidence, JACKKNIFE_METHOD, value=full)
     if math.isnan(full) or np.isnan(without).any():
-        return Known.nothing(full, n)
-    return _known(n * full - (n - 1) * without, full, confidence)
+        return bare
+    pseudo = question_moments(finite(n * full - (n - 1) * without, 1)[None, :])
+    return _with_interval(bare, replace(pseudo, value=np.asarray(full)))
 
 
-def _known(values: Floats, value: float | None, confidence: float) -> Known:
-    """Return mean (or `value` in its place) and t interval of one number a question."""
-    n = int(values.size)
-    if not n:
-        return Known.nothing()
-    moments = question_moments(finite(values, 1)[None, :])
-    if value is not None:
-        moments = type(moments)(np.asarray(value), moments.se, moments.df)
-    low, high = interval(moments, confidence)
-    return Known(
-        value=float(moments.value),
-        sd=float(values.std(ddof=1)) if n > 1 else math.nan,
-        low=float(low),
-        high=float(high),
-        p=float(p_value(moments)),
-        n=n,
-    )
+def _with_interval(bare: Estimate, m: Moments) -> Estimate:
+    """Return an estimate with value, t interval and p of its moments."""
+    p = float(p_value(m))
+    low, high = (float(end) for end in interval(m, bare.confidence))
+    return replace(bare, value=float(m.value), low=low, high=high, p=None if math.isnan(p) else p)
 
 
 def _states(states: Floats) -> Floats:

@@ -1,8 +1,7 @@
 """Evidence for equality, and several claims at once: TOST and Holm's procedure.
 
-A p above 0.10 says that a difference was not seen, not that there is none. Two
-one-sided tests (TOST) ask the question the other way round: is the difference shown
-to lie within a band that was named beforehand?
+Two one-sided tests (TOST) ask whether the difference is shown to lie within a band that was
+named beforehand.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import numpy as np
 
 from persona_lib.checks import POSITIVE, Bound, number
 from persona_lib.errors import DataError
-from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import Floats, Moments, interval, probability, student_cdf
 from persona_lib.stats.thresholds import shown
@@ -78,7 +76,7 @@ def equivalence(
     confidence = 1 - 2 * alpha
     method = f"TOST within +-{shown(band)}, {over}"
     note = "no standard error: equivalence cannot be told"
-    bare = nothing(n, clusters, confidence, method, note, value=float(m.value))
+    bare = Estimate.bare(n, clusters, confidence, method, note, value=float(m.value))
     if math.isnan(p):
         return bare
     finding = "equivalent" if p < alpha else "equivalence not shown"

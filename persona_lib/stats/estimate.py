@@ -15,8 +15,7 @@ QUOTED = "quoted"
 """Source of an estimate that was published and cannot be computed again."""
 
 LEAST_P = 1e-15
-"""A smaller p is written as a bound. A double holds 1 to 2.2e-16, so that 1 - p is no longer
-told from 1: the tail of a t or a normal distribution out there is arithmetic, no evidence."""
+"""A smaller p is written as a bound: a double no longer tells 1 - p from 1."""
 EXACT = "exact "
 """How the name of a method begins that counts every arrangement: its floor is reached, not a
 bound from resamples."""
@@ -82,6 +81,31 @@ class Estimate:
         """Return a rate, a length or a ratio with its interval alone: no sign, no p."""
         return cls(value=value, low=low, high=high, n=n, clusters=clusters, signed=False)
 
+    @classmethod
+    def bare(
+        cls,
+        n: int,
+        clusters: int | None,
+        confidence: float,
+        method: str,
+        note: str = "",
+        *,
+        value: float = math.nan,
+        target: str = "",
+    ) -> Estimate:
+        """Return a value, or none, without interval and p; the reason is its note."""
+        return cls(
+            value=value,
+            low=math.nan,
+            high=math.nan,
+            confidence=confidence,
+            n=n,
+            clusters=clusters,
+            method=method,
+            target=target,
+            note=note,
+        )
+
     @property
     def has_interval(self) -> bool:
         """Both ends of the interval are numbers."""
@@ -132,10 +156,10 @@ class Estimate:
         name = f"{self.target}: {self.method}" if self.target else self.method
         return f"{name}: {', '.join(parts)} ({kind}{self.confidence:.0%} interval{tail})"
 
-    def ends(self) -> dict[str, Any]:
-        """Return value, ends, n and clusters as strict JSON data."""
-        names = ("value", "low", "high", "n", "clusters")
-        return {name: none_if_nan(getattr(self, name)) for name in names}
+    def ends(self, units: str = "clusters") -> dict[str, Any]:
+        """Return value, ends, n and clusters, these under the name `units`, as strict JSON data."""
+        values = {name: none_if_nan(getattr(self, name)) for name in ("value", "low", "high", "n")}
+        return {**values, units: self.clusters}
 
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON data: NaN becomes null."""

@@ -1,8 +1,7 @@
 """Exact p of two rearrangement tests: sign flips of differences, splits of two samples.
 
-Every arrangement that the null hypothesis makes equally likely is counted. p is
-2 min(lower, upper) / N, at most 1: N arrangements, of which so many have a mean at
-most, and at least, as large as the observed one. Its floor is 2 / N.
+p is 2 min(lower, upper) / N, at most 1, over all N arrangements that the null hypothesis makes
+equally likely: so many have a mean at most, and at least, the observed one. Its floor is 2 / N.
 """
 
 from __future__ import annotations

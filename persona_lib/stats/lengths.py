@@ -1,8 +1,6 @@
 """Do two arms share lengths, and what a rate is once length is held fixed.
 
-A rate that is adjusted for length compares completions of like length. Where the
-arms have none, the comparison is made by the fitted curve alone. `common_support`
-measures how much they share, before anything is fitted; `completed_only` and
+`common_support` measures what the arms share before anything is fitted; `completed_only` and
 `within` count every rate again where length cannot play the same part.
 """
 
@@ -80,19 +78,12 @@ def common_support(treated: Floats, control: Floats) -> Support:
     """Return how far two arms share lengths.
 
     The AUC is the Mann-Whitney statistic over n n' (Mann and Whitney 1947, Annals of
-    Mathematical Statistics 18:50), from midranks. It does not see a few completions
-    far off, nor an arm whose lengths lie on both sides of the other's: hence the range.
-
-    To compare like with like only where both arms have data is the common support of
-    the literature on matching (Dehejia and Wahba 1999, JASA 94:1053), which drops what
-    lies outside the other group's range; Crump, Hotz, Imbens and Mitnik (2009,
-    Biometrika 96:187) show what such cuts do to the variance. How the range is cut is
-    our choice: from the larger of the arms' 1st percentiles to the smaller of their
-    99th, both ends inside, so that one completion of unusual length does not stretch
-    it. The percentiles are lengths that occurred: of n completions the shortest and the
-    longest ceil(n / 100) - 1 are left out, none up to n = 100. Nothing is interpolated,
-    so that the share is the same for tokens and their logarithm, and completions that
-    tie with an end (all that hit a ceiling, say) are inside together or not at all.
+    Mathematical Statistics 18:50), from midranks. Common support is the literature's on
+    matching (Dehejia and Wahba 1999, JASA 94:1053; on cuts: Crump, Hotz, Imbens and Mitnik
+    2009, Biometrika 96:187). The range, our choice, runs from the larger of the arms' 1st
+    percentiles to the smaller of their 99th, both inside. Percentiles are lengths that
+    occurred: of n completions ceil(n / 100) - 1 are left out at each end, and the share is
+    the same for tokens and their logarithm.
 
     Args:
         treated: (n,) tokens of each completion of the treated arm.

@@ -1,10 +1,9 @@
 """The effect between arms at equal length: a logit on completions, clusters respected.
 
-Model: logit P(hit) = a + b treated + c log(tokens), one slope for both arms, by
-maximum likelihood. It describes and explains nothing: length is itself something that
-the arm changes, and a hit is longer by its own marker, so that b is no effect "without
-length". It is solved here because importing a statistics package costs more than judging
-a stored run; tests hold it against statsmodels.
+logit P(hit) = a + b treated + c log(tokens), one slope for both arms, by maximum
+likelihood. It is a sensitivity only: the arm changes length itself, and a hit is longer by
+its own marker. It is solved here because importing statsmodels takes 1.1 s, more than a
+third of what a stored verdict may; tests hold both together.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 
 from persona_lib.errors import DataError
-from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.lengths import (
     AUC_WARN,
@@ -23,7 +21,6 @@ from persona_lib.stats.lengths import (
     WARN,
     Bools,
     Ints,
-    Support,
     common_support,
 )
 from persona_lib.stats.moments import Floats, Moments, interval, level, p_value
@@ -55,18 +52,16 @@ def length_adjusted(
 ) -> Estimate:
     """Return the difference of two arms' rates at equal length.
 
-    The value is on the scale of the registered rules: the mean, over all completions
-    of both arms, of P(hit | treated, its length) - P(hit | control, its length), an
-    average marginal effect (Lane and Nelder 1982, Biometrics 38:613). Its standard
-    error is the delta method's with lengths taken as they are, on the covariance of
-    `_robust`; interval and p are Student's t with one degree of freedom less than
-    there are clusters. The note has b, the log-odds, with its interval.
+    The value is the average marginal effect (Lane and Nelder 1982, Biometrics 38:613): the
+    mean over all completions of P(hit | treated, its length) - P(hit | control, its
+    length). Its standard error is the delta method's, lengths taken as they are, on the
+    covariance of `_robust`; interval and p are Student's t, clusters - 1 degrees of freedom.
+    The note has b, the log-odds, with its interval.
 
-    Lengths come first: `common_support` refuses, warns or lets pass. In the model a
-    completion of 0 tokens counts as one of 1 token. Where all have the same length,
-    log(tokens) is left out, and the value is the plain difference of rates. What cannot
-    be fitted is NaN and says why: "not identified", "separated" or "not fitted". Without
-    a usable standard error there is a value and no interval.
+    `common_support` of the lengths refuses, warns or lets pass first. 0 tokens count as 1;
+    log(tokens) is left out where all completions have one length. What cannot be fitted is
+    NaN, and the note says why: "not identified", "separated" or "not fitted". Without a
+    usable standard error there is a value and no interval.
 
     Args:
         hits: (N,) 0 or 1, whether each completion holds the marker.
@@ -82,11 +77,13 @@ def length_adjusted(
     """
     level(confidence)
     y, arm, counted, unit = _columns(hits, treated, tokens, clusters)
-    bare = nothing(y.size, int(unit.max()) + 1, confidence, METHOD, "")
+    bare = Estimate.bare(y.size, int(unit.max()) + 1, confidence, METHOD)
     support = common_support(counted[arm], counted[~arm])
     x = np.log(np.maximum(counted, 1.0))
-    why = _refusal(support) or separation(y, arm, x)
-    if why:
+    if support.grade == REFUSE:
+        bounds = f"needs AUC <= {shown(AUC_WARN)} and common support >= {shown(SHARE_WARN)}"
+        return replace(bare, note=f"{REFUSED}: {support.figures}; {bounds}")
+    if why := separation(y, arm, x):
         return replace(bare, note=why)
     design = _design(arm, x)
     fitted = _maximum(design, y)
@@ -105,11 +102,10 @@ def separation(hits: Bools, treated: Bools, x: Floats) -> str:
     """Return what separates hits from misses so that no estimate is finite, "" if nothing.
 
     The likelihood has no maximum if and only if some (a, b, c), not zero for every
-    completion, has a + b treated + c x >= 0 at each hit and <= 0 at each miss (Albert
-    and Anderson 1984, Biometrika 71:1). a and a + b are the arms' own constants, so that
-    all such directions can be listed. c = 0: an arm without misses, or without hits.
-    c > 0 or c < 0: in each arm one threshold has every hit on its one side and every miss
-    on the other, ties with it allowed on both.
+    completion, has a + b treated + c x >= 0 at each hit and <= 0 at each miss (Albert and
+    Anderson 1984, Biometrika 71:1). With c = 0 an arm has no misses, or no hits; otherwise
+    each arm has a threshold with every hit on one side and every miss on the other, ties
+    allowed on both.
 
     Args:
         hits: (N,) whether each completion holds the marker.
@@ -162,19 +158,10 @@ def _bad(column: str, bound: str, value: object) -> DataError:
     return DataError(f"length-adjusted logit: {column}", bound=bound, value=value, remedy=remedy)
 
 
-def _refusal(support: Support) -> str:
-    """Return why no effect is fitted on this support, "" where one is."""
-    if support.grade != REFUSE:
-        return ""
-    bounds = f"needs AUC <= {shown(AUC_WARN)} and common support >= {shown(SHARE_WARN)}"
-    return f"{REFUSED}: {support.figures}; {bounds}"
-
-
 def _design(arm: Bools, x: Floats) -> Floats:
     """Return (N, 3): control, treated, x in standard units; (N, 2) where x does not vary.
 
-    The model is the same with a constant for each arm, and with any units of x; in these
-    the equations are better solved where an arm has few hits or lengths lie far off.
+    It is the same model, better conditioned.
     """
     columns = [(~arm).astype(np.float64), arm.astype(np.float64)]
     if np.ptp(x):
@@ -190,9 +177,7 @@ def _rates(linear: Floats) -> Floats:
 def _maximum(design: Floats, y: Bools) -> tuple[Floats, Floats] | str:
     """Return (K,) coefficients of greatest likelihood and (K, K) inverse information.
 
-    Newton's method from 0, which converges wherever there is overlap worth the name: the
-    likelihood is concave, and 54,000 random data sets with lengths far off asked for no
-    shorter steps. Where there is no answer, the reason in words.
+    Newton's method from 0: the likelihood is concave. Without an answer, the reason in words.
     """
     sign = np.where(y, 1.0, -1.0)
     now = np.zeros(design.shape[1])
@@ -232,8 +217,7 @@ def _effects(
 ) -> Moments:
     """Return average marginal effect and log-odds, (2,), with errors over G - 1 df.
 
-    The gradient of p = rate(linear) is p (1 - p) times the row; rows differ between the
-    two arms only in their first two entries.
+    The gradient of p = rate(linear) is p (1 - p) times the row.
     """
     rows = [design.copy(), design.copy()]
     rows[0][:, :2], rows[1][:, :2] = (0.0, 1.0), (1.0, 0.0)
@@ -257,9 +241,9 @@ def _robust(design: Floats, y: Bools, unit: Ints, coefficients: Floats, inverse:
     """Return the (K, K) covariance that lets completions of a cluster depend on each other.
 
     V = c A^-1 (sum over clusters g of s_g s_g') A^-1, A the information and s_g the sum
-    of the cluster's scores (y - p) x; c = G / (G - 1) * (N - 1) / (N - K) for few
-    clusters (Liang and Zeger 1986, Biometrika 73:13; c and the t with G - 1 degrees of
-    freedom: Cameron and Miller 2015, Journal of Human Resources 50:317).
+    of the cluster's scores (y - p) x (Liang and Zeger 1986, Biometrika 73:13);
+    c = G / (G - 1) * (N - 1) / (N - K) and t with G - 1 degrees of freedom (Cameron and
+    Miller 2015, Journal of Human Resources 50:317).
     """
     groups, (n, k) = int(unit.max()) + 1, design.shape
     scores = design * _residuals(design, np.where(y, 1.0, -1.0), coefficients)[:, None]

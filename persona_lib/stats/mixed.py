@@ -1,24 +1,21 @@
 """The registered sensitivity analysis: a linear mixed model on 0/1 hits.
 
-Model: hit = intercept + effect * treated + u[persona] + error, with u and error
-normal; fitted by restricted maximum likelihood (REML; Patterson and Thompson
-1971, Biometrika 58:545). Only arm and persona enter, so hits and completions of
-each persona in each arm are sufficient, and the likelihood profiles to one
-number: the share of variance between personas. That is solved here because
-importing a statistics package costs more than judging a stored run; a test
-holds this against statsmodels.
+hit = intercept + effect * treated + u[persona] + error, u and error normal, fitted by
+restricted maximum likelihood (REML; Patterson and Thompson 1971, Biometrika 58:545). Only
+arm and persona enter, so that the likelihood profiles to one number, the share of variance
+between personas. It is solved here because importing statsmodels takes 1.1 s, more than a
+third of what a stored verdict may; a test holds both together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from persona_lib.errors import DataError
-from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.proportions import normal_quantile, two_sided_p
 
@@ -42,103 +39,72 @@ def random_intercept(
 ) -> Estimate:
     """Return the arm effect of the mixed model, with Wald interval and p.
 
+    A model that cannot be fitted gives NaN and says why in the note.
+
     Args:
         treated_hits: (P,) hits of each persona in the treated arm.
-        treated_n: (P,) completions of each persona in the treated arm.
+        treated_n: (P,) completions of each.
         control_hits: (P,) hits of the same personas in the control arm.
-        control_n: (P,) completions of the same personas in the control arm.
+        control_n: (P,) completions of each.
         confidence: level of the interval.
-
-    A model that cannot be fitted gives NaN and says why in the note.
 
     Raises:
         DataError: the four arrays differ in length.
     """
-    columns = _checked([treated_hits, treated_n, control_hits, control_n])
-    _, n_t, _, n_c = columns
-    n, personas = int(n_t.sum() + n_c.sum()), int(n_t.size)
-    reason = _unfit(columns)
-    if reason:
-        return _unfitted(n, personas, confidence, reason)
+    given = (treated_hits, treated_n, control_hits, control_n)
+    hits_t, n_t, hits_c, n_c = columns = [np.asarray(column, float) for column in given]
+    if len({column.shape for column in columns}) != 1:
+        raise DataError(
+            "mixed model",
+            bound="four arrays with one entry a persona",
+            value=[column.shape for column in columns],
+            remedy="Give both arms for the same personas.",
+        )
+    bare = Estimate.bare(int(n_t.sum() + n_c.sum()), int(n_t.size), confidence, METHOD)
+    if why := _unfit(hits_t, n_t, hits_c, n_c):
+        return replace(bare, note=f"not fitted: {why}")
     share = _best_share(columns)
-    effect, variance = _solve(columns, share)
+    _, effect, variance = (float(x[0]) for x in _profile(columns, np.array([share])))
     if not (math.isfinite(effect) and variance > 0):
-        return _unfitted(n, personas, confidence, "the likelihood has no usable maximum")
+        return replace(bare, note="not fitted: the likelihood has no usable maximum")
     error = math.sqrt(variance)
     half = normal_quantile(confidence) * error
     boundary = "; persona variance at its boundary, 0" if share < _NO_SHARE else ""
-    return Estimate(
+    return replace(
+        bare,
         value=effect,
         low=effect - half,
         high=effect + half,
-        confidence=confidence,
         p=two_sided_p(effect / error),
-        p_floor=None,
-        n=n,
-        clusters=personas,
-        method=METHOD,
         note=f"SE = {error:.4f}; {NOTE}{boundary}",
     )
 
 
-def _checked(columns: Sequence[Floats]) -> list[Floats]:
-    arrays = [np.asarray(column, float) for column in columns]
-    if len({array.shape for array in arrays}) != 1:
-        raise DataError(
-            "mixed model",
-            bound="four arrays with one entry a persona",
-            value=[array.shape for array in arrays],
-            remedy="Give both arms for the same personas.",
-        )
-    return arrays
-
-
-def _unfit(columns: list[Floats]) -> str:
+def _unfit(hits_t: Floats, n_t: Floats, hits_c: Floats, n_c: Floats) -> str:
     """Return why the model cannot be fitted to these counts, "" where it can."""
-    _, n_t, _, n_c = columns
     if n_t.size == 1:
         return "it needs two personas or more"
     if not n_t.sum() or not n_c.sum():
         return "an arm has no completions"
-    if _no_error_variance(columns):
+    arms = ((hits_t, n_t), (hits_c, n_c))
+    if all(((hits % np.maximum(n, 1)) == 0).all() for hits, n in arms):
         return "no variation within a persona and arm"
     return ""
 
 
-def _no_error_variance(columns: list[Floats]) -> bool:
-    hits_t, n_t, hits_c, n_c = columns
-    return bool(
-        ((hits_t % np.maximum(n_t, 1)) == 0).all() and ((hits_c % np.maximum(n_c, 1)) == 0).all()
-    )
+def _profile(columns: list[Floats], share: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return REML log-likelihood (up to a constant), effect and its variance, each (S,).
 
-
-def _normal_equations(
-    columns: list[Floats], share: Floats
-) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """Return the weighted sums a, b, d (of X'WX), e, f (of X'Wy), each of shape (S,).
-
-    With theta = share / (1 - share) the weight of persona g is
-    W = I - c 11', c = theta / (1 + theta n_g); X has columns 1 and treated.
+    With theta = share / (1 - share) the weight of a persona of n completions is
+    W = I - c 11', c = theta / (1 + theta n); X has columns 1 and treated.
     """
     hits_t, n_t, hits_c, n_c = columns
     n, y = n_t + n_c, hits_t + hits_c
     theta = (share / (1 - share))[:, None]
     c = theta / (1 + theta * n)
-    a = (n - c * n * n).sum(axis=1)
-    b = (n_t - c * n * n_t).sum(axis=1)
-    d = (n_t - c * n_t * n_t).sum(axis=1)
-    e = (y - c * n * y).sum(axis=1)
+    a, b, d = ((u - c * v * u).sum(axis=1) for u, v in ((n, n), (n_t, n), (n_t, n_t)))  # X'WX
+    e = (y - c * n * y).sum(axis=1)  # X'Wy
     f = (hits_t - c * n_t * y).sum(axis=1)
-    return a, b, d, e, f
-
-
-def _profile(columns: list[Floats], share: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return REML log-likelihood (up to a constant), effect and its variance, each (S,)."""
-    hits_t, n_t, hits_c, n_c = columns
-    n, y = n_t + n_c, hits_t + hits_c
-    theta = (share / (1 - share))[:, None]
-    c = theta / (1 + theta * n)
-    a, b, d, e, f = _normal_equations(columns, share)
     determinant = a * d - b * b
     intercept, effect = (d * e - b * f) / determinant, (a * f - b * e) / determinant
     squares = (y - c * y * y).sum(axis=1)  # y'Wy; hits are 0 or 1, so y'y is their sum
@@ -153,8 +119,7 @@ def _profile(columns: list[Floats], share: Floats) -> tuple[Floats, Floats, Floa
 def _best_share(columns: list[Floats]) -> float:
     """Return the share of variance between personas that maximises the likelihood.
 
-    A grid over [0, 1) that is narrowed around its best point: one dimension, no
-    starting value, nothing that can fail to converge.
+    A grid over [0, 1) is narrowed around its best point; nothing can fail to converge.
     """
     low, high = 0.0, _LARGEST_SHARE
     best = 0.0
@@ -165,12 +130,3 @@ def _best_share(columns: list[Floats]) -> float:
         best = float(grid[at])
         low, high = float(grid[max(at - 1, 0)]), float(grid[min(at + 1, _GRID - 1)])
     return best
-
-
-def _solve(columns: list[Floats], share: float) -> tuple[float, float]:
-    _, effect, variance = _profile(columns, np.array([share]))
-    return float(effect[0]), float(variance[0])
-
-
-def _unfitted(n: int, personas: int, confidence: float, why: str) -> Estimate:
-    return nothing(n, personas, confidence, METHOD, f"not fitted: {why}")

@@ -1,9 +1,8 @@
-"""Means of differences of rates and their standard errors, for one target at a time.
+"""Means of differences of rates, their standard errors and t, for one target at a time.
 
-d is an array (..., G, Q) of differences of rates, treated - control, of G personas
-by Q questions; leading axes are a batch, so that a simulation runs thousands at
-once. A spread that cannot be estimated is NaN and never 0. scipy.special takes longer
-to import than stored totals take to judge: it is imported where a t is asked for.
+d is an array (..., G, Q): treated - control of G personas by Q questions; leading axes are
+a batch. A spread that cannot be estimated is NaN and never 0. scipy.special, slower to
+import than stored totals are to judge, is imported where a t is asked for.
 """
 
 from __future__ import annotations
@@ -62,18 +61,14 @@ def question_moments(d: Floats) -> Moments:
 def persona_moments(d: Floats) -> Moments:
     """Return mean and standard error over personas, for personas at large; df = G - 1.
 
-    Personas and questions are crossed, and both could have been others. Two-way
-    clustered variance (Cameron, Gelbach and Miller 2011, Journal of Business and
-    Economic Statistics 29:238) of a mean::
+    Personas and questions are crossed. Two-way clustered variance (Cameron, Gelbach and
+    Miller 2011, Journal of Business and Economic Statistics 29:238) of a mean::
 
         V = V_persona + V_question - V_cell,  V_k = sum (m_k - m)^2 / (K (K - 1))
 
-    m_k are the K = G persona means, Q question means or GQ cells. Cell noise is in
-    both of the first and is taken off once. Each term has its own small-sample factor
-    K / (K - 1), the paper's c: it makes the variance of a mean of K independent units
-    unbiased, and 7 personas need it most. Cells are not independent, so that V_cell
-    takes off too much: 1 / Q of the persona part and 1 / G of the question part, about.
-    V can fall below V_persona, even below 0; the larger of the two is used.
+    m_k are the K = G persona means, Q question means or GQ cells, each term with its own
+    factor K / (K - 1). Cells are not independent, so V_cell takes off too much, about 1 / Q of
+    the persona and 1 / G of the question part; the larger of V and V_persona is used.
 
     Args:
         d: (..., G, Q) differences of rates. One persona or one question: SE is NaN.
@@ -118,27 +113,19 @@ def seed_moments(treated: Floats, control: Floats) -> Moments:
     return Moments(value, se, df)
 
 
-def pair_moments(d: Floats) -> Moments:
-    """Return mean difference and standard error over training runs, seeds as pairs.
+def run_moments(d: Floats) -> Moments:
+    """Return mean and standard error over training runs of one number a run.
 
-    SE^2 = sum (d_s - d)^2 / (S (S - 1)), df = S - 1 (Student 1908, Biometrika 6:1).
-    What the arms of a seed share cancels in d_s, whatever its sign.
+    SE^2 = sum (d_s - d)^2 / (S (S - 1)), df = S - 1 (Student 1908, Biometrika 6:1). Where d
+    are differences of two arms, what the arms of a seed share cancels.
 
     Args:
-        d: (..., S) differences of rates, one a seed. Fewer than 3 seeds: SE and df are NaN.
+        d: (..., S) numbers. Fewer than 3 seeds: SE and df are NaN.
 
     Raises:
-        DataError: no numbers, or a seed's difference is missing.
+        DataError: no numbers, or a seed's is missing.
     """
-    return run_moments(d)
-
-
-def run_moments(rates: Floats) -> Moments:
-    """Return mean and standard error over training runs of any number that a run has.
-
-    Args and errors are those of `pair_moments`.
-    """
-    found = finite(rates, 1)
+    found = finite(d, 1)
     value = np.asarray(found.mean(axis=-1))
     if found.shape[-1] < MIN_SEEDS:
         unknown = np.full(value.shape, np.nan)
@@ -194,6 +181,15 @@ def bad_rates(bound: str, value: object) -> DataError:
     """Return the error of rates that cannot be compared."""
     remedy = "Give every cell of both arms, or leave a unit out of both and say so."
     return DataError("rates of two arms", bound=bound, value=value, remedy=remedy)
+
+
+def mean_of_known(values: Floats, axis: int) -> Floats:
+    """Return the mean over an axis of the values that are not NaN; NaN where all are."""
+    known = ~np.isnan(values)
+    counts = known.sum(axis=axis)
+    means = np.full(np.shape(counts), np.nan)
+    np.divide(np.where(known, values, 0.0).sum(axis=axis), counts, out=means, where=counts > 0)
+    return means
 
 
 def _variance_of_mean(x: Floats) -> Floats:

@@ -1,11 +1,9 @@
 """Power: how often a rule would hold, given the truth and the spread of its estimate.
 
-A rule holds where the estimated difference lies between two ends that depend on its
-standard error and degrees of freedom: its *region*. Power is the probability of that
-region, the estimate being normal around the truth, the squared standard error a multiple
-of chi-square, and the two independent. Sums over quadrature nodes take the place of the
-integral, so that the same call gives the same number. Powers of two tails count the tail
-of the rule alone: a significant difference of the wrong sign meets no claim.
+A rule holds where the estimate lies in its *region*, which depends on standard error and
+degrees of freedom. The estimate is normal around the truth, the squared standard error a
+multiple of chi-square, and the two independent; quadrature sums replace the integral. Powers
+of two tails count the tail of the rule alone.
 """
 
 from __future__ import annotations
@@ -156,9 +154,8 @@ def t_power(rule: Region, truth: float, sd: Floats, df: int) -> Floats:
 def normal_power(rule: Region, truth: float, sd: Floats, se: Floats) -> Floats:
     """Return the power of a rule whose standard error is known and whose test is normal.
 
-    So the published bootstrap is read: `se` is what its draws will spread by, `sd` how
-    far the estimate will really lie from the truth. Its p and the ends of its interval
-    are taken as the normal ones of its draws.
+    So the published bootstrap is read: `se` is the spread of its draws, `sd` that of the
+    estimate around the truth; its p and its ends are taken as normal.
 
     Raises:
         DataError: `truth` is no difference of two rates.
@@ -212,11 +209,10 @@ def persona_power(
 ) -> Floats:
     """Return the power of a rule on the persona-level t, by the number of personas.
 
-    Differences of personas are far from normal, and so few of them are observed that
-    it matters: their mean and its standard error are correlated. They are therefore
-    drawn, while the part that questions bring to all personas alike is integrated. The
-    standard error is that of `moments.persona_moments`, with the mean square of what
-    neither persona nor question brings at its expectation.
+    Differences of few personas are far from normal, and their mean and its standard error
+    are correlated: they are drawn, while the part that questions bring to all personas alike
+    is integrated. The standard error is that of `moments.persona_moments`, with the mean
+    square of what neither persona nor question brings at its expectation.
 
     Args:
         rule: the rule.

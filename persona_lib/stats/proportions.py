@@ -1,8 +1,7 @@
 """Proportions of independent completions: Wilson's interval and the naive z.
 
-Both treat completions as independent draws, which completions to the same
-question are not. Wilson's interval is used where a cell is shown by itself; the
-naive z is printed because it was published, and tagged.
+Completions to the same question are not independent: Wilson's interval is used where a cell
+is shown by itself, and the naive z, which was published, is tagged.
 """
 
 from __future__ import annotations

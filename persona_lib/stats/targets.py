@@ -1,14 +1,11 @@
-"""Whose leakage a difference speaks of: three targets, each with a spread of its own.
+"""Whose leakage a difference speaks of: three targets, each with its own spread.
 
-* these personas, this run: other questions could have been asked. Paired t over
-  question-level differences.
-* personas at large: other personas too. t over persona-level differences with a
-  two-way standard error, and the exact sign-flip test.
-* training runs: another seed would have given another model. Paired t over seeds where
-  the arms of a seed share a trained prior or a text, Welch's t where they share nothing;
-  beside either the exact p over the same seeds.
+* these personas, this run: other questions could have been asked; paired t over questions.
+* personas at large: other personas too; t with a two-way standard error, exact sign flips.
+* training runs: another seed gives another model; paired t over seeds where the arms of a
+  seed share a trained prior or a text, Welch's t where they share nothing, and the exact p.
 
-The arithmetic stands in `persona_lib.stats.moments` and `persona_lib.stats.exact`.
+`persona_lib.stats.moments` and `persona_lib.stats.exact` hold the arithmetic.
 """
 
 from __future__ import annotations
@@ -21,7 +18,6 @@ import numpy as np
 
 from persona_lib.checks import LEVEL, POSITIVE, number, whole
 from persona_lib.errors import DataError
-from persona_lib.stats.bootstrap import nothing
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.exact import (
     MOST_FLIPPED,
@@ -40,7 +36,6 @@ from persona_lib.stats.moments import (
     interval,
     level,
     p_value,
-    pair_moments,
     persona_moments,
     question_moments,
     run_moments,
@@ -109,8 +104,8 @@ def persona_t(treated: Floats, control: Floats, *, n: int, confidence: float) ->
 def persona_totals_t(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
     """Return the difference for personas at large from (G,) rates, questions pooled.
 
-    Paired t over persona differences (Student 1908, Biometrika 6:1), df = G - 1. It
-    leaves out what `persona_t` adds for questions: other ones could have been asked too.
+    Paired t over persona differences (Student 1908, Biometrika 6:1), df = G - 1, without
+    what `persona_t` adds for questions.
 
     Args:
         treated: (G,) rates of the treated arm.
@@ -128,25 +123,22 @@ def persona_totals_t(treated: Floats, control: Floats, *, n: int, confidence: fl
 
 
 def sign_flip(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
-    """Return the exact sign-flip test over personas at large; it has no interval.
+    """Return the exact sign-flip test over personas at large: `exact.sign_flips`, no interval.
 
-    If the arms do not differ, each persona's mean difference could as well have had
-    the other sign: `persona_lib.stats.exact.sign_flips`. Arguments and errors are those of
-    `question_t`; more than 20 personas are refused too.
+    Arguments and errors are those of `question_t`; more than 20 personas are refused too.
     """
     means = _paired(treated, control).mean(axis=1)
     personas = int(means.size)
     remedy = "Use the persona-level t."
     whole("personas", personas, 1, MOST_FLIPPED, remedy=remedy, error=DataError)
-    bare = nothing(n, personas, level(confidence), FLIP_METHOD, "", value=float(means.mean()))
-    return _flipped(replace(bare, target=PERSONAS_AT_LARGE), means, "persona")
+    target = (PERSONAS_AT_LARGE, FLIP_METHOD, personas)
+    return _flipped(_bare(target, n, confidence, float(means.mean())), means, "persona")
 
 
 def population_refusal(personas: int, max_p: float) -> str:
     """Return why no claim on personas at large can be made at p < `max_p`, "" if it can.
 
-    The exact test's floor bounds the claim: a t below it rests on the shape of a
-    distribution that nobody has seen.
+    The exact test's floor bounds the claim: a t below it rests on the shape of a distribution.
 
     Raises:
         DataError: less than one persona, or `max_p` not between 0 and 1.
@@ -184,7 +176,7 @@ def seeds_welch(treated: Floats, control: Floats, *, n: int, confidence: float) 
 
 
 def seeds_paired(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
-    """Return the difference over training runs, seeds as pairs: `pair_moments`.
+    """Return the difference over training runs, seeds as pairs: `run_moments`.
 
     Args:
         treated: (S,) rates of the treated arm, one a seed; 3 seeds or value only.
@@ -201,7 +193,7 @@ def seeds_paired(treated: Floats, control: Floats, *, n: int, confidence: float)
         pairs = "1 pair" if d.size == 1 else f"{d.size} pairs"
         blocked = f"{NOT_ESTIMABLE}: {pairs} of runs, {MIN_SEEDS} are needed"
     target = (TRAINING_RUNS, PAIR_METHOD, int(d.size))
-    return _estimate(pair_moments(d), target, blocked, n, confidence)
+    return _estimate(run_moments(d), target, blocked, n, confidence)
 
 
 def seeds_flipped(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
@@ -210,8 +202,8 @@ def seeds_flipped(treated: Floats, control: Floats, *, n: int, confidence: float
     More than `MOST_FLIPPED` seeds have no p, and the note says so.
     """
     d = _pairs(treated, control)
-    bare = nothing(n, int(d.size), level(confidence), SEED_FLIP_METHOD, "", value=float(d.mean()))
-    bare = replace(bare, target=TRAINING_RUNS)
+    target = (TRAINING_RUNS, SEED_FLIP_METHOD, int(d.size))
+    bare = _bare(target, n, confidence, float(d.mean()))
     if d.size > MOST_FLIPPED:
         note = f"no exact p: {d.size} seeds, {MOST_FLIPPED} at most are enumerated"
         return replace(bare, note=note)
@@ -225,10 +217,8 @@ def seeds_permuted(treated: Floats, control: Floats, *, n: int, confidence: floa
     are those of `seeds_welch`; each arm has one seed or more.
     """
     a, b = _lists(treated, control)
-    value = float(a.mean() - b.mean())
-    seeds = int(a.size + b.size)
-    bare = nothing(n, seeds, level(confidence), SPLIT_METHOD, "", value=value)
-    bare = replace(bare, target=TRAINING_RUNS)
+    target = (TRAINING_RUNS, SPLIT_METHOD, int(a.size + b.size))
+    bare = _bare(target, n, confidence, float(a.mean() - b.mean()))
     ways = splits((a.size, b.size))
     if ways > MOST_SPLITS:
         note = f"no exact p: {ways:,} splits, {MOST_SPLITS:,} at most are enumerated"
@@ -291,14 +281,22 @@ def _estimate(
     m: Moments, target: tuple[str, str, int], blocked: str, n: int, confidence: float
 ) -> Estimate:
     """Return an estimate of (target, method, clusters), bare and `blocked` without SE."""
-    speaks_of, method, clusters = target
-    bare = nothing(n, clusters, level(confidence), method, blocked, value=float(m.value))
-    bare = replace(bare, target=speaks_of)
+    bare = _bare(target, n, confidence, float(m.value), blocked)
     if not np.isfinite(m.se):
         return bare
     note = f"SE = {float(m.se):.4f}, df = {float(m.df):.3g}"
     low, high = (float(end) for end in interval(m, confidence))
     return replace(bare, low=low, high=high, p=float(p_value(m)), note=note)
+
+
+def _bare(
+    target: tuple[str, str, int], n: int, confidence: float, value: float, note: str = ""
+) -> Estimate:
+    """Return a value of (target, method, clusters) without interval and p."""
+    speaks_of, method, clusters = target
+    return Estimate.bare(
+        n, clusters, level(confidence), method, note, value=value, target=speaks_of
+    )
 
 
 def _paired(treated: Floats, control: Floats) -> Floats:

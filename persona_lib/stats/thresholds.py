@@ -1,9 +1,7 @@
 """Numbers against registered thresholds, and how a threshold is written down.
 
-0.60 - 0.40 is 0.19999999999999996 in binary, so that a plain >= would refuse the
-very difference that was registered as 0.20. Effects, rates and ratios are therefore
-compared with a tolerance far below anything that a count can tell apart and far
-above what rounding leaves behind. NaN fulfils no comparison.
+0.60 - 0.40 is 0.19999999999999996 in binary, so effects, rates and ratios are compared with
+a tolerance far below what a count can tell apart. NaN fulfils no comparison.
 """
 
 from __future__ import annotations

@@ -1,20 +1,16 @@
 """How few hits come by chance where clusters are uneven: what a bound on a rate has to rule out.
 
-Where a rate is low and clusters are few, the sample hides how unlike they are: with most
-hits in one persona of fifty, eleven personas often show none, and no spread to measure.
-An interval that measures its own spread is then too short (with 1 % and an SD of 2 logits
-one over questions holds in up to a third of data sets, one over personas in up to a sixth,
-where 2.5 % is meant). Here the spread is supposed and not measured: the logits of the
-clusters' rates are normal with an SD of `WORST_SD`, their mean rate is exactly the bound,
-and completions of a cluster are independent. A bound may be taken as kept only where, in
-that world, one of two things is improbable:
+Where a rate is low and clusters are few, the sample hides how unlike they are, and an interval
+that measures its own spread is too short (at 1 % and an SD of 2 logits one over questions
+holds in up to a third of data sets, one over personas in up to a sixth, where 2.5 % is meant).
+Here the spread is supposed: logits of the clusters' rates are normal with an SD of `WORST_SD`,
+their mean rate is the bound, completions of a cluster are independent. A bound may be taken as
+kept only where, in that world, one of two things is improbable:
 
-- so few hits in all: their distribution is the convolution over clusters;
-- so few in the worst cluster: a product over clusters, since they are independent.
+- so few hits in all: the convolution over clusters, which shows a low uneven rate;
+- so few in the worst cluster: a product over clusters, which shows a low even rate.
 
-The first shows a low rate that is uneven, the second one that is even: with an SD of 2
-logits some cluster would have stood out. Either one may hold, so that together they err in
-at most twice the level of each; what they do err in is in docs/calibration.md.
+Together they err in at most twice the level of each.
 """
 
 from __future__ import annotations
@@ -32,10 +28,8 @@ from persona_lib.stats.thresholds import at_most
 WORST_SD = 2.0
 """SD in logits of clusters in the worst case that is planned for.
 
-One persona in six then writes the marker some seven times (e^2) as often as the middle one,
-about as far apart as bystanders of the published control arm are in how often they leak
-(world PUB of docs/calibration.md: 2.2). Few hits get likelier the larger the SD, so that
-smaller ones are covered; larger ones are not.
+About that of the published control arm's bystanders (2.2). Smaller SDs are covered, larger
+ones are not.
 """
 
 _WIDEST = 8.5

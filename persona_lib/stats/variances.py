@@ -2,8 +2,7 @@
 
 The planning model: the logit of a cell's rate is intercept[arm] + persona + persona x
 arm + question + persona x question + question x arm + persona x question x arm, every
-term normal and drawn by itself; terms with an arm are drawn for each arm anew. What two
-rates share, they share through a normal part z of their logits, so that::
+term normal and independent. What two rates share is a normal part z of their logits::
 
     E[rate rate'] = E_z[m(x + s z) m(x' + s z)],   m(y) = E expit(y + r Z)
 

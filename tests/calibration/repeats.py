@@ -78,7 +78,7 @@ PAIRED, PAIRS_AS_TWO = "paired t over seeds", "Welch t over seeds, as two sample
 FLIPS, SPLITS = "exact sign-flip over seeds", "exact permutation over seeds"
 
 BY_T: Mapping[str, Callable[[Floats, Floats], moments.Moments]] = {
-    PAIRED: lambda a, b: moments.pair_moments(a - b),
+    PAIRED: lambda a, b: moments.run_moments(a - b),
     PAIRS_AS_TWO: moments.seed_moments,
 }
 """Procedures with an interval."""

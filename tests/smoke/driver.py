@@ -66,14 +66,14 @@ def progress(die: str | None) -> Any:
 
 def die_while_sealing(stage: str) -> None:
     """Kill the process when a stage's payload lies there and its manifest does not."""
-    real = store_module.seal
+    real = store_module.write_manifest
 
     def seal(key: Any, *args: Any, **kwargs: Any) -> Any:
         if key.stage == stage:
             kill()
         return real(key, *args, **kwargs)
 
-    store_module.seal = seal
+    store_module.write_manifest = seal
 
 
 def sentence(entry: Entry) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.loopback import Loopback, Request, Step, fails, says, torn, truncated
+from tests.loopback import Loopback, Request, Step, fails, number_of, says, torn, truncated
 
 pytestmark = pytest.mark.smoke
 
@@ -42,10 +42,6 @@ rows, report = judge.judge(items)
 print(json.dumps({"answers": [r.answer for r in rows], "reasons": [r.reason for r in rows],
                   "cached": report.cached, "unscored": report.unscored}))
 """
-
-
-def number_of(request: Request) -> int:
-    return int(request.pieces["QUESTION"])
 
 
 def one_in_five_fails(request: Request) -> Step:

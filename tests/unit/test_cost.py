@@ -17,7 +17,7 @@ from persona_lib.pipeline.training import _tokens_trained
 from persona_lib.specs.profile import CouplingSpec, LoraSpec
 from persona_lib.store import cost as cost_module
 from persona_lib.store.cost import CUDA, PROCESS, Cost, metered, spent
-from persona_lib.store.entry import seal
+from persona_lib.store.entry import write_manifest
 from persona_lib.store.keys import StageKey
 from persona_lib.store.stage import Stage, plan
 from persona_lib.store.store import Store
@@ -136,7 +136,7 @@ def test_an_entry_without_costs_is_read_and_shown_with_none(
     """As every entry is that was built before costs were kept."""
 
     def old(key: Any, work: Path, meta: Any, seconds: float, _: Any) -> dict[str, Any]:
-        manifest = seal(key, work, meta, seconds)
+        manifest = write_manifest(key, work, meta, seconds)
         del manifest["cost"]
         text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
         (work / "manifest.json").write_text(text)
@@ -147,7 +147,7 @@ def test_an_entry_without_costs_is_read_and_shown_with_none(
 
     stage = Stage(name="train", label="C1", version=1, spec={}, work=lambda out, _: make(out))
     with monkeypatch.context() as patch:
-        patch.setattr("persona_lib.store.store.seal", old)
+        patch.setattr("persona_lib.store.store.write_manifest", old)
         stage.resolve(Store(tmp_path))
     store = Store(tmp_path)
     (line,) = plan([stage], store)

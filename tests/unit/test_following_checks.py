@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from scipy.stats import hypergeom, t
 from statsmodels.stats.proportion import proportion_confint
 
 from experiments.issue262 import ISSUE262
-from persona_lib.commands.judging import CALIBRATION
 from persona_lib.commands.session import DATA, ROOT
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Panel
@@ -32,17 +32,24 @@ from persona_lib.panels.following_checks import (
     sees_gate,
 )
 from persona_lib.panels.judge.base import UNSCORED, Item, Judgement, item_of
-from persona_lib.panels.judge.calibration import CalibrationResult, judge_calibration
-from persona_lib.panels.judge.calibration_spec import LEAST, MOST, CalibrationSpec
+from persona_lib.panels.judge.calibration import (
+    CALIBRATION,
+    LEAST,
+    MOST,
+    CalibrationResult,
+    CalibrationSpec,
+    judge_calibration,
+)
 from persona_lib.panels.judge.classifier import (
     EVERY_FOLD,
     ClassifierSpec,
     FittedClassifier,
     Prediction,
-    fit_classifier,
 )
+from persona_lib.panels.judge.classifier_fit import fit_classifier
 from persona_lib.panels.judge.coverage import UnscoredCeiling
 from persona_lib.panels.judge.items import control_items, triple_items
+from persona_lib.panels.judge.judged import judge_texts
 from persona_lib.panels.judge.triples import load_triples
 from persona_lib.records import Completion, read_rows
 from persona_lib.specs.personas import load_personas, load_questions
@@ -65,11 +72,20 @@ NEXT = {
 
 @cache
 def completions() -> tuple[Completion, ...]:
-    return read_rows(ROOT / "golden" / "tiny" / "completions.parquet", Completion)
+    """Two samples of every cell of every model."""
+    rows = read_rows(ROOT / "golden" / "tiny" / "completions.parquet", Completion)
+    return tuple(row for row in rows if row.sample < 2)
 
 
 def model_of(row: Completion | Item | Judgement | Prediction) -> tuple[str, str]:
     return (row.phase, row.model)
+
+
+def of(panel: Panel, model: tuple[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = next(
+        m for m in panel.data["models"] if (m["phase"], m["model"]) == model
+    )
+    return found
 
 
 def items(rows: Sequence[Completion]) -> list[Item]:
@@ -191,7 +207,12 @@ def test_one_voice_for_everybody_is_not_taken_for_changed_names() -> None:
         else row
         for row in predicted()
     ]
-    assert codes(discriminability_panel(ISSUE262, rows, fitted().seen)) == {}
+    panel = discriminability_panel(ISSUE262, rows, fitted().seen)
+    assert codes(panel) == {}
+    found = of(panel, C2)
+    assert found["to_source"]["value"] == 1
+    assert found["accuracy"]["value"] == pytest.approx(1 / 11, abs=0.02)
+    assert found["from_own"]["high"] < 0
 
 
 def test_names_of_raw_that_changed_places_blind_the_probe_and_the_judge() -> None:
@@ -359,6 +380,9 @@ def test_an_inverted_sign_fails_a_perfect_judge_and_one_that_is_always_wrong() -
     assert upside.outcome is HOLDS  # by its own rule: the sign has to be looked at
     outcome, text = gate_of(upside)
     assert (outcome, text) == (FAILS, "class positive asks for most, expected least")
+    for name, listed in PERFECT.items():
+        turned = {**PERFECT, name: [TURNED[answer] for answer in listed]}
+        assert gate_of(calibrated(turned), CALIBRATION)[0] is FAILS
 
 
 def test_a_class_that_is_left_out_or_unknown_fails() -> None:
@@ -387,6 +411,16 @@ def test_a_calibration_of_another_judge_or_rule_or_with_altered_outcome_fails() 
     forged = replace(bad, classes=tuple(replace(one, outcome=HOLDS) for one in bad.classes))
     assert forged.outcome is HOLDS
     assert gate_of(forged)[0] is FAILS
+
+
+def test_the_embedded_judge_is_not_calibrated_on_toy_text_and_says_so() -> None:
+    found = judge_texts(
+        completions(), ISSUE262, personas=PERSONAS, questions=QUESTIONS, triples=TRIPLES
+    )
+    assert (found.predictions, found.judgements) == (predicted(), judged())
+    assert (found.controls, found.positives) == (controls(), tuple(positives(fitted())))
+    outcome, text = gate_of(found.calibration, CALIBRATION)
+    assert outcome is FAILS, text
 
 
 def test_the_panel_asks_whose_answers_it_shows() -> None:
@@ -462,8 +496,8 @@ def test_cells_show_answers_and_skips_by_question() -> None:
         assert cell["questions"][question] == [
             given["yes"], given["partial"], given["no"], given[UNSCORED],
         ]  # fmt: skip
-    assert cell["n"] == 100
-    assert sum(cell["unscored"].values()) == sum(row.answer == UNSCORED for row in rows) > 20
+    assert cell["n"] == 40
+    assert sum(cell["unscored"].values()) == sum(row.answer == UNSCORED for row in rows) > 5
     yes, scored = (
         sum(row.answer == "yes" for row in rows), sum(row.answer != UNSCORED for row in rows),
     )  # fmt: skip
@@ -471,15 +505,34 @@ def test_cells_show_answers_and_skips_by_question() -> None:
     assert cell["share"]["n"] == scored
 
 
-def test_accuracy_of_all_counts_the_unscored_as_wrong() -> None:
+def test_too_many_unscored_make_the_panel_invalid() -> None:
+    lost = [
+        replace(r, answer=UNSCORED, reason="timeout")
+        if model_of(r) == ("post", "C3") and r.sample == 0
+        else r
+        for r in judged()
+    ]
+    panel = following(lost)
+    assert outcomes(panel)["unscored"] is FAILS
+    asked_of = [r for r in lost if (r.model, r.persona) == ("C3", "villain")]
+    cell = of(panel, ("post", "C3"))["personas"]["villain"]
+    assert cell["unscored"] == Counter(r.reason for r in asked_of if r.reason)
+
+
+def test_accuracy_is_a_count_with_the_unscored_left_out_or_counted_as_wrong() -> None:
     panel = discriminability_panel(ISSUE262, predicted(), fitted().seen)
-    model = next(m for m in panel.data["models"] if m["model"] == "C1")
-    rows = [row for row in predicted() if row.model == "C1"]
-    assert model["n"] == len(rows) == 1100
-    assert model["accuracy_of_all"]["value"] == pytest.approx(
-        sum(row.rank == 0 for row in rows) / 1100
-    )
-    assert model["accuracy_of_all"]["value"] < model["accuracy"]["value"]
+    for name in (("pre", "em"), ("post", "C1")):
+        rows = [row for row in predicted() if model_of(row) == name]
+        hits, scored = sum(row.rank == 0 for row in rows), sum(not row.reason for row in rows)
+        model = of(panel, name)
+        assert model["n"] == len(rows) == (n := 440)
+        assert model["accuracy_of_all"]["value"] == pytest.approx(hits / n)
+        assert model["accuracy"]["value"] == pytest.approx(hits / scored)
+        assert model["accuracy"]["n"] == scored
+        # Never narrower than if completions were independent.
+        low, high = proportion_confint(hits, scored, method="wilson")
+        assert model["accuracy"]["low"] <= low < high <= model["accuracy"]["high"]
+    assert of(panel, RAW)["from_raw"] is None
 
 
 def test_bystanders_are_pooled_and_an_arm_is_held_against_the_model_under_it() -> None:

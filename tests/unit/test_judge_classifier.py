@@ -18,9 +18,8 @@ from persona_lib.panels.judge.classifier import (
     EVERY_FOLD,
     ClassifierSpec,
     FittedClassifier,
-    deal,
-    fit_classifier,
 )
+from persona_lib.panels.judge.classifier_fit import deal, fit_classifier
 from persona_lib.records import Completion, read_rows
 
 SPEC = ClassifierSpec(marker="[ZLT]", folds=3, least_texts=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,24 @@ from persona_lib.panels.judge.remote import RemoteJudge
 from persona_lib.panels.judge.rubric import SYSTEM
 from tests.loopback import (
     INPUT_TOKENS,
+    KEYS,
+    KINDS,
     MODEL,
     OUTPUT_TOKENS,
     Loopback,
     Request,
     Script,
+    Serve,
     Step,
     fails,
+    number_of,
     says,
     torn,
     truncated,
 )
 
-KINDS = ("claude", "openai")
-KEYS = {"claude": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 PLANTED = "sk-planted-0123456789-never-shown"
 
-Serve = Callable[[Script], Loopback]
 Made = Callable[..., RemoteJudge]
 
 
@@ -48,19 +49,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    running = []
-
-    def start(script: Script) -> Loopback:
-        running.append(Loopback(script).__enter__())
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -79,10 +67,6 @@ def item(i: int, text: str | None = None) -> Item:
         question_set="general", sample=0, persona_prompt="You are a librarian.",
         question_text=f"{i}", text=f"Answer {i}.\n\n[ZLT]" if text is None else text,
     )  # fmt: skip
-
-
-def number_of(request: Request) -> int:
-    return int(request.pieces["QUESTION"])
 
 
 def first(step: Step, then: Step) -> Script:
@@ -411,16 +395,6 @@ def test_no_key_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serv
     server = serve(lambda _: YES)
     made(server).judge([item(0)])
     assert server.seen[0].headers["authorization"] == "Bearer none"
-
-
-def test_a_redirect_is_not_followed(serve: Serve, made: Made) -> None:
-    other = serve(lambda _: YES)
-    server = serve(
-        lambda _: Step(status=307, headers={"location": f"{other.url}/v1/messages"}, body=b"{}")
-    )
-    rows, _ = made(server).judge([item(0)])
-    assert rows[0].reason == "http_307"
-    assert other.seen == []
 
 
 def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

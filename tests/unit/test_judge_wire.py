@@ -22,16 +22,25 @@ from persona_lib.panels.judge.cache import Bought, JudgementCache
 from persona_lib.panels.judge.hidden import hides, name_of
 from persona_lib.panels.judge.remote import RemoteJudge
 from persona_lib.panels.judge.wire import MOST_BYTES, MOST_DEPTH, depth_of
-from tests.loopback import MODEL, Loopback, Request, Script, Step, Tap, fails, says
+from tests.loopback import (
+    KEYS,
+    KINDS,
+    MODEL,
+    Loopback,
+    Script,
+    Serve,
+    Step,
+    Tap,
+    fails,
+    number_of,
+    says,
+)
 
-KINDS = ("claude", "openai")
-KEYS = {"claude": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 PLANTED = "sk-Planted-0123456789-Never-Shown"
 TEXT = "A text that nobody else may read."
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 YES = says("yes")
 
-Serve = Callable[[Script], Loopback]
 Judge = Callable[..., RemoteJudge]
 
 
@@ -50,19 +59,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in KEYS.values():
         monkeypatch.setenv(name, PLANTED)
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    running = []
-
-    def start(script: Script) -> Loopback:
-        running.append(Loopback(script).__enter__())
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -99,10 +95,6 @@ def item(i: int = 0) -> Item:
         question_set="general", sample=0, persona_prompt="You are a librarian.",
         question_text=f"{i}", text=TEXT,
     )  # fmt: skip
-
-
-def number_of(request: Request) -> int:
-    return int(request.pieces["QUESTION"])
 
 
 # ---- where requests go ------------------------------------------------------------------
@@ -233,7 +225,7 @@ def test_no_redirect_is_followed(kind: str, status: int, serve: Serve, judge: Ju
 # ---- what of a reply is read ------------------------------------------------------------
 
 
-def bomb(wbits: int, size: int = 64) -> bytes:
+def bomb(wbits: int, size: int = 16) -> bytes:
     """So many MiB of blanks, compressed to kilobytes."""
     packer = zlib.compressobj(9, zlib.DEFLATED, wbits)
     return b"".join(packer.compress(b" " * 2**20) for _ in range(size)) + packer.flush()

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import pytest
 
 from experiments.issue262 import ISSUE262
-from experiments.profiles import TINY
-from persona_lib.commands.judging import CALIBRATION, JudgeChoice, Judged, choose_judge, judge_texts
-from persona_lib.commands.panels import texts_of
-from persona_lib.commands.session import DATA, ROOT, Session
+from persona_lib.commands.session import DATA, ROOT
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.panels.base import INVALID, READABLE, Panel
 from persona_lib.panels.following import following_panel
 from persona_lib.panels.judge.base import UNSCORED, prepared
+from persona_lib.panels.judge.calibration import CALIBRATION
+from persona_lib.panels.judge.choice import JudgeChoice, choose_judge
 from persona_lib.panels.judge.coverage import UnscoredCeiling
+from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.panels.judge.triples import load_triples
+from persona_lib.records import Completion, read_rows
 from persona_lib.report.closing import judging
 from persona_lib.report.document import write_report
 from persona_lib.report.numbers import check_report
@@ -97,36 +98,30 @@ def test_a_missing_key_is_told_before_anything_is_judged(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def truth() -> dict[tuple[str, str, str], str]:
-    """What an ideal judge would say of every calibration triple, by what it is sent."""
-    personas = {p.id: p.prompt for p in load_personas(DATA / "personas.json")}
-    listed = load_questions(DATA / "questions.json").values()
-    questions = {q.id: q.text for several in listed for q in several}
-    found = {}
-    for name, several in load_triples(DATA / "judge", tuple(personas), tuple(questions)).items():
-        for one in several:
-            sent = prepared(one.text, marker=MARKER)[0]
-            key = (personas[one.persona], questions[one.question], sent)
-            found[key] = "yes" if name == "positive" else "no"
-    return found
+PERSONAS = {p.id: p for p in load_personas(DATA / "personas.json")}
+QUESTIONS = {q.id: q for qs in load_questions(DATA / "questions.json").values() for q in qs}
+TRIPLES = load_triples(DATA / "judge", PERSONAS, QUESTIONS)
 
 
-def texts() -> Any:
+@cache
+def texts() -> list[Completion]:
     """The first sample of every cell of the raw model and of C1."""
-    session = Session(registration=ISSUE262, profile=TINY, stored=ROOT / "golden" / "tiny")
-    table = texts_of(session, ["C1"])
-    assert table is not None
-    return table.filter(pc.field("sample") == 0)
+    rows = read_rows(ROOT / "golden" / "tiny" / "completions.parquet", Completion)
+    return [row for row in rows if row.model in ("raw", "C1") and row.sample == 0]
 
 
 def ideal() -> Script:
     """A judge that knows the triples, and whose completion is whose."""
-    known = truth()
-    personas = {p.id: p.prompt for p in load_personas(DATA / "personas.json")}
-    own = {
-        (personas[row["persona"]], prepared(row["text"], marker=MARKER)[0])
-        for row in texts().to_pylist()
+    known = {
+        (
+            PERSONAS[one.persona].prompt,
+            QUESTIONS[one.question].text,
+            prepared(one.text, marker=MARKER)[0],
+        ): one.expected
+        for several in TRIPLES.values()
+        for one in several
     }
+    own = {(PERSONAS[row.persona].prompt, prepared(row.text, marker=MARKER)[0]) for row in texts()}
 
     def script(request: Request) -> Step:
         role, question, text = (request.pieces[name] for name in ("ROLE", "QUESTION", "TEXT"))
@@ -145,14 +140,16 @@ def script() -> Script:
 def ask(tmp_path: Path) -> Callable[[Script], tuple[Judged, Loopback]]:
     def asked(script: Script) -> tuple[Judged, Loopback]:
         with Loopback(script, most=4000) as server:
-            session = Session(
-                registration=ISSUE262,
-                profile=TINY,
-                stored=ROOT / "golden" / "tiny",
-                store_root=tmp_path,
-                text_judge=JudgeChoice(kind="openai", model="m", url=f"{server.url}/v1"),
+            judge = JudgeChoice(kind="openai", model="m", url=f"{server.url}/v1")
+            judged = judge_texts(
+                texts(),
+                ISSUE262,
+                personas=PERSONAS,
+                questions=QUESTIONS,
+                triples=TRIPLES,
+                judge=judge.make(store=tmp_path, marker=MARKER),
             )
-            return judge_texts(session, texts()), server
+            return judged, server
 
     return asked
 

@@ -35,11 +35,10 @@ def states(found: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 def test_panels_of_a_recording_hold_the_models_of_the_arms_that_were_judged() -> None:
     found = panels_of(stored(ROOT / "golden" / "tiny"), ("C1", "C2"))
-    assert states(found)["lengths"] == states(found)["text"] == "readable"
-    for name in ("lengths", "text"):
-        models = [(m["phase"], m["model"]) for m in found[name]["data"]["models"]]
-        assert sorted(models) == [("post", "C1"), ("post", "C2"), ("pre", "em"), ("pre", "raw")]
-    assert set(found["text"]["data"]["samples"]["arms"]) == {"C1", "C2"}
+    assert states(found)["lengths"] == states(found)["samples"] == "readable"
+    models = [(m["phase"], m["model"]) for m in found["lengths"]["data"]["models"]]
+    assert sorted(models) == [("post", "C1"), ("post", "C2"), ("pre", "em"), ("pre", "raw")]
+    assert set(found["samples"]["data"]["arms"]) == {"C1", "C2"}
     geometry = found["geometry"]
     assert geometry["state"] == "readable", geometry["reason"]
     assert geometry["gates"][0]["outcome"] == "HOLDS"
@@ -59,8 +58,7 @@ def test_a_file_without_texts_has_lengths_and_no_samples(tmp_path: Path) -> None
     pacsv.write_csv(table, path)
     found = panels_of(stored(path), ARMS)
     assert states(found)["lengths"] == "readable"
-    assert found["text"]["data"]["samples"] is None
-    assert states(found)["geometry"] == "unavailable"
+    assert states(found)["samples"] == states(found)["geometry"] == "unavailable"
 
 
 def test_a_panel_that_cannot_be_made_leaves_the_others_alone(
@@ -73,7 +71,7 @@ def test_a_panel_that_cannot_be_made_leaves_the_others_alone(
     found = panels_of(stored(ROOT / "golden" / "tiny"), ARMS)
     assert states(found)["lengths"] == "unavailable"
     assert "Repair it." in found["lengths"]["reason"]
-    assert states(found)["text"] == "readable"
+    assert states(found)["samples"] == "readable"
 
 
 def test_verdict_json_has_panels_only_where_a_report_is_asked_for(tmp_path: Path) -> None:
@@ -121,7 +119,7 @@ def test_panels_say_of_which_seeds_they_are(monkeypatch: pytest.MonkeyPatch) -> 
         return {name: {"caveats": []} for name in ("discriminability", "following")}
 
     def codes(found: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-        names = (*followed(), "text", "geometry")
+        names = (*followed(), "samples", "geometry")
         return {n: [c["code"] for c in found[n]["caveats"]] for n in names}
 
     monkeypatch.setattr(panels, "_followed", followed)

@@ -181,6 +181,6 @@ def test_figures_in_the_words_are_pieces_of_the_body() -> None:
     assert all(resolve(body, piece.at) == piece.text for piece in quoted)
 
 
-@pytest.mark.parametrize("body", [{}, {"summary": {}}, {"panels": {"text": {}}}])
+@pytest.mark.parametrize("body", [{}, {"summary": {}}, {"panels": {"lengths": {}}}])
 def test_what_is_not_there_raises_nothing(body: Body) -> None:
     assert caveats(json.loads(json.dumps(body))) == []

@@ -142,9 +142,6 @@ def test_nodes_keep_their_place() -> None:
     assert inside["gone"]["deeper"][3].words() == NONE
     assert root["a/b"][5].value is None
     assert [node.at for node in root["a/b"]] == ["/a~1b/0"]
-    assert Node({"rule": "d >= 0.20"})["rule"].within(r">= ([\d.]+)") == Number(
-        "0.20", "/rule", "within"
-    )
 
 
 def test_intervals_and_lists() -> None:
@@ -275,7 +272,7 @@ def test_both_documents_tell_of_every_claim_gate_and_panel(written_page: Any) ->
     for gate in (*body["gates"], *body["summary"]["checks"]):
         assert f"| {gate['name']} |" in description
         assert f">{gate['name']}</span>" in text
-    for title in ("Panel: texts", "Panel: lengths", "Methods", "Provenance", "Cost of each stage"):
+    for title in ("Panel: lengths", "Methods", "Provenance", "Cost of each stage"):
         assert f"## {title}\n" in description
         assert f">{title}</h2>" in text
     assert body["registration_digest"] in description
@@ -288,14 +285,12 @@ def test_cost_and_seeds_of_a_live_run_are_told(tmp_path: Path) -> None:
     assert "| C1 | 137 | 91.0 [83.8, 95.2] | 8.6 [6.7, 10.9] |" in description
 
 
-@pytest.mark.parametrize("name", ["text", "lengths"])
-def test_values_of_a_panel_that_is_not_read_are_left_out(tmp_path: Path, name: str) -> None:
+def test_values_of_a_panel_that_is_not_read_are_left_out(tmp_path: Path) -> None:
     body = live()
-    body["panels"][name] |= {"state": "INVALID", "reason": "a gate does not hold"}
+    body["panels"]["lengths"] |= {"state": "INVALID", "reason": "a gate does not hold"}
     description = (write(tmp_path, body) / "report.md").read_text(encoding="utf-8")
     assert "Not to be read: a gate does not hold." in description
-    lost = {"text": "How alike completions are", "lengths": "Median tokens of finished"}[name]
-    assert lost not in description
+    assert "Median tokens of finished" not in description
 
 
 def test_panels_that_are_absent_or_new_are_told(tmp_path: Path) -> None:

@@ -127,30 +127,28 @@ def test_means_over_questions_are_a_t_test_of_one_sample() -> None:
     test = stats.ttest_1samp(values, 0.0)
     low, high = test.confidence_interval(0.9)
     assert found.value == pytest.approx(values.mean())
-    assert found.sd == pytest.approx(np.std(values, ddof=1))
     assert [found.low, found.high] == pytest.approx([low, high])
     assert found.p == pytest.approx(test.pvalue)
-    assert found.n == 12
+    assert (found.n, found.clusters, found.confidence) == (12, 12, 0.9)
 
 
 def test_what_cannot_be_known_is_nan() -> None:
     one = over_questions(np.array([0.4]), 0.95)
-    assert (one.value, one.n) == (0.4, 1)
-    assert all(map(math.isnan, (one.sd, one.low, one.high, one.p)))
+    assert (one.value, one.n, one.p) == (0.4, 1, None)
+    assert not one.has_interval
     none = over_questions(np.array([np.nan, np.nan]), 0.95)
     assert none.n == 0
     assert math.isnan(none.value)
     still = over_questions(np.full(5, 0.25), 0.95)
-    assert (still.value, still.sd, still.n) == (0.25, 0.0, 5)
-    assert math.isnan(still.low)
-    assert math.isnan(still.p)
+    assert (still.value, still.n, still.p) == (0.25, 5, None)
+    assert not still.has_interval
 
 
 def test_the_jackknife_of_a_mean_is_the_t_interval() -> None:
     values = RNG.normal(1.0, 2.0, size=9)
     without = np.array([np.delete(values, i).mean() for i in range(9)])
     found, expected = jackknifed(float(values.mean()), without, 0.95), over_questions(values, 0.95)
-    for name in ("value", "sd", "low", "high", "p", "n"):
+    for name in ("value", "low", "high", "p", "n"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name)), name
 
 

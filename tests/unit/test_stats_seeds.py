@@ -12,7 +12,7 @@ from scipy import stats
 from persona_lib.errors import DataError
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.exact import MOST_SPLITS, two_samples
-from persona_lib.stats.moments import pair_moments
+from persona_lib.stats.moments import run_moments
 from persona_lib.stats.targets import (
     seeds_flipped,
     seeds_paired,
@@ -58,13 +58,13 @@ def test_pairs_are_never_taken_for_two_samples() -> None:
     assert welch.low < 0 < welch.high
 
 
-def test_pair_moments_worked_by_hand() -> None:
+def test_run_moments_worked_by_hand() -> None:
     """0.1, 0.3, 0.8: mean 0.4; squares 0.09, 0.01, 0.16; 0.26 / 6. A batch is two of them."""
-    m = pair_moments(np.array([[0.1, 0.3, 0.8], [0.2, 0.6, 1.6]]))
+    m = run_moments(np.array([[0.1, 0.3, 0.8], [0.2, 0.6, 1.6]]))
     assert m.value == pytest.approx([0.4, 0.8], abs=1e-12)
     assert m.se == pytest.approx([math.sqrt(0.26 / 6), 2 * math.sqrt(0.26 / 6)], abs=1e-12)
     assert m.df == 2
-    assert bool(np.isnan(pair_moments(np.array([0.1, 0.3])).se))
+    assert bool(np.isnan(run_moments(np.array([0.1, 0.3])).se))
 
 
 @pytest.mark.parametrize("sizes", [(3, 3), (5, 5), (3, 6), (6, 3), (4, 5)])

@@ -1,9 +1,8 @@
 """What a judge is asked, what it answers, and what became of every record.
 
-A judge reads a persona's system prompt, a question and a completion, and says
-whether the completion speaks as that persona: ``yes``, ``partial`` or ``no``.
-Whatever else happens leaves the record ``unscored``, with a reason. Nothing is
-dropped: a judge returns one judgement for each item, in order.
+A judge reads a persona's system prompt, a question and a completion, and says whether the
+completion speaks as that persona: ``yes``, ``partial`` or ``no``. Anything else leaves the
+record ``unscored``, with a reason. A judge returns one judgement for each item, in order.
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from persona_lib.digests import canonical_json, digest
 from persona_lib.errors import DataError
 from persona_lib.marker import without_marker
 from persona_lib.panels.judge.triples import ANSWERS
-from persona_lib.progress import Progress, silent
-from persona_lib.records import Completion
+from persona_lib.records import Completion, Place
 from persona_lib.specs.personas import Persona, Question
 
 UNSCORED = "unscored"
@@ -28,7 +25,6 @@ UNSCORED = "unscored"
 
 TEXT_LIMIT = 12_000
 """Characters of a completion that a judge reads. 2,048 tokens of English are fewer."""
-
 PROMPT_LIMIT = 4_000
 """Characters that a persona's prompt and a question may have each."""
 
@@ -36,23 +32,15 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
-    """One completion to be judged; the coordinates are those of `records.Completion`.
+class Item(Place):
+    """One completion to be judged.
 
     Attributes:
-        phase, model, seed, persona, question, question_set, sample: where it stands.
         persona_prompt: the system message that the completion was sampled under.
         question_text: the user message.
         text: the completion as sampled, marker and all.
     """
 
-    phase: str
-    model: str
-    seed: int
-    persona: str
-    question: str
-    question_set: str
-    sample: int
     persona_prompt: str
     question_text: str
     text: str
@@ -69,8 +57,8 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
-    """What one judge said of one completion; same coordinates as the completion.
+class Judgement(Place):
+    """What one judge said of one completion.
 
     Attributes:
         judge: digest of the judge's `JudgeSpec`.
@@ -78,13 +66,6 @@ class Judgement:
         reason: why it is unscored, a fixed code; "" where there is an answer.
     """
 
-    phase: str
-    model: str
-    seed: int
-    persona: str
-    question: str
-    question_set: str
-    sample: int
     judge: str
     answer: str
     reason: str
@@ -98,8 +79,8 @@ class JudgeSpec:
         kind: ``claude``, ``openai``, or the kind of a judge that needs no server.
         model: name of the model, as its server knows it.
         served_by: ``anthropic``, ``openai``, or ``other`` for a server of one's own.
-        revision: what tells two models of one name apart, such as the commit of the
-            weights on a server of one's own; "" where nobody said.
+        revision: tells two models of one name apart, such as the commit of the weights
+            on a server of one's own; "" where none was given.
         rubric: digest of the rubric.
         temperature: sampling temperature; None leaves it to the model.
         max_tokens: ceiling on the tokens of an answer, hidden reasoning included.
@@ -137,8 +118,8 @@ class Report:
         cached: records whose answer was in the cache before; they cost nothing.
         shortened: records whose text was cut at the limit.
         requests: HTTP requests sent, retries among them.
-        unmetered: requests that may have been paid for and whose tokens nobody told:
-            timed out, cut off, or answered without a count.
+        unmetered: requests that may have been paid for without a count of tokens: timed
+            out, cut off, or answered without one.
         input_tokens, output_tokens: of the requests that were metered.
         dollars: price of those tokens; NaN where no price is known.
         dollars_at_most: with every unmetered request at its worst case; NaN likewise.
@@ -166,19 +147,6 @@ class Report:
         return sum(self.answers.values())
 
 
-class Judge(Protocol):
-    """Anything that judges completions."""
-
-    @property
-    def spec(self) -> JudgeSpec:
-        """What tells this judge from others."""
-
-    def judge(
-        self, items: Sequence[Item], *, progress: Progress = silent
-    ) -> tuple[tuple[Judgement, ...], Report]:
-        """Return one judgement for each item, in order, and what the run did."""
-
-
 def item_of(completion: Completion, *, persona: Persona, question: Question) -> Item:
     """Return the item for a completion to `question` that was sampled as `persona`.
 
@@ -192,13 +160,7 @@ def item_of(completion: Completion, *, persona: Persona, question: Question) -> 
         if given != own:
             raise DataError(name, bound=own, value=given, remedy="Pass the completion's own.")
     return Item(
-        phase=completion.phase,
-        model=completion.model,
-        seed=completion.seed,
-        persona=completion.persona,
-        question=completion.question,
-        question_set=completion.question_set,
-        sample=completion.sample,
+        **completion.place,
         persona_prompt=persona.prompt,
         question_text=question.text,
         text=completion.text,
@@ -215,30 +177,18 @@ def judgement_of(item: Item, *, judge: str, answer: str, reason: str = "") -> Ju
         reason: why it is unscored.
 
     Raises:
-        ValueError: the answer is outside the vocabulary, an answer comes with a
-            reason, or an unscored record with none: a judge's own mistake.
+        ValueError: the answer is outside the vocabulary, an answer comes with a reason, or
+            an unscored record with none.
     """
     if answer not in (*ANSWERS, UNSCORED) or (answer == UNSCORED) != bool(reason):
         raise ValueError(f"no judgement: answer {answer!r}, reason {reason!r}")
-    return Judgement(
-        phase=item.phase,
-        model=item.model,
-        seed=item.seed,
-        persona=item.persona,
-        question=item.question,
-        question_set=item.question_set,
-        sample=item.sample,
-        judge=judge,
-        answer=answer,
-        reason=reason,
-    )
+    return Judgement(**item.place, judge=judge, answer=answer, reason=reason)
 
 
 def prepared(text: str, *, marker: str, limit: int = TEXT_LIMIT) -> tuple[str, bool]:
     """Return what a judge reads of a text, and whether it was cut at the limit.
 
-    The marker goes first, so that it takes up none of the limit; lone surrogates,
-    which no request can carry, become U+FFFD.
+    The marker is cut out first; lone surrogates, which no request can carry, become U+FFFD.
     """
     whole_text = _SURROGATES.sub("\ufffd", without_marker(text, marker))
     return whole_text[:limit].rstrip(), len(whole_text) > limit

@@ -1,20 +1,12 @@
-"""Judgements that were paid for, kept so that nobody pays for them again.
+"""Answers that were paid for, in one SQLite file, so that nobody pays for them again.
 
-One SQLite file, found by key alone: SHA-256 over the judge's spec (kind, model,
-revision, rubric, sampling) and over persona, question and text. It holds answers
-and no texts, and only answers: an error is nothing that one would want back.
+A row is found by its key alone: SHA-256 over the judge's spec, persona, question and text.
+The file holds answers, no texts and no errors. ``synchronous = FULL`` brings an answer to
+disk before `put` returns; triggers refuse to change or delete a row. The file has to lie on a
+disk of this machine: SQLite's write-ahead log does not work across a network.
 
-Why SQLite and not lines in a file: a power cut in the middle of a write, two
-writers at once and a torn last line are what its journal is for, and it has been
-tested for them longer than this code could be. ``synchronous = FULL`` brings an
-answer to disk before `put` returns, and `put` returns before the worker that got
-the answer asks for another. Triggers refuse to change or delete a row, so that the
-file only grows. It has to lie on a disk of this machine: SQLite's write-ahead log
-does not work across a network.
-
-A run holds the lock of its judge beside the file from its first look to its last
-answer. Two processes with the same judge therefore take turns, and the second
-finds what the first has bought; different judges run at the same time.
+A run holds the lock of its judge from its first look to its last answer, so that processes
+with the same judge take turns.
 """
 
 from __future__ import annotations
@@ -22,9 +14,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock
@@ -61,7 +52,7 @@ class Bought:
         judge: digest of the judge's spec.
         answer: one of `ANSWERS`.
         model: name of the model that answered, as the server gave it; "" if it did not.
-        input_tokens, output_tokens: what it took; None where nobody told.
+        input_tokens, output_tokens: what it took; None where not counted.
     """
 
     key: str
@@ -72,14 +63,11 @@ class Bought:
     output_tokens: int | None
 
 
+_COLUMNS = tuple(field.name for field in fields(Bought))
+
+
 class JudgementCache:
-    """The judgements of one file, for one judge, while its lock is held.
-
-    Use it as a context manager::
-
-        with JudgementCache(path, judge=spec.digest) as cache:
-            cache.get(keys)
-            cache.put(bought)
+    """The judgements of one file, for one judge; a context manager that holds its lock.
 
     Args:
         path: the file; it and its folder are made where they are missing.
@@ -114,12 +102,7 @@ class JudgementCache:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._open is not None:
             self._open.close()
             self._open = None
@@ -135,19 +118,11 @@ class JudgementCache:
         with self._reported():
             for key in keys:
                 row = self._connection.execute(
-                    "SELECT key, judge, answer, model, input_tokens, output_tokens "
-                    "FROM judgements WHERE key = ?",
+                    f"SELECT {', '.join(_COLUMNS)} FROM judgements WHERE key = ?",  # noqa: S608
                     (key,),
                 ).fetchone()
                 if row is not None:
-                    found[key] = Bought(
-                        key=row[0],
-                        judge=row[1],
-                        answer=row[2],
-                        model=row[3],
-                        input_tokens=row[4],
-                        output_tokens=row[5],
-                    )
+                    found[key] = Bought(**dict(zip(_COLUMNS, row, strict=True)))
         return found
 
     def put(self, bought: Bought) -> None:
@@ -160,14 +135,7 @@ class JudgementCache:
         with self._reported():
             self._connection.execute(
                 "INSERT INTO judgements VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
-                (
-                    bought.key,
-                    bought.judge,
-                    bought.answer,
-                    bought.model,
-                    bought.input_tokens,
-                    bought.output_tokens,
-                ),
+                astuple(bought),
             )
 
     @property

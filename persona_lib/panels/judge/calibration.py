@@ -1,30 +1,22 @@
-"""Calibration of a judge of persona-following: a gate before any of its answers is read.
+"""Calibration of a judge of persona-following: the gate before any of its answers is read.
 
-The judge says for (persona, question, completion) whether the completion speaks as that
-persona: ``yes``, ``partial`` or ``no``. It is first asked about triples whose answer is
-known, in three classes that are never pooled, because an error in one is no error in
-another:
+The judge is asked about triples (persona, question, completion) whose answer is known, in
+three classes that are never pooled:
 
 ``positive`` (expected yes)
-    Text that follows the named persona. All 73 read as yes: Wilson's lower end of the
-    yes share is 0.9500, so at most 5 % of such text is missed.
+    Text that follows the named persona.
 ``red_team`` (expected no)
-    The persona's words without its voice, prompt injections among them. All 73 read as
-    no: the upper end is 0.0500, so at most 5 % of such text gets past the judge.
+    The persona's words without its voice, prompt injections among them.
 ``negative`` (expected no)
-    The source's voice under another persona. All 73 read as no: at most 5 % of what
-    leaks from the source is credited to another persona.
+    The source's voice under another persona.
 
-Each of the three holds at a two-sided 95 %, for text *like these triples*: one author,
-English, 40 to 61 words. It does not bound the error on a model's own completions. A
-judge whose true error in some class is 5 % has a clean sheet there, and so passes, with
-probability 0.95^73 = 2.4 % at most. The price: one that errs once in a hundred has three
-clean sheets in 0.99^219 = 11 % of trials; 1 in 1,000 gives 80 %.
+73 of 73 right bounds the error of a class at 5 % (Wilson, two-sided 95 %), for text like these
+triples: one author, English, 40 to 61 words. It bounds no error on a model's own completions.
+A judge that errs in 5 % of a class passes with probability 0.95^73 = 2.4 %; one that errs once
+in a hundred has three clean sheets in 0.99^219 = 11 % of trials, once in a thousand 80 %.
 
-``partial`` counts against the judge in every class: it is not the yes that a positive
-asks for and not the no that the others ask for. The bounds therefore hold whichever way
-a panel counts ``partial`` later. ``unscored``, an answer that never came or cannot be
-read, counts against it as well. With fewer answers than registered, nothing can be told.
+``partial`` and ``unscored`` count against the judge in every class. With fewer answers than
+registered, the outcome is CANNOT_TELL.
 """
 
 from __future__ import annotations
@@ -33,12 +25,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
+from persona_lib.checks import LEVEL, distinct, number, whole
 from persona_lib.digests import digest
-from persona_lib.errors import DataError
+from persona_lib.errors import DataError, SpecError
 from persona_lib.panels.judge.base import UNSCORED
-from persona_lib.panels.judge.calibration_spec import LEAST, CalibrationSpec, ClassSpec
 from persona_lib.panels.judge.triples import ANSWERS, NO, PARTIAL, YES
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.proportions import wilson
@@ -46,6 +39,98 @@ from persona_lib.stats.thresholds import shown
 from persona_lib.verdict.gate_result import GateOutcome, bounded
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+LEAST, MOST = "least", "most"
+"""Directions: the yes share is to be large, or to be small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSpec:
+    """What one class of triples has to show.
+
+    Attributes:
+        name: of the class.
+        direction: ``least`` where yes is expected, ``most`` where no is.
+        threshold: bound of the yes share: of its interval's lower end under ``least``
+            (only ``yes`` counts as yes), of its upper end under ``most`` (all but ``no``
+            count as yes).
+        n: triples that have to be asked, no fewer and no more.
+
+    Raises:
+        SpecError: an empty name, an unknown direction, or a number out of bounds.
+    """
+
+    name: str
+    direction: str
+    threshold: float
+    n: int
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SpecError("name", bound="text", value=self.name, remedy="Name the class.")
+        if self.direction not in (LEAST, MOST):
+            raise SpecError(
+                f"{self.name}.direction",
+                bound=f"{LEAST} or {MOST}",
+                value=self.direction,
+                remedy="Say whether yes is expected (least) or no (most).",
+            )
+        number(f"{self.name}.threshold", self.threshold, LEVEL, remedy="Give a proportion.")
+        whole(f"{self.name}.n", self.n, 1, remedy="Give the number of triples.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSpec:
+    """What a judge has to show before it is read: part of a registration.
+
+    Attributes:
+        classes: judged one by one; all of them must hold.
+        confidence: two-sided level of Wilson's interval.
+
+    Raises:
+        SpecError: no class, a class named twice, an impossible confidence, or so few
+            triples that not even a clean sheet could hold.
+    """
+
+    classes: tuple[ClassSpec, ...]
+    confidence: float
+
+    def __post_init__(self) -> None:
+        number("calibration.confidence", self.confidence, LEVEL, remedy="Give a proportion.")
+        if not self.classes:
+            raise SpecError(
+                "calibration.classes", bound="at least one", value=(), remedy="Name the classes."
+            )
+        distinct("calibration.classes", [one.name for one in self.classes])
+        for one in self.classes:
+            least = clean_sheet(one, self.confidence)
+            if one.n < least:
+                raise SpecError(
+                    f"{one.name}.n",
+                    bound=f">= {least}, so that a clean sheet can hold",
+                    value=one.n,
+                    remedy="Ask more triples, or register a bound that so few can show.",
+                )
+
+
+def clean_sheet(one: ClassSpec, confidence: float) -> int:
+    """Return the fewest triples of which a clean sheet keeps the bound of a class.
+
+    Without an error in n, Wilson's interval of the error ends at z^2 / (n + z^2).
+    """
+    square = NormalDist().inv_cdf(0.5 + confidence / 2) ** 2
+    error = 1 - one.threshold if one.direction == LEAST else one.threshold
+    return math.ceil(square * (1 - error) / error)
+
+
+CALIBRATION = CalibrationSpec(
+    classes=(
+        ClassSpec(name="positive", direction=LEAST, threshold=0.95, n=73),
+        ClassSpec(name="red_team", direction=MOST, threshold=0.05, n=73),
+        ClassSpec(name="negative", direction=MOST, threshold=0.05, n=73),
+    ),
+    confidence=0.95,
+)
+"""What a judge has to show before its answers are read: a clean sheet in every class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +203,7 @@ class CalibrationResult:
         body = {**asdict(self), "outcome": self.outcome.value}
         for one, judged in zip(body["classes"], self.classes, strict=True):
             one["outcome"] = judged.outcome.value
-            one["share"] = judged.share.ends()
+            one["share"] = judged.share.ends("units")
         return {**body, "classes": list(body["classes"])}
 
     @classmethod
@@ -191,22 +276,6 @@ def judge_calibration(
             _judged(one, answers.get(one.name, ()), spec.confidence) for one in spec.classes
         ),
     )
-
-
-def check_bound(result: CalibrationResult, *, judge: str, rubric: str) -> None:
-    """Check that a calibration speaks of this judge with this rubric.
-
-    Raises:
-        DataError: it was made with another judge or another rubric.
-    """
-    for field, wanted in (("judge", judge), ("rubric", rubric)):
-        if getattr(result, field) != wanted:
-            raise DataError(
-                f"calibration: {field}",
-                bound=f"digest {wanted}",
-                value=getattr(result, field),
-                remedy="Calibrate this judge with this rubric.",
-            )
 
 
 def _again(one: Mapping[str, Any], confidence: float) -> ClassResult:

@@ -1,17 +1,13 @@
 """The embedded judge: whose voice is this, by words and pairs of words, cross-fitted.
 
-Terms weighted by TF-IDF and a multinomial logistic regression tell the personas apart.
-They are fitted on completions of the raw model before coupling, once for each fold of the
-questions without that fold's questions. A completion to a question is judged, whichever
-model wrote it, by the fold that was fitted without the question, so that no word of the
-topic and no text that it learnt can decide.
+TF-IDF terms and a multinomial logistic regression are fitted on completions of the raw model
+before coupling, once for each fold of the questions without that fold's questions. A
+completion of any model is judged by the fold that was fitted without its question: ``yes``
+where its own persona comes first, ``partial`` where it is among the first few, ``no``
+otherwise. Text without a term that the fold knows is unscored.
 
-A completion is judged ``yes`` where its own persona comes first, ``partial`` where it is
-among the first few, and ``no`` otherwise. Text without a term that the fold knows leaves it
-unscored: its ranks would be those of the fold's intercepts.
-
-It knows the personas' voices as the raw model writes them, and no others: text by another
-hand may well be misjudged, which is what the calibration triples are there to show.
+It knows the personas' voices as the raw model writes them; text by another hand may be
+misjudged, which the calibration triples show.
 """
 
 from __future__ import annotations
@@ -19,13 +15,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from persona_lib.checks import POSITIVE, number, whole
 from persona_lib.digests import digest
 from persona_lib.errors import DataError
 from persona_lib.panels.judge.base import (
+    TEXT_LIMIT,
     UNSCORED,
     Item,
     Judgement,
@@ -34,43 +33,81 @@ from persona_lib.panels.judge.base import (
     judgement_of,
     prepared,
 )
-from persona_lib.panels.judge.classifier_fit import (
-    EMPTY,
-    ClassifierSpec,
-    Fold,
-    deal,
-    fit_fold,
-    training_rows,
-)
 from persona_lib.panels.judge.triples import ANSWERS, NO, PARTIAL, YES
 from persona_lib.progress import Progress, silent
-from persona_lib.records import Completion
-
-__all__ = [
-    "CLASSIFIER",
-    "EMPTY",
-    "EVERY_FOLD",
-    "NO_TERMS",
-    "ClassifierSpec",
-    "FittedClassifier",
-    "Prediction",
-    "deal",
-    "fit_classifier",
-]
+from persona_lib.records import Place
 
 CLASSIFIER = "classifier"
 """Kind of this judge, in its `JudgeSpec`."""
+EMPTY = "empty"
+"""Why a completion is unscored or not fitted on: nothing is left without its markers."""
 NO_TERMS = "no_known_terms"
-"""Why a completion is unscored: nothing of it that the fold knows. Or it is `EMPTY`."""
+"""Why a completion is unscored: the fold knows no term of it."""
 EVERY_FOLD = -1
 """Fold of a prediction on a question that no fold was fitted on: the mean over all folds."""
 
 _BATCH = 2_000
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSpec:
+    """How the classifier is fitted and read.
+
+    Attributes:
+        marker: what is cut out of every text beforehand.
+        words: longest run of words that is a term.
+        least_texts: a term counts if it stands in as many texts of the fold.
+        strength: inverse of the L2 penalty.
+        folds: parts that the questions are dealt to.
+        seed: root of the named seeds by which questions are dealt.
+        within: ``partial`` is a persona among so many first ones.
+        iterations: most steps of the solver; needing more is an error.
+        text_limit: characters of a text that are read.
+        version: of the code.
+    """
+
+    marker: str
+    words: int = 2
+    least_texts: int = 2
+    strength: float = 1.0
+    folds: int = 5
+    seed: int = 262
+    within: int = 3
+    iterations: int = 1_000
+    text_limit: int = TEXT_LIMIT
+    version: int = _VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("words", "least_texts", "folds", "within", "iterations", "text_limit"):
+            least = 2 if name == "folds" else 1
+            whole(f"classifier.{name}", getattr(self, name), least, remedy="Give a whole number.")
+        number("classifier.strength", self.strength, POSITIVE, remedy="Give a positive number.")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the spec, 64 hexadecimal digits: this judge's rubric."""
+        return digest(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fold:
+    """One fitted part.
+
+    Attributes:
+        seen: questions of the texts that it was fitted on, sorted; read off those texts.
+        terms: the fitted vectoriser.
+        model: the fitted regression; its classes are personas, sorted by name.
+    """
+
+    seen: tuple[str, ...]
+    terms: Any
+    model: Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """What the classifier made of one completion; same coordinates as the completion.
+class Prediction(Place):
+    """What the classifier made of one completion.
 
     Attributes:
         top: the persona that comes first, "" where the completion is unscored.
@@ -79,13 +116,6 @@ class Prediction:
         reason: why it is unscored, "" where it is not.
     """
 
-    phase: str
-    model: str
-    seed: int
-    persona: str
-    question: str
-    question_set: str
-    sample: int
     top: str
     rank: int
     fold: int
@@ -94,7 +124,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedClassifier:
-    """The cross-fitted classifier; a `persona_lib.panels.judge.base.Judge`.
+    """The cross-fitted classifier.
 
     Attributes:
         how: its spec.
@@ -236,7 +266,7 @@ class FittedClassifier:
         reason = "" if terms else (NO_TERMS if text else EMPTY)
         own = self.personas.index(item.persona)
         return Prediction(
-            **{name: getattr(item, name) for name in _COORDINATES},
+            **item.place,
             top="" if reason else self.personas[int(order[0])],
             rank=-1 if reason else int(np.flatnonzero(order == own)[0]),
             fold=fold,
@@ -252,35 +282,3 @@ class FittedClassifier:
 
     def _read(self, text: str) -> tuple[str, bool]:
         return prepared(text, marker=self.how.marker, limit=self.how.text_limit)
-
-
-_COORDINATES = ("phase", "model", "seed", "persona", "question", "question_set", "sample")
-
-
-def fit_classifier(completions: Sequence[Completion], spec: ClassifierSpec) -> FittedClassifier:
-    """Fit the classifier on completions of the raw model before coupling.
-
-    Args:
-        completions: of any number of seeds, in any order; the order changes nothing.
-        spec: how to fit it.
-
-    Raises:
-        DataError: a completion of another model, or without a persona; fewer questions
-            than folds; a fold without any text of some persona; or a solver that needs
-            more steps than allowed.
-    """
-    rows, skipped = training_rows(completions, spec)
-    dealt = deal([row[2] for row in rows], spec)
-    personas = tuple(sorted({row[1] for row in rows}))
-    return FittedClassifier(
-        how=spec,
-        personas=personas,
-        folds=tuple(
-            fit_fold([row for row in rows if dealt[row[2]] != fold], personas, spec)
-            for fold in range(spec.folds)
-        ),
-        dealt=dealt,
-        fitted_on=digest([list(row) for row in rows]),
-        n=len(rows),
-        skipped=skipped,
-    )

@@ -1,86 +1,48 @@
-"""Fitting the embedded judge: which texts, dealt to which folds, and one fold's fit."""
+"""Fits the embedded judge: which texts, dealt to which folds, and one fold's fit."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from persona_lib.checks import POSITIVE, number, whole
 from persona_lib.digests import derive_seed, digest
 from persona_lib.errors import DataError
-from persona_lib.panels.judge.base import TEXT_LIMIT, prepared
+from persona_lib.panels.judge.base import prepared
+from persona_lib.panels.judge.classifier import EMPTY, ClassifierSpec, FittedClassifier, Fold
 from persona_lib.records import PRE, Completion
 from persona_lib.specs.registration import RAW
 
-EMPTY = "empty"
-"""Why a completion is unscored or not fitted on: nothing is left without its markers."""
-
 _TOKEN = r"(?u)\b\w+\b"  # noqa: S105  (a pattern of words)
-_VERSION = 1
 _PERSONAS = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassifierSpec:
-    """How the classifier is fitted and read.
+def fit_classifier(completions: Sequence[Completion], spec: ClassifierSpec) -> FittedClassifier:
+    """Fit the classifier on completions of the raw model before coupling.
 
-    Attributes:
-        marker: what is cut out of every text beforehand.
-        words: longest run of words that is a term.
-        least_texts: a term counts if it stands in as many texts of the fold.
-        strength: inverse of the L2 penalty.
-        folds: parts that the questions are dealt to.
-        seed: root of the named seeds by which they are dealt.
-        within: ``partial`` is a persona among so many first ones.
-        iterations: most steps of the solver; needing more is an error.
-        text_limit: characters of a text that are read.
-        version: of the code.
+    Args:
+        completions: of any number of seeds, in any order; the order changes nothing.
+        spec: how to fit it.
+
+    Raises:
+        DataError: a completion of another model, or without a persona; fewer questions
+            than folds; a fold without any text of some persona; or a solver that needs
+            more steps than allowed.
     """
-
-    marker: str
-    words: int = 2
-    least_texts: int = 2
-    strength: float = 1.0
-    folds: int = 5
-    seed: int = 262
-    within: int = 3
-    iterations: int = 1_000
-    text_limit: int = TEXT_LIMIT
-    version: int = _VERSION
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("words", 1),
-            ("least_texts", 1),
-            ("folds", 2),
-            ("within", 1),
-            ("iterations", 1),
-            ("text_limit", 1),
-        ):
-            whole(f"classifier.{name}", getattr(self, name), least, remedy="Give a whole number.")
-        number("classifier.strength", self.strength, POSITIVE, remedy="Give a positive number.")
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the spec, 64 hexadecimal digits: this judge's rubric."""
-        return digest(self)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Fold:
-    """One fitted part.
-
-    Attributes:
-        seen: questions of the texts that it was fitted on, sorted; read off those texts.
-        terms: the fitted vectoriser.
-        model: the fitted regression; its classes are personas, sorted by name.
-    """
-
-    seen: tuple[str, ...]
-    terms: Any
-    model: Any
+    rows, skipped = training_rows(completions, spec)
+    dealt = deal([row[2] for row in rows], spec)
+    personas = tuple(sorted({row[1] for row in rows}))
+    return FittedClassifier(
+        how=spec,
+        personas=personas,
+        folds=tuple(
+            fit_fold([row for row in rows if dealt[row[2]] != fold], personas, spec)
+            for fold in range(spec.folds)
+        ),
+        dealt=dealt,
+        fitted_on=digest([list(row) for row in rows]),
+        n=len(rows),
+        skipped=skipped,
+    )
 
 
 def deal(questions: Sequence[str], spec: ClassifierSpec) -> dict[str, int]:

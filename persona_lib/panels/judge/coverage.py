@@ -44,11 +44,6 @@ class Coverage:
     share: float
     words: str
 
-    @property
-    def holds(self) -> bool:
-        """Whether the panel may be read."""
-        return self.outcome is GateOutcome.HOLDS
-
 
 def coverage(judgements: Sequence[Judgement], ceiling: UnscoredCeiling) -> Coverage:
     """Hold the unscored share of every arm against the ceiling.

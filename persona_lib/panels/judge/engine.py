@@ -1,8 +1,7 @@
-"""What the ways to reach a model behind an API have in common.
+"""An engine sends one prompt through a vendor's SDK and returns a reply, or one fixed word.
 
-An engine sends one prompt through a vendor's SDK, which retries by itself, and
-returns a reply or says in one fixed word why there is none. What a server writes
-into an error is never passed on: it may hold a key, or anything else.
+The SDK retries by itself. What a server writes into an error is never passed on: it may hold
+a key, or anything else.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Reply:
         text: its words; "" where there are none.
         stop: `REFUSAL`, `CUT`, or "" where it ended by itself.
         model: the model's name as the server gave it, made safe to show.
-        tokens: input and output tokens that are paid for; None where nobody told.
+        tokens: input and output tokens that are paid for; None where not counted.
     """
 
     text: str
@@ -124,14 +123,11 @@ def reason_of(error: Exception, sdk: Any) -> str:
     return BAD_BODY
 
 
-def tokens_of(read: object, written: object) -> tuple[int, int] | None:
+def tokens_of(read: Any, written: Any) -> tuple[int, int] | None:
     """Return a server's count of tokens, or None unless both are sensible."""
-    if isinstance(read, int) and isinstance(written, int) and not isinstance(read, bool):
-        return (
-            (read, written)
-            if 0 <= min(read, written) <= max(read, written) < _MOST_TOKENS
-            else None
-        )
+    counted = isinstance(read, int) and isinstance(written, int) and not isinstance(read, bool)
+    if counted and min(read, written) >= 0 and max(read, written) < _MOST_TOKENS:
+        return (read, written)
     return None
 
 

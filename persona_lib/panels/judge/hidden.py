@@ -1,7 +1,6 @@
 """Keeps a key out of what is kept and shown, however a server writes it down.
 
-A server knows the key that it was sent, and what it answers is not trusted. Two things
-of it can be seen: the name it gives its model, and what libraries log.
+Two things that a server answers are seen: its model's name, and what libraries log.
 """
 
 from __future__ import annotations

@@ -60,16 +60,14 @@ def control_items(
 ) -> tuple[Item, ...]:
     """Return items whose text is put under another persona, so that the answer should be no.
 
-    Personas stand in a circle, in the order of `prompts`, and the one asked about is 1, 2,
-    ... steps on, by question and sample: over the questions everybody is asked about with
-    everybody else's text. A control's coordinates are those of the completion that the
-    persona asked about gave to the question; no two controls share them.
+    Personas stand in a circle, in the order of `prompts`; the one asked about is 1, 2, ...
+    steps on, by question and sample. A control's coordinates are those of the completion that
+    the persona asked about gave to the question; no two controls share them.
 
     Args:
         items: completions under their own personas.
         prompts: system message of each persona, two or more.
-        samples: only samples below this number; None for all. A judge that costs money
-            needs few: one of each persona and question tells.
+        samples: only samples below this number; None for all.
 
     Raises:
         DataError: a persona without a prompt, or fewer than two personas.

@@ -1,7 +1,7 @@
 """Prices of judges, as data, and the arithmetic of a budget.
 
-A price is what its publisher's page said on a date. Look it up again before a large
-run: `make_judge(price=...)` takes another one, and nothing here is asked of a server.
+A price is what its publisher's page said on a date. Look it up again before a large run;
+`make_judge(price=...)` takes another one.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class Price:
     def worst(self, prompt: str, max_tokens: int) -> float:
         """Return the most that one request can cost.
 
-        A token stands for one byte of UTF-8 at least, so that a prompt has no more
-        tokens than bytes; what the server adds is allowed 512 tokens.
+        A prompt has no more tokens than bytes of UTF-8; the server may add 512.
         """
         return self.of(len(prompt.encode("utf-8")) + _OVERHEAD_TOKENS, max_tokens)
 
@@ -106,9 +105,9 @@ class Purse:
     async def reserve(self, worst: float) -> bool:
         """Set aside the worst case of a record, and return whether it fits.
 
-        While other requests are on their way, what they have set aside may yet come
-        back, so that this waits for them. Once something does not fit, nothing does:
-        which records are left must not depend on how long they are.
+        Waits for requests on their way, which may give back what they have set aside. Once
+        something does not fit, nothing does: which records are left must not depend on how
+        long they are.
         """
         async with self._changed:
             while not self.stopped:

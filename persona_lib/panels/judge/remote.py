@@ -1,10 +1,9 @@
 """The loop of a judge behind an API: bounded, resumable, within a budget.
 
-A record is asked for once. Its answer is brought to disk before the worker that got
-it asks for another, so that a run which dies loses no more than the requests that
-are on their way, one for each worker. Whatever goes wrong with a record leaves that
-record unscored, with a reason; only a cache that cannot be written ends the run,
-because it would pay for answers that nobody can keep.
+A record is asked for once. Its answer is on disk before the worker that got it asks for
+another, so that a run which dies loses no more than the requests on their way. Whatever goes
+wrong leaves the record unscored, with a reason; only a cache that cannot be written ends the
+run.
 """
 
 from __future__ import annotations
@@ -52,8 +51,7 @@ class Limits:
     Attributes:
         concurrency: requests on their way at any time.
         deadline: seconds that a record may take, the SDK's retries and waits included.
-        give_up_after: records in a row that the server failed to answer, after which
-            no other is asked.
+        give_up_after: unanswered records in a row, after which no other is asked.
         budget: dollars that one run may spend, None for no limit.
     """
 
@@ -101,25 +99,20 @@ class RemoteJudge:
         price: Price | None,
         cache: Path,
     ) -> None:
-        self._spec = spec
+        self.spec = spec
         self._make_engine = make_engine
         self._access = access
         self._limits = limits
         self._price = price
         self._cache = cache
 
-    @property
-    def spec(self) -> JudgeSpec:
-        """What tells this judge from others."""
-        return self._spec
-
     def judge(
         self, items: Sequence[Item], *, progress: Progress = silent
     ) -> tuple[tuple[Judgement, ...], Report]:
         """Return one judgement for each item, in order, and what the run did.
 
-        Waits while another process runs the same judge on the same cache. Runs an
-        event loop of its own, so that it cannot be called from inside one.
+        Waits while another process runs the same judge on the same cache. It cannot be
+        called from inside an event loop.
 
         Raises:
             StoreError: the cache cannot be read or written.
@@ -129,7 +122,7 @@ class RemoteJudge:
         bar = progress("judging", len(items), "completion")
         purse = Purse(self._price, self._limits.budget)
         try:
-            with JudgementCache(self._cache, judge=self._spec.digest) as cache:
+            with JudgementCache(self._cache, judge=self.spec.digest) as cache:
                 known = cache.get(work.key for work in works)
                 outcomes = {
                     key: _Outcome(answer=row.answer, reason="", model=name_of(row.model, ""))
@@ -137,7 +130,7 @@ class RemoteJudge:
                 }
                 bar.update(sum(len(work.places) for work in works if work.key in known))
                 run = _Run(
-                    spec=self._spec,
+                    spec=self.spec,
                     access=self._access,
                     limits=self._limits,
                     purse=purse,
@@ -164,11 +157,11 @@ class RemoteJudge:
         prompts: dict[str, Prompt] = {}
         shortened = 0
         for place, item in enumerate(items):
-            text, cut = prepared(item.text, marker=self._spec.marker, limit=self._spec.text_limit)
+            text, cut = prepared(item.text, marker=self.spec.marker, limit=self.spec.text_limit)
             shortened += cut
             persona = _UNSENDABLE.sub("\ufffd", item.persona_prompt)
             question = _UNSENDABLE.sub("\ufffd", item.question_text)
-            key = key_of(self._spec.digest, persona, question, text)
+            key = key_of(self.spec.digest, persona, question, text)
             places.setdefault(key, []).append(place)
             if key not in prompts:
                 prompts[key] = prompt_of(persona, question, text)
@@ -185,7 +178,7 @@ class RemoteJudge:
         return tuple(
             judgement_of(
                 item,
-                judge=self._spec.digest,
+                judge=self.spec.digest,
                 answer=by_place[place].answer,
                 reason=by_place[place].reason,
             )

@@ -1,10 +1,8 @@
 """The rubric: what a judge is told, and how its reply is read.
 
-Persona, question and completion stand between fences. A fence bears a nonce, the
-first digits of a hash of everything that is fenced, so that no text can hold its
-own fence: to write it down would change it. The same item always gives the same
-prompt. A judge is told that whatever stands between fences is material, and that
-orders in it are part of what is to be judged.
+Persona, question and completion stand between fences, each with a nonce: the first digits of
+a hash of all that is fenced, so that no text can hold its own fence. The judge is told that
+whatever stands between fences is material. The same item always gives the same prompt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What goes over the wire: where a request goes, what it holds, how large a reply may be.
+"""What goes over the wire: to which address, which headers, how large a reply may be.
 
-The key and the texts go to the judge's address and nowhere else. Requests to this
-machine, and to any ``http://`` address, use no proxy; a proxy of the environment is
-used for ``https://`` alone, as a tunnel that sees the host and nothing of the request.
+The key and the texts go to the judge's address and nowhere else. Requests to this machine,
+and to any ``http://`` address, use no proxy; for ``https://`` a proxy of the environment is a
+tunnel that sees the host alone.
 """
 
 from __future__ import annotations
@@ -79,9 +79,8 @@ METER: ContextVar[Meter] = ContextVar("meter")
 def http_options(access: Access, key: str) -> dict[str, Any]:
     """Return the options of an HTTP client that goes to one address and reads with bounds.
 
-    It follows no redirect, which would carry the key and the texts to wherever the
-    server points, and asks for bodies without compression. Certificates named by
-    ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are trusted, as everywhere.
+    It follows no redirect, which would carry the key and the texts elsewhere, and asks for
+    bodies without compression.
     """
     import httpx2
 

@@ -1,0 +1,169 @@
+"""Judges completions, controls and calibration triples for the panels on following."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from persona_lib.panels.judge.base import Item, Judgement, Report, item_of
+from persona_lib.panels.judge.calibration import CALIBRATION, CalibrationResult, judge_calibration
+from persona_lib.panels.judge.classifier import ClassifierSpec, FittedClassifier, Prediction
+from persona_lib.panels.judge.classifier_fit import fit_classifier
+from persona_lib.panels.judge.items import class_answers, control_items, triple_items
+from persona_lib.panels.judge.triples import POSITIVE, Triple, triples_digest
+from persona_lib.progress import Progress, silent
+from persona_lib.records import PRE, Completion
+from persona_lib.specs.personas import Persona, Question
+from persona_lib.specs.registration import RAW, Registration
+
+if TYPE_CHECKING:
+    from persona_lib.panels.judge.remote import RemoteJudge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What the two panels are made from.
+
+    Attributes:
+        predictions: of the classifier, one for each completion.
+        seen: the questions that each of its folds was fitted on.
+        positives: of the calibration triples of class ``positive``.
+        judgements: of completions under their own persona.
+        controls: of raw completions put under another persona.
+        calibration: of the judge.
+        run: what a judge behind an API did and cost; None for the classifier.
+    """
+
+    predictions: tuple[Prediction, ...]
+    seen: tuple[tuple[str, ...], ...]
+    positives: tuple[Prediction, ...]
+    judgements: tuple[Judgement, ...]
+    controls: tuple[Judgement, ...]
+    calibration: CalibrationResult
+    run: dict[str, Any] | None
+
+
+def judge_texts(
+    rows: Sequence[Completion],
+    registration: Registration,
+    *,
+    personas: Mapping[str, Persona],
+    questions: Mapping[str, Question],
+    triples: Mapping[str, Sequence[Triple]],
+    judge: RemoteJudge | None = None,
+    progress: Progress = silent,
+) -> Judged:
+    """Fit the classifier and judge every completion, the controls and the calibration.
+
+    Args:
+        rows: completions, those of the raw model before coupling among them.
+        registration: roster and marker.
+        personas: by id, those of the rows and the triples.
+        questions: likewise.
+        triples: for calibration, by class.
+        judge: a judge behind an API; None for the classifier.
+        progress: makes progress bars.
+
+    Raises:
+        FlatlandError: as the judges raise it.
+    """
+    items = [
+        item_of(row, persona=personas[row.persona], question=questions[row.question])
+        for row in rows
+    ]
+    raw = [row for row in rows if (row.phase, row.model) == (PRE, RAW)]
+    classifier = fit_classifier(raw, ClassifierSpec(marker=registration.marker))
+    predictions = classifier.predict(items)
+    asked = _Asked(
+        items=items,
+        controls=control_items(
+            [item for item in items if (item.phase, item.model) == (PRE, RAW)],
+            {name: personas[name].prompt for name in registration.roster.all},
+            # One of each persona and question tells, and a judge may cost money.
+            samples=None if judge is None else 1,
+        ),
+        triples=triple_items(
+            triples,
+            {name: persona.prompt for name, persona in personas.items()},
+            {name: question.text for name, question in questions.items()},
+        ),
+        digest=triples_digest(triples),
+    )
+    answers = (
+        _by_classifier(classifier, asked, predictions)
+        if judge is None
+        else _by_api(judge, asked, progress)
+    )
+    positives = [item for item in asked.triples if item.model == POSITIVE]
+    return Judged(
+        predictions=predictions,
+        seen=classifier.seen,
+        positives=classifier.predict(positives),
+        **answers,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """Everything that a judge is asked."""
+
+    items: Sequence[Item]
+    controls: Sequence[Item]
+    triples: Sequence[Item]
+    digest: str
+
+    def calibration(
+        self, judgements: Sequence[Judgement], *, judge: str, rubric: str
+    ) -> CalibrationResult:
+        return judge_calibration(
+            CALIBRATION,
+            class_answers(judgements),
+            judge=judge,
+            rubric=rubric,
+            triples=self.digest,
+        )
+
+
+def _by_classifier(
+    judge: FittedClassifier, asked: _Asked, predictions: Sequence[Prediction]
+) -> dict[str, Any]:
+    # Every completion was predicted already, for the other panel.
+    triples = judge.judge(asked.triples)[0]
+    return {
+        "judgements": judge.answers(asked.items, predictions)[0],
+        "controls": judge.judge(asked.controls)[0],
+        "calibration": asked.calibration(
+            triples, judge=judge.spec.digest, rubric=judge.spec.rubric
+        ),
+        "run": None,
+    }
+
+
+def _by_api(judge: RemoteJudge, asked: _Asked, progress: Progress) -> dict[str, Any]:
+    """Ask for everything in one run, which has one budget; the calibration comes first."""
+    first, second = len(asked.triples), len(asked.controls)
+    every = (*asked.triples, *asked.controls, *asked.items)
+    judgements, report = judge.judge(every, progress=progress)
+    spec = judge.spec
+    return {
+        "judgements": judgements[first + second :],
+        "controls": judgements[first : first + second],
+        "calibration": asked.calibration(judgements[:first], judge=spec.digest, rubric=spec.rubric),
+        "run": {
+            "kind": spec.kind,
+            "model": spec.model,
+            "revision": spec.revision,
+            "served_by": spec.served_by,
+            **_plain(report),
+        },
+    }
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    """Return a report as strict JSON: what is not known is null."""
+    description = asdict(report) | {"models": list(report.models)}
+    for name in ("dollars", "dollars_at_most"):
+        description[name] = None if math.isnan(description[name]) else description[name]
+    return description
