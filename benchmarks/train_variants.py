@@ -10,7 +10,6 @@ from benchmarks.train_setup import Shape, trainable
 from persona_lib.models.batches import pad_rows
 from persona_lib.models.loading import trunk_and_head
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.gpu.attention import WAYS
 from persona_lib.train.gpu.packed_setup import Packing, prepare
 from persona_lib.train.gpu.packing import PackedBatch
 from persona_lib.train.losses import batch_loss
@@ -110,7 +109,6 @@ def ours(
     *,
     compiled: bool,
     limit: int | None,
-    ways: Sequence[str] = WAYS,
 ) -> Ours:
     """Return our variant, tried once on the largest batch.
 
@@ -120,7 +118,7 @@ def ours(
     trunk, head = trunk_and_head(model)
     packing = prepare(
         model, trunk, batches, lambda hidden, pack: _loss(hidden, head, pack, 1.0),
-        pad=PAD, compiled=compiled, limit=limit, ways=ways,
+        pad=PAD, compiled=compiled, limit=limit,
     )  # fmt: skip
     return Ours(model, packing)
 
