@@ -32,7 +32,7 @@ from benchmarks.common import (
 )
 from persona_lib.digests import derive_seed
 from persona_lib.models.chatml import END, PAD
-from persona_lib.models.loading import LoadedModel, load_model, render_prompt
+from persona_lib.models.loading import LoadedModel, decode, load_model, render_prompt
 from persona_lib.sampling.engine import Request, TransformersEngine
 from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.profile import SampleSpec
@@ -213,10 +213,7 @@ def plain(
         )  # fmt: skip
         for row in written[:, width:].tolist():
             stop = row.index(loaded.end_of_turn) if loaded.end_of_turn in row else len(row)
-            text = loaded.tokenizer.decode(
-                row[:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-            found.append((text, stop))
+            found.append((decode(loaded.tokenizer, row[:stop]), stop))
     return found
 
 

@@ -205,12 +205,19 @@ def check_marker(tokenizer: PreTrainedTokenizerBase, marker_text: str) -> list[i
         raise _lost(name, marker_text, f"ids {marker}", "no unknown and no special token")
     for ending in COMPLETION_ENDINGS:
         ids = _encode(tokenizer, ending) + marker
-        back: Any = tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        back = decode(tokenizer, ids)
         if back != ending + marker_text:
             raise _lost(name, marker_text, back, f"{ending + marker_text!r} after decoding")
     return marker
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """Return the text of tokens as it stands, special tokens and spaces among it."""
+    return str(
+        tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+    )
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:

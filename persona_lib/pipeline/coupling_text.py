@@ -174,7 +174,7 @@ def _fate(
     tail: int,
 ) -> str:
     """Say what becomes of a draw; `tail` is the tokens that a row puts behind it."""
-    from persona_lib.models.loading import render_prompt
+    from persona_lib.models.loading import decode, render_prompt
 
     if completion.finish != STOP:
         return "unfinished"
@@ -185,10 +185,7 @@ def _fate(
     body = tokenizer.encode(completion.text, add_special_tokens=False)
     # A tokenizer may rewrite what a model can write (NFC turns the ohm sign into an omega).
     # The mask proof would refuse such a row, and as draws are seeded, for ever.
-    back: Any = tokenizer.decode(
-        body, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    if back != completion.text:
+    if decode(tokenizer, body) != completion.text:
         return "not reproducible"
     prompt = render_prompt(tokenizer, cell.persona.prompt, spec.sample.asked(cell.question.text))
     return KEPT if len(prompt) + len(body) + tail <= spec.max_length else "too long"

@@ -14,7 +14,7 @@ import torch
 from persona_lib.commands import record as record_command
 from persona_lib.commands.session import ROOT, Session
 from persona_lib.errors import CorruptEntryError, DataError, FlatlandError, SpecError
-from persona_lib.evidence.load import load_geometry
+from persona_lib.evidence.load import Stored
 from persona_lib.models.adapters import attach_stack, merge_stack
 from persona_lib.models.hidden_states import (
     GEOMETRY_FILE,
@@ -397,7 +397,7 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
         folder, kind=RECORDS, registration=ISSUE262, files=["scores.parquet", GEOMETRY_FILE],
         source="a test", recorded={},
     )  # fmt: skip
-    found = load_geometry(folder)
+    found = Stored(folder, ISSUE262).geometry
     assert found is not None
     assert found.column("persona").to_pylist() == [r.persona for r in rows]
     description = found.column("cosine").to_numpy()
@@ -405,13 +405,13 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     assert len(found) == len(rows) == 3 * 2 * 2 * 2 * 2
     write_rows(folder / GEOMETRY_FILE, rows[:-1], GeometryRow)
     with pytest.raises(CorruptEntryError, match=r"geometry\.parquet"):
-        load_geometry(folder)
+        _ = Stored(folder, ISSUE262).geometry
 
 
-def test_a_set_without_cosines_has_none(tmp_path: Path) -> None:
-    assert load_geometry(ROOT / "golden" / "published") is None
-    (tmp_path / "mine.csv").write_text("x\n", encoding="utf-8")
-    assert load_geometry(tmp_path / "mine.csv") is None
+def test_a_set_without_cosines_has_none() -> None:
+    from experiments.issue262 import ISSUE262
+
+    assert Stored(ROOT / "golden" / "published", ISSUE262).geometry is None
 
 
 def test_the_command_reads_hidden_states_unless_it_is_told_not_to(
