@@ -55,9 +55,8 @@ class Size:
 
     Attributes:
         shape: arguments of a Llama configuration.
-        personas, questions, samples: cells, and completions of each cell.
+        samples: completions of each cell (persona and question).
         checked: personas and questions whose greedy completions are compared.
-        spec: how completions are sampled.
         repeats: timed runs of each variant.
     """
 

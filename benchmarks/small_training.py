@@ -46,10 +46,7 @@ class Case:
 
     Attributes:
         shape: arguments of a Llama configuration.
-        recipe: of the coupling.
-        rows: number of rows.
-        mean: mean of their lengths in tokens.
-        longest: where lengths are cut.
+        mean, longest: of the rows' lengths in tokens, the mean and the cut.
         prompt: tokens of a prompt; between it and the marker rows are anchored.
     """
 

@@ -29,16 +29,11 @@ class Bench:
     """One run: what is trained, on what, how often, and with what of ours.
 
     Attributes:
-        shape: architecture, rows and batches.
-        device: ``cpu`` or ``cuda``.
         model: the peft model; its adapter is put back between parts.
         batches: optimizer batches, the same for every variant.
-        compiled: whether ours may compile.
-        limit: bytes that a step of ours may take; None on a CPU.
-        warmups: steps before the clock runs.
-        steps: steps that are timed.
+        compiled, limit: whether ours may compile; bytes that its step may take.
+        warmups, steps: steps before the clock runs; steps that are timed.
         curve: steps of the loss curves.
-        report: what was found so far.
     """
 
     shape: Shape

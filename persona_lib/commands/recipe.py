@@ -101,11 +101,11 @@ def search(
     The error of a recipe whose training fails stands under ``failed``.
 
     Args:
-        profile: base model, sampling and scale; its own recipe counts for nothing.
+        profile: base model, sampling and scale; its own recipe is not used.
         recipes: what to try.
         store: where stages are kept.
-        run_seed: from which every draw's seed is derived.
-        samples: completions a persona and question.
+        run_seed: the search's.
+        samples: completions of each persona and question.
         progress: opens progress bars.
 
     Raises:
@@ -146,12 +146,7 @@ def search(
 
 
 def measured(scores: pa.Table, raw_median: float) -> dict[str, Any]:
-    """Return rates by role, with Wilson's intervals, and lengths, of one model's scores.
-
-    Args:
-        scores: columns of `Score`.
-        raw_median: median tokens of the raw model.
-    """
+    """Return rates by role, with Wilson's intervals, and lengths, of one model's scores."""
     roster = SEARCH.roster
     personas = scores.column("persona").to_pylist()
     hits = scores.column("hit").to_pylist()

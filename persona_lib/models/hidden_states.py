@@ -14,7 +14,7 @@ from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.models.batches import pad_rows
 from persona_lib.models.loading import LoadedModel, trunk_and_head
 from persona_lib.progress import Progress, silent
-from persona_lib.records import GeometryRow
+from persona_lib.records import GeometryRow, ModelId
 from persona_lib.stats.directions import centred, centroid_ranks, cosines
 from persona_lib.store.cost import spent
 
@@ -150,9 +150,8 @@ def geometry_rows(
     source: str,
     layers: Sequence[int],
     blocks: int,
-    phase: str,
-    model: str,
-    seed: int,
+    model: ModelId,
+    run_seed: int,
 ) -> list[GeometryRow]:
     """Return what is stored of a model's states: cosines and ranks.
 
@@ -163,9 +162,8 @@ def geometry_rows(
         source: the persona that all others are compared with.
         layers: blocks that were read.
         blocks: how many the model has.
-        phase: which the rows carry, as `GeometryRow` says.
-        model: likewise.
-        seed: likewise.
+        model: which the rows carry.
+        run_seed: likewise.
 
     Raises:
         DataError: `states` has another shape.
@@ -187,9 +185,9 @@ def geometry_rows(
                 rank, without = centroid_ranks(here, centre=centre)
                 rows += [
                     GeometryRow(
-                        phase=phase,
-                        model=model,
-                        seed=seed,
+                        phase=model.phase,
+                        model=model.name,
+                        seed=run_seed,
                         readout=readout,
                         layer=layer,
                         blocks=blocks,

@@ -67,11 +67,8 @@ def collate(
 ) -> Batch:
     """Pad rows on the right and flatten their positions.
 
-    Args:
-        rows: encoded rows.
-        pad: token id to pad with.
-        reference: for each row the starting model's hidden states, shape
-            (number of anchored positions, width); None where nothing is anchored.
+    `reference` has for each row the starting model's hidden states, (number of anchored
+    positions, width); None where nothing is anchored.
     """
     import torch
 
@@ -96,12 +93,7 @@ def anchor_divergence(
 ) -> torch.Tensor:
     """Return the weighted sum over positions of KL(q || p), in nats.
 
-    Args:
-        hidden: (rows, length, width) last hidden states of the model under training.
-        head: the language-model head, the same for both models (no LoRA sits on it).
-        where: (m, 2) pairs of row and position.
-        weights: (m,) weight of each position.
-        reference: (m, width) hidden states of the starting model at `where`.
+    Shapes are those of `Batch`; the head is the same for both models (no LoRA sits on it).
     """
     import torch
 

@@ -35,6 +35,7 @@ from persona_lib.records import (
     STOP,
     Completion,
     GeometryRow,
+    ModelId,
     read_rows,
     write_rows,
 )
@@ -230,7 +231,7 @@ def rows_of(model: LoadedModel, names: Sequence[str] = LETTERS) -> list[Geometry
     return geometry_rows(
         states.reshape(3, 2, 3, 2, -1), personas=list(names),
         questions=[("e01", "x"), ("e02", "x")], source="a", layers=(1, 2), blocks=2,
-        phase="pre", model="raw", seed=42,
+        model=ModelId("pre", "raw"), run_seed=42,
     )  # fmt: skip
 
 
@@ -285,8 +286,8 @@ def test_states_of_another_shape_are_refused() -> None:
     with pytest.raises(DataError, match=r"states: expected \(personas, questions, readouts"):
         geometry_rows(
             np.zeros((2, 1, 3, 1, 4), dtype=np.float32), personas=["a", "b", "c"],
-            questions=[("e01", "x")], source="a", layers=(1,), blocks=1, phase="pre",
-            model="raw", seed=1,
+            questions=[("e01", "x")], source="a", layers=(1,), blocks=1,
+            model=ModelId("pre", "raw"), run_seed=1,
         )  # fmt: skip
 
 

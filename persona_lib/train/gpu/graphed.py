@@ -57,12 +57,8 @@ class GraphedTrunk:
         trunk: the plain pass.
         trained: parameters that receive gradients.
         pad: token id to pad with.
-        limit: most tokens, padding included, of a pass of several rows, or of one that is
-            recorded.
+        limit: most tokens, padding included, of a pass of several rows, or of a recorded one.
         record: makes recordings; None: nothing is recorded.
-
-    Attributes:
-        limit: as given.
     """
 
     def __init__(
@@ -265,11 +261,6 @@ def graphed(model: PeftModel, trunk: Any, *, pad: int) -> GraphedTrunk | None:
 
     None elsewhere, and for an architecture that `packed.unsupported` names. Where
     `device.recorded_passes` says so, passes are cut but not recorded.
-
-    Args:
-        model: the whole (peft) model.
-        trunk: its decoder without the head.
-        pad: token id to pad with.
 
     Raises:
         SpecError: see `device.recorded_passes`.

@@ -30,14 +30,9 @@ class StepShape:
     """What of model and recipe decides how much memory a token takes.
 
     Attributes:
-        layers: decoder layers.
-        width: hidden width.
-        kv_width: width of keys and of values.
-        ffn: width of the feed-forward.
-        vocabulary: columns of the head.
+        kv_width, ffn: widths of keys (and of values) and of the feed-forward.
         item: bytes of an activation.
-        weights: bytes of frozen weights on the device.
-        trainable: trainable float32 parameters.
+        weights, trainable: bytes of frozen weights; number of trainable float32 parameters.
         compiled: whether elementwise work is fused, so that less of it is kept.
         looked_at: largest share of a batch's tokens that the loss looks at.
     """

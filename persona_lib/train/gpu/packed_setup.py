@@ -136,7 +136,7 @@ def prepare(
         loss_of: the loss of hidden states and their pack.
         pad: token id of filling.
         compiled: whether to try ``torch.compile``.
-        limit: bytes that a step may take (see `device_limit`).
+        limit: bytes that a step may take (`device_limit`).
         ways: ways of attention, best first.
 
     Raises:

@@ -74,14 +74,7 @@ class CudaRecorder:
 
 
 class _CudaRecording:
-    """A forward and a backward pass as two CUDA graphs.
-
-    Args:
-        trunk: the plain pass.
-        tokens: (rows, length) token ids.
-        trained: parameters that receive gradients.
-        pool: handle of the memory that both are recorded in.
-    """
+    """A forward and a backward pass as two CUDA graphs in one pool of memory."""
 
     def __init__(
         self, trunk: Trunk, tokens: torch.Tensor, trained: Sequence[torch.Tensor], pool: Any
