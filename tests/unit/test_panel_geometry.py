@@ -19,7 +19,7 @@ from persona_lib.errors import DataError, SpecError
 from persona_lib.models.hidden_states import READOUTS, geometry_rows
 from persona_lib.panels.base import INVALID, READABLE, UNAVAILABLE, Panel
 from persona_lib.panels.geometry import geometry_panel
-from persona_lib.records import POST, PRE, GeometryRow, schema_of, write_rows
+from persona_lib.records import POST, PRE, GeometryRow, ModelId, schema_of, write_rows
 from persona_lib.specs.registration import Registration
 
 ROSTER = ISSUE262.roster
@@ -45,7 +45,7 @@ def rows(
 ) -> list[GeometryRow]:
     return geometry_rows(
         states, personas=personas, questions=[(f"e{q:02}", "evaluation") for q in range(QUESTIONS)],
-        source=ROSTER.source, layers=LAYERS, blocks=28, phase=model[0], model=model[1], seed=seed,
+        source=ROSTER.source, layers=LAYERS, blocks=28, model=ModelId(*model), run_seed=seed,
     )  # fmt: skip
 
 
@@ -293,7 +293,7 @@ def test_with_one_question_there_is_no_interval() -> None:
     states = draw(1)[:, :1]
     listed = geometry_rows(
         states, personas=PERSONAS, questions=[("e00", "evaluation")], source=ROSTER.source,
-        layers=LAYERS, blocks=28, phase=PRE, model="raw", seed=42,
+        layers=LAYERS, blocks=28, model=ModelId(PRE, "raw"), run_seed=42,
     )  # fmt: skip
     more = [replace(row, model="em", cosine=row.cosine / 2) for row in listed]
     panel = geometry_panel(table([*listed, *more]), ISSUE262)
@@ -436,7 +436,7 @@ def test_a_record_set_of_seven_models_stays_small(tmp_path: Path) -> None:
         for row in geometry_rows(
             rng.normal(size=(11, 20, 3, 6, 16)), personas=PERSONAS,
             questions=[(f"e{q:02}", "evaluation") for q in range(20)], source=ROSTER.source,
-            layers=(6, 10, 14, 18, 22, 26), blocks=28, phase=phase, model=model, seed=42,
+            layers=(6, 10, 14, 18, 22, 26), blocks=28, model=ModelId(phase, model), run_seed=42,
         )
     ]  # fmt: skip
     assert len(listed) == 7 * 3 * 6 * 2 * 10 * 20
