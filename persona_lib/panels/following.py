@@ -50,7 +50,7 @@ FOLLOWING = "whether completions follow their persona, by a judge"
 METHOD = {
     "accuracy": "share of scored completions given to their own persona, each by a fold that saw "
     "neither its question nor its text; Wilson's interval clustered by question",
-    "change": "minus the raw model, and minus the model under the arm: mean over questions of the "
+    "change": "minus the raw model, and minus the pre-coupling model: mean over questions of the "
     "difference of their shares; t interval over questions",
     "to_source": "share of scored bystander completions given to the source",
     "accuracy_of_all": "the same with unscored completions counted as wrong",

@@ -105,7 +105,7 @@ def _discriminability(data: Node, _: Pictures) -> list[Block]:
     ]
     head = (
         "model", "told apart, %", "completions", "unscored as wrong, %", "minus raw",
-        "minus the model under it", "bystanders taken for the source, %", "unscored",
+        "minus its pre-coupling model", "bystanders taken for the source, %", "unscored",
     )  # fmt: skip
     chance = Para(("Guessing alone would be right in ", data["chance"].num("pct1"), " %."))
     return [chance, *_table("Completions given to their own persona", head, rows)]
@@ -226,7 +226,7 @@ def _lengths(data: Node, pictures: Pictures) -> list[Block]:
         picture if isinstance(picture, Picture) else Para((picture,)),
         *_table(
             "Median tokens of finished completions",
-            ("arm", "model under it", "after", "before", "ratio"),
+            ("arm", "pre-coupling model", "after", "before", "ratio"),
             after,
         ),
         *_table(
