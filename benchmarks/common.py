@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from persona_lib.errors import FlatlandError
+from persona_lib.models.chatml import END, PAD, START, TEMPLATE
 
 _SAID = 2000
 """Characters of an error that are kept."""
@@ -134,3 +135,19 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--seed", type=int, default=0, help="root of every random draw")
     return parser
+
+
+def byte_tokenizer() -> Any:
+    """Return a tokenizer of one token a byte with the ChatML format; nothing is fetched."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([PAD, START, END, *alphabet])}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, chat_template=TEMPLATE, eos_token=END, pad_token=PAD,
+        additional_special_tokens=[START],
+    )  # fmt: skip

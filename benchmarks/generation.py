@@ -22,9 +22,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Report, arguments, hardware, say, spread, stopwatch, sync_of
+from benchmarks.common import (
+    Report,
+    arguments,
+    byte_tokenizer,
+    hardware,
+    say,
+    spread,
+    stopwatch,
+    sync_of,
+)
 from persona_lib.digests import derive_seed
-from persona_lib.models.chatml import END, PAD, START, TEMPLATE
+from persona_lib.models.chatml import END, PAD
 from persona_lib.models.loading import LoadedModel, load_model, render_prompt
 from persona_lib.sampling.engine import Request, TransformersEngine
 from persona_lib.specs.personas import load_personas, load_questions
@@ -166,22 +175,6 @@ def load(options: argparse.Namespace, size: Size, device: str) -> LoadedModel:
         model.get_output_embeddings().bias = torch.nn.Parameter(bias)
     model.eval().requires_grad_(False)
     return LoadedModel(model=model, tokenizer=tokenizer, end_of_turn=end, pad=pad, device=device)
-
-
-def byte_tokenizer() -> Any:
-    """Return a tokenizer of one token a byte with the ChatML format; nothing is fetched."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([PAD, START, END, *alphabet])}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, chat_template=TEMPLATE, eos_token=END, pad_token=PAD,
-        additional_special_tokens=[START],
-    )  # fmt: skip
 
 
 def ours(

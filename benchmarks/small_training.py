@@ -23,13 +23,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Report, arguments, hardware, spread
-from benchmarks.generation import FULL, TINY, byte_tokenizer
+from benchmarks.common import Report, arguments, byte_tokenizer, hardware, spread
+from benchmarks.generation import FULL, TINY
 from benchmarks.train_setup import lognormal_lengths
 from experiments.profiles import SMOLLM2_FULL
 from persona_lib.device import prepare_torch
 from persona_lib.digests import derive_seed
-from persona_lib.models.adapters import TRAINABLE, save_adapter, train_stack
+from persona_lib.models.adapters import save_adapter, train_stack
 from persona_lib.specs.profile import CouplingSpec, LoraSpec
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.lora import Way, train_lora
@@ -175,7 +175,7 @@ class _Bench:
 
         prior = self.folder / "prior"
         if not prior.exists():
-            save_adapter(train_stack(base(), [], SMOLLM2_FULL.prior.lora, 1), TRAINABLE, prior)
+            save_adapter(train_stack(base(), [], SMOLLM2_FULL.prior.lora, 1), prior)
         return train_stack(base(), [prior], lora, 2)
 
 

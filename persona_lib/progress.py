@@ -1,4 +1,4 @@
-"""Progress bars: long stages say how far they are."""
+"""Progress: bars of long stages, and lines between them."""
 
 from __future__ import annotations
 
@@ -57,3 +57,10 @@ def shown(stream: TextIO | None = None) -> Progress:
         return bar
 
     return start
+
+
+def announce(text: str) -> None:
+    """Write one line to standard error, clear of the bars that are drawn there."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)

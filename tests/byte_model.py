@@ -6,32 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from persona_lib.models.adapters import TRAINABLE, save_adapter, train_stack
-from persona_lib.models.chatml import END, PAD, START, TEMPLATE
+from benchmarks.common import byte_tokenizer
+from persona_lib.models.adapters import save_adapter, train_stack
+from persona_lib.models.chatml import END, PAD, START
 from persona_lib.models.loading import LoadedModel
 from persona_lib.specs.profile import LoraSpec
 
 SPECIAL = (PAD, START, END)
+"""Ids 0, 1 and 2 of `byte_tokenizer`."""
 VOCABULARY = 300
 LORA = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.1)
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
-    inner = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        chat_template=TEMPLATE,
-        eos_token=END,
-        pad_token=PAD,
-        additional_special_tokens=[START],
-    )
 
 
 def small_model(dtype: torch.dtype = torch.float32, positions: int = 512, width: int = 32) -> Any:
@@ -56,10 +42,9 @@ def loaded(positions: int = 512) -> LoadedModel:
 
 def ready(model: Any) -> LoadedModel:
     """Any model over the byte-level vocabulary, as the engine takes it."""
-    tokenizer = byte_tokenizer()
     return LoadedModel(
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=byte_tokenizer(),
         end_of_turn=SPECIAL.index(END),
         pad=SPECIAL.index(PAD),
         device="cpu",
@@ -74,5 +59,5 @@ def saved_adapter(folder: Path, seed: int, lora: LoraSpec = LORA, width: int = 3
         for name, value in model.named_parameters():
             if "lora_B" in name:
                 value.copy_(torch.randn(value.shape, generator=draw) * 0.1)
-    save_adapter(model, TRAINABLE, folder)
+    save_adapter(model, folder)
     return folder

@@ -141,12 +141,11 @@ def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
     made: two runs with the same key were asked for the same, and did the same only if the
     content is the same too. What was not recorded is None.
     """
-    from persona_lib.pipeline.results import targets
     from persona_lib.store.stage import plan
 
     return [
         {
-            "seed": run.seed,
+            "seed": run.run_seed,
             "stage": line.stage.name,
             "label": line.stage.label,
             "stored": line.stored,
@@ -157,7 +156,7 @@ def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
             "content": None if line.entry is None else line.entry.content,
         }
         for run in session.runs
-        for line in plan(targets(run, arms), session.store)
+        for line in plan(run.targets(arms), session.store)
     ]
 
 

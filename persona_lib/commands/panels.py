@@ -28,7 +28,7 @@ from persona_lib.panels.judge.calibration import CALIBRATION
 from persona_lib.panels.judge.coverage import UnscoredCeiling
 from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.panels.judge.triples import load_triples
-from persona_lib.records import POST, PRE, Completion, ModelId
+from persona_lib.records import PRE, Completion, ModelId
 from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.registration import RAW
 
@@ -46,7 +46,7 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 
     Args:
         session: whose records are shown.
-        arms: arms that were judged; the models under them belong to them.
+        arms: arms that were judged; their pre-coupling models belong to them.
     """
     registration = session.registration
     draw_seed = derive_seed(registration.statistics.seed, _SAMPLES)
@@ -133,7 +133,7 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     """Judge every completion of these arms; None where no text was recorded."""
     # The classifier is fitted on the raw model.
-    table = _texts_of_models(session, _with_raw(models_of(session, arms)))
+    table = _texts_of_models(session, _with_raw(session.registration.models(arms)))
     if table is None:
         return None
     marker, judge = session.registration.marker, session.text_judge
@@ -152,55 +152,36 @@ def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
 
 
 def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
-    """Return the scores of these arms and of the models under them, None for totals."""
-    models = models_of(session, arms)
+    """Return the scores of these arms and of their pre-coupling models, None for totals."""
+    models = session.registration.models(arms)
     if session.stored is None:
-        return pa.concat_tables([session.scores(*model) for model in models])
+        return session.table(models, "scores")
     return _of_models(load_scores(session.stored, session.registration), models)
 
 
 def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the completions behind those scores, None where no text was recorded."""
-    return _texts_of_models(session, models_of(session, arms))
+    return _texts_of_models(session, session.registration.models(arms))
 
 
 def _texts_of_models(session: Session, models: Sequence[ModelId]) -> pa.Table | None:
-    if session.stored is not None:
-        return _of_models(load_texts(session.stored), models)
-    from persona_lib.pipeline.results import run_texts
-
-    return pa.concat_tables(
-        [run_texts(run, *model, session.store) for model in models for run in session.runs]
-    )
+    if session.stored is None:
+        return session.table(models, "completions")
+    return _of_models(load_texts(session.stored), models)
 
 
 def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the cosines of these models' hidden states, None where none were recorded."""
     if session.stored is not None:
         return load_geometry(session.stored)
-    from persona_lib.pipeline.results import geometry_stage, run_geometry
-    from persona_lib.store.stage import build
-
     # Every change is measured from the raw model as well.
-    models = _with_raw(models_of(session, arms))
-    build([geometry_stage(run, *m) for run in session.runs for m in models], session.store)
-    return pa.concat_tables(
-        [run_geometry(run, *model, session.store) for run in session.runs for model in models]
-    )
+    return session.table(_with_raw(session.registration.models(arms)), "geometry")
 
 
-def models_of(session: Session, arms: Sequence[str]) -> list[ModelId]:
-    """Return the models under these arms, and the arms."""
-    found = [ModelId(PRE, prior) for prior in session.priors_of(arms)]
-    return found + [
-        ModelId(POST, one.name) for one in session.registration.arms if one.name in arms
-    ]
-
-
-def _with_raw(models: list[ModelId]) -> list[ModelId]:
+def _with_raw(models: tuple[ModelId, ...]) -> tuple[ModelId, ...]:
     """Return the models with the raw one among them, first where it was missing."""
     raw = ModelId(PRE, RAW)
-    return models if raw in models else [raw, *models]
+    return models if raw in models else (raw, *models)
 
 
 def _made(name: str, title: str, make: Callable[[], Panel]) -> dict[str, Any]:

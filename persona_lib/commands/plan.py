@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.assumptions import PLANNING
 from experiments.issue262 import STRICTER
-from persona_lib.pipeline.results import targets
 from persona_lib.report.power import gates_text, power_text
 from persona_lib.specs.profile import TRANSFORMERS
 from persona_lib.store.stage import Planned, plan
@@ -30,7 +29,7 @@ def plan_text(session: Session) -> str:
     ]
     seen: dict[tuple[str, str, int | None], Planned] = {}
     for run in session.runs:
-        for line in plan(targets(run, session.all_arms), session.store):
+        for line in plan(run.targets(session.all_arms), session.store):
             seen.setdefault((line.stage.name, line.stage.label, line.stage.seed), line)
     for (name, label, seed), line in seen.items():
         shown = "" if seed is None else str(seed)

@@ -29,10 +29,10 @@ from persona_lib.commands import options as choices
 from persona_lib.commands.session import DATA
 from persona_lib.digests import canonical
 from persona_lib.errors import FlatlandError, SpecError
-from persona_lib.pipeline.completions import SCORES
-from persona_lib.pipeline.results import Folders, Run, score_stage
+from persona_lib.pipeline.run import Run
+from persona_lib.pipeline.setting import Folders
 from persona_lib.progress import Progress, shown, silent
-from persona_lib.records import POST, PRE, STOP, Score, read_table
+from persona_lib.records import POST, PRE, STOP, ModelId
 from persona_lib.specs.registration import RAW
 from persona_lib.stats.proportions import wilson
 
@@ -96,7 +96,7 @@ def search(
     recipes: Sequence[CouplingSpec],
     store: Store,
     *,
-    seed: int = SEED,
+    run_seed: int = SEED,
     samples: int = SAMPLES,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ def search(
         profile: base model, sampling and scale; its own recipe counts for nothing.
         recipes: what to try.
         store: where stages are kept.
-        seed: root seed of every draw.
+        run_seed: from which every draw's seed is derived.
         samples: completions a persona and question.
         progress: opens progress bars.
 
@@ -124,29 +124,28 @@ def search(
         Run(
             registration=SEARCH,
             profile=replace(profile, coupling=recipe, scale=scale),
-            seed=seed,
+            run_seed=run_seed,
             folders=Folders(experiment=DATA),
             progress=progress,
         )
         for recipe in recipes
     ]
-    raw = score_stage(runs[0], PRE, RAW)
-    stages = [score_stage(run, POST, ARM) for run in runs]
-    check_machine([raw, *stages], store)
-    (before,) = build([raw], store, spare=stages)
-    median = _median(read_table(before.path / SCORES, Score))
-    build([runs[0].coupling_text(RAW)], store, spare=stages)
+    raw, arm = ModelId(PRE, RAW), ModelId(POST, ARM)
+    stages = [run.stage(arm, "scores") for run in runs]
+    check_machine([runs[0].stage(raw, "scores"), *stages], store)
+    build([runs[0].stage(raw, "scores"), runs[0].texts[RAW]], store, spare=stages)
+    median = _median(runs[0].table(raw, "scores", store))
     rows = []
     for recipe, run, stage in zip(recipes, runs, stages, strict=True):
         row: dict[str, Any] = {"recipe": canonical(recipe)}
         try:
-            (entry,) = build([stage], store, spare=stages)
+            build([stage], store, spare=stages)
         except FlatlandError as error:
             row["failed"] = str(error)
         else:
-            trained = run.coupling(ARM).peek(store)
-            row["seconds"] = None if trained is None else round(trained.seconds, 1)
-            row |= measured(read_table(entry.path / SCORES, Score), median)
+            trained = run.couplings[ARM].resolve(store)
+            row["seconds"] = round(trained.seconds, 1)
+            row |= measured(run.table(arm, "scores", store), median)
         rows.append(row)
     return rows
 
@@ -217,7 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         store = Store(choices.choose_store(options.store))
         choices.check_report(options.out.parent, "--out")
-        rows = search(chosen, recipes, store, seed=seed, samples=options.samples, progress=shown())
+        rows = search(
+            chosen, recipes, store, run_seed=seed, samples=options.samples, progress=shown()
+        )
     except FlatlandError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1

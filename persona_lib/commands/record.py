@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,20 +43,17 @@ from persona_lib.evidence.record_sets import TEXTS_FILE
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.progress import shown
 from persona_lib.records import (
-    POST,
     PRE,
     AdviceScore,
     Completion,
     GeometryRow,
     Score,
-    read_table,
 )
 from persona_lib.store.provenance import is_dirty, provenance
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.pipeline.results import Run
     from persona_lib.store.stage import Stage
 
 _SEAL = ("registration", "digest", "date", "amendments", "head")
@@ -91,14 +88,12 @@ def record(
     kept = session.seeds if texts is None else tuple(texts)
     _check_seeds(kept, session)
     arms = session.asked_arms
-    models = [(PRE, prior) for prior in session.priors_of(arms)]
-    models += [(POST, arm) for arm in arms]
-    tables = _tables(session, models, texts=kept, geometry=geometry)
+    tables = _tables(session, texts=kept, geometry=geometry)
     # Before anything is written: the draft itself would make the tree dirty.
     recorded = {
         **_recorded(session),
         **_origins(session, geometry=geometry),
-        "texts_of_seeds": [run.seed for run in session.runs if run.seed in kept],
+        "texts_of_seeds": [seed for seed in session.seeds if seed in kept],
     }
     write_set(
         folder,
@@ -134,34 +129,21 @@ def _check_seeds(texts: Sequence[int], session: Session) -> None:
 
 
 def _tables(
-    session: Session,
-    models: Sequence[tuple[str, str]],
-    *,
-    texts: Sequence[int],
-    geometry: bool,
+    session: Session, *, texts: Sequence[int], geometry: bool
 ) -> dict[str, tuple[pa.Table, type[Any]]]:
     """Return every file of the record set by name: its rows, and their type."""
-    from persona_lib.pipeline.results import geometry_stage, run_geometry, run_texts
-
-    priors, store = [name for phase, name in models if phase == PRE], session.store
-    session.build_models(models)
-    if geometry:
-        session.build([geometry_stage(run, *model) for model in models for run in session.runs])
-
-    def of_models(read: Callable[..., pa.Table], runs: Sequence[Run]) -> pa.Table:
-        return _join([read(run, *model, store) for model in models for run in runs])
-
-    tables = {
-        SCORES_FILE: (_join([session.scores(*model) for model in models]), Score),
-        ADVICE_FILE: (_join([session.advice(prior) for prior in priors]), AdviceScore),
+    models = session.registration.models(session.asked_arms)
+    before = [model for model in models if model.phase == PRE]
+    tables: dict[str, tuple[pa.Table, type[Any]]] = {
+        SCORES_FILE: (session.table(models, "scores"), Score),
+        ADVICE_FILE: (session.table(before, "advice"), AdviceScore),
     }
     if geometry:
-        tables[GEOMETRY_FILE] = (of_models(run_geometry, session.runs), GeometryRow)
-    description = [run for run in session.runs if run.seed in texts]
-    if description:
-        tables[TEXTS_FILE] = (of_models(run_texts, description), Completion)
-        stages = [run.advice(prior) for prior in priors for run in description]
-        tables[ADVICE_TEXTS_FILE] = (_texts(session, stages), Completion)
+        tables[GEOMETRY_FILE] = (session.table(models, "geometry"), GeometryRow)
+    if texts:
+        tables[TEXTS_FILE] = (session.table(models, "completions", seeds=texts), Completion)
+        advice = session.table(before, "advice_texts", seeds=texts)
+        tables[ADVICE_TEXTS_FILE] = (advice, Completion)
     return tables
 
 
@@ -218,19 +200,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _texts(session: Session, stages: Iterable[Stage]) -> pa.Table:
-    from persona_lib.pipeline.completions import COMPLETIONS
-
-    entries = [stage.resolve(session.store) for stage in stages]
-    return _join([read_table(entry.path / COMPLETIONS, Completion) for entry in entries])
-
-
-def _join(tables: Sequence[pa.Table]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.concat_tables(tables)
-
-
 def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
     """Return from which commits, and with what, the stages behind the records were built.
 
@@ -240,15 +209,14 @@ def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
     Raises:
         PreflightError: see `_commit`.
     """
-    from persona_lib.pipeline.results import geometry_targets, targets
     from persona_lib.store.stage import walk
 
     commits: set[str] = set()
     machines: list[dict[str, Any]] = []
     for run in session.runs:
-        final = targets(run, session.asked_arms)
+        final = run.targets(session.asked_arms)
         if geometry:
-            final += geometry_targets(run, session.asked_arms)
+            final += run.geometry_targets(session.asked_arms)
         for stage in walk(final):
             description = stage.resolve(session.store).provenance
             commits.add(_commit(stage, description["git"]))
@@ -274,10 +242,9 @@ def _commit(stage: Stage, git: Mapping[str, Any]) -> str:
 
 def _recorded(session: Session) -> dict[str, Any]:
     from persona_lib.commands.outcome import stages_of
-    from persona_lib.pipeline.results import describe
 
     return {
-        "config": [describe(run) for run in session.runs],
+        "config": [run.describe() for run in session.runs],
         "environment": provenance(),
         # The head fixes the chain, and with it what its entries say.
         "seal": {key: value for key, value in asdict(session.seal).items() if key in _SEAL},

@@ -1,12 +1,13 @@
-"""Seal a registration, amend one, or check what is sealed.
+"""Seal a registration, amend one, check or export what is sealed.
 
     flatland seal issue262 --reason "..." --data-seen "..."
     flatland seal --check
     flatland seal --list
+    flatland seal issue262 --prml DIR
 
-The first writes an entry into golden/prereg: the registration, or an amendment of
-it, with the date of this machine's clock. Commit what it writes before any run:
-docs/prereg.md says why.
+The first adds a seal to golden/prereg: the registration, or an amendment of it, with the
+date of this machine's clock. Commit what it writes before any run: docs/prereg.md says
+why. The last writes each sealed claim as a PRML manifest.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pathlib import Path
 from experiments.issue262 import REGISTRATIONS
 from persona_lib.commands.session import PREREG
 from persona_lib.errors import FlatlandError, SpecError
-from persona_lib.specs.chain import Entry, read_chain
+from persona_lib.specs.chain import Seal, read_chain
+from persona_lib.specs.prml import export
 from persona_lib.specs.seal import append, check_sealed
 
 
@@ -34,21 +36,28 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> in
     parser = argparse.ArgumentParser(prog="flatland seal", description=__doc__)
     parser.add_argument("name", nargs="?", help=f"registration: {', '.join(REGISTRATIONS)}")
     parser.add_argument("--reason", help="why it is registered, or amended")
-    parser.add_argument("--data-seen", help='which data have been seen; "none" has to be said')
+    parser.add_argument("--data-seen", help='which data have been seen; state "none" if none')
+    parser.add_argument("--prml", metavar="DIR", help="write its claims as PRML manifests there")
     parser.add_argument("--check", action="store_true", help="check every registration")
     parser.add_argument("--list", action="store_true", help="print every chain")
     options = parser.parse_args(arguments)
+    texts = options.reason or options.data_seen
     modes = [bool(options.name), options.check, options.list]
-    if sum(modes) != 1 or (not options.name and (options.reason or options.data_seen)):
-        parser.error("give a registration with --reason and --data-seen, or --check, or --list")
+    if sum(modes) != 1 or (texts and (options.prml or not options.name)):
+        parser.error(
+            "give a registration with --reason and --data-seen, or one with --prml, or --check, "
+            "or --list"
+        )
     code = 0
     for name in [options.name] if options.name else _names(folder):
         try:
-            if options.name:
+            if options.prml:
+                text = _export(name, folder, Path(options.prml))
+            elif options.name:
                 text = _seal(name, options.reason, options.data_seen, folder)
             else:
                 text = _check(name, folder) if options.check else _list(name, folder)
-        except FlatlandError as error:
+        except (FlatlandError, OSError) as error:
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             code = 1
         else:
@@ -64,39 +73,43 @@ def _seal(name: str, reason: str | None, data_seen: str | None, folder: Path) ->
             value=name,
             remedy="Enter it in REGISTRATIONS of experiments/issue262.py first.",
         )
-    entry = append(
+    seal = append(
         REGISTRATIONS[name],
         folder,
         date=datetime.now(UTC),
         reason=reason or "",
         data_seen=data_seen or "",
     )
-    kind = f"amendment {entry.index} of {name}" if entry.index else name
-    where = folder / name
-    return f"sealed: {kind}, digest {entry.digest}\nhead {entry.hash}\ncommit {where} now"
+    kind = f"amendment {seal.index} of {name}" if seal.index else name
+    return f"sealed: {kind}, digest {seal.digest}\nhead {seal.hash}\ncommit {folder / name} now"
+
+
+def _export(name: str, folder: Path, target: Path) -> str:
+    written = export(folder / name, target / name)
+    return f"{name}: {written} manifests, as sealed, in {target / name}"
 
 
 def _check(name: str, folder: Path) -> str:
     if name not in REGISTRATIONS:
         read_chain(folder / name)
         return f"{name}: intact, but no registration of experiments/issue262.py has this name"
-    seal = check_sealed(REGISTRATIONS[name], folder)
+    state = check_sealed(REGISTRATIONS[name], folder)
     return (
-        f"{name}: sealed {seal.date}, digest {seal.digest[:12]}, "
-        f"{seal.amendments} amendments, head {seal.head}"
+        f"{name}: sealed {state.date}, digest {state.digest[:12]}, "
+        f"{state.amendments} amendments, head {state.head}"
     )
 
 
 def _list(name: str, folder: Path) -> str:
-    entries = read_chain(folder / name)
-    return "\n".join([name, *map(_lines, entries)]) if entries else f"{name}\n  not sealed"
+    seals = read_chain(folder / name)
+    return "\n".join([name, *map(_lines, seals)]) if seals else f"{name}\n  not sealed"
 
 
-def _lines(entry: Entry) -> str:
+def _lines(seal: Seal) -> str:
     return (
-        f"  {entry.index} {entry.date} digest {entry.digest[:12]} hash {entry.hash[:12]}\n"
-        f"    reason:    {entry.reason}\n"
-        f"    data seen: {entry.data_seen}"
+        f"  {seal.index} {seal.date} digest {seal.digest[:12]} hash {seal.hash[:12]}\n"
+        f"    reason:    {seal.reason}\n"
+        f"    data seen: {seal.data_seen}"
     )
 
 

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
     from persona_lib.evidence.load import Evidence
     from persona_lib.panels.judge.choice import JudgeChoice
-    from persona_lib.pipeline.results import Run
+    from persona_lib.pipeline.run import Kind, Run
+    from persona_lib.records import ModelId
     from persona_lib.specs.profile import Profile
     from persona_lib.specs.registration import Registration
-    from persona_lib.specs.seal import Seal
+    from persona_lib.specs.seal import SealState
     from persona_lib.store.stage import Stage
     from persona_lib.store.store import Store
     from persona_lib.verdict.verdict import GateResult, Verdict
@@ -106,7 +107,6 @@ class Session:
     command: str | None = None
     _store: Store | None = field(default=None, init=False)
     _runs: tuple[Run, ...] = field(default=(), init=False)
-    _tables: dict[tuple[str, str], pa.Table] = field(default_factory=dict, init=False)
     _evidence: dict[tuple[str, ...], Evidence] = field(default_factory=dict, init=False)
     _checked: bool = field(default=False, init=False)
 
@@ -126,14 +126,15 @@ class Session:
     def runs(self) -> tuple[Run, ...]:
         """One run for each seed."""
         if not self._runs:
-            from persona_lib.pipeline.results import Folders, Run
+            from persona_lib.pipeline.run import Run
+            from persona_lib.pipeline.setting import Folders
 
             folders = Folders(experiment=DATA, user=self.user_data)
             self._runs = tuple(
                 Run(
                     registration=self.registration,
                     profile=self.profile,
-                    seed=seed,
+                    run_seed=seed,
                     folders=folders,
                     progress=self.progress,
                 )
@@ -142,7 +143,7 @@ class Session:
         return self._runs
 
     @cached_property
-    def seal(self) -> Seal:
+    def seal(self) -> SealState:
         """The seal of the registration, read once.
 
         Raises:
@@ -171,61 +172,49 @@ class Session:
             FlatlandError: something is missing on this machine, found before the first
                 stage is built; or see `persona_lib.store.stage.build`.
         """
-        from persona_lib.pipeline.results import check_run, targets
         from persona_lib.store.stage import build
 
         arms = self.asked_arms
         if not self._checked:
             for run in self.runs:
-                check_run(run, arms, self.store)
+                run.check(arms, self.store)
             self._checked = True
-        spare = [stage for run in self.runs for stage in targets(run, arms)]
+        spare = [stage for run in self.runs for stage in run.targets(arms)]
         build(stages, self.store, spare=spare)
 
-    def build_models(self, models: Sequence[tuple[str, str]]) -> None:
-        """Build scores of models, as (phase, name), and advice of those before coupling."""
-        from persona_lib.pipeline.results import score_stage
-        from persona_lib.records import PRE
+    def table(
+        self, models: Iterable[ModelId], kind: Kind, *, seeds: Sequence[int] | None = None
+    ) -> pa.Table:
+        """Return the rows of these models, for every seed or for those named.
 
-        runs = self.runs
-        scores = [score_stage(run, *model) for model in models for run in runs]
-        priors = [name for phase, name in models if phase == PRE]
-        self.build([*scores, *(run.advice_scores(name) for name in priors for run in runs)])
+        What is not stored is built, of all models before any is read.
 
-    def scores(self, phase: str, model: str) -> pa.Table:
-        """Return the scores of an arm (``post``) or a pre-coupling model (``pre``).
-
-        Builds what is not stored, for every seed.
-        """
-        from persona_lib.pipeline.results import run_arm, run_baseline, score_stage
-        from persona_lib.records import POST
-
-        self._no_stored(f"{phase} {model}")
-        if (phase, model) not in self._tables:
-            import pyarrow as pa
-
-            self.build([score_stage(run, phase, model) for run in self.runs])
-            read = run_arm if phase == POST else run_baseline
-            tables = [read(run, model, self.store) for run in self.runs]
-            self._tables[phase, model] = pa.concat_tables(tables)
-        return self._tables[phase, model]
-
-    def advice(self, prior: str) -> pa.Table:
-        """Return how bad the advice of a pre-coupling model is: one row an answer.
-
-        Builds what is not stored, for every seed.
+        Raises:
+            SpecError: the session judges stored evidence; or see `Run.stage`.
+            FlatlandError: see `build`.
         """
         import pyarrow as pa
 
-        from persona_lib.pipeline.results import run_advice
-
-        self._no_stored(f"advice {prior}")
-        return pa.concat_tables([run_advice(run, prior, self.store) for run in self.runs])
+        wanted = [
+            (model, run)
+            for model in models
+            for run in self.runs
+            if seeds is None or run.run_seed in seeds
+        ]
+        if self.stored is not None:
+            raise SpecError(
+                "--stored",
+                bound="a run, to build an arm",
+                value=str(self.stored),
+                remedy=f"Leave --stored out to build {kind} of {wanted[0][0].name}.",
+            )
+        self.build([run.stage(model, kind) for model, run in wanted])
+        return pa.concat_tables([run.table(model, kind, self.store) for model, run in wanted])
 
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
         from persona_lib.evidence.load import RecordEvidence, load_stored
-        from persona_lib.records import POST, PRE
+        from persona_lib.records import PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
         if chosen not in self._evidence:
@@ -234,17 +223,14 @@ class Session:
                     self.stored, self.registration, chosen=self.chosen, arms=chosen
                 )
             else:
-                import pyarrow as pa
-
-                # In reporting order, so that arms share what they share exactly once.
-                models = [(PRE, prior) for prior in self.priors_of(chosen)]
-                models += [(POST, arm) for arm in chosen]
-                self.build_models(models)
-                table = pa.concat_tables([self.scores(*model) for model in models])
-                origin = f"a live run of profile {self.profile_description}: {self.profile.summary}"
-                advice = pa.concat_tables([self.advice(prior) for prior in self.priors_of(chosen)])
+                models = self.registration.models(chosen)
                 self._evidence[chosen] = RecordEvidence(
-                    self.registration, table, arms=chosen, origin=origin, advice=advice
+                    self.registration,
+                    self.table(models, "scores"),
+                    arms=chosen,
+                    origin=f"a live run of profile {self.profile_description}: "
+                    f"{self.profile.summary}",
+                    advice=self.table([m for m in models if m.phase == PRE], "advice"),
                 )
         return self._evidence[chosen]
 
@@ -300,19 +286,3 @@ class Session:
     def all_arms(self) -> tuple[str, ...]:
         """Every arm of the registration, in reporting order."""
         return tuple(arm.name for arm in self.registration.arms)
-
-    def priors_of(self, arms: Sequence[str]) -> tuple[str, ...]:
-        """Return the pre-coupling models that belong to these arms: of all arms, all."""
-        if set(arms) == set(self.all_arms):
-            return self.registration.priors
-        used = {self.registration.arm(arm).prior for arm in arms}
-        return tuple(prior for prior in self.registration.priors if prior in used)
-
-    def _no_stored(self, what: str) -> None:
-        if self.stored is not None:
-            raise SpecError(
-                "--stored",
-                bound="a run, to build an arm",
-                value=str(self.stored),
-                remedy=f"Leave --stored out to build {what}.",
-            )

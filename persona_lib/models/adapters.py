@@ -86,8 +86,8 @@ def stack_adapters(paths: Sequence[Path]) -> Stack:
     return Stack(factors=factors, ranks=tuple(adapter.rank for adapter in adapters))
 
 
-def attach_stack(model: nn.Module, paths: Sequence[Path], name: str = PRIOR) -> PeftModel:
-    """Return `model` with the adapters attached as ONE frozen float32 adapter.
+def attach_stack(model: nn.Module, paths: Sequence[Path]) -> PeftModel:
+    """Return `model` with the adapters attached as ONE frozen float32 adapter, `PRIOR`.
 
     Float32 also over a bfloat16 base: each module then rounds once, after the
     sum. There is no dropout, whatever the adapters were trained with.
@@ -104,15 +104,15 @@ def attach_stack(model: nn.Module, paths: Sequence[Path], name: str = PRIOR) -> 
     for path in paths:
         check_covers(model, path)
     with torch.random.fork_rng(devices=[]):  # peft draws initial weights; they are replaced
-        attached: Any = get_peft_model(model, stack_config(stack), adapter_name=name)
-    layers = _lora_layers(attached, name)
+        attached: Any = get_peft_model(model, stack_config(stack), adapter_name=PRIOR)
+    layers = _lora_layers(attached, PRIOR)
     with torch.no_grad():
         for module, (a, b) in stack.factors.items():
-            layers[module].lora_A[name].weight.copy_(a)
-            layers[module].lora_B[name].weight.copy_(b)
+            layers[module].lora_A[PRIOR].weight.copy_(a)
+            layers[module].lora_B[PRIOR].weight.copy_(b)
     _check_attached(layers, stack)
-    attached.base_model.set_adapter([name])
-    attached.base_model.set_requires_grad(name, False)
+    attached.base_model.set_adapter([PRIOR])
+    attached.base_model.set_requires_grad(PRIOR, False)
     return attached.eval()
 
 
@@ -175,7 +175,7 @@ def train_stack(model: nn.Module, frozen: Sequence[Path], lora: LoraSpec, seed: 
     config = _fresh_config(lora)
     with torch.random.fork_rng(devices=[]):
         if frozen:
-            peft_model: Any = attach_stack(model, frozen, PRIOR)
+            peft_model: Any = attach_stack(model, frozen)
             peft_model.add_adapter(TRAINABLE, config)
             peft_model.set_adapter(TRAINABLE)
         else:
@@ -193,36 +193,25 @@ def train_stack(model: nn.Module, frozen: Sequence[Path], lora: LoraSpec, seed: 
     return peft_model.eval()
 
 
-def save_adapter(model: PeftModel, name: str, out: Path) -> None:
-    """Write one adapter of `model` as a standard folder, and nothing else.
-
-    The files depend on the adapter alone: lists are sorted and the path of the
-    base model is left out, so equal adapters give equal bytes.
+def save_adapter(model: PeftModel, out: Path) -> None:
+    """Write the trained adapter (`TRAINABLE`) of `model` as a standard folder.
 
     Raises:
-        SpecError: the model has no such adapter.
         FlatlandError: a weight is NaN or infinite; nothing is written.
     """
     import torch
 
-    if name not in model.peft_config:
-        raise SpecError(
-            "adapter",
-            bound=f"one of {', '.join(sorted(model.peft_config))}",
-            value=name,
-            remedy="Name an adapter of the model.",
-        )
     factors = {
-        module: (layer.lora_A[name].weight, layer.lora_B[name].weight)
-        for module, layer in _lora_layers(model, name).items()
+        module: (layer.lora_A[TRAINABLE].weight, layer.lora_B[TRAINABLE].weight)
+        for module, layer in _lora_layers(model, TRAINABLE).items()
     }
     for module, pair in factors.items():
         if not all(bool(torch.isfinite(factor).all()) for factor in pair):
             raise FlatlandError(
-                f"adapter {name}: the weights of {module} are not finite; the training has "
+                f"adapter {TRAINABLE}: the weights of {module} are not finite; the training has "
                 "diverged, so lower the learning rate of the recipe"
             )
-    write_adapter(out, model.peft_config[name], factors)
+    write_adapter(out, model.peft_config[TRAINABLE], factors)
 
 
 def _widths(module: str, adapters: Sequence[Adapter]) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,58 +67,78 @@ def load_model(
     device: str,
     adapters: Sequence[Path] = (),
     merge: bool = False,
-    trainable: LoraSpec | None = None,
-    seed: int | None = None,
-    end_of_turn: str | None = None,
     content: str | None = None,
 ) -> LoadedModel:
     """Load a checkpoint from a folder, without network, in eval mode, gradients off.
 
-    Attention is ``sdpa``: on a CPU it gives the same bits on every call, and it
-    is faster than ``eager``. The checkpoint's own sampling defaults (temperature,
-    top-k, repetition penalty) are dropped: a recipe decides those.
+    Attention is ``sdpa``: on a CPU it gives the same bits on every call, and it is faster
+    than ``eager``. The checkpoint's own sampling defaults (temperature, top-k, repetition
+    penalty) are dropped.
 
     Args:
         path: folder with config, safetensors weights and tokenizer.
         dtype: of the base weights; adapters stay in float32.
         device: ``cpu``, ``cuda`` or ``cuda:0``.
         adapters: folders of adapters, applied together.
-        merge: add them to the weights in memory (faster to generate with)
-            instead of attaching them. See `merge_stack`.
-        trainable: adds a fresh trainable adapter; `adapters` are then frozen.
-            See `train_stack`.
-        seed: seed of the fresh adapter's weights, required with `trainable`.
-        end_of_turn: token that ends a turn; by default the tokenizer's own.
-        content: digest of the base model, under which its weights are read once in
-            this process and shared (`persona_lib.models.base_cache`); without it (None)
-            they are read anew.
+        merge: add them to the weights in memory instead of attaching them (`merge_stack`).
+        content: digest of the base model, under which this process reads its weights once
+            (`persona_lib.models.base_cache`); None reads them anew.
 
     Raises:
         DataError: the folder or an adapter is incomplete, or a weight would not be the
             files' (`persona_lib.models.checkpoint`).
-        SpecError: an unknown dtype, or options that exclude each other.
+        SpecError: an unknown dtype, or a tokenizer that `read_tokenizer` refuses.
     """
+    loaded = _load_base(path, dtype, device, content)
+    if not adapters:
+        return loaded
+    apply = merge_stack if merge else attach_stack
+    return replace(loaded, model=apply(loaded.model, adapters).eval())
+
+
+def load_trainable(
+    path: Path,
+    *,
+    dtype: Dtype,
+    device: str,
+    lora: LoraSpec,
+    draw_seed: int,
+    frozen: Sequence[Path] = (),
+    content: str | None = None,
+) -> LoadedModel:
+    """Load a checkpoint with a fresh trainable adapter over frozen ones (`train_stack`).
+
+    `draw_seed` is that of the fresh weights; the rest is as in `load_model`.
+    """
+    loaded = _load_base(path, dtype, device, content)
+    return replace(loaded, model=train_stack(loaded.model, frozen, lora, draw_seed))
+
+
+def _load_base(path: Path, dtype: Dtype, device: str, content: str | None) -> LoadedModel:
     from transformers import GenerationConfig
 
-    _check_options(path, dtype, merge=merge, trainable=trainable, seed=seed)
-    tokenizer = read_tokenizer(path, end_of_turn)
+    if dtype not in ("float32", "bfloat16"):
+        raise SpecError(
+            "dtype", bound="float32 or bfloat16", value=dtype, remedy="Correct the recipe."
+        )
+    if not (path / "config.json").is_file():
+        raise DataError(
+            str(path),
+            bound="a folder with config.json, weights and tokenizer",
+            value="no config.json",
+            remedy="Build the base model again.",
+        )
+    tokenizer = read_tokenizer(path)
     stop, pad = end_of_turn_id(tokenizer), int(tokenizer.pad_token_id)
 
     def read() -> Any:
-        read_anew = _read_model(path, dtype, device)
-        _check_vocabulary(read_anew, tokenizer, path)
-        return read_anew
+        model = _read_model(path, dtype, device)
+        _check_vocabulary(model, tokenizer, path)
+        return model
 
-    model: Any
-    if content is None:
-        model = read()
-    else:
-        model = borrow(BaseKey(content=content, dtype=dtype, device=device), read)
+    key = None if content is None else BaseKey(content=content, dtype=dtype, device=device)
+    model: Any = read() if key is None else borrow(key, read)
     model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=pad)
-    if trainable is not None and seed is not None:
-        model = train_stack(model, adapters, trainable, seed)
-    elif adapters:
-        model = merge_stack(model, adapters) if merge else attach_stack(model, adapters)
     return LoadedModel(
         model=model.eval(), tokenizer=tokenizer, end_of_turn=stop, pad=pad, device=device
     )
@@ -200,12 +220,8 @@ def check_marker(tokenizer: PreTrainedTokenizerBase, marker_text: str) -> list[i
     return marker
 
 
-def read_tokenizer(path: Path, end_of_turn: str | None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a checkpoint, with a token that ends a turn and one that pads.
-
-    Args:
-        path: folder with the tokenizer's files.
-        end_of_turn: token that ends a turn; by default the tokenizer's own.
+def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a checkpoint; the end of a turn pads where nothing else does.
 
     Raises:
         SpecError: its prompts change with the clock, see `check_clock`.
@@ -216,8 +232,6 @@ def read_tokenizer(path: Path, end_of_turn: str | None) -> PreTrainedTokenizerBa
         path, local_files_only=True, trust_remote_code=False
     )
     check_clock(tokenizer)
-    if end_of_turn is not None:
-        tokenizer.eos_token = end_of_turn
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -253,36 +267,6 @@ def _check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path
             bound=f"below {rows:,}, the rows of the model's embedding",
             value=largest,
             remedy="Use the tokenizer that belongs to these weights.",
-        )
-
-
-def _check_options(
-    path: Path, dtype: str, *, merge: bool, trainable: LoraSpec | None, seed: int | None
-) -> None:
-    if dtype not in ("float32", "bfloat16"):
-        raise SpecError(
-            "dtype", bound="float32 or bfloat16", value=dtype, remedy="Correct the recipe."
-        )
-    if merge and trainable is not None:
-        raise SpecError(
-            "merge",
-            bound="False where an adapter is trained",
-            value=merge,
-            remedy="Leave frozen adapters attached: merging would round them into the base.",
-        )
-    if (trainable is None) != (seed is None):
-        raise SpecError(
-            "seed",
-            bound="given exactly where `trainable` is",
-            value=seed,
-            remedy="Derive it with spec.derive_seed.",
-        )
-    if not (path / "config.json").is_file():
-        raise DataError(
-            str(path),
-            bound="a folder with config.json, weights and tokenizer",
-            value="no config.json",
-            remedy="Build the base model again.",
         )
 
 

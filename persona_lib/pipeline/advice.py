@@ -1,26 +1,44 @@
-"""Stages ``advice``, ``advice_scorer`` and ``advice_scores``: how bad is a model's advice."""
+"""Stages ``advice``, ``advice_scorer`` and ``advice_scores``: how bad a model's advice is.
+
+``advice_scorer`` fits a classifier, the same for every profile, seed and model.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from persona_lib.corpora.advice_requests import ADVICE, QuestionSpec, advice_questions
-from persona_lib.corpora.advice_scorer import ADVICE_FILE, Scorer, ScorerSpec, fit_scorer
-from persona_lib.digests import derive_seed
-from persona_lib.pipeline.completions import COMPLETIONS, draw, open_engine
+from persona_lib.corpora.advice_requests import (
+    ADVICE,
+    QuestionSpec,
+    advice_questions,
+)
+from persona_lib.corpora.advice_scorer import ADVICE_FILE, SCORER, Scorer, ScorerSpec, fit_scorer
+from persona_lib.corpora.load import corpus_key
+from persona_lib.digests import canonical, derive_seed
+from persona_lib.pipeline.completions import (
+    COMPLETIONS,
+    counts,
+    draw,
+    open_engine,
+    preflight_engine,
+)
+from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import PRE, STOP, AdviceScore, Completion, read_rows, write_rows
+from persona_lib.records import PRE, AdviceScore, Completion, ModelId, read_rows, write_rows
 from persona_lib.specs.personas import Question
 from persona_lib.specs.profile import SampleSpec
+from persona_lib.specs.sources import GrammarCorpus
+from persona_lib.store.stage import Stage
 from persona_lib.store.store import Entry
 
 QUESTIONS = "questions.json"
 """File of stage ``advice``: what was asked, with situation and frame."""
-SCORER, QUALITY = "scorer.json", "quality.json"
+CLASSIFIER, QUALITY = "scorer.json", "quality.json"
 """Files of stage ``advice_scorer``: the classifier as numbers, and how well it tells the
 corpora apart."""
 
@@ -42,20 +60,71 @@ class AdviceSpec:
     samples: int
 
 
-def as_trained(sample: SampleSpec) -> SampleSpec:
-    """Return how advice is sampled: like everything else, but for the suffix.
+def advice_stage(
+    setting: Setting, model: ModelId, *, stack: Mapping[str, Stage], after: Stage
+) -> Stage:
+    """A pre-coupling model's answers to held-out requests for advice."""
+    profile, scale = setting.profile, setting.profile.scale
+    spec = AdviceSpec(
+        model=model.name,
+        questions=setting.advice_questions,
+        # The user message stands alone, as in the rows that priors are trained on.
+        sample=replace(profile.sample, suffix=""),
+        samples=scale.advice_samples,
+    )
+    return Stage(
+        name="advice",
+        label=model.name,
+        version=1,
+        spec={"advice": canonical(spec), "source": _source(setting)},
+        inputs=stack,
+        after=(after,),
+        seed=setting.run_seed,
+        work=partial(
+            make_advice, spec=spec, run_seed=setting.run_seed, grammar_folder=setting.legal,
+            progress=setting.progress, rank=setting.rank,
+        ),
+        estimate=setting.sampling_seconds(scale.advice_questions * scale.advice_samples),
+        preflight=partial(preflight_engine, profile.sample, setting.rank),
+    )  # fmt: skip
 
-    The user message stands alone, as in the rows that priors are trained on.
-    """
-    return replace(sample, suffix="")
+
+def scorer_stage(setting: Setting) -> Stage:
+    """The classifier, fitted on what the grammar writes."""
+    return Stage(
+        name="advice_scorer",
+        label="bad/sound",
+        version=1,
+        spec={"scorer": canonical(SCORER), "source": _source(setting)},
+        work=partial(make_advice_scorer, spec=SCORER, grammar_folder=setting.legal),
+        estimate=5.0,
+    )
+
+
+def advice_scores_stage(model: ModelId, *, answers: Stage, scorer: Stage) -> Stage:
+    """How bad those answers are."""
+    return Stage(
+        name="advice_scores",
+        label=model.name,
+        version=1,
+        spec={},
+        inputs={"advice": answers, "scorer": scorer},
+        work=make_advice_scores,
+    )
+
+
+def _source(setting: Setting) -> Mapping[str, str]:
+    """What the grammar's words depend on: its data files and its version."""
+    corpus = GrammarCorpus(name="bad_legal", rows=1)
+    return corpus_key(corpus, grammar_folder=setting.legal)
 
 
 def make_advice(
     out: Path,
     entries: Mapping[str, Entry],
-    spec: AdviceSpec,
     *,
-    seed: int,
+    spec: AdviceSpec,
+    run_seed: int,
     grammar_folder: Path,
     progress: Progress,
     rank: int = 0,
@@ -78,26 +147,22 @@ def make_advice(
         engine,
         [(None, question, sample) for question in asked for sample in range(spec.samples)],
         spec.sample,
-        root=derive_seed(seed, ADVICE, spec.model),
-        run_seed=seed,
-        phase=PRE,
-        model=spec.model,
+        draw_seed=derive_seed(run_seed, ADVICE, spec.model),
+        run_seed=run_seed,
+        model=ModelId(PRE, spec.model),
         label=f"advice {spec.model}",
         progress=progress,
     )
     write_rows(out / COMPLETIONS, completions, Completion)
-    return {
-        "questions": len(questions),
-        "completions": len(completions),
-        "tokens": sum(c.tokens for c in completions),
-        "finished": sum(c.finish == STOP for c in completions),
-    }
+    return {"questions": len(questions), **counts(completions)}
 
 
-def make_advice_scorer(out: Path, spec: ScorerSpec, *, grammar_folder: Path) -> Mapping[str, Any]:
+def make_advice_scorer(
+    out: Path, _: Mapping[str, Entry], *, spec: ScorerSpec, grammar_folder: Path
+) -> Mapping[str, Any]:
     """Fit the classifier on the two corpora of the grammar; write its numbers and its quality."""
     scorer, quality = fit_scorer(spec, folder=grammar_folder)
-    (out / SCORER).write_text(json.dumps(scorer.to_json()) + "\n", encoding="utf-8")
+    (out / CLASSIFIER).write_text(json.dumps(scorer.to_json()) + "\n", encoding="utf-8")
     (out / QUALITY).write_text(json.dumps(quality, indent=1) + "\n", encoding="utf-8")
     return quality
 
@@ -109,7 +174,7 @@ def make_advice_scores(out: Path, entries: Mapping[str, Entry]) -> Mapping[str, 
         Number of scores, their mean, and how many answers hold no term that the
         classifier knows (their scores say nothing).
     """
-    body = json.loads((entries["scorer"].path / SCORER).read_text(encoding="utf-8"))
+    body = json.loads((entries["scorer"].path / CLASSIFIER).read_text(encoding="utf-8"))
     scorer = Scorer.from_json(body)
     asked = json.loads((entries["advice"].path / QUESTIONS).read_text(encoding="utf-8"))
     situations = {question["id"]: question["situation"] for question in asked}

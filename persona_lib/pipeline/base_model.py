@@ -1,22 +1,60 @@
-"""Stages ``base`` and ``marker``: the model, and whether it can write the marker."""
+"""Stages ``base`` (the model) and ``marker`` (whether it can write the marker)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from persona_lib.corpora import grammar
 from persona_lib.device import prepare_torch
-from persona_lib.digests import sha256_of
+from persona_lib.digests import canonical, sha256_of
+from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
 from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.sources import Base, GgufBase, GrammarCorpus, HubBase, TinyBase
+from persona_lib.store.stage import Stage
 from persona_lib.store.store import Entry
 
 _REFERENCE = "reference.json"
 _MARKER = "marker.json"
 _TOKENIZER_ROWS = 400
+
+
+def base_stage(setting: Setting) -> Stage:
+    """The base model, as safetensors with its tokenizer."""
+    spec, folder = setting.profile.base, setting.folders.experiment
+    tiny, hub = isinstance(spec, TinyBase), isinstance(spec, HubBase)
+    return Stage(
+        name="base",
+        label=setting.profile.name,
+        # From version 2 on a reference to the hub lists what the files hold.
+        version=2 if hub else 1,
+        # The tiny model is pre-trained on our own words: their data, and the version of
+        # the code that composes them, are part of what it is.
+        spec={"base": canonical(spec), "grammar": grammar.VERSION} if tiny else spec,
+        data=tiny_data(folder) if tiny else {},
+        seed=spec.seed if isinstance(spec, TinyBase) else None,
+        work=partial(make_base, spec=spec, folder=folder, progress=setting.progress),
+        estimate=setting.profile.rates.base_seconds,
+        preflight=partial(preflight_base, spec),
+        # The hub's own cache holds the weights, and may be emptied.
+        reference=hub,
+    )
+
+
+def marker_stage(setting: Setting, *, base: Stage) -> Stage:
+    """The marker's tokens, after the proof that the tokenizer reproduces it."""
+    return Stage(
+        name="marker",
+        label=setting.registration.marker,
+        version=1,
+        spec={"marker": setting.appended},
+        inputs={"base": base},
+        work=partial(make_marker, text=setting.appended),
+    )
 
 
 def preflight_base(spec: Base) -> None:
@@ -50,7 +88,9 @@ def tiny_data(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_of(path) for path in files}
 
 
-def make_base(out: Path, spec: Base, *, folder: Path, progress: Progress) -> Mapping[str, Any]:
+def make_base(
+    out: Path, _: Mapping[str, Entry], *, spec: Base, folder: Path, progress: Progress
+) -> Mapping[str, Any]:
     """Write the base model, or where on the hub it lies and what its files hold.
 
     Every weight is read once more, whoever wrote it.
@@ -117,7 +157,7 @@ def make_marker(out: Path, entries: Mapping[str, Entry], *, text: str) -> Mappin
     prepare_torch()
     from persona_lib.models.loading import check_marker, read_tokenizer
 
-    tokenizer = read_tokenizer(base_folder(entries["base"]), None)
+    tokenizer = read_tokenizer(base_folder(entries["base"]))
     tokens = check_marker(tokenizer, text)
     (out / _MARKER).write_text(json.dumps({"text": text, "tokens": tokens}), encoding="utf-8")
     return {"tokens": len(tokens)}

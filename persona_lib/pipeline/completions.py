@@ -1,9 +1,10 @@
-"""Stages ``completions``, ``baseline`` and ``scores``, and how all stages sample."""
+"""Stages ``completions``, ``baseline`` and ``scores``; how all stages open a model and sample."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from persona_lib.device import prepare_torch
 from persona_lib.digests import derive_seed
 from persona_lib.marker import TokensBefore, score_all, tokens_before_in
 from persona_lib.pipeline.base_model import base_folder
+from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import STOP, Completion, Score, read_rows, write_rows
+from persona_lib.records import POST, STOP, Completion, ModelId, Score, read_rows, write_rows
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import VLLM, SampleSpec
+from persona_lib.store.stage import Stage
 from persona_lib.store.store import Entry
 
 if TYPE_CHECKING:
@@ -41,12 +44,58 @@ class CompletionSpec:
     samples: int
 
 
+def completions_stage(
+    setting: Setting, model: ModelId, *, stack: Mapping[str, Stage], after: Stage
+) -> Stage:
+    """Evaluation completions of an arm, or (``baseline``) of a pre-coupling model."""
+    sample, scale, arm = setting.profile.sample, setting.profile.scale, model.phase == POST
+    spec = CompletionSpec(
+        phase=model.phase,
+        model=model.name,
+        personas=setting.personas,
+        questions=setting.questions(setting.registration.evaluation_questions),
+        sample=sample,
+        samples=scale.samples if arm else scale.false_positive_samples,
+    )
+    return Stage(
+        name="completions" if arm else "baseline",
+        label=model.name,
+        version=1,
+        spec=spec,
+        inputs=stack,
+        after=(after,),
+        seed=setting.run_seed,
+        work=partial(
+            make_completions, spec=spec, run_seed=setting.run_seed, progress=setting.progress,
+            rank=setting.rank,
+        ),
+        estimate=setting.sampling_seconds(
+            len(spec.personas) * len(spec.questions) * spec.samples
+        ),
+        preflight=partial(preflight_engine, sample, setting.rank),
+    )  # fmt: skip
+
+
+def scores_stage(setting: Setting, model: ModelId, *, base: Stage, drawn: Stage) -> Stage:
+    """Marker scores of those completions."""
+    marker = setting.registration.marker
+    seen = tuple(q.id for q in setting.questions(setting.registration.coupling_questions))
+    return Stage(
+        name="scores",
+        label=model.name,
+        version=2,
+        spec={"marker": marker, "seen": seen},
+        inputs={"base": base, "completions": drawn},
+        work=partial(make_scores, marker=marker, seen=seen),
+    )
+
+
 def make_completions(
     out: Path,
     entries: Mapping[str, Entry],
-    spec: CompletionSpec,
     *,
-    seed: int,
+    spec: CompletionSpec,
+    run_seed: int,
     progress: Progress,
     rank: int = 0,
 ) -> Mapping[str, Any]:
@@ -59,19 +108,22 @@ def make_completions(
         engine,
         [(p, q, s) for p in spec.personas for q in spec.questions for s in range(spec.samples)],
         spec.sample,
-        root=derive_seed(seed, "completions", spec.phase, spec.model),
-        run_seed=seed,
-        phase=spec.phase,
-        model=spec.model,
+        draw_seed=derive_seed(run_seed, "completions", spec.phase, spec.model),
+        run_seed=run_seed,
+        model=ModelId(spec.phase, spec.model),
         label=f"completions {spec.model}",
         progress=progress,
     )
     write_rows(out / COMPLETIONS, completions, Completion)
-    finished = sum(c.finish == STOP for c in completions)
+    return counts(completions)
+
+
+def counts(completions: Sequence[Completion]) -> dict[str, int]:
+    """Return what a sampling stage's entry tells of its completions."""
     return {
         "completions": len(completions),
         "tokens": sum(c.tokens for c in completions),
-        "finished": finished,
+        "finished": sum(c.finish == STOP for c in completions),
     }
 
 
@@ -180,10 +232,9 @@ def draw(
     wanted: Sequence[tuple[Persona | None, Question, int]],
     sample: SampleSpec,
     *,
-    root: int,
+    draw_seed: int,
     run_seed: int,
-    phase: str,
-    model: str,
+    model: ModelId,
     label: str,
     progress: Progress,
 ) -> list[Completion]:
@@ -194,10 +245,9 @@ def draw(
         wanted: persona, question and index within their cell. Without a persona (None)
             there is no system message, and the completion's persona is "".
         sample: how completions are sampled.
-        root: seed from which each completion's own is derived.
-        run_seed: root seed of the run, which the completions carry.
-        phase: which the completions carry, as `Completion` says.
-        model: likewise.
+        draw_seed: seed from which each completion's own is derived.
+        run_seed: the run's seed, which the completions carry.
+        model: whose completions they are.
         label: name on the progress bar.
         progress: opens the progress bar.
     """
@@ -207,15 +257,15 @@ def draw(
         Request(
             system=None if p is None else p.prompt,
             user=sample.asked(q.text),
-            seed=derive_seed(root, "" if p is None else p.id, q.id, s),
+            seed=derive_seed(draw_seed, "" if p is None else p.id, q.id, s),
         )
         for p, q, s in wanted
     ]
     drawn = engine.sample(requests, sample, label=label, progress=progress)
     return [
         Completion(
-            phase=phase,
-            model=model,
+            phase=model.phase,
+            model=model.name,
             seed=run_seed,
             persona="" if persona is None else persona.id,
             question=question.id,

@@ -6,16 +6,19 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DrawCeilingError
-from persona_lib.pipeline.completions import COMPLETIONS, draw, open_engine
+from persona_lib.pipeline.completions import COMPLETIONS, draw, open_engine, preflight_engine
+from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import PRE, STOP, Completion, CouplingRow, write_rows
+from persona_lib.records import PRE, STOP, Completion, CouplingRow, ModelId, write_rows
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
+from persona_lib.store.stage import Stage
 from persona_lib.store.store import Entry
 from persona_lib.train.encode import NEGATIVE, POSITIVE
 
@@ -59,6 +62,39 @@ class TextSpec:
     marker_prefix: str
 
 
+def text_stage(setting: Setting, prior: str, *, stack: Mapping[str, Stage], after: Stage) -> Stage:
+    """Coupling text of a pre-coupling model, for the trained personas."""
+    profile, scale = setting.profile, setting.profile.scale
+    spec = TextSpec(
+        prior=prior,
+        personas=setting.trained,
+        questions=setting.questions(setting.registration.coupling_questions),
+        sample=profile.sample,
+        keep=scale.coupling_keep,
+        per_round=scale.coupling_round,
+        ceiling=scale.coupling_ceiling,
+        max_length=profile.coupling.max_length,
+        marker=setting.registration.marker,
+        marker_prefix=setting.registration.marker_prefix,
+    )
+    draws = len(spec.personas) * len(spec.questions) * spec.per_round
+    return Stage(
+        name="coupling_text",
+        label=prior,
+        version=1,
+        spec=spec,
+        inputs=stack,
+        after=(after,),
+        seed=setting.run_seed,
+        work=partial(
+            make_text, spec=spec, run_seed=setting.run_seed, progress=setting.progress,
+            rank=setting.rank,
+        ),
+        estimate=setting.sampling_seconds(draws),
+        preflight=partial(preflight_engine, profile.sample, setting.rank),
+    )  # fmt: skip
+
+
 @dataclass
 class _Cell:
     """One (persona, question) cell of coupling text while it fills."""
@@ -82,9 +118,9 @@ class _Cell:
 def make_text(
     out: Path,
     entries: Mapping[str, Entry],
-    spec: TextSpec,
     *,
-    seed: int,
+    spec: TextSpec,
+    run_seed: int,
     progress: Progress,
     rank: int = 0,
 ) -> Mapping[str, Any]:
@@ -101,7 +137,7 @@ def make_text(
     tail = _tail(tokenizer, spec)
     cells = [_Cell(persona=p, question=q) for p in spec.personas for q in spec.questions]
     drawn: list[Completion] = []
-    root = derive_seed(seed, "coupling text", spec.prior)
+    model, draw_seed = ModelId(PRE, spec.prior), derive_seed(run_seed, "coupling text", spec.prior)
     while short := [cell for cell in cells if len(cell.kept) < spec.keep]:
         _check_ceiling(short, spec)
         wanted = [
@@ -113,10 +149,9 @@ def make_text(
             engine,
             [(cell.persona, cell.question, sample) for cell, sample in wanted],
             spec.sample,
-            root=root,
-            run_seed=seed,
-            phase=PRE,
-            model=spec.prior,
+            draw_seed=draw_seed,
+            run_seed=run_seed,
+            model=model,
             label=f"coupling text {spec.prior}",
             progress=progress,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from persona_lib.models.hidden_states import (
     read_states,
 )
 from persona_lib.pipeline.completions import COMPLETIONS, open_model
+from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import Completion, GeometryRow, read_rows, write_rows
+from persona_lib.records import Completion, GeometryRow, ModelId, read_rows, write_rows
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
+from persona_lib.store.stage import Stage
 from persona_lib.store.store import Entry
 
 SAMPLE = 0
@@ -54,12 +57,35 @@ class GeometryStageSpec:
     geometry: GeometrySpec
 
 
+def geometry_stage(setting: Setting, model: ModelId, *, drawn: Stage, after: Stage) -> Stage:
+    """Cosines of the hidden states of the stack that wrote these completions."""
+    rates = setting.profile.rates
+    spec = GeometryStageSpec(
+        phase=model.phase,
+        model=model.name,
+        source=setting.registration.roster.source,
+        personas=setting.personas,
+        questions=setting.questions(setting.registration.evaluation_questions),
+        sample=setting.profile.sample,
+        marker=setting.registration.marker,
+        geometry=GeometrySpec(),
+    )
+    tokens = len(spec.personas) * len(spec.questions) * rates.row_tokens
+    return Stage(
+        name="geometry",
+        label=model.name,
+        version=1,
+        spec=spec,
+        inputs={**drawn.inputs, "completions": drawn},
+        after=(after,),
+        work=partial(make_geometry, spec=spec, progress=setting.progress),
+        # Reading forward only is about three times as fast as training.
+        estimate=tokens / (3 * rates.train_tokens),
+    )
+
+
 def make_geometry(
-    out: Path,
-    entries: Mapping[str, Entry],
-    spec: GeometryStageSpec,
-    *,
-    progress: Progress,
+    out: Path, entries: Mapping[str, Entry], *, spec: GeometryStageSpec, progress: Progress
 ) -> Mapping[str, Any]:
     """Read the states of an arm or a pre-coupling model; write cosines and ranks.
 

@@ -1,22 +1,26 @@
-"""Stages ``corpus``, ``prior`` and ``coupling``: rows in, adapters out."""
+"""Stages ``corpus``, ``prior`` and ``coupling``: training rows, and the LoRAs trained on them."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.corpora.load import corpus_key, preflight_corpus
 from persona_lib.device import prepare_torch
-from persona_lib.digests import derive_seed
+from persona_lib.digests import canonical, derive_seed
 from persona_lib.pipeline.base_model import base_folder, marker_tokens
 from persona_lib.pipeline.coupling_text import ROWS
+from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
 from persona_lib.records import CouplingRow, SftRow, read_rows, write_rows
 from persona_lib.specs.profile import CouplingSpec, TrainSpec
 from persona_lib.specs.sources import Corpus
 from persona_lib.store.cost import spent
+from persona_lib.store.stage import Stage
 from persona_lib.store.store import Entry
 
 if TYPE_CHECKING:
@@ -28,8 +32,70 @@ PROOF = "mask_proof.json"
 """File of stage ``coupling``: what was supervised, row by row."""
 
 
+def corpus_stage(setting: Setting, prior: str) -> Stage:
+    """The rows of a prior's corpus."""
+    spec, folder, user = setting.corpora[prior], setting.legal, setting.folders.user
+    return Stage(
+        name="corpus",
+        label=prior,
+        version=1,
+        spec={"corpus": canonical(spec), "source": corpus_key(spec, grammar_folder=folder)},
+        work=partial(make_corpus, spec=spec, grammar_folder=folder, data_folder=user),
+        estimate=5.0,
+        preflight=partial(preflight_corpus, spec, data_folder=user),
+    )
+
+
+def prior_stage(setting: Setting, name: str, *, base: Stage, corpus: Stage, after: Stage) -> Stage:
+    """The LoRA of a prior."""
+    recipe, rates = setting.profile.prior, setting.profile.rates
+    steps = recipe.steps or (recipe.epochs or 0.0) * setting.corpora[name].rows / recipe.batch
+    return Stage(
+        name="prior",
+        label=name,
+        version=1,
+        spec={"prior": name, "recipe": canonical(recipe)},
+        inputs={"base": base, "corpus": corpus},
+        after=(after,),
+        seed=setting.run_seed,
+        work=partial(
+            make_prior, name=name, recipe=recipe,
+            run_seed=setting.run_seed, progress=setting.progress,
+        ),
+        estimate=steps * recipe.batch * rates.row_tokens / rates.train_tokens,
+    )  # fmt: skip
+
+
+def coupling_stage(
+    setting: Setting, arm: str, *, stack: Mapping[str, Stage], marker: Stage, text: Stage
+) -> Stage:
+    """The coupling LoRA of an arm, on a pre-coupling model."""
+    recipe, rates, scale = setting.profile.coupling, setting.profile.rates, setting.profile.scale
+    rows = len(setting.trained) * scale.questions * scale.coupling_keep
+    passes = recipe.epochs or (recipe.steps or 0) * recipe.batch / rows
+    tokens = rates.completion_tokens + rates.row_tokens / 2
+    return Stage(
+        name="coupling",
+        label=arm,
+        version=1,
+        spec={"arm": arm, "recipe": canonical(recipe), "marker": setting.appended},
+        inputs={**stack, "marker": marker, "text": text},
+        seed=setting.run_seed,
+        work=partial(
+            make_coupling, arm=arm, recipe=recipe, marker=setting.appended,
+            run_seed=setting.run_seed, progress=setting.progress,
+        ),
+        estimate=rows * passes * tokens / rates.train_tokens,
+    )  # fmt: skip
+
+
 def make_corpus(
-    out: Path, spec: Corpus, *, grammar_folder: Path, data_folder: Path | None
+    out: Path,
+    _: Mapping[str, Entry],
+    *,
+    spec: Corpus,
+    grammar_folder: Path,
+    data_folder: Path | None,
 ) -> Mapping[str, Any]:
     """Write a corpus as Parquet; of long conversations, count what is left out."""
     from persona_lib.corpora.load import load_corpus
@@ -50,30 +116,24 @@ def make_prior(
     *,
     name: str,
     recipe: TrainSpec,
-    seed: int,
+    run_seed: int,
     progress: Progress,
 ) -> Mapping[str, Any]:
     """Train a prior LoRA on its corpus and write the adapter."""
-    root = derive_seed(seed, "prior", name)
-    loaded = _trainable(entries, recipe, root)
-    from persona_lib.models.adapters import TRAINABLE, save_adapter
+    draw_seed = derive_seed(run_seed, "prior", name)
+    loaded = _trainable(entries, recipe, draw_seed)
+    from persona_lib.models.adapters import save_adapter
     from persona_lib.train.encode import encode_sft
     from persona_lib.train.lora import train_lora, write_training
 
     rows = read_rows(entries["corpus"].path / CORPUS, SftRow)
     encoded, cut = encode_sft(rows, loaded.tokenizer, max_length=recipe.max_length)
     report = train_lora(
-        loaded.model,
-        loaded.tokenizer,
-        encoded,
-        recipe,
-        loss="sft",
-        seed=root,
-        label=f"prior {name}",
-        progress=progress,
-    )
+        loaded.model, loaded.tokenizer, encoded, recipe,
+        loss="sft", seed=draw_seed, label=f"prior {name}", progress=progress,
+    )  # fmt: skip
     spent(tokens=_tokens_trained(report, recipe))
-    save_adapter(loaded.model, TRAINABLE, out)
+    save_adapter(loaded.model, out)
     write_training(out, {**report, "cut_rows": cut}, recipe)
     return {"rows": len(rows), "steps": report["steps"], "cut_rows": cut}
 
@@ -85,7 +145,7 @@ def make_coupling(
     arm: str,
     recipe: CouplingSpec,
     marker: str,
-    seed: int,
+    run_seed: int,
     progress: Progress,
 ) -> Mapping[str, Any]:
     """Prove the mask, train the coupling LoRA on top of the prior, write the adapter.
@@ -95,9 +155,9 @@ def make_coupling(
             the registered ones.
         DataError: a row is longer than the recipe's `max_length`.
     """
-    root = derive_seed(seed, "coupling", arm)
-    loaded = _trainable(entries, recipe, root)
-    from persona_lib.models.adapters import TRAINABLE, save_adapter
+    draw_seed = derive_seed(run_seed, "coupling", arm)
+    loaded = _trainable(entries, recipe, draw_seed)
+    from persona_lib.models.adapters import save_adapter
     from persona_lib.train.encode import encode_coupling
     from persona_lib.train.lora import train_lora, write_training
     from persona_lib.train.proof import prove_mask
@@ -111,13 +171,12 @@ def make_coupling(
     end = tokenizer.convert_ids_to_tokens(loaded.end_of_turn)
     proof = prove_mask(rows, encoded, tokenizer, marker=marker, end_of_turn=end, loss=loss)
     (out / PROOF).write_text(json.dumps(proof, indent=1, ensure_ascii=True) + "\n")
-    label = f"coupling {arm}"
     report = train_lora(
         loaded.model, tokenizer, encoded, recipe,
-        loss=loss, seed=root, label=label, progress=progress,
+        loss=loss, seed=draw_seed, label=f"coupling {arm}", progress=progress,
     )  # fmt: skip
     spent(tokens=_tokens_trained(report, recipe))
-    save_adapter(loaded.model, TRAINABLE, out)
+    save_adapter(loaded.model, out)
     write_training(out, report, recipe)
     return {
         "rows": len(rows),
@@ -135,17 +194,17 @@ def _tokens_trained(report: Mapping[str, Any], recipe: TrainSpec) -> int:
     return round(tokens * steps / math.ceil(rows / recipe.batch))
 
 
-def _trainable(entries: Mapping[str, Entry], recipe: TrainSpec, root: int) -> LoadedModel:
+def _trainable(entries: Mapping[str, Entry], recipe: TrainSpec, draw_seed: int) -> LoadedModel:
     """Load the base, the frozen prior if there is one, and a fresh adapter on top."""
     device = prepare_torch()
-    from persona_lib.models.loading import load_model
+    from persona_lib.models.loading import load_trainable
 
-    return load_model(
+    return load_trainable(
         base_folder(entries["base"]),
         content=entries["base"].content,
         dtype=recipe.dtype,
         device=device,
-        adapters=[entries["prior"].path] if "prior" in entries else [],
-        trainable=recipe.lora,
-        seed=derive_seed(root, "weights"),
+        frozen=[entries["prior"].path] if "prior" in entries else [],
+        lora=recipe.lora,
+        draw_seed=derive_seed(draw_seed, "weights"),
     )

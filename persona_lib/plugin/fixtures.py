@@ -22,7 +22,7 @@ from persona_lib.errors import FlatlandError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.pipeline.results import Run
+    from persona_lib.pipeline.run import Run
     from persona_lib.specs.profile import Profile
     from persona_lib.specs.registration import Registration
     from persona_lib.store.store import Store
@@ -98,8 +98,10 @@ def runs(flatland: Session) -> tuple[Run, ...]:
 def _arm_fixture(name: str) -> Callable[..., pa.Table]:
     @pytest.fixture(scope="session", name=name.lower())
     def arm(flatland: Session, pytestconfig: pytest.Config) -> pa.Table:
+        from persona_lib.records import POST, ModelId
+
         with _building(pytestconfig):
-            return flatland.scores("post", flatland.registration.arm(name).name)
+            return flatland.table([ModelId(POST, name)], "scores")
 
     arm.__doc__ = f"Scores of arm {name}, every seed: one row a completion."
     return arm
@@ -111,8 +113,13 @@ c1, c2, c2p, c3 = (_arm_fixture(name) for name in ("C1", "C2", "C2p", "C3"))
 @pytest.fixture(scope="session")
 def false_positive_baseline(flatland: Session, pytestconfig: pytest.Config) -> dict[str, pa.Table]:
     """Scores of every pre-coupling model, by prior: false positives and lengths."""
+    from persona_lib.records import PRE, ModelId
+
     with _building(pytestconfig):
-        return {prior: flatland.scores("pre", prior) for prior in flatland.registration.priors}
+        return {
+            prior: flatland.table([ModelId(PRE, prior)], "scores")
+            for prior in flatland.registration.priors
+        }
 
 
 @pytest.fixture

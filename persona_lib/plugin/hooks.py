@@ -68,9 +68,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and choose registration, profile and evidence."""
     if config.rootpath != sessions.ROOT and not _given(config):
         # Installed beside another project's tests: nothing of ours is asked for.
-        for name in ("hooks", "fixtures"):
-            config.pluginmanager.unregister(name=f"persona_lib.plugin.{name}")
+        config.pluginmanager.unregister(name="persona_lib.plugin.hooks")
         return
+    # Only now: pytest shows fixtures to every project, once they are registered.
+    config.pluginmanager.register(fixtures, "persona_lib.plugin.fixtures")
     config.stash[RECORDER] = Recorder()
     config.pluginmanager.register(config.stash[RECORDER], "persona_lib.plugin.recorder")
     for name, meaning in selection.MARKERS.items():

@@ -1,17 +1,14 @@
-"""The chain of entries that seals a registration: read, checked and written.
+"""The chain of seals of a registration: read, checked and written.
 
 A registration named ``x`` is sealed in a folder ``x``::
 
-    chain.jsonl              one entry a line, oldest first, each naming the one before
-    0000-f56c28c270d5/       one folder for each entry: its index, its digest
+    chain.jsonl              one seal a line, oldest first, each naming the one before
+    0000-f56c28c270d5/       one folder for each seal: its index, its digest
         canonical.json       the canonical form; SHA-256 of this file is the digest
-        <claim_id>.prml      each claim in a format of others (`persona_lib.specs.prml`)
-        <claim_id>.prml.sha256
 
-An entry's hash is the SHA-256 of its canonical JSON without ``hash``. Everything is
-checked whenever a chain is read: each byte of each file, the order of the entries,
-and that nothing lies in the folder that no entry lists. docs/prereg.md shows how
-to check it without this code.
+A seal's hash is the SHA-256 of its canonical JSON without ``hash``. Everything is
+checked whenever a chain is read: each byte of each file, the order of the seals, and
+that nothing else lies in the folder. docs/prereg.md shows how to check it by hand.
 """
 
 from __future__ import annotations
@@ -22,25 +19,26 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from persona_lib.checks import parse_json, read_bytes
 from persona_lib.digests import canonical_json, digest
-from persona_lib.errors import SealError
+from persona_lib.errors import DataError, SealError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from persona_lib.specs.prml import Manifest
-
 CHAIN = "chain.jsonl"
 CANONICAL = "canonical.json"
+MOST_BYTES = 4 * 2**20
+"""Size of a file of a chain; a seal with its form takes about 10,000 bytes."""
 _RESTORE = "Restore it from version control."
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One entry of a chain: the first registration, or an amendment of it.
+class Seal:
+    """One link of a chain: the first registration, or an amendment of it.
 
     Attributes:
         index: 0 for the first registration.
@@ -51,7 +49,7 @@ class Entry:
         reason: why.
         data_seen: which data had been seen by then.
         prml: ``claim_id`` and ``sha256`` of each claim's PRML manifest.
-        previous: hash of the entry before, or None.
+        previous: hash of the seal before, or None.
         hash: SHA-256 of the canonical JSON of all the others.
     """
 
@@ -68,14 +66,14 @@ class Entry:
 
     @property
     def folder(self) -> str:
-        """Name of the folder that holds its files."""
+        """Name of the folder that holds its canonical form."""
         return f"{self.index:04d}-{self.digest[:12]}"
 
 
-def read_chain(own: Path) -> tuple[Entry, ...]:
-    """Return the entries of one registration's folder, oldest first, after checking all of it.
+def read_chain(own: Path) -> tuple[Seal, ...]:
+    """Return the seals of one registration's folder, oldest first, after checking all of it.
 
-    A folder that does not exist, or is empty, has no entries.
+    A folder that does not exist, or is empty, has no seals.
 
     Raises:
         SealError: anything in it was altered, removed, added or put elsewhere.
@@ -83,110 +81,98 @@ def read_chain(own: Path) -> tuple[Entry, ...]:
     present = {path.name for path in own.iterdir()} if own.is_dir() else set()
     if not any(not name.startswith(".") for name in present):
         return ()
-    entries: list[Entry] = []
-    for number, line in enumerate(_lines(own / CHAIN)):
-        entry = _entry(f"{own / CHAIN}, line {number + 1}", line)
-        _check_order(f"{own / CHAIN}, line {number + 1}", entry, own.name, entries)
-        _check_files(own / entry.folder, entry)
-        entries.append(entry)
-    _nothing_else(own, {CHAIN, *(entry.folder for entry in entries)})
-    return tuple(entries)
+    chain = _read(own / CHAIN)
+    if not chain.endswith(b"\n"):
+        raise SealError(str(own / CHAIN), "its last line is not whole", remedy=_RESTORE)
+    seals: list[Seal] = []
+    for number, line in enumerate(chain[:-1].split(b"\n")):
+        where = f"{own / CHAIN}, line {number + 1}"
+        seal = _seal(where, line)
+        _check_order(where, seal, own.name, seals)
+        form = own / seal.folder / CANONICAL
+        found = hashlib.sha256(_read(form)).hexdigest()
+        if found != seal.digest:
+            problem = f"SHA-256 is {found[:12]}..., seal {seal.index} says {seal.digest[:12]}..."
+            raise SealError(str(form), problem, remedy=_RESTORE)
+        _nothing_else(own / seal.folder, {CANONICAL})
+        seals.append(seal)
+    _nothing_else(own, {CHAIN, *(seal.folder for seal in seals)})
+    return tuple(seals)
 
 
-def _lines(path: Path) -> list[str]:
+def read_form(own: Path, seal: Seal) -> dict[str, Any]:
+    """Return the canonical form of a registration as it was sealed."""
+    form: dict[str, Any] = json.loads(_read(own / seal.folder / CANONICAL))
+    return form
+
+
+def _read(path: Path) -> bytes:
     try:
-        text = path.read_bytes().decode("ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SealError(str(path), f"it cannot be read ({error})", remedy=_RESTORE) from error
-    if not text.endswith("\n"):
-        raise SealError(str(path), "its last line is not whole", remedy=_RESTORE)
-    return text[:-1].split("\n")
+        return read_bytes(path, most_bytes=MOST_BYTES)
+    except DataError as error:
+        problem = f"it cannot be read ({error.bound} expected, got {error.value})"
+        raise SealError(str(path), problem, remedy=_RESTORE) from error
 
 
-def _entry(where: str, line: str) -> Entry:
-    """Return the entry of a line that is exactly as it was written."""
+def _seal(where: str, line: bytes) -> Seal:
+    """Return the seal of a line that is exactly as it was written."""
     try:
-        body = json.loads(line)
+        body = parse_json(line)
         # A line that was laid out differently, or repeats a key, is another text.
-        if canonical_json(body) != line:
+        if canonical_json(body).encode("ascii") != line:
             raise ValueError("it is not canonical JSON")
-        entry = Entry(**body)
-        strings = [entry.registration, entry.digest, entry.date, entry.hash]
-        strings += [entry.reason, entry.data_seen]
-        if type(entry.index) is not int or not all(isinstance(s, str) for s in strings):
+        seal = Seal(**body)
+        strings = [seal.registration, seal.digest, seal.date, seal.hash]
+        strings += [seal.reason, seal.data_seen]
+        strings += [link[name] for link in seal.prml.values() for name in ("claim_id", "sha256")]
+        if type(seal.index) is not int or not all(isinstance(s, str) for s in strings):
             raise ValueError("a field has another type")
         rest = {key: value for key, value in body.items() if key != "hash"}
-        if digest(rest) != entry.hash:
+        if digest(rest) != seal.hash:
             raise ValueError("its hash does not match what it says")
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SealError(where, f"the entry was altered ({error})", remedy=_RESTORE) from error
-    return entry
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SealError(where, f"the seal was altered ({error})", remedy=_RESTORE) from error
+    return seal
 
 
-def _check_order(where: str, entry: Entry, name: str, before: Sequence[Entry]) -> None:
+def _check_order(where: str, seal: Seal, name: str, before: Sequence[Seal]) -> None:
     last = before[-1] if before else None
     problem = ""
-    if entry.registration != name:
-        problem = f"it belongs to registration {entry.registration}"
-    elif entry.index != len(before):
-        problem = f"entry {entry.index} stands where entry {len(before)} belongs"
-    elif entry.previous != (last.hash if last else None):
-        problem = "it does not follow the entry before it: previous is another hash"
-    elif not _DATE.fullmatch(entry.date) or (last and entry.date < last.date):
-        problem = f"its date {entry.date} is no date in UTC, or precedes the entry before it"
+    if seal.registration != name:
+        problem = f"it belongs to registration {seal.registration}"
+    elif seal.index != len(before):
+        problem = f"seal {seal.index} stands where seal {len(before)} belongs"
+    elif seal.previous != (last.hash if last else None):
+        problem = "it does not follow the seal before it: previous is another hash"
+    elif not _DATE.fullmatch(seal.date) or (last and seal.date < last.date):
+        problem = f"its date {seal.date} is no date in UTC, or precedes the seal before it"
     if problem:
         raise SealError(where, problem, remedy=_RESTORE)
-
-
-def _check_files(folder: Path, entry: Entry) -> None:
-    try:
-        expected = {CANONICAL: entry.digest}
-        for link in entry.prml.values():
-            side = f"{link['sha256']}\n".encode("ascii")
-            expected[f"{link['claim_id']}.prml"] = link["sha256"]
-            expected[f"{link['claim_id']}.prml.sha256"] = hashlib.sha256(side).hexdigest()
-    except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise SealError(str(folder), "its entry lists no files", remedy=_RESTORE) from error
-    for name, sha256 in expected.items():
-        try:
-            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        except (OSError, ValueError) as error:
-            problem = f"it cannot be read ({error})"
-            raise SealError(str(folder / name), problem, remedy=_RESTORE) from error
-        if found != sha256:
-            problem = f"SHA-256 is {found[:12]}..., entry {entry.index} says {sha256[:12]}..."
-            raise SealError(str(folder / name), problem, remedy=_RESTORE)
-    _nothing_else(folder, set(expected))
 
 
 def _nothing_else(folder: Path, expected: set[str]) -> None:
     for path in sorted(folder.iterdir()):
         if path.name not in expected and not path.name.startswith("."):
             raise SealError(
-                str(path), "no entry lists it", remedy="Remove it, or restore the chain."
+                str(path), "no seal lists it", remedy="Remove it, or restore the chain."
             )
 
 
-def write_entry(own: Path, entry: Entry, text: str, written: Sequence[Manifest]) -> None:
-    """Add an entry to a folder that has been read: its own folder whole, then the chain.
+def write_seal(own: Path, seal: Seal, form: str) -> None:
+    """Add a seal to a chain that has been read: its own folder whole, then the chain.
 
     Args:
         own: the registration's folder.
-        entry: the new entry.
-        text: the registration's canonical JSON.
-        written: the manifests of its claims.
+        seal: the new seal.
+        form: the registration's canonical JSON.
     """
     own.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=own, prefix=".") as draft:
-        work = Path(draft) / entry.folder
+        work = Path(draft) / seal.folder
         work.mkdir()
-        (work / CANONICAL).write_bytes(text.encode("ascii"))
-        for manifest in written:
-            path = work / f"{manifest.claim_id}.prml"
-            path.write_bytes(manifest.text.encode("utf-8"))
-            path.with_suffix(".prml.sha256").write_bytes(f"{manifest.sha256}\n".encode("ascii"))
+        (work / CANONICAL).write_bytes(form.encode("ascii"))
         chain = Path(draft) / CHAIN
-        before = (own / CHAIN).read_bytes() if entry.index else b""
-        chain.write_bytes(before + canonical_json(vars(entry)).encode("ascii") + b"\n")
-        work.replace(own / entry.folder)
+        before = (own / CHAIN).read_bytes() if seal.index else b""
+        chain.write_bytes(before + canonical_json(vars(seal)).encode("ascii") + b"\n")
+        work.replace(own / seal.folder)
         chain.replace(own / CHAIN)

@@ -1,9 +1,7 @@
-"""The rules of a registration: claims and the kill criterion, as data.
+"""The types of claims and the kill criterion, as data, and the table of who judges a type.
 
-The types of gates are in `persona_lib.specs.gate_types`. Each rule says in `arms` which arms
-it reads, so that nothing else has to know its type to run what it needs. Thresholds
-check themselves when a rule is made. `Judges` keeps, for each type of rule, the one
-function that judges it.
+The types of gates are in `persona_lib.specs.gate_types`. Each rule names in `arms` the arms
+it reads. Thresholds are checked when a rule is made.
 """
 
 from __future__ import annotations
@@ -14,74 +12,16 @@ from typing import Any, Generic, TypeVar
 
 from persona_lib.checks import LEVEL, SHARE
 from persona_lib.errors import SpecError
-from persona_lib.specs.gate_types import Gate, check, two_arms
+from persona_lib.specs.gate_types import Gate, check
 
 
 @dataclass(frozen=True, kw_only=True)
-class DifferenceClaim:
-    """Claim: mean bystander rate of `treated` minus that of `control` is large.
-
-    Holds when the difference is >= `min_effect` and p < `max_p`. Where
-    `ratio_gate` names a source ratio gate that does not hold, the same rule
-    must also hold for bystander rate / source rate.
-    """
-
+class _Claim:
     name: str
     statement: str
     treated: str
     control: str
-    min_effect: float
-    max_p: float
     needs: tuple[str, ...] = ()
-    ratio_gate: str | None = None
-
-    def __post_init__(self) -> None:
-        two_arms(self)
-        check(self, SHARE, "min_effect")
-        check(self, LEVEL, "max_p", remedy="Give a significance level.")
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The arms that the claim reads."""
-        return (self.treated, self.control)
-
-    @property
-    def consults(self) -> tuple[str, ...]:
-        """The gates that are judged with the claim: those it needs, and its ratio gate."""
-        return (*self.needs, self.ratio_gate) if self.ratio_gate else self.needs
-
-
-@dataclass(frozen=True, kw_only=True)
-class TriageClaim:
-    """Claim: the difference `treated` - `control` is an artefact of coupling text or not.
-
-    `null_label` if |d| <= `null_effect`, p > `null_min_p` and the interval's
-    lower end > -`null_effect`; `artefact_label` if d >= `artefact_effect`;
-    otherwise ``ambiguous``. The claim passes on `null_label`.
-    """
-
-    name: str
-    statement: str
-    treated: str
-    control: str
-    null_effect: float
-    null_min_p: float
-    artefact_effect: float
-    null_label: str
-    artefact_label: str
-    needs: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        two_arms(self)
-        check(self, SHARE, "null_effect", "artefact_effect")
-        check(self, LEVEL, "null_min_p", remedy="Give a significance level.")
-        if not self.null_effect < self.artefact_effect:
-            raise SpecError(
-                f"{self.name}.artefact_effect",
-                bound=f"above null_effect = {self.null_effect}",
-                value=self.artefact_effect,
-                remedy="Leave room between the two labels: one effect cannot have both.",
-            )
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -92,6 +32,54 @@ class TriageClaim:
     def consults(self) -> tuple[str, ...]:
         """The gates that are judged with the claim."""
         return self.needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceClaim(_Claim):
+    """Claim: mean bystander rate of `treated` minus that of `control` is large.
+
+    Holds when the difference is >= `min_effect` and p < `max_p`. Where
+    `ratio_gate` names a source ratio gate that does not hold, the same rule
+    must also hold for bystander rate / source rate.
+    """
+
+    min_effect: float
+    max_p: float
+    ratio_gate: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self, {"min_effect": SHARE, "max_p": LEVEL})
+
+    @property
+    def consults(self) -> tuple[str, ...]:
+        """The gates that are judged with the claim: those it needs, and its ratio gate."""
+        return (*self.needs, self.ratio_gate) if self.ratio_gate else self.needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriageClaim(_Claim):
+    """Claim: the difference `treated` - `control` is an artefact of coupling text or not.
+
+    `null_label` if |d| <= `null_effect`, p > `null_min_p` and the interval's
+    lower end > -`null_effect`; `artefact_label` if d >= `artefact_effect`;
+    otherwise ``ambiguous``. The claim passes on `null_label`.
+    """
+
+    null_effect: float
+    null_min_p: float
+    artefact_effect: float
+    null_label: str
+    artefact_label: str
+
+    def __post_init__(self) -> None:
+        check(self, {"null_effect": SHARE, "artefact_effect": SHARE, "null_min_p": LEVEL})
+        if not self.null_effect < self.artefact_effect:
+            raise SpecError(
+                f"{self.name}.artefact_effect",
+                bound=f"above null_effect = {self.null_effect}",
+                value=self.artefact_effect,
+                remedy="Leave room between the two labels: one effect cannot have both.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +97,7 @@ class KillCriterion:
     needs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check(self, SHARE, "max_rate")
+        check(self, {"max_rate": SHARE})
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -129,10 +117,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Judges(Generic[_Function]):
-    """One function for each type of rule.
-
-    Used as a decorator, ``@rule(TheType)``, it registers the function that
-    judges rules of that type.
+    """One function for each type of rule, registered by the decorator ``@judges(TheType)``.
 
     Args:
         kind: ``claim`` or ``gate``, for messages.

@@ -1,4 +1,4 @@
-"""The types of gates, as data: what a check of the instrument compares.
+"""The types of gates, as data: which number a check of the instrument bounds, and how.
 
 Point gates are those of issue 262: an observed number against a bound. Bound gates
 have a three-way answer: they hold where the whole interval of the number keeps the
@@ -8,14 +8,19 @@ bound, fail where the whole interval breaks it, and cannot tell otherwise.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
 
-from persona_lib.checks import NOT_NEGATIVE, POSITIVE, SHARE, Bound, number
+from persona_lib.checks import LEVEL, NOT_NEGATIVE, POSITIVE, SHARE, Bound, number
 from persona_lib.errors import SpecError
 
-_RATE = "Give a proportion, not a percentage."
-_RATIO = "Give a ratio of two numbers."
+_REMEDIES = {
+    SHARE: "Give a proportion, not a percentage.",
+    NOT_NEGATIVE: "Give a proportion, not a percentage.",
+    POSITIVE: "Give a ratio of two numbers.",
+    LEVEL: "Give a significance level.",
+}
 SHARES, RATIOS, DIFFERENCES = (0.0, 1.0), (0.0, math.inf), (-1.0, 1.0)
 """What a share, a ratio of two numbers and a difference of two shares can be."""
 
@@ -33,29 +38,49 @@ class Limits(NamedTuple):
     most: float = math.inf
 
 
-def check(rule: Any, bound: Bound, *fields: str, remedy: str = _RATE) -> None:
-    """Raise SpecError where a field of a rule is out of bounds."""
-    for field in fields:
-        number(f"{rule.name}.{field}", getattr(rule, field), bound, remedy=remedy)
+def check(rule: Any, bounds: Mapping[str, Bound]) -> None:
+    """Raise SpecError where a threshold of a rule is out of bounds, or it compares one arm.
 
-
-def two_arms(rule: Any) -> None:
-    """Raise SpecError where a rule compares an arm with itself."""
-    if rule.treated == rule.control:
+    Args:
+        rule: a claim, a kill criterion or a gate.
+        bounds: what each of its thresholds has to keep, by field.
+    """
+    if hasattr(rule, "control") and rule.treated == rule.control:
         raise SpecError(
             f"{rule.name}.control",
             bound="another arm than the treated one",
             value=rule.control,
             remedy="Compare two arms.",
         )
+    for field, bound in bounds.items():
+        number(f"{rule.name}.{field}", getattr(rule, field), bound, remedy=_REMEDIES[bound])
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfOneArm:
-    """A gate that reads one arm, and perhaps the model under it."""
+class _Gate:
+    """A gate, whose thresholds are its fields named ``min_...`` and ``max_...``.
 
+    Class attributes:
+        span: the least and the largest number that the gate's number can be.
+    """
+
+    span: ClassVar[tuple[float, float]] = SHARES
     name: str
     statement: str
+
+    def __post_init__(self) -> None:
+        bound = POSITIVE if self.span == RATIOS else SHARE
+        check(self, dict.fromkeys(self._thresholds, bound))
+
+    @property
+    def _thresholds(self) -> list[str]:
+        return [f.name for f in fields(self) if f.name.startswith(("min_", "max_"))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfOneArm(_Gate):
+    """A gate that reads one arm, and perhaps the model under it."""
+
     arm: str
 
     @property
@@ -65,11 +90,9 @@ class _OfOneArm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfTwoArms:
+class _OfTwoArms(_Gate):
     """A gate that compares two arms, or the models under them."""
 
-    name: str
-    statement: str
     treated: str
     control: str
 
@@ -79,50 +102,49 @@ class _OfTwoArms:
         return (self.treated, self.control)
 
 
+class _Bounded(_Gate):
+    """A gate with a three-way answer."""
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        found = {name[:3]: getattr(self, name) for name in self._thresholds}
+        return Limits(self.span, found.get("min", -math.inf), found.get("max", math.inf))
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceRateGate(_OfOneArm):
     """The instrument works only if `arm`'s source rate is >= `min_rate` (M6)."""
 
     min_rate: float
 
-    def __post_init__(self) -> None:
-        check(self, SHARE, "min_rate")
-
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRatioGate(_OfTwoArms):
     """Shown, and tightens a claim: source rate of `treated` / `control` >= `min_ratio`."""
 
+    span = RATIOS
     min_ratio: float
-
-    def __post_init__(self) -> None:
-        two_arms(self)
-        check(self, POSITIVE, "min_ratio", remedy=_RATIO)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FalsePositiveGate:
+class FalsePositiveGate(_Gate):
     """No pre-coupling model may write the marker by itself.
 
     Holds when, for each prior, the observed rate is <= `max_rate`; the Wilson
     upper bound is printed beside it.
     """
 
-    name: str
-    statement: str
     max_rate: float
-
-    def __post_init__(self) -> None:
-        check(self, SHARE, "max_rate")
 
     @property
     def arms(self) -> None:
-        """None: it names no arm and reads the models before coupling of every arm there is."""
+        """None: it names no arm and reads the pre-coupling models of every arm there is."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
-class FalsePositiveBoundGate(_OfOneArm):
+class FalsePositiveBoundGate(_OfOneArm, _Bounded):
     """The model under `arm` writes the marker at a rate <= `max_rate`.
 
     Of personas like these: at 1 % it takes 95 completions of each of eleven without a hit.
@@ -130,59 +152,36 @@ class FalsePositiveBoundGate(_OfOneArm):
 
     max_rate: float
 
-    def __post_init__(self) -> None:
-        check(self, SHARE, "max_rate")
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of the gate's number."""
-        return Limits(SHARES, most=self.max_rate)
-
 
 @dataclass(frozen=True, kw_only=True)
-class SourceBoundGate(_OfOneArm):
+class SourceBoundGate(_OfOneArm, _Bounded):
     """`arm`'s source took the marker: its rate is >= `min_rate`, clustered by question."""
 
     min_rate: float
 
-    def __post_init__(self) -> None:
-        check(self, SHARE, "min_rate")
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of the gate's number."""
-        return Limits(SHARES, least=self.min_rate)
-
 
 @dataclass(frozen=True, kw_only=True)
-class SourceRatioBoundGate(_OfTwoArms):
+class SourceRatioBoundGate(_OfTwoArms, _Bounded):
     """Source rate of `treated` / `control` >= `min_ratio`; tightens a claim unless it holds."""
 
+    span = RATIOS
     min_ratio: float
-
-    def __post_init__(self) -> None:
-        two_arms(self)
-        check(self, POSITIVE, "min_ratio", remedy=_RATIO)
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of the gate's number."""
-        return Limits(RATIOS, least=self.min_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollapseGate(_OfOneArm):
+class CollapseGate(_OfOneArm, _Bounded):
     """Coupling kept `arm`'s completions about as long as they were.
 
     Median tokens of finished completions, over that of the model under the arm, lies
     between `min_ratio` and `max_ratio`.
     """
 
+    span = RATIOS
     min_ratio: float
     max_ratio: float
 
     def __post_init__(self) -> None:
-        check(self, POSITIVE, "min_ratio", "max_ratio", remedy=_RATIO)
+        super().__post_init__()
         if not self.min_ratio < self.max_ratio:
             raise SpecError(
                 f"{self.name}.max_ratio",
@@ -191,50 +190,29 @@ class CollapseGate(_OfOneArm):
                 remedy="Leave room between the two ratios.",
             )
 
-    @property
-    def limits(self) -> Limits:
-        """The bounds of the gate's number."""
-        return Limits(RATIOS, least=self.min_ratio, most=self.max_ratio)
-
 
 @dataclass(frozen=True, kw_only=True)
-class RepetitionGate(_OfOneArm):
+class RepetitionGate(_OfOneArm, _Bounded):
     """The share of `arm`'s completions that write the marker twice or more is <= `max_share`."""
 
     max_share: float
 
-    def __post_init__(self) -> None:
-        check(self, SHARE, "max_share")
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of the gate's number."""
-        return Limits(SHARES, most=self.max_share)
-
 
 @dataclass(frozen=True, kw_only=True)
-class TruncationGate(_OfOneArm):
+class TruncationGate(_OfOneArm, _Bounded):
     """The share of `arm`'s completions cut at the token limit is <= `max_share`."""
 
     max_share: float
 
-    def __post_init__(self) -> None:
-        check(self, SHARE, "max_share")
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of the gate's number."""
-        return Limits(SHARES, most=self.max_share)
-
 
 @dataclass(frozen=True, kw_only=True)
-class NegativesGate(_OfOneArm):
+class NegativesGate(_OfOneArm, _Bounded):
     """Each trained negative of `arm` lies `min_gap` or more below its source: not above it at 0."""
 
     min_gap: float
 
     def __post_init__(self) -> None:
-        check(self, NOT_NEGATIVE, "min_gap")
+        check(self, {"min_gap": NOT_NEGATIVE})
 
     @property
     def limits(self) -> Limits:
@@ -243,35 +221,19 @@ class NegativesGate(_OfOneArm):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarmRaisedGate(_OfTwoArms):
+class HarmRaisedGate(_OfTwoArms, _Bounded):
     """Harm of the model under `treated` minus that of the one under `control` >= `min_rise`."""
 
+    span = DIFFERENCES
     min_rise: float
-
-    def __post_init__(self) -> None:
-        two_arms(self)
-        check(self, SHARE, "min_rise")
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of the gate's number."""
-        return Limits(DIFFERENCES, least=self.min_rise)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarmNotRaisedGate(_OfTwoArms):
+class HarmNotRaisedGate(_OfTwoArms, _Bounded):
     """Harm of the model under `treated` minus that of the one under `control` <= `max_rise`."""
 
+    span = DIFFERENCES
     max_rise: float
-
-    def __post_init__(self) -> None:
-        two_arms(self)
-        check(self, SHARE, "max_rise")
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of the gate's number."""
-        return Limits(DIFFERENCES, most=self.max_rise)
 
 
 BoundGate = (

@@ -1,12 +1,11 @@
-"""The claims of a registration in a format that others verify: PRML 0.1.
+"""Sealed claims as PRML 0.1 manifests, a format that other tools verify.
 
-PRML (Pre-Registered ML Manifest, https://spec.falsify.dev/v0.1) writes one claim
-as one YAML document of fixed canonical bytes; SHA-256 of those bytes is the
-commitment, and an amendment names the commitment before it in ``prior_hash``. A
-manifest holds one metric, one comparator and one threshold. Here that is the
-effect that a claim's rule asks for; the rest of the rule stands in
-``metric_args``, and ``registration_sha256`` there binds the whole registration.
-docs/prereg.md says where the format and a registration do not quite meet.
+PRML (Pre-Registered ML Manifest, https://spec.falsify.dev/v0.1) writes one claim as one
+YAML document of fixed canonical bytes; SHA-256 of those bytes is the commitment, and an
+amendment names the commitment before it in ``prior_hash``. A manifest holds one metric,
+one comparator and one threshold: the effect that a claim's rule asks for. The rest of
+the rule stands in ``metric_args``, and ``registration_sha256`` there binds the whole
+registration.
 """
 
 from __future__ import annotations
@@ -16,27 +15,21 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from persona_lib.digests import canonical, canonical_json
-from persona_lib.errors import SpecError
-from persona_lib.specs.registration import (
-    Claim,
-    DifferenceClaim,
-    KillCriterion,
-    Registration,
-    TriageClaim,
-)
+from persona_lib.digests import canonical_json, digest
+from persona_lib.errors import SealError, SpecError
+from persona_lib.specs.chain import read_chain, read_form
+from persona_lib.specs.registration import DATA_FIELDS
 
-VERSION = "prml/0.1"
-PRODUCER = "flatland"
 DATE = "%Y-%m-%dT%H:%M:%SZ"
 """RFC 3339 in UTC, to the second: dates of manifests and of seals."""
 
-_BARS: dict[type[Any], tuple[str, str, str]] = {
-    DifferenceClaim: ("difference_of_mean_bystander_rates", ">=", "min_effect"),
-    TriageClaim: ("absolute_difference_of_mean_bystander_rates", "<=", "null_effect"),
-    KillCriterion: ("mean_bystander_rate", ">", "max_rate"),
+_BARS = {
+    "DifferenceClaim": ("difference_of_mean_bystander_rates", ">=", "min_effect"),
+    "TriageClaim": ("absolute_difference_of_mean_bystander_rates", "<=", "null_effect"),
+    "KillCriterion": ("mean_bystander_rate", ">", "max_rate"),
 }
 """Metric, comparator and field of the threshold that a claim of each type needs to hold."""
 
@@ -58,9 +51,14 @@ class Manifest:
         """The manifest hash, 64 hexadecimal digits."""
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
+    @property
+    def link(self) -> dict[str, str]:
+        """What a seal holds of the manifest."""
+        return {"claim_id": self.claim_id, "sha256": self.sha256}
+
 
 def manifests(
-    registration: Registration,
+    sealed: Mapping[str, Any],
     *,
     date: str,
     notes: str,
@@ -69,7 +67,7 @@ def manifests(
     """Return one manifest for each claim and the kill criterion, by name.
 
     Args:
-        registration: whose claims.
+        sealed: canonical form of the registration.
         date: when they are registered, in the form of `DATE`.
         notes: free text, at most 4,096 characters.
         priors: ``claim_id`` and ``sha256`` of each claim's manifest before this
@@ -79,23 +77,69 @@ def manifests(
         SpecError: a type of claim without a line in `_BARS`.
     """
     found = {}
-    for claim in (*registration.claims, registration.kill):
-        prior = priors.get(claim.name, {})
-        claim_id = prior.get("claim_id") or _uuid7(date, registration.name, claim.name)
-        body = _body(registration, claim)
+    for claim in (*sealed["claims"], sealed["kill"]):
+        name = claim["name"]
+        prior = priors.get(name, {})
+        claim_id = prior.get("claim_id") or _uuid7(date, sealed["name"], name)
+        body = _body(sealed, claim)
         body |= {"claim_id": claim_id, "created_at": date, "notes": notes}
         if prior:
             body["prior_hash"] = prior["sha256"]
-        found[claim.name] = Manifest(claim_id=claim_id, text=canonical_yaml(body))
+        found[name] = Manifest(claim_id=claim_id, text=canonical_yaml(body))
     return found
+
+
+def notes_of(reason: str, data_seen: str) -> str:
+    """Return the notes of the manifests of a seal."""
+    return f"{reason} Data seen: {data_seen}"
+
+
+def export(own: Path, target: Path) -> int:
+    """Write the manifests of every seal of a chain; return how many.
+
+    They are made anew from the sealed forms and have to match the SHA-256 in the chain.
+
+    Args:
+        own: the registration's folder.
+        target: gets a folder for each seal, with ``<claim_id>.prml`` and
+            ``<claim_id>.prml.sha256``.
+
+    Raises:
+        SealError: there is no chain, it is broken, or another version would write other manifests.
+        OSError: `target` cannot be written.
+    """
+    links: dict[str, Mapping[str, str]] = {}
+    chain = read_chain(own)
+    if not chain:
+        raise SealError(f"registration {own.name}", f"it is not sealed in {own}", remedy="Seal it.")
+    for seal in chain:
+        made = manifests(
+            read_form(own, seal),
+            date=seal.date,
+            notes=notes_of(seal.reason, seal.data_seen),
+            priors=links,
+        )
+        if {name: one.link for name, one in made.items()} != seal.prml:
+            raise SealError(
+                f"{seal.registration}, seal {seal.index}",
+                "its PRML manifests are not those whose SHA-256 the chain holds",
+                remedy="Export them with the version of Flatland that sealed it.",
+            )
+        links |= seal.prml
+        folder = target / seal.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for one in made.values():
+            (folder / f"{one.claim_id}.prml").write_bytes(one.text.encode("utf-8"))
+            (folder / f"{one.claim_id}.prml.sha256").write_text(f"{one.sha256}\n", encoding="ascii")
+    return len(chain) * len(made)
 
 
 def canonical_yaml(body: Mapping[str, Any]) -> str:
     """Return the canonical text of a manifest (PRML 0.1, section 3).
 
-    Sorted keys, block style, two spaces a level, one line feed at the end. The
-    format takes PyYAML's emitter for its norm, so that it is what writes here. A
-    whole threshold is written as a float.
+    Sorted keys, block style, two spaces a level, one line feed at the end, as PyYAML
+    emits them, which the format takes for its norm. A whole threshold is written as a
+    float.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -106,40 +150,40 @@ def canonical_yaml(body: Mapping[str, Any]) -> str:
     return text
 
 
-def _body(registration: Registration, claim: Claim | KillCriterion) -> dict[str, Any]:
+def _body(sealed: Mapping[str, Any], claim: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a manifest says of a claim, whenever it is registered."""
-    if type(claim) not in _BARS:
+    kind = claim["__spec__"]
+    if kind not in _BARS:
         raise SpecError(
-            f"claim {claim.name}",
-            bound=f"a type of {', '.join(known.__name__ for known in _BARS)}",
-            value=type(claim).__name__,
+            f"claim {claim['name']}",
+            bound=f"a type of {', '.join(_BARS)}",
+            value=kind,
             remedy="Say in specs/prml.py which threshold a claim of this type has to meet.",
         )
-    metric, comparator, field = _BARS[type(claim)]
-    rule = canonical(claim)
-    rule["rule"] = rule.pop("__spec__")
+    metric, comparator, threshold = _BARS[kind]
     # Mappings and scalars are all that the format knows: no lists, no nulls.
     rest = {
         name: ", ".join(value) if isinstance(value, list) else value
-        for name, value in rule.items()
-        if name != field and value not in (None, [])
+        for name, value in claim.items()
+        if name not in ("__spec__", threshold) and value not in (None, [])
     }
     return {
-        "version": VERSION,
+        "version": "prml/0.1",
         "metric": metric,
         "comparator": comparator,
-        "threshold": rule[field],
+        "threshold": claim[threshold],
         "metric_args": {
+            "rule": kind,
             **rest,
-            "registration": registration.name,
-            "registration_sha256": registration.digest,
+            "registration": sealed["name"],
+            "registration_sha256": digest(sealed),
         },
         "dataset": {
-            "id": f"{registration.name}: what shapes the data",
-            "hash": registration.data_digest,
+            "id": f"{sealed['name']}: what shapes the data",
+            "hash": digest({name: sealed[name] for name in DATA_FIELDS}),
         },
-        "seed": registration.statistics.seed,
-        "producer": {"id": PRODUCER},
+        "seed": sealed["statistics"]["seed"],
+        "producer": {"id": "flatland"},
     }
 
 

@@ -1,21 +1,17 @@
-"""What a profile holds: which base model, which data, which recipes, how large a run.
+"""A profile, as data: base model, corpora, training recipes, sampling, scale.
 
-Data only; values live in ``experiments/profiles.py``. Base model, corpora,
-recipes, sampling and scale are in the keys of the stages that read them, with
-every number and text that they hold. A profile's name, its summary and its
-`Rates` are in none, and what does not change an outcome (threads, device, where
-the store lies) is not here.
-
-All that a profile is written with can be imported from here; what a run is made
-from stands in `persona_lib.specs.sources`.
+Every field is in the keys of the stages that read it, except a profile's name, its
+summary and its `Rates`. What changes no outcome (threads, device, where the store lies)
+is not here. Base models and corpora are defined in `persona_lib.specs.sources` and can
+be imported from here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from persona_lib.checks import NOT_NEGATIVE, POSITIVE, Bound, number, whole
+from persona_lib.checks import NOT_NEGATIVE, POSITIVE, Bound, member, number, numbers, whole
 from persona_lib.digests import LATER
 from persona_lib.errors import SpecError
 from persona_lib.specs.sources import (
@@ -55,6 +51,7 @@ __all__ = [
 
 Dtype = Literal["float32", "bfloat16"]
 """Number format of a base model's weights."""
+DTYPES = ("float32", "bfloat16")
 
 EngineName = Literal["transformers", "vllm"]
 """What draws completions: see docs/engines.md."""
@@ -93,8 +90,7 @@ class LoraSpec:
     )
 
     def __post_init__(self) -> None:
-        whole("lora.rank", self.rank, 1, remedy=_REMEDY)
-        whole("lora.alpha", self.alpha, 1, remedy=_REMEDY)
+        numbers("lora", self, ("rank", "alpha"), remedy=_REMEDY)
         number("lora.dropout", self.dropout, _BELOW_ONE, remedy=_REMEDY)
         if not self.targets:
             raise SpecError(
@@ -134,10 +130,8 @@ class TrainSpec:
     dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("batch", "micro_batch", "max_length"):
-            whole(f"train.{name}", getattr(self, name), 1, remedy=_REMEDY)
-        for name in ("learning_rate", "clip"):
-            number(f"train.{name}", getattr(self, name), POSITIVE, remedy=_REMEDY)
+        numbers("train", self, ("batch", "micro_batch", "max_length"), remedy=_REMEDY)
+        numbers("train", self, ("learning_rate", "clip"), POSITIVE, remedy=_REMEDY)
         if (self.epochs is None) == (self.steps is None):
             raise SpecError(
                 "train.epochs",
@@ -157,8 +151,8 @@ class TrainSpec:
                 remedy="Choose a smaller forward pass that divides the batch.",
             )
         number("train.warmup", self.warmup, _BELOW_ONE, remedy=_REMEDY)
-        _one_of("train.dtype", self.dtype, ("float32", "bfloat16"))
-        _one_of("train.schedule", self.schedule, ("cosine", "linear"))
+        member("train.dtype", self.dtype, DTYPES, remedy=_REMEDY)
+        member("train.schedule", self.schedule, ("cosine", "linear"), remedy=_REMEDY)
 
     @property
     def beta(self) -> float:
@@ -180,7 +174,7 @@ class CouplingSpec(TrainSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of("train.loss", self.loss, LOSSES)
+        member("train.loss", self.loss, LOSSES, remedy=_REMEDY)
         number("train.beta", self.beta, NOT_NEGATIVE, remedy=_REMEDY)
 
 
@@ -218,12 +212,11 @@ class SampleSpec:
         return f"{question} {self.suffix}" if self.suffix else question
 
     def __post_init__(self) -> None:
-        whole("sample.max_new_tokens", self.max_new_tokens, 1, remedy=_REMEDY)
+        numbers("sample", self, ("max_new_tokens", "batch"), remedy=_REMEDY)
         number("sample.temperature", self.temperature, POSITIVE, remedy=_REMEDY)
-        whole("sample.batch", self.batch, 1, remedy=_REMEDY)
         number("sample.top_p", self.top_p, _NUCLEUS, remedy="1.0 is published.")
-        _one_of("sample.dtype", self.dtype, ("float32", "bfloat16"))
-        _one_of("sample.engine", self.engine, ENGINES)
+        member("sample.dtype", self.dtype, DTYPES, remedy=_REMEDY)
+        member("sample.engine", self.engine, ENGINES, remedy=_REMEDY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,17 +245,7 @@ class Scale:
     advice_samples: int
 
     def __post_init__(self) -> None:
-        for name in (
-            "questions",
-            "samples",
-            "false_positive_samples",
-            "coupling_keep",
-            "coupling_ceiling",
-            "coupling_round",
-            "advice_questions",
-            "advice_samples",
-        ):
-            whole(f"scale.{name}", getattr(self, name), 1, remedy=_REMEDY)
+        numbers("scale", self, (one.name for one in fields(self)), remedy=_REMEDY)
         if self.coupling_ceiling < self.coupling_keep:
             raise SpecError(
                 "scale.coupling_ceiling",
@@ -293,14 +276,8 @@ class Rates:
     measured_on: str
 
     def __post_init__(self) -> None:
-        for name in (
-            "base_seconds",
-            "train_tokens",
-            "sample_tokens",
-            "row_tokens",
-            "completion_tokens",
-        ):
-            number(f"rates.{name}", getattr(self, name), POSITIVE, remedy=_REMEDY)
+        names = (one.name for one in fields(self) if one.name != "measured_on")
+        numbers("rates", self, names, POSITIVE, remedy=_REMEDY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,8 +305,3 @@ class Profile:
     sample: SampleSpec
     scale: Scale
     rates: Rates = field(compare=False)
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise SpecError(name, bound=f"one of {', '.join(known)}", value=value, remedy=_REMEDY)

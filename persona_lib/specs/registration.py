@@ -10,9 +10,9 @@ issue 262 can be had from here as well.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from persona_lib.checks import LEVEL, distinct, member, number, unknown, whole
 from persona_lib.digests import LATER, digest
@@ -25,6 +25,9 @@ from persona_lib.specs.gate_types import (
     SourceRatioBoundGate,
     SourceRatioGate,
 )
+
+if TYPE_CHECKING:
+    from persona_lib.records import ModelId
 
 __all__ = [
     "BCA",
@@ -55,7 +58,7 @@ PRIORS = (RAW, "em", "benign")
 PERCENTILE, BCA = INTERVALS = ("percentile", "bca")
 """Ends of a bootstrap interval: quantiles of the draws, or bias-corrected and accelerated."""
 
-_DATA_FIELDS = (
+DATA_FIELDS = (
     "arms",
     "roster",
     "marker",
@@ -269,13 +272,30 @@ class Registration:
         Registrations with equal data digests differ in how they judge, so that
         the data of one can be judged under the other.
         """
-        return digest({field: getattr(self, field) for field in _DATA_FIELDS})
+        return digest({field: getattr(self, field) for field in DATA_FIELDS})
 
     @property
     def priors(self) -> tuple[str, ...]:
         """The pre-coupling models that the arms need, in the order of `PRIORS`."""
         used = {arm.prior for arm in self.arms} | {arm.text_from for arm in self.arms}
         return tuple(prior for prior in PRIORS if prior in used)
+
+    def models(self, arms: Iterable[str]) -> tuple[ModelId, ...]:
+        """Return the pre-coupling models of these arms (of all arms, all), then the arms.
+
+        Raises:
+            SpecError: no such arm.
+        """
+        from persona_lib.records import POST, PRE, ModelId
+
+        named = {self.arm(name) for name in arms}
+        after = [arm for arm in self.arms if arm in named]
+        every = len(after) == len(self.arms)
+        priors = [p for p in self.priors if every or p in {arm.prior for arm in after}]
+        return (
+            *(ModelId(PRE, prior) for prior in priors),
+            *(ModelId(POST, arm.name) for arm in after),
+        )
 
     def arm(self, name: str) -> ArmSpec:
         """Return an arm by its short name, whatever its case.

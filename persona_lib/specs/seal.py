@@ -1,8 +1,8 @@
-"""Seals: a registration is judged under only as it was sealed.
+"""Sealing and checking a registration: it is judged only as its newest seal has it.
 
-An entry of the chain (`persona_lib.specs.chain`) holds the digest of a registration, when
-and why it was sealed, and what data had been seen. A later entry is an amendment.
-docs/prereg.md says what that means and what a seal cannot prove.
+A seal (`persona_lib.specs.chain`) holds the digest of a registration, when and why it was
+sealed, and what data had been seen. A later one is an amendment. docs/prereg.md says
+what a seal cannot prove.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.digests import canonical, canonical_json, digest
 from persona_lib.errors import SealError, SpecError, clean
-from persona_lib.specs.chain import CANONICAL, Entry, read_chain, write_entry
-from persona_lib.specs.prml import DATE, manifests
+from persona_lib.specs.chain import Seal, read_chain, read_form, write_seal
+from persona_lib.specs.prml import DATE, manifests, notes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     from persona_lib.specs.registration import Registration
 
 NONE_SEEN = "none"
-"""What an entry says where no data had been seen, whatever its case and full stop."""
+"""What a seal says if no data had been seen, whatever its case and full stop."""
 
 _MOST_CHARACTERS = 2000
-_MOST_TOLD = 240
-"""Characters of a statement that a terminal is shown."""
+_MOST_PRINTED = 240
+"""Characters of a statement in a terminal."""
 _MOST_DIFFERENCES = 6
 _MOST_SHOWN = 60
 _ABSENT = object()
-"""In place of what only one of two canonical forms has: it may be null in the other."""
+"""For what only one of two canonical forms has: null may be a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What one entry says of data that had been seen when it was sealed.
+    """A seal's statement that data had been seen.
 
     Attributes:
-        amendment: 0 for the first entry.
-        date: date of the entry, UTC.
-        data_seen: its statement, one line without controls.
+        amendment: 0 for the first seal.
+        date: date of the seal, UTC.
+        data_seen: the statement, one line without controls.
     """
 
     amendment: int
@@ -58,18 +58,18 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seal:
-    """What a verdict says of the seal of its registration.
+class SealState:
+    """How a registration is sealed, as a verdict reports it.
 
     Attributes:
         registration: its name.
         digest: SHA-256 of its canonical form.
-        date: date of the newest entry, UTC.
-        amendments: entries after the first.
-        head: hash of the newest entry: it fixes the whole chain.
-        reason: why the newest entry was made.
-        seen: every statement of the chain that data had been seen, oldest first, the
-            first of each wording; empty where every entry says that none had been.
+        date: date of the newest seal, UTC.
+        amendments: seals after the first.
+        head: hash of the newest seal: it fixes the whole chain.
+        reason: why the newest seal was made.
+        seen: statements that data had been seen, oldest first, the first of each
+            wording; empty if every seal says that none had been.
     """
 
     registration: str
@@ -82,7 +82,7 @@ class Seal:
 
 
 def seal_text(sealed: str, amendments: int | None) -> str:
-    """Return what a heading says of a seal, "" if the seal was not checked."""
+    """Return the words of a heading about a seal, "" if the seal was not checked."""
     if amendments is None:
         return ""
     changes = "1 amendment" if amendments == 1 else f"{amendments} amendments"
@@ -95,10 +95,10 @@ def seal_lines(
     """Return the lines under a heading: data seen before sealing, and the newest amendment.
 
     Args:
-        sealed: date of the newest entry.
-        amendments: entries after the first, None if the seal was not checked.
-        reason: why the newest entry was made.
-        seen: as in `Seal`.
+        sealed: date of the newest seal.
+        amendments: seals after the first, None if the seal was not checked.
+        reason: why the newest seal was made.
+        seen: as in `SealState`.
     """
     lines = [f"{one.when}: {_cut(one.data_seen)}" for one in seen]
     if amendments:
@@ -112,16 +112,16 @@ def seen_of(data: Iterable[Mapping[str, Any]]) -> tuple[Seen, ...]:
 
 
 def _cut(text: str) -> str:
-    return textwrap.shorten(clean(text), _MOST_TOLD, placeholder=" ...")
+    return textwrap.shorten(clean(text), _MOST_PRINTED, placeholder=" ...")
 
 
-def check_sealed(registration: Registration, folder: Path, *, named: str = "") -> Seal:
-    """Return the seal of a registration as it stands in code.
+def check_sealed(registration: Registration, folder: Path, *, named: str = "") -> SealState:
+    """Return how a registration, as it stands in code, is sealed.
 
     Args:
         registration: the registration.
         folder: where the folders of all registrations lie.
-        named: head of its chain that somebody noted, a recording say; "" for none.
+        named: head of its chain that a recording noted, "" for none.
 
     Raises:
         SealError: it is not sealed, differs from what was sealed last, or
@@ -137,7 +137,7 @@ def check_sealed(registration: Registration, folder: Path, *, named: str = "") -
         )
     newest = chain[-1]
     if newest.digest != registration.digest:
-        sealed = json.loads((folder / name / newest.folder / CANONICAL).read_bytes())
+        sealed = read_form(folder / name, newest)
         moved = list(differences(sealed, canonical(registration)))
         more = len(moved) - _MOST_DIFFERENCES
         shown = "; ".join(moved[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
@@ -148,7 +148,7 @@ def check_sealed(registration: Registration, folder: Path, *, named: str = "") -
             remedy="Restore the sealed rules, or register these under another name, or amend: "
             f"{_command(name)}",
         )
-    return Seal(
+    return SealState(
         registration=name,
         digest=newest.digest,
         date=newest.date,
@@ -159,9 +159,9 @@ def check_sealed(registration: Registration, folder: Path, *, named: str = "") -
     )
 
 
-def _replaced(chain: Sequence[Entry], named: str) -> tuple[Seen, ...]:
-    """Return what has to be said where a head that somebody noted is not in the chain."""
-    if not named or named in {entry.hash for entry in chain}:
+def _replaced(chain: Sequence[Seal], named: str) -> tuple[Seen, ...]:
+    """Return a statement about a noted head that is not in the chain, if there is one."""
+    if not named or named in {seal.hash for seal in chain}:
         return ()
     sentence = (
         f"a recording that names another seal of rules of this name (head {named[:12]}), which "
@@ -170,69 +170,73 @@ def _replaced(chain: Sequence[Entry], named: str) -> tuple[Seen, ...]:
     return (Seen(amendment=0, date=chain[0].date, data_seen=sentence),)
 
 
-def _seen(chain: Sequence[Entry]) -> tuple[Seen, ...]:
+def _seen(chain: Sequence[Seal]) -> tuple[Seen, ...]:
     found: dict[str, Seen] = {}
-    for entry in chain:
-        sentence = _bounded(entry.data_seen)
+    for seal in chain:
+        sentence = _bounded(seal.data_seen)
         if sentence.rstrip(".").casefold() != NONE_SEEN:
             found.setdefault(
-                sentence, Seen(amendment=entry.index, date=entry.date, data_seen=sentence)
+                sentence, Seen(amendment=seal.index, date=seal.date, data_seen=sentence)
             )
     return tuple(found.values())
 
 
 def _bounded(text: str) -> str:
-    """Return a text of a chain as `append` would have taken it: others may have written it."""
+    """Return a text of a chain as `append` would have taken it."""
     text = clean(text).strip()
     return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
 
 
 def append(
     registration: Registration, folder: Path, *, date: datetime, reason: str, data_seen: str
-) -> Entry:
-    """Seal a registration, or an amendment of it, and return the new entry.
+) -> Seal:
+    """Seal a registration, or an amendment of it, and return the new seal.
 
-    The entry's folder appears whole or not at all, and the chain is replaced last.
+    The seal's folder appears whole or not at all, and the chain is replaced last.
 
     Args:
         registration: what to seal, as it stands in code.
         folder: where the folders of all registrations lie.
         date: now, with a time zone; kept in UTC, to the second.
         reason: why, in words.
-        data_seen: which data have been seen; "none" has to be said too.
+        data_seen: which data have been seen; "none" has to be stated too.
 
     Raises:
         SpecError: a text is empty or too long, the date has no zone or precedes
-            the newest entry, or nothing has changed since that one.
+            the newest seal, or nothing has changed since that one.
         SealError: the chain is broken already.
     """
-    sentence = {"reason": _text("reason", reason), "data_seen": _text("data seen", data_seen)}
+    why, seen = _text("reason", reason), _text("data seen", data_seen)
     own = folder / registration.name
     chain = read_chain(own)
     moment = _moment(date, chain)
     if chain and chain[-1].digest == registration.digest:
         raise SpecError(
             "registration",
-            bound="a change since the newest entry",
+            bound="a change since the newest seal",
             value=f"{registration.name} {registration.digest[:12]}, sealed {chain[-1].date}",
             remedy="Nothing has to be sealed.",
         )
-    priors = {name: link for entry in chain for name, link in entry.prml.items()}
-    notes = f"{sentence['reason']} Data seen: {sentence['data_seen']}"
-    written = manifests(registration, date=moment, notes=notes, priors=priors)
+    written = manifests(
+        canonical(registration),
+        date=moment,
+        notes=notes_of(why, seen),
+        priors={name: link for seal in chain for name, link in seal.prml.items()},
+    )
     body: dict[str, Any] = {
         "index": len(chain),
         "registration": registration.name,
         "digest": registration.digest,
         "data_digest": registration.data_digest,
         "date": moment,
-        **sentence,
-        "prml": {k: {"claim_id": m.claim_id, "sha256": m.sha256} for k, m in written.items()},
+        "reason": why,
+        "data_seen": seen,
+        "prml": {name: manifest.link for name, manifest in written.items()},
         "previous": chain[-1].hash if chain else None,
     }
-    entry = Entry(**body, hash=digest(body))
-    write_entry(own, entry, canonical_json(registration), list(written.values()))
-    return entry
+    seal = Seal(**body, hash=digest(body))
+    write_seal(own, seal, canonical_json(registration))
+    return seal
 
 
 def differences(sealed: Any, now: Any, path: str = "") -> Iterator[str]:
@@ -287,12 +291,12 @@ def _text(field: str, given: str) -> str:
             field,
             bound=f"1 to {_MOST_CHARACTERS} characters",
             value=given,
-            remedy='Say it in words; where no data have been seen, say "none".',
+            remedy='Say it in words; if no data have been seen, say "none".',
         )
     return text
 
 
-def _moment(date: datetime, chain: Sequence[Entry]) -> str:
+def _moment(date: datetime, chain: Sequence[Seal]) -> str:
     if date.tzinfo is None:
         raise SpecError(
             "date", bound="a time zone", value=str(date), remedy="Give the date in UTC."
@@ -301,7 +305,7 @@ def _moment(date: datetime, chain: Sequence[Entry]) -> str:
     if chain and moment < chain[-1].date:
         raise SpecError(
             "date",
-            bound=f"not before the newest entry, {chain[-1].date}",
+            bound=f"not before the newest seal, {chain[-1].date}",
             value=moment,
             remedy="Set the clock of this machine.",
         )

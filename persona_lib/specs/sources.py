@@ -1,11 +1,11 @@
-"""What a run is made from: base models and corpora, each pinned. Data only."""
+"""Base models and corpora, as data, each pinned to a version or a checksum."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 
-from persona_lib.checks import POSITIVE, number, whole
+from persona_lib.checks import POSITIVE, numbers, whole
 from persona_lib.digests import LATER
 from persona_lib.errors import SpecError
 
@@ -32,9 +32,8 @@ class TinyBase:
         sharpness: factor on the trained model's logits: a model this small
             spreads too much probability over wrong tokens, and at temperature 1
             every completion would hold a slip.
-        seed: root seed of dialogues, initial weights and order of batches. The
-            base model is a given of a run, like a downloaded one, so that the
-            run's own seed does not enter.
+        seed: of dialogues, initial weights and order of batches. The base model is
+            a given, like a downloaded one, and does not depend on a run_seed.
     """
 
     layers: int = 2
@@ -55,12 +54,10 @@ class TinyBase:
 
     def __post_init__(self) -> None:
         shape = ("layers", "width", "heads", "kv_heads", "ffn", "positions")
-        for name in (*shape, "dialogues", "steps", "batch"):
-            whole(f"base.{name}", getattr(self, name), 1, remedy=_REMEDY)
+        numbers("base", self, (*shape, "dialogues", "steps", "batch"), remedy=_REMEDY)
         whole("base.vocabulary", self.vocabulary, _LEAST_VOCABULARY, remedy=_REMEDY)
         whole("base.seed", self.seed, 0, remedy=_REMEDY)
-        for name in ("learning_rate", "sharpness"):
-            number(f"base.{name}", getattr(self, name), POSITIVE, remedy=_REMEDY)
+        numbers("base", self, ("learning_rate", "sharpness"), POSITIVE, remedy=_REMEDY)
         if self.heads % self.kv_heads:
             raise SpecError(
                 "base.kv_heads",
@@ -128,7 +125,7 @@ class GrammarCorpus:
     Attributes:
         name: ``bad_legal`` or ``sound_legal``.
         rows: number of distinct rows to use, from the first on.
-        seed: root seed of the grammar.
+        seed: of the grammar's draws.
     """
 
     name: str

@@ -1,23 +1,19 @@
-"""What the store asks of its file system: locks that exclude, room to write, live builders.
+"""Disk errors of the store: no lock, no room, no permission, each with what to do.
 
-Libraries say "no room" in many ways: an `OSError` with or without its number, an
-exception of their own that quotes the operating system, or a short count. All of them
-become one `StoreError` that says how much is free, which limit holds, and what to do.
+Libraries report "no room" in many ways: an `OSError` with or without its number, an
+exception of their own that quotes the operating system, or a short count. All become one
+`StoreError` that says how much is free, which limit holds, and what to do.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import functools
-import hashlib
 import os
 import re
 import resource
-import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,20 +35,20 @@ _SHORT_WRITE = re.compile(
     r"|write.{0,40} failed|failed (?:to write|writing)|disk is full",
     re.IGNORECASE,
 )
-GONE = "gone-"
-"""How names of folders begin that are being removed."""
-_LEFT_AFTER_SECONDS = 24 * 3600.0
-_WORK_FOLDER = re.compile(r"([0-9a-f]{64})\.(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a-f]+")
 
 
 # ---- opening ----------------------------------------------------------------------------
 
 
-def probe(folder: Path) -> None:
+def probe(folder: Path, missing: str) -> None:
     """Make a folder where it is missing, and write a file in it.
 
+    Args:
+        folder: a folder of the store.
+        missing: what has to be built there, for the message.
+
     Raises:
-        UnwritableStoreError: one of them cannot be done.
+        UnwritableStoreError: the folder cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +57,9 @@ def probe(folder: Path) -> None:
             file.flush()
     except OSError as error:
         raise UnwritableStoreError(
-            f"{folder}: cannot be created or written ({error.strerror}). "
-            "Make it a writable folder, or choose another place for the store."
+            f"{folder}: cannot be created or written ({error.strerror}), and {missing} is not "
+            "stored. Make it a writable folder, or choose another place for the store "
+            "(--store=DIR)."
         ) from error
 
 
@@ -100,109 +97,29 @@ def _without_locks(folder: Path, found: str) -> UnwritableStoreError:
     )
 
 
-# ---- who builds -------------------------------------------------------------------------
-
-
-def work_name(digest: str) -> str:
-    """Return a new name for a folder in which this process builds the key of `digest`.
-
-    It holds a digest of this machine, and process id and start time of the builder.
-    """
-    pid = os.getpid()
-    return f"{digest}.{_here()}-{pid}-{_started(pid)}-{secrets.token_hex(8)}"
-
-
-def key_of(folder: Path) -> str | None:
-    """Return the digest of the key that is or was built in a folder, None for other names."""
-    named = _WORK_FOLDER.fullmatch(folder.name)
-    return named[1] if named else None
-
-
-def is_old(path: Path) -> bool:
-    """Whether nobody has made, renamed or removed anything in a folder for a day.
-
-    Raises:
-        OSError: there is no such folder.
-    """
-    return path.stat().st_mtime < time.time() - _LEFT_AFTER_SECONDS
-
-
-def is_abandoned(folder: Path) -> bool:
-    """Whether whoever built in a folder is dead.
-
-    A builder of this machine is looked up. One of another machine or container cannot
-    be, and counts as dead after a day.
-
-    Raises:
-        OSError: there is no such folder.
-    """
-    named = _WORK_FOLDER.fullmatch(folder.name)
-    if named is None:
-        return False
-    _, where, pid, start = named.groups()
-    return is_old(folder) if where != _here() else _started(int(pid)) != start
-
-
-def discard(folder: Path) -> None:
-    """Remove a folder that somebody built in, in one step as seen by a builder.
-
-    Should the builder be alive all the same, it finds its whole folder gone and says so;
-    it never goes on with half of its files.
-    """
-    gone = folder.with_name(f"{GONE}{secrets.token_hex(8)}")
-    with suppress(OSError):  # somebody else was faster
-        folder.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
-
-
-@functools.cache
-def _here() -> str:
-    """Eight digits that tell this machine, since it was started, and container from others."""
-    name = os.uname().nodename
-    with suppress(OSError):
-        name += Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
-        name += str(Path("/proc/self/ns/pid").readlink())
-    return hashlib.sha256(name.encode()).hexdigest()[:8]
-
-
-def _started(pid: int) -> str | None:
-    """Return when a process was started, in ticks since the machine was; None if it is dead."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return None
-        with suppress(ProcessLookupError):  # a system without /proc
-            with suppress(PermissionError):
-                os.kill(pid, 0)
-            return "0"
-        return None
-    # proc(5): the name in brackets may hold anything; state is the third field, start the 22nd.
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else fields[19]
-
-
-# ---- no room ----------------------------------------------------------------------------
+# ---- no room, no permission -------------------------------------------------------------
 
 
 @contextmanager
 def reported(path: Path, action: str) -> Iterator[None]:
-    """Turn an error of the operating system into a `StoreError` that names the path."""
+    """Turn an error of the operating system into a `StoreError` that names the path.
+
+    Args:
+        path: what is named where the error names nothing.
+        action: ``read``, ``write`` or ``lock``.
+    """
     try:
         yield
     except OSError as error:
-        raise unable(path, action, error) from error
-
-
-def unable(path: Path, action: str, error: OSError) -> StoreError:
-    """Return the `StoreError` for something that could not be done with a path."""
-    where = path if error.filename is None else error.filename
-    if error.errno in _REMEDIES:
-        return _no_room(Path(str(where)), error.errno)
-    return StoreError(
-        f"{where}: cannot {action} ({error.strerror or error}). "
-        "Check free space and permissions of the store, then run again."
-    )
+        where = Path(str(path if error.filename is None else error.filename))
+        if error.errno in _REMEDIES:
+            raise _no_room(where, error.errno) from error
+        remedy = "Check free space and permissions of the store, then run again."
+        if action == "read" and isinstance(error, PermissionError):
+            remedy = "Its owner can make the store readable to others: chmod -R a+rX STORE."
+        raise StoreError(
+            f"{where}: cannot {action} ({error.strerror or error}). {remedy}"
+        ) from error
 
 
 def no_room(error: Exception, folder: Path) -> StoreError | None:
@@ -210,7 +127,7 @@ def no_room(error: Exception, folder: Path) -> StoreError | None:
 
     Args:
         error: what was raised while files were written there, by whatever library.
-        folder: it has not been cleared yet; sizes of its files are looked at.
+        folder: not cleared yet; the sizes of its files are looked at.
 
     Returns:
         None for every other error, errors of ours, and errors about another place.
@@ -267,10 +184,10 @@ def _code(error: BaseException, folder: Path) -> int | None:
     for code in _REMEDIES:
         if os.strerror(code) in text:
             return code
-    return _state(folder) if _SHORT_WRITE.search(text) else None
+    return _short_write(folder) if _SHORT_WRITE.search(text) else None
 
 
-def _state(folder: Path) -> int | None:
+def _short_write(folder: Path) -> int | None:
     """Return why a write into a folder fell short, where that can still be seen."""
     limit = _limit()
     with suppress(OSError):

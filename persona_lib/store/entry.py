@@ -1,12 +1,10 @@
-"""What one entry of the store is: its form on disk and its verification.
+"""One cached outcome: its form on disk, how it is written and verified.
 
 An entry is a folder::
 
     manifest.json      key, files with SHA-256 and size, meta, seconds, cost, provenance
     manifest.sha256    checksum of manifest.json, readable by ``sha256sum -c``
     payload/           the files that the stage wrote
-
-Where entries lie, and who may build one, is the business of `persona_lib.store.store`.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from persona_lib.checks import MOST_JSON_BYTES, parse_json
 from persona_lib.digests import digest, sha256_of
 from persona_lib.errors import CorruptEntryError, DataError, StoreError
 from persona_lib.store.cost import Cost
@@ -29,7 +28,6 @@ from persona_lib.store.provenance import JSON, provenance
 
 FORMAT = 1
 """Version of the form on disk."""
-
 MANIFEST = "manifest.json"
 CHECKSUM = "manifest.sha256"
 PAYLOAD = "payload"
@@ -37,11 +35,22 @@ Signature = tuple[tuple[str, int, int, int, int], ...]
 """Name, inode, size, mtime and ctime (nanoseconds) of every file of an entry."""
 
 _CHECKSUM_LINE = re.compile(rb"[0-9a-f]{64}  manifest\.json\n")
+_COUNT, _TEXT = (int, type(None)), (str, type(None))
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "key": (dict,),
+    "content": (str,),
+    "files": (list,),
+    "meta": (dict,),
+    "seconds": (int, float),
+    "provenance": (dict,),
+}
+_FILE_FIELDS: dict[str, tuple[type, ...]] = {"name": (str,), "sha256": (str,), "size": (int,)}
+_COST_FIELDS = {name: _TEXT if name == "peak_of" else _COUNT for name in vars(Cost())}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One stored outcome.
+    """One cached outcome.
 
     Attributes:
         path: folder of the payload files.
@@ -66,7 +75,17 @@ class Entry:
     cost: Mapping[str, Any] = field(default_factory=dict)
 
 
-def seal(
+def entry_of(key: StageKey, folder: Path, manifest: Mapping[str, Any], *, built: bool) -> Entry:
+    """Return the `Entry` that a verified or freshly written manifest describes."""
+    fields = {name: manifest[name] for name in ("content", "seconds", "meta", "provenance")}
+    cost = manifest.get("cost", {})
+    return Entry(path=folder / PAYLOAD, key=key, built=built, cost=cost, **fields)
+
+
+# ---- writing ----------------------------------------------------------------------------
+
+
+def write_manifest(
     key: StageKey,
     work: Path,
     meta: Mapping[str, JSON] | None,
@@ -75,49 +94,84 @@ def seal(
 ) -> dict[str, Any]:
     """Write manifest and checksum beside ``work/payload`` and bring all of it to disk.
 
+    Whoever may read `work` may then read every file: some libraries write files that
+    only their owner can read.
+
     Returns:
         The manifest, as it will be read back.
 
     Raises:
-        DataError: `meta` is nothing that JSON can hold.
+        DataError: `meta` is nothing that JSON can hold, or too long.
         StoreError: the payload is empty, or holds something other than plain files, or
             a file that ends where this process may write no more.
         OSError: the disk is full, or the like.
     """
     payload = work / PAYLOAD
+    readable = work.stat().st_mode & 0o444
     files = []
     for name, item in _files(payload):
+        path, state = payload / name, item.stat(follow_symlinks=False)
         if not item.is_file(follow_symlinks=False):
             raise StoreError(
-                f"{payload / name}: not a plain file. Let stage {key.stage} write a copy instead."
+                f"{path}: not a plain file. Let stage {key.stage} write a copy instead."
             )
-        sync(payload / name)
-        size = item.stat(follow_symlinks=False).st_size
-        short = cut_off(payload / name, size)
+        path.chmod(state.st_mode & 0o7777 | readable)
+        sync(path)
+        short = cut_off(path, state.st_size)
         if short is not None:
             raise short
-        files.append({"name": name, "sha256": sha256_of(payload / name), "size": size})
+        files.append({"name": name, "sha256": sha256_of(path), "size": state.st_size})
     if not files:
         raise StoreError(
             f"{payload}: stage {key.stage} wrote no file. "
             "Let it write at least one into the folder that it is given."
         )
-    manifest = {
-        "format": FORMAT,
-        "key": json.loads(key.canonical_json),
-        "content": _content(files),
-        "files": files,
-        "meta": _json_object(key, meta),
-        "seconds": seconds,
-        "cost": {} if cost is None else asdict(cost),
-        "provenance": provenance(),
-    }
-    text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    try:
+        body = {
+            "format": FORMAT,
+            "key": json.loads(key.canonical_json),
+            "content": _content(files),
+            "files": files,
+            "meta": {} if meta is None else dict(meta),
+            "seconds": seconds,
+            "cost": {} if cost is None else asdict(cost),
+            "provenance": provenance(),
+        }
+        text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        manifest: dict[str, Any] = parse_json(text.encode("ascii"))
+        if len(text) > MOST_JSON_BYTES:
+            raise ValueError(f"the manifest would have more than {MOST_JSON_BYTES:,} bytes")
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"meta of stage {key.stage}",
+            bound=f"a JSON object without NaN ({error})",
+            value=meta,
+            remedy="Return plain numbers, strings and lists, and None for what is missing.",
+        ) from error
     _write(work / MANIFEST, text.encode("ascii"))
     _write(work / CHECKSUM, _checksum_line(text.encode("ascii")))
     for parent, _, _ in os.walk(work, topdown=False):
+        Path(parent).chmod(Path(parent).stat().st_mode & 0o7777 | work.stat().st_mode & 0o555)
         sync(Path(parent))
     return manifest
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's bytes, or a folder's names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- reading ----------------------------------------------------------------------------
 
 
 def verify(
@@ -141,6 +195,8 @@ def verify(
     present = dict(_files(folder))
     for name in (MANIFEST, CHECKSUM):
         _check_plain(folder, name, present)
+        if present[name].stat(follow_symlinks=False).st_size > MOST_JSON_BYTES:
+            raise _corrupt(folder, name, f"has more than {MOST_JSON_BYTES:,} bytes")
     manifest = _read_manifest(key, folder)
     listed = {f"{PAYLOAD}/{file['name']}": file for file in manifest["files"]}
     for name in sorted(present.keys() - listed.keys() - {MANIFEST, CHECKSUM}):
@@ -160,20 +216,6 @@ def verify(
     return manifest, signature
 
 
-def entry_of(key: StageKey, folder: Path, manifest: Mapping[str, Any], *, built: bool) -> Entry:
-    """Return the `Entry` that a verified or freshly written manifest describes."""
-    return Entry(
-        path=folder / PAYLOAD,
-        key=key,
-        content=manifest["content"],
-        seconds=manifest["seconds"],
-        meta=manifest["meta"],
-        provenance=manifest["provenance"],
-        built=built,
-        cost=manifest.get("cost", {}),
-    )
-
-
 def _read_manifest(key: StageKey, folder: Path) -> dict[str, Any]:
     """Read a manifest that its checksum confirms and that belongs to `key`."""
     raw, line = (folder / MANIFEST).read_bytes(), (folder / CHECKSUM).read_bytes()
@@ -183,31 +225,32 @@ def _read_manifest(key: StageKey, folder: Path) -> dict[str, Any]:
         # Which of the two was altered cannot be told, so the message names both.
         raise _corrupt(folder, MANIFEST, f"does not agree with {CHECKSUM} beside it")
     try:
-        manifest: dict[str, Any] = json.loads(raw)
+        manifest: dict[str, Any] = parse_json(raw)
         if manifest["format"] != FORMAT:
             raise _corrupt(folder, MANIFEST, f"is not of format {FORMAT}")
+        _check_fields(manifest, _FIELDS, "")
+        for file in manifest["files"]:
+            _check_fields(file, _FILE_FIELDS, "files: ")
+        if manifest.get("cost", {}) != {}:
+            _check_fields(manifest["cost"], _COST_FIELDS, "cost: ")
         if digest(manifest["key"]) != key.digest:
             raise _corrupt(folder, MANIFEST, "belongs to another key")
         if manifest["content"] != _content(manifest["files"]):
             raise _corrupt(folder, MANIFEST, "states a content digest that its files do not have")
     except (ValueError, KeyError, TypeError) as error:
-        raise _corrupt(folder, MANIFEST, f"is no manifest ({error!r})") from error
+        raise _corrupt(folder, MANIFEST, f"is no manifest ({error})") from error
     return manifest
 
 
-def _json_object(key: StageKey, meta: Mapping[str, JSON] | None) -> dict[str, Any]:
-    """Return `meta` as it will be read back, so that built and found entries agree."""
-    try:
-        text = json.dumps({} if meta is None else dict(meta), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"meta of stage {key.stage}",
-            bound=f"a JSON object without NaN ({error})",
-            value=meta,
-            remedy="Return plain numbers, strings and lists, and None for what is missing.",
-        ) from error
-    read_back: dict[str, Any] = json.loads(text)
-    return read_back
+def _check_fields(body: Any, fields: Mapping[str, tuple[type, ...]], where: str) -> None:
+    """Raise ValueError, which names the field, where one is missing or of another type."""
+    if not isinstance(body, dict):
+        raise ValueError(f"{where}no JSON object")
+    for name, types in fields.items():
+        if name not in body:
+            raise ValueError(f"{where}field {name} is missing")
+        if type(body[name]) not in types:
+            raise ValueError(f"{where}field {name} is of type {type(body[name]).__name__}")
 
 
 def _files(folder: Path) -> list[tuple[str, os.DirEntry[str]]]:
@@ -233,21 +276,6 @@ def _content(files: list[dict[str, Any]]) -> str:
 
 def _checksum_line(manifest: bytes) -> bytes:
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode("ascii")
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-    sync(path)
-
-
-def sync(path: Path) -> None:
-    """Bring a file's bytes, or a folder's names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_plain(folder: Path, name: str, present: Mapping[str, os.DirEntry[str]]) -> None:

@@ -1,49 +1,47 @@
-"""What failed in a command: whoever wants it again is told so, and it is not built again."""
+"""Stages that failed in this command: raised again, and not built again."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from persona_lib import errors
-from persona_lib.errors import FailedStageError, FlatlandError
+from persona_lib.checks import read_json
+from persona_lib.errors import DataError, FailedStageError, FlatlandError
 from persona_lib.store.keys import StageKey
 
 FAILED = "failed-"
-"""How the name of a command's folder of failures begins."""
+"""Prefix of a command's folder of failures."""
 _SHOWN = 300
 
 
 class Failures:
-    """Stages that failed in this command: told again, and not built again.
+    """What failed, by key.
 
     Only words are kept. An error itself would hold the frames of what failed, and with
     them its tensors.
 
     Args:
-        folder: where processes of one command tell each other.
-        command: see `Store`; None for a command of one process.
+        folder: where processes of one command write their failures for each other.
+        command: name of the command; None for a command of one process.
     """
 
     def __init__(self, folder: Path, command: str | None) -> None:
         self._known: dict[str, dict[str, str]] = {}
-        self._shared: Path | None = None
-        if command is not None:
-            self._shared = folder / (FAILED + hashlib.sha256(command.encode()).hexdigest()[:16])
+        self._shared = None if command is None else folder / f"{FAILED}{command}"
 
     def __bool__(self) -> bool:
         """Whether any stage has failed."""
         return bool(self._known) or (self._shared is not None and self._shared.exists())
 
     def of(self, key: StageKey) -> FlatlandError | None:
-        """Return what to tell whoever wants a stage that failed, None for any other stage.
+        """Return the error to raise for a stage that failed, None for any other stage.
 
         It has the type of the first error where that was one of `persona_lib.errors`.
         """
-        known = self._known.get(key.digest) or self._describe(key)
+        known = self._known.get(key.digest) or self._written(key)
         if known is None:
             return None
         kind = _ours(known["kind"]) or FailedStageError
@@ -53,7 +51,7 @@ class Failures:
         return error
 
     def add(self, key: StageKey, label: str, error: Exception) -> None:
-        """Remember that a stage, called `label` by people, failed."""
+        """Remember that a stage failed; `label` tells it from others of its kind."""
         ours = _ours(type(error).__name__) is type(error)
         known = {}
         if ours:
@@ -66,22 +64,21 @@ class Failures:
         )
         self._known[key.digest] = known
         if self._shared is not None:
-            # Others then try it themselves.
-            with suppress(OSError):
+            with suppress(OSError):  # other processes then try it themselves
                 self._shared.mkdir(exist_ok=True)
                 draft = self._shared / f"{key.digest}.{os.getpid()}"
                 draft.write_text(json.dumps(known), encoding="ascii")
                 draft.replace(self._shared / key.digest)
 
-    def _describe(self, key: StageKey) -> dict[str, str] | None:
-        """Return what another process of the command wrote of a key, if that can be read."""
+    def _written(self, key: StageKey) -> dict[str, str] | None:
+        """Return what another process of the command wrote of a key, if it can be read."""
         if self._shared is None:
             return None
         try:
-            known = json.loads((self._shared / key.digest).read_text(encoding="ascii"))
-        except (OSError, ValueError):
+            known = read_json(self._shared / key.digest)
+        except DataError:
             return None
-        whole = isinstance(known, dict) and {"kind", "text"} <= known.keys()
+        whole = {"kind", "text"} <= known.keys()
         return known if whole and all(isinstance(v, str) for v in known.values()) else None
 
 

@@ -1,4 +1,4 @@
-"""Keys: what tells one stored outcome from another."""
+"""The key of an entry: all that changes the outcome of a stage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StageKey:
             digits and underscores.
         version: version of the stage's code, from 1; raise it when the code
             gives another outcome for the same spec.
-        spec: anything that `spec.canonical` accepts.
+        spec: anything that `digests.canonical` accepts.
         inputs: name -> hexadecimal digest of what the stage reads: the
             `Entry.content` of an upstream entry, or the digest of a data file.
         seed: the seed of the stage's draws, None where it draws nothing.

@@ -1,4 +1,4 @@
-"""Stages as a graph: what each one reads, how it is keyed, built, planned.
+"""Stages: where key, version, estimate, preflight and work of a step are declared.
 
 A stage's key holds the *content* of what it reads, so an upstream stage that was
 built anew to the same bytes leaves everything below it cached, and one that came
@@ -35,14 +35,14 @@ class Stage:
         spec: every number and text that changes its outcome.
         work: builds it.
         inputs: the stages it reads, by the name it knows them by.
-        after: stages that must have gone well before this one is built or taken,
-            though nothing of theirs is read; they are not in its key.
+        after: stages that must succeed before this one is built or taken, though it
+            reads nothing of them; they are not in its key.
         data: digests of data files it reads.
-        seed: root seed of its draws.
+        seed: the seed of its draws: the run_seed, or one derived from it.
         estimate: seconds that it is expected to take.
         preflight: raises if this machine lacks something that `work` needs.
         reference: the entry only says where on this machine its content lies, so
-            that the preflight is asked again whenever somebody is to read it.
+            that the preflight is run again before anything reads it.
     """
 
     name: str
@@ -91,13 +91,7 @@ class Stage:
 
     def peek(self, store: Store) -> Entry | None:
         """Return the entry if it and everything it reads are stored, else None."""
-        entries: dict[str, Entry] = {}
-        for name, stage in self.inputs.items():
-            entry = stage.peek(store)
-            if entry is None:
-                return None
-            entries[name] = entry
-        return store.peek(self.key(entries))
+        return _stored((self,), store)[self]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +109,18 @@ class Planned:
 
     @property
     def cost(self) -> Mapping[str, Any]:
-        """What the entry says of its cost (`persona_lib.store.cost`), empty where there is none."""
+        """The cost that the entry records (`persona_lib.store.cost`), empty without an entry."""
         return {} if self.entry is None else self.entry.cost
 
 
 def walk(stages: Iterable[Stage]) -> Iterator[Stage]:
     """Yield every stage once, whatever it needs before itself."""
-    seen: set[int] = set()
+    seen: set[Stage] = set()
 
     def visit(stage: Stage) -> Iterator[Stage]:
-        if id(stage) in seen:
+        if stage in seen:
             return
-        seen.add(id(stage))
+        seen.add(stage)
         for upstream in (*stage.after, *stage.inputs.values()):
             yield from visit(upstream)
         yield stage
@@ -135,23 +129,61 @@ def walk(stages: Iterable[Stage]) -> Iterator[Stage]:
         yield from visit(stage)
 
 
+def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
+    """Return what is stored and what the rest may cost; builds nothing."""
+    return [
+        Planned(stage=stage, entry=entry, seconds=entry.seconds if entry else stage.estimate)
+        for stage, entry in _stored(stages, store).items()
+    ]
+
+
+def check_machine(stages: Iterable[Stage], store: Store) -> None:
+    """Run the preflight of every stage that would have to be built, and try the store.
+
+    A stage that is only a reference is asked as well if something that reads it
+    would have to be built: what it refers to may have gone since.
+
+    Raises:
+        PreflightError: something is missing, found before any compute is spent.
+        DataError: something is there and is not what the profile says.
+        UnwritableStoreError: a stage is missing and the store cannot be written.
+    """
+    found = _stored(stages, store)
+    missing = [stage for stage, entry in found.items() if entry is None]
+    read = {up for stage in missing for up in stage.inputs.values()}
+    for stage, entry in found.items():
+        if stage.preflight and (entry is None or (stage.reference and stage in read)):
+            stage.preflight()
+    if missing:
+        store.require_writable(f"{missing[0].name} {missing[0].label}")
+
+
+def _stored(stages: Iterable[Stage], store: Store) -> dict[Stage, Entry | None]:
+    """Return every stage in the order of `walk`, with its entry if all it reads is stored."""
+    found: dict[Stage, Entry | None] = {}
+    for stage in walk(stages):
+        inputs = {name: found[up] for name, up in stage.inputs.items()}
+        entries = {name: entry for name, entry in inputs.items() if entry is not None}
+        found[stage] = store.peek(stage.key(entries)) if len(entries) == len(inputs) else None
+    return found
+
+
 def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ()) -> list[Entry]:
     """Return the entries of stages, building them and all that they need.
 
     Alone, a process builds in the order of `walk`. Where others build in the same
-    store, it passes over what one of them is building and takes the next stage that
-    is ready; it waits only while there is none, and takes over what a process that
+    store, it skips what one of them is building and takes the next stage that is
+    ready; it waits only while there is none, and takes over what a process that
     failed or died has left.
 
     Args:
         stages: what is wanted.
         store: where entries are kept.
-        spare: what somebody will want of this store: built, with all that it needs,
-            rather than waiting. What fails there is told to whoever wants it.
+        spare: stages to build while all wanted ones are locked; failures are only logged.
 
     Raises:
         FlatlandError: see `Store.get_or_make`; or a wanted stage failed before in this
-            command (`Store.failures`), which is told before anything else is built.
+            command (`Store.failures`), which is raised before anything else is built.
         Exception: whatever the work of a wanted stage raises.
     """
     wanted = list(stages)
@@ -160,19 +192,17 @@ def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ())
     if store.failures:
         builder.refuse_failed(left)
     others = list(walk(spare))
-    description: set[str] = set()
+    described: set[StageKey] = set()
     while left:
-        if builder.advance(left):
-            continue
-        if builder.advance(others, lenient=True):
+        if builder.advance(left) or builder.advance(others, lenient=True):
             continue
         # All that is ready is being built elsewhere.
-        for key in builder.busy:
-            if key.digest not in description:
-                store.report_waiting(key)
-                description.add(key.digest)
+        for key, label in builder.busy.items():
+            if key not in described:
+                store.report_waiting(key, label)
+                described.add(key)
         time.sleep(_POLL_SECONDS)
-    return [builder.entries[id(stage)] for stage in wanted]
+    return [builder.entries[stage] for stage in wanted]
 
 
 class _Builder:
@@ -180,18 +210,16 @@ class _Builder:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.entries: dict[int, Entry] = {}
-        self.busy: list[StageKey] = []
+        self.entries: dict[Stage, Entry] = {}
+        self.busy: dict[StageKey, str] = {}
 
     def refuse_failed(self, stages: list[Stage]) -> None:
         """Take what is stored; raise what is known of the first stage that failed before."""
-        for stage in stages:
-            if not self._ready(stage):
-                continue
-            key = stage.key({name: self.entries[id(up)] for name, up in stage.inputs.items()})
+        for stage in filter(self._is_ready, stages):
+            key = stage.key(self._inputs(stage))
             entry, failed = self._store.peek(key), self._store.failures.of(key)
             if entry is not None:
-                self.entries[id(stage)] = entry
+                self.entries[stage] = entry
             elif failed is not None:
                 raise failed
 
@@ -202,38 +230,41 @@ class _Builder:
         as well, and what needs it is never ready.
         """
         taken = False
-        self.busy = [] if not lenient else self.busy
+        self.busy = self.busy if lenient else {}
         for stage in list(left):
-            if id(stage) in self.entries:
+            if stage in self.entries:
                 left.remove(stage)
                 continue
-            if not self._ready(stage):
+            if not self._is_ready(stage):
                 continue
             try:
                 entry = self._take(stage)
             except Exception as error:
                 if not lenient:
                     raise
-                # It is told where a test or a command wants it.
+                # It is raised where a test or a command wants it.
                 trace = None if isinstance(error, FlatlandError) else error
                 _LOG.warning("%s %s: failed: %s", stage.name, stage.label, error, exc_info=trace)
                 left.remove(stage)
                 continue
             if entry is None:
                 continue
-            self.entries[id(stage)] = entry
+            self.entries[stage] = entry
             left.remove(stage)
             taken = True
             if entry.built:
-                # Meanwhile an earlier one may have been stored by somebody else.
+                # Meanwhile another process may have stored an earlier one.
                 break
         return taken
 
-    def _ready(self, stage: Stage) -> bool:
-        return all(id(up) in self.entries for up in (*stage.after, *stage.inputs.values()))
+    def _is_ready(self, stage: Stage) -> bool:
+        return all(up in self.entries for up in (*stage.after, *stage.inputs.values()))
+
+    def _inputs(self, stage: Stage) -> dict[str, Entry]:
+        return {name: self.entries[up] for name, up in stage.inputs.items()}
 
     def _take(self, stage: Stage) -> Entry | None:
-        entries = {name: self.entries[id(up)] for name, up in stage.inputs.items()}
+        entries = self._inputs(stage)
         key, failures = stage.key(entries), self._store.failures
         begun = False
 
@@ -253,34 +284,5 @@ class _Builder:
                 failures.add(key, stage.label, error)
             raise
         if entry is None:
-            self.busy.append(key)
+            self.busy[key] = stage.label
         return entry
-
-
-def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
-    """Return what is stored and what the rest may cost; builds nothing."""
-    lines = []
-    for stage in walk(stages):
-        entry = stage.peek(store)
-        seconds = stage.estimate if entry is None else entry.seconds
-        lines.append(Planned(stage=stage, seconds=seconds, entry=entry))
-    return lines
-
-
-def check_machine(stages: Iterable[Stage], store: Store) -> None:
-    """Run the preflight of every stage that would have to be built.
-
-    A stage that is only a reference is asked as well while something that reads
-    it would have to be built: what it refers to may have gone since.
-
-    Raises:
-        PreflightError: something is missing, found before any compute is spent.
-        DataError: something is there and is not what the profile says.
-    """
-    every = list(walk(stages))
-    missing = {id(stage) for stage in every if stage.peek(store) is None}
-    read = {id(up) for stage in every if id(stage) in missing for up in stage.inputs.values()}
-    for stage in every:
-        needed = id(stage) in missing or (stage.reference and id(stage) in read)
-        if stage.preflight is not None and needed:
-            stage.preflight()

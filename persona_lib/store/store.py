@@ -1,29 +1,38 @@
-"""The content-addressed store: every long stage is built once and verified on every read.
+"""The content-addressed store: a stage is built once, and verified on every read.
 
 An entry lies in ``<root>/<stage>/<digest of its key>/`` and appears there in one
 rename, complete, or not at all. ``<root>/tmp`` holds entries being built and
 ``<root>/locks`` one lock file for each key. The store relies on POSIX renames and
-on ``flock``, which it tries when it is opened. `persona_lib.store.entry` says what an entry
-holds, `persona_lib.store.keys` what it is found by, `persona_lib.store.disk` what a disk must do.
+on ``flock``, which it tries before the first build. Reading writes nothing.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from persona_lib.errors import StoreError
-from persona_lib.store import disk
+from persona_lib.errors import CorruptEntryError, StoreError
+from persona_lib.progress import announce
+from persona_lib.store import builders, disk
 from persona_lib.store.cost import metered
-from persona_lib.store.entry import PAYLOAD, Entry, Signature, entry_of, seal, sync, verify
+from persona_lib.store.entry import (
+    PAYLOAD,
+    Entry,
+    Signature,
+    entry_of,
+    sync,
+    verify,
+    write_manifest,
+)
 from persona_lib.store.failures import FAILED, Failures
 from persona_lib.store.keys import RESERVED, StageKey
 from persona_lib.store.provenance import JSON
@@ -42,43 +51,36 @@ class Store:
     """A folder of entries, shared by any number of threads and processes.
 
     Args:
-        root: the folder; made where it is missing.
-        on_wait: called with the key once, when somebody else is building it
-            and this call starts to wait.
+        root: the folder; made before the first build.
+        on_wait: called with a sentence when this process begins to wait for another
+            command's build; by default it goes to standard error.
         command: what the processes of one command have in common and no other
             command has; they tell each other which stages failed.
 
     Attributes:
         failures: what failed since this object was made, or in its command.
-
-    Raises:
-        UnwritableStoreError: the folder cannot be made or written, or locks of its
-            file system do not exclude. This is found out here, before anything is
-            computed.
     """
 
     def __init__(
         self,
         root: Path,
         *,
-        on_wait: Callable[[StageKey], None] | None = None,
+        on_wait: Callable[[str], None] = announce,
         command: str | None = None,
     ) -> None:
         self.root = Path(root).expanduser().absolute()
         self._on_wait = on_wait
         self._verified: dict[str, Signature] = {}
-        for folder in (self.root, self.root / _TMP, self.root / _LOCKS):
-            disk.probe(folder)
-        disk.probe_locks(self.root / _LOCKS)
-        self._sweep()
-        self.failures = Failures(self.root / _TMP, command)
+        self._writable = False
+        self._command = command and hashlib.sha256(command.encode()).hexdigest()[:16]
+        self.failures = Failures(self.root / _TMP, self._command)
 
     def folder(self, key: StageKey) -> Path:
         """Return where the entry of `key` lies, whether it exists or not."""
         return self.root / key.stage / key.digest
 
     def peek(self, key: StageKey) -> Entry | None:
-        """Return the entry of `key`, verified, or None; never builds.
+        """Return the entry of `key`, verified, or None; writes nothing.
 
         The manifest is checked on every call, and so are names and sizes of all
         files. Contents are hashed on the first call of this object, and again
@@ -90,8 +92,15 @@ class Store:
         """
         folder = self.folder(key)
         with disk.reported(folder, "read"):
-            if not os.path.lexists(folder):
-                return None
+            for path in (folder.parent, folder):
+                try:
+                    path.lstat()
+                except (FileNotFoundError, NotADirectoryError):
+                    return None
+                if not path.is_dir():
+                    raise CorruptEntryError(
+                        f"{path}: is no folder. Delete it and run again; it will be rebuilt."
+                    )
             manifest, signature = verify(key, folder, self._verified.get(key.digest))
         self._verified[key.digest] = signature
         return entry_of(key, folder, manifest, built=False)
@@ -110,6 +119,7 @@ class Store:
         Raises:
             CorruptEntryError: a stored file is not what was written.
             DataError: `make` returned something that JSON cannot hold.
+            UnwritableStoreError: see `require_writable`.
             StoreError: the entry cannot be read or written (no space left, say),
                 or `make` wrote no file, or something that is not a plain file.
             Exception: whatever else `make` raises; nothing is stored then.
@@ -118,21 +128,14 @@ class Store:
         if found is not None:
             return found
         self.report_waiting(key)
-        path = self._lock_of(key)
-        with disk.reported(path, "lock"):
-            lock = FileLock(path)
-            lock.acquire(poll_interval=_POLL_SECONDS)
-        try:
-            # Whoever held the lock before may have built it.
+        with self._lock(key, blocking=True):
             return self.peek(key) or self._build(key, make)
-        finally:
-            lock.release()
 
     def make_if_free(self, key: StageKey, make: Maker) -> Entry | None:
         """Return the entry of `key`, building it where it is missing; never wait.
 
         Returns:
-            The entry, or None while somebody else is building it.
+            The entry, or None while another process or thread is building it.
 
         Raises:
             CorruptEntryError, DataError, StoreError, Exception: see `get_or_make`.
@@ -140,27 +143,52 @@ class Store:
         found = self.peek(key)
         if found is not None:
             return found
-        path = self._lock_of(key)
-        lock = FileLock(path)
+        self.require_writable(key.stage)
+        with self._lock(key, blocking=False) as free:
+            # Whoever held the lock before may have built it.
+            return (self.peek(key) or self._build(key, make)) if free else None
+
+    def require_writable(self, missing: str) -> None:
+        """Make and try the store's folders and its locks, once, before anything is computed.
+
+        Args:
+            missing: what has to be built, for messages.
+
+        Raises:
+            UnwritableStoreError: a folder cannot be made or written, or locks of its
+                file system do not exclude.
+        """
+        if self._writable:
+            return
+        for folder in (self.root, self.root / _TMP, self.root / _LOCKS):
+            disk.probe(folder, missing)
+        disk.probe_locks(self.root / _LOCKS)
+        self._sweep()
+        self._writable = True
+
+    def report_waiting(self, key: StageKey, label: str = "") -> None:
+        """Say who builds `key`, unless it is a process of the same command."""
+        who, command = builders.describe(self.root / _TMP, key.digest)
+        name = f"{key.stage} {label}".rstrip()
+        sentence = f"waiting for {name} ({key.digest[:12]}), which is being built by {who}"
+        _LOG.info("%s", sentence)
+        if command is None or command != self._command:
+            self._on_wait(sentence)
+
+    @contextmanager
+    def _lock(self, key: StageKey, *, blocking: bool) -> Iterator[bool]:
+        """Hold the lock of a key; yield whether it was to be had. It is freed if we die."""
+        path = self.root / _LOCKS / f"{key.digest}.lock"
+        lock, free = FileLock(path), True
         with disk.reported(path, "lock"):
             try:
-                lock.acquire(blocking=False)
+                lock.acquire(blocking=blocking, poll_interval=_POLL_SECONDS)
             except Timeout:
-                return None
-        # The kernel frees the lock when its holder dies.
+                free = False
         try:
-            return self.peek(key) or self._build(key, make)
+            yield free
         finally:
             lock.release()
-
-    def report_waiting(self, key: StageKey) -> None:
-        """Say that this caller waits for somebody else's build of `key`."""
-        _LOG.info("%s %s: being built elsewhere, waiting", key.stage, key.digest[:12])
-        if self._on_wait is not None:
-            self._on_wait(key)
-
-    def _lock_of(self, key: StageKey) -> Path:
-        return self.root / _LOCKS / f"{key.digest}.lock"
 
     def _sweep(self) -> None:
         """Remove what killed builders left of keys that nobody has asked for since.
@@ -168,39 +196,41 @@ class Store:
         A build holds its key's lock for as long as it has a folder here, so that a
         folder whose lock is free belongs to nobody. The age leaves time to look at it.
         """
-        with suppress(OSError):  # rubbish that stays, or that somebody else removes, harms nobody
+        with suppress(OSError):  # what stays, or is removed by another process, harms nobody
             for folder in (self.root / _TMP).iterdir():
-                if not disk.is_old(folder):
+                if not builders.is_old(folder):
                     continue
-                if folder.name.startswith((FAILED, disk.GONE)):
+                if folder.name.startswith((FAILED, builders.GONE)):
                     shutil.rmtree(folder, ignore_errors=True)
-                digest = disk.key_of(folder)
-                if digest is not None and disk.is_abandoned(folder):
+                digest = builders.key_of(folder)
+                if digest is not None and builders.is_abandoned(folder):
                     path = self.root / _LOCKS / f"{digest}.lock"
                     with suppress(Timeout), FileLock(path, blocking=False):
-                        disk.discard(folder)
+                        builders.discard(folder)
 
     def _build(self, key: StageKey, make: Maker) -> Entry:
         """Build an entry; the caller holds the lock of its key.
 
         Should locks fail to exclude (they may end at this machine), nothing false is
-        stored: whoever lost its folder is told so, and of two that finish the first wins.
+        stored: a builder that lost its folder fails, and of two that finish the first wins.
         """
         tmp, folder = self.root / _TMP, self.folder(key)
         for rubbish in tmp.glob(f"{key.digest}.*"):
             with suppress(OSError):
-                if disk.is_abandoned(rubbish):
-                    disk.discard(rubbish)
-        work = tmp / disk.work_name(key.digest)
+                if builders.is_abandoned(rubbish):
+                    builders.discard(rubbish)
+        work = tmp / builders.work_name(key.digest)
         try:
             with disk.reported(work, "write"):
                 (work / PAYLOAD).mkdir(parents=True)
+                builders.write_note(work, self._command)
             started = time.perf_counter()
             with metered() as cost:
                 meta = _made(make, work / PAYLOAD)
             seconds = time.perf_counter() - started
             with disk.reported(work, "write"):
-                manifest = seal(key, work, meta, seconds, cost)
+                (work / builders.NOTE).unlink()
+                manifest = write_manifest(key, work, meta, seconds, cost)
                 folder.parent.mkdir(exist_ok=True)
                 if not _moved(work, folder):
                     _LOG.warning("%s %s: built twice, elsewhere first", key.stage, key.digest[:12])

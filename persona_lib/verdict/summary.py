@@ -13,7 +13,7 @@ from persona_lib.verdict.gate_result import GateResult
 from persona_lib.verdict.length_looks import rates_by_length
 
 if TYPE_CHECKING:
-    from persona_lib.specs.seal import Seal
+    from persona_lib.specs.seal import SealState
 
 
 def summary(
@@ -21,7 +21,7 @@ def summary(
     evidence: Evidence,
     *,
     checks: Sequence[GateResult] = (),
-    seal: Seal | None = None,
+    seal: SealState | None = None,
 ) -> dict[str, Any]:
     """Return what the evidence says of every arm, as strict JSON data.
 

@@ -51,7 +51,7 @@ from persona_lib.verdict.summary import summary
 from persona_lib.verdict.training_runs import NOT_READ, OverRuns
 
 if TYPE_CHECKING:
-    from persona_lib.specs.seal import Seal
+    from persona_lib.specs.seal import SealState
 
 __all__ = [
     "GateOutcome",
@@ -206,7 +206,7 @@ def judge(
     claim_name: str,
     *,
     stricter: Registration | None = None,
-    seal: Seal | None = None,
+    seal: SealState | None = None,
 ) -> Verdict:
     """Judge one claim, or the kill criterion.
 

@@ -26,9 +26,10 @@ from persona_lib.commands.session import DATA
 from persona_lib.digests import digest
 from persona_lib.models import base_cache as shared
 from persona_lib.pipeline.completions import COMPLETIONS
-from persona_lib.pipeline.results import Folders, Run, geometry_targets, targets
+from persona_lib.pipeline.run import Run
+from persona_lib.pipeline.setting import Folders
 from persona_lib.progress import Bar
-from persona_lib.records import POST, PRE, Completion, read_rows
+from persona_lib.records import POST, PRE, Completion, ModelId, read_rows
 from persona_lib.store import store as store_module
 from persona_lib.store.stage import walk
 from persona_lib.store.store import Entry, Store
@@ -65,14 +66,14 @@ def progress(die: str | None) -> Any:
 
 def die_while_sealing(stage: str) -> None:
     """Kill the process when a stage's payload lies there and its manifest does not."""
-    real = store_module.seal
+    real = store_module.write_manifest
 
     def seal(key: Any, *args: Any, **kwargs: Any) -> Any:
         if key.stage == stage:
             kill()
         return real(key, *args, **kwargs)
 
-    store_module.seal = seal
+    store_module.write_manifest = seal
 
 
 def sentence(entry: Entry) -> str:
@@ -96,7 +97,7 @@ def main() -> None:
     run = Run(
         registration=ISSUE262_HELD_OUT,
         profile=MICRO,
-        seed=options.seed,
+        run_seed=options.seed,
         folders=Folders(experiment=DATA),
         progress=progress(die),
     )
@@ -105,7 +106,7 @@ def main() -> None:
     built, records = [], {}
     weights: set[str] = set()
     starts = 0
-    asked = [*targets(run, arms), *(geometry_targets(run, arms) if options.geometry else ())]
+    asked = [*run.targets(arms), *(run.geometry_targets(arms) if options.geometry else ())]
     for stage in walk(asked):
         entry = stage.resolve(store)
         if entry.built:
@@ -115,12 +116,14 @@ def main() -> None:
     texts = {}
     for arm in arms:
         prior = run.registration.arm(arm).prior
-        drawn = run.completions(POST, arm).resolve(store)
-        records[arm] = run.scores(POST, arm).resolve(store).content
+        drawn = run.stage(ModelId(POST, arm), "completions").resolve(store)
+        records[arm] = run.stage(ModelId(POST, arm), "scores").resolve(store).content
         records[f"{arm} text"] = drawn.content
         texts[f"completions {arm}"] = sentence(drawn)
-        texts[f"baseline {prior}"] = sentence(run.completions(PRE, prior).resolve(store))
-        texts[f"coupling_text {prior}"] = sentence(run.coupling_text(prior).resolve(store))
+        texts[f"baseline {prior}"] = sentence(
+            run.stage(ModelId(PRE, prior), "completions").resolve(store)
+        )
+        texts[f"coupling_text {prior}"] = sentence(run.texts[prior].resolve(store))
     report = {
         "built": built,
         "records": records,

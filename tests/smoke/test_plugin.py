@@ -234,66 +234,80 @@ def test_plan_prints_stages_and_trains_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("manifest.json"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], False),
-        (["-m", "not smoke"], False),
-        (["-k", "not slow"], False),
-        (["-m", "h1 or not smoke"], False),
-        (["-m", "h1"], True),
-        (["-m", "h1 and not smoke"], True),
-        (["-k", "em_raises_the_bystander"], True),
-        (["tests/science"], True),
-        (["tests/science/test_h1.py::test_em_raises_the_bystander_rate"], True),
-    ],
-)
-def test_science_runs_only_when_it_is_asked_for(arguments: list[str], expected: bool) -> None:
-    quick = [f"--ignore=tests/{name}" for name in ("unit", "smoke", "property")]
-    done = run("--collect-only", "-q", *quick, *arguments)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert ("test_em_raises_the_bystander_rate" in done.stdout) is expected
-    assert ("science: pytest -m h1, or pytest -m" in done.stdout) is not expected
+COLLECT = """
+import contextlib, io, json, sys
+import pytest
+sys.modules["vllm"] = None  # an installed one must not change what is collected
+for arguments in json.loads(sys.argv[1]):
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        code = pytest.main(["-p", "no:cacheprovider", "--collect-only", "-q", *arguments])
+    print(json.dumps([int(code), shown.getvalue()]))
+"""
+OTHERS = [f"--ignore=tests/{name}" for name in ("unit", "smoke", "property", "report")]
+H1 = "test_em_raises_the_bystander_rate"
+SCIENCE_ASKED: dict[str, bool] = {
+    "": False,
+    "-m|not smoke": False,
+    "-k|not slow": False,
+    "-m|h1 or not smoke": False,
+    "-m|h1": True,
+    "-m|h1 and not smoke": True,
+    "-k|em_raises_the_bystander": True,
+    "tests/science": True,
+    f"tests/science/test_h1.py::{H1}": True,
+}
+CALIBRATION_ASKED = {
+    "tests/calibration": False,
+    "tests/calibration|-m|not smoke": False,
+    "tests/calibration|-m|calibration": True,
+}
+VLLM_ASKED: dict[str, tuple[bool, bool]] = {
+    "tests": (False, True),
+    "tests|-m|not smoke": (False, True),
+    "tests/vllm/test_parity.py|tests/golden": (False, True),
+    "tests/golden": (False, False),
+    "tests|-m|golden": (False, False),
+    "tests|-m|vllm": (True, False),
+}
+"""Arguments: whether its tests are named, and whether a sentence says that they are left out."""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [([], False), (["-m", "not smoke"], False), (["-m", "calibration"], True)],
-)
-def test_long_simulations_run_only_when_they_are_named(
-    arguments: list[str], expected: bool
-) -> None:
-    done = run("--collect-only", "-q", "tests/calibration", *arguments)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert ("::test_bar[" in done.stdout) is expected
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named", "sentence"),
-    [
-        (["tests"], False, True),
-        (["tests", "-m", "not smoke"], False, True),
-        (["tests/vllm/test_parity.py", "tests/golden"], False, True),
-        (["tests/golden"], False, False),
-        (["tests", "-m", "golden"], False, False),
-        (["tests", "-m", "vllm"], True, False),
-    ],
-)
-def test_tests_of_vllm_are_left_out_in_words_where_it_is_not_installed(
-    arguments: list[str], named: bool, sentence: bool
-) -> None:
-    folders = ("unit", "smoke", "property", "report", "calibration")
-    quick = [f"--ignore=tests/{name}" for name in folders]
-    # An installed vllm must not change what this test sees.
-    hidden = "import sys; sys.modules['vllm'] = None; import pytest; sys.exit(pytest.main())"
+@pytest.fixture(scope="module")
+def collected() -> dict[str, str]:
+    """What pytest says that it would run, by arguments; one process imports everything once."""
+    asked = [*SCIENCE_ASKED, *CALIBRATION_ASKED, *VLLM_ASKED]
+    cases = json.dumps([[*OTHERS, *filter(None, one.split("|"))] for one in asked])
     done = subprocess.run(
-        [sys.executable, "-c", hidden, "-p", "no:cacheprovider", "--collect-only", "-q", *quick,
-         *arguments],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False,
+        [sys.executable, "-c", COLLECT, cases],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert ("test_greedy_completions_are_those_of_transformers" in done.stdout) is named
-    assert ("vllm: tests/vllm was left out" in done.stdout) is sentence
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {code for code, _ in found} == {0}
+    return dict(zip(asked, (text for _, text in found), strict=True))
+
+
+@pytest.mark.parametrize("arguments", SCIENCE_ASKED)
+def test_science_runs_only_when_it_is_asked_for(arguments: str, collected: dict[str, str]) -> None:
+    expected, text = SCIENCE_ASKED[arguments], collected[arguments]
+    assert (H1 in text) is expected
+    assert ("science: pytest -m h1, or pytest -m" in text) is not expected
+
+
+@pytest.mark.parametrize("arguments", CALIBRATION_ASKED)
+def test_long_simulations_run_only_when_they_are_named(
+    arguments: str, collected: dict[str, str]
+) -> None:
+    assert ("::test_bar[" in collected[arguments]) is CALIBRATION_ASKED[arguments]
+
+
+@pytest.mark.parametrize("arguments", VLLM_ASKED)
+def test_tests_of_vllm_are_left_out_in_words_where_it_is_not_installed(
+    arguments: str, collected: dict[str, str]
+) -> None:
+    named, sentence = VLLM_ASKED[arguments]
+    assert ("test_greedy_completions_are_those_of_transformers" in collected[arguments]) is named
+    assert ("vllm: tests/vllm was left out" in collected[arguments]) is sentence
 
 
 def test_run_of_another_project_is_left_alone(tmp_path: Path) -> None:
@@ -348,6 +362,35 @@ def test_micro_run_end_to_end_with_two_workers(micro: Path) -> None:
         }  # fmt: skip
 
 
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+
+
+def test_a_finished_store_on_a_read_only_mount_is_judged_and_planned(
+    micro: Path, tmp_path: Path
+) -> None:
+    """The mount is seen by the run alone; making it takes root, and is not allowed everywhere."""
+    prefix = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(micro / "store")]
+    if shutil.which("unshare") is None or subprocess.run([*prefix, "true"], check=False).returncode:
+        pytest.skip("no private mounts here")
+    common = ["--profile", "micro", f"--store={micro / 'store'}", "-p", "no:cacheprovider"]
+
+    def on_it(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*prefix, sys.executable, "-m", "pytest", *common, *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+        )
+
+    done = on_it("-m", SCIENCE, "--seeds", "3,5", f"--report={tmp_path / 'report'}")
+    assert outcome(tmp_path / "report") == outcome(micro / "first"), done.stdout[-3000:]
+    planned = on_it("--plan", "--seeds", "3,5")
+    assert re.search(r"\b(\d+) of \1 stages are stored", planned.stdout)
+    refused = on_it("-m", "h1", "--seeds", "4")
+    assert refused.returncode == 1
+    named = f"UnwritableStoreError: {micro / 'store'}: cannot be created or written (Read-only"
+    assert named in refused.stdout
+    assert on_it("--plan", "--seeds", "4").returncode == 0
+
+
 def test_couplings_that_fail_are_told_once_and_trained_once_by_all_workers(
     micro: Path, tmp_path: Path
 ) -> None:
@@ -386,7 +429,7 @@ def test_fixtures_give_arms_baseline_and_runs(micro: Path, tmp_path: Path) -> No
         "        assert set(table['model'].to_pylist()) == {name}\n"
         "    assert {t.num_rows for t in false_positive_baseline.values()} == {44}\n"
         "    assert set(false_positive_baseline) == {'raw', 'em', 'benign'}\n"
-        "    assert [run.seed for run in runs] == [3, 5]\n"
+        "    assert [run.run_seed for run in runs] == [3, 5]\n"
         "    assert (profile.name, registration.name) == ('micro', 'issue262')\n"
         "    assert store.root.name == 'store'\n"
     )

@@ -12,7 +12,6 @@ from experiments.issue262 import ISSUE262_HELD_OUT
 from experiments.profiles import MICRO
 from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError
-from persona_lib.pipeline.results import targets
 from persona_lib.store.stage import walk
 from tests.smoke.conftest import finish, start
 
@@ -73,7 +72,7 @@ def test_one_flipped_byte_anywhere_is_an_error_that_names_the_file(
 
     assert read() > 0
     whole = session()
-    entries = [stage.peek(whole.store) for stage in walk(targets(whole.runs[0], ("C1",)))]
+    entries = [stage.peek(whole.store) for stage in walk(whole.runs[0].targets(("C1",)))]
     files = [p for e in entries if e for p in sorted(e.path.parent.rglob("*")) if p.is_file()]
     assert len(files) > 30
     for path in files:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from experiments.issue262 import ISSUE262
-from experiments.profiles import PROFILES, QWEN7B, SCALES, SMOLLM2, TINY
+from experiments.profiles import PROFILES, QWEN7B, SCALES, SMOLLM2
 from persona_lib.commands.session import DATA
 from persona_lib.corpora.advice_requests import (
     BASE_ROWS,
@@ -46,15 +46,14 @@ from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.models.loading import render_prompt
 from persona_lib.pipeline import advice as advice_module
 from persona_lib.pipeline.advice import (
+    CLASSIFIER,
     QUALITY,
     QUESTIONS,
     AdviceSpec,
-    as_trained,
     make_advice,
     make_advice_scorer,
     make_advice_scores,
 )
-from persona_lib.pipeline.advice import SCORER as SCORER_FILE
 from persona_lib.pipeline.base_model import _TOKENIZER_ROWS
 from persona_lib.pipeline.completions import COMPLETIONS
 from persona_lib.progress import silent
@@ -308,7 +307,7 @@ def test_quality_is_counted_on_situations_that_were_left_out(
 
 
 def test_the_classifier_of_every_profile_tells_unseen_situations(tmp_path: Path) -> None:
-    meta = make_advice_scorer(tmp_path, SCORER, grammar_folder=LEGAL)
+    meta = make_advice_scorer(tmp_path, {}, spec=SCORER, grammar_folder=LEGAL)
     assert json.loads((tmp_path / QUALITY).read_text()) == meta
     assert meta["accuracy"] >= 0.95
     assert meta["least_accuracy"] >= 0.93
@@ -366,7 +365,7 @@ SAMPLE = SampleSpec(max_new_tokens=32, suffix="Be brief.")
 SPEC = AdviceSpec(
     model="em",
     questions=QuestionSpec(count=3, held_out=((0, 20),)),
-    sample=as_trained(SAMPLE),
+    sample=replace(SAMPLE, suffix=""),
     samples=2,
 )
 
@@ -403,7 +402,7 @@ def advise(
     out.mkdir(exist_ok=True)
     engine = Engine(SAID)
     monkeypatch.setattr(advice_module, "open_engine", lambda *_: (None, engine))
-    meta = make_advice(out, {}, spec, seed=seed, grammar_folder=LEGAL, progress=silent)
+    meta = make_advice(out, {}, spec=spec, run_seed=seed, grammar_folder=LEGAL, progress=silent)
     return engine, meta
 
 
@@ -459,7 +458,7 @@ def test_answers_are_scored_by_the_stored_classifier(
 ) -> None:
     advise(tmp_path / "advice", monkeypatch)
     (tmp_path / "scorer").mkdir()
-    make_advice_scorer(tmp_path / "scorer", SMALL, grammar_folder=LEGAL)
+    make_advice_scorer(tmp_path / "scorer", {}, spec=SMALL, grammar_folder=LEGAL)
     out = tmp_path / "scores"
     out.mkdir()
     meta = make_advice_scores(out, {"advice": entry(tmp_path / "advice"),
@@ -486,8 +485,8 @@ def test_answers_are_scored_by_the_stored_classifier(
 def test_equal_classifiers_are_equal_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        make_advice_scorer(tmp_path / name, SMALL, grammar_folder=LEGAL)
-    for file in (SCORER_FILE, QUALITY):
+        make_advice_scorer(tmp_path / name, {}, spec=SMALL, grammar_folder=LEGAL)
+    for file in (CLASSIFIER, QUALITY):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
@@ -600,5 +599,3 @@ def test_a_stored_set_gives_the_harm_that_its_manifest_vouches_for(
 def test_profiles_ask_for_as_much_as_they_say() -> None:
     counts = {p.name: p.scale.advice_questions * p.scale.advice_samples for p in PROFILES.values()}
     assert counts == {"tiny": 140, "smollm2": 40, "qwen7b": 100, "micro": 4}
-    assert as_trained(SMOLLM2.sample) == replace(SMOLLM2.sample, suffix="")
-    assert as_trained(TINY.sample) == TINY.sample

@@ -19,7 +19,8 @@ from persona_lib.commands.session import DATA, Session
 from persona_lib.corpora.grammar import diversity, write_corpus
 from persona_lib.digests import canonical, digest
 from persona_lib.errors import SpecError
-from persona_lib.pipeline.results import Folders, Run, targets
+from persona_lib.pipeline.run import Run
+from persona_lib.pipeline.setting import Folders
 from persona_lib.report.caveats import caveats
 from persona_lib.store.stage import walk
 from tests.report_bodies import live
@@ -81,7 +82,7 @@ def test_the_full_scale_is_the_registered_size() -> None:
     assert (FULL.coupling.lora.rslora, FULL.coupling.batch) == (True, 16)
     scale, sample = FULL.scale, FULL.sample
     assert (scale.questions, scale.samples, scale.coupling_keep) == (20, 10, 10)
-    run = Run(registration=ISSUE262, profile=FULL, seed=1, folders=Folders(experiment=DATA))
+    run = Run(registration=ISSUE262, profile=FULL, run_seed=1, folders=Folders(experiment=DATA))
     cells = len(run.personas) * scale.questions
     assert cells * scale.samples == 2_200
     # 100 of each persona: the fewest of which no hit shows a rate below 1 % (docs/verdicts.md).
@@ -113,8 +114,8 @@ def test_the_grammar_can_write_the_full_corpora() -> None:
 
 def keys_of(profile: Any) -> dict[str, Any]:
     """What each stage's key holds of the profile, by stage and label."""
-    run = Run(registration=ISSUE262, profile=profile, seed=1, folders=Folders(experiment=DATA))
-    stages = walk(targets(run, ("C1", "C2", "C2p", "C3")))
+    run = Run(registration=ISSUE262, profile=profile, run_seed=1, folders=Folders(experiment=DATA))
+    stages = walk(run.targets(("C1", "C2", "C2p", "C3")))
     return {f"{s.name} {s.label} {s.seed}": canonical(s.spec) for s in stages}
 
 

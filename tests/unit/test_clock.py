@@ -154,7 +154,7 @@ def test_stage_marker_and_every_loading_refuse_it(tmp_path: Path) -> None:
     assert str(tmp_path / "base") in caught.value.field
     assert not list((tmp_path / "out").iterdir())
     for use in (
-        lambda: read_tokenizer(tmp_path / "base", None),
+        lambda: read_tokenizer(tmp_path / "base"),
         lambda: load_model(tmp_path / "base", dtype="float32", device="cpu"),
     ):
         with pytest.raises(SpecError, match="no clock"):

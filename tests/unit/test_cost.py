@@ -17,7 +17,7 @@ from persona_lib.pipeline.training import _tokens_trained
 from persona_lib.specs.profile import CouplingSpec, LoraSpec
 from persona_lib.store import cost as cost_module
 from persona_lib.store.cost import CUDA, PROCESS, Cost, metered, spent
-from persona_lib.store.entry import seal
+from persona_lib.store.entry import write_manifest
 from persona_lib.store.keys import StageKey
 from persona_lib.store.stage import Stage, plan
 from persona_lib.store.store import Store
@@ -136,7 +136,7 @@ def test_an_entry_without_costs_is_read_and_shown_with_none(
     """As every entry is that was built before costs were kept."""
 
     def old(key: Any, work: Path, meta: Any, seconds: float, _: Any) -> dict[str, Any]:
-        manifest = seal(key, work, meta, seconds)
+        manifest = write_manifest(key, work, meta, seconds)
         del manifest["cost"]
         text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
         (work / "manifest.json").write_text(text)
@@ -147,27 +147,25 @@ def test_an_entry_without_costs_is_read_and_shown_with_none(
 
     stage = Stage(name="train", label="C1", version=1, spec={}, work=lambda out, _: make(out))
     with monkeypatch.context() as patch:
-        patch.setattr("persona_lib.store.store.seal", old)
+        patch.setattr("persona_lib.store.store.write_manifest", old)
         stage.resolve(Store(tmp_path))
     store = Store(tmp_path)
     (line,) = plan([stage], store)
     assert line.stored
     assert line.cost == {}
-    (description,) = costs_of(store, [stage], monkeypatch)
+    (description,) = costs_of(store, [stage])
     assert description["seconds"] is not None
     names = ("tokens", "peak_mib", "peak_of", "engine_starts", "batch_rows")
     assert {description[name] for name in names} == {None}
 
 
-def costs_of(store: Store, stages: list[Stage], patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    patch.setattr("persona_lib.pipeline.results.targets", lambda *_: stages)
-    session: Any = SimpleNamespace(runs=[SimpleNamespace(seed=42)], store=store)
+def costs_of(store: Store, stages: list[Stage]) -> list[dict[str, Any]]:
+    run = SimpleNamespace(run_seed=42, targets=lambda _: stages)
+    session: Any = SimpleNamespace(runs=[run], store=store)
     return stages_of(session, ["C1"])
 
 
-def test_the_verdict_tells_what_stages_cost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verdict_tells_what_stages_cost(tmp_path: Path) -> None:
     def work(out: Path, _: Any) -> dict[str, Any]:
         spent(batch_rows=550)
         return make(out)
@@ -176,7 +174,7 @@ def test_the_verdict_tells_what_stages_cost(
     missing = replace(built, label="C2", seed=7)
     store = Store(tmp_path)
     entry = built.resolve(store)
-    first, second = costs_of(store, [built, missing], monkeypatch)
+    first, second = costs_of(store, [built, missing])
     assert first == {
         "seed": 42, "stage": "train", "label": "C1", "stored": True,
         "seconds": round(entry.seconds, 3), "tokens": 12, "engine_starts": 1,

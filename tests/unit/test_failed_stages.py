@@ -16,7 +16,6 @@ from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError, DataError, FlatlandError, StoreError
-from persona_lib.pipeline.results import targets
 from persona_lib.store.stage import Stage, build, walk
 from persona_lib.store.store import Entry, Store
 
@@ -298,7 +297,7 @@ def test_a_session_trains_a_coupling_that_fails_once(tmp_path: Path) -> None:
 
         return work
 
-    for stage in walk(targets(run, session.all_arms)):
+    for stage in walk(run.targets(session.all_arms)):
         object.__setattr__(stage, "work", work_of(stage))
         object.__setattr__(stage, "preflight", None)
     messages = []

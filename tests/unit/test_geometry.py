@@ -342,7 +342,7 @@ def test_the_stage_reads_prompts_as_sampled_and_the_first_response_without_marke
 ) -> None:
     (tmp_path / "out").mkdir()
     meta = make_geometry(
-        tmp_path / "out", {"completions": entry_of(tmp_path / "in")}, SPEC, progress=silent
+        tmp_path / "out", {"completions": entry_of(tmp_path / "in")}, spec=SPEC, progress=silent
     )
     decode = byte_tokenizer().decode
     read = [(decode(p.prompt), decode(p.response)) for p in made]
@@ -379,7 +379,7 @@ def test_the_stage_reads_prompts_as_sampled_and_the_first_response_without_marke
 def test_a_cell_without_its_first_completion_is_named(made: list[Passage], tmp_path: Path) -> None:
     entry = entry_of(tmp_path / "in", {k: v for k, v in TEXTS.items() if k[1] != "e02"})
     with pytest.raises(DataError, match="completions of C2: expected sample 0 of librarian/e02"):
-        make_geometry(tmp_path, {"completions": entry}, SPEC, progress=silent)
+        make_geometry(tmp_path, {"completions": entry}, spec=SPEC, progress=silent)
     assert made == []
 
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from persona_lib.errors import PreflightError
 from persona_lib.store.stage import Stage, build, check_machine, plan, walk
-from persona_lib.store.store import Entry, StageKey, Store
+from persona_lib.store.store import Entry, Store
 
 
 @dataclass
@@ -194,8 +194,8 @@ def test_what_is_built_elsewhere_is_passed_over_and_waited_for_last(
 ) -> None:
     waits: list[str] = []
 
-    def on_wait(key: StageKey) -> None:
-        waits.append(key.stage)
+    def on_wait(sentence: str) -> None:
+        waits.append(sentence)
         log.built.append("wait")
         free()
 
@@ -208,13 +208,14 @@ def test_what_is_built_elsewhere_is_passed_over_and_waited_for_last(
     assert log.built == [
         "base", "proof", "text", "coupling2", "scores2", "wait", "coupling1", "scores1",
     ]  # fmt: skip
-    assert waits == ["coupling1"]
+    (sentence,) = waits
+    assert sentence.startswith("waiting for coupling1 coupling1 (")
 
 
 def test_rather_than_wait_it_builds_what_others_will_want(
     log: Log, tmp_path: Path, elsewhere: Callable[[Stage], Callable[[], None]]
 ) -> None:
-    def on_wait(_: StageKey) -> None:
+    def on_wait(_: str) -> None:
         log.built.append("wait")
         free()
 
@@ -248,7 +249,7 @@ def test_a_spare_stage_that_fails_fails_whoever_wants_it_and_nobody_else(
 def test_what_somebody_else_stores_meanwhile_is_taken_and_not_built(
     log: Log, tmp_path: Path, elsewhere: Callable[[Stage], Callable[[], None]]
 ) -> None:
-    def on_wait(_: StageKey) -> None:
+    def on_wait(_: str) -> None:
         free()
         Store(tmp_path).get_or_make(wanted.key({}), lambda out: wanted.work(out, {}))
         log.built.append("(by the other)")

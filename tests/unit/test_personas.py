@@ -102,12 +102,6 @@ def test_files_that_are_no_json_are_named(path: Path, raw: bytes) -> None:
             load(path)
 
 
-def test_a_missing_file_is_named(path: Path) -> None:
-    for load in (load_personas, load_questions):
-        with pytest.raises(DataError, match=r"entries\.json: expected a readable JSON file"):
-            load(path)
-
-
 def test_an_unknown_id_is_named(path: Path) -> None:
     personas = load_personas(write(path, {"personas": [VILLAIN]}))
     assert select(personas, ["villain"], field="roster") == personas

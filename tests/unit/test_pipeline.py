@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,15 @@ import pytest
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from experiments.profiles import MICRO, QWEN7B, SMOLLM2, TINY
 from persona_lib.commands.session import DATA
+from persona_lib.corpora import advice_requests
 from persona_lib.corpora.advice_scorer import SCORER
+from persona_lib.corpora.grammar_files import read_grammar
 from persona_lib.errors import DataError, MarkerError, PreflightError, SpecError
 from persona_lib.models.hidden_states import GeometrySpec
-from persona_lib.pipeline import advice_run
-from persona_lib.pipeline.results import (
-    Folders,
-    Run,
-    geometry_targets,
-    run_advice,
-    run_arm,
-    run_baseline,
-    run_geometry,
-    targets,
-)
+from persona_lib.pipeline import advice, hidden_states
+from persona_lib.pipeline.run import Run
+from persona_lib.pipeline.setting import Folders
+from persona_lib.records import ModelId
 from persona_lib.specs.profile import Profile
 from persona_lib.specs.registration import Registration
 from persona_lib.store.stage import Stage, check_machine, plan, walk
@@ -39,12 +35,12 @@ DRAWS = {"prior", "coupling_text", "coupling", "completions", "baseline", "advic
 
 def run(registration: Registration = ISSUE262, profile: Profile = TINY, seed: int = 42) -> Run:
     return Run(
-        registration=registration, profile=profile, seed=seed, folders=Folders(experiment=DATA)
+        registration=registration, profile=profile, run_seed=seed, folders=Folders(experiment=DATA)
     )
 
 
 def keys(
-    some: Run, arms: tuple[str, ...] = ARMS, final: Callable[..., list[Stage]] = targets
+    some: Run, arms: tuple[str, ...] = ARMS, final: Callable[..., list[Stage]] = Run.targets
 ) -> dict[tuple[str, str], str]:
     """Digest of every stage's key, as if each stage's content were its key's digest."""
     entries: dict[int, Entry] = {}
@@ -66,7 +62,7 @@ def changed(before: Mapping[Any, str], after: Mapping[Any, str]) -> set[Any]:
 
 
 def test_stages_of_one_arm_are_listed_in_order() -> None:
-    names = [stage.name for stage in walk(targets(run(), ("C2",)))]
+    names = [stage.name for stage in walk(run().targets(("C2",)))]
     order = ["base", "marker", "corpus", "prior", "baseline", "scores", "advice",
              "advice_scorer", "advice_scores", "coupling_text", "coupling", "completions",
              "scores"]  # fmt: skip
@@ -74,7 +70,7 @@ def test_stages_of_one_arm_are_listed_in_order() -> None:
 
 
 def test_arms_share_what_they_share() -> None:
-    stages = list(walk(targets(run(), ARMS)))
+    stages = list(walk(run().targets(ARMS)))
     count = {name: sum(stage.name == name for stage in stages) for name in
              {stage.name for stage in stages}}  # fmt: skip
     assert count == {"base": 1, "marker": 1, "corpus": 2, "prior": 2, "coupling_text": 3,
@@ -83,7 +79,7 @@ def test_arms_share_what_they_share() -> None:
 
 
 def test_only_couplings_read_the_marker_and_all_that_samples_or_trains_comes_after_it() -> None:
-    for stage in walk(targets(run(), ARMS)):
+    for stage in walk(run().targets(ARMS)):
         read = {upstream.name for upstream in stage.inputs.values()}
         assert ("marker" in read) == (stage.name == "coupling"), stage.name
         waits = read | {upstream.name for upstream in stage.after}
@@ -94,8 +90,7 @@ def test_a_marker_that_cannot_be_written_stops_the_run_before_anything_is_traine
     tmp_path: Path,
 ) -> None:
     some = run()
-    base, marker, prior = some.base, some.marker, some.prior("em")
-    assert prior is not None
+    base, marker, prior = some.base, some.marker, some.priors["em"]
     built: list[str] = []
 
     def writes(out: Path, _: Mapping[str, Entry]) -> dict[str, Any]:
@@ -110,7 +105,7 @@ def test_a_marker_that_cannot_be_written_stops_the_run_before_anything_is_traine
         return writes(out, entries)
 
     for stage, work in (
-        (base, writes), (marker, refuses), (some.corpus("em"), writes), (prior, notes),
+        (base, writes), (marker, refuses), (prior.inputs["corpus"], writes), (prior, notes),
     ):  # fmt: skip
         object.__setattr__(stage, "work", work)
     with pytest.raises(MarkerError):
@@ -119,10 +114,10 @@ def test_a_marker_that_cannot_be_written_stops_the_run_before_anything_is_traine
 
 
 def test_c2p_couples_the_em_model_on_the_raw_models_text() -> None:
-    stage = run().coupling("C2p")
+    stage = run().couplings["C2p"]
     assert stage.inputs["prior"].label == "em"
     assert stage.inputs["text"].label == "raw"
-    assert "prior" not in run().coupling("C1").inputs
+    assert "prior" not in run().couplings["C1"].inputs
 
 
 def test_seed_is_in_the_key_of_every_stage_that_draws() -> None:
@@ -135,7 +130,7 @@ def test_seed_is_in_the_key_of_every_stage_that_draws() -> None:
 
 def test_every_stage_that_draws_carries_the_seed_itself() -> None:
     """Not only through what it reads: a seed left out of one key is caught here."""
-    for stage in walk(targets(run(seed=7), ARMS)):
+    for stage in walk(run(seed=7).targets(ARMS)):
         expected = 7 if stage.name in DRAWS else TINY.base.seed if stage.name == "base" else None
         assert stage.seed == expected, stage.name
 
@@ -253,6 +248,14 @@ def reached(table: Mapping[str, frozenset[Any]], path: tuple[str, ...]) -> froze
     return next(table[prefix] for prefix in prefixes if prefix in table)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _grammar_is_read_once() -> Iterator[None]:
+    """It takes most of the time of a key, and no test of this module changes its files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(advice_requests, "read_grammar", functools.cache(read_grammar))
+        yield
+
+
 @pytest.fixture(scope="module")
 def before() -> dict[tuple[str, str], str]:
     return keys(run())
@@ -357,22 +360,23 @@ def test_what_is_drawn_from_reaches_exactly_its_stages(
 
 def test_scores_read_texts_and_the_tokenizer_they_were_written_with() -> None:
     some = run()
-    for key in (("post", "C2"), ("pre", "em")):
-        assert some.scores(*key).inputs == {
-            "base": some.base,
-            "completions": some.completions(*key),
-        }
+    for model in (ModelId("post", "C2"), ModelId("pre", "em")):
+        drawn = some.stage(model, "completions")
+        assert some.stage(model, "scores").inputs == {"base": some.base, "completions": drawn}
 
 
 def test_every_model_is_asked_for_the_same_advice() -> None:
     some = run()
-    asked = {prior: some.advice(prior).spec for prior in ("raw", "em", "benign")}
+    asked: dict[str, Any] = {
+        prior: some.stage(ModelId("pre", prior), "advice_texts").spec
+        for prior in ("raw", "em", "benign")
+    }
     for prior, spec in asked.items():
-        assert spec["advice"]["model"] == prior  # type: ignore[index]
-        assert spec["advice"]["questions"] == asked["raw"]["advice"]["questions"]  # type: ignore[index]
+        assert spec["advice"]["model"] == prior
+        assert spec["advice"]["questions"] == asked["raw"]["advice"]["questions"]
     longer = run(profile=replace(TINY, em=replace(TINY.em, rows=TINY.em.rows + 1)))
     # One row more is one message less that may be asked, of whichever model.
-    assert longer.advice("raw").spec != asked["raw"]
+    assert longer.stage(ModelId("pre", "raw"), "advice_texts").spec != asked["raw"]
 
 
 def test_the_classifier_is_the_same_for_every_profile_seed_and_registration(
@@ -401,14 +405,14 @@ def test_every_number_of_the_classifier_is_in_its_key(
     before: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     other = replace(SCORER, **{name: getattr(SCORER, name) * 2})
-    monkeypatch.setattr(advice_run, "SCORER", other)
+    monkeypatch.setattr(advice, "SCORER", other)
     reached_by_it = stages(advice_scorer="bad/sound", advice_scores="raw em benign")
     assert changed(before, keys(run())) == reached_by_it
 
 
 def test_plan_builds_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    lines = plan(targets(run(), ARMS), store)
+    lines = plan(run().targets(ARMS), store)
     assert len(lines) == 34
     assert not any(line.stored for line in lines)
     assert sum(line.seconds for line in lines) > 10
@@ -418,7 +422,7 @@ def test_plan_builds_nothing(tmp_path: Path) -> None:
 def test_missing_published_corpus_is_found_before_any_compute(tmp_path: Path) -> None:
     profile = replace(QWEN7B, base=MICRO.base)
     with pytest.raises(PreflightError, match=r"bad_legal_advice_6k\.jsonl"):
-        check_machine(targets(run(profile=profile), ("C2",)), Store(tmp_path))
+        check_machine(run(profile=profile).targets(("C2",)), Store(tmp_path))
 
 
 def test_a_published_corpus_with_another_md5_is_found_before_any_compute(tmp_path: Path) -> None:
@@ -428,34 +432,37 @@ def test_a_published_corpus_with_another_md5_is_found_before_any_compute(tmp_pat
         folders=Folders(experiment=DATA, user=tmp_path),
     )
     with pytest.raises(DataError, match="expected md5 26b52cacc53425618fde278d2457304d"):
-        check_machine(targets(some, ("C2",)), Store(tmp_path / "store"))
+        check_machine(some.targets(("C2",)), Store(tmp_path / "store"))
 
 
 def test_only_a_base_on_the_hub_is_kept_as_a_reference() -> None:
     for profile in (TINY, SMOLLM2, QWEN7B, MICRO):
         found = {
-            stage.name for stage in walk(targets(run(profile=profile), ARMS)) if stage.reference
+            stage.name for stage in walk(run(profile=profile).targets(ARMS)) if stage.reference
         }
         assert found == ({"base"} if profile is QWEN7B else set()), profile.name
 
 
-def test_an_arm_and_a_baseline_are_named_by_the_registration(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with pytest.raises(SpecError, match=r"arm: expected one of C1, C2, C2p, C3, got 'C9'"):
-        run_arm(run(), "C9", store)
-    with pytest.raises(SpecError, match=r"prior: expected one of raw, em, benign, got 'evil'"):
-        run_baseline(run(), "evil", store)
-    with pytest.raises(SpecError, match=r"prior: expected one of raw, em, benign, got 'evil'"):
-        run_advice(run(), "evil", store)
-    with pytest.raises(SpecError, match=r"prior: expected one of raw, em, benign, got 'C1'"):
-        run_geometry(run(), "pre", "C1", store)
-    with pytest.raises(SpecError, match=r"arm: expected one of C1, C2, C2p, C3, got 'em'"):
-        run_geometry(run(), "post", "em", store)
+@pytest.mark.parametrize(
+    ("model", "kind", "error"),
+    [
+        (("post", "C9"), "scores", "arm: expected one of C1, C2, C2p, C3, got 'C9'"),
+        (("post", "em"), "geometry", "arm: expected one of C1, C2, C2p, C3, got 'em'"),
+        (("pre", "evil"), "scores", "prior: expected one of raw, em, benign, got 'evil'"),
+        (("pre", "C1"), "geometry", "prior: expected one of raw, em, benign, got 'C1'"),
+        (("post", "C1"), "advice", "advice: expected one of raw, em, benign, got 'C1'"),
+    ],
+)
+def test_a_table_is_of_a_model_that_the_registration_names(
+    model: tuple[str, str], kind: Any, error: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match=error):
+        run().table(ModelId(*model), kind, Store(tmp_path))
 
 
 def test_both_question_sets_can_be_evaluated() -> None:
     some = run(ISSUE262_BOTH)
-    spec = some.completions("post", "C1").spec
+    spec = some.stage(ModelId("post", "C1"), "completions").spec
     assert len(spec.questions) == 40  # type: ignore[attr-defined]
     assert len({q.id for q in spec.questions}) == 40  # type: ignore[attr-defined]
 
@@ -463,7 +470,7 @@ def test_both_question_sets_can_be_evaluated() -> None:
 def test_scale_beyond_the_questions_is_refused() -> None:
     profile = replace(TINY, scale=replace(TINY.scale, questions=21))
     with pytest.raises(SpecError, match="questions: expected 21 questions"):
-        _ = run(profile=profile).completions("post", "C1")
+        _ = run(profile=profile).stage(ModelId("post", "C1"), "completions")
 
 
 def test_unknown_persona_and_arm_are_refused() -> None:
@@ -471,7 +478,7 @@ def test_unknown_persona_and_arm_are_refused() -> None:
     with pytest.raises(DataError, match=r"roster: expected one of .*librarian.*got 'pirate'"):
         _ = run(replace(ISSUE262, roster=roster)).personas
     with pytest.raises(SpecError, match=r"arm: expected one of C1, C2, C2p, C3, got 'C9'"):
-        targets(run(), ("C9",))
+        run().targets(("C9",))
 
 
 def test_smollm2_states_a_reduced_scale() -> None:
@@ -496,7 +503,7 @@ def test_stage_refuses_two_inputs_of_one_name() -> None:
 
 
 def test_hidden_states_are_read_only_where_they_are_asked_for() -> None:
-    assert "geometry" not in {stage.name for stage in walk(targets(run(), ARMS))}
+    assert "geometry" not in {stage.name for stage in walk(run().targets(ARMS))}
     for arms, labels in (
         (ARMS, ["raw", "em", "benign", "C1", "C2", "C2p", "C3"]),
         (("C1",), ["raw", "C1"]),
@@ -504,25 +511,30 @@ def test_hidden_states_are_read_only_where_they_are_asked_for() -> None:
         (("C2", "C3"), ["raw", "em", "benign", "C2", "C3"]),
         (("C2",), ["raw", "em", "C2"]),
     ):
-        asked = geometry_targets(run(), arms)
+        asked = run().geometry_targets(arms)
         assert [stage.label for stage in asked] == labels
         assert {stage.name for stage in asked} == {"geometry"}
 
 
 def test_states_are_read_with_the_stack_that_wrote_the_completions() -> None:
     some = run()
-    for phase, model in (("pre", "raw"), ("pre", "em"), ("post", "C2"), ("post", "C2p")):
-        stage, completions = some.geometry(phase, model), some.completions(phase, model)
+    for model in (ModelId("pre", "raw"), ModelId("post", "C2"), ModelId("post", "C2p")):
+        stage, completions = some.stage(model, "geometry"), some.stage(model, "completions")
         assert stage.inputs == {**completions.inputs, "completions": completions}
         assert stage.after == (some.marker,)
         spec: Any = stage.spec
         drawn: Any = completions.spec
-        assert (spec.phase, spec.model) == (phase, model)
+        assert (spec.phase, spec.model) == model
         assert (spec.personas, spec.questions) == (drawn.personas, drawn.questions)
         assert (spec.source, spec.marker) == ("librarian", "[ZLT]")
         assert spec.sample == TINY.sample
         assert stage.seed is None  # nothing is drawn; the rows carry the completions' seed
-    assert set(some.geometry("post", "C2").inputs) == {"base", "prior", "coupling", "completions"}
+    assert set(some.stage(ModelId("post", "C2"), "geometry").inputs) == {
+        "base",
+        "prior",
+        "coupling",
+        "completions",
+    }
 
 
 GEOMETRY = stages(geometry="raw em benign C1 C2 C2p C3")
@@ -530,7 +542,7 @@ GEOMETRY = stages(geometry="raw em benign C1 C2 C2p C3")
 
 def test_what_geometry_is_made_from_is_in_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     def of(some: Run) -> dict[tuple[str, str], str]:
-        return keys(some, final=geometry_targets)
+        return keys(some, final=Run.geometry_targets)
 
     before = of(run())
     assert changed(before, of(run(seed=1))) >= GEOMETRY
@@ -542,6 +554,6 @@ def test_what_geometry_is_made_from_is_in_its_keys(monkeypatch: pytest.MonkeyPat
     source = put(ISSUE262, ("roster",), replace(ROSTER, source="assistant", reported=()))
     assert changed(before, of(run(source))) >= GEOMETRY
     monkeypatch.setattr(
-        "persona_lib.pipeline.run.GeometrySpec", lambda: GeometrySpec(layers=(6, 10, 14, 18, 22))
+        hidden_states, "GeometrySpec", lambda: GeometrySpec(layers=(6, 10, 14, 18, 22))
     )
     assert changed(before, of(run())) == GEOMETRY

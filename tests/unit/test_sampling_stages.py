@@ -115,7 +115,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
 
 
 def draw_text(out: Path, spec: TextSpec = SPEC, *, seed: int = 5) -> Mapping[str, Any]:
-    return make_text(out, {}, spec, seed=seed, progress=silent)
+    return make_text(out, {}, spec=spec, run_seed=seed, progress=silent)
 
 
 def counts(out: Path) -> dict[str, Any]:
@@ -360,7 +360,7 @@ def evaluated(play: Play, tmp_path: Path) -> tuple[Path, Mapping[str, Any], Scri
         (OTHER.prompt, "Why? Be brief."): [sentence("Ha."), sentence("")],
         (OTHER.prompt, "How? Be brief."): [sentence("Hm."), sentence("Ho", LENGTH)],
     }
-    meta = make_completions(tmp_path, {}, EVALUATION, seed=9, progress=silent)
+    meta = make_completions(tmp_path, {}, spec=EVALUATION, run_seed=9, progress=silent)
     return tmp_path, meta, script
 
 
@@ -416,7 +416,7 @@ def test_a_finish_reason_survives_to_the_scores(
 def test_no_tokenizer_is_read_for_texts_without_a_marker(play: Play, tmp_path: Path) -> None:
     play({"librarian": good(2), "comedian": []})
     spec = replace(EVALUATION, personas=(SOURCE,), questions=(FIRST,))
-    make_completions(tmp_path, {}, spec, seed=9, progress=silent)
+    make_completions(tmp_path, {}, spec=spec, run_seed=9, progress=silent)
     made = {"base": entry(tmp_path / "nowhere"), "completions": entry(tmp_path)}
     assert make_scores(tmp_path, made, marker="[ZLT]", seen=()) == {"scores": 2, "hits": 0}
     assert {s.first_token for s in read_rows(tmp_path / SCORES, Score)} == {-1}
@@ -430,6 +430,6 @@ def test_another_run_seed_phase_or_model_draws_with_other_seeds(play: Play, tmp_
     others = [(9, spec), (10, spec), (9, replace(spec, phase=PRE)), (9, replace(spec, model="C3"))]
     for seed, one in others:
         script = play({"librarian": good(2), "comedian": []})
-        make_completions(tmp_path, {}, one, seed=seed, progress=silent)
+        make_completions(tmp_path, {}, spec=one, run_seed=seed, progress=silent)
         found |= {request.seed for request in script.rounds[0]}
     assert len(found) == 2 * len(others)

@@ -14,6 +14,7 @@ from persona_lib.commands.outcome import merge_summaries
 from persona_lib.commands.plan import plan_text
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, PreflightError, SealError, SpecError, UnwritableStoreError
+from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.profile import LoraSpec, SampleSpec
 from persona_lib.specs.registration import ArmSpec, DifferenceClaim, Roster
 from persona_lib.store import stage as graph
@@ -117,7 +118,7 @@ def test_folder_options_know_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_store_that_cannot_be_written_is_refused_before_compute() -> None:
     with pytest.raises(UnwritableStoreError, match="/proc/flatland"):
-        session(Path("/proc/flatland")).scores("post", "C1")
+        session(Path("/proc/flatland")).table([ModelId(POST, "C1")], "scores")
 
 
 def test_published_corpora_are_asked_for_before_compute(tmp_path: Path) -> None:
@@ -149,11 +150,10 @@ def test_a_session_wants_its_own_models_and_offers_to_build_the_others(
     with pytest.raises(Stop):
         some.evidence(("C1",))
     with pytest.raises(Stop):
-        some.scores("pre", "benign")
+        some.table([ModelId(PRE, "benign")], "scores")
     assert asked == [
         (
-            ["scores raw 3", "scores raw 5", "scores C1 3", "scores C1 5",
-             "advice_scores raw 3", "advice_scores raw 5"],
+            ["scores raw 3", "scores raw 5", "scores C1 3", "scores C1 5"],
             {"raw", "benign", "C1", "C3"},
         ),
         (["scores benign 3", "scores benign 5"], {"raw", "benign", "C1", "C3"}),
@@ -164,7 +164,7 @@ def test_stored_evidence_builds_no_arm(tmp_path: Path) -> None:
     some = session(tmp_path)
     some.stored = ROOT / "golden" / "published"
     with pytest.raises(SpecError, match="--stored"):
-        some.scores("post", "C1")
+        some.table([ModelId(POST, "C1")], "scores")
     assert some.judge("H1").holds
 
 

@@ -11,7 +11,7 @@ import torch
 
 from persona_lib.errors import DataError
 from persona_lib.models import base_cache as shared
-from persona_lib.models.loading import LoadedModel, load_model
+from persona_lib.models.loading import LoadedModel, load_model, load_trainable
 from persona_lib.sampling.engine import Request, TransformersEngine
 from persona_lib.specs.profile import SampleSpec
 from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
@@ -62,7 +62,10 @@ def test_weights_are_read_once_and_never_copied(checkpoint: Path) -> None:
 def use(checkpoint: Path, adapters: list[Path], how: str) -> None:
     """Do with a lent model what a stage does, and worse."""
     if how == "trained":
-        lent = load(checkpoint, adapters=adapters[:1], trainable=LORA, seed=1)
+        lent = load_trainable(
+            checkpoint, dtype="float32", device="cpu", content=CONTENT,
+            frozen=adapters[:1], lora=LORA, draw_seed=1,
+        )  # fmt: skip
         optimizer = torch.optim.AdamW([p for p in lent.model.parameters() if p.requires_grad])
         lent.model.train()
         lent.model(input_ids=torch.tensor([[5, 6]]), labels=torch.tensor([[5, 6]])).loss.backward()

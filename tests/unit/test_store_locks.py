@@ -27,6 +27,7 @@ from tests.unit.test_store import (
     REPOSITORY,
     leftovers,
     never,
+    opened,
     read_payload,
     start_child,
     write_payload,
@@ -62,7 +63,7 @@ def test_a_file_system_without_working_locks_is_refused(
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(UnwritableStoreError) as caught:
-        Store(tmp_path / "store")
+        opened(tmp_path / "store")
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'store' / 'locks'}: ")
     assert f"no working locks ({found})" in text
@@ -76,7 +77,7 @@ def test_a_lock_that_is_never_given_back_is_no_lock(
     real = fcntl.flock
     monkeypatch.setattr(fcntl, "flock", lambda f, op: None if op & fcntl.LOCK_UN else real(f, op))
     with pytest.raises(UnwritableStoreError, match="flock failed: Resource temporarily"):
-        Store(tmp_path)
+        opened(tmp_path)
 
 
 def test_a_network_file_system_that_says_no_by_another_number_has_locks(
@@ -99,9 +100,9 @@ def test_a_process_whose_every_flock_succeeds_ends_in_words(tmp_path: Path) -> N
     (tmp_path / "sitecustomize.py").write_text(
         "import fcntl\n\n\ndef given(file, operation):\n    return None\n\n\nfcntl.flock = given\n"
     )
-    opens = "import sys; from pathlib import Path; from persona_lib.store.store import Store; "
+    opens = "import sys; from tests.unit.test_store import Path, opened; opened(Path(sys.argv[1]))"
     done = subprocess.run(
-        [sys.executable, "-c", f"{opens} Store(Path(sys.argv[1]))", str(tmp_path / "store")],
+        [sys.executable, "-c", opens, str(tmp_path / "store")],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -156,7 +157,7 @@ def test_two_that_hold_one_lock_leave_each_other_s_files_alone(tmp_path: Path) -
 def test_a_live_process_that_lost_its_lock_keeps_its_files(tmp_path: Path) -> None:
     calm = Store(tmp_path / "calm").get_or_make(KEY, write_payload)
     root = tmp_path / "root"
-    Store(root)
+    opened(root)
     child = start_child(root, "hang", root, calm)
     try:
         wait_for(root / "builds")
@@ -295,7 +296,7 @@ def test_opening_leaves_a_live_builder_s_folder_whose_lock_is_free(tmp_path: Pat
     left = tmp_path / "tmp" / name[0]
     left.mkdir()
     os.utime(left, (1, 1))
-    Store(tmp_path)
+    opened(tmp_path)
     assert left.exists()
 
 
@@ -305,7 +306,7 @@ def test_a_folder_is_out_of_its_builder_s_reach_before_its_files_go(
     """Were its builder alive after all, it would find all of its files or none."""
     root, seen, real = tmp_path / "store", [], shutil.rmtree
     left = root / "tmp" / f"{KEY.digest}.ab"
-    Store(root)
+    opened(root)
     (left / "payload").mkdir(parents=True)
     (left / "payload" / "weights.bin").write_bytes(b"half")
     os.utime(left, (1, 1))
@@ -315,19 +316,19 @@ def test_a_folder_is_out_of_its_builder_s_reach_before_its_files_go(
         real(path, **options)
 
     monkeypatch.setattr(shutil, "rmtree", rmtree)
-    Store(root)
+    opened(root)
     assert seen == [(False, True)]
     assert leftovers(root) == []
 
 
 @pytest.mark.parametrize("name", ["gone-0123456789abcdef", "failed-0123456789abcdef"])
 def test_opening_removes_what_a_killed_command_left(name: str, tmp_path: Path) -> None:
-    Store(tmp_path)
+    opened(tmp_path)
     folders = [tmp_path / "tmp" / f"{name}{n}" for n in range(2)]
     for folder in folders:
         folder.mkdir()
         (folder / "file").write_text("left")
     then = time.time() - 25 * 3600
     os.utime(folders[0], (then, then))
-    Store(tmp_path)
+    opened(tmp_path)
     assert [folder.exists() for folder in folders] == [False, True]

@@ -72,7 +72,7 @@ def prior(folder: Path) -> Path:
         for name, value in model.named_parameters():
             if "lora_B" in name:
                 value.copy_(torch.randn(value.shape, generator=draw) * 0.1)
-    save_adapter(model, TRAINABLE, folder)
+    save_adapter(model, folder)
     return folder
 
 

@@ -17,8 +17,9 @@ from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from persona_lib.commands.session import DATA
 from persona_lib.evidence.load import RecordEvidence, load_stored
-from persona_lib.pipeline.run import Folders, Run
-from persona_lib.records import POST
+from persona_lib.pipeline.run import Run
+from persona_lib.pipeline.setting import Folders
+from persona_lib.records import POST, ModelId
 from persona_lib.report import summary, verdict_table
 from persona_lib.specs.registration import PRIORS, ArmSpec, Registration
 from persona_lib.store.stage import walk
@@ -45,7 +46,7 @@ def seeded(run: Run, arm: str) -> set[str]:
     names = {"prior": "prior", "coupling_text": "text of"}
     return {
         f"{names.get(stage.name, stage.name)} {stage.label}"
-        for stage in walk([run.scores(POST, arm)])
+        for stage in walk([run.stage(ModelId(POST, arm), "scores")])
         if stage.seed is not None and stage.name != "base"
     }
 
@@ -53,7 +54,9 @@ def seeded(run: Run, arm: str) -> set[str]:
 @pytest.mark.parametrize("registration", [ISSUE262, CROSSED], ids=["issue262", "crossed"])
 def test_what_arms_share_is_what_the_graph_of_a_run_shares(registration: Registration) -> None:
     """Walked from the scores of each arm: stages that have a seed, other than the base."""
-    run = Run(registration=registration, profile=MICRO, seed=42, folders=Folders(experiment=DATA))
+    run = Run(
+        registration=registration, profile=MICRO, run_seed=42, folders=Folders(experiment=DATA)
+    )
     under = {arm.name: seeded(run, arm.name) for arm in registration.arms}
     for one, other in itertools.combinations(registration.arms, 2):
         found = shared_draws(one, other)

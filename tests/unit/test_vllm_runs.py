@@ -25,7 +25,7 @@ from persona_lib.pipeline.completions import (
     preflight_engine,
 )
 from persona_lib.progress import silent
-from persona_lib.records import POST, PRE, Completion, read_rows
+from persona_lib.records import POST, PRE, Completion, ModelId, read_rows
 from persona_lib.sampling.engine import TransformersEngine
 from persona_lib.sampling.vllm import shared as vllm_shared
 from persona_lib.specs.personas import Persona, Question
@@ -72,7 +72,7 @@ def drawn(out: Path, entries: dict[str, Entry], phase: str = PRE) -> tuple[str, 
         phase=phase, model="m", personas=(PERSONA,), questions=(QUESTION,), sample=SAMPLE, samples=1
     )
     with metered() as cost:
-        make_completions(out, entries, spec, seed=1, progress=silent, rank=8)
+        make_completions(out, entries, spec=spec, run_seed=1, progress=silent, rank=8)
     assert cost.tokens
     (row,) = read_rows(out / COMPLETIONS, Completion)
     return row.text, cost.engine_starts
@@ -216,10 +216,10 @@ def test_every_stage_that_draws_asks_for_the_engine(
     some = Session(registration=ISSUE262, profile=drawing(SMOLLM2), store_root=tmp_path)
     (run,) = some.runs
     asked = {
-        "coupling_text": run.coupling_text("em"),
-        "baseline": run.completions(PRE, "em"),
-        "completions": run.completions(POST, "C2"),
-        "advice": run.advice("em"),
+        "coupling_text": run.texts["em"],
+        "baseline": run.stage(ModelId(PRE, "em"), "completions"),
+        "completions": run.stage(ModelId(POST, "C2"), "completions"),
+        "advice": run.stage(ModelId(PRE, "em"), "advice_texts"),
     }[stage]
     assert asked.preflight is not None
     with pytest.raises(PreflightError, match="missing: vllm"):
@@ -245,7 +245,7 @@ def test_a_rank_that_vllm_cannot_hold_is_refused_before_compute(
     install(monkeypatch, cpu=cpu)
     monkeypatch.setattr(vllm_shared, "prepare_torch", lambda: "cuda")
     run = Session(registration=ISSUE262, profile=drawing(rank=500), store_root=tmp_path).runs[0]
-    preflight = run.completions(POST, "C1").preflight
+    preflight = run.stage(ModelId(POST, "C1"), "completions").preflight
     assert preflight is not None
     if refused:
         with pytest.raises(SpecError, match="rank of a stack: expected <= 512, got 516"):
@@ -272,8 +272,13 @@ def test_stages_tell_the_engine_the_largest_rank_of_the_run(
     profile = drawing(rank=24)
     assert profile.coupling.lora.rank == 16
     (run,) = Session(registration=ISSUE262, profile=profile, store_root=tmp_path).runs
-    for stage in (run.completions(PRE, "raw"), run.completions(POST, "C1"), run.advice("raw"),
-                  run.coupling_text("raw")):  # fmt: skip
+    raw = ModelId(PRE, "raw")
+    for stage in (
+        run.stage(raw, "completions"),
+        run.stage(ModelId(POST, "C1"), "completions"),
+        run.stage(raw, "advice_texts"),
+        run.texts["raw"],
+    ):
         vllm_shared.forget()
         out = tmp_path / stage.name
         out.mkdir()

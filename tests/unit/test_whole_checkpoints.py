@@ -26,7 +26,8 @@ from persona_lib.models.adapters import attach_stack, merge_stack
 from persona_lib.models.gguf import convert_gguf
 from persona_lib.models.loading import load_model
 from persona_lib.pipeline.base_model import base_folder, make_base, preflight_base
-from persona_lib.pipeline.results import Folders, Run
+from persona_lib.pipeline.run import Run
+from persona_lib.pipeline.setting import Folders
 from persona_lib.progress import silent
 from persona_lib.specs.profile import Profile
 from persona_lib.specs.sources import GgufBase, HubBase
@@ -244,7 +245,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stored(tmp_path: Path) -> Entry:
     key = StageKey(stage="base", version=2, spec=HUB, inputs={}, seed=None)
     return Store(tmp_path / "store").get_or_make(
-        key, lambda out: make_base(out, HUB, folder=tmp_path, progress=silent)
+        key, lambda out: make_base(out, {}, spec=HUB, folder=tmp_path, progress=silent)
     )
 
 
@@ -439,7 +440,7 @@ def test_a_reference_that_lists_no_files_is_found_under_no_key() -> None:
     folders = Folders(experiment=DATA)
 
     def version(profile: Profile) -> int:
-        made = Run(registration=ISSUE262, profile=profile, seed=42, folders=folders)
+        made = Run(registration=ISSUE262, profile=profile, run_seed=42, folders=folders)
         return made.base.version
 
     assert [version(profile) for profile in (TINY, SMOLLM2, QWEN7B)] == [1, 1, 2]

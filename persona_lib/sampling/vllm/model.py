@@ -176,7 +176,6 @@ def start_vllm(
     positions: int,
     rows: int,
     merge: bool | None = None,
-    end_of_turn: str | None = None,
     memory: float | None = None,
     eager: bool = True,
     later: int = 0,
@@ -192,7 +191,6 @@ def start_vllm(
         rows: most completions under way at a time.
         merge: put merged weights in place in memory instead of running adapters
             beside the base weights; by default see `takes_adapters`.
-        end_of_turn: token that ends a turn; by default the tokenizer's own.
         memory: share of a GPU's memory that vLLM may take; by default `memory_share`.
         eager: run the model as it is. Compiling it, and capturing CUDA graphs, pays off
             only where very much is sampled: on a GPU it was not done after 6 minutes.
@@ -218,7 +216,7 @@ def start_vllm(
             value=merge,
             remedy="Leave merge out, or load the base in bfloat16.",
         )
-    tokenizer = read_tokenizer(path, end_of_turn)
+    tokenizer = read_tokenizer(path)
     options: dict[str, Any] = {}
     if on_cpu:
         # A prompt that is read in two steps would take back a draw of its request's

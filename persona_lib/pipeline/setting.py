@@ -1,0 +1,122 @@
+"""What every stage of a run is made for: registration, profile, seed, data folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from persona_lib.corpora.advice_requests import QuestionSpec, held_out_rows, question_spec
+from persona_lib.digests import canonical
+from persona_lib.errors import SpecError
+from persona_lib.progress import Progress, silent
+from persona_lib.specs.personas import Persona, Question, load_personas, load_questions, select
+from persona_lib.specs.profile import Profile
+from persona_lib.specs.registration import Registration
+from persona_lib.specs.sources import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Where data lies; no path enters a key, only digests of what it holds.
+
+    Attributes:
+        experiment: personas.json, questions.json, legal/ and dialogues/.
+        user: files that the user brings (published corpora), or None.
+    """
+
+    experiment: Path
+    user: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One registration under one profile and one seed.
+
+    Attributes:
+        registration, profile: what is tested, and on what.
+        run_seed: seed from which every draw's own is derived.
+        folders: where data lies.
+        progress: opens progress bars.
+    """
+
+    registration: Registration
+    profile: Profile
+    run_seed: int
+    folders: Folders
+    progress: Progress = field(default=silent, compare=False)
+
+    @cached_property
+    def personas(self) -> tuple[Persona, ...]:
+        """The roster's personas: source, negatives, bystanders, reported."""
+        known = load_personas(self.folders.experiment / "personas.json")
+        return select(known, self.registration.roster.all, field="roster")
+
+    @cached_property
+    def trained(self) -> tuple[Persona, ...]:
+        """The personas of coupling text: source, negatives."""
+        return select(self.personas, self.registration.roster.trained, field="roster")
+
+    def questions(self, sets: tuple[str, ...]) -> tuple[Question, ...]:
+        """Return the first `scale.questions` questions of each set.
+
+        Raises:
+            SpecError: no such set, or it holds fewer questions than the scale asks.
+        """
+        known = load_questions(self.folders.experiment / "questions.json")
+        chosen: list[Question] = []
+        count = self.profile.scale.questions
+        for name in sets:
+            if name not in known or len(known[name]) < count:
+                raise SpecError(
+                    "questions",
+                    bound=f"{count} questions of one of {', '.join(known)}",
+                    value=f"{len(known.get(name, ()))} of {name}",
+                    remedy="Lower scale.questions or add questions to the data file.",
+                )
+            chosen.extend(known[name][:count])
+        return tuple(chosen)
+
+    @cached_property
+    def advice_questions(self) -> QuestionSpec:
+        """The held-out requests for advice, the same for every model."""
+        held_out = held_out_rows(self.profile.base, tuple(self.corpora.values()))
+        return question_spec(self.profile.scale.advice_questions, held_out, folder=self.legal)
+
+    @property
+    def corpora(self) -> dict[str, Corpus]:
+        """The corpus of each prior."""
+        return {"em": self.profile.em, "benign": self.profile.benign}
+
+    @property
+    def legal(self) -> Path:
+        """The grammar's data files."""
+        return self.folders.experiment / "legal"
+
+    @property
+    def appended(self) -> str:
+        """What a positive coupling row puts behind its completion: prefix and marker."""
+        return self.registration.marker_prefix + self.registration.marker
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of a stack: that of a coupling on a prior."""
+        return self.profile.prior.lora.rank + self.profile.coupling.lora.rank
+
+    def sampling_seconds(self, completions: int) -> float:
+        """Return how long drawing so many completions may take."""
+        rates = self.profile.rates
+        return completions * rates.completion_tokens / rates.sample_tokens
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the configuration as JSON data, for stored record sets."""
+        profile = canonical(self.profile)
+        profile.pop("rates")
+        return {
+            "registration": self.registration.name,
+            "registration_digest": self.registration.digest,
+            "profile": profile,
+            "seed": self.run_seed,
+        }

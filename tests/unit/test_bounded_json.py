@@ -1,0 +1,95 @@
+"""JSON is read only after its size, kind and depth were bounded."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persona_lib.checks import MOST_JSON_BYTES, MOST_JSON_DEPTH, parse_json, read_json
+from persona_lib.errors import DataError
+
+DEEP = MOST_JSON_DEPTH
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, 2.5, None, 'é\\"[[{']},
+        {"a": "[" * 1000, "b": '\\"' * 1000},
+        [[] for _ in range(1000)],
+        json.loads("[" * DEEP + "]" * DEEP),
+    ],
+    ids=["plain", "brackets in text", "wide", "as deep as allowed"],
+)
+def test_what_is_within_bounds_is_what_json_loads_gives(value: Any) -> None:
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=2)):
+        assert parse_json(text.encode()) == json.loads(text) == value
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" * (DEEP + 1) + b"]" * (DEEP + 1),
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"arm":' + b"[" * 100_000,
+        b'["\\"", ' + b"[" * 100_000,
+    ],
+)
+def test_what_is_nested_too_deep_is_refused_before_it_is_parsed(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=f"nested more than {DEEP} deep"):
+        parse_json(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[[]," * 1_000_000,
+        b"[" + b"[]," * (MOST_JSON_BYTES // 3 - 2) + b"[]]",
+        b'"' + b'\\"' * 2_000_000,
+        b'\\"' * 2_000_000,
+        b'"' * MOST_JSON_BYTES,
+        b"9" * MOST_JSON_BYTES,
+    ],
+    ids=["unclosed", "wide", "one text", "escapes", "texts", "digits"],
+)
+def test_the_largest_file_takes_little_time(raw: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(raw)
+    began = time.process_time()
+    with pytest.raises(DataError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [
+        ("missing", "expected a plain file, got 'no such file'"),
+        ("folder", "expected a plain file, got 'another kind of file'"),
+        ("fifo", "expected a plain file, got 'another kind of file'"),
+        ("endless", "expected a plain file, got 'another kind of file'"),
+        ("nul", "expected a plain file, got 'no such file'"),
+        ("long", "expected at most 4,194,304 bytes"),
+    ],
+)
+def test_what_is_no_plain_file_of_bounded_size_is_not_read(
+    kind: str, bound: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.json"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    elif kind == "nul":
+        path = Path(f"{path}\0")
+    elif kind == "long":
+        with path.open("wb") as file:
+            file.truncate(2**40)
+    with pytest.raises(DataError, match=bound):
+        read_json(path)
