@@ -245,8 +245,7 @@ def _by_model(
 
 
 def _ordered(registration: Registration, found: Mapping[ModelId, object]) -> list[ModelId]:
-    every = [ModelId(PRE, prior) for prior in registration.priors]
-    every += [ModelId(POST, arm.name) for arm in registration.arms]
+    every = registration.models(arm.name for arm in registration.arms)
     return [model for model in every if model in found]
 
 

@@ -314,5 +314,5 @@ def _report(
         dollars=purse.dollars,
         dollars_at_most=purse.dollars_at_most,
         models=tuple(sorted({o.model for o in outcomes.values() if o.model})),
-        stopped_by_budget=purse.stopped,
+        stopped_by_budget=purse.exhausted,
     )
