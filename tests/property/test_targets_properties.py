@@ -178,13 +178,13 @@ def test_a_batch_is_what_its_members_are_one_by_one(
 @given(tables=BATCHES)
 def test_a_batch_of_seeds_is_what_its_members_are(tables: Tables) -> None:
     a, b = tables[0][:, :, 0], tables[1][:, 0, :]
-    batch = seed_moments(a, b)
-    for i in range(len(a)):
-        m = seed_moments(a[i], b[i])
-        alone = [float(x) for x in (m.value, m.se, m.df, p_value(m), *interval(m, 0.9))]
-        ends = interval(batch, 0.9)
-        parts = (batch.value, batch.se, batch.df, p_value(batch), *ends)
-        assert [np.asarray(x)[i] for x in parts] == pytest.approx(alone, nan_ok=True, **NEAR)
+
+    def figures(m: Moments) -> list[Floats]:
+        return [np.asarray(x) for x in (m.value, m.se, m.df, p_value(m), *interval(m, 0.9))]
+
+    for i, together in enumerate(zip(*figures(seed_moments(a, b)), strict=True)):
+        alone = figures(seed_moments(a[i], b[i]))
+        assert list(together) == pytest.approx([float(x) for x in alone], nan_ok=True, **NEAR)
 
 
 @FAST

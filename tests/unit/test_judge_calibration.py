@@ -16,6 +16,7 @@ import pytest
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
+from persona_lib.commands.session import DATA
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError, SpecError
 from persona_lib.panels.judge.base import UNSCORED
@@ -28,14 +29,10 @@ from persona_lib.panels.judge.calibration import (
     judge_calibration,
 )
 from persona_lib.panels.judge.triples import Triple, load_triples, triples_digest
-from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.verdict.gate_result import GateOutcome
+from tests.judges import PERSONAS, QUESTIONS, TRIPLES
 
-DATA = Path(__file__).parents[2] / "experiments" / "data"
 FOLDER = DATA / "judge"
-PERSONAS = [persona.id for persona in load_personas(DATA / "personas.json")]
-QUESTIONS = [q.id for group in load_questions(DATA / "questions.json").values() for q in group]
-TRIPLES = load_triples(FOLDER, PERSONAS, QUESTIONS)
 ALL = [triple for listed in TRIPLES.values() for triple in listed]
 RIGHT = {"positive": "yes", "red_team": "no", "negative": "no"}
 HOLDS, FAILS, CANNOT_TELL = GateOutcome.HOLDS, GateOutcome.FAILS, GateOutcome.CANNOT_TELL
