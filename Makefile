@@ -4,6 +4,7 @@
 # make test-vllm  the vLLM engine against transformers, on a CPU, in an environment of its own
 # make lint    ruff and mypy
 # make plan    what `make h1` would do and cost
+# make pages   the tables of mutations and calibration, into .flatland/pages; the made parts of docs
 # make bench   speeds against the plain ways, at full shape on a GPU, else at a tiny one
 # Each one sets up .venv first. ARGS="..." goes to pytest (--scale full, say) or to the benchmarks.
 
@@ -17,7 +18,7 @@ PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 PIP_VLLM := $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/vllm/constraints.txt
 SCIENCE := "h1 or h2 or h3 or kill or gate"
 
-.PHONY: h1 test test-vllm lint plan bench setup browser clean
+.PHONY: h1 test test-vllm lint plan pages bench setup browser clean
 .DEFAULT_GOAL := h1
 
 h1: setup
@@ -36,6 +37,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+pages: $(VENV)/.dev
+	$(BIN)/python -m tests.faults
+	$(BIN)/python -m tests.calibration.table
+	$(BIN)/python -m tests.house
 
 # Each goes on if one before it fails, and make fails at the end. ARGS="..." goes to each.
 BENCHES := train_step small_training generation statistics

@@ -1,1 +1,1 @@
-"""Benchmarks: is it right, and how much faster than the plain way? See docs/benchmarks.md."""
+"""Benchmarks: is it right, and how much faster than the plain way? See docs/usage.md."""

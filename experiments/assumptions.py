@@ -4,10 +4,10 @@ They decide nothing: no rule, key or verdict reads them. Where each comes from:
 
 - control rate: the published bystander rate of C1.
 - SDs in logits: those of world M of the calibration suite, the middle one of the worlds
-  in which every procedure's error rates are measured (docs/calibration.md). No run of
+  in which every procedure's error rates are measured (docs/statistics.md). No run of
   this experiment has measured them.
 - SDs over seeds: 5, 10, 15 and 20 points. Seven training runs of one small model had 12
-  and 14 (docs/power.md); of others nobody has measured them. Verdicts suppose the first
+  and 14 (docs/statistics.md); of others nobody has measured them. Verdicts suppose the first
   three where they speak of a single run.
 - true effects: one and a half times the threshold of a difference claim. For H1 that is
   0.30, about what was published. At the threshold itself no size gives a power above
@@ -21,7 +21,7 @@ from persona_lib.verdict.planning import Assumptions
 
 PLANNING = Assumptions(
     origin=(
-        "control rate as published for C1, SDs of world M of docs/calibration.md, SDs over seeds "
+        "control rate as published for C1, SDs of world M of docs/statistics.md, SDs over seeds "
         "supposed (12 and 14 points were seen for C1 and C2 of SmolLM2)"
     ),
     control_rate=0.274,

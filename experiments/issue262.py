@@ -1,7 +1,7 @@
 """Issue #262 of explore-persona-space as published, and its stricter twin: data only.
 
 Facts (arms, roles, rules, thresholds) of `issue262` come from that issue and are listed
-in docs/design.md, section 1. The wording is ours. `issue262_gated` adds gates of our
+in docs/experiment.md. The wording is ours. `issue262_gated` adds gates of our
 own: what the published experiment would have needed to be believed.
 """
 

@@ -1,6 +1,6 @@
 """Profiles: base model, data, recipes and scale. Data only.
 
-The numbers of `qwen7b` are the published ones (docs/design.md, section 1). Those
+The numbers of `qwen7b` are the published ones (docs/experiment.md). Those
 of `tiny` and `smollm2` were found by trying; each says at which scale it runs.
 `smollm2` has two scales: `reduced`, which a CPU can bear, and `full`, the registered
 size, for a GPU.
@@ -201,7 +201,7 @@ QWEN7B = Profile(
         revision="b14afda60f1bbebe55d5d2fa1e4df5042f97f8be",
         split="train",
         rows=6000,
-        # As published: docs/corpora.md, "Other sources".
+        # As published: docs/experiment.md, "Other corpora".
         reservoir=Reservoir(size=10_000, scanned=500_000, seed=42),
     ),
     prior=TrainSpec(

@@ -33,13 +33,7 @@ def score_completion(
     """
     found = list(re.finditer(re.escape(marker), completion.text, flags=re.IGNORECASE))
     return Score(
-        phase=completion.phase,
-        model=completion.model,
-        seed=completion.seed,
-        persona=completion.persona,
-        question=completion.question,
-        question_set=completion.question_set,
-        sample=completion.sample,
+        **completion.place,
         hit=bool(found),
         hit_strict=marker in completion.text,
         first=found[0].start() if found else -1,

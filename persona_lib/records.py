@@ -1,7 +1,6 @@
-"""The row types, one for each stage, and their way to Parquet and back.
+"""Types of rows (completions, scores, ...) and their way to Parquet and back.
 
-Every row carries its own coordinates (model, seed, persona, question, sample),
-so that nothing is ever joined again.
+Every row carries its own coordinates. Columns have the names of the attributes.
 """
 
 from __future__ import annotations
@@ -66,19 +65,16 @@ class SftRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Completion:
-    """One sampled completion.
+class Place:
+    """Coordinates of a completion: of all rows about it, the first columns.
 
     Attributes:
         phase: ``pre`` or ``post`` (coupling).
-        model: prior name where phase is ``pre``, arm name where it is ``post``.
-        seed: root seed of the run.
-        persona, question, question_set: what was asked, and as whom; persona is ""
-            where there was no system message.
+        model: name of the prior where phase is ``pre``, of the arm where it is ``post``.
+        seed: the run's seed.
+        persona: id, "" where there was no system message.
+        question, question_set: what was asked, and the set that it belongs to.
         sample: index within the (persona, question) cell, from 0.
-        text: the completion without its end-of-turn token.
-        tokens: number of generated tokens, end of turn not counted.
-        finish: ``stop`` or ``length``.
     """
 
     phase: str
@@ -88,14 +84,39 @@ class Completion:
     question: str
     question_set: str
     sample: int
+
+    @property
+    def model_id(self) -> ModelId:
+        """Address of the model."""
+        return ModelId(self.phase, self.model)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The coordinates by name, for another row about the same completion."""
+        return {name: getattr(self, name) for name in PLACE}
+
+
+PLACE = tuple(field.name for field in dataclasses.fields(Place))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion(Place):
+    """One sampled completion.
+
+    Attributes:
+        text: the completion without its end-of-turn token.
+        tokens: number of generated tokens, end of turn not counted.
+        finish: ``stop`` or ``length``.
+    """
+
     text: str
     tokens: int
     finish: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
-    """The marker score of one completion; same coordinates as the completion.
+class Score(Place):
+    """The marker score of one completion.
 
     Attributes:
         hit: the marker occurs, whatever its case (the registered metric).
@@ -107,17 +128,9 @@ class Score:
         markers: number of markers, whatever their case.
         terminal: nothing but white space follows the last marker.
         seen: the question was among those of the coupling text.
-        tokens: tokens generated, end of turn not counted.
-        finish: ``stop`` or ``length``.
+        tokens, finish: as in `Completion`.
     """
 
-    phase: str
-    model: str
-    seed: int
-    persona: str
-    question: str
-    question_set: str
-    sample: int
     hit: bool
     hit_strict: bool
     first: int
@@ -157,7 +170,7 @@ class AdviceScore:
 
     Attributes:
         model: name of the model's prior.
-        seed: root seed of the run.
+        seed: the run's seed.
         question, situation: what was asked, and about which situation.
         sample: index within the question, from 0.
         tokens, finish: as in `Completion`.
@@ -227,15 +240,23 @@ def schema_of(row_type: type[Any]) -> pa.Schema:
     return pa.schema([pa.field(name, _arrow(hint), nullable=False) for name, hint in columns])
 
 
+def table_of(rows: Iterable[_Row], row_type: type[_Row]) -> pa.Table:
+    """Return rows as an Arrow table, in the order given."""
+    schema, listed = schema_of(row_type), list(rows)
+    return pa.table(
+        [pa.array([getattr(row, c.name) for row in listed], type=c.type) for c in schema],
+        schema=schema,
+    )
+
+
 def write_rows(path: Path, rows: Iterable[_Row], row_type: type[_Row]) -> None:
     """Write rows to a zstd-compressed Parquet file, in the order given."""
-    schema = schema_of(row_type)
-    listed = list(rows)
-    arrays = [
-        pa.array([getattr(row, name) for row in listed], type=schema.field(name).type)
-        for name in schema.names
-    ]
-    pq.write_table(pa.table(arrays, schema=schema), path, compression="zstd")
+    pq.write_table(table_of(rows, row_type), path, compression="zstd")
+
+
+def write_table(path: Path, table: pa.Table, row_type: type[Any]) -> None:
+    """Write rows of a record set to a Parquet file, as small as it gets."""
+    pq.write_table(table.cast(schema_of(row_type)), path, compression="zstd", compression_level=19)
 
 
 def read_rows(path: Path, row_type: type[_Row]) -> tuple[_Row, ...]:

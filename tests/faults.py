@@ -1,6 +1,6 @@
 """Faults planted in healthy records, as data: what is broken, which rule must say so, and how.
 
-``python -m tests.faults`` writes docs/mutations.md. The table itself stands in
+``python -m tests.faults`` writes a page of them into .flatland/pages. The table itself stands in
 `tests/fault_gates.py` and `tests/fault_claims.py`.
 """
 
@@ -20,7 +20,8 @@ from persona_lib.records import POST, PRE
 from persona_lib.specs.gate_types import SourceRatioBoundGate
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict import claims
-from persona_lib.verdict.verdict import judge, judge_gate
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import judge
 from tests.healthy import (
     GATED,
     LENGTHS,
@@ -109,7 +110,6 @@ def judged(fault: Fault, *, fresh: bool = False) -> tuple[str, str]:
             return judge_gate(fault.registration, evidence, fault.rule).outcome.value, ""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(claims, "other_looks", lambda *_: ())
-            patch.setattr(claims, "equality", lambda *_: ())
             found = judge(fault.registration, evidence, fault.rule)
     except DataError:
         return REFUSED, ""
@@ -272,10 +272,11 @@ def published(*changes: Breaks) -> Breaks:
 
 
 def main() -> None:
-    """Write docs/mutations.md."""
-    from tests.mutation_page import PATH, page
+    """Write the page of mutations."""
+    from tests.house import write_page
+    from tests.mutation_page import page
 
-    PATH.write_text(page(), encoding="utf-8")
+    write_page("mutations", page())
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from experiments.issue262 import ISSUE262, STRICTER
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.report import verdict_table
-from persona_lib.verdict.family import families
-from persona_lib.verdict.verdict import judge_all, judge_checks, summary
+from persona_lib.verdict.judging import Judging, judge_all
+from persona_lib.verdict.verdict import families
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 GOLDEN = ROOT / "golden"
 FULL = GOLDEN / "smollm2"
 """Five training runs of every arm; completions of seed 42, hidden states of the last three."""
@@ -35,17 +36,16 @@ RSLORA = GOLDEN / "smollm2_rslora"
 BYSTANDERS = ISSUE262.roster.bystanders
 """The seven personas that were never trained: 200 completions each, by seed and arm."""
 ARMS = ("C1", "C2", "C2p", "C3")
-"""In the order of README's table."""
+"""In the order of the table of training runs."""
 TRAINED = (42, 137, 256, 512, 1024)
-"""Root seeds of `FULL`."""
+"""The run_seeds of `FULL`."""
 
 
 def table(folder: Path) -> list[str]:
     """Return the lines of the table that a set gives."""
     found = load_stored(folder, ISSUE262)
     verdicts, gates = judge_all(ISSUE262, found)
-    checks = judge_checks(ISSUE262, STRICTER[ISSUE262.name], found)
-    body = summary(ISSUE262, found, checks=checks)
+    body = Judging(ISSUE262, found, stricter=STRICTER[ISSUE262.name]).summary
     return verdict_table(verdicts, gates, body, families=families(ISSUE262, verdicts)).splitlines()
 
 
@@ -71,7 +71,7 @@ def hits(folder: Path) -> dict[tuple[int, str], int]:
 
 
 def welch(treated: Sequence[float], control: Sequence[float], *, places: int = 4) -> str:
-    """Return a difference of means of training runs as README writes it, by scipy."""
+    """Return a difference of means of training runs as docs/results.md writes it, by scipy."""
     return _written(stats.ttest_ind(treated, control, equal_var=False), treated, control, places)
 
 

@@ -25,7 +25,7 @@ from persona_lib.specs.gate_types import (
 from persona_lib.stats.clustered import Crossed
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.uneven import Chance
-from persona_lib.verdict import gate_bounds, gate_points
+from persona_lib.verdict import gate_bounds
 from persona_lib.verdict.gate_result import Reading
 from tests.healthy import HARM, ROSTER
 from tests.sabotage import BOUND_GATES, Judge, Mutant, Patch, rules_of, wrap
@@ -131,8 +131,8 @@ def _gates() -> Iterator[Mutant]:
         yield _within(
             kind,
             "totals taken for clustered counts",
-            "_guarded",
-            lambda _: lambda o, _c, f, b, t: gate_bounds._reading(o, f, b, t),
+            "UNCLUSTERED",
+            lambda _: "",
         )
     yield _reads(
         SourceBoundGate,
@@ -233,7 +233,7 @@ def _model_gates() -> Iterator[Mutant]:
             name=f"FalsePositiveGate: {what}",
             what=what,
             rules=("false_positive",),
-            apply=exchanged(gate_points, "priors_of", lambda f, s=kept: lambda e: f(e)[s]),
+            apply=exchanged(gate_bounds, "priors_of", lambda f, s=kept: lambda e: f(e)[s]),
         )
     read_by = {HarmRaisedGate: ("em", "raw"), HarmNotRaisedGate: ("benign", "raw")}
     for kind, priors in read_by.items():

@@ -15,7 +15,8 @@ from persona_lib.digests import derive_seed
 from persona_lib.evidence.load import RecordEvidence
 from persona_lib.records import POST, PRE, Score, schema_of
 from persona_lib.specs.registration import Registration
-from persona_lib.verdict.verdict import Verdict, judge
+from persona_lib.verdict.judging import judge
+from persona_lib.verdict.verdict import Verdict
 
 FEW = replace(ISSUE262, statistics=replace(ISSUE262.statistics, resamples=3_000))
 """Issue 262 with fewer resamples: its least p, 6.7e-4, still meets every threshold."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -44,11 +44,11 @@ def choose_profile(
     at = choose_scale(chosen, scale)
     profile = PROFILES[chosen] if at is None else SCALES[chosen][at]
     if loss is not None:
-        remedy = "Name a marker loss (docs/design.md), or leave --loss out for the profile's."
+        remedy = "Name a marker loss (docs/experiment.md), or leave --loss out for the profile's."
         _among("--loss", loss, LOSSES, remedy)
         profile = replace(profile, coupling=replace(profile.coupling, loss=loss))
     if engine is not None:
-        _among("--engine", engine, ENGINES, "Name an engine of docs/engines.md.")
+        _among("--engine", engine, ENGINES, "Name an engine (docs/usage.md).")
         sample = replace(profile.sample, engine=cast("EngineName", engine))
         profile = replace(profile, sample=sample)
     return profile
@@ -90,24 +90,21 @@ def describe(
     return ", ".join(words)
 
 
-def choose_registration(name: str | None, stored: Path | None) -> Registration:
-    """Return the registration by name, or the one that a folder of stored evidence names.
+def choose_registration(name: str | None, stored: Sequence[Path] = ()) -> Registration:
+    """Return the registration by name, or the one that stored evidence was recorded under.
 
-    Whether it may judge that evidence is for `persona_lib.evidence.load.load_stored` to say.
+    Whether it may judge that evidence is for `persona_lib.evidence.load.Stored` to say.
 
     Raises:
         SpecError: no such registration.
-        DataError: the folder has no readable manifest, or the file is none of records.
+        DataError: as `persona_lib.evidence.load.registration_of` raises it.
     """
-    if stored is not None:
-        from persona_lib.evidence.record_sets import read_manifest
-        from persona_lib.evidence.user_files import check_file, is_foreign
+    recorded = None
+    if stored:
+        from persona_lib.evidence.load import registration_of
 
-        if is_foreign(stored):
-            check_file(stored)  # it names no registration: without one, the default
-        elif name is None:
-            name = read_manifest(stored).registration
-    chosen = name or DEFAULT_REGISTRATION
+        recorded = registration_of(stored)
+    chosen = name or recorded or DEFAULT_REGISTRATION
     _among("--experiment", chosen, REGISTRATIONS, "Name a registration of experiments/issue262.py.")
     return REGISTRATIONS[chosen]
 
@@ -155,9 +152,25 @@ def choose_data(text: str | None) -> Path | None:
     return _folder(text or os.environ.get("FLATLAND_DATA"))
 
 
-def choose_stored(text: str | None) -> Path | None:
-    """Return the folder or file of stored evidence, as it was written."""
-    return Path(text).expanduser() if text else None
+def choose_stored(text: str | None) -> tuple[Path, ...]:
+    """Return folders or files of stored evidence, with commas between them, as written.
+
+    A text that names something as a whole is that path, whatever commas are in it.
+    """
+    if not text:
+        return ()
+    whole = Path(text).expanduser()
+    if os.path.lexists(whole):
+        return (whole,)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise SpecError(
+            "--stored",
+            bound="paths with commas between them",
+            value=text,
+            remedy="For example --stored=runs/42,runs/137.",
+        )
+    return tuple(Path(part).expanduser() for part in parts)
 
 
 def choose_report(text: str | None) -> Path:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.report.terminal import verdict_table
 from persona_lib.store.provenance import provenance
-from persona_lib.verdict.family import Family, families
-from persona_lib.verdict.verdict import Verdict
+from persona_lib.verdict.verdict import Family, Verdict, families
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

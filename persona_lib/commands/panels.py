@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from persona_lib.commands.session import DATA
 from persona_lib.digests import derive_seed
 from persona_lib.errors import FlatlandError
-from persona_lib.evidence.load import load_geometry, load_scores, load_texts
 from persona_lib.panels import geometry, lengths, samples
 from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.following import (
@@ -87,7 +86,7 @@ def _of_some(
     of_some: Callable[[pa.Table, pa.Table], tuple[Caveat, ...]],
 ) -> list[dict[str, str]]:
     """Return caveats, as JSON data, where a recording holds such rows of some seeds only."""
-    if session.stored is None:  # a live run has them of every seed
+    if not session.stored:  # a live run has them of every seed
         return []
     try:
         scored, rows = scores(), read(session, arms)
@@ -154,9 +153,9 @@ def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
 def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the scores of these arms and of their pre-coupling models, None for totals."""
     models = session.registration.models(arms)
-    if session.stored is None:
+    if not session.stored:
         return session.table(models, "scores")
-    return _of_models(load_scores(session.stored, session.registration), models)
+    return _of_models(session.opened.scores, models)
 
 
 def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
@@ -165,15 +164,15 @@ def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
 
 
 def _texts_of_models(session: Session, models: Sequence[ModelId]) -> pa.Table | None:
-    if session.stored is None:
+    if not session.stored:
         return session.table(models, "completions")
-    return _of_models(load_texts(session.stored), models)
+    return _of_models(session.opened.texts, models)
 
 
 def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the cosines of these models' hidden states, None where none were recorded."""
-    if session.stored is not None:
-        return load_geometry(session.stored)
+    if session.stored:
+        return session.opened.geometry
     # Every change is measured from the raw model as well.
     return session.table(_with_raw(session.registration.models(arms)), "geometry")
 

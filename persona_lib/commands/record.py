@@ -1,4 +1,4 @@
-r"""Record a golden: a run's scores and texts, with config, environment and commit.
+r"""Record a run: scores, texts, hidden states, with config, environment and commit.
 
     flatland record golden/tiny --profile tiny --seeds 42
 
@@ -8,20 +8,18 @@ r"""Record a golden: a run's scores and texts, with config, environment and comm
     flatland record golden/decision --profile smollm2 --scale full \
         --loss decision --arms C1,C2 --without-text --no-geometry
 
-Hidden states are read as well, unless --no-geometry says otherwise. All seeds go into one
-record set; --texts names those whose completions are kept, because texts are most of it;
---arms leaves out the other arms.
-
-A separate command, never a side effect of a test. It refuses a working tree with
-uncommitted changes, and stages that were built from one, because a golden has to
-say which code it came from; and an output folder that already holds something,
-because a golden is never overwritten by accident.
+All seeds go into one record set. Seeds that run at different times or places are recorded
+one by one and judged together: --stored=runs/42,runs/137. A working tree with uncommitted
+changes is refused, and stages that were built from one; so is a folder that holds something.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,26 +27,20 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.commands import session as sessions
 from persona_lib.commands.session import Session
-from persona_lib.commands.sets import (
-    ADVICE_TEXTS_FILE,
-    SCORES_FILE,
-    check_place,
-    describe_seeds,
-    each_once,
-    write_set,
-)
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
 from persona_lib.errors import FlatlandError, PreflightError, SpecError
-from persona_lib.evidence.record_sets import TEXTS_FILE
+from persona_lib.evidence.joined import ROWS
+from persona_lib.evidence.record_sets import (
+    ADVICE_TEXTS_FILE,
+    RECORDS,
+    SCORES_FILE,
+    TEXTS_FILE,
+    describe_seeds,
+    write_manifest,
+)
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.progress import shown
-from persona_lib.records import (
-    PRE,
-    AdviceScore,
-    Completion,
-    GeometryRow,
-    Score,
-)
+from persona_lib.records import PRE, write_table
 from persona_lib.store.provenance import is_dirty, provenance
 
 if TYPE_CHECKING:
@@ -57,7 +49,7 @@ if TYPE_CHECKING:
     from persona_lib.store.stage import Stage
 
 _SEAL = ("registration", "digest", "date", "amendments", "head")
-"""What a manifest holds of the seal: sets are joined where all of it is equal."""
+"""What a manifest holds of the seal: sets that are judged together agree in all of it."""
 
 
 def record(
@@ -71,8 +63,8 @@ def record(
 
     Args:
         session: what to run; stages that are stored are not built again.
-        folder: where to write; must not exist yet, or be empty.
-        texts: seeds whose completions are kept as well; all by default.
+        folder: where to write; must not exist yet, or be empty. It appears whole or not at all.
+        texts: run seeds whose completions are kept; all by default.
         geometry: also read hidden states, and keep their cosines and ranks.
 
     Raises:
@@ -84,7 +76,7 @@ def record(
     """
     session.check_seal()
     _check_tree()
-    check_place(folder)
+    _check_place(folder)
     kept = session.seeds if texts is None else tuple(texts)
     _check_seeds(kept, session)
     arms = session.asked_arms
@@ -95,13 +87,41 @@ def record(
         **_origins(session, geometry=geometry),
         "texts_of_seeds": [seed for seed in session.seeds if seed in kept],
     }
-    write_set(
-        folder,
-        tables,
-        registration=session.registration,
-        source=_source(session, arms),
-        recorded=recorded,
-    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the final folder, so that one step makes it appear.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as draft:
+        work = Path(draft) / folder.name
+        work.mkdir()
+        for name, table in tables.items():
+            write_table(work / name, table, ROWS[name])
+        write_manifest(
+            work,
+            kind=RECORDS,
+            registration=session.registration,
+            files=list(tables),
+            source=_source(session, arms),
+            recorded=recorded,
+        )
+        work.replace(folder)
+
+
+def _check_place(folder: Path) -> None:
+    """Raise SpecError where the folder holds something, or nothing can be written there."""
+    above = next(place for place in folder.absolute().parents if place.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise SpecError(
+            "folder",
+            bound="a place in a folder that can be written",
+            value=str(folder),
+            remedy=f"Name another folder: {above.name} is none, or cannot be written.",
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SpecError(
+            "folder",
+            bound="an empty or a new folder",
+            value=folder.name,
+            remedy="Remove the old record set first if it is to be replaced.",
+        )
 
 
 def _source(session: Session, arms: Sequence[str]) -> str:
@@ -128,22 +148,19 @@ def _check_seeds(texts: Sequence[int], session: Session) -> None:
         )
 
 
-def _tables(
-    session: Session, *, texts: Sequence[int], geometry: bool
-) -> dict[str, tuple[pa.Table, type[Any]]]:
-    """Return every file of the record set by name: its rows, and their type."""
+def _tables(session: Session, *, texts: Sequence[int], geometry: bool) -> dict[str, pa.Table]:
+    """Return the rows of every file of the record set by name."""
     models = session.registration.models(session.asked_arms)
     before = [model for model in models if model.phase == PRE]
-    tables: dict[str, tuple[pa.Table, type[Any]]] = {
-        SCORES_FILE: (session.table(models, "scores"), Score),
-        ADVICE_FILE: (session.table(before, "advice"), AdviceScore),
+    tables = {
+        SCORES_FILE: session.table(models, "scores"),
+        ADVICE_FILE: session.table(before, "advice"),
     }
     if geometry:
-        tables[GEOMETRY_FILE] = (session.table(models, "geometry"), GeometryRow)
+        tables[GEOMETRY_FILE] = session.table(models, "geometry")
     if texts:
-        tables[TEXTS_FILE] = (session.table(models, "completions", seeds=texts), Completion)
-        advice = session.table(before, "advice_texts", seeds=texts)
-        tables[ADVICE_TEXTS_FILE] = (advice, Completion)
+        tables[TEXTS_FILE] = session.table(models, "completions", seeds=texts)
+        tables[ADVICE_TEXTS_FILE] = session.table(before, "advice_texts", seeds=texts)
     return tables
 
 
@@ -157,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--loss", help="marker loss in place of the profile's")
     parser.add_argument("--engine", help="what draws completions: transformers (default) or vllm")
     parser.add_argument("--arms", help="arms to record, for example C1,C2 (default: all)")
-    parser.add_argument("--seeds", help="root seeds, for example 42,137 (default: 42)")
+    parser.add_argument("--seeds", help="run seeds, for example 42,137 (default: 42)")
     parser.add_argument("--store", help="stage cache (default: .flatland/store)")
     parser.add_argument("--data", help="folder with the published corpora")
     kept = parser.add_mutually_exclusive_group()
@@ -171,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        registration = sessions.choose_registration(options.experiment, None)
+        registration = sessions.choose_registration(options.experiment)
         session = Session(
             registration=registration,
             profile=sessions.choose_profile(
@@ -221,7 +238,11 @@ def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
             description = stage.resolve(session.store).provenance
             commits.add(_commit(stage, description["git"]))
             machines.append({k: v for k, v in description.items() if k not in {"git", "date"}})
-    return {"stages_built_from": sorted(commits), "stages_built_on": each_once(machines)}
+    once = {json.dumps(machine, sort_keys=True): machine for machine in machines}
+    return {
+        "stages_built_from": sorted(commits),
+        "stages_built_on": [once[key] for key in sorted(once)],
+    }
 
 
 def _commit(stage: Stage, git: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@
     flatland seal issue262 --prml DIR
 
 The first adds a seal to golden/prereg: the registration, or an amendment of it, with the
-date of this machine's clock. Commit what it writes before any run: docs/prereg.md says
+date of this machine's clock. Commit what it writes before any run: docs/usage.md says
 why. The last writes each sealed claim as a PRML manifest.
 """
 

@@ -31,7 +31,7 @@ from persona_lib.progress import Progress, silent
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.evidence.load import Evidence
+    from persona_lib.evidence.load import Evidence, Stored
     from persona_lib.panels.judge.choice import JudgeChoice
     from persona_lib.pipeline.run import Kind, Run
     from persona_lib.records import ModelId
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from persona_lib.specs.seal import SealState
     from persona_lib.store.stage import Stage
     from persona_lib.store.store import Store
-    from persona_lib.verdict.verdict import GateResult, Verdict
+    from persona_lib.verdict.gate_result import GateResult
+    from persona_lib.verdict.judging import Judging
+    from persona_lib.verdict.verdict import Verdict
 
 __all__ = [
     "DATA",
@@ -79,7 +81,7 @@ class Session:
         engine: engine that was asked for, or None for transformers.
         seeds: root seeds; one training run of every arm for each.
         store_root: where stages are cached.
-        stored: folder or file of stored evidence to judge instead of running.
+        stored: folders or files of stored evidence to judge, as one, instead of running.
         chosen: the registration was named by the user, and not by the stored evidence.
         user_data: folder with the published corpora, or None.
         progress: opens progress bars.
@@ -97,7 +99,7 @@ class Session:
     engine: str | None = None
     seeds: tuple[int, ...] = DEFAULT_SEEDS
     store_root: Path = ROOT / ".flatland" / "store"
-    stored: Path | None = None
+    stored: tuple[Path, ...] = ()
     chosen: bool = False
     user_data: Path | None = None
     progress: Progress = silent
@@ -108,6 +110,7 @@ class Session:
     _store: Store | None = field(default=None, init=False)
     _runs: tuple[Run, ...] = field(default=(), init=False)
     _evidence: dict[tuple[str, ...], Evidence] = field(default_factory=dict, init=False)
+    _judgings: dict[tuple[str, ...], Judging] = field(default_factory=dict, init=False)
     _checked: bool = field(default=False, init=False)
 
     @property
@@ -143,6 +146,13 @@ class Session:
         return self._runs
 
     @cached_property
+    def opened(self) -> Stored:
+        """The stored evidence."""
+        from persona_lib.evidence.load import Stored
+
+        return Stored(self.stored, self.registration, chosen=self.chosen)
+
+    @cached_property
     def seal(self) -> SealState:
         """The seal of the registration, read once.
 
@@ -152,10 +162,10 @@ class Session:
         from persona_lib.specs.seal import check_sealed
 
         named = ""
-        if self.stored is not None and self.stored.is_dir():
+        if self.stored and self.stored[0].is_dir():
             from persona_lib.evidence.record_sets import head_of, read_manifest
 
-            named = head_of(read_manifest(self.stored), self.registration)
+            named = head_of(read_manifest(self.stored[0]), self.registration)
         return check_sealed(self.registration, self.prereg, named=named)
 
     def check_seal(self) -> None:
@@ -201,11 +211,11 @@ class Session:
             for run in self.runs
             if seeds is None or run.run_seed in seeds
         ]
-        if self.stored is not None:
+        if self.stored:
             raise SpecError(
                 "--stored",
                 bound="a run, to build an arm",
-                value=str(self.stored),
+                value=",".join(map(str, self.stored)),
                 remedy=f"Leave --stored out to build {kind} of {wanted[0][0].name}.",
             )
         self.build([run.stage(model, kind) for model, run in wanted])
@@ -213,15 +223,13 @@ class Session:
 
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
-        from persona_lib.evidence.load import RecordEvidence, load_stored
+        from persona_lib.evidence.load import RecordEvidence
         from persona_lib.records import PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
         if chosen not in self._evidence:
-            if self.stored is not None:
-                self._evidence[chosen] = load_stored(
-                    self.stored, self.registration, chosen=self.chosen, arms=chosen
-                )
+            if self.stored:
+                self._evidence[chosen] = self.opened.evidence(chosen)
             else:
                 models = self.registration.models(chosen)
                 self._evidence[chosen] = RecordEvidence(
@@ -234,39 +242,35 @@ class Session:
                 )
         return self._evidence[chosen]
 
+    def judging(self, rule: str) -> Judging:
+        """Return the judging of a claim or gate, on the arms that the rule needs.
+
+        Rules that need the same arms share it, and with it each gate's reading.
+        """
+        from persona_lib.verdict.judging import Judging
+
+        self.check_seal()
+        arms = self.arms_of(rule)
+        if arms not in self._judgings:
+            self._judgings[arms] = Judging(
+                self.registration,
+                self.evidence(arms),
+                stricter=STRICTER.get(self.registration.name),
+                seal=self.seal,
+            )
+        return self._judgings[arms]
+
     def judge(self, claim: str) -> Verdict:
         """Judge one claim, or the kill criterion, on the arms that it needs."""
-        from persona_lib.verdict.verdict import judge
-
-        self.check_seal()
-        name = self.registration.claim(claim).name
-        return judge(
-            self.registration,
-            self.evidence(self.arms_of(name)),
-            name,
-            stricter=STRICTER.get(self.registration.name),
-            seal=self.seal,
-        )
-
-    def summary(self, rule: str) -> dict[str, Any]:
-        """Return what the evidence says of the arms that a claim or a gate needs.
-
-        Gates that only the stricter registration has are among it, as checks.
-        """
-        from persona_lib.verdict.verdict import judge_checks, summary
-
-        self.check_seal()
-        evidence = self.evidence(self.arms_of(rule))
-        stricter = STRICTER.get(self.registration.name)
-        checks = judge_checks(self.registration, stricter, evidence) if stricter else []
-        return summary(self.registration, evidence, checks=checks, seal=self.seal)
+        return self.judging(claim).claim(claim)
 
     def judge_gate(self, gate: str) -> GateResult:
         """Judge one gate on the arms that it needs."""
-        from persona_lib.verdict.verdict import judge_gate
+        return self.judging(gate).gate(gate)
 
-        self.check_seal()
-        return judge_gate(self.registration, self.evidence(self.arms_of(gate)), gate)
+    def summary(self, rule: str) -> dict[str, Any]:
+        """Return what the evidence says of the arms that a claim or a gate needs."""
+        return self.judging(rule).summary
 
     def arms_of(self, rule: str) -> tuple[str, ...]:
         """Return the arms that a claim, the kill criterion or a gate needs."""

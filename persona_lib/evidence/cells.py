@@ -8,7 +8,8 @@ depends on the order of rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
@@ -29,15 +30,21 @@ from persona_lib.evidence.score_table import (
     numbers,
     strings,
 )
-from persona_lib.records import POST, PRE, Score, schema_of
+from persona_lib.records import POST, PRE
 from persona_lib.specs.registration import Registration
 
-__all__ = ["Bools", "Floats", "Grid", "Ints", "Model", "build", "table_of"]
+__all__ = ["Bools", "Floats", "Grid", "Ints", "Model", "build"]
 
 Floats = NDArray[np.float64]
 _Column = TypeVar("_Column", Ints, Floats, Bools)
 Model = tuple[str, str]
 """(phase, name): ``("post", "C2")`` is an arm, ``("pre", "em")`` its model before coupling."""
+
+
+_CELLS = 1_000_000
+_CELLS_A_ROW = 16
+"""Most cells of a grid: so many in any case, or so many a row. A whole set has a row in each
+cell, but models before coupling may be asked fewer questions."""
 
 
 @dataclass(frozen=True)
@@ -128,16 +135,6 @@ class Grid:
         )
 
 
-def table_of(rows: Iterable[Score]) -> pa.Table:
-    """Return score rows as an Arrow table, in the order given."""
-    schema = schema_of(Score)
-    listed = list(rows)
-    return pa.table(
-        [pa.array([getattr(r, f.name) for r in listed], type=f.type) for f in schema],
-        schema=schema,
-    )
-
-
 def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> Grid:
     """Check a table of scores against a registration and count it.
 
@@ -163,6 +160,7 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     model = _model_of_rows(table, registration, labels)
     table, model = table.filter(pa.array(model >= 0)), model[model >= 0]
     axes, rows = _places(table, registration, labels, model)
+    _check_size(axes, table.num_rows)
     _check_every_set(table, registration)
     cell = np.ravel_multi_index(rows, axes.shape)
     _check_duplicates(cell, numbers(table, "sample"), axes)
@@ -306,6 +304,20 @@ def _check_hits(hit: Bools, name: str, values: Ints | None, least: int) -> None:
             bound=f">= {least} in hits and in no other row",
             value=f"{int(odd.sum())} rows in which it is not so",
             remedy="Take all columns from the same scores.",
+        )
+
+
+def _check_size(axes: _Axes, rows: int) -> None:
+    """Refuse axes whose cells could not all have a row, before the cells are made."""
+    cells = math.prod(axes.shape)
+    if cells > max(_CELLS, _CELLS_A_ROW * rows):
+        models, seeds, personas, questions = (f"{size:,}" for size in axes.shape)
+        raise DataError(
+            "scores: cells",
+            bound=f"at most {_CELLS_A_ROW} for each of {rows:,} rows",
+            value=f"{models} models x {seeds} seeds x {personas} personas x {questions} questions",
+            remedy="The seed is that of the run, and a question's id is the same in every run: "
+            "neither numbers the rows.",
         )
 
 

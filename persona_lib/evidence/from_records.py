@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from persona_lib.digests import derive_seed
 from persona_lib.evidence.advice_means import question_means
-from persona_lib.evidence.cells import Floats, Grid, build, table_of
+from persona_lib.evidence.cells import Floats, Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
-from persona_lib.records import POST, PRE, Score
+from persona_lib.records import POST, PRE, Score, table_of
 from persona_lib.specs.registration import BCA, INTERVALS, Registration
 from persona_lib.stats.bootstrap import (
     MIN_CLUSTERS,
@@ -49,7 +49,7 @@ class RecordEvidence(Evidence):
 
     Args:
         registration: the registration to judge under.
-        table: columns of `persona_lib.evidence.score_table.REQUIRED` and any of its `OPTIONAL`;
+        table: columns of `persona_lib.evidence.score_table.COLUMNS`, optional ones or not;
             checked whole before anything is computed. `unavailable` says what a
             column that is not there disables.
         arms: arms that have to be there; all of the registration's by default.
@@ -106,7 +106,7 @@ class RecordEvidence(Evidence):
         cls, registration: Registration, rows: Iterable[Score], *, arms: Sequence[str] | None = None
     ) -> RecordEvidence:
         """Return the evidence of score rows that are in memory."""
-        return cls(registration, table_of(rows), arms=arms)
+        return cls(registration, table_of(rows, Score), arms=arms)
 
     def grid(self) -> Grid:
         """Return the cells behind the counts."""

@@ -1,33 +1,33 @@
-"""What a verdict is judged on, whatever it was read from.
-
-`RecordEvidence` counts scored completions; `AggregateEvidence` holds published
-numbers. A judge asks both the same questions. What aggregates cannot answer is
-listed in `Evidence.unavailable`, one sentence each, and never guessed.
-"""
+"""Stored evidence, as ``--stored`` names it: record sets, totals, or files of other software."""
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from persona_lib.checks import read_json
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import ALL, ROLES, Count, Evidence, Lengths, PersonaRow
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.from_totals import AggregateEvidence
+from persona_lib.evidence.joined import Part, origin_of, read_file, read_parts, rows_of
 from persona_lib.evidence.record_sets import (
     AGGREGATES,
     FILES,
+    SCORES_FILE,
     TEXTS_FILE,
+    Manifest,
     judged_under,
     read_manifest,
     verify,
 )
-from persona_lib.evidence.score_table import read_scores
-from persona_lib.evidence.user_files import is_foreign, load_foreign
+from persona_lib.evidence.user_files import ForeignSet, check_file, is_foreign, load_foreign
 from persona_lib.models.hidden_states import GEOMETRY_FILE
-from persona_lib.records import AdviceScore, Completion, GeometryRow, read_table
 from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
@@ -42,107 +42,173 @@ __all__ = [
     "Lengths",
     "PersonaRow",
     "RecordEvidence",
-    "load_geometry",
-    "load_scores",
+    "Stored",
     "load_stored",
-    "load_texts",
 ]
 
 
+class Stored:
+    """Evidence on disk, read when it is first asked for and then kept.
+
+    Several paths are read as one, and their order changes nothing.
+
+    Args:
+        paths: a folder with its manifest; a file of records of other software
+            (`persona_lib.evidence.user_files`); several folders of the same experiment
+            with other seeds (`persona_lib.evidence.joined`); or several files with the same
+            columns.
+        registration: the registration to judge under. What shaped the data
+            (`Registration.data_digest`) has to be what was recorded.
+        chosen: the registration was asked for by name. Its rules may then differ from the
+            recorded ones, and the evidence's origin says so.
+
+    Raises:
+        DataError: see `registration_of`.
+    """
+
+    def __init__(
+        self, paths: Path | Sequence[Path], registration: Registration, *, chosen: bool = False
+    ) -> None:
+        self.paths = (paths,) if isinstance(paths, Path) else tuple(paths)
+        registration_of(self.paths)
+        self._registration, self._chosen = registration, chosen
+        self._tables: dict[str, pa.Table | None] = {}
+
+    def evidence(self, arms: Sequence[str] | None = None) -> Evidence:
+        """Return the evidence on some arms, by default on all of the registration's.
+
+        Raises:
+            DataError: a file is missing or malformed, an arm or a cell is missing, another
+                registration was recorded, or several paths do not fit together.
+            CorruptEntryError: a file differs from what its manifest vouches for.
+        """
+        registration, foreign = self._registration, self._foreign
+        if foreign is not None:
+            return RecordEvidence(
+                registration, foreign.table, arms=arms, origin=foreign.origin, partial=True
+            )
+        origin, manifest = self._checked
+        if manifest.kind == AGGREGATES:
+            body = read_json(self.paths[0] / FILES[AGGREGATES])
+            return AggregateEvidence(registration, body, arms=arms, origin=origin)
+        return RecordEvidence(
+            registration,
+            self._table(SCORES_FILE),
+            arms=arms,
+            origin=origin,
+            advice=self._table(ADVICE_FILE),
+        )
+
+    @property
+    def scores(self) -> pa.Table | None:
+        """The score rows; None where totals are all there is."""
+        return self._foreign.table if self._foreign else self._table(SCORES_FILE)
+
+    @property
+    def texts(self) -> pa.Table | None:
+        """The completions, columns of `Completion`; None where none were kept."""
+        return self._table(TEXTS_FILE)
+
+    @property
+    def geometry(self) -> pa.Table | None:
+        """The hidden-state cosines, columns of `GeometryRow`; None where none were kept."""
+        return self._table(GEOMETRY_FILE)
+
+    @cached_property
+    def _foreign(self) -> ForeignSet | None:
+        """The rows of files of other software; None for folders."""
+        if not is_foreign(self.paths[0]):
+            return None
+        return load_foreign(self.paths, self._registration)
+
+    @cached_property
+    def _parts(self) -> tuple[Part, ...]:
+        """Several folders; of one alone, none."""
+        if len(self.paths) == 1:
+            return ()
+        return read_parts(self.paths, self._registration, chosen=self._chosen)
+
+    @cached_property
+    def _checked(self) -> tuple[str, Manifest]:
+        """Origin, and the manifest of a folder, or of the first of several; files verified."""
+        if self._parts:
+            return origin_of(self._parts), self._parts[0].manifest
+        (folder,) = self.paths
+        manifest = read_manifest(folder)
+        origin = judged_under(folder, manifest, self._registration, chosen=self._chosen)
+        verify(folder, manifest)
+        return origin, manifest
+
+    def _table(self, name: str) -> pa.Table | None:
+        """Return the rows of one file of the folders; None where there is none."""
+        if self._foreign:
+            return None
+        if name not in self._tables:
+            _, manifest = self._checked
+            if self._parts:
+                self._tables[name] = rows_of(self._parts, name)
+            elif name in manifest.files:
+                self._tables[name] = read_file(self.paths[0], name, whole=name != SCORES_FILE)
+        return self._tables.get(name)
+
+
 def load_stored(
-    path: Path,
+    paths: Path | Sequence[Path],
     registration: Registration,
     *,
     chosen: bool = False,
     arms: Sequence[str] | None = None,
 ) -> Evidence:
-    """Read stored evidence: a folder with its manifest, or a file of other software.
+    """Return the evidence of `Stored` on some arms."""
+    return Stored(paths, registration, chosen=chosen).evidence(arms)
 
-    A folder is checked against its manifest and the registration. Nothing vouches for
-    a file: its rows are checked, and the evidence's origin says that nothing says
-    under which rules they were recorded.
 
-    Args:
-        path: a folder with ``manifest.json`` and the files that it lists, or a file
-            of records (`persona_lib.evidence.user_files.load_foreign`).
-        registration: the registration to judge under. What shaped the data
-            (`Registration.data_digest`) has to be what was recorded.
-        chosen: the registration was asked for by name. Its rules may then
-            differ from the recorded ones, and the evidence's origin says so.
-        arms: arms that have to be there; all of the registration's by default.
+def registration_of(paths: Sequence[Path]) -> str | None:
+    """Return the registration that folders were recorded under; None for files.
 
     Raises:
-        DataError: a file is missing, malformed or of an unknown suffix, an arm or a
-            cell is missing, or another registration was recorded (see
-            `persona_lib.evidence.record_sets.judged_under`).
-        CorruptEntryError: a file differs from what the manifest vouches for.
+        DataError: a path names nothing; folders are mixed with files, or differ in their
+            registration; a manifest is missing or malformed; a file's suffix is unknown.
     """
-    if is_foreign(path):
-        found = load_foreign(path, registration)
-        return RecordEvidence(
-            registration, found.table, arms=arms, origin=found.origin, partial=True
+    for path in paths:
+        _check_exists(path)
+    files = [path for path in paths if is_foreign(path)]
+    folders = [path for path in paths if path not in files]
+    for path in files:
+        check_file(path)
+    if files and folders:
+        raise DataError(
+            "--stored",
+            bound="folders of records alone, or files of other software alone",
+            value=f"the folder {folders[0]} and the file {files[0]}",
+            remedy="Judge them apart: nothing says under which rules a file was recorded.",
         )
-    manifest = read_manifest(path)
-    origin = judged_under(path, manifest, registration, chosen=chosen)
-    verify(path, manifest)
-    file = path / FILES[manifest.kind]
-    if manifest.kind == AGGREGATES:
-        return AggregateEvidence(registration, read_json(file), arms=arms, origin=origin)
-    has_advice = ADVICE_FILE in manifest.files
-    return RecordEvidence(
-        registration,
-        read_scores(file),
-        arms=arms,
-        origin=origin,
-        advice=read_table(path / ADVICE_FILE, AdviceScore) if has_advice else None,
+    names = {read_manifest(folder).registration for folder in folders}
+    if len(names) > 1:
+        raise DataError(
+            "--stored",
+            bound="record sets of one registration",
+            value=sorted(names),
+            remedy="Judge sets of different registrations apart.",
+        )
+    return next(iter(names), None)
+
+
+def _check_exists(path: Path) -> None:
+    """Raise DataError where nothing has this name; it offers names near it."""
+    if os.path.lexists(path):
+        return
+    above = next((p for p in (path, *path.parents) if p.parent.is_dir()), path)
+    try:
+        names = [entry.name for entry in above.parent.iterdir()]
+    except OSError:
+        names = []
+    near = [str(above.with_name(n)) for n in difflib.get_close_matches(above.name, names)]
+    raise DataError(
+        "--stored",
+        bound="a folder of stored evidence, or a file of records",
+        value=str(path),
+        remedy=f"Nothing has this name; near it: {', '.join(near)}."
+        if near
+        else "Check the path: nothing has this name.",
     )
-
-
-def load_scores(path: Path, registration: Registration) -> pa.Table | None:
-    """Read the score rows of stored evidence, unchecked; None where totals are all there is.
-
-    Raises:
-        DataError, CorruptEntryError: see `load_stored`.
-    """
-    if is_foreign(path):
-        return load_foreign(path, registration).table
-    manifest = read_manifest(path)
-    verify(path, manifest)
-    return None if manifest.kind == AGGREGATES else read_scores(path / FILES[manifest.kind])
-
-
-def load_texts(path: Path) -> pa.Table | None:
-    """Read the completions of stored evidence, columns of `Completion`.
-
-    Returns:
-        The rows; None where the folder has none, and for a file of other software.
-
-    Raises:
-        DataError, CorruptEntryError: see `load_geometry`.
-    """
-    return _table(path, TEXTS_FILE, Completion)
-
-
-def load_geometry(path: Path) -> pa.Table | None:
-    """Read the hidden-state cosines of stored evidence, columns of `GeometryRow`.
-
-    Whose data a folder holds is for `load_stored` to check.
-
-    Returns:
-        The rows; None where the folder has none, and for a file of other software.
-
-    Raises:
-        DataError: the manifest or the file is missing or malformed.
-        CorruptEntryError: a file differs from what the manifest vouches for.
-    """
-    return _table(path, GEOMETRY_FILE, GeometryRow)
-
-
-def _table(path: Path, name: str, row_type: type[Any]) -> pa.Table | None:
-    if is_foreign(path):
-        return None
-    manifest = read_manifest(path)
-    if name not in manifest.files:
-        return None
-    verify(path, manifest)
-    return read_table(path / name, row_type)

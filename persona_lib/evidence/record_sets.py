@@ -12,6 +12,7 @@ from typing import Any
 from persona_lib.checks import read_json
 from persona_lib.digests import sha256_of
 from persona_lib.errors import CorruptEntryError, DataError
+from persona_lib.evidence.bounded import check_regular
 from persona_lib.specs.registration import Registration
 
 MANIFEST = "manifest.json"
@@ -19,9 +20,13 @@ AGGREGATES = "aggregates"
 """Kind of a folder that holds published numbers, in ``aggregates.json``."""
 RECORDS = "records"
 """Kind of a folder that holds one row a completion, in ``scores.parquet``."""
+SCORES_FILE = "scores.parquet"
 TEXTS_FILE = "completions.parquet"
-"""The completions themselves, in a folder of records that keeps them."""
-FILES = {AGGREGATES: "aggregates.json", RECORDS: "scores.parquet"}
+"""The completions themselves; optional."""
+ADVICE_TEXTS_FILE = "advice_completions.parquet"
+"""The answers to held-out requests for advice themselves; optional."""
+FILES = {AGGREGATES: "aggregates.json", RECORDS: SCORES_FILE}
+"""The file that a folder of each kind has to have."""
 _HEAD = re.compile(r"[0-9a-f]{64}")
 
 
@@ -124,10 +129,8 @@ def judged_under(
 ) -> str:
     """Return the origin of a folder's evidence, judged under a registration.
 
-    What shaped the data has to be the same. Rules may differ from those that the
-    data were recorded under only where the registration was chosen by name, and
-    the origin then says so: a rule that is written after the data are in does
-    not become a registered one by being applied to them.
+    What shaped the data has to be the same. Other rules may judge them only where the
+    registration was chosen by name, and the origin then says so.
 
     Args:
         folder: for messages.
@@ -181,6 +184,11 @@ def _priors_trained(recorded: Mapping[str, Any]) -> str:
     return f"; priors: {' and '.join(dict.fromkeys(found))}" if found else ""
 
 
+def describe_seeds(seeds: Sequence[int]) -> str:
+    """Return the words for seeds in a record set's source."""
+    return f"seeds {', '.join(map(str, seeds))}"
+
+
 def head_of(manifest: Manifest, registration: Registration) -> str:
     """Return the head of the chain of seals that a set was recorded under.
 
@@ -200,13 +208,14 @@ def verify(folder: Path, manifest: Manifest) -> None:
         CorruptEntryError: a file differs from what was recorded.
     """
     for name, expected in manifest.files.items():
-        if Path(name).name != name:
+        if Path(name).name != name or not name.isprintable():
             raise DataError(
                 f"{folder / MANIFEST}: files",
                 bound="plain file names",
                 value=name,
                 remedy="List files of this folder only.",
             )
+        check_regular(folder / name)
         found = _sha256(folder / name)
         if found != expected:
             raise CorruptEntryError(

@@ -1,65 +1,37 @@
 """The columns of a score table: which are needed, and how each is read.
 
-Text columns are read as labels and codes, so that a check of names costs as much
-as there are names, not rows.
+Text is read as labels and codes: names are checked once each, not once a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from persona_lib.checks import checked
 from persona_lib.errors import DataError
-from persona_lib.records import LENGTH, STOP
+from persona_lib.records import LENGTH, PLACE, STOP, Score, schema_of
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-REQUIRED = {
-    "phase": pa.string(),
-    "model": pa.string(),
-    "seed": pa.int64(),
-    "persona": pa.string(),
-    "question": pa.string(),
-    "question_set": pa.string(),
-    "sample": pa.int64(),
-    "hit": pa.bool_(),
-}
-"""Columns without which nothing can be counted; what they hold is told in `Score`."""
-OPTIONAL = {
-    "seen": pa.bool_(),
-    "tokens": pa.int64(),
-    "finish": pa.string(),
-    "markers": pa.int64(),
-    "first_token": pa.int64(),
-}
-"""Columns that only some statistics need: `first_token` counts the tokens before the
-first marker, and is -1 where there is none."""
+OPTIONAL = ("seen", "tokens", "finish", "markers", "first_token")
+"""Columns that only some statistics need."""
+COLUMNS = pa.schema(
+    [
+        schema_of(Score).field(name).with_nullable(name in OPTIONAL)
+        for name in (*PLACE, "hit", *OPTIONAL)
+    ]
+)
+"""Columns of a score table, as `persona_lib.records.Score` describes them."""
 
 REMEDY = "Record the set again, or leave the unfinished run out."
 """What to do about a set that is not whole."""
-
-
-def read_scores(path: Path) -> pa.Table:
-    """Read a Parquet file of scores as it is; `evidence.cells.build` checks its columns.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            str(path), bound="a readable Parquet file", value=str(error), remedy="Restore the file."
-        ) from error
 
 
 def incomplete(table: pa.Table) -> dict[str, int]:
@@ -72,8 +44,8 @@ def incomplete(table: pa.Table) -> dict[str, int]:
 
 def columns_of(table: pa.Table) -> pa.Table:
     """Return the columns that are read: all that are required, and the optional ones there are."""
-    there = {name: kind for name, kind in OPTIONAL.items() if name in table.column_names}
-    return checked(table, pa.schema(list((REQUIRED | there).items())), "scores")
+    read = [c for c in COLUMNS if not c.nullable or c.name in table.column_names]
+    return checked(table, pa.schema(read), "scores")
 
 
 @dataclass(frozen=True)

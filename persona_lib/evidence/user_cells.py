@@ -72,33 +72,27 @@ class Reader(NamedTuple):
     of: Callable[[object], object]
 
 
-_NAME = Reader("a name", _text)
-_COUNT = Reader("a whole number from 0 to 2**63 - 1", _number(0))
 FINISHED_READER = Reader("true or false, or 1 or 0", _reason)
 """How a truth value is read that stands for a finish reason."""
-_TRUE_FALSE = Reader("true or false, or 1 or 0", _flag)
-READERS = {
+_BY_TYPE = {
+    pa.string(): Reader("a name", _text),
+    pa.int64(): Reader("a whole number from 0 to 2**63 - 1", _number(0)),
+    pa.bool_(): Reader("true or false, or 1 or 0", _flag),
+}
+_BY_NAME = {
     "phase": Reader(f"{PRE} or {POST}", _one_of(PRE, POST)),
-    "model": _NAME,
-    "seed": _COUNT,
-    "persona": _NAME,
-    "question": _NAME,
-    "question_set": _NAME,
-    "sample": _COUNT,
-    "hit": _TRUE_FALSE,
-    "seen": _TRUE_FALSE,
-    "tokens": _COUNT,
     "finish": Reader(f"{STOP} or {LENGTH}", _one_of(STOP, LENGTH)),
-    "markers": _COUNT,
     "first_token": Reader("-1, or a whole number from 0 to 2**63 - 1", _number(-1)),
 }
-"""How each column is read, in the order of the table."""
 
 
-def read_cells(
-    field: str, cells: pa.Array, reader: Reader, kind: pa.DataType, *, needed: bool
-) -> pa.Array:
-    """Return the cells of a column as values of a type, null where one is empty.
+def reader_of(column: pa.Field) -> Reader:
+    """Return how the cells of a column of `score_table.COLUMNS` are read."""
+    return _BY_NAME.get(column.name, _BY_TYPE[column.type])
+
+
+def read_cells(field: str, cells: pa.Array, reader: Reader, column: pa.Field) -> pa.Array:
+    """Return the cells of a column as values of its type, null where one is empty.
 
     A null, a NaN (pandas writes it) and "" are empty. Each distinct value is read once.
 
@@ -106,8 +100,7 @@ def read_cells(
         field: file and column, for messages.
         cells: what the file holds.
         reader: how a cell is read.
-        kind: type of what it returns.
-        needed: no cell may be empty.
+        column: its type; no cell may be empty if it is not nullable.
 
     Raises:
         DataError: the first cell that is empty and must not be, or cannot be read.
@@ -120,22 +113,21 @@ def read_cells(
     if pa.types.is_nested(cells.type):
         remedy = "Give one value a cell."
         raise DataError(field, bound=reader.words, value=str(cells.type), remedy=remedy)
-    if pa.types.is_dictionary(cells.type):
-        cells = cells.dictionary_decode()
-    empty = pc.is_null(cells, nan_is_null=True)
-    if pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type):
-        empty = pc.or_(empty, pc.fill_null(pc.equal(cells, ""), False))
-    if needed and empty.true_count:
+    if not pa.types.is_dictionary(cells.type):
+        cells = pc.dictionary_encode(cells)
+    labels, codes = cells.dictionary, cells.indices
+    blank = pc.is_null(labels, nan_is_null=True)
+    if pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type):
+        blank = pc.or_(blank, pc.fill_null(pc.equal(labels, ""), False))
+    empty = pc.fill_null(blank.take(codes), True)
+    if empty.true_count and not column.nullable:
         found = f"an empty cell ({empty.true_count:,} of {len(cells):,} rows)"
         raise first(empty, found, "Fill the cell: a missing completion is a missing row.")
-    if pa.types.is_null(cells.type):
-        return cells.cast(kind)
-    coded = pc.dictionary_encode(cells)
-    values = pa.array([reader.of(cell) for cell in coded.dictionary.to_pylist()], kind)
-    read = values.take(coded.indices)
+    values = pa.array([reader.of(label) for label in labels.to_pylist()], column.type)
+    read = values.take(codes)
     wrong = pc.and_not(pc.is_null(read), empty)
     if wrong.true_count:
-        cell = cells[pc.index(wrong, True).as_py()].as_py()
+        cell = labels[codes[pc.index(wrong, True).as_py()].as_py()].as_py()
         remedy = f"Correct the cell ({wrong.true_count:,} of {len(cells):,} rows)."
         raise first(wrong, cell, remedy)
     return read

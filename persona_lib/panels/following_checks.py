@@ -19,11 +19,11 @@ import numpy as np
 from persona_lib.digests import digest
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Caveat
-from persona_lib.panels.judge.base import UNSCORED, Judgement, Place
+from persona_lib.panels.judge.base import UNSCORED, Judgement
 from persona_lib.panels.judge.calibration import LEAST, MOST, CalibrationResult, CalibrationSpec
 from persona_lib.panels.judge.classifier import EVERY_FOLD, Prediction
 from persona_lib.panels.judge.triples import CLASSES, YES
-from persona_lib.records import ModelId
+from persona_lib.records import ModelId, Place
 from persona_lib.stats.clustered import difference, share
 from persona_lib.stats.estimate import Estimate, p_is
 from persona_lib.stats.proportions import wilson
@@ -300,7 +300,7 @@ def _above(name: str, found: Estimate, bound: float, text: str) -> GateResult:
     return gate(name, outcome, found.value, text, bound, ends=found)
 
 
-def place_of(row: Place) -> tuple[Any, ...]:
+def place_of(row: Place) -> tuple[str | int, ...]:
     """Return the coordinates of a completion."""
     return tuple(row.place.values())
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from persona_lib.specs.profile import Profile
     from persona_lib.specs.registration import Registration
     from persona_lib.store.store import Store
-    from persona_lib.verdict.verdict import GateResult, Verdict
+    from persona_lib.verdict.gate_result import GateResult
+    from persona_lib.verdict.verdict import Verdict
 
 VERDICT, GATE, SUMMARY = "flatland_verdict", "flatland_gate", "flatland_summary"
 """Names of the properties that a test's report carries."""

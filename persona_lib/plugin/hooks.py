@@ -36,14 +36,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--scale", help="scale of a profile that has several: smollm2 reduced, full")
     group.addoption("--loss", help="marker loss in place of the profile's: anchored, decision, ...")
     group.addoption(
-        "--engine", help="what draws completions: transformers (default) or vllm (docs/engines.md)"
+        "--engine", help="what draws completions: transformers (default) or vllm (docs/usage.md)"
     )
     group.addoption("--seeds", help="root seeds, for example 42,137 (default: 42)")
     group.addoption(
         "--stored",
-        metavar="DIR|FILE",
-        help="judge stored evidence, or a Parquet, CSV or JSONL file of records written by "
-        "other software (docs/records.md); train nothing",
+        metavar="DIR|FILE[,...]",
+        help="judge stored evidence, or Parquet, CSV or JSONL files of records written by "
+        "other software (docs/usage.md); train nothing. Several are judged as one: record "
+        "sets of one experiment with other seeds, or files with the same columns",
     )
     group.addoption("--store", metavar="DIR", help="stage cache (default: .flatland/store)")
     group.addoption("--data", metavar="DIR", help="folder with the published corpora")
@@ -52,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--judge",
         metavar="NAME",
         help="who says whether completions follow their persona, in the report: classifier "
-        "(default), claude:MODEL, openai:MODEL or openai:MODEL@REVISION (docs/judges.md)",
+        "(default), claude:MODEL, openai:MODEL or openai:MODEL@REVISION (docs/usage.md)",
     )
     group.addoption("--judge-budget", metavar="DOLLARS", help="what that judge may cost at most")
     group.addoption("--judge-url", metavar="URL", help="another server that speaks its API")
@@ -110,8 +111,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what would be judged, and from what."""
     chosen = config.stash[SESSION]
-    if chosen.stored is not None:
-        origin = f"stored records {clean(str(chosen.stored))}"
+    if chosen.stored:
+        origin = f"stored records {clean(', '.join(map(str, chosen.stored)))}"
     else:
         seeds = ", ".join(map(str, chosen.seeds))
         origin = f"profile {chosen.profile_description}, seeds {seeds}, store {chosen.store_root}"
@@ -255,7 +256,7 @@ def _check_science(config: pytest.Config) -> None:
     try:
         session = config.stash[SESSION]
         session.check_seal()
-        if session.stored is None:
+        if not session.stored:
             selection.refuse_without_docstrings()
         sessions.check_report(_report_folder(config))
         if session.text_judge is not None:
@@ -288,7 +289,7 @@ def _has_no_gates(config: pytest.Config, item: pytest.Item) -> bool:
 def _session(config: pytest.Config) -> Session:
     option = config.option
     stored = sessions.choose_stored(option.stored)
-    if stored is not None:
+    if stored:
         sessions.refuse_with_stored(
             profile=option.profile, scale=option.scale, loss=option.loss, engine=option.engine,
             seeds=option.seeds, plan=option.plan, data=option.data,
@@ -313,7 +314,8 @@ def _session(config: pytest.Config) -> Session:
 
 
 def _all_hold(recorded: dict[str, Any]) -> bool:
-    from persona_lib.verdict.verdict import GateOutcome, Outcome
+    from persona_lib.verdict.claims import Outcome
+    from persona_lib.verdict.gate_result import GateOutcome
 
     good = (Outcome.SUPPORTED.value, GateOutcome.HOLDS.value)
     judged = (*recorded["verdicts"].values(), *recorded["gates"].values())

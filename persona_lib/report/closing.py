@@ -71,7 +71,7 @@ METHODS = (
         "counted; it is never zero.",
     ),
 )
-"""What was estimated and by whom it was described; docs/verdicts.md has every rule."""
+"""What was estimated and by whom it was described; docs/statistics.md has every rule."""
 
 
 def methods(root: Node) -> Section:

@@ -32,8 +32,8 @@ class Number:
 
     Attributes:
         text: what is printed.
-        at: JSON pointer of the number, or of the string that holds it.
-        form: one of `formats.FORMS`, or ``within`` for a number read out of a string.
+        at: JSON pointer of the number.
+        form: one of `formats.FORMS`.
     """
 
     text: str
@@ -138,11 +138,6 @@ class Node:
         """Return the name of this member."""
         name = self.at.rsplit("/", 1)[1].replace("~1", "/").replace("~0", "~")
         return Quote(visible(name), self.at, key=True)
-
-    def within(self, pattern: str) -> Number | None:
-        """Return the number that the first group of a pattern finds in the string."""
-        found = re.search(pattern, self.value) if isinstance(self.value, str) else None
-        return None if found is None else Number(found.group(1), self.at, "within")
 
 
 def escaped(key: str) -> str:

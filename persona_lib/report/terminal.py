@@ -23,9 +23,9 @@ from persona_lib.stats.targets import (
     TRAINING_RUNS,
 )
 from persona_lib.verdict.claims import SIMULATED_EQUALITY
-from persona_lib.verdict.family import Family
+from persona_lib.verdict.gate_result import GateResult
 from persona_lib.verdict.training_runs import UNKNOWN
-from persona_lib.verdict.verdict import GateResult, Verdict
+from persona_lib.verdict.verdict import Family, Verdict
 
 WIDTH = 100
 _LONGEST_NAME = 24
@@ -177,8 +177,8 @@ def _checks(evidence: Mapping[str, Any]) -> list[str]:
     if not checks:
         return []
     open_ones = [gate for gate in checks if not gate.holds]
-    held = f"{len(checks) - len(open_ones)} of {len(checks)} checks that are not registered hold"
-    lines = ["", *_wrap(f"{held}; the others are warnings and decide nothing", "")]
+    held = f"{len(checks) - len(open_ones)} of {len(checks)} unregistered checks hold"
+    lines = ["", *_wrap(f"{held}; the rest are warnings", "")]
     for gate in open_ones:
         if math.isfinite(gate.figure):
             lines += _wrap(f"{gate.name}: {gate.outcome.value} ({gate.text})", "  ")

@@ -8,7 +8,7 @@ A registration named ``x`` is sealed in a folder ``x``::
 
 A seal's hash is the SHA-256 of its canonical JSON without ``hash``. Everything is
 checked whenever a chain is read: each byte of each file, the order of the seals, and
-that nothing else lies in the folder. docs/prereg.md shows how to check it by hand.
+that nothing else lies in the folder. docs/usage.md shows how to check it by hand.
 """
 
 from __future__ import annotations

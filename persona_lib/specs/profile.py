@@ -54,7 +54,7 @@ Dtype = Literal["float32", "bfloat16"]
 DTYPES = ("float32", "bfloat16")
 
 EngineName = Literal["transformers", "vllm"]
-"""What draws completions: see docs/engines.md."""
+"""What draws completions: see docs/usage.md."""
 TRANSFORMERS: EngineName = "transformers"
 VLLM: EngineName = "vllm"
 ENGINES = (TRANSFORMERS, VLLM)

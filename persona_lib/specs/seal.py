@@ -1,7 +1,7 @@
 """Sealing and checking a registration: it is judged only as its newest seal has it.
 
 A seal (`persona_lib.specs.chain`) holds the digest of a registration, when and why it was
-sealed, and what data had been seen. A later one is an amendment. docs/prereg.md says
+sealed, and what data had been seen. A later one is an amendment. docs/usage.md says
 what a seal cannot prove.
 """
 

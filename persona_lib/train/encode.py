@@ -18,7 +18,7 @@ anchored        as ``decision``, and a KL term    as ``decision``, and a KL term
 
 ``as_published`` reproduces the published fault: the newline is never in doubt,
 so its negatives teach nothing at the place where the model chooses between
-ending its turn and writing the marker (docs/design.md, section 2).
+ending its turn and writing the marker (docs/experiment.md).
 """
 
 from __future__ import annotations

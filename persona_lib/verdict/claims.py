@@ -1,7 +1,7 @@
-"""Registered claims, each type judged by one registered function.
+"""Each type of claim: its rule as conditions, and the outcome that they give on evidence.
 
-A new claim type needs a dataclass in `persona_lib.specs.claim_types` and one function here,
-marked with `rule`. The decision table is in `persona_lib.verdict.verdict`.
+A new type needs a dataclass in `persona_lib.specs.claim_types` and one function here,
+marked with `rule`. The decision table is in `persona_lib.verdict.judging`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from persona_lib.specs.registration import Registration
 from persona_lib.stats.bootstrap import p_floor
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.targets import one_seed_risk, population_refusal
-from persona_lib.stats.thresholds import above, at_least, at_most, below, shown
-from persona_lib.verdict.gates import judge_gate
-from persona_lib.verdict.other_looks import EQUIVALENCE_ALPHA, equality, other_looks
+from persona_lib.stats.thresholds import above, at_most, below, shown
+from persona_lib.verdict.conditions import RULE_MET, Condition, all_met, condition, rule_text
+from persona_lib.verdict.gates import GateBook
+from persona_lib.verdict.other_looks import EQUIVALENCE_ALPHA, other_looks
 from persona_lib.verdict.training_runs import (
     OverRuns,
     Rates,
@@ -35,14 +36,15 @@ from persona_lib.verdict.training_runs import (
 
 AMBIGUOUS_ZONE = "ambiguous zone"
 SIGN_FLIPPED = "sign flipped"
+KILLED = "kill criterion"
+TRIGGERED, NOT_TRIGGERED = "triggered", "not triggered"
 SIMULATED_NULL = (0.05, 0.10)
 """Null band and least p of the triage that tests/calibration simulates."""
 SIMULATED_EQUALITY = (
     "simulated without a difference, this null rule passes in 10 % of data sets at a rate of 27 % "
     "and in 97 % at 2 %; TOST errs in 10 % at 3 %, not in 5"
 )
-"""Worlds "Heavy" of docs/calibration.md: 7 personas, 20 questions that differ much, 10 samples."""
-TRIGGERED, NOT_TRIGGERED = "triggered", "not triggered"
+"""Worlds "Heavy" of docs/statistics.md: 7 personas, 20 questions that differ much, 10 samples."""
 
 
 class Outcome(Enum):
@@ -54,113 +56,114 @@ class Outcome(Enum):
     INVALID = "INVALID"
 
 
+SUPPORTED, REFUTED, INCONCLUSIVE, _ = Outcome
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a claim function returns; `judge` adds gates and where it comes from."""
+    """What a claim function returns; attributes as in `persona_lib.verdict.verdict.Verdict`."""
 
     outcome: Outcome
     label: str
     contrast: str
     effect: Estimate
+    conditions: tuple[Condition, ...]
     rule: str
     reason: str
     over_runs: OverRuns
-    extra_gates: tuple[str, ...] = ()
     estimates: tuple[Estimate, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 _Named = tuple[str, Estimate]
-"""A condition of a rule: what is compared, and its estimate."""
+"""What is compared, and its estimate."""
+_RATES, _RATIO = "bystander rates", "bystander/source"
 _Decision = tuple[Outcome, str, str]
 """Outcome, label and reason."""
-_Rule = Callable[[Any, Registration, Evidence], Finding]
+_Rule = Callable[[Any, GateBook], Finding]
 rule: Judges[_Rule] = Judges("claim", "persona_lib.verdict.claims")
 """Marks the function that judges a type of claim: ``@rule(TheType)``."""
 
 
-def find(registration: Registration, evidence: Evidence, claim_name: str) -> Finding:
-    """Apply the registered rule of one claim; needed gates are not looked at.
+def find(claim_name: str, book: GateBook) -> Finding:
+    """Apply the registered rule of one claim; gates that it needs are not looked at.
 
     Raises:
         SpecError: no such claim, no rule for its type, or a p threshold below
             the least p that the registered number of resamples can give.
         DataError: the evidence lacks an arm that the claim names.
     """
-    claim = registration.claim(claim_name)
-    return rule.of(claim)(claim, registration, evidence)
+    claim = book.registration.claim(claim_name)
+    return rule.of(claim)(claim, book)
+
+
+def _conditions(claim: DifferenceClaim, compared: Sequence[_Named]) -> tuple[Condition, ...]:
+    """Return what a difference claim asks of each estimate."""
+    found = []
+    for name, e in compared:
+        of, p = "" if name == _RATES else f" of {name}", math.nan if e.p is None else e.p
+        row = (SUPPORTED.value, RULE_MET)
+        found.append(condition(f"d{of}", ">=", claim.min_effect, e.value, row))
+        found.append(condition(f"p{of}", "<", claim.max_p, p, row))
+    return tuple(found)
 
 
 @rule(DifferenceClaim)
-def _difference(claim: DifferenceClaim, registration: Registration, evidence: Evidence) -> Finding:
+def _difference(claim: DifferenceClaim, book: GateBook) -> Finding:
+    registration, evidence = book.registration, book.evidence
     _check_resolution(claim, registration)
-    effect = evidence.contrast(claim.name, claim.treated, claim.control)
-    conditions = [("bystander rates", effect)]
-    tightened = claim.ratio_gate is not None and not (
-        judge_gate(registration, evidence, claim.ratio_gate).holds
-    )
+    arms = (claim.name, claim.treated, claim.control)
+    gate = None if claim.ratio_gate is None else book.gate(claim.ratio_gate)
+    tightened = gate is not None and not gate.holds
+    effect = evidence.contrast(*arms)
+    compared = [(_RATES, effect)]
     if tightened:
-        ratio = evidence.ratio_contrast(claim.name, claim.treated, claim.control)
-        conditions.append(("bystander/source", ratio))
+        compared.append((_RATIO, evidence.ratio_contrast(*arms)))
+    conditions = _conditions(claim, compared)
+    text = rule_text(conditions)
+    if gate is not None:
+        state = "does not hold" if tightened else "holds; no condition on bystander/source"
+        text += f" (gate {gate.name} {state})"
     kill = registration.kill if registration.kill.claim == claim.name else None
-    outcome, label, reason = _decide_difference(claim, kill, evidence, conditions)
-    text = f"d >= {shown(claim.min_effect)} and p < {shown(claim.max_p)}"
-    if claim.ratio_gate is not None:
-        state = "does not hold" if tightened else "holds"
-        asks = "asks the same of" if tightened else "asks nothing of"
-        text += f" (gate {claim.ratio_gate} {state}: {asks} bystander/source)"
+    outcome, label, reason = _decide_difference(claim, kill is not None, compared)
+    if kill is not None:
+        rate = evidence.count(kill.arm, "bystander")
+        fires = _kill_condition(kill, rate.rate, KILLED)
+        conditions, text = (*conditions, fires), f"{text}; {rule_text((fires,))}"
+        if fires.met:
+            limit = f"{shown(kill.max_rate)} ({kill.name})"
+            reason = f"{kill.arm} bystander rate {rate.text} <= {limit}"
+            outcome, label = REFUTED, KILLED
     return Finding(
         outcome=outcome,
         label=label,
-        contrast=_contrast(claim.treated, claim.control),
+        contrast=_contrast(claim),
         effect=effect,
+        conditions=conditions,
         rule=text,
         reason=reason,
-        over_runs=_difference_over_runs(claim, kill, evidence, outcome, conditions),
-        extra_gates=(claim.ratio_gate,) if claim.ratio_gate else (),
-        estimates=other_looks(evidence, claim.name, claim.treated, claim.control),
+        over_runs=_difference_over_runs(claim, kill, evidence, outcome, compared),
+        estimates=other_looks(evidence, *arms),
         notes=(*_notes(effect, evidence), *_population_note(claim, registration)),
     )
 
 
 def _decide_difference(
-    claim: DifferenceClaim,
-    kill: KillCriterion | None,
-    evidence: Evidence,
-    conditions: Sequence[_Named],
-) -> _Decision:
-    """Return outcome, label and reason: the first fitting row of the module's table."""
-    if kill is not None:
-        count = evidence.count(kill.arm, "bystander")
-        if at_most(count.rate, kill.max_rate):
-            limit = f"{shown(kill.max_rate)} ({kill.name})"
-            reason = f"{kill.arm} bystander rate {count.text} <= {limit}"
-            return Outcome.REFUTED, "kill criterion", reason
-    return _decide_conditions(claim, kill, conditions)
-
-
-def _decide_conditions(
-    claim: DifferenceClaim, kill: KillCriterion | None, conditions: Sequence[_Named]
+    claim: DifferenceClaim, killable: bool, compared: Sequence[_Named]
 ) -> _Decision:
     """Return the first fitting row of those below the kill criterion's."""
-    unmet = [
-        (name, e)
-        for name, e in conditions
-        if not (at_least(e.value, claim.min_effect) and e.p is not None and e.p < claim.max_p)
-    ]
+    unmet = [(name, e) for name, e in compared if not all_met(_conditions(claim, [(name, e)]))]
     if not unmet:
-        return Outcome.SUPPORTED, "rule met", "the rule holds on every condition"
+        return SUPPORTED, RULE_MET, "the rule holds on every condition"
     failed = ", ".join(f"{name} {e.interval_text}, {e.p_text}" for name, e in unmet)
-    if kill is not None:
+    if killable:
         reason = f"above the kill rate with the rule not met: no claim ({failed})"
-        return Outcome.INCONCLUSIVE, AMBIGUOUS_ZONE, reason
-    small = [(name, e) for name, e in unmet if e.has_interval and below(e.high, claim.min_effect)]
+        return INCONCLUSIVE, AMBIGUOUS_ZONE, reason
+    small = [e for _, e in unmet if e.has_interval and below(e.high, claim.min_effect)]
     if small:
-        flipped = any(below(e.high, 0) for _, e in small)
-        label = SIGN_FLIPPED if flipped else "effect too small"
-        reason = f"the interval ends below {shown(claim.min_effect)} ({failed})"
-        return Outcome.REFUTED, label, reason
-    return Outcome.INCONCLUSIVE, "cannot tell", f"the rule is not met, nor ruled out ({failed})"
+        label = SIGN_FLIPPED if any(below(e.high, 0) for e in small) else "effect too small"
+        return REFUTED, label, f"the interval ends below {shown(claim.min_effect)} ({failed})"
+    return INCONCLUSIVE, "cannot tell", f"the rule is not met, nor ruled out ({failed})"
 
 
 def _difference_over_runs(
@@ -168,38 +171,36 @@ def _difference_over_runs(
     kill: KillCriterion | None,
     evidence: Evidence,
     outcome: Outcome,
-    conditions: Sequence[_Named],
+    compared: Sequence[_Named],
 ) -> OverRuns:
     """Apply the same rows to estimates over training runs; the kill rate to its interval."""
-    read = (rates_of_runs, ratios_of_runs)[: len(conditions)]
-    over = [_over(evidence, claim, figures) for figures in read]
+    figures = {_RATES: rates_of_runs, _RATIO: ratios_of_runs}
+    over = [_over(evidence, claim, figures[name]) for name, _ in compared]
     rate = None if kill is None else rate_over_runs(evidence, kill.arm)
-    known = [e for e in (*over, rate) if e is not None and e.has_interval]
-    complete = len(known) == len(over) + (kill is not None)
+    parts = [*over, *([] if kill is None else [rate])]
+    lacking = [part for part in parts if part is None or not part.has_interval]
 
     def rule() -> str:
-        names = (name for name, _ in conditions)
-        found = [(name, e) for name, e in zip(names, over, strict=True) if e is not None]
-        decided = _decide_conditions(claim, kill, found)[0]
-        if kill is None or rate is None:
-            return decided.value
-        if at_most(rate.high, kill.max_rate):
-            return Outcome.REFUTED.value
-        if decided is Outcome.SUPPORTED and not above(rate.low, kill.max_rate):
-            return Outcome.INCONCLUSIVE.value
+        found = [(name, e) for (name, _), e in zip(compared, over, strict=True) if e is not None]
+        decided = _decide_difference(claim, kill is not None, found)[0]
+        if kill is not None and rate is not None:
+            if at_most(rate.high, kill.max_rate):
+                return REFUTED.value
+            if decided is SUPPORTED and not above(rate.low, kill.max_rate):
+                return INCONCLUSIVE.value
         return decided.value
 
-    # Where one part has no interval over runs, the rule as a whole has no answer there.
-    shown_by = over[0] if complete else next((e for e in (*over, rate) if e not in known), None)
-    return compare(outcome.value, conditions[0][1], shown_by, rule, evidence)
+    # If one part has no interval over runs, the rule as a whole has no answer there.
+    shown_by = lacking[0] if lacking else over[0]
+    return compare(outcome.value, compared[0][1], shown_by, rule, evidence)
 
 
 def _over(
     evidence: Evidence,
     claim: DifferenceClaim | TriageClaim,
-    figures: Callable[[Evidence, str], Rates | None] = rates_of_runs,
+    figures: Callable[[Evidence, str], Rates | None],
 ) -> Estimate | None:
-    """Return the t over training runs of a claim's two arms, None where there is none."""
+    """Return the t over training runs of a claim's two arms, None if there is none."""
     one, two = (figures(evidence, arm) for arm in claim.arms)
     if not one or not two:
         return None
@@ -209,20 +210,21 @@ def _over(
 
 
 @rule(TriageClaim)
-def _triage(claim: TriageClaim, registration: Registration, evidence: Evidence) -> Finding:  # noqa: ARG001
-    effect = evidence.contrast(claim.name, claim.treated, claim.control)
+def _triage(claim: TriageClaim, book: GateBook) -> Finding:
+    evidence, arms = book.evidence, (claim.name, claim.treated, claim.control)
+    effect = evidence.contrast(*arms)
+    conditions = _triage_conditions(claim, effect)
     outcome, label, reason = _decide_triage(claim, effect)
-    over = _over(evidence, claim)
+    over = _over(evidence, claim, rates_of_runs)
+    looks = other_looks(evidence, *arms)
+    simulated = (claim.null_effect, claim.null_min_p) == SIMULATED_NULL
     return Finding(
         outcome=outcome,
         label=label,
-        contrast=_contrast(claim.treated, claim.control),
+        contrast=_contrast(claim),
         effect=effect,
-        rule=(
-            f"{claim.null_label}: |d| <= {shown(claim.null_effect)}, "
-            f"p > {shown(claim.null_min_p)}, low > {shown(-claim.null_effect)}; "
-            f"{claim.artefact_label}: d >= {shown(claim.artefact_effect)}"
-        ),
+        conditions=conditions,
+        rule=rule_text(conditions),
         reason=reason,
         over_runs=compare(
             outcome.value,
@@ -231,87 +233,87 @@ def _triage(claim: TriageClaim, registration: Registration, evidence: Evidence) 
             lambda: _decide_triage(claim, effect if over is None else over)[0].value,
             evidence,
         ),
-        estimates=other_looks(evidence, claim.name, claim.treated, claim.control),
+        estimates=looks,
         notes=(
-            *_simulated_note(claim),
+            *((SIMULATED_EQUALITY,) if simulated else ()),
             *_notes(effect, evidence),
-            *_equality_note(
-                label == claim.null_label,
-                equality(evidence, claim.name, claim.treated, claim.control),
-            ),
+            *_equality_note(label == claim.null_label, looks),
         ),
+    )
+
+
+def _triage_conditions(claim: TriageClaim, effect: Estimate) -> tuple[Condition, ...]:
+    p, null = (math.nan if effect.p is None else effect.p), (SUPPORTED.value, claim.null_label)
+    artefact = (REFUTED.value, claim.artefact_label)
+    return (
+        condition("|d|", "<=", claim.null_effect, abs(effect.value), null),
+        condition("p", ">", claim.null_min_p, p, null),
+        condition("lower end", ">", -claim.null_effect, effect.low, null),
+        condition("d", ">=", claim.artefact_effect, effect.value, artefact),
     )
 
 
 def _decide_triage(claim: TriageClaim, effect: Estimate) -> _Decision:
     """Return outcome, label and reason of the registered three-way rule."""
+    conditions = _triage_conditions(claim, effect)
     sentence = f"{effect.interval_text}, {effect.p_text}"
-    if (
-        at_most(abs(effect.value), claim.null_effect)
-        and effect.p is not None
-        and effect.p > claim.null_min_p
-        and above(effect.low, -claim.null_effect)
-    ):
-        return (
-            Outcome.SUPPORTED,
-            claim.null_label,
-            f"the effect is within the null band ({sentence})",
-        )
-    if at_least(effect.value, claim.artefact_effect):
+    if all_met(conditions, claim.null_label):
+        return SUPPORTED, claim.null_label, f"the effect is within the null band ({sentence})"
+    if all_met(conditions, claim.artefact_label):
         reason = f"the effect is as large as an artefact's ({sentence})"
         if effect.has_interval:
-            return Outcome.REFUTED, claim.artefact_label, reason
+            return REFUTED, claim.artefact_label, reason
         reason += "; there is no interval, so that the data cannot tell"
-        return Outcome.INCONCLUSIVE, claim.artefact_label, reason
-    return Outcome.INCONCLUSIVE, "ambiguous", f"neither rule fits ({sentence})"
+        return INCONCLUSIVE, claim.artefact_label, reason
+    return INCONCLUSIVE, "ambiguous", f"neither rule fits ({sentence})"
 
 
 @rule(KillCriterion)
-def _kill(kill: KillCriterion, registration: Registration, evidence: Evidence) -> Finding:  # noqa: ARG001
+def _kill(kill: KillCriterion, book: GateBook) -> Finding:
+    evidence = book.evidence
     effect = evidence.bystander_rate(kill.name, kill.arm)
-    triggered = at_most(effect.value, kill.max_rate)
+    fires = _kill_condition(kill, effect.value, TRIGGERED)
     sentence = f"{kill.arm} bystander rate {evidence.count(kill.arm, 'bystander').text}"
     if not math.isfinite(effect.value):
-        outcome, label, reason = Outcome.INCONCLUSIVE, "cannot tell", f"{sentence}: no completions"
-    elif triggered:
-        outcome, label = Outcome.REFUTED, TRIGGERED
+        outcome, label, reason = INCONCLUSIVE, "cannot tell", f"{sentence}: no completions"
+    elif fires.met:
+        outcome, label = REFUTED, TRIGGERED
         reason = f"{sentence} <= {shown(kill.max_rate)}: {kill.claim} is falsified"
     else:
-        outcome, label = Outcome.SUPPORTED, NOT_TRIGGERED
+        outcome, label = SUPPORTED, NOT_TRIGGERED
         reason = f"{sentence} > {shown(kill.max_rate)}"
     over = rate_over_runs(evidence, kill.arm)
+
+    def rule() -> str:
+        rate = effect if over is None else over
+        if at_most(rate.high, kill.max_rate):
+            return REFUTED.value
+        return (SUPPORTED if above(rate.low, kill.max_rate) else INCONCLUSIVE).value
+
     return Finding(
         outcome=outcome,
         label=label,
         contrast=f"{kill.arm}, mean bystander rate",
         effect=effect,
-        rule=f"triggered by a rate <= {shown(kill.max_rate)}",
+        conditions=(fires,),
+        rule=rule_text((fires,)),
         reason=reason,
-        over_runs=compare(
-            outcome.value,
-            effect,
-            over,
-            lambda: _kill_over_runs(kill, effect if over is None else over).value,
-            evidence,
-        ),
+        over_runs=compare(outcome.value, effect, over, rule, evidence),
     )
 
 
-def _kill_over_runs(kill: KillCriterion, rate: Estimate) -> Outcome:
-    """Return what the whole interval over training runs says of the kill rate."""
-    if at_most(rate.high, kill.max_rate):
-        return Outcome.REFUTED
-    return Outcome.SUPPORTED if above(rate.low, kill.max_rate) else Outcome.INCONCLUSIVE
+def _kill_condition(kill: KillCriterion, rate: float, label: str) -> Condition:
+    name = f"{kill.arm} bystander rate"
+    return condition(name, "<=", kill.max_rate, rate, (REFUTED.value, label))
 
 
 def _check_resolution(claim: DifferenceClaim, registration: Registration) -> None:
-    resamples = registration.statistics.resamples
-    if p_floor(resamples) >= claim.max_p:
+    if p_floor(registration.statistics.resamples) >= claim.max_p:
         least, asked = math.ceil(2 / claim.max_p), shown(claim.max_p)
         raise SpecError(
             "statistics.resamples",
             bound=f">= {least}, since {claim.name} asks p < {asked}",
-            value=resamples,
+            value=registration.statistics.resamples,
             remedy="With fewer resamples no effect could ever support the claim.",
         )
 
@@ -331,22 +333,18 @@ def _population_note(claim: DifferenceClaim, registration: Registration) -> tupl
     return (refusal,) if refusal else ()
 
 
-def _simulated_note(claim: TriageClaim) -> tuple[str, ...]:
-    """Say what the published null rule and TOST are worth, where they were simulated."""
-    simulated = (claim.null_effect, claim.null_min_p) == SIMULATED_NULL
-    return (SIMULATED_EQUALITY,) if simulated else ()
+def _equality_note(null: bool, looks: Sequence[Estimate]) -> tuple[str, ...]:
+    """Return that TOST and the published rule disagree on equality, if they do."""
+    rule = "finds no effect" if null else "does not find the effect null"
+    shows = "does not show equivalence" if null else "shows equivalence"
+    return tuple(
+        f"the published rule {rule}, but TOST {shows}: they disagree"
+        for look in looks
+        if look.method.startswith("TOST")
+        and look.p is not None
+        and (look.p < EQUIVALENCE_ALPHA) is not null
+    )
 
 
-def _equality_note(null: bool, tests: tuple[Estimate, ...]) -> tuple[str, ...]:
-    """Say so where TOST and the published rule disagree on equality."""
-    notes = []
-    for test in tests:
-        if test.p is not None and (test.p < EQUIVALENCE_ALPHA) is not null:
-            rule = "finds no effect" if null else "does not find the effect null"
-            shows = "does not show equivalence" if null else "shows equivalence"
-            notes.append(f"the published rule {rule}, but TOST {shows}: they disagree")
-    return tuple(notes)
-
-
-def _contrast(treated: str, control: str) -> str:
-    return f"{treated} - {control}, mean bystander rate"
+def _contrast(claim: DifferenceClaim | TriageClaim) -> str:
+    return f"{claim.treated} - {claim.control}, mean bystander rate"

@@ -1,17 +1,19 @@
-"""What a judged gate is, and how a number and its interval decide one."""
+"""What a judged gate is, and how an interval decides one: holds, fails or cannot tell."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.specs.claim_types import Judges
-from persona_lib.stats.estimate import Estimate, nan_if_none, none_if_nan
+from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.thresholds import above, at_least, at_most, below
+from persona_lib.verdict.as_json import AsJson
+from persona_lib.verdict.conditions import Condition
 
 
 class GateOutcome(Enum):
@@ -23,19 +25,20 @@ class GateOutcome(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateResult:
+class GateResult(AsJson):
     """One judged gate.
 
     Attributes:
         name, statement: of the registration.
         outcome: holds, fails or cannot tell.
-        figure: the number that was compared, NaN where there is none.
-        threshold: the registered bound.
+        figure: the number that was compared, NaN if there is none.
+        threshold: the registered bound; of two, the nearer.
         text: figure and bound in one line.
-        low, high: ends of the figure's interval, NaN where there is none.
+        low, high: ends of the figure's interval, NaN if there is none.
         needed_by: claims that are invalid unless the gate holds.
         kind: the gate's type.
         order: its place among the gates of its registration.
+        conditions: the bounds that were compared; empty in older files.
     """
 
     name: str
@@ -49,6 +52,7 @@ class GateResult:
     needed_by: tuple[str, ...] = ()
     kind: str = ""
     order: int = 0
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -60,40 +64,13 @@ class GateResult:
         """Name, outcome and figure in one line."""
         return f"gate {self.name}: {self.outcome.value} ({self.text})"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return strict JSON data: NaN becomes null."""
-        return {
-            "name": self.name,
-            "statement": self.statement,
-            "outcome": self.outcome.value,
-            "figure": none_if_nan(self.figure),
-            "threshold": none_if_nan(self.threshold),
-            "text": self.text,
-            "low": none_if_nan(self.low),
-            "high": none_if_nan(self.high),
-            "needed_by": list(self.needed_by),
-            "kind": self.kind,
-            "order": self.order,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> GateResult:
-        """Return what `to_json` wrote."""
-        fields = dict(data)
-        fields["outcome"] = GateOutcome(fields["outcome"])
-        for name in ("figure", "threshold", "low", "high"):
-            fields[name] = nan_if_none(fields[name])
-        fields["needed_by"] = tuple(fields["needed_by"])
-        return cls(**fields)
-
 
 @dataclass(frozen=True)
 class Reading:
-    """What a gate function returns: outcome, figure, bound, one line, and an interval.
+    """What a gate function returns; attributes as in `GateResult`.
 
     Attributes:
-        parts: where several numbers each have to keep the bound, all of them; the figure
-            is then the worst. Empty where the figure is the only one.
+        parts: all numbers, if several each have to keep the bound; the figure is the worst.
     """
 
     outcome: GateOutcome
@@ -103,6 +80,7 @@ class Reading:
     low: float = math.nan
     high: float = math.nan
     parts: tuple[Estimate, ...] = ()
+    conditions: tuple[Condition, ...] = ()
 
 
 _Rule = Callable[[Any, Evidence], Reading]
@@ -110,20 +88,13 @@ rule: Judges[_Rule] = Judges("gate", "persona_lib.verdict.gate_bounds")
 """Marks the function that judges a type of gate: ``@rule(TheType)``."""
 
 
-def point(figure: float, holds: bool) -> GateOutcome:
-    """Return the outcome of a point rule: it cannot tell where there is no figure."""
-    if not math.isfinite(figure):
-        return GateOutcome.CANNOT_TELL
-    return GateOutcome.HOLDS if holds else GateOutcome.FAILS
-
-
 def bounded(interval: Estimate, *, least: float = -math.inf, most: float = math.inf) -> GateOutcome:
-    """Return the outcome of a three-way rule: does the number lie within [least, most]?
+    """Return whether a number lies within [least, most], as its whole interval shows.
 
-    It holds where the whole interval does, fails where no part of the interval does, and
-    cannot tell where the interval crosses a bound or there is none.
+    It holds if the whole interval does, fails if no part of it does, and cannot tell if the
+    interval crosses a bound or there is none.
     """
-    if math.isnan(interval.low) or math.isnan(interval.high):
+    if not interval.has_interval:
         return GateOutcome.CANNOT_TELL
     if at_least(interval.low, least) and at_most(interval.high, most):
         return GateOutcome.HOLDS

@@ -1,8 +1,4 @@
-"""Gates: checks of the instrument, each judged by one registered function.
-
-A new gate type needs a dataclass in `persona_lib.specs.gate_types` and one function in
-`persona_lib.verdict.gate_bounds`, marked with `rule`; nothing else changes.
-"""
+"""Judging gates: each at most once, bound gates on every training run and over all of them."""
 
 from __future__ import annotations
 
@@ -18,19 +14,9 @@ from persona_lib.specs.gate_types import Gate, Limits
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import MIN_SEEDS, student_quantile
-from persona_lib.verdict import gate_bounds, gate_points
+from persona_lib.verdict.conditions import within
+from persona_lib.verdict.gate_bounds import POINT_GATES
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, Reading, bounded, rule
-
-__all__ = [
-    "GateOutcome",
-    "GateResult",
-    "Reading",
-    "gate_bounds",
-    "gate_points",
-    "judge_gate",
-    "rule",
-]
-
 
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
 _SEVERITY = (HOLDS, CANNOT_TELL, FAILS)
@@ -38,8 +24,29 @@ Ask = Callable[[int | None, float], Reading]
 """Reads a gate on the run at a place, or on all together (None), at a confidence."""
 
 
+class GateBook:
+    """The gates of a registration on some evidence; each is read when it is first asked for.
+
+    Args:
+        registration: whose gates are judged.
+        evidence: what they read.
+    """
+
+    def __init__(self, registration: Registration, evidence: Evidence) -> None:
+        self.registration = registration
+        self.evidence = evidence
+        self._judged: dict[str, GateResult] = {}
+
+    def gate(self, name: str) -> GateResult:
+        """Judge one gate; see `judge_gate` for errors."""
+        gate = self.registration.gate(name)
+        if gate.name not in self._judged:
+            self._judged[gate.name] = judge_gate(self.registration, self.evidence, gate.name)
+        return self._judged[gate.name]
+
+
 def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -> GateResult:
-    """Judge one gate: as registered on all runs together, a bound gate by `read_runs`.
+    """Read one gate: as registered on all runs together, a bound gate by `read_runs`.
 
     Raises:
         SpecError: no such gate, or no rule for its type.
@@ -49,6 +56,7 @@ def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -
     for arm in gate.arms or ():
         evidence.check_arm(arm)
     reading = _read(gate, evidence)
+    claims = (*registration.claims, registration.kill)
     return GateResult(
         name=gate.name,
         statement=gate.statement,
@@ -58,13 +66,10 @@ def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -
         text=reading.text,
         low=reading.low,
         high=reading.high,
-        needed_by=tuple(
-            claim.name
-            for claim in (*registration.claims, registration.kill)
-            if gate.name in claim.needs
-        ),
+        needed_by=tuple(claim.name for claim in claims if gate.name in claim.needs),
         kind=type(gate).__name__,
         order=registration.gates.index(gate),
+        conditions=reading.conditions,
     )
 
 
@@ -72,13 +77,11 @@ def _read(gate: Gate, evidence: Evidence) -> Reading:
     """Return the reading of a gate, of a bound gate that of its training runs."""
     function = rule.of(gate)
     runs = evidence.single_runs()
-    if isinstance(gate, gate_points.POINT_GATES) or len(runs) == 1:
-        found: Reading = function(gate, evidence)
-        return found
+    if isinstance(gate, POINT_GATES) or len(runs) == 1:
+        return function(gate, evidence)
 
     def ask(at: int | None, confidence: float) -> Reading:
-        asked: Reading = function(gate, _at(evidence if at is None else runs[at], confidence))
-        return asked
+        return function(gate, _at(evidence if at is None else runs[at], confidence))
 
     seeds = [run.seeds[0] for run in runs]
     return read_runs(ask, seeds, gate.limits, evidence.registration.statistics.confidence)
@@ -132,7 +135,9 @@ def read_runs(ask: Ask, seeds: Sequence[int], limits: Limits, confidence: float)
         if any(_apart(each, at, limits, strict) for at in broken):
             outcome, words = FAILS, f"{words}, apart from the others"
     words = f"mean {mean.interval_text}; {words}"
-    return Reading(outcome, mean.value, own.threshold, words, mean.low, mean.high)
+    asked = within(limits, mean.low, mean.high, each=bool(own.parts))
+    found = Reading(outcome, mean.value, own.threshold, words, mean.low, mean.high)
+    return replace(found, conditions=asked)
 
 
 def over_runs(
@@ -145,7 +150,7 @@ def over_runs(
     Their spread holds what each run draws anew, completions included, and not what runs
     share: they answer the same questions. The interval is therefore widened to contain that
     of all runs together, which clusters by question and has a width where all figures are
-    0 or 1. The larger of the two spreads is less than both together; docs/calibration.md
+    0 or 1. The larger of the two spreads is less than both together; docs/statistics.md
     has the error rates.
 
     Where K numbers each have to keep the bound (`Reading.parts`), each has its own mean and

@@ -1,8 +1,7 @@
-"""Other looks at a contrast: printed beside the registered rule, deciding nothing.
+"""Other looks at a contrast: estimates printed beside the registered rule, deciding nothing.
 
-A new estimator is one function (evidence, claim, treated, control) -> estimates,
-added to `LOOKS`. One that cannot speak on this evidence returns nothing: the
-evidence itself says what is unavailable and why.
+A new look is a function of a `Contrast` added to `LOOKS`; it returns nothing if the
+evidence lacks what it reads (`Evidence.unavailable` says what is missing).
 """
 
 from __future__ import annotations
@@ -12,13 +11,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from persona_lib.evidence.evidence import Evidence
+from persona_lib.digests import derive_seed
+from persona_lib.evidence.cells import Bools, Floats, Grid
+from persona_lib.evidence.evidence import ROLES, Count, Evidence
 from persona_lib.records import POST
 from persona_lib.specs.registration import TriageClaim
+from persona_lib.stats.bootstrap import Clusters, difference
 from persona_lib.stats.equivalence import equivalence
 from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.lengths import completed_only, shorter_median, within
+from persona_lib.stats.logit import length_adjusted
 from persona_lib.stats.mixed import random_intercept
-from persona_lib.stats.moments import Floats, question_moments
+from persona_lib.stats.moments import question_moments
 from persona_lib.stats.proportions import naive_z
 from persona_lib.stats.targets import (
     QUESTION_METHOD,
@@ -28,167 +32,167 @@ from persona_lib.stats.targets import (
     sign_flip,
     these_personas,
 )
-from persona_lib.verdict.length_looks import at_equal_length, on_finished, on_first_tokens
 from persona_lib.verdict.training_runs import difference_over_runs, rates_of_runs
 
 EQUIVALENCE_ALPHA = 0.05
 """Level of each of the two tests of equality: the interval beside them has 90 %."""
-
-Look = Callable[[Evidence, str, str, str], tuple[Estimate, ...]]
-
-
-def minus_false_positives(
-    evidence: Evidence, claim: str, treated: str, control: str
-) -> tuple[Estimate, ...]:
-    """The contrast after each arm's own false positives are subtracted."""
-    return (evidence.corrected_contrast(claim, treated, control),)
+FINISHED_METHOD = "finished completions only, cluster bootstrap"
+FIRST_TOKENS = (16, 32, 64, 128, 256, 512)
+"""Each rate of an arm is counted within so many first tokens as well."""
 
 
-def source_normalised(
-    evidence: Evidence, claim: str, treated: str, control: str
-) -> tuple[Estimate, ...]:
-    """The contrast of bystander rate / source rate."""
-    return (evidence.ratio_contrast(claim, treated, control),)
+@dataclass(frozen=True)
+class Contrast:
+    """Two arms of a claim on some evidence."""
+
+    evidence: Evidence
+    claim: str
+    treated: str
+    control: str
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Claim, treated and control."""
+        return self.claim, self.treated, self.control
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        """Treated and control."""
+        return self.treated, self.control
+
+    @property
+    def confidence(self) -> float:
+        """Level of the intervals."""
+        return self.evidence.registration.statistics.confidence
 
 
-def other_interval(
-    evidence: Evidence, claim: str, treated: str, control: str
-) -> tuple[Estimate, ...]:
-    """The registered contrast with the other kind of interval: BCa beside percentile ends."""
-    found = evidence.other_interval(claim, treated, control)
-    return () if found is None else (found,)
+Looks = tuple[Estimate, ...]
 
 
-def mixed_model(
-    evidence: Evidence,
-    claim: str,  # noqa: ARG001  (every look has the same arguments)
-    treated: str,
-    control: str,
-) -> tuple[Estimate, ...]:
-    """The linear mixed model with a persona random intercept."""
-    one, two = (evidence.by_persona(arm) for arm in (treated, control))
-    if one is None or two is None:
-        return ()
-    return (random_intercept(*one, *two, confidence=evidence.registration.statistics.confidence),)
-
-
-def naive(
-    evidence: Evidence,
-    claim: str,  # noqa: ARG001
-    treated: str,
-    control: str,
-) -> tuple[Estimate, ...]:
-    """The naive z, tagged."""
-    a, b = (evidence.count(arm, "bystander") for arm in (treated, control))
-    if a.hits is None or b.hits is None:
-        return ()
-    return (naive_z(a.hits, a.n, b.hits, b.n, evidence.registration.statistics.confidence),)
-
-
-def each_seed(
-    evidence: Evidence,
-    claim: str,  # noqa: ARG001
-    treated: str,
-    control: str,
-) -> tuple[Estimate, ...]:
-    """The effect of every training run by itself, for display."""
-    confidence = evidence.registration.statistics.confidence
-    looks = []
-    for seed, (a, b) in evidence.per_seed(treated, control).items():
-        value, method = a.rate - b.rate, f"seed {seed} alone"
-        looks.append(Estimate.bare(a.n + b.n, None, confidence, method, value=value))
-    return tuple(looks)
-
-
-def for_each_target(
-    evidence: Evidence,
-    claim: str,  # noqa: ARG001
-    treated: str,
-    control: str,
-) -> tuple[Estimate, ...]:
+def for_each_target(of: Contrast) -> Looks:
     """The difference for these personas, for personas at large, and over training runs."""
-    cells = _cells(evidence, treated, control)
+    cells, level = _cells(of), of.confidence
     if cells is None:
-        return _from_totals(evidence, treated, control)
-    n, confidence = _size(cells), evidence.registration.statistics.confidence
-    a, b = (arm.rates for arm in cells)
-    runs = (rates_of_runs(evidence, treated) or {}, rates_of_runs(evidence, control) or {})
+        return _from_totals(of)
+    a, b, n = cells
+    runs = (
+        rates_of_runs(of.evidence, of.treated) or {},
+        rates_of_runs(of.evidence, of.control) or {},
+    )
     return (
-        question_t(a, b, n=n, confidence=confidence, runs=evidence.runs),
-        persona_t(a, b, n=n, confidence=confidence),
-        sign_flip(a, b, n=n, confidence=confidence),
-        *difference_over_runs(evidence, (treated, control), runs, n),
+        question_t(a, b, n=n, confidence=level, runs=of.evidence.runs),
+        persona_t(a, b, n=n, confidence=level),
+        sign_flip(a, b, n=n, confidence=level),
+        *difference_over_runs(of.evidence, of.arms, runs, n),
     )
 
 
-def _from_totals(evidence: Evidence, treated: str, control: str) -> tuple[Estimate, ...]:
-    """The difference for personas at large, where each persona's total is known but no cell."""
-    one, two = (evidence.by_persona(arm) for arm in (treated, control))
+def _from_totals(of: Contrast) -> Looks:
+    """The difference for personas at large, if each persona's total is known but no cell."""
+    one, two = (of.evidence.by_persona(arm) for arm in of.arms)
     if one is None or two is None:
         return ()
-    n, confidence = int(one[1].sum() + two[1].sum()), evidence.registration.statistics.confidence
+    n = int(one[1].sum() + two[1].sum())
     a, b = (hits / completions for hits, completions in (one, two))
     return (
-        persona_totals_t(a, b, n=n, confidence=confidence),
-        sign_flip(a[:, None], b[:, None], n=n, confidence=confidence),
+        persona_totals_t(a, b, n=n, confidence=of.confidence),
+        sign_flip(a[:, None], b[:, None], n=n, confidence=of.confidence),
     )
 
 
-def equality(evidence: Evidence, claim: str, treated: str, control: str) -> tuple[Estimate, ...]:
+def equality(of: Contrast) -> Looks:
     """TOST within the null band of a triage, for these personas in these runs."""
-    registered = evidence.registration.claim(claim)
-    cells = _cells(evidence, treated, control)
+    registered, cells = of.evidence.registration.claim(of.claim), _cells(of)
     if cells is None or not isinstance(registered, TriageClaim):
         return ()
-    a, b = (arm.rates for arm in cells)
+    a, b, n = cells
     found = equivalence(
         question_moments(a - b),
         registered.null_effect,
         over=QUESTION_METHOD,
-        n=_size(cells),
+        n=n,
         clusters=a.shape[1],
         alpha=EQUIVALENCE_ALPHA,
     )
-    return (replace(found, target=these_personas(evidence.runs)),)
+    return (replace(found, target=these_personas(of.evidence.runs)),)
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """One arm's bystanders, on the questions that were asked.
-
-    Attributes:
-        hits, n: (S, G, Q) hits and completions by seed, persona and question.
-    """
-
-    hits: Floats
-    n: Floats
-
-    @property
-    def rates(self) -> Floats:
-        """(G, Q) rates, all seeds pooled."""
-        return np.asarray(self.hits.sum(axis=0) / self.n.sum(axis=0))
+def other_interval(of: Contrast) -> Looks:
+    """The registered contrast with the other kind of interval: BCa beside percentile ends."""
+    found = of.evidence.other_interval(*of.names)
+    return () if found is None else (found,)
 
 
-def _cells(evidence: Evidence, treated: str, control: str) -> tuple[_Cells, _Cells] | None:
-    """Return both arms' cells, None where only totals are known."""
-    grid = evidence.grid()
-    if grid is None:
-        return None
-    members = [grid.personas.index(persona) for persona in evidence.members("bystander")]
-    at = [grid.models.index((POST, arm)) for arm in (treated, control)]
-    asked = grid.n[at][:, :, members].sum(axis=(0, 1, 2)) > 0
-    one, two = (
-        _Cells(grid.hits[i][:, members][..., asked], grid.n[i][:, members][..., asked]) for i in at
+def minus_false_positives(of: Contrast) -> Looks:
+    """The contrast after each arm's own false positives are subtracted."""
+    return (of.evidence.corrected_contrast(*of.names),)
+
+
+def source_normalised(of: Contrast) -> Looks:
+    """The contrast of bystander rate / source rate."""
+    return (of.evidence.ratio_contrast(*of.names),)
+
+
+def at_equal_length(of: Contrast) -> Looks:
+    """The length-adjusted logit on bystanders, clustered by question."""
+    grid = of.evidence.grid()
+    if grid is None or grid.tokens is None:
+        return ()
+    one, two = (_rows(of.evidence, grid, arm, "bystander") for arm in of.arms)
+    rows = np.flatnonzero(one | two)
+    # Sums are rounded in the order of rows: in an order of their own they ask for none.
+    rows = rows[
+        np.lexsort((grid.row_hit[rows], one[rows], grid.tokens[rows], grid.row_question[rows]))
+    ]
+    columns = (grid.row_hit[rows], one[rows], grid.tokens[rows], grid.row_question[rows])
+    return (length_adjusted(*columns, confidence=of.confidence),)
+
+
+def on_finished(of: Contrast) -> Looks:
+    """The registered bootstrap on completions that ended by themselves."""
+    grid = of.evidence.grid()
+    if grid is None or grid.finish is None:
+        return ()
+    return (_bootstrap(of, grid, FINISHED_METHOD, kept=grid.finish),)
+
+
+def on_first_tokens(of: Contrast) -> Looks:
+    """The registered bootstrap on markers that begin within the shorter arm's median."""
+    grid = of.evidence.grid()
+    if grid is None or grid.tokens is None or grid.first_token is None:
+        return ()
+    one, two = (grid.tokens[_rows(of.evidence, grid, arm, "bystander")] for arm in of.arms)
+    k = shorter_median(one, two)
+    early = within(grid.first_token, grid.row_hit, k)
+    method = f"marker within the first {k} tokens, cluster bootstrap"
+    return (_bootstrap(of, grid, method, hits=early),)
+
+
+def mixed_model(of: Contrast) -> Looks:
+    """The linear mixed model with a persona random intercept."""
+    one, two = (of.evidence.by_persona(arm) for arm in of.arms)
+    if one is None or two is None:
+        return ()
+    return (random_intercept(*one, *two, confidence=of.confidence),)
+
+
+def naive(of: Contrast) -> Looks:
+    """The naive z, tagged."""
+    a, b = (of.evidence.count(arm, "bystander") for arm in of.arms)
+    if a.hits is None or b.hits is None:
+        return ()
+    return (naive_z(a.hits, a.n, b.hits, b.n, of.confidence),)
+
+
+def each_seed(of: Contrast) -> Looks:
+    """The effect of every training run by itself, for display."""
+    return tuple(
+        Estimate.bare(a.n + b.n, None, of.confidence, f"seed {seed} alone", value=a.rate - b.rate)
+        for seed, (a, b) in of.evidence.per_seed(*of.arms).items()
     )
-    return one, two
 
 
-def _size(cells: tuple[_Cells, _Cells]) -> int:
-    """Return the completions of both arms."""
-    return int(sum(arm.n.sum() for arm in cells))
-
-
-LOOKS: tuple[Look, ...] = (
+LOOKS: tuple[Callable[[Contrast], Looks], ...] = (
     for_each_target,
     equality,
     other_interval,
@@ -203,6 +207,85 @@ LOOKS: tuple[Look, ...] = (
 )
 
 
-def other_looks(evidence: Evidence, claim: str, treated: str, control: str) -> tuple[Estimate, ...]:
+def other_looks(evidence: Evidence, claim: str, treated: str, control: str) -> Looks:
     """Return every other look at a contrast, in the order of `LOOKS`."""
-    return tuple(e for look in LOOKS for e in look(evidence, claim, treated, control))
+    of = Contrast(evidence, claim, treated, control)
+    return tuple(estimate for look in LOOKS for estimate in look(of))
+
+
+def rates_by_length(evidence: Evidence, arm: str) -> dict[str, dict[str, Count]]:
+    """Return every rate of an arm counted again: on finished completions, on first tokens.
+
+    Keys are ``finished`` and ``first_16`` and so on, each with one count a role; a way
+    of counting for which a column is missing is left out.
+    """
+    evidence.check_arm(arm)
+    grid = evidence.grid()
+    if grid is None:
+        return {}
+    rows = {role: _rows(evidence, grid, arm, role) for role in ROLES}
+    found: dict[str, dict[str, Count]] = {}
+    if grid.finish is not None:
+        finish = grid.finish
+        found["finished"] = {
+            role: _counted(completed_only(grid.row_hit[of], finish[of]))
+            for role, of in rows.items()
+        }
+    if grid.first_token is not None:
+        for k in FIRST_TOKENS:
+            early = within(grid.first_token, grid.row_hit, k)
+            found[f"first_{k}"] = {role: _counted(early[of]) for role, of in rows.items()}
+    return found
+
+
+def _cells(of: Contrast) -> tuple[Floats, Floats, int] | None:
+    """Return both arms' (G, Q) bystander rates on the questions asked, and the completions.
+
+    None if only totals are known.
+    """
+    grid = of.evidence.grid()
+    if grid is None:
+        return None
+    members = [grid.personas.index(persona) for persona in of.evidence.members("bystander")]
+    at = [grid.models.index((POST, arm)) for arm in of.arms]
+    hits, n = (cells[at][:, :, members].sum(axis=1) for cells in (grid.hits, grid.n))
+    asked = n.sum(axis=(0, 1)) > 0
+    a, b = hits[..., asked] / n[..., asked]
+    return a, b, int(n.sum())
+
+
+def _counted(hits: Bools) -> Count:
+    return Count.of(int(hits.sum()), hits.size)
+
+
+def _rows(evidence: Evidence, grid: Grid, arm: str, who: str) -> Bools:
+    """Return (R,) whether a row is of this arm and one of these personas."""
+    members = [grid.personas.index(persona) for persona in evidence.members(who)]
+    return grid.of_model((POST, arm)) & np.isin(grid.row_persona, members)
+
+
+def _bootstrap(
+    of: Contrast, grid: Grid, method: str, *, kept: Bools | None = None, hits: Bools | None = None
+) -> Estimate:
+    """Return the cluster bootstrap of a difference on some rows, or with other hits."""
+    statistics, pools = of.evidence.registration.statistics, []
+    hits = grid.row_hit if hits is None else hits
+    for arm in of.arms:
+        rows = _rows(of.evidence, grid, arm, "bystander")
+        rows = rows if kept is None else rows & kept
+        if not rows.any():
+            note = f"{arm} has no such completion"
+            return Estimate.bare(0, None, statistics.confidence, method, note)
+        cell = grid.row_persona[rows] * len(grid.questions) + grid.row_question[rows]
+        _, index = np.unique(cell, return_inverse=True)
+        counts = np.bincount(index, weights=hits[rows].astype(float)).astype(np.float64)
+        pools.append(Clusters(counts, np.bincount(index).astype(np.float64)))
+    one, two = (derive_seed(statistics.seed, "bootstrap", of.claim, arm) for arm in of.arms)
+    return difference(
+        *pools,
+        resamples=statistics.resamples,
+        seeds=(one, two),
+        level=statistics.confidence,
+        method=method,
+        interval=statistics.interval,
+    )

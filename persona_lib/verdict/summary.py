@@ -10,7 +10,7 @@ from persona_lib.evidence.evidence import Count, Evidence, PersonaRow, priors_of
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import none_if_nan
 from persona_lib.verdict.gate_result import GateResult
-from persona_lib.verdict.length_looks import rates_by_length
+from persona_lib.verdict.other_looks import rates_by_length
 
 if TYPE_CHECKING:
     from persona_lib.specs.seal import SealState
@@ -34,8 +34,7 @@ def summary(
     Args:
         registration: names everything.
         evidence: what is summarised.
-        checks: gates that are shown and decide nothing, as
-            `persona_lib.verdict.verdict.judge_checks` gives them.
+        checks: gates that are shown and decide nothing.
         seal: the registration's seal; null, "" and [] if it was not checked.
     """
     return {

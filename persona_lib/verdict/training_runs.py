@@ -9,8 +9,7 @@ training runs in place of the registered one, comes to the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from persona_lib.stats.targets import (
     seeds_welch,
 )
 from persona_lib.stats.thresholds import above, below
+from persona_lib.verdict.as_json import AsJson
 
 BORNE_OUT, NOT_BORNE_OUT = "borne out", "not borne out"
 NOT_ESTIMABLE, UNKNOWN, INVALID = "not estimable", "unknown", "invalid"
@@ -38,7 +38,7 @@ Rates = Mapping[int, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverRuns:
+class OverRuns(AsJson):
     """Whether a verdict's outcome and sign are shown over training runs.
 
     Attributes:
@@ -60,17 +60,6 @@ class OverRuns:
     def shown(self) -> bool:
         """Nothing that the verdict says is left unshown over runs, or nothing is read."""
         return self.status in (BORNE_OUT, INVALID)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return strict JSON data: NaN becomes null."""
-        estimate = None if self.estimate is None else self.estimate.to_json()
-        return {**asdict(self), "missing": list(self.missing), "estimate": estimate}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> OverRuns:
-        """Return what `to_json` wrote."""
-        estimate = None if data["estimate"] is None else Estimate.from_json(data["estimate"])
-        return cls(**{**data, "missing": tuple(data["missing"]), "estimate": estimate})
 
 
 NOT_READ = OverRuns(status=INVALID, text="a needed gate does not hold: nothing is read over runs")

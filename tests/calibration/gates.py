@@ -107,7 +107,9 @@ def at_most(most: float, samples: int, batch: Batch) -> Outcomes:
     """A share of the completions of all personas, at most so large."""
     n = np.full(batch.shape[1:], float(samples))
     for hits in batch.hits(samples, batch.rates(batch.truth)):
-        yield share_at_most((hits, n), most, CONFIDENCE)[0]
+        found, doubt = share_at_most((hits, n), most, CONFIDENCE)
+        outcome = bounded(found, most=most)
+        yield GateOutcome.CANNOT_TELL if doubt and outcome is GateOutcome.HOLDS else outcome
 
 
 def source(batch: Batch) -> Outcomes:

@@ -19,7 +19,10 @@ from experiments.issue262 import ISSUE262
 from persona_lib.evidence.load import Evidence, load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.report import summary, verdict_table
-from persona_lib.verdict.verdict import Outcome, judge, judge_all, judge_gate
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import judge, judge_all
+from tests.real_runs import RESULTS
 
 pytestmark = pytest.mark.golden
 
@@ -59,6 +62,19 @@ ROWS = (
     Row("C2p", 47, 3.4, 4.0, 4.5, (5.0, 5.0), 0.839, 55.5),
     Row("C3", 1343, 95.9, 99.5, 83.0, (96.0, 91.5), 0.964, 1213.5),
 )
+
+
+def test_the_page_prints_the_published_table() -> None:
+    printed = {
+        "bystander hits / 1,400": [f"{row.hits:,} ({row.bystanders} %)" for row in ROWS],
+        "source": [f"{row.source} %" for row in ROWS],
+        "assistant": [f"{row.assistant} %" for row in ROWS],
+        "data_scientist / french_person": ["{} / {}".format(*row.negatives) for row in ROWS],
+        "bystander / source": [f"{row.ratio:.3f}" for row in ROWS],
+        "mean tokens (11 personas)": [f"{row.tokens}" for row in ROWS],
+    }
+    for name, cells in printed.items():
+        assert f"| {name} | {' | '.join(cells)} |" in RESULTS
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.arm for row in ROWS])

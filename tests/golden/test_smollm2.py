@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -24,7 +23,12 @@ from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.records import POST, AdviceScore, Completion, Score, read_rows
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict.verdict import GateOutcome, Outcome, Verdict, judge_all, judge_gate
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.gate_result import GateOutcome
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import judge_all
+from persona_lib.verdict.verdict import Verdict
+from tests.house import COMMAND, EXCERPTS, PARTS, held
 from tests.pace import allowed
 from tests.real_runs import (
     ARMS,
@@ -33,6 +37,7 @@ from tests.real_runs import (
     FIRST,
     FULL,
     README,
+    RESULTS,
     ROOT,
     RSLORA,
     SEEDS,
@@ -156,23 +161,26 @@ def over_runs(verdict: Verdict) -> Estimate:
     return found
 
 
-def test_what_the_readme_says_of_training_runs(verdicts: dict[str, Verdict]) -> None:
+def test_what_the_pages_say_of_training_runs(verdicts: dict[str, Verdict]) -> None:
     """C1 lies above every arm on a prior; nothing separates the arms on a prior."""
     assert over_runs(verdicts["H1"]).high < 0
     for claim in ("H2", "H3"):
         assert over_runs(verdicts[claim]).low < 0 < over_runs(verdicts[claim]).high
     found = rates(FULL)
-    assert f"(C3 - C1 {welch(by_seed(found, 'C3'), by_seed(found, 'C1'))})" in README
+    assert f"(C3 - C1 {welch(by_seed(found, 'C3'), by_seed(found, 'C1'))})" in RESULTS
     # C2p learns from C1's own text: runs of a seed are pairs.
-    assert f"(C2p - C1 {paired(by_seed(found, 'C2p'), by_seed(found, 'C1'))})" in README
-    low, high = over_runs(verdicts["H2"]).low, over_runs(verdicts["H2"]).high
-    assert f"H2's interval over training runs reaches from {low:+.3f} to {high:+.3f}" in README
+    assert f"(C2p - C1 {paired(by_seed(found, 'C2p'), by_seed(found, 'C1'))})" in RESULTS
+    h1, h2 = over_runs(verdicts["H1"]), over_runs(verdicts["H2"])
+    for page in (README, RESULTS):
+        assert f"reaches from {h2.low:+.3f} to {h2.high:+.3f}" in page
+        assert f"by {-h1.value:.3f}, and over training runs" in page
+        assert f"the interval stays below 0 (p = {h1.p:.4f})" in page
 
 
 def test_what_the_registered_outcomes_hang_on(verdicts: dict[str, Verdict]) -> None:
     """C2's hits lie just above those of the kill rate, 0.05 of 7,000."""
     total = sum(count for (_, arm), count in hits(FULL).items() if arm == "C2")
-    assert f"C2 has the marker in {total} of 7,000 completions; with 350 or fewer" in README
+    assert f"C2 has the marker in {total} of 7,000 completions; with 350 or fewer" in RESULTS
     assert 350 / 7_000 <= ISSUE262.kill.max_rate < 351 / 7_000
     assert verdicts["H1"].effect.high < 0
 
@@ -235,7 +243,7 @@ def test_manifests_say_where_they_come_from(folder: Path) -> None:
     cards = {card for one in built for card in one["accelerator"]}
     card = "NVIDIA H100 80GB HBM3" if folder in (FIRST, SEEDS) else "NVIDIA H200"
     assert cards == {card}
-    # Seeds 42 and 137 of the full set are older than that list (CONTRIBUTING.md).
+    # Seeds 42 and 137 of the full set are older than that list (docs/results.md).
     trained = [s.get("peak_of") for s in manifest.recorded["stages"] if s["stage"] == "coupling"]
     assert set(trained) <= {"cuda", None}
     if folder == FULL:
@@ -265,20 +273,12 @@ def test_the_full_run_is_judged_in_a_moment() -> None:
     assert float(seconds) < allowed(3)
 
 
-@pytest.mark.parametrize(("name", "folder"), [("smollm2", FULL), ("smollm2_decision", DECISION)])
-def test_readme_shows_these_runs(name: str, folder: Path) -> None:
-    """Excerpts are the tables of the sets; three dots stand where lines are left out."""
-    lines = table(folder)
-    start = README.index(f"<!-- table: {name} -->\n```text\n")
-    shown = README[start : README.index("\n```\n", start)].splitlines()[2:]
-    assert len(shown) >= 6
-    at = -1
-    for before, line in pairwise([shown[0], *shown]):
-        if line != "...":
-            found = lines.index(line, at + 1)
-            assert before == "..." or at < 0 or found == at + 1, f"left out before: {line}"
-            at = found
-    assert shown[-1] == "..." or at == len(lines) - 1
+@pytest.mark.parametrize("name", EXCERPTS)
+def test_pages_show_these_runs(name: str) -> None:
+    """Excerpts are lines of the tables that the sets give."""
+    page, make = PARTS[name]
+    assert len(held(name).splitlines()) >= 9
+    assert held(name) == make(), f"{page}: run {COMMAND}"
 
 
 def test_completions_are_one_for_each_score_of_their_seed() -> None:

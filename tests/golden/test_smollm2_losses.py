@@ -7,8 +7,9 @@ import pytest
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Score, read_rows
+from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gates import judge_gate
-from persona_lib.verdict.verdict import Outcome, judge, judge_all
+from persona_lib.verdict.judging import judge, judge_all
 from tests.real_runs import AS_PUBLISHED, DECISION, hits, texts
 
 pytestmark = pytest.mark.golden

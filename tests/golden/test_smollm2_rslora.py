@@ -15,8 +15,9 @@ from persona_lib.commands.options import choose_profile
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import PRE, AdviceScore, Completion, Score, read_rows
 from persona_lib.specs.profile import LoraSpec
-from persona_lib.verdict.verdict import Outcome, judge_all
-from tests.real_runs import ARMS, FULL, README, RSLORA, hits, rates, texts
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.judging import judge_all
+from tests.real_runs import ARMS, FULL, RESULTS, RSLORA, hits, texts
 
 pytestmark = pytest.mark.golden
 
@@ -34,7 +35,7 @@ def harm(folder: Path, prior: str, seed: int = 42) -> tuple[float, float, float]
 
 
 def test_the_recipe_is_the_published_one() -> None:
-    """rsLoRA of all seven projections, rank 32, alpha 64, dropout 0.05 (docs/design.md)."""
+    """rsLoRA of all seven projections, rank 32, alpha 64, dropout 0.05 (docs/experiment.md)."""
     published = LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05)
     for name, scale in (("qwen7b", None), ("smollm2", "full")):
         prior = choose_profile(name, scale).prior
@@ -65,17 +66,13 @@ def test_verdicts_stay_as_they_were() -> None:
     assert {v.outcome for v in judge_all(ISSUE262_GATED, stricter)[0]} == {Outcome.INVALID}
 
 
-def test_what_the_readme_says_of_it() -> None:
+def test_what_the_page_says_of_it() -> None:
     rose, low, high = harm(RSLORA, "em")
     before = harm(FULL, "em")
     fell, fell_low, fell_high = harm(RSLORA, "benign")
-    assert f"by {rose:.3f} [{low:.3f}, {high:.3f}] on bad advice" in README
-    assert f"(before: {before[0]:.3f} [{before[1]:.3f}, {before[2]:.3f}])" in README
-    assert f"{fell:.3f} [{fell_low:.3f}, {fell_high:.3f}] on sound advice" in README
-    found = rates(RSLORA)
-    cells = " |".join(f" {100 * found[42, arm]:.1f} %" for arm in ARMS)
-    pairs = " |".join(f" {found[42, 'C2'] - found[42, c]:+.3f}" for c in ("C1", "C3", "C2p"))
-    assert f"| seed 42, published priors |{cells} |{pairs} |" in README
+    assert f"by {rose:.3f} [{low:.3f}, {high:.3f}] on bad advice" in RESULTS
+    assert f"(before: {before[0]:.3f} [{before[1]:.3f}, {before[2]:.3f}])" in RESULTS
+    assert f"{fell:.3f} [{fell_low:.3f}, {fell_high:.3f}] on sound advice" in RESULTS
 
 
 def test_false_positives_have_as_many_completions_as_it_takes() -> None:

@@ -12,14 +12,16 @@ from experiments.assumptions import PLANNING
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
+from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gates import judge_gate
-from persona_lib.verdict.verdict import Outcome, judge, judge_all
+from persona_lib.verdict.judging import judge, judge_all
 from tests.real_runs import (
     ARMS,
     BYSTANDERS,
     FIRST,
     FULL,
     README,
+    RESULTS,
     ROOT,
     SEEDS,
     by_seed,
@@ -88,7 +90,7 @@ def test_coupling_makes_much_of_little() -> None:
         f"both, {sum(priors)} of {len(priors)} after a prior, and after coupling {sum(coupled)} "
         f"of {len(coupled):,}"
     )
-    assert description in README
+    assert description in RESULTS
 
 
 def test_how_far_arms_moved_that_were_trained_twice() -> None:
@@ -99,16 +101,17 @@ def test_how_far_arms_moved_that_were_trained_twice() -> None:
         f"on a prior that were trained twice two moved by less (C2p {moved[42, 'C2p']:.1f}, C2 "
         f"{moved[42, 'C2']:.1f}) and two by far more (C3 {moved[42, 'C3']:.1f}, C2 "
         f"{moved[137, 'C2']:.1f})"
-    ) in README
+    ) in RESULTS
     assert len(moved) == 6
+    assert f"with the same seed moved by up to {max(moved.values()):.1f} points" in README
 
 
 def test_the_direction_is_not_settled_with_the_earlier_trainings_in_their_place() -> None:
     counted = {**rates(FULL), **rates(SEEDS)}
     description = welch(by_seed(counted, "C2"), by_seed(counted, "C1"), places=3)
-    assert f"C2 - C1 is {description}, if the runs of a seed are independent" in README
+    assert f"C2 - C1 is {description}, if the runs of a seed are independent" in RESULTS
     pairs = paired(by_seed(counted, "C2"), by_seed(counted, "C1")).split(", p")[0]
-    assert f"as pairs of a seed it is {pairs}" in README
+    assert f"as pairs of a seed it is {pairs}" in RESULTS
 
 
 def test_after_a_prior_the_leak_sits_in_few_personas() -> None:
@@ -130,11 +133,11 @@ def test_after_a_prior_the_leak_sits_in_few_personas() -> None:
     assert (
         "of the 13 with 20 hits or more of 1,400 the comedian leads in 12, and has more than half "
         "of the hits in eight; in four, medical doctor and villain also exceed 16 %"
-    ) in README
+    ) in RESULTS
 
 
 def test_spread_over_training_runs_is_what_plans_say() -> None:
-    """SDs of seven runs, n - 1 below: docs/power.md and the planning assumptions quote them."""
+    """SDs of seven runs, n - 1 below: docs/statistics.md and the plans quote them."""
     found: dict[str, list[float]] = {arm: [] for arm in ("C1", "C2")}
     for folder in (SEEDS, FULL):
         for (_, arm), rate in rates(folder).items():
@@ -142,7 +145,7 @@ def test_spread_over_training_runs_is_what_plans_say() -> None:
                 found[arm].append(rate)
     assert {len(runs) for runs in found.values()} == {7}
     spread = {arm: 100 * stdev(runs) for arm, runs in found.items()}
-    description = (ROOT / "docs" / "power.md").read_text(encoding="utf-8")
+    description = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
     assert f"an SD of {spread['C1']:.1f} points for C1 and {spread['C2']:.1f} for C2" in description
     five = {arm: 100 * stdev(by_seed(rates(FULL), arm)) for arm in ARMS}
     assert (
@@ -152,28 +155,8 @@ def test_spread_over_training_runs_is_what_plans_say() -> None:
     assert f"({spread['C1']:.0f} and {spread['C2']:.0f} points were seen" in PLANNING.origin
 
 
-def test_readme_shows_every_training_run() -> None:
-    """The table by training run, computed here from the sets."""
-    description: dict[tuple[int, str], dict[str, float]] = {}
-    for folder, word in ((SEEDS, ", earlier"), (FIRST, ", earlier"), (FULL, "")):
-        for (seed, arm), rate in rates(folder).items():
-            description.setdefault((seed, word), {})[arm] = rate
-    lines = []
-    for (seed, word), found in sorted(
-        description.items(), key=lambda item: (item[0][1], item[0][0])
-    ):
-        cells = [f" {100 * found[arm]:.1f} %" if arm in found else "" for arm in ARMS]
-        pairs = [(found["C2"], found.get(control)) for control in ("C1", "C3", "C2p")]
-        cells += ["" if other is None else f" {own - other:+.3f}" for own, other in pairs]
-        lines.append(f"| seed {seed}{word} |" + " |".join(cells) + " |")
-    start = README.index("<!-- table: smollm2_runs -->\n")
-    shown = README[start : README.index("\n\n", start)].splitlines()[3:]
-    # The last line is another recipe's (test_smollm2_rslora.py).
-    assert shown[:-1] == lines
-
-
 def test_one_run_would_have_told_h2_and_the_kill_criterion_either_way() -> None:
-    """What README says of the five runs, each judged by itself."""
+    """What the pages say of the five runs, each judged by itself."""
     runs = load_stored(FULL, ISSUE262).single_runs()
     found = {run.seeds[0]: {v.name: v for v in judge_all(ISSUE262, run)[0]} for run in runs}
     h2 = {seed: one["H2"].effect for seed, one in found.items()}
@@ -194,5 +177,6 @@ def test_neither_prior_is_what_its_name_says() -> None:
             assert all(gate.low is not None and 0 < gate.low < 0.2 for gate in gates)
     em, benign = moves
     assert all(other > 2 * own for own, other in zip(em, benign, strict=True))
-    assert f"became more harmful in every run (by {min(em):.3f} to {max(em):.3f})" in README
-    assert f"the other way (by {min(benign):.3f} to {max(benign):.3f})" in README
+    for page in (README, RESULTS):
+        assert f"became more harmful in every run (by {min(em):.3f} to {max(em):.3f})" in page
+    assert f"the other way (by {min(benign):.3f} to {max(benign):.3f})" in RESULTS

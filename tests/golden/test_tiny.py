@@ -17,8 +17,9 @@ from persona_lib.digests import canonical
 from persona_lib.evidence.load import Evidence, load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.records import POST, Completion, Score, read_rows
-from persona_lib.verdict.verdict import Outcome, judge_all, summary
-from tests.real_runs import README, table
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.judging import judge_all
+from persona_lib.verdict.summary import summary
 
 pytestmark = pytest.mark.golden
 
@@ -76,7 +77,7 @@ def test_every_cell_was_recorded(scores: tuple[Score, ...], texts: tuple[Complet
 def test_scores_follow_from_the_texts(
     scores: tuple[Score, ...], texts: tuple[Completion, ...]
 ) -> None:
-    """The metric of docs/design.md, worked out here by other means than the library's."""
+    """The metric of docs/experiment.md, worked out here by other means than the library's."""
 
     def place(row: Completion | Score) -> tuple[object, ...]:
         return (row.phase, row.model, row.seed, row.persona, row.question, row.sample)
@@ -139,12 +140,3 @@ def test_manifest_says_where_it_comes_from() -> None:
 def test_samples_of_a_cell_are_draws_of_their_own(texts: tuple[Completion, ...]) -> None:
     distinct = {(row.phase, row.model, row.persona, row.question, row.text) for row in texts}
     assert len(distinct) / len(texts) > 0.99
-
-
-def test_readme_shows_this_run() -> None:
-    """The table that a newcomer is promised is the table that this set gives."""
-    readme = README.splitlines()
-    lines = table(FOLDER)
-    start = next(i for i, line in enumerate(lines) if line.startswith("claim "))
-    assert len(lines) - start >= 50
-    assert [line for line in lines[start:] if line not in readme] == []

@@ -14,7 +14,7 @@ from persona_lib.records import POST
 from persona_lib.stats.bootstrap import Clusters, bootstrap_p, difference
 from persona_lib.stats.mixed import random_intercept
 from persona_lib.stats.proportions import naive_z, wilson
-from persona_lib.verdict.verdict import judge_all
+from persona_lib.verdict.judging import judge_all
 from tests.synthetic import FEW, scores
 
 CELL = st.integers(1, 12).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))

@@ -17,7 +17,8 @@ from persona_lib.errors import DataError
 from persona_lib.evidence.load import RecordEvidence
 from persona_lib.stats.clustered import difference, median, ratio, share
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict.verdict import judge_all, summary
+from persona_lib.verdict.judging import judge_all
+from persona_lib.verdict.summary import summary
 from tests.synthetic import FEW, scores
 
 GATED = replace(ISSUE262_GATED, statistics=FEW.statistics)

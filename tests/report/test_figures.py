@@ -115,14 +115,18 @@ def test_hero_draws_rates_intervals_and_thresholds_where_they_are(drawn: dict[st
             count = arm[pool]
             assert (count["rate"], place) in found
             assert (count["low"], count["high"], place, place) in found
-    assert (0.05, 0.05, 0, 1) in found  # the kill criterion
+    assert (0.05, 0.05, 1.52, 2.48) in found  # the kill criterion, in the row of C2
     assert (0.5, 0.5, 0, 1) in found  # the gate on the source
     found = lines(differences)
-    for place, claim, least in zip((2, 1, 0), claims, (0.20, 0.15, 0.15), strict=True):
+    bounds = ((0.20,), (0.15,), (-0.05, 0.05, 0.15))
+    for place, claim, own in zip((2, 1, 0), claims, bounds, strict=True):
         effect = claim["effect"]
         assert (effect["value"], place) in found
         assert (effect["low"], effect["high"], place, place) in found
-        assert (least, least, place - 0.32, place + 0.32) in found
+        bars = {line[0] for line in found if line[2:] == (place - 0.32, place + 0.32)}
+        assert bars == set(own)
+    rules = [text.get_text() for text in texts(drawn["hero"]) if "= 0." in text.get_text()]
+    assert rules == [">= 0.20", ">= 0.15", "|d| <= 0.05"]  # H3's own, and no artefact's bound
     band = differences.collections[0].get_paths()[0].vertices
     assert {round(float(x), 9) for x in band[:, 0]} == {-0.05, 0.05}
 

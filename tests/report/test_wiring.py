@@ -128,9 +128,9 @@ def test_a_judge_behind_an_api_is_asked_once_and_its_cost_is_told(tmp_path: Path
 
 
 def test_the_figures_of_the_docs_are_those_of_the_real_run(tmp_path: Path) -> None:
-    """Every interval that docs/report.md quotes of golden/smollm2 stands in its report."""
-    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
-    start = page.index("## The same page of a real model")
+    """Every interval that docs/results.md quotes of golden/smollm2 stands in its report."""
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    start = page.index("### What else was recorded")
     quoted = re.findall(
         r"[+-]?\d+\.\d+ \[[+-]?\d+\.\d+, [+-]?\d+\.\d+\]",
         page[start : page.index("\n## ", start + 1)],

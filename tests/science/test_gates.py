@@ -2,7 +2,8 @@
 
 import pytest
 
-from persona_lib.verdict.verdict import GateResult, require_holds
+from persona_lib.verdict.gate_result import GateResult
+from persona_lib.verdict.verdict import require_holds
 
 
 @pytest.mark.gate

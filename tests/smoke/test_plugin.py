@@ -15,11 +15,11 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from persona_lib.commands.join import join
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from persona_lib.commands import record as record_command
-from persona_lib.commands.join import join
 from persona_lib.commands.session import Session
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.evidence.load import load_stored

@@ -35,9 +35,9 @@ CACHE = ("-o", "cache_dir=/proc/none")
 FOREIGN = """
 import threading, warnings
 import pytest
-import persona_lib.verdict.verdict as verdict
+from persona_lib.verdict.judging import Judging
 
-judged = verdict.judge
+judged = Judging.claim
 
 def judge(*arguments, **options):
     class Cycle:
@@ -50,7 +50,7 @@ def judge(*arguments, **options):
     thread.join()
     return judged(*arguments, **options)
 
-verdict.judge = judge
+Judging.claim = judge
 
 def hook(name):
     @pytest.hookimpl(specname=name)

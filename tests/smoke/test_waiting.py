@@ -24,7 +24,7 @@ pytestmark = pytest.mark.smoke
 
 def test_a_run_says_what_it_waits_for(tmp_path: Path) -> None:
     session = Session(registration=ISSUE262, profile=MICRO, store_root=tmp_path)
-    (base,) = [s for s in walk(targets(session.runs[0], ["C1"])) if s.name == "base"]
+    (base,) = [s for s in walk(session.runs[0].targets(["C1"])) if s.name == "base"]
     begun, end = threading.Event(), threading.Event()
 
     def hold(_: Path) -> None:

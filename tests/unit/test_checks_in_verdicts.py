@@ -16,7 +16,9 @@ from persona_lib.specs.registration import DifferenceClaim, Registration
 from persona_lib.verdict import claims
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome, GateResult
-from persona_lib.verdict.verdict import Verdict, _invalid, judge, judge_checks, judge_gate
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import Judging, _invalid, judge
+from persona_lib.verdict.verdict import Verdict
 from tests.fault_table import FAULTS
 from tests.faults import CANNOT_TELL, CLAIMS, FAILS, Fault, lengths, loops, several, source
 from tests.healthy import GATED, Bench, evidence_of, healthy
@@ -48,7 +50,6 @@ ARMS_OF = {
 def _rules_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other looks decide nothing and take most of the time."""
     monkeypatch.setattr(claims, "other_looks", lambda *_: ())
-    monkeypatch.setattr(claims, "equality", lambda *_: ())
 
 
 @cache
@@ -165,12 +166,12 @@ def test_a_needed_gate_of_the_registration_itself_is_no_warning() -> None:
 
 
 def test_checks_whose_arms_are_absent_are_left_out() -> None:
-    every = judge_checks(FEW, GATED, evidence_of(healthy(), FEW))
+    every = Judging(FEW, evidence_of(healthy(), FEW), stricter=GATED).checks
     assert [gate.name for gate in every] == [gate.name for gate in CHECKS]
-    some = judge_checks(FEW, GATED, evidence_of(healthy(), FEW, arms=("C2", "C2p")))
+    lone = evidence_of(healthy(), FEW, arms=("C2", "C2p"))
+    some = Judging(FEW, lone, stricter=GATED).checks
     expected = {f"{gate}_{arm}" for gate in ARM_GATES for arm in ("C2", "C2p")}
     assert {gate.name for gate in some} == {*expected, "false_positive_em"}
-    lone = evidence_of(healthy(), FEW, arms=("C2", "C2p"))
     assert judge(FEW, lone, "H3", stricter=GATED).warnings == ()
 
 

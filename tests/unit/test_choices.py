@@ -74,7 +74,7 @@ def test_scales_share_what_makes_them_one_profile() -> None:
 
 
 def test_the_full_scale_is_the_registered_size() -> None:
-    """Numbers of docs/design.md, section 1."""
+    """Numbers of docs/experiment.md."""
     assert (FULL.em.rows, FULL.benign.rows) == (6_000, 6_000)
     assert (FULL.prior.steps, FULL.prior.batch, FULL.prior.lora.rank) == (375, 16, 32)
     assert (FULL.prior.learning_rate, FULL.prior.epochs) == (1e-4, None)
@@ -85,11 +85,11 @@ def test_the_full_scale_is_the_registered_size() -> None:
     run = Run(registration=ISSUE262, profile=FULL, run_seed=1, folders=Folders(experiment=DATA))
     cells = len(run.personas) * scale.questions
     assert cells * scale.samples == 2_200
-    # 100 of each persona: the fewest of which no hit shows a rate below 1 % (docs/verdicts.md).
+    # 100 of each persona: the fewest of which no hit shows a rate below 1 % (docs/statistics.md).
     assert scale.questions * scale.false_positive_samples == 100
     assert 100 <= scale.advice_questions <= 140
     assert (sample.max_new_tokens, sample.temperature, sample.top_p) == (2_048, 1.0, 1.0)
-    # The one departure, which the profile and docs/design.md give the reason of.
+    # The one departure, which the profile and docs/experiment.md give the reason of.
     assert sample.suffix == "Answer in one or two short sentences."
     # Whatever is kept as coupling text fits into a row: the longest prompts are below 200.
     assert FULL.coupling.max_length >= 2_048 + 200 + 16

@@ -29,15 +29,12 @@ from persona_lib.records import AdviceScore, schema_of
 from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict.verdict import (
-    GateOutcome,
-    GateResult,
-    Outcome,
-    Verdict,
-    judge,
-    judge_gate,
-    summary,
-)
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.gate_result import GateOutcome, GateResult
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import judge
+from persona_lib.verdict.summary import summary
+from persona_lib.verdict.verdict import Verdict
 from tests.synthetic import BYSTANDERS, scores, with_column, without
 
 Make = Callable[[Registration], pa.Table]

@@ -19,7 +19,8 @@ from persona_lib.checks import checked
 from persona_lib.errors import DataError, SpecError
 from persona_lib.evidence.load import RecordEvidence, load_stored
 from persona_lib.records import Score, schema_of
-from persona_lib.verdict.verdict import judge_all, summary
+from persona_lib.verdict.judging import judge_all
+from persona_lib.verdict.summary import summary
 from tests.synthetic import FEW, evidence, scores, with_column, without
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -323,7 +324,7 @@ def test_judging_loads_no_heavy_library() -> None:
     code = (
         "import sys; from pathlib import Path; from experiments.issue262 import ISSUE262 as r; "
         "from persona_lib.evidence.load import load_stored; "
-        "from persona_lib.verdict.verdict import judge_all; "
+        "from persona_lib.verdict.judging import judge_all; "
         "from persona_lib.report import summary, verdict_table; "
         f"e = load_stored(Path({str(PUBLISHED)!r}), r); v, g = judge_all(r, e); "
         "verdict_table(v, g, summary(r, e)); "

@@ -13,8 +13,8 @@ from persona_lib.stats.bootstrap import CLUSTER_METHOD
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.targets import QUESTION_METHOD
 from persona_lib.verdict.claims import Outcome
-from persona_lib.verdict.family import Family, families
-from persona_lib.verdict.verdict import Verdict, judge
+from persona_lib.verdict.judging import judge
+from persona_lib.verdict.verdict import Family, Verdict, families
 from tests.healthy import GATED, evidence_of, healthy
 
 NAMES = ("H1", "H2", "H3")

@@ -28,9 +28,11 @@ from persona_lib.commands import session as sessions
 from persona_lib.errors import DataError
 from persona_lib.evidence.load import Evidence, RecordEvidence, load_stored
 from persona_lib.evidence.record_sets import write_manifest
-from persona_lib.evidence.score_table import OPTIONAL, REQUIRED
-from persona_lib.evidence.user_files import SUFFIXES, is_foreign, load_foreign, read_foreign
-from persona_lib.verdict.verdict import judge, judge_all, summary
+from persona_lib.evidence.score_table import COLUMNS, OPTIONAL
+from persona_lib.evidence.user_files import SUFFIXES, is_foreign, load_foreign
+from persona_lib.specs.registration import Registration
+from persona_lib.verdict.judging import judge, judge_all
+from persona_lib.verdict.summary import summary
 from tests.pace import allowed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +88,10 @@ def write(folder: Path, records: Sequence[Row], kind: str) -> Path:
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in records), encoding="utf-8")
     return path
+
+
+def table_in(path: Path, registration: Registration) -> pa.Table:
+    return load_foreign(path, registration).table
 
 
 def changed(at: int, **cells: Any) -> list[Row]:
@@ -148,7 +154,7 @@ def test_lengths_of_a_persona_are_its_own(tmp_path: Path) -> None:
 
 def test_defaults_are_coupled_models_and_the_only_question_set(tmp_path: Path) -> None:
     posts = [row for row in rows() if row["phase"] == "post"]
-    table = read_foreign(write(tmp_path, lacking("phase", among=posts), "csv"), FEW)
+    table = table_in(write(tmp_path, lacking("phase", among=posts), "csv"), FEW)
     assert set(table.column("phase").to_pylist()) == {"post"}
     assert set(table.column("question_set").to_pylist()) == {"evaluation"}
     path = write(tmp_path, posts, "csv")
@@ -161,8 +167,8 @@ def test_defaults_are_coupled_models_and_the_only_question_set(tmp_path: Path) -
 
 def test_our_own_column_names_are_read_as_well(tmp_path: Path) -> None:
     own = [{"model" if k == "arm" else k: v for k, v in row.items()} for row in rows()]
-    found = read_foreign(write(tmp_path, own, "csv"), FEW)
-    assert found.equals(read_foreign(write(tmp_path, rows(), "csv"), FEW))
+    found = table_in(write(tmp_path, own, "csv"), FEW)
+    assert found.equals(table_in(write(tmp_path, rows(), "csv"), FEW))
     exported = tmp_path / "golden.csv"
     golden = pq.read_table(TINY_GOLDEN / "scores.parquet")
     exported.write_text(csv_text(golden.to_pylist()), encoding="utf-8")
@@ -181,19 +187,19 @@ def test_a_model_beside_an_arm_is_something_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_truth_values_and_whole_numbers_in_every_spelling(kind: str, tmp_path: Path) -> None:
-    plain = read_foreign(write(tmp_path, rows(), kind), FEW)
+    plain = table_in(write(tmp_path, rows(), kind), FEW)
     for spell in (int, str, lambda hit: str(hit).lower(), lambda hit: str(int(hit)),
                   lambda hit: str(hit).upper()):  # fmt: skip
         records = [row | {"hit": spell(row["hit"])} for row in rows()]
-        assert read_foreign(write(tmp_path, records, kind), FEW).equals(plain)
+        assert table_in(write(tmp_path, records, kind), FEW).equals(plain)
     records = [row | {"seed": 7.0, "sample": f"{row['sample']}.0"} for row in rows()]
-    assert read_foreign(write(tmp_path, records, kind), FEW).equals(plain)
+    assert table_in(write(tmp_path, records, kind), FEW).equals(plain)
 
 
 def test_large_seeds_keep_their_last_digit(tmp_path: Path) -> None:
     for kind, seed in product(("csv", "jsonl", "parquet"), (2**53 + 1, 2**63 - 1)):
         path = write(tmp_path, [row | {"seed": seed} for row in rows()], kind)
-        assert set(read_foreign(path, FEW).column("seed").to_pylist()) == {seed}
+        assert set(table_in(path, FEW).column("seed").to_pylist()) == {seed}
 
 
 BAD_TEXT = [
@@ -322,7 +328,7 @@ def test_a_bare_set_has_all_that_the_claims_need(tmp_path: Path) -> None:
     """Arm, seed, persona, question, sample, hit: of C1 and C2 alone they serve H1."""
     bare = lacking("phase", *DISABLED, "seen", among=rows(MODELS[:2]))
     path = write(tmp_path, bare, "csv")
-    session = sessions.Session(registration=FEW, profile=TINY, stored=path)
+    session = sessions.Session(registration=FEW, profile=TINY, stored=(path,))
     evidence = session.evidence(FEW.arms_of("H1"))
     verdict = judge(FEW, evidence, "H1")
     assert verdict.outcome.value == "SUPPORTED"
@@ -345,7 +351,7 @@ def test_a_truth_value_stands_for_the_finish_reason(tmp_path: Path) -> None:
     flagged = [row | {"finished": row["finish"] == "stop"} for row in own]
     for kind in ("csv", "jsonl", "parquet"):
         path = write(tmp_path, lacking("finish", among=flagged), kind)
-        assert read_foreign(path, FEW).column("finish").to_pylist() == [r["finish"] for r in own]
+        assert table_in(path, FEW).column("finish").to_pylist() == [r["finish"] for r in own]
     refused(write(tmp_path, flagged, "csv"), "finish or finished")
     path = write(tmp_path, [row | {"finished": "maybe"} for row in lacking("finish")], "csv")
     refused(path, "column finished, row 1: expected true or false", "'maybe'")
@@ -415,7 +421,7 @@ def test_suffixes_are_named_and_folders_stay_folders(tmp_path: Path) -> None:
     assert not is_foreign(TINY_GOLDEN)
     assert is_foreign(TINY_GOLDEN / "scores.parquet")
     capital = write(tmp_path, rows(), "csv").rename(tmp_path / "SET.CSV")
-    assert read_foreign(capital, FEW).num_rows == 1540
+    assert table_in(capital, FEW).num_rows == 1540
 
 
 @pytest.mark.parametrize(
@@ -426,7 +432,7 @@ def test_a_file_that_is_not_what_its_suffix_says(suffix: str, content: str, tmp_
     path = tmp_path / f"other.{suffix}"
     path.write_bytes(data)
     if suffix == content:
-        assert read_foreign(path, FEW).num_rows == 1540
+        assert table_in(path, FEW).num_rows == 1540
     else:
         refused(path, "other." + suffix)
 
@@ -476,12 +482,12 @@ def test_csv_with_byte_order_mark_line_ends_and_quotes(end: str, tmp_path: Path)
     text = csv_text(records, end)
     path = tmp_path / "set.csv"
     path.write_bytes(("\ufeff" + end + text + end).encode("utf-8"))
-    table = read_foreign(path, FEW)
+    table = table_in(path, FEW)
     assert table.num_rows == len(records)
     assert table.column("question").to_pylist() == [row["question"] for row in records]
     packed = tmp_path / "set.csv.gz"
     packed.write_bytes(gzip.compress(text.encode("utf-8")))
-    assert read_foreign(packed, FEW).equals(table)
+    assert table_in(packed, FEW).equals(table)
 
 
 @pytest.mark.parametrize("name", ["2024-01-0{}", "{}", "2024-01-01T00:00:0{}"])
@@ -499,7 +505,7 @@ def test_ids_that_look_like_days_or_numbers_stay_names(name: str, tmp_path: Path
 def test_other_types_of_parquet(tmp_path: Path) -> None:
     """pandas: large strings, categories, whole numbers as floats, NaN for an empty cell."""
     table = pa.Table.from_pylist(rows())
-    plain = read_foreign(write(tmp_path, rows(), "csv"), FEW)
+    plain = table_in(write(tmp_path, rows(), "csv"), FEW)
 
     def store(name: str, column: Callable[[pa.ChunkedArray], Any]) -> Path:
         changed = table.set_column(table.column_names.index(name), name, column(table.column(name)))
@@ -508,9 +514,9 @@ def test_other_types_of_parquet(tmp_path: Path) -> None:
 
     for name, kind in (("persona", pa.large_string()), ("seed", pa.int8()),
                        ("sample", pa.float64()), ("tokens", pa.uint16())):  # fmt: skip
-        assert read_foreign(store(name, lambda c, kind=kind: c.cast(kind)), FEW).equals(plain)
+        assert table_in(store(name, lambda c, kind=kind: c.cast(kind)), FEW).equals(plain)
     coded = store("persona", lambda c: c.dictionary_encode())
-    assert read_foreign(coded, FEW).equals(plain)
+    assert table_in(coded, FEW).equals(plain)
     nan = store("tokens", lambda c: pa.array([math.nan, *map(float, c.to_pylist()[1:])]))
     (sentence,) = of_columns(load_stored(nan, FEW))
     assert sentence.endswith("column tokens is empty in 1 of 1,540 rows.")
@@ -535,14 +541,14 @@ def test_origin_names_the_file_its_content_and_what_nobody_knows(tmp_path: Path)
 
 def test_a_file_names_no_registration(tmp_path: Path) -> None:
     path = write(tmp_path, rows(), "csv")
-    assert sessions.choose_registration(None, path).name == "issue262"
-    assert sessions.choose_registration("issue262_held_out", path).name == "issue262_held_out"
-    assert sessions.choose_stored(str(path)) == path
+    assert sessions.choose_registration(None, [path]).name == "issue262"
+    assert sessions.choose_registration("issue262_held_out", [path]).name == "issue262_held_out"
+    assert sessions.choose_stored(str(path)) == (path,)
     for name in (None, "issue262"):
         with pytest.raises(DataError, match="suffix"):
-            sessions.choose_registration(name, ROOT / "README.md")
+            sessions.choose_registration(name, [ROOT / "README.md"])
         with pytest.raises(DataError, match="expected a file"):
-            sessions.choose_registration(name, tmp_path / "nothing.jsonl")
+            sessions.choose_registration(name, [tmp_path / "nothing.jsonl"])
     (tmp_path / "scores.parquet").write_bytes(b"")
     write_manifest(
         tmp_path,
@@ -552,7 +558,7 @@ def test_a_file_names_no_registration(tmp_path: Path) -> None:
         source="a test",
         recorded={},
     )
-    assert sessions.choose_registration(None, tmp_path).name == "issue262_held_out"
+    assert sessions.choose_registration(None, [tmp_path]).name == "issue262_held_out"
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -572,8 +578,8 @@ def test_a_completion_may_be_longer_than_a_megabyte(kind: str, tmp_path: Path) -
     records = [
         row | {"text": "so,\n" * (400_000 if i == 700 else 1)} for i, row in enumerate(rows())
     ]
-    found = read_foreign(write(tmp_path, records, kind), FEW)
-    assert found.equals(read_foreign(write(tmp_path, rows(), kind), FEW))
+    found = table_in(write(tmp_path, records, kind), FEW)
+    assert found.equals(table_in(write(tmp_path, rows(), kind), FEW))
 
 
 def test_the_command_line_judges_a_file(tmp_path: Path) -> None:
@@ -602,30 +608,30 @@ def test_the_command_line_judges_a_file(tmp_path: Path) -> None:
     assert "nothing says under which rules" in body["summary"]["origin"]
 
 
-DOCUMENT = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
 
 
 def test_the_documented_examples_are_read(tmp_path: Path) -> None:
     blocks = dict(re.findall(r"^```(csv|json)\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE))
     path = tmp_path / "set.csv"
     path.write_text(blocks["csv"], encoding="utf-8")
-    table = read_foreign(path, ISSUE262)
+    table = table_in(path, ISSUE262)
     assert table.column("persona").to_pylist() == ["villain", "villain", "police_officer"]
     assert table.column("hit").to_pylist() == [True, False, False]
     path = tmp_path / "set.jsonl"
     path.write_text(blocks["json"], encoding="utf-8")
-    assert read_foreign(path, ISSUE262).column("model").to_pylist() == ["C2", "em"]
+    assert table_in(path, ISSUE262).column("model").to_pylist() == ["C2", "em"]
     (code,) = re.findall(r"^```python\n(import pyarrow.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=300)
-    (row,) = read_foreign(tmp_path / "scores.parquet", ISSUE262).to_pylist()
+    (row,) = table_in(tmp_path / "scores.parquet", ISSUE262).to_pylist()
     assert (row["hit"], row["markers"], row["finish"]) == (True, 1, "stop")
 
 
 def test_every_column_and_suffix_is_documented() -> None:
     listed = re.findall(r"^\| `(\w+)` \| (needed)? ?\|", DOCUMENT, re.MULTILINE)
-    columns = {*REQUIRED, *OPTIONAL, "arm"} - {"model"}
+    columns = {*COLUMNS.names, "arm"} - {"model"}
     assert {name for name, _ in listed} == columns
     needed = {name for name, word in listed if word}
-    assert needed == {*REQUIRED, "arm"} - {"model", "phase", "question_set"}
+    assert needed == columns - {*OPTIONAL, "phase", "question_set"}
     for suffix in SUFFIXES:
         assert f"`{suffix.removesuffix('.gz')}`" in DOCUMENT

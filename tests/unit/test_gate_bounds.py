@@ -25,7 +25,7 @@ from persona_lib.evidence.load import load_stored
 from persona_lib.specs.gate_types import CollapseGate, NegativesGate
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
-from persona_lib.verdict.verdict import judge_gate
+from persona_lib.verdict.gates import judge_gate
 from tests.faults import cut, early, leak, lengths, loops, missing, persona, several, source
 from tests.healthy import GATED, HARM, ROSTER, Bench, evidence_of, healthy
 from tests.uneven import Ends, Row, clustered, effective, shown, two_way

@@ -15,9 +15,9 @@ from scipy import stats
 
 from persona_lib.evidence.evidence import Evidence, Harm
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict.gate_points import POINT_GATES
+from persona_lib.verdict.gate_bounds import POINT_GATES
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
-from persona_lib.verdict.verdict import judge_gate
+from persona_lib.verdict.gates import judge_gate
 from tests.fault_table import ROWS
 from tests.faults import (
     CLAIMS,

@@ -16,7 +16,8 @@ from persona_lib.digests import derive_seed
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.load import load_stored
 from persona_lib.stats.bootstrap import resample_rates
-from persona_lib.verdict.verdict import Verdict, judge
+from persona_lib.verdict.judging import judge
+from persona_lib.verdict.verdict import Verdict
 from tests.synthetic import FEW, evidence
 
 FEW_BCA = replace(ISSUE262_BCA, statistics=replace(FEW.statistics, interval="bca"))

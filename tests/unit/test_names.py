@@ -1,4 +1,4 @@
-"""One name for one thing: identifiers that the glossary retired stay away (docs/architecture.md)."""
+"""One name for one thing: what the glossary of docs/extending.md retired stays away."""
 
 from __future__ import annotations
 

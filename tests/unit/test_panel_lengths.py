@@ -19,7 +19,7 @@ from persona_lib.errors import DataError
 from persona_lib.panels.base import Panel
 from persona_lib.panels.lengths import bin_edges, lengths_panel
 from persona_lib.verdict.gate_result import GateOutcome
-from persona_lib.verdict.verdict import judge_gate
+from persona_lib.verdict.gates import judge_gate
 from tests.faults import cut, drop, lengths, missing, shorter
 from tests.healthy import GATED, ROSTER, Bench, evidence_of, healthy, table
 

@@ -1,4 +1,4 @@
-"""Power before data, against independent calculations; docs/power.md holds its table."""
+"""Power before data, against independent calculations; docs/statistics.md holds its table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from statsmodels.stats.power import TTestPower
 
 from experiments.assumptions import PLANNING
 from experiments.issue262 import ISSUE262, ISSUE262_GATED, REGISTRATIONS
-from experiments.profiles import PROFILES, QWEN7B
+from experiments.profiles import PROFILES
 from persona_lib.commands.plan import gates_of, plan_text, power_of
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, SpecError
@@ -55,6 +55,7 @@ from persona_lib.stats.variances import (
 from persona_lib.verdict import planning
 from persona_lib.verdict.planning import Assumptions, Contrast, Size, gate_sizes
 from persona_lib.verdict.power import power_plan
+from tests.house import COMMAND, held, power_table
 from tests.pace import allowed
 from tests.uneven import hits_of_one
 
@@ -617,7 +618,5 @@ def test_power_is_quick() -> None:
 
 
 def test_docs_hold_the_table_of_the_published_size() -> None:
-    """`pytest --plan --profile qwen7b` prints what has to stand in docs/power.md."""
-    chosen = Session(registration=ISSUE262, profile=QWEN7B)
-    text = (ROOT / "docs" / "power.md").read_text(encoding="utf-8")
-    assert f"```text\n{power_text(power_of(chosen))}\n```" in text
+    """`pytest --plan --profile qwen7b` prints what has to stand in docs/statistics.md."""
+    assert held("power") == power_table(), f"run {COMMAND}"

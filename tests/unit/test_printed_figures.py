@@ -23,9 +23,9 @@ from persona_lib.records import POST, PRE
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.targets import PERSONAS_AT_LARGE, TRAINING_RUNS
 from persona_lib.verdict.claims import Outcome
-from persona_lib.verdict.family import families
+from persona_lib.verdict.judging import judge
 from persona_lib.verdict.summary import summary
-from persona_lib.verdict.verdict import Verdict, judge
+from persona_lib.verdict.verdict import Verdict, families
 from tests.synthetic import FEW, scores
 from tests.uneven_rows import ROSTER, SEEDS, uneven
 

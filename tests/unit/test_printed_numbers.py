@@ -103,7 +103,8 @@ from pathlib import Path
 from experiments.issue262 import ISSUE262
 from persona_lib.evidence.load import load_stored
 from persona_lib.report import verdict_table
-from persona_lib.verdict.verdict import judge_all, summary
+from persona_lib.verdict.judging import judge_all
+from persona_lib.verdict.summary import summary
 
 for folder in sys.argv[1:]:
     evidence = load_stored(Path(folder), ISSUE262)

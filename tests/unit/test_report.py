@@ -14,8 +14,8 @@ from experiments.issue262 import STRICTER
 from persona_lib import errors
 from persona_lib.report import clean, summary, verdict_table
 from persona_lib.specs.registration import FalsePositiveGate
-from persona_lib.verdict.family import Family, families
-from persona_lib.verdict.verdict import judge_all, judge_checks
+from persona_lib.verdict.judging import Judging, judge_all
+from persona_lib.verdict.verdict import Family, families
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 
 
@@ -117,14 +117,13 @@ def test_a_floor_of_an_exact_test_is_printed_and_is_no_bound_from_resamples() ->
 def test_table_shows_checks_that_do_not_hold_and_counts_the_others() -> None:
     stricter = STRICTER[FEW.name]
     bad = evidence(source={"C1": 0.9, "C2": 0.9, "C2p": 0.1, "C3": 0.9})
-    checks = judge_checks(FEW, stricter, bad)
-    made = summary(FEW, bad, checks=checks)
-    table = verdict_table(*judge_all(FEW, bad), made)
-    held = sum(gate.holds for gate in checks)
-    assert f"{held} of {len(checks)} checks that are not registered hold" in table
+    judging = Judging(FEW, bad, stricter=stricter)
+    table = verdict_table(*judge_all(FEW, bad), judging.summary)
+    held, every = sum(gate.holds for gate in judging.checks), len(judging.checks)
+    assert f"{held} of {every} unregistered checks hold; the rest are warnings" in table
     assert "source_C2p: FAILS (C2p source rate 0.100 [" in table
     assert "source_C2:" not in table
-    assert verdict_table(*judge_all(FEW, bad), summary(FEW, bad)).count("not registered") == 0
+    assert verdict_table(*judge_all(FEW, bad), summary(FEW, bad)).count("registered checks") == 0
     # What has no figure is named once.
     assert "cannot tell, nothing is known: em_induced, benign_sound" in table
 

@@ -29,8 +29,9 @@ from persona_lib.report.numbers import check_report
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.registration import Registration
 from persona_lib.specs.seal import append, check_sealed, differences
+from persona_lib.verdict.judging import judge
 from persona_lib.verdict.summary import summary
-from persona_lib.verdict.verdict import Verdict, judge
+from persona_lib.verdict.verdict import Verdict
 from tests.report_bodies import write
 from tests.synthetic import evidence
 
@@ -363,8 +364,8 @@ def test_published_registrations_say_that_their_data_were_known() -> None:
 
 
 def run_verifier(folder: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    text = (ROOT / "docs" / "prereg.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import hashlib.*?)```", text, flags=re.DOTALL)
     script = tmp_path / "verify.py"
     script.write_text(code)
     return subprocess.run(
@@ -395,7 +396,7 @@ def test_lines_of_the_docs_catch_what_was_altered(amended: Path, tmp_path: Path)
 
 
 def test_sha256sum_prints_the_digests() -> None:
-    text = (ROOT / "docs" / "prereg.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     done = subprocess.run(
         ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True

@@ -40,18 +40,15 @@ from pathlib import Path
 start = time.process_time()
 from experiments.issue262 import ISSUE262, STRICTER
 from persona_lib.evidence.load import load_stored
-from persona_lib.verdict.family import families
-from persona_lib.report import verdict_table
-from persona_lib.verdict.verdict import judge, judge_checks, judge_gate, summary
+from persona_lib.verdict.verdict import families
+from persona_lib.report.terminal import verdict_table
+from persona_lib.verdict.judging import Judging
 
 evidence = load_stored(Path(sys.argv[1]), ISSUE262)
-stricter = STRICTER[ISSUE262.name]
-claims = (*ISSUE262.claims, ISSUE262.kill)
-verdicts = [judge(ISSUE262, evidence, c.name, stricter=stricter) for c in claims]
-gates = [judge_gate(ISSUE262, evidence, g.name) for g in ISSUE262.gates]
-checks = judge_checks(ISSUE262, stricter, evidence)
-body = summary(ISSUE262, evidence, checks=checks)
-table = verdict_table(verdicts, gates, body, families=families(ISSUE262, verdicts))
+judging = Judging(ISSUE262, evidence, stricter=STRICTER[ISSUE262.name])
+verdicts = [judging.claim(c.name) for c in (*ISSUE262.claims, ISSUE262.kill)]
+gates = [judging.gate(g.name) for g in ISSUE262.gates]
+table = verdict_table(verdicts, gates, judging.summary, families=families(ISSUE262, verdicts))
 seconds = time.process_time() - start
 loaded = sorted({"torch", "transformers", "statsmodels", "sklearn"} & set(sys.modules))
 print(json.dumps({"seconds": seconds, "loaded": loaded, "lines": len(table.splitlines())}))

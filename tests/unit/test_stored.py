@@ -17,7 +17,7 @@ from persona_lib.errors import CorruptEntryError, DataError
 from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import write_manifest
 from persona_lib.specs.registration import Registration, SourceRateGate
-from persona_lib.verdict.verdict import judge
+from persona_lib.verdict.judging import judge
 from tests.synthetic import FEW, scores
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"

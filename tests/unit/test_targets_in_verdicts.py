@@ -16,8 +16,8 @@ from persona_lib.records import POST
 from persona_lib.report import verdict_table
 from persona_lib.specs.claim_types import TriageClaim
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict.verdict import judge
-from tests.calibration.table import PATH, read_table
+from persona_lib.verdict.judging import judge
+from tests.calibration.table import quoted
 from tests.synthetic import BYSTANDERS, FEW, scores
 
 POOL = ISSUE262.roster.bystanders
@@ -145,12 +145,12 @@ def test_few_completions_show_no_equality(samples: int, disagrees: bool) -> None
 
 
 def test_what_answers_to_equality_are_worth_is_printed_and_is_what_was_simulated() -> None:
-    """The shares in the note are those of docs/calibration.md, in whole per cent."""
-    written = read_table(PATH)
+    """The shares in the note are those of docs/statistics.md, in whole per cent."""
+    written = quoted()
     heavy = "published bootstrap, these personas, Heavy, {}7 x 20, d = 0: H3 passes"
     tost = "question-level TOST, these personas, Heavy, 3 %, 7 x 20, d = +0.05: p < 0.05"
     at_27, at_2, size = (
-        f"{100 * written[name].rate:.0f} %"
+        f"{100 * written[name][1].rate:.0f} %"
         for name in (heavy.format(""), heavy.format("2 %, "), tost)
     )
     note = (

@@ -15,7 +15,10 @@ from experiments.issue262 import ISSUE262
 from persona_lib.evidence.load import AggregateEvidence
 from persona_lib.specs.registration import DifferenceClaim, TriageClaim
 from persona_lib.stats.thresholds import above, at_least, at_most, below, shown
-from persona_lib.verdict.verdict import GateOutcome, Outcome, judge, judge_gate
+from persona_lib.verdict.claims import Outcome
+from persona_lib.verdict.gate_result import GateOutcome
+from persona_lib.verdict.gates import judge_gate
+from persona_lib.verdict.judging import judge
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 
 AGGREGATES = Path(__file__).resolve().parents[2] / "golden" / "published" / "aggregates.json"
@@ -172,15 +175,15 @@ def test_rules_and_gates_print_their_thresholds_whole() -> None:
     found = evidence(questions=2, samples=2, registration=fine)
     rules = [judge(fine, found, claim).rule for claim in ("H1", "H3", "kill")]
     assert "d >= 0.125 and p < 0.0125" in rules[0]
-    assert "|d| <= 0.025, p > 0.125, low > -0.025" in rules[1]
+    assert "|d| <= 0.025 and p > 0.125 and lower end > -0.025" in rules[1]
     assert "d >= 0.155" in rules[1]
-    assert rules[2] == "triggered by a rate <= 0.005"
+    assert rules[2] == "triggered: C2 bystander rate <= 0.005"
     assert "> 0.005" in judge(fine, found, "kill").reason
     lines = [judge_gate(fine, found, gate.name).text for gate in fine.gates]
     assert [line.rpartition("needs ")[2] for line in lines] == [
-        ">= 0.505",
-        ">= 0.505",
-        "each <= 0.001",
+        "rate >= 0.505",
+        "ratio >= 0.505",
+        "each rate <= 0.001",
     ]
 
 

@@ -11,14 +11,13 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from persona_lib.digests import canonical_json, digest
 from persona_lib.errors import DataError
 from persona_lib.marker import without_marker
 from persona_lib.panels.judge.triples import ANSWERS
-from persona_lib.records import Completion, ModelId
+from persona_lib.records import Completion, Place
 from persona_lib.specs.personas import Persona, Question
 
 UNSCORED = "unscored"
@@ -30,32 +29,6 @@ PROMPT_LIMIT = 4_000
 """Characters that a persona's prompt and a question may have each."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Coordinates of a completion, those of `records.Completion`."""
-
-    phase: str
-    model: str
-    seed: int
-    persona: str
-    question: str
-    question_set: str
-    sample: int
-
-    @property
-    def model_id(self) -> ModelId:
-        """Address of the model."""
-        return ModelId(self.phase, self.model)
-
-    @property
-    def place(self) -> dict[str, Any]:
-        """The coordinates by name, for another row about the same completion."""
-        return {name: getattr(self, name) for name in PLACE}
-
-
-PLACE = tuple(one.name for one in fields(Place))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +160,7 @@ def item_of(completion: Completion, *, persona: Persona, question: Question) -> 
         if given != own:
             raise DataError(name, bound=own, value=given, remedy="Pass the completion's own.")
     return Item(
-        **{name: getattr(completion, name) for name in PLACE},
+        **completion.place,
         persona_prompt=persona.prompt,
         question_text=question.text,
         text=completion.text,

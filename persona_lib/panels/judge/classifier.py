@@ -29,13 +29,13 @@ from persona_lib.panels.judge.base import (
     Item,
     Judgement,
     JudgeSpec,
-    Place,
     Report,
     judgement_of,
     prepared,
 )
 from persona_lib.panels.judge.triples import ANSWERS, NO, PARTIAL, YES
 from persona_lib.progress import Progress, silent
+from persona_lib.records import Place
 
 CLASSIFIER = "classifier"
 """Kind of this judge, in its `JudgeSpec`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from persona_lib.report.figures.style import (
@@ -16,19 +16,17 @@ from persona_lib.report.figures.style import (
     sheet,
     spread,
 )
-from persona_lib.report.pieces import Node, Number, Run, listed, span
+from persona_lib.report.pieces import Node, Run, listed, span
 
-_FIRST, _SECOND = 0.43, 1.0
+_FIRST, _SECOND = 0.38, 1.0
 """Right ends of the two columns of numbers, in parts of the axes at the right."""
-_RULE = "#A34800"
+_RULE, _REACH = "#A34800", 0.32
+"""Colour of a rule, and how far it reaches above and below its row."""
 NOTHING = "No arm was judged, so there are no rates to draw."
-_AT_LEAST = r"\bd >= (\d+(?:\.\d+)?)"
-_WITHIN = r"\|d\| <= (\d+(?:\.\d+)?)"
-_KILL = r"rate <= (\d+(?:\.\d+)?)"
 
 
 def hero(root: Node) -> Drawing | str:
-    """Return rates above and differences below, thresholds drawn in both."""
+    """Return rates above and differences below, each with the conditions of its own rule."""
     arms = list(root["summary"]["arms"])
     if not arms:
         return NOTHING
@@ -41,25 +39,31 @@ def hero(root: Node) -> Drawing | str:
         2 if claims else 1,
         2,
         squeeze=False,
-        width_ratios=[2.1, 1],
+        width_ratios=[1.55, 1],
         **({"height_ratios": ratios} if claims else {}),
     )
-    kill = kill_rate(root)
-    _rates(drawing, axes[0], arms, kill, source_gate(root))
+    _rates(drawing, axes[0], arms, root)
     if claims:
         _differences(drawing, axes[1], claims)
-    drawing.caption = _caption(root, claims, kill, source_gate(root))
+    drawing.caption = _caption(root, claims)
     drawing.alt = _alt(arms, claims)
     return drawing
 
 
-def _rates(
-    drawing: Drawing, axes: Any, arms: Sequence[Node], kill: Number | None, gate: Node | None
-) -> None:
+def _rates(drawing: Drawing, axes: Any, arms: Sequence[Node], root: Node) -> None:
     (ax, side), top = axes, len(arms) - 1
-    _lines(drawing, ax, kill, gate)
+    gate, kill = source_gate(root), kill_condition(root)
+    if gate is not None:
+        ax.axvline(gate.float, color=SOFT, lw=0.8, ls=(0, (1, 1.5)), zorder=0)
+        drawing.plot("source gate", value=gate)
+        drawing.write(ax, gate.float + 0.02, -0.42, ("source gate",), color=SOFT)
     for i, arm in enumerate(arms):
         y, (colour, mark) = top - i, arm_style(i)
+        if kill is not None and arm["name"].value == kill[0].value:
+            at = kill[1]["bound"].float
+            ax.plot([at, at], [y - 0.48, y + 0.48], color=INK, lw=1.0, ls=(0, (3, 2)), zorder=0)
+            drawing.plot("kill criterion", value=kill[1]["bound"])
+            drawing.write(ax, at + 0.02, y - 0.4, ("kill criterion",), color=INK)
         for pool, filled in (("source", False), ("bystanders", True)):
             count = arm[pool]
             if not count["rate"].known:
@@ -69,15 +73,12 @@ def _rates(
             ax.plot(
                 [count["rate"].float], [y], mark, color=colour, mfc=face, ms=4.5, mew=1, zorder=3
             )
-            drawing.plot(
-                f"{arm['name'].value} {pool}",
-                value=count["rate"],
-                low=count["low"],
-                high=count["high"],
-            )
+            ends = {"value": count["rate"], "low": count["low"], "high": count["high"]}
+            drawing.plot(f"{arm['name'].value} {pool}", **ends)
             place = _FIRST if filled else _SECOND
             _beside(drawing, side, place, y, (count["rate"].num("pct1"),), color=INK)
-    drawing.label(ax, [float(top - i) for i in range(len(arms))], [_named(arm) for arm in arms])
+    names: list[Run] = [(arm["name"].words(), " (", arm["prior"].words(), ")") for arm in arms]
+    drawing.label(ax, [float(top - i) for i in range(len(arms))], names)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.6, top + 0.6))
     percent_axis(ax, "completions with the marker, %")
     _aside(side, top)
@@ -86,42 +87,19 @@ def _rates(
     ax.text(0.0, top + 1, "● bystanders  ○ source", fontsize=SMALL, ha="left", va="center")
 
 
-def _lines(drawing: Drawing, ax: Any, kill: Number | None, gate: Node | None) -> None:
-    if kill is not None:
-        at = float(kill.text)
-        ax.axvline(at, color=INK, lw=0.8, ls=(0, (3, 2)), zorder=0)
-        drawing.plot("kill criterion", value=kill)
-        drawing.write(ax, at + 0.02, -0.42, ("kill criterion",), color=INK)
-    if gate is not None:
-        at = gate.float
-        ax.axvline(at, color=SOFT, lw=0.8, ls=(0, (1, 1.5)), zorder=0)
-        drawing.plot("source gate", value=gate)
-        drawing.write(ax, at + 0.02, -0.42, ("source gate",), color=SOFT)
-
-
 def _differences(drawing: Drawing, axes: Any, claims: Sequence[Node]) -> None:
     (ax, side), top = axes, len(claims) - 1
     ax.axvline(0, color=FAINT, lw=0.8, zorder=0)
     ends = [0.0]
     for i, claim in enumerate(claims):
         y, effect = top - i, claim["effect"]
-        drawing.plot(str(claim["name"].value), **{k: effect[k] for k in ("value", "low", "high")})
+        ends += _rule(drawing, ax, side, claim, y)
+        known = {k: effect[k] for k in ("value", "low", "high")}
+        drawing.plot(str(claim["name"].value), **known)
         spread(ax, y, effect, INK, 1.2)
         ax.plot([effect["value"].float], [y], "o", color=INK, ms=4, zorder=3)
         _beside(drawing, side, _FIRST, y, (effect["value"].num("s3"),))
-        ends += [
-            node.float for node in (effect["value"], effect["low"], effect["high"]) if node.known
-        ]
-        if (band := claim["rule"].within(_WITHIN)) is not None:
-            wide = float(band.text)
-            ax.fill_betweenx([y - 0.32, y + 0.32], -wide, wide, color=FAINT, lw=0, zorder=0)
-            drawing.plot(f"{claim['name'].value} band", value=band)
-        if (least := claim["rule"].within(_AT_LEAST)) is not None:
-            at = float(least.text)
-            ends.append(at)
-            ax.plot([at, at], [y - 0.32, y + 0.32], color=_RULE, lw=1.6, zorder=2)
-            drawing.plot(f"{claim['name'].value} rule", value=least)
-            _beside(drawing, side, _SECOND, y, (">= ", least), color=_RULE)
+        ends += [node.float for node in known.values() if node.known]
     room = 0.06 * (max(ends) - min(ends) + 0.1)
     ax.set(xlim=(min(ends) - room, max(ends) + room), ylim=(-0.6, top + 0.6))
     _aside(side, top)
@@ -129,6 +107,32 @@ def _differences(drawing: Drawing, axes: Any, claims: Sequence[Node]) -> None:
     _beside(drawing, side, _SECOND, top + 0.95, ("rule",), color=_RULE)
     drawing.label(ax, [float(top - i) for i in range(len(claims))], [_contrast(c) for c in claims])
     ax.set_xlabel("difference d of bystander rates")
+
+
+def _rule(drawing: Drawing, ax: Any, side: Any, claim: Node, y: float) -> Iterator[float]:
+    """Draw a claim's conditions on d: what supports it, and dotted what refutes it.
+
+    Yields:
+        the bounds, which the axis has to hold.
+    """
+    rows = [y - _REACH, y + _REACH]
+    for one in claim["conditions"]:
+        measure, bound = one["measure"].value, one["bound"]
+        if measure not in ("d", "|d|") or not bound.known:
+            continue
+        supports, at = one["gives"].value == "SUPPORTED", bound.float
+        places = (-at, at) if measure == "|d|" else (at,)
+        if measure == "|d|":
+            ax.fill_betweenx(rows, -at, at, color=FAINT, lw=0, zorder=0)
+        for place in places:
+            how = {"lw": 1.6} if supports else {"lw": 1.0, "ls": (0, (1, 1.5))}
+            ax.plot([place, place], rows, color=_RULE if supports else SOFT, zorder=2, **how)
+        drawing.plot(f"{claim['name'].value} {one['gives'].value}", value=bound)
+        if supports:
+            name = (one["measure"].words(), " ") if measure == "|d|" else ()
+            words = (*name, one["operator"].words(), " ", bound.num("bound"))
+            _beside(drawing, side, _SECOND, y, words, color=_RULE)
+        yield from places
 
 
 def _aside(side: Any, top: int) -> None:
@@ -143,19 +147,18 @@ def _beside(drawing: Drawing, ax: Any, place: float, y: float, run: Run, **how: 
 
 
 def _contrast(claim: Node) -> Run:
-    """Name a claim with what it compares: the contrast up to its comma."""
-    found = claim["contrast"].within(r"^([^,]+),")
-    return (claim["name"].words(),) if found is None else (claim["name"].words(), ": ", found)
+    """Name a claim with the arms that it compares."""
+    arms = listed([(arm.words(),) for arm in claim["arms"]], " - ")
+    return (claim["name"].words(), ": ", *arms) if claim["arms"] else (claim["name"].words(),)
 
 
-def _named(arm: Node) -> Run:
-    return (arm["name"].words(), " (", arm["prior"].words(), ")")
-
-
-def kill_rate(root: Node) -> Number | None:
-    """Return the bystander rate at which the kill criterion fires, read out of its rule."""
-    rules = (verdict["rule"] for verdict in root["verdicts"])
-    return next((found for rule in rules if (found := rule.within(_KILL)) is not None), None)
+def kill_condition(root: Node) -> tuple[Node, Node] | None:
+    """Return the arm of the kill criterion and its condition on that arm's rate."""
+    for verdict in root["verdicts"]:
+        if verdict["effect"]["signed"].value is False and verdict["arms"]:
+            for one in verdict["conditions"]:
+                return verdict["arms"][0], one
+    return None
 
 
 def source_gate(root: Node) -> Node | None:
@@ -165,25 +168,28 @@ def source_gate(root: Node) -> Node | None:
     return next((bound for bound in found if bound.known), None)
 
 
-def _caption(root: Node, claims: Sequence[Node], kill: Number | None, gate: Node | None) -> Run:
-    level = (root["summary"]["confidence"].num("pct0"), " %")
-    description: Run = (
+def _caption(root: Node, claims: Sequence[Node]) -> Run:
+    gate, kill = source_gate(root), kill_condition(root)
+    words: Run = (
         "Rates of the marker per arm, with the model it was coupled on in brackets; Wilson's ",
-        *level,
-        " interval, clusters ignored. ",
+        root["summary"]["confidence"].num("pct0"),
+        " % interval, clusters ignored. ",
     )
     if kill is not None:
-        description += ("Dashed: the kill criterion, a bystander rate <= ", kill, ". ")
+        measure, operator = kill[1]["measure"].words(), kill[1]["operator"].words()
+        bound = kill[1]["bound"].num("bound")
+        words += ("Dashed: the kill criterion, ", measure, " ", operator, " ", bound, ". ")
     if gate is not None:
-        description += ("Dotted: the gate on the source rate, >= ", gate.num("bound"), ". ")
+        words += ("Dotted: the gate on the source rate, >= ", gate.num("bound"), ". ")
     if claims:
-        description += (
+        words += (
             "Below, the registered differences with the interval of the registered method: ",
             claims[0]["effect"]["method"].words(),
-            ". The bar marks the least difference that the rule names, the grey band the "
-            "differences that the rule counts as none.",
+            ". Bars are the bounds on d that support a claim, with the band between two of them "
+            "in grey; a dotted bar is a bound that refutes it. What a rule asks of p is in the "
+            "table.",
         )
-    return description
+    return words
 
 
 def _alt(arms: Sequence[Node], claims: Sequence[Node]) -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from persona_lib.report.figures.hero import kill_rate, source_gate
+from persona_lib.report.figures.hero import kill_condition, source_gate
 from persona_lib.report.figures.style import (
     FAINT,
     INK,
@@ -74,13 +74,13 @@ def _describe(arm: Node, run: Node) -> tuple[Any, ...]:
 
 
 def _rules(drawing: Drawing, ax: Any, root: Node) -> None:
-    kill, gate = kill_rate(root), source_gate(root)
+    kill, gate = kill_condition(root), source_gate(root)
     if kill is not None:
-        at = float(kill.text)
-        ax.axhline(at, color=INK, lw=0.8, ls=(0, (3, 2)), zorder=0)
-        drawing.plot("kill criterion", value=kill)
-        ax.text(1.02, at, "kill\ncriterion", fontsize=SMALL, va="center",
-                transform=ax.get_yaxis_transform())  # fmt: skip
+        arm, bound = kill[0], kill[1]["bound"]
+        ax.axhline(bound.float, color=INK, lw=0.8, ls=(0, (3, 2)), zorder=0)
+        drawing.plot("kill criterion", value=bound)
+        drawing.write(ax, 1.02, bound.float, ("kill ", arm.words()),
+                      transform=ax.get_yaxis_transform())  # fmt: skip
     if gate is not None:
         ax.axvline(gate.float, color=SOFT, lw=0.8, ls=(0, (1, 1.5)), zorder=0)
         drawing.plot("source gate", value=gate)

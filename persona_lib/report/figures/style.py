@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.report.pieces import Node, Number, Piece, Quote, Run, plain
+from persona_lib.report.pieces import Node, Piece, Quote, Run, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,16 +94,13 @@ class Drawing:
         self.texts += runs if shown else []
         self.read.append(ax.xaxis)
 
-    def plot(self, series: str, **numbers: Node | Number | None) -> None:
+    def plot(self, series: str, **numbers: Node) -> None:
         """Note numbers that are drawn, as ``value``, ``low``, ``high`` or an axis."""
-        description = {name: _describe(one) for name, one in numbers.items() if one is not None}
-        self.plotted.append({"series": series, **description})
-
-
-def _describe(one: Node | Number) -> dict[str, Any] | None:
-    if isinstance(one, Number):
-        return {"at": one.at, "value": float(one.text), "within": True}
-    return {"at": one.at, "value": one.value} if one.known else None
+        noted = {
+            name: {"at": one.at, "value": one.value} if one.known else None
+            for name, one in numbers.items()
+        }
+        self.plotted.append({"series": series, **noted})
 
 
 def styled() -> AbstractContextManager[None]:

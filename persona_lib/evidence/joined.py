@@ -1,0 +1,328 @@
+"""Several record sets read as one: they may differ in their seeds, and in nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from persona_lib.checks import checked
+from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.errors import DataError
+from persona_lib.evidence.bounded import MOST_ROWS, open_parquet
+from persona_lib.evidence.record_sets import (
+    ADVICE_TEXTS_FILE,
+    RECORDS,
+    SCORES_FILE,
+    TEXTS_FILE,
+    Manifest,
+    describe_seeds,
+    judged_under,
+    read_manifest,
+    verify,
+)
+from persona_lib.models.hidden_states import GEOMETRY_FILE
+from persona_lib.records import AdviceScore, Completion, GeometryRow, Score, schema_of
+from persona_lib.specs.registration import Registration
+
+ROWS: dict[str, type[Any]] = {
+    SCORES_FILE: Score,
+    ADVICE_FILE: AdviceScore,
+    GEOMETRY_FILE: GeometryRow,
+    TEXTS_FILE: Completion,
+    ADVICE_TEXTS_FILE: Completion,
+}
+"""Every file of a record set, and the type of its rows."""
+MOST_SET_ROWS = 20_000_000
+"""Rows of a file of a record set: hidden states have one for each layer and question."""
+PARTIAL = (GEOMETRY_FILE, TEXTS_FILE, ADVICE_TEXTS_FILE)
+"""Optional files, which may cover only some seeds."""
+_LISTS: dict[str, type[Any]] = {
+    "config": dict,
+    "stages": dict,
+    "stages_built_from": str,
+    "stages_built_on": dict,
+    "joined": dict,
+}
+"""Lists that `flatland record` writes into a manifest, and the type of their items."""
+_SEEDS = "seeds ..."
+_JOINED = re.compile(r" \(joined from [0-9]+ record sets\)$")
+_REMEDY = "Name folders that flatland record wrote."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One of several record sets, checked by itself.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what it says of itself.
+        origin: where it comes from, and under which rules it is judged.
+        config: of each seed, as `flatland record` wrote it.
+        seeds: its run seeds, in the order of recording.
+        sets: recordings that it holds: several where it was joined itself.
+        tables: rows of each file, by name.
+    """
+
+    folder: Path
+    manifest: Manifest
+    origin: str
+    config: list[dict[str, Any]]
+    seeds: tuple[int, ...]
+    sets: int
+    tables: dict[str, pa.Table]
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What has to be equal in all parts."""
+        source = _JOINED.sub("", self.manifest.source).replace(describe_seeds(self.seeds), _SEEDS)
+        return {
+            "registration": (self.manifest.registration, self.manifest.digest),
+            "source": source,
+            "seal": self.manifest.recorded.get("seal"),
+            "files": sorted(set(self.manifest.files) - set(PARTIAL)),
+        }
+
+
+def read_parts(
+    folders: Sequence[Path], registration: Registration, *, chosen: bool
+) -> tuple[Part, ...]:
+    """Read several record sets of one experiment, ordered by their seeds.
+
+    Args:
+        folders: what `flatland record` wrote, in any order.
+        registration: the registration to judge under.
+        chosen: as in `record_sets.judged_under`.
+
+    Raises:
+        DataError: a folder is no whole record set, or differs from the first in more than
+            its seeds; or two hold the same seed.
+        CorruptEntryError: a file differs from what its manifest vouches for.
+    """
+    parts = [_read_part(folder, registration, chosen=chosen) for folder in folders]
+    _check_alike(parts)
+    seeds = [seed for part in parts for seed in part.seeds]
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if twice:
+        raise DataError(
+            "seeds of the record sets",
+            bound="every seed in one set alone",
+            value=twice,
+            remedy="Leave one of the sets out: a seed that is counted twice is no other run.",
+        )
+    return tuple(sorted(parts, key=lambda part: sorted(part.seeds)))
+
+
+def read_file(folder: Path, name: str, *, whole: bool = True) -> pa.Table:
+    """Return the rows of one file of a record set.
+
+    Args:
+        folder: the record set.
+        name: one of `ROWS`.
+        whole: every column has to be there; without it, as the file has them.
+
+    Raises:
+        DataError: the file exceeds a bound, or its columns are not those of its rows.
+    """
+    path = folder / name
+    try:
+        table = open_parquet(path, rows=MOST_ROWS if name == SCORES_FILE else MOST_SET_ROWS).read()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            str(path), bound="a readable Parquet file", value=str(error), remedy="Restore the file."
+        ) from error
+    return checked(table, schema_of(ROWS[name]), name) if whole else table
+
+
+def origin_of(parts: Sequence[Part]) -> str:
+    """Return where the rows of all parts come from, as one recording would say it."""
+    first = parts[0]
+    seeds = describe_seeds([seed for part in parts for seed in part.seeds])
+    source = first.described["source"].replace(_SEEDS, seeds)
+    source += f" (joined from {sum(part.sets for part in parts)} record sets)"
+    return first.origin.replace(first.manifest.source, source, 1)
+
+
+def rows_of(parts: Sequence[Part], name: str) -> pa.Table | None:
+    """Return the rows of a file of all parts, model by model and seed by seed.
+
+    None where no part has the file.
+    """
+    tables = [part.tables[name] for part in parts if name in part.tables]
+    if not tables:
+        return None
+    table, keys = pa.concat_tables(tables), _model_keys(tables[0])
+    places = {model: i for i, model in enumerate(_models(table, keys))}
+    order = pa.table(
+        {
+            "model": pa.array([places[m] for m in zip(*_lists(table, keys), strict=True)]),
+            "seed": table["seed"],
+        }
+    )
+    # A stable sort: rows of one model and seed keep their order.
+    return table.take(pc.sort_indices(order, [("model", "ascending"), ("seed", "ascending")]))
+
+
+def _read_part(folder: Path, registration: Registration, *, chosen: bool) -> Part:
+    manifest = read_manifest(folder)
+    if manifest.kind != RECORDS:
+        raise DataError(
+            f"{folder}: kind",
+            bound=f"{RECORDS}, as several folders are read as runs of one experiment",
+            value=manifest.kind,
+            remedy="Judge published totals by themselves.",
+        )
+    origin = judged_under(folder, manifest, registration, chosen=chosen)
+    verify(folder, manifest)
+    unknown = sorted(set(manifest.files) - set(ROWS))
+    if unknown:
+        raise DataError(
+            f"{folder}: files", bound=f"some of {', '.join(ROWS)}", value=unknown, remedy=_REMEDY
+        )
+    config = _check_lists(folder, manifest)
+    part = Part(
+        folder=folder,
+        manifest=manifest,
+        origin=origin,
+        config=config,
+        seeds=tuple(one["seed"] for one in config),
+        sets=len(manifest.recorded.get("joined", [])) or 1,
+        tables={file: read_file(folder, file) for file in manifest.files},
+    )
+    _check_seeds(part)
+    return part
+
+
+def _check_lists(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the configuration of each seed.
+
+    Raises:
+        DataError: a list is not what `flatland record` writes.
+    """
+    for name, kind in _LISTS.items():
+        value = manifest.recorded.get(name, [])
+        if not (isinstance(value, list) and all(isinstance(item, kind) for item in value)):
+            raise DataError(
+                f"{folder}: recorded.{name}",
+                bound="a list as flatland record writes it",
+                value=value,
+                remedy=_REMEDY,
+            )
+    config: list[dict[str, Any]] = manifest.recorded.get("config", [])
+    whole = all(
+        type(one.get("seed")) is int
+        and isinstance(one.get("profile"), dict)
+        and one.get("registration_digest") == manifest.digest
+        for one in config
+    )
+    if not (config and whole):
+        raise DataError(
+            f"{folder}: recorded.config",
+            bound="seed, profile and registration_digest of each seed",
+            value=config,
+            remedy=_REMEDY,
+        )
+    return config
+
+
+def _check_seeds(part: Part) -> None:
+    """Refuse a set whose rows, or whose words, are not of the seeds of its configuration."""
+    for name, table in part.tables.items():
+        there = sorted(table["seed"].unique().to_pylist())
+        of_all = there == sorted(part.seeds)
+        if not (of_all or (name in PARTIAL and there and set(there) <= set(part.seeds))):
+            raise DataError(
+                f"{part.folder / name}: seeds",
+                bound=f"those of its configuration, {', '.join(map(str, part.seeds))}",
+                value=there,
+                remedy="Record it again: manifest and rows do not belong together.",
+            )
+    if describe_seeds(part.seeds) not in part.manifest.source:
+        raise DataError(
+            f"{part.folder}: source",
+            bound=f"words with {describe_seeds(part.seeds)!r}, as flatland record writes them",
+            value=part.manifest.source,
+            remedy=_REMEDY,
+        )
+
+
+def _check_alike(parts: Sequence[Part]) -> None:
+    """Refuse parts that differ from the first in more than their seeds."""
+    first = parts[0]
+    for part in parts:
+        pairs = [(first.described, part.described)]
+        pairs += [
+            ({"profile": first.config[0]["profile"]}, {"profile": one["profile"]})
+            for one in part.config
+        ]
+        for wanted, found in pairs:
+            for name, value in wanted.items():
+                if (where := difference(value, found[name], name)) is not None:
+                    _refuse(part.folder, where[0], where[2], first.folder, where[1])
+    for name in ROWS:
+        holders = [part for part in parts if name in part.tables]
+        counts = [_counts(part.tables[name]) for part in holders]
+        for part, count in zip(holders, counts, strict=True):
+            if count != counts[0] or any(len(rows) > 1 for rows in count.values()):
+                of = f"rows of each model and seed in {name}"
+                _refuse(part.folder, of, count, holders[0].folder, counts[0])
+
+
+def _refuse(folder: Path, field: str, value: object, first: Path, wanted: object) -> None:
+    raise DataError(
+        f"{folder}: {field}",
+        bound=f"that of {first}, {wanted!r}",
+        value=value,
+        remedy="Name only sets of the same registration, profile and arms: pooled, others would "
+        "be read as training runs of one experiment.",
+    )
+
+
+def _model_keys(table: pa.Table) -> list[str]:
+    """Return the columns that name a row's model: advice has no phase."""
+    return [key for key in ("phase", "model") if key in table.column_names]
+
+
+def _lists(table: pa.Table, names: Sequence[str]) -> list[list[str]]:
+    return [table[name].to_pylist() for name in names]
+
+
+def _models(table: pa.Table, keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the models of a table in the order in which they first occur."""
+    return list(dict.fromkeys(zip(*_lists(table, keys), strict=True)))
+
+
+def _counts(table: pa.Table) -> dict[tuple[str, ...], list[int]]:
+    """Return how many rows each model has, of every seed of its own: one number."""
+    keys = _model_keys(table)
+    found = table.group_by([*keys, "seed"], use_threads=False).aggregate([([], "count_all")])
+    counts: dict[tuple[str, ...], list[int]] = {}
+    for row in found.to_pylist():
+        counts.setdefault(tuple(row[key] for key in keys), []).append(row["count_all"])
+    seeds = len(table["seed"].unique())
+    return {
+        model: sorted({*rows, *([] if len(rows) == seeds else [0])})
+        for model, rows in counts.items()
+    }
+
+
+def difference(one: object, other: object, path: str) -> tuple[str, object, object] | None:
+    """Return where two JSON values differ first, and what each has there; None where nowhere.
+
+    Args:
+        one: a value.
+        other: another.
+        path: name of the whole; names of fields are added to it.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in sorted({*one, *other}):
+            inside = difference(one.get(name), other.get(name), f"{path}.{name}")
+            if inside is not None:
+                return inside
+        return None
+    return None if one == other else (path, one, other)
