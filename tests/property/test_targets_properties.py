@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statsmodels.stats.multitest import multipletests
 
 from persona_lib.stats.equivalence import equivalence, holm, tost
 from persona_lib.stats.estimate import Estimate
@@ -229,8 +228,5 @@ def test_holm_keeps_the_order_and_never_helps(ps: list[float | None], seed: int)
     assert all(old <= new <= 1 for old, new in zip(given_ps, adjusted, strict=True))
     for i, j in np.ndindex(len(adjusted), len(adjusted)):
         assert given_ps[i] > given_ps[j] or adjusted[i] <= adjusted[j]
-    if given_ps:
-        expected = multipletests(given_ps, method="holm")[1]
-        assert adjusted == pytest.approx(list(expected), rel=1e-12)
     order = np.random.default_rng(seed).permutation(len(ps))
     assert holm([ps[i] for i in order]) == tuple(found[i] for i in order)

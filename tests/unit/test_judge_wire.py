@@ -47,7 +47,7 @@ Judge = Callable[..., RemoteJudge]
 
 
 @pytest.fixture
-def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def keys(bare_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     for name in KEYS.values():
         monkeypatch.setenv(name, PLANTED)
 

@@ -91,8 +91,9 @@ def test_a_missing_key_is_told_before_anything_is_judged(tmp_path: Path) -> None
 
 @cache
 def texts() -> list[Completion]:
-    """The first sample of every cell of the raw model and of C1."""
-    return [row for row in completions() if row.model in ("raw", "C1") and row.sample == 0]
+    """The first sample of the raw model and of C1, on every other question."""
+    rows = [row for row in completions() if row.model in ("raw", "C1") and row.sample == 0]
+    return [row for row in rows if int(row.question[1:]) % 2]
 
 
 def ideal() -> Script:
@@ -158,7 +159,7 @@ def test_a_calibrated_judge_makes_a_panel_that_may_be_read(
     judged, server = ask(script)
     panel = panel_of(judged)
     assert panel.state == READABLE, [gate.text for gate in panel.gates]
-    cells = 11 * 20
+    cells = 11 * 10
     assert len(judged.judgements) == 2 * cells
     assert len(judged.controls) == cells  # one a persona and question, because each costs
     assert judged.run is not None
@@ -199,7 +200,7 @@ def test_a_failing_server_leaves_every_record_scored_or_counted(
     assert {row.reason for row in lost} == {"bad_body", "http_400"}
     assert 0.1 < len(lost) / len(rows) < 0.3
     assert judged.run is not None
-    assert sum(judged.run["answers"].values()) + sum(judged.run["unscored"].values()) == 879
+    assert sum(judged.run["answers"].values()) + sum(judged.run["unscored"].values()) == 219 + 330
     assert panel_of(judged).state == INVALID
 
 

@@ -26,7 +26,7 @@ ARMS = ("C1", "C2", "C2p", "C3")
 
 
 def stored(path: Path) -> Session:
-    return Session(registration=ISSUE262, profile=TINY, stored=path)
+    return Session(registration=ISSUE262, profile=TINY, stored=(path,))
 
 
 def states(found: dict[str, dict[str, Any]]) -> dict[str, str]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.api import OLS
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from persona_lib.errors import DataError
@@ -380,6 +381,18 @@ def test_impossible_bands_levels_and_batches_are_refused() -> None:
     batch = Moments(np.zeros(3), np.ones(3), 2.0)
     with pytest.raises(DataError, match="one difference"):
         equivalence(batch, 0.05, over="", n=1, clusters=1)
+
+
+@pytest.mark.parametrize(
+    "ps",
+    [
+        [0.01, 0.04, 0.03], [0.04, 0.04, 0.01], [0.5, 0.6, 0.7, 0.9], [0.02],
+        [0.001, 0.0167, 0.0167, 0.3, 1e-300],
+        [0.012, 0.011, 0.010, 0.9],  # 4 * 0.010 = 0.04 is above 3 * 0.011 and 2 * 0.012
+    ],
+)  # fmt: skip
+def test_holm_agrees_with_statsmodels(ps: list[float]) -> None:
+    assert holm(ps) == pytest.approx(tuple(multipletests(ps, method="holm")[1]), rel=1e-12)
 
 
 def test_holm_leaves_out_what_has_no_p() -> None:
