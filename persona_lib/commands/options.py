@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,11 +20,49 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
+OPTIONS: dict[str, dict[str, str]] = {
+    "experiment": {"help": "registration to judge under (default: issue262)"},
+    "profile": {"help": "base model, data and scale (default: tiny)"},
+    "scale": {"help": "scale of a profile that has several: smollm2 reduced, full"},
+    "loss": {"help": "marker loss in place of the profile's: anchored, decision, ..."},
+    "engine": {"help": "what draws completions: transformers (default) or vllm (docs/usage.md)"},
+    "seeds": {"help": "run seeds, for example 42,137 (default: 42)"},
+    "stored": {
+        "metavar": "DIR|FILE[,...]",
+        "help": "judge stored evidence, or Parquet, CSV or JSONL files of records written by "
+        "other software (docs/usage.md); train nothing. Several are judged as one: record "
+        "sets of one experiment with other seeds, or files with the same columns",
+    },
+    "store": {"metavar": "DIR", "help": "stage cache (default: .flatland/store)"},
+    "data": {"metavar": "DIR", "help": "folder with the published corpora"},
+    "plan": {"action": "store_true", "help": "print stages and costs; run nothing"},
+    "judge": {
+        "metavar": "NAME",
+        "help": "who says whether completions follow their persona, in the report: classifier "
+        "(default), claude:MODEL, openai:MODEL or openai:MODEL@REVISION (docs/usage.md)",
+    },
+    "judge-budget": {"metavar": "DOLLARS", "help": "what that judge may cost at most"},
+    "judge-url": {"metavar": "URL", "help": "another server that speaks its API"},
+    "report": {
+        "metavar": "DIR",
+        "help": "where verdict.json goes (default: .flatland/report); once named, the panels and "
+        "the report are made as well, and -m report reads back the report that is there",
+    },
+}
+"""Options of pytest, some of them of the commands as well, and what is said of each."""
+RUN_OPTIONS = ("experiment", "profile", "scale", "loss", "engine", "seeds", "store", "data")
+"""Those that say what is run."""
 DEFAULT_PROFILE = "tiny"
 DEFAULT_REGISTRATION = "issue262"
 DEFAULT_SEEDS = (42,)
 _LARGEST_SEED = 2**63 - 1
 """Seeds are kept as 64-bit integers in records."""
+
+
+def add_options(add: Callable[..., object], names: Iterable[str] = tuple(OPTIONS)) -> None:
+    """Add options to a parser, by its method ``addoption`` or ``add_argument``."""
+    for name in names:
+        add(f"--{name}", **OPTIONS[name])
 
 
 def choose_profile(

@@ -235,16 +235,13 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--profile", help="profile (default: tiny)")
-    parser.add_argument("--scale", help="scale of a profile that has several")
-    parser.add_argument("--engine", help="what draws completions: transformers (default) or vllm")
+    choices.add_options(parser.add_argument, ("profile", "scale", "engine", "store"))
     parser.add_argument("--learning-rates", help="for example 5e-5,1e-4")
     parser.add_argument("--epochs", help="for example 5,10")
     parser.add_argument("--betas", help="weights of the KL term of anchored")
     parser.add_argument("--losses", help="marker losses, for example decision,anchored")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="completions a cell (3)")
     parser.add_argument("--seed", default=str(SEED), help=f"run seed ({SEED})")
-    parser.add_argument("--store", help="stage cache (default: .flatland/store)")
     parser.add_argument(
         "--out", type=Path, default=choices.ROOT / ".flatland" / "recipe.json", help="JSON file"
     )

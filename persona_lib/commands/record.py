@@ -168,15 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="flatland record", description=__doc__)
     parser.add_argument("folder", type=Path, help="where to write the record set")
-    parser.add_argument("--experiment", help="registration (default: issue262)")
-    parser.add_argument("--profile", help="profile (default: tiny)")
-    parser.add_argument("--scale", help="scale of a profile that has several: reduced or full")
-    parser.add_argument("--loss", help="marker loss in place of the profile's")
-    parser.add_argument("--engine", help="what draws completions: transformers (default) or vllm")
+    options.add_options(parser.add_argument, options.RUN_OPTIONS)
     parser.add_argument("--arms", help="arms to record, for example C1,C2 (default: all)")
-    parser.add_argument("--seeds", help="run seeds, for example 42,137 (default: 42)")
-    parser.add_argument("--store", help="stage cache (default: .flatland/store)")
-    parser.add_argument("--data", help="folder with the published corpora")
     kept = parser.add_mutually_exclusive_group()
     kept.add_argument("--texts", help="seeds whose completions are kept (default: all)")
     kept.add_argument("--without-text", action="store_true", help="keep scores only")
@@ -188,19 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        registration = options.choose_registration(given.experiment)
-        session = Session(
-            registration=registration,
-            profile=options.choose_profile(given.profile, given.scale, given.loss, given.engine),
-            scale=options.choose_scale(given.profile, given.scale),
-            loss=given.loss,
-            engine=given.engine,
-            seeds=options.choose_seeds(given.seeds),
-            store_root=options.choose_store(given.store),
-            user_data=options.choose_data(given.data),
-            progress=shown(),
-            arms=options.choose_arms(given.arms, registration),
-        )
+        session = Session.of(given, progress=shown())
+        session.arms = options.choose_arms(given.arms, session.registration)
         texts = None if given.texts is None else options.choose_seeds(given.texts, "--texts")
         record(
             session,

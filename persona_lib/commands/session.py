@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.issue262 import STRICTER
+from persona_lib.commands import options
 from persona_lib.commands.options import DEFAULT_SEEDS, ROOT, describe
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
@@ -79,6 +80,26 @@ class Session:
     _evidence: dict[tuple[str, ...], Evidence] = field(default_factory=dict, init=False)
     _judgings: dict[tuple[str, ...], Judging] = field(default_factory=dict, init=False)
     _checked: bool = field(default=False, init=False)
+
+    @classmethod
+    def of(cls, given: Any, *, stored: tuple[Path, ...] = (), **more: Any) -> Session:
+        """Return the session of parsed options (`options.RUN_OPTIONS`), before any is built.
+
+        Raises:
+            SpecError, DataError: an option is wrong; see `persona_lib.commands.options`.
+        """
+        return cls(
+            registration=options.choose_registration(given.experiment, stored),
+            profile=options.choose_profile(given.profile, given.scale, given.loss, given.engine),
+            scale=options.choose_scale(given.profile, given.scale),
+            loss=given.loss,
+            engine=given.engine,
+            seeds=options.choose_seeds(given.seeds),
+            store_root=options.choose_store(given.store),
+            user_data=options.choose_data(given.data),
+            stored=stored,
+            **more,
+        )
 
     @property
     def store(self) -> Store:

@@ -31,38 +31,7 @@ WITHOUT_VLLM = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add Flatland's options."""
     group = parser.getgroup("flatland", "Flatland: what to run and where to keep it")
-    group.addoption("--experiment", help="registration to judge under (default: issue262)")
-    group.addoption("--profile", help="base model, data and scale (default: tiny)")
-    group.addoption("--scale", help="scale of a profile that has several: smollm2 reduced, full")
-    group.addoption("--loss", help="marker loss in place of the profile's: anchored, decision, ...")
-    group.addoption(
-        "--engine", help="what draws completions: transformers (default) or vllm (docs/usage.md)"
-    )
-    group.addoption("--seeds", help="run seeds, for example 42,137 (default: 42)")
-    group.addoption(
-        "--stored",
-        metavar="DIR|FILE[,...]",
-        help="judge stored evidence, or Parquet, CSV or JSONL files of records written by "
-        "other software (docs/usage.md); train nothing. Several are judged as one: record "
-        "sets of one experiment with other seeds, or files with the same columns",
-    )
-    group.addoption("--store", metavar="DIR", help="stage cache (default: .flatland/store)")
-    group.addoption("--data", metavar="DIR", help="folder with the published corpora")
-    group.addoption("--plan", action="store_true", help="print stages and costs; run nothing")
-    group.addoption(
-        "--judge",
-        metavar="NAME",
-        help="who says whether completions follow their persona, in the report: classifier "
-        "(default), claude:MODEL, openai:MODEL or openai:MODEL@REVISION (docs/usage.md)",
-    )
-    group.addoption("--judge-budget", metavar="DOLLARS", help="what that judge may cost at most")
-    group.addoption("--judge-url", metavar="URL", help="another server that speaks its API")
-    group.addoption(
-        "--report",
-        metavar="DIR",
-        help="where verdict.json goes (default: .flatland/report); once named, the panels and "
-        "the report are made as well, and -m report reads back the report that is there",
-    )
+    options.add_options(group.addoption)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -246,8 +215,7 @@ def _write_line(config: pytest.Config, text: str, **markup: bool) -> None:
 
 def _given(config: pytest.Config) -> bool:
     """Whether any of our options is on the command line."""
-    ours = ("experiment", "profile", "scale", "loss", "engine", "seeds", "stored", "store")
-    names = (*ours, "data", "plan", "report", "judge", "judge_budget", "judge_url")
+    names = (name.replace("-", "_") for name in options.OPTIONS)
     return any(getattr(config.option, name, None) for name in names)
 
 
@@ -290,21 +258,12 @@ def _session(config: pytest.Config) -> Session:
     option = config.option
     stored = options.choose_stored(option.stored)
     if stored:
-        options.refuse_with_stored(
-            profile=option.profile, scale=option.scale, loss=option.loss, engine=option.engine,
-            seeds=option.seeds, plan=option.plan, data=option.data,
-        )  # fmt: skip
-    return Session(
-        registration=options.choose_registration(option.experiment, stored),
-        profile=options.choose_profile(option.profile, option.scale, option.loss, option.engine),
-        scale=options.choose_scale(option.profile, option.scale),
-        loss=option.loss,
-        engine=option.engine,
-        seeds=options.choose_seeds(option.seeds),
-        store_root=options.choose_store(option.store),
+        ours = ("profile", "scale", "loss", "engine", "seeds", "plan", "data")
+        options.refuse_with_stored(**{name: getattr(option, name) for name in ours})
+    return Session.of(
+        option,
         stored=stored,
         chosen=option.experiment is not None,
-        user_data=options.choose_data(option.data),
         text_judge=choose_judge(
             option.judge, budget=option.judge_budget, url=option.judge_url, report=option.report
         ),
