@@ -46,7 +46,7 @@ class Session:
         scale: name of its scale, None where it has one alone.
         loss: marker loss that was asked for in place of the profile's, or None.
         engine: engine that was asked for, or None for transformers.
-        seeds: run seeds; one training run of every arm for each.
+        seeds: run seeds; one training of every arm for each.
         store_root: where stages are cached.
         stored: folders or files of stored evidence to judge, as one, instead of running.
         chosen: the registration was named by the user, and not by the stored evidence.
@@ -56,7 +56,7 @@ class Session:
             are checked before the first stage is built.
         prereg: where registrations are sealed.
         text_judge: the judge behind an API that a report asks; None for the classifier.
-        command: what the workers of one command have in common; None for one process.
+        command: id that the workers of one command share; None for one process.
     """
 
     registration: Registration
@@ -82,10 +82,7 @@ class Session:
 
     @property
     def store(self) -> Store:
-        """The store; opening it checks that it can be written and has working locks.
-
-        It also remembers which stages failed in this command (`Store.failures`).
-        """
+        """The store, which also remembers what failed in this command (`Store.failures`)."""
         if self._store is None:
             from persona_lib.store.store import Store
 
@@ -142,8 +139,8 @@ class Session:
     def build(self, stages: Sequence[Stage]) -> None:
         """Build stages of the session's runs, and what they need, where it is not stored.
 
-        What other processes are building in the same store is passed over meanwhile;
-        rather than wait, whatever the session's arms need is built for the others.
+        Rather than wait for a stage that another process builds, whatever the session's
+        arms need is built.
 
         Raises:
             FlatlandError: something is missing on this machine, found before the first

@@ -138,7 +138,7 @@ def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> R
         table = grid.hits[at].sum(axis=0), grid.n[at].sum(axis=0)
         found, doubt = share_at_most(table, gate.max_rate, _confidence(evidence))
     upper = "not known" if math.isnan(found.high) else f"{found.high:.2%}"
-    # If no hit is not enough, the doubt says among how many completions of each persona.
+    # If even no hit is not enough, the doubt names the completions of each persona.
     few = doubt not in ("", UNCLUSTERED) and not count.hits
     words = f"{prior} {count.text}, upper end {upper}{'' if few else _worst(evidence, prior)}"
     return _bound(gate, found, words, doubt)

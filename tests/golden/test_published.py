@@ -19,10 +19,11 @@ from experiments.issue262 import ISSUE262
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
-from persona_lib.report import summary, verdict_table
+from persona_lib.report.terminal import verdict_table
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge, judge_all
+from persona_lib.verdict.summary import summary
 from tests.real_runs import RESULTS
 
 pytestmark = pytest.mark.golden

@@ -35,15 +35,16 @@ from persona_lib.records import (
     STOP,
     Completion,
     GeometryRow,
+    ModelId,
     read_rows,
     table_of,
     write_rows,
 )
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
-from persona_lib.store.store import Entry, StageKey
+from persona_lib.store.store import Entry
 from tests import synthetic
-from tests.byte_model import byte_tokenizer, loaded, ready, saved_adapter, small_model
+from tests.byte_model import byte_tokenizer, entry, loaded, ready, saved_adapter, small_model
 from tests.record_sets import record_set
 
 PASSAGES = (
@@ -233,7 +234,7 @@ def rows_of(model: LoadedModel, names: Sequence[str] = LETTERS) -> list[Geometry
     return geometry_rows(
         states.reshape(3, 2, 3, 2, -1), personas=list(names),
         questions=[("e01", "x"), ("e02", "x")], source="a", layers=(1, 2), blocks=2,
-        phase="pre", model="raw", seed=42,
+        model=ModelId("pre", "raw"), run_seed=42,
     )  # fmt: skip
 
 
@@ -288,8 +289,8 @@ def test_states_of_another_shape_are_refused() -> None:
     with pytest.raises(DataError, match=r"states: expected \(personas, questions, readouts"):
         geometry_rows(
             np.zeros((2, 1, 3, 1, 4), dtype=np.float32), personas=["a", "b", "c"],
-            questions=[("e01", "x")], source="a", layers=(1,), blocks=1, phase="pre",
-            model="raw", seed=1,
+            questions=[("e01", "x")], source="a", layers=(1,), blocks=1,
+            model=ModelId("pre", "raw"), run_seed=1,
         )  # fmt: skip
 
 
@@ -321,9 +322,7 @@ def entry_of(folder: Path, texts: Mapping[tuple[str, str], Sequence[str]] = TEXT
         for sample, text in ((1, drawn[1]), (0, drawn[0]), (2, drawn[1]))
     ]  # fmt: skip
     write_rows(folder / COMPLETIONS, sentence, Completion)
-    key = StageKey(stage="completions", version=1, spec={}, inputs={}, seed=None)
-    return Entry(path=folder, key=key, content="0", seconds=0.0, meta={}, provenance={},
-                 built=False)  # fmt: skip
+    return entry(folder)
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ import json, sys
 from pathlib import Path
 from experiments.issue262 import ISSUE262
 from persona_lib.evidence.load import load_stored
-from persona_lib.report import verdict_table
+from persona_lib.report.terminal import verdict_table
 from persona_lib.verdict.judging import judge_all
 from persona_lib.verdict.summary import summary
 

@@ -15,8 +15,9 @@ from persona_lib.commands.plan import plan_text
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, PreflightError, SealError, SpecError, UnwritableStoreError
 from persona_lib.records import POST, PRE, ModelId
+from persona_lib.specs.claim_types import DifferenceClaim
 from persona_lib.specs.profile import LoraSpec, SampleSpec
-from persona_lib.specs.registration import ArmSpec, DifferenceClaim, Roster
+from persona_lib.specs.registration import ArmSpec, Roster
 from persona_lib.store import stage as graph
 from persona_lib.store.stage import Stage
 
