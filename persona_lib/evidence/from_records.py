@@ -59,8 +59,7 @@ class RecordEvidence(Evidence):
         partial: an optional column with empty cells counts as not there, and
             `unavailable` says how many are empty. Otherwise it is an error.
 
-    Runs with several seeds are pooled: a cluster (persona, question) then holds
-    the completions of all seeds.
+    Seeds are pooled: a cluster (persona, question) holds the completions of all.
 
     Raises:
         DataError: as `evidence.cells.build` and `question_means` raise it.

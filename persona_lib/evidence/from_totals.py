@@ -194,12 +194,7 @@ class AggregateEvidence(Evidence):
         member("prior", prior, self.registration.priors)
         return Lengths(statistic="mean", tokens=math.nan, finished=math.nan)
 
-    def contrast(
-        self,
-        claim: str,  # noqa: ARG002  (names the draws; there are none)
-        treated: str,
-        control: str,
-    ) -> Estimate:
+    def contrast(self, claim: str, treated: str, control: str) -> Estimate:  # noqa: ARG002
         """Return the quoted difference; without one, the bare difference of rates."""
         found = self._quoted.get((treated, control))
         if found is not None:
@@ -210,12 +205,7 @@ class AggregateEvidence(Evidence):
         a, b = self.count(treated, "bystander"), self.count(control, "bystander")
         return self._bare(a.rate - b.rate, a.n + b.n, "difference of published rates")
 
-    def ratio_contrast(
-        self,
-        claim: str,  # noqa: ARG002  (names the draws; there are none)
-        treated: str,
-        control: str,
-    ) -> Estimate:
+    def ratio_contrast(self, claim: str, treated: str, control: str) -> Estimate:  # noqa: ARG002
         """Return the difference of published ratios, without an interval."""
         counts = [self.count(a, who) for a in (treated, control) for who in ("bystander", "source")]
         n = sum(c.n for c in counts)
@@ -228,12 +218,7 @@ class AggregateEvidence(Evidence):
         value = counts[0].rate / counts[1].rate - counts[2].rate / counts[3].rate
         return self._bare(value, n, method)
 
-    def corrected_contrast(
-        self,
-        claim: str,  # noqa: ARG002  (names the draws; there are none)
-        treated: str,
-        control: str,
-    ) -> Estimate:
+    def corrected_contrast(self, claim: str, treated: str, control: str) -> Estimate:  # noqa: ARG002
         """Return the difference after published false positives, without an interval."""
         a, b = self.count(treated, "bystander"), self.count(control, "bystander")
         false = [self.pre_count(self.registration.arm(arm).prior) for arm in (treated, control)]

@@ -110,9 +110,6 @@ def read_cells(field: str, cells: pa.Array, reader: Reader, column: pa.Field) ->
         row = pc.index(wrong, True).as_py() + 1
         return DataError(f"{field}, row {row}", bound=reader.words, value=value, remedy=remedy)
 
-    if pa.types.is_nested(cells.type):
-        remedy = "Give one value a cell."
-        raise DataError(field, bound=reader.words, value=str(cells.type), remedy=remedy)
     if not pa.types.is_dictionary(cells.type):
         cells = pc.dictionary_encode(cells)
     labels, codes = cells.dictionary, cells.indices

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,7 @@ def from_parquet(path: Path) -> Raw:
     for name in wanted:
         kind = schema.field(name).type
         if not _is_cell(kind):
-            raise DataError(
-                f"{path.name}: column {name}",
-                bound="text, numbers or truth values",
-                value=str(kind),
-                remedy="Give one value a cell, and write it as one of these.",
-            )
+            raise _no_cell(path.name, name, str(kind))
     check_columns(file, wanted, path.name)
     texts = tuple(name for name in wanted if pa.types.is_string(schema.field(name).type))
     file = open_parquet(path, texts=texts)
@@ -103,7 +99,7 @@ def from_csv(path: Path) -> Raw:
 
 
 def from_jsonl(path: Path) -> Raw:
-    """Read JSON lines; a column has values of one kind."""
+    """Read JSON lines; every cell becomes text."""
     check_unpacked(path, lines=MOST_ROWS)  # counting is quick, and parsing is not
     names: dict[str, None] = {}
 
@@ -119,9 +115,10 @@ def from_jsonl(path: Path) -> Raw:
                 read = tuple(name for name in _KNOWN if name != "model" or ARM not in found)
             rows.append(tuple(map(found.get, read)))
             if len(rows) == _BATCH_ROWS:
-                yield _arrays(rows, read, path.name)
+                yield _texts(rows, read, path.name)
                 rows = []
-        yield _arrays(rows, read, path.name)
+        if rows:
+            yield _texts(rows, read, path.name)
 
     table = _collected(tables(), path.name)
     wanted, unread = _choose(tuple(names), path.name) if names else ((), ())
@@ -160,26 +157,31 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
-def _arrays(rows: Sequence[tuple[Any, ...]], names: Sequence[str], where: str) -> pa.Table:
-    """Return rows as columns; a column has values of one kind."""
-    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+def _texts(rows: Sequence[tuple[Any, ...]], names: Sequence[str], where: str) -> pa.Table:
+    """Return rows of JSON as columns of text, as CSV would hold them."""
     made = {}
-    for name, cells in zip(names, columns, strict=True):
+    for name, cells in zip(names, zip(*rows, strict=True), strict=True):
         try:
-            if {bool, float} <= set(map(type, cells)):
-                raise pa.ArrowTypeError("a truth value among numbers")  # Arrow makes it 1.0
-            made[name] = pa.array(cells)
-        except (pa.ArrowException, OverflowError) as error:
-            raise _mixed(where, name, str(error)) from error
+            texts = [cell if type(cell) is str else _as_text(cell) for cell in cells]
+        except TypeError as error:  # no hash
+            raise _no_cell(where, name, "a list or an object") from error
+        made[name] = pa.array(texts, pa.string()).dictionary_encode()
     return pa.table(made)
 
 
-def _mixed(where: str, name: str, value: str) -> DataError:
+@lru_cache(maxsize=2**16, typed=True)
+def _as_text(cell: object) -> str | None:
+    if cell is None or cell != cell:  # noqa: PLR0124  (NaN is an empty cell)
+        return None
+    return str(cell).lower() if isinstance(cell, bool) else str(cell)
+
+
+def _no_cell(where: str, name: str, value: str) -> DataError:
     return DataError(
         f"{where}: column {name}",
-        bound="values of one kind in every row",
+        bound="text, numbers or truth values",
         value=value,
-        remedy="Write the column as text, as numbers or as truth values, in all rows alike.",
+        remedy="Give one value a cell, and write it as one of these.",
     )
 
 
@@ -198,18 +200,7 @@ def _collected(tables: Iterable[pa.Table], where: str) -> pa.Table:
         kept.append(table)
     if not kept:
         return pa.table({})
-    kinds = {name: {t.schema.field(name).type for t in kept} for name in kept[0].column_names}
-    for name, found in kinds.items():
-        found.discard(pa.null())
-        if len(found) > 1 and found != {pa.int64(), pa.float64()}:
-            raise _mixed(where, name, " and ".join(sorted(map(str, found))))
-    schema = pa.schema(
-        [
-            (name, pa.float64() if len(found) > 1 else next(iter(found), pa.null()))
-            for name, found in kinds.items()
-        ]
-    )
-    return pa.concat_tables([table.cast(schema) for table in kept]).unify_dictionaries()
+    return pa.concat_tables(kept).unify_dictionaries()
 
 
 def _check_names(cells: pa.ChunkedArray, field: str) -> None:

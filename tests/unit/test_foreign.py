@@ -425,13 +425,13 @@ def test_kinds_of_json_do_not_depend_on_where_a_batch_ends(
     batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(user_formats, "_BATCH_ROWS", batch)
-    late = [row | {"tokens": None if i < 9 else row["tokens"] if i % 2 else float(row["tokens"])}
-            for i, row in enumerate(rows([("post", "C2")]))]  # fmt: skip
-    found = table_in(write(tmp_path, late, "jsonl"), FEW).column("tokens").to_pylist()
-    assert found == [row["tokens"] for row in late]
-    for value in ("12", True, 2**53 + 1):
-        mixed = [*late[:20], late[20] | {"tokens": value}]
-        refused(write(tmp_path, mixed, "jsonl"), "set.jsonl: ")
+    spellings = [None, math.nan, "12", 12, 12.0, 2**53 + 1, ""]
+    records = [row | {"tokens": spellings[i % 7]} for i, row in enumerate(rows([("post", "C2")]))]
+    found = table_in(write(tmp_path, records, "jsonl"), FEW).column("tokens").to_pylist()
+    assert found[:7] == [None, None, 12, 12, 12, 2**53 + 1, None]
+    for value in (True, 1e300, [12], {"n": 12}):
+        records[20]["tokens"] = value
+        refused(write(tmp_path, records, "jsonl"), "set.jsonl: column tokens")
 
 
 def test_ragged_rows_and_other_encodings_are_refused(tmp_path: Path) -> None:
@@ -445,8 +445,6 @@ def test_ragged_rows_and_other_encodings_are_refused(tmp_path: Path) -> None:
     latin = mixed.read_bytes().replace(b'"q0"', b'"q\xe9"')
     (tmp_path / "latin.jsonl").write_bytes(latin)
     refused(tmp_path / "latin.jsonl", "JSON lines, in UTF-8", "'utf-8' codec")
-    mixed.write_text(mixed.read_text().replace('"tokens": 12', '"tokens": "12"', 1))
-    refused(mixed, "set.jsonl: column tokens: expected values of one kind", "str")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
