@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import pytest
 import torch
 
 from persona_lib.commands import record as record_command
-from persona_lib.commands.session import ROOT, Session
+from persona_lib.commands.options import ROOT
+from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError, DataError, FlatlandError, SpecError
-from persona_lib.evidence.load import load_geometry
+from persona_lib.evidence.load import Stored
 from persona_lib.models.adapters import attach_stack, merge_stack
 from persona_lib.models.hidden_states import (
     GEOMETRY_FILE,
@@ -36,12 +36,15 @@ from persona_lib.records import (
     Completion,
     GeometryRow,
     read_rows,
+    table_of,
     write_rows,
 )
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.store.store import Entry, StageKey
+from tests import synthetic
 from tests.byte_model import byte_tokenizer, loaded, ready, saved_adapter, small_model
+from tests.record_sets import record_set
 
 PASSAGES = (
     Passage(prompt=[5, 6, 7], response=[8, 9]),
@@ -388,18 +391,11 @@ def test_a_cell_without_its_first_completion_is_named(made: list[Passage], tmp_p
 
 def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     from experiments.issue262 import ISSUE262
-    from persona_lib.evidence.record_sets import RECORDS, write_manifest
 
-    folder = tmp_path / "set"
-    folder.mkdir()
-    shutil.copy(ROOT / "golden" / "tiny" / "scores.parquet", folder)
     rows = rows_of(planted(ANGLES))
-    write_rows(folder / GEOMETRY_FILE, rows, GeometryRow)
-    write_manifest(
-        folder, kind=RECORDS, registration=ISSUE262, files=["scores.parquet", GEOMETRY_FILE],
-        source="a test", recorded={},
-    )  # fmt: skip
-    found = load_geometry(folder)
+    folder = record_set(tmp_path / "set", synthetic.scores(questions=1, samples=1),
+                        geometry=table_of(rows, GeometryRow))  # fmt: skip
+    found = Stored(folder, ISSUE262).geometry
     assert found is not None
     assert found.column("persona").to_pylist() == [r.persona for r in rows]
     description = found.column("cosine").to_numpy()
@@ -407,13 +403,15 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     assert len(found) == len(rows) == 3 * 2 * 2 * 2 * 2
     write_rows(folder / GEOMETRY_FILE, rows[:-1], GeometryRow)
     with pytest.raises(CorruptEntryError, match=r"geometry\.parquet"):
-        load_geometry(folder)
+        _ = Stored(folder, ISSUE262).geometry
 
 
 def test_a_set_without_cosines_has_none(tmp_path: Path) -> None:
-    assert load_geometry(ROOT / "golden" / "published") is None
+    from experiments.issue262 import ISSUE262
+
+    assert Stored(ROOT / "golden" / "published", ISSUE262).geometry is None
     (tmp_path / "mine.csv").write_text("x\n", encoding="utf-8")
-    assert load_geometry(tmp_path / "mine.csv") is None
+    assert Stored(tmp_path / "mine.csv", ISSUE262).geometry is None
 
 
 def test_the_command_reads_hidden_states_unless_it_is_told_not_to(

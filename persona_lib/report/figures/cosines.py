@@ -1,10 +1,9 @@
-"""Figure of cosines: bystanders' hidden states against the source's, layer by layer."""
+"""Cosines: hidden states of bystanders against the source's, layer by layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from persona_lib.records import PRE, ModelId
 from persona_lib.report.figures.style import (
     PRIOR_COLOURS,
     PRIOR_MARKS,
@@ -19,8 +18,9 @@ from persona_lib.report.pieces import Node, listed, plain
 NOTHING = "No hidden states were recorded, so no figure of cosines is drawn."
 FEW = 8
 """Layers up to which every one has a mark: more of them would hide the line."""
+Model = tuple[str, str]
 Style = dict[str, Any]
-"""How a model's line and marks are drawn: solid after coupling, hollow and dashed before."""
+"""How a model's line is drawn."""
 
 
 def cosines(root: Node) -> Drawing | str:
@@ -30,7 +30,7 @@ def cosines(root: Node) -> Drawing | str:
     if not looks:
         return NOTHING
     readouts = [one.key() for one in data["readouts"]]
-    models = list(dict.fromkeys(_model_of(look) for look in looks))
+    models = list(dict.fromkeys((str(k["phase"].value), str(k["model"].value)) for k in looks))
     style = _styles(models)
     drawing, axes = sheet(3.6, 2, len(readouts), squeeze=False, sharex=True, sharey="row")
     for row, centred in enumerate((False, True)):
@@ -40,7 +40,7 @@ def cosines(root: Node) -> Drawing | str:
                 line = [
                     look
                     for look in looks
-                    if _model_of(look) == model
+                    if (str(look["phase"].value), str(look["model"].value)) == model
                     and look["readout"].value == readout.text
                     and bool(look["centred"].value) is centred
                 ]
@@ -73,19 +73,17 @@ def cosines(root: Node) -> Drawing | str:
     return drawing
 
 
-def _model_of(look: Node) -> ModelId:
-    return ModelId(str(look["phase"].value), str(look["model"].value))
-
-
-def _styles(models: list[ModelId]) -> dict[ModelId, Style]:
-    found: dict[ModelId, Style] = {}
-    before = [model for model in models if model.phase == PRE]
-    for i, model in enumerate(before):
-        marks = {"color": PRIOR_COLOURS[i % 3], "marker": PRIOR_MARKS[i % 3]}
-        found[model] = {**marks, "mfc": "white", "ls": (0, (4, 1.5))}
-    for i, model in enumerate(model for model in models if model not in before):
+def _styles(models: list[Model]) -> dict[Model, Style]:
+    pre = [model for model in models if model[0] == "pre"]
+    post = [model for model in models if model[0] != "pre"]
+    common = {"lw": 1.0, "mew": 0.8}
+    found: dict[Model, Style] = {}
+    for i, model in enumerate(pre):
+        dashed = {"ls": (0, (4, 1.5)), "mfc": "white", **common}
+        found[model] = {"color": PRIOR_COLOURS[i % 3], "marker": PRIOR_MARKS[i % 3], **dashed}
+    for i, model in enumerate(post):
         colour, mark = arm_style(i)
-        found[model] = {"color": colour, "marker": mark, "mfc": colour, "ls": "-"}
+        found[model] = {"color": colour, "marker": mark, "ls": "-", "mfc": colour, **common}
     return found
 
 
@@ -96,14 +94,14 @@ def _line(drawing: Drawing, ax: Any, looks: list[Node], style: Style, place: flo
     aside = 0.03 * place if few else 0.0
     x = [look["layer"].float + aside for look in looks]
     y = [look["cosine"]["value"].float for look in looks]
-    marks = {} if few else {"marker": None}
-    ax.plot(x, y, lw=1.0, zorder=2, ms=3, mew=0.8, **(style | marks))
+    ax.plot(x, y, zorder=2, ms=3, **{**style, **({} if few else {"marker": None})})
     for look in looks:
         cosine = look["cosine"]
         if cosine["low"].known:
             at = look["layer"].float + aside
-            ends = [cosine["low"].float, cosine["high"].float]
-            ax.plot([at, at], ends, color=style["color"], lw=0.8)
+            ax.plot(
+                [at, at], [cosine["low"].float, cosine["high"].float], color=style["color"], lw=0.8
+            )
         drawing.plot(
             f"{look['model'].value} {look['readout'].value}{' centred' if look['centred'] else ''}",
             layer=look["layer"],
@@ -135,14 +133,14 @@ def _ticks(layers: Node) -> list[Node]:
 
 
 def _legend(
-    drawing: Drawing, models: list[ModelId], style: dict[ModelId, Style], looks: list[Node]
+    drawing: Drawing, models: list[Model], style: dict[Model, Style], looks: list[Node]
 ) -> None:
     from matplotlib.lines import Line2D
 
-    held = {_model_of(look): look["model"] for look in looks}
+    held = {(str(k["phase"].value), str(k["model"].value)): k["model"] for k in looks}
     names = [(held[model].words(),) for model in models]
     drawing.texts += names
-    handles = [Line2D([], [], ms=3.5, mew=0.8, lw=1.0, **style[model]) for model in models]
+    handles = [Line2D([], [], ms=3.5, **style[model]) for model in models]
     drawing.figure.legend(
         handles, [plain(run) for run in names], loc="outside lower center",
         ncols=min(len(models), 4), fontsize=SMALL, frameon=False, handlelength=2.2,
