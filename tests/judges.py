@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 
 from experiments.issue262 import ISSUE262
-from persona_lib.commands.session import DATA, ROOT
+from persona_lib.commands.options import ROOT
+from persona_lib.commands.session import DATA
 from persona_lib.panels.judge.base import Item, item_of
 from persona_lib.panels.judge.triples import load_triples
 from persona_lib.records import Completion, read_rows

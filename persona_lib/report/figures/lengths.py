@@ -1,4 +1,4 @@
-"""Figure of lengths: bystanders' completions arm by arm, and the lengths that arms share."""
+"""Lengths: where bystanders' completions lie, arm by arm, and what arms share."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def lengths(root: Node) -> Drawing | str:
     _frame(ax, [*arms, *priors.values()], -len(arms) + 0.25, y, support)
     drawing.caption = (
         "Tokens of bystanders' completions: dot and bar are median and middle half, the thin line "
-        "runs from the lower to the upper twentieth; coloured the arm, grey its "
-        "pre-coupling model. Below, the lengths that both arms of a claim have (common support), "
+        "runs from the lower to the upper twentieth; coloured after coupling, grey the model "
+        "under it, before. Below, the lengths that both arms of a claim have (common support), "
         "with the share of completions inside it.",
     )
     medians = [(m["model"].words(), " ", _half(m)["quantiles"]["50"].num("f1")) for m in arms]
