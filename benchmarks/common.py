@@ -1,4 +1,4 @@
-"""What all benchmarks share: the report that is written as it grows, clocks, hardware."""
+"""What all benchmarks share: a report that is whole after every entry, clocks, options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SAID = 2000
 
 
 def say(text: str) -> None:
-    """Print a line at once, so that a run that is cut off has said what it knew."""
+    """Print a line at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -68,10 +68,7 @@ class Report:
         return self.body
 
     def guard(self, name: str, run: Callable[[], Any]) -> None:
-        """Run a part; enter its error, where it has one, as something wrong.
-
-        A part that fails must not take the others' figures with it.
-        """
+        """Run a part; enter its error, if any, as something wrong, and go on."""
         try:
             run()
         except Exception as problem:  # whatever it was, the rest goes on
@@ -90,12 +87,7 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def stopwatch(run: Callable[[], Any], *, sync: Callable[[], None] | None = None) -> float:
-    """Return the wall time of one call in seconds.
-
-    Args:
-        run: what is timed.
-        sync: waits for the device, before and after.
-    """
+    """Return the wall time of one call in seconds; `sync` waits for the device around it."""
     if sync:
         sync()
     start = time.perf_counter()
@@ -133,7 +125,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=None, help="write the report to this file")
     parser.add_argument("--tiny", action="store_true", help="a shape for any CPU, in seconds")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--seed", type=int, default=0, help="root of every random draw")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     return parser
 
 

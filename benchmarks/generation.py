@@ -2,14 +2,12 @@
 
     python -m benchmarks.generation --out generation.json --model DIR
 
-Same prompts, same number of completions, plain sampling at temperature 1. A loop
-over personas reads each persona's questions in one padded batch and calls
-``generate``, whose batch stays as large as it began. First, in float32, both write
-the same completions when they take the likeliest token.
+Same prompts, same number of completions, temperature 1. The loop reads each persona's
+questions in one padded batch and calls ``generate``. First, in float32, both must write the
+same greedy completions.
 
-Without ``--model`` the weights are random. So that completions end, as those of a
-trained model do, the end of turn is then given a chance of one in `MEAN_TOKENS`.
-vLLM needs ``--model``: it has no place for that.
+Without ``--model`` the weights are random, and the end of turn is given a chance of one in
+`MEAN_TOKENS`, for which vLLM has no place: it needs ``--model``.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from benchmarks.common import (
 )
 from persona_lib.digests import derive_seed
 from persona_lib.models.chatml import END, PAD
-from persona_lib.models.loading import LoadedModel, load_model, render_prompt
+from persona_lib.models.loading import LoadedModel, decode, load_model, render_prompt
 from persona_lib.sampling.engine import Request, TransformersEngine
 from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.profile import SampleSpec
@@ -57,9 +55,8 @@ class Size:
 
     Attributes:
         shape: arguments of a Llama configuration.
-        personas, questions, samples: cells, and completions of each cell.
+        samples: completions of each cell (persona and question).
         checked: personas and questions whose greedy completions are compared.
-        spec: how completions are sampled.
         repeats: timed runs of each variant.
     """
 
@@ -92,13 +89,7 @@ TINY = Size(
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One prompt: a persona's system message and a question.
-
-    Attributes:
-        persona: id of the persona.
-        system: its system message.
-        user: the question.
-    """
+    """One prompt: a persona's id, its system message and a question."""
 
     persona: str
     system: str
@@ -221,10 +212,7 @@ def plain(
         )  # fmt: skip
         for row in written[:, width:].tolist():
             stop = row.index(loaded.end_of_turn) if loaded.end_of_turn in row else len(row)
-            text = loaded.tokenizer.decode(
-                row[:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-            found.append((text, stop))
+            found.append((decode(loaded.tokenizer, row[:stop]), stop))
     return found
 
 

@@ -2,15 +2,13 @@
 
     python -m benchmarks.small_training --out small.json
 
-At the shape of SmolLM2-135M with random weights, a frozen prior under the trained
-adapter, and rows of lognormal length, through the trainer that every stage uses. First:
-recorded passes give the loss of plain ones at every step, and `anchored` with a weight
-of 0 gives that of `decision`. With dropout, losses are not compared: masks depend on how
-far rows are padded.
+At the shape of SmolLM2-135M with random weights, a frozen prior under the trained adapter,
+and rows of lognormal length. Checked: recorded passes give the loss of plain ones at every
+step, and `anchored` with a weight of 0 that of `decision`; not with dropout, whose masks
+depend on the padding.
 
-A step's time is that of the steps once all frequent shapes are recorded; a training's
-time holds everything: the starting model's hidden states, recordings, all steps. On a
-CPU passes are never recorded, and the report says so.
+A step's time is that of the second half of the steps; a training's holds everything. On a
+CPU passes are never recorded.
 """
 
 from __future__ import annotations
@@ -48,10 +46,7 @@ class Case:
 
     Attributes:
         shape: arguments of a Llama configuration.
-        recipe: of the coupling.
-        rows: number of rows.
-        mean: mean of their lengths in tokens.
-        longest: where lengths are cut.
+        mean, longest: of the rows' lengths in tokens, the mean and the cut.
         prompt: tokens of a prompt; between it and the marker rows are anchored.
     """
 
@@ -65,17 +60,13 @@ class Case:
 
 @dataclass
 class Clock:
-    """A progress bar that keeps the time of every step.
-
-    Attributes:
-        at: seconds on the clock at the end of each step.
-    """
+    """A progress bar that keeps the time at the end of each step, in seconds."""
 
     device: str
     at: list[float] = field(default_factory=list)
 
     def update(self, n: int = 1) -> None:
-        """Keep the time, once the device has done what was asked of it."""
+        """Keep the time."""
         del n
         if self.device == "cuda":
             import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.common import Report, say, spread, stopwatch, sync_of
@@ -16,15 +16,12 @@ from persona_lib.train.encode import EncodedRow
 from persona_lib.train.gpu.memory import CARD_GIB, GIB
 
 LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 2.0**-6}
-"""Largest relative difference of a step's loss. bfloat16 keeps 8 bits, so that one
-rounding is up to 2^-9; 28 layers and 20 steps of a moving adapter add several up."""
+"""Largest relative difference of a step's loss."""
 LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.98}
 """Least cosine between the gradients of one batch."""
 RATIO_WANTED, SHARE_WANTED = 6.0, 0.45
 _B_SCALE = 0.02
 """Spread of B where gradients are compared: with B = 0 those of A vanish."""
-_PROFILED = 40
-"""Kernels that a profile lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +29,11 @@ class Bench:
     """One run: what is trained, on what, how often, and with what of ours.
 
     Attributes:
-        shape: architecture, rows and batches.
-        device: ``cpu`` or ``cuda``.
         model: the peft model; its adapter is put back between parts.
         batches: optimizer batches, the same for every variant.
-        compiled: whether ours may compile.
-        limit: bytes that a step of ours may take; None on a CPU.
-        ways: ways of attention that ours may take.
-        warmups: steps before the clock runs.
-        steps: steps that are timed.
+        compiled, limit: whether ours may compile; bytes that its step may take.
+        warmups, steps: steps before the clock runs; steps that are timed.
         curve: steps of the loss curves.
-        report: what was found so far.
     """
 
     shape: Shape
@@ -51,7 +42,6 @@ class Bench:
     batches: list[list[EncodedRow]]
     compiled: bool
     limit: int | None
-    ways: tuple[str, ...]
     warmups: int
     steps: int
     curve: int
@@ -158,42 +148,6 @@ def conclude(bench: Bench) -> None:
     bench.report.put("result", entry)
 
 
-def ablate(bench: Bench) -> None:
-    """Time ours without compilation, and with padded attention: what each lead brings."""
-    few = replace(bench, steps=min(bench.steps, 4), warmups=1)
-    for label, change in (
-        ("ours, not compiled", replace(few, compiled=False)),
-        ("ours, padded attention", replace(few, ways=("padded",))),
-        ("ours, recomputing", replace(few, limit=None)),
-    ):
-        try:
-            variant = make_ours(change, label)
-            variant.packing.trunk.checkpointing = label.endswith("recomputing")
-            time_steps(change, variant, label)
-        except Exception as problem:  # an aside must not end the run
-            bench.report.put(f"time: {label}", {"error": str(problem)[:600]})
-
-
-def profile(bench: Bench, variant: Ours) -> list[dict[str, Any]]:
-    """Return the kernels of one step that took longest, in milliseconds."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiler
-
-    stepper = _stepper(bench, variant, QWEN7B.coupling.learning_rate)
-    stepper.step(bench.batches[0])
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.device == "cuda" else [])]
-    with profiler(activities=kinds) as record:
-        stepper.step(bench.batches[0])
-    clock = "self_device_time_total" if bench.device == "cuda" else "self_cpu_time_total"
-    events = sorted(record.key_averages(), key=lambda e: -getattr(e, clock))[:_PROFILED]
-    for event in events:
-        say(f"{getattr(event, clock) / 1e3:9.2f} ms {event.count:6d} x {event.key[:90]}")
-    return [
-        {"name": e.key[:120], "calls": e.count, "milliseconds": getattr(e, clock) / 1e3}
-        for e in events
-    ]
-
-
 def make_ours(bench: Bench, label: str) -> Ours:
     """Return ours, tried; enter what it settled on and how long that took."""
     import torch
@@ -204,10 +158,7 @@ def make_ours(bench: Bench, label: str) -> Ours:
     made: list[Ours] = []
     took = stopwatch(
         lambda: made.append(
-            ours(
-                bench.model, bench.batches, compiled=bench.compiled, limit=bench.limit,
-                ways=bench.ways,
-            )
+            ours(bench.model, bench.batches, compiled=bench.compiled, limit=bench.limit)
         ),
         sync=sync_of(bench.device),
     )  # fmt: skip

@@ -34,22 +34,11 @@ class Shape:
     """Architecture, rows and batches of one benchmark.
 
     Attributes:
-        name: how the report calls it.
-        width: hidden width.
-        layers: decoder layers.
-        heads: query heads.
-        kv_heads: key and value heads.
-        ffn: width of the feed-forward.
-        vocabulary: tokens.
-        rows: training rows.
-        mean: mean length of a row in tokens, before cutting.
-        longest: cut there.
-        batch: rows of an optimizer step.
-        micro: rows of a forward pass of the published way.
+        mean, longest: mean length of a row in tokens before cutting; the cut.
+        batch, micro: rows of an optimizer step, and of the published way's forward pass.
         dtype: of the base weights.
-        lora: the adapter.
         clip: largest norm of the gradient.
-        curve_rate: learning rate of the loss curves: one at which 20 steps show.
+        curve_rate: learning rate of the loss curves.
         loss: ``as_published`` (coupling) or ``sft``.
     """
 
@@ -126,11 +115,7 @@ def make_rows(shape: Shape, seed: int) -> list[EncodedRow]:
 def make_batches(
     rows: Sequence[EncodedRow], shape: Shape, seed: int, steps: int
 ) -> list[list[EncodedRow]]:
-    """Return whole optimizer batches: a permutation per epoch, the same for every variant.
-
-    What is left of an epoch after the last whole batch is dropped, so that every
-    step has as many rows.
-    """
+    """Return whole optimizer batches: a permutation per epoch, its last rows dropped."""
     found: list[list[EncodedRow]] = []
     epoch = 0
     while len(found) < steps:
@@ -188,11 +173,10 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
 def floor_operations(shape: Shape, batch: Sequence[EncodedRow]) -> float:
     """Return the operations of the matrix products that an optimizer step needs.
 
-    With P weights in the layers' projections and T tokens: 2 P T forwards and 2 P T
-    for the gradient of activations; frozen weights need none. Attention over a row of
-    L tokens: two products over half of L x L forwards, four backwards. The head
-    forwards and backwards where the loss looks. Padding, recomputation and the
-    adapter's own products (about 2 % at rank 32) are not counted.
+    P weights of projections and T tokens: 2 P T forwards and 2 P T for the gradient of
+    activations. Attention over a row of L tokens: two products over half of L x L forwards,
+    four backwards. The head where the loss looks. Padding, recomputation and the adapter's
+    own products are not counted.
     """
     dim = shape.width // shape.heads
     projections = shape.width * (2 * shape.width + 2 * shape.kv_heads * dim + 3 * shape.ffn)

@@ -2,10 +2,9 @@
 
     python -m benchmarks.train_step --out train_step.json
 
-Same model, same order of rows, same optimizer batches. First the loss and the
-gradient of one batch, then loss curves without dropout from the same start, then
-times with the recipe's dropout. The share of the floor is the time that the matrix
-products of a step would take at the card's own rate, over the time it took.
+Same model and optimizer batches. First the loss and gradient of one batch, then loss curves
+without dropout, then times with dropout. The share of the floor is the time that a step's
+matrix products would take at the card's own rate, over the time it took.
 """
 
 from __future__ import annotations
@@ -19,12 +18,10 @@ from typing import Any
 from benchmarks.common import Report, arguments, hardware
 from benchmarks.train_measure import (
     Bench,
-    ablate,
     compare_curves,
     compare_gradients,
     conclude,
     make_ours,
-    profile,
     time_steps,
     tokens_of,
 )
@@ -37,8 +34,7 @@ from benchmarks.train_setup import (
     set_dropout,
     trainable,
 )
-from benchmarks.train_variants import Ours, Published, snapshot
-from persona_lib.train.gpu.attention import WAYS
+from benchmarks.train_variants import Published, snapshot
 from persona_lib.train.gpu.memory import GIB
 from persona_lib.train.gpu.packed_setup import device_limit
 
@@ -53,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = _bench(options)
     report, restore = bench.report, snapshot(bench.model)
     published = Published(bench.model, bench.shape)
-    found: list[Ours] = []
 
     def correctness() -> None:
         set_dropout(bench.model, 0.0)
@@ -63,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     def time_ours() -> None:
         set_dropout(bench.model, bench.shape.lora.dropout)
-        found.append(make_ours(bench, "ours"))
-        time_steps(bench, found[0], "ours")
+        time_steps(bench, make_ours(bench, "ours"), "ours")
 
     parts: list[tuple[str, Callable[[], Any]]] = [
         ("correctness", correctness),
@@ -72,10 +66,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         ("published", lambda: time_steps(bench, published, "published")),
         ("result", lambda: conclude(bench)),
     ]
-    if options.ablation:
-        parts.append(("ablation", lambda: ablate(bench)))
-    if options.profile:
-        parts.append(("profile", lambda: report.put("profile", profile(bench, found[0]))))
     for name, part in parts:
         restore()
         report.guard(name, part)
@@ -108,8 +98,7 @@ def _bench(options: argparse.Namespace) -> Bench:
     limit = device_limit(device) if options.limit_gib is None else int(options.limit_gib * GIB)
     return Bench(
         shape=shape, device=device, model=model, batches=batches,
-        compiled=not options.no_compile and (device == "cuda" or options.compile), limit=limit,
-        ways=tuple(options.attention or WAYS), warmups=warmups, steps=steps, curve=curve,
+        compiled=device == "cuda", limit=limit, warmups=warmups, steps=steps, curve=curve,
         report=report,
     )  # fmt: skip
 
@@ -120,11 +109,6 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--loss", choices=("as_published", "sft"), default="as_published",
                         help="the loss looks at the marker, or at whole answers")  # fmt: skip
     parser.add_argument("--limit-gib", type=float, default=None, help="memory that ours may take")
-    parser.add_argument("--attention", nargs="+", choices=WAYS, help="ways that ours may take")
-    parser.add_argument("--no-compile", action="store_true", help="ours without torch.compile")
-    parser.add_argument("--compile", action="store_true", help="compile on a CPU as well")
-    parser.add_argument("--ablation", action="store_true", help="time ours without its parts, too")
-    parser.add_argument("--profile", action="store_true", help="list the kernels of a step of ours")
     return parser.parse_args(argv)
 
 

@@ -10,7 +10,6 @@ from benchmarks.train_setup import Shape, trainable
 from persona_lib.models.batches import pad_rows
 from persona_lib.models.loading import trunk_and_head
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.gpu.attention import WAYS
 from persona_lib.train.gpu.packed_setup import Packing, prepare
 from persona_lib.train.gpu.packing import PackedBatch
 from persona_lib.train.losses import batch_loss
@@ -32,16 +31,7 @@ class Variant(Protocol):
 
 
 class Published:
-    """The usual way: padded micro-batches, checkpointing, logits everywhere.
-
-    Mixed precision is on, as trainers have it: the adapter is float32 and its products
-    are computed in bfloat16. What trainers compute besides for their logs (entropy,
-    accuracy) is left out.
-
-    Args:
-        model: the peft model.
-        shape: rows of a micro-batch, precision.
-    """
+    """The usual way: padded micro-batches, checkpointing, logits everywhere, autocast."""
 
     name = "published"
 
@@ -86,12 +76,7 @@ class Published:
 
 
 class Ours:
-    """Packs without padding, fused pieces, logits only where the loss looks.
-
-    Args:
-        model: the peft model.
-        packing: from `ours`.
-    """
+    """Packs without padding, fused pieces, logits only where the loss looks."""
 
     name = "ours"
 
@@ -124,7 +109,6 @@ def ours(
     *,
     compiled: bool,
     limit: int | None,
-    ways: Sequence[str] = WAYS,
 ) -> Ours:
     """Return our variant, tried once on the largest batch.
 
@@ -134,20 +118,13 @@ def ours(
     trunk, head = trunk_and_head(model)
     packing = prepare(
         model, trunk, batches, lambda hidden, pack: _loss(hidden, head, pack, 1.0),
-        pad=PAD, compiled=compiled, limit=limit, ways=ways,
+        pad=PAD, compiled=compiled, limit=limit,
     )  # fmt: skip
     return Ours(model, packing)
 
 
 class Stepper:
-    """Optimizer steps of a variant, from the same start each time.
-
-    Args:
-        model: the peft model.
-        variant: how gradients are computed.
-        rate: learning rate.
-        clip: largest norm of the gradient.
-    """
+    """AdamW steps of a variant, with its gradient's norm clipped."""
 
     def __init__(self, model: Any, variant: Variant, *, rate: float, clip: float) -> None:
         import torch

@@ -13,6 +13,7 @@ from persona_lib.models.adapters import save_adapter, train_stack
 from persona_lib.models.chatml import END, PAD, START
 from persona_lib.models.loading import LoadedModel
 from persona_lib.specs.profile import LoraSpec
+from persona_lib.store.store import Entry, StageKey
 
 SPECIAL = (PAD, START, END)
 """Ids 0, 1 and 2 of `byte_tokenizer`."""
@@ -48,6 +49,14 @@ def ready(model: Any) -> LoadedModel:
         end_of_turn=SPECIAL.index(END),
         pad=SPECIAL.index(PAD),
         device="cpu",
+    )
+
+
+def entry(path: Path, content: str = "0" * 64) -> Entry:
+    """An entry as a stage reads it: a folder of files, under no key in particular."""
+    key = StageKey(stage="any", version=1, spec={}, inputs={}, seed=None)
+    return Entry(
+        path=path, key=key, content=content, seconds=0.0, meta={}, provenance={}, built=True
     )
 
 

@@ -7,12 +7,17 @@ library or another plugin warns of: there pytest.ini shows warnings.
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from _pytest.config import parse_warning_filter
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores: torch's threads beyond them would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HERE = Path(__file__).resolve().parent
 USERS = (HERE / "science", HERE / "report" / "test_the_report.py")

@@ -22,6 +22,7 @@ MESSAGES = "/v1/messages"
 CHAT = "/v1/chat/completions"
 PATHS = {MESSAGES, CHAT}
 KINDS = ("claude", "openai")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 KEYS = {"claude": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 
 INPUT_TOKENS = 700

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.commands.panels import panels_of
 from persona_lib.report.terminal import verdict_table
 from persona_lib.store.provenance import provenance
 from persona_lib.verdict.verdict import Family, Verdict, families
@@ -63,7 +62,7 @@ def write_outcome(
         "gates": gates,
         "families": [family.to_json() for family in _families(session, verdicts)],
         "summary": summary,
-        "panels": panels_of(session, arms) if panels else {},
+        "panels": _panels(session, arms) if panels else {},
         "stages": [] if session.stored else stages_of(session, arms),
         "provenance": provenance(),
     }
@@ -73,6 +72,12 @@ def write_outcome(
     draft.write_text(json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n")
     draft.replace(path)
     return path
+
+
+def _panels(session: Session, arms: Sequence[str]) -> dict[str, Any]:
+    from persona_lib.commands.panels import panels_of  # only a report needs it
+
+    return panels_of(session, arms)
 
 
 def write_documents(folder: Path, session: Session, recorded: Mapping[str, Any]) -> list[Path]:

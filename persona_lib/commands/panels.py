@@ -1,8 +1,6 @@
-"""The panels of a session: which there are, and what each is made from.
+"""Makes the panels of a session for its report, each from what a run or a recording holds.
 
-Panels are made where a report is asked for, by the process that writes it. They read
-what a run or a recording holds; only the geometry of a live run may cost compute, as a
-stage of its own that is stored like any other.
+Only the geometry of a live run may cost compute, as a stage of its own that is stored.
 """
 
 from __future__ import annotations
@@ -11,17 +9,33 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from persona_lib.commands.session import DATA
+from persona_lib.digests import derive_seed
 from persona_lib.errors import FlatlandError
-from persona_lib.records import PRE, ModelId
+from persona_lib.panels import geometry, lengths, samples
+from persona_lib.panels.base import Caveat, Panel
+from persona_lib.panels.following import (
+    DISCRIMINABILITY,
+    FOLLOWING,
+    discriminability_panel,
+    following_panel,
+)
+from persona_lib.panels.judge.calibration import CALIBRATION
+from persona_lib.panels.judge.coverage import UnscoredCeiling
+from persona_lib.panels.judge.judged import Judged, judge_texts
+from persona_lib.panels.judge.triples import load_triples
+from persona_lib.records import PRE, Completion, ModelId
+from persona_lib.specs.personas import load_personas, load_questions
+from persona_lib.specs.registration import RAW
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from persona_lib.commands.session import Session
-    from persona_lib.panels.base import Caveat, Panel
-    from persona_lib.panels.judge.judged import Judged
 
 _SAMPLES = "samples of the report"
+_FOLLOWED = {"discriminability": DISCRIMINABILITY, "following": FOLLOWING}
 
 
 def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -31,16 +45,8 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 
     Args:
         session: whose records are shown.
-        arms: arms that were judged; the models under them belong to them.
+        arms: arms that were judged; their pre-coupling models belong to them.
     """
-    from persona_lib.digests import derive_seed
-    from persona_lib.panels.geometry import TITLE as GEOMETRY
-    from persona_lib.panels.geometry import geometry_panel
-    from persona_lib.panels.lengths import TITLE as LENGTHS
-    from persona_lib.panels.lengths import lengths_panel
-    from persona_lib.panels.samples import TITLE as SAMPLES
-    from persona_lib.panels.samples import samples_panel
-
     registration = session.registration
     draw_seed = derive_seed(registration.statistics.seed, _SAMPLES)
 
@@ -48,153 +54,119 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
     def scores() -> pa.Table | None:
         return scores_of(session, arms)
 
-    made = (
-        ("lengths", LENGTHS, lambda: lengths_panel(scores(), registration)),
-        (
-            "samples",
-            SAMPLES,
-            lambda: samples_panel(
-                scores(), texts_of(session, arms), registration, draw_seed=draw_seed
-            ),
+    def of_samples() -> Panel:
+        texts = texts_of(session, arms)
+        return samples.samples_panel(scores(), texts, registration, draw_seed=draw_seed)
+
+    found = {
+        "lengths": _made(
+            "lengths", lengths.TITLE, lambda: lengths.lengths_panel(scores(), registration)
         ),
-        ("geometry", GEOMETRY, lambda: geometry_panel(geometry_of(session, arms), registration)),
-    )
-    found = {name: _made(name, title, make).to_json() for name, title, make in made}
-    found |= _followed(session, arms)
-    texts, states = _partial(session, arms, scores)
-    for name in ("discriminability", "following"):  # they read texts alone
+        "samples": _made("samples", samples.TITLE, of_samples),
+        "geometry": _made(
+            "geometry",
+            geometry.TITLE,
+            lambda: geometry.geometry_panel(geometry_of(session, arms), registration),
+        ),
+        **_followed(session, arms),
+    }
+    texts = _of_some(session, arms, scores, texts_of, samples.texts_of_some)
+    for name in _FOLLOWED:  # they read texts alone
         found[name]["caveats"] += texts
+    states = _of_some(session, arms, scores, geometry_of, geometry.states_of_some)
     found["geometry"]["caveats"] += states
     return found
 
 
-def _partial(
-    session: Session, arms: Sequence[str], scores: Callable[[], pa.Table | None]
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Return caveats, as JSON data, where texts or hidden states are of some seeds only.
-
-    Of a recording, that is: a live run has both of every seed.
-    """
-    from persona_lib.panels.geometry import states_of_some
-    from persona_lib.panels.samples import texts_of_some
-
-    if not session.stored:
-        return [], []
-
-    def sentence(
-        read: Callable[[Session, Sequence[str]], pa.Table | None],
-        of_some: Callable[[pa.Table, pa.Table], tuple[Caveat, ...]],
-    ) -> list[dict[str, str]]:
-        try:
-            scored, rows = scores(), read(session, arms)
-        except FlatlandError:  # the panels themselves say so
-            return []
-        if scored is None or rows is None:
-            return []
-        return [caveat.to_json() for caveat in of_some(scored, rows)]
-
-    return sentence(texts_of, texts_of_some), sentence(geometry_of, states_of_some)
+def _of_some(
+    session: Session,
+    arms: Sequence[str],
+    scores: Callable[[], pa.Table | None],
+    read: Callable[[Session, Sequence[str]], pa.Table | None],
+    of_some: Callable[[pa.Table, pa.Table], tuple[Caveat, ...]],
+) -> list[dict[str, str]]:
+    """Return caveats, as JSON data, where a recording holds such rows of some seeds only."""
+    if not session.stored:  # a live run has them of every seed
+        return []
+    try:
+        scored, rows = scores(), read(session, arms)
+    except FlatlandError:  # the panels themselves say so
+        return []
+    if scored is None or rows is None:
+        return []
+    return [caveat.to_json() for caveat in of_some(scored, rows)]
 
 
 def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the panel of the embedded classifier, and that of the judge."""
-    from persona_lib.panels.following import (
-        DISCRIMINABILITY,
-        FOLLOWING,
-        discriminability_panel,
-        following_panel,
-    )
-    from persona_lib.panels.judge.calibration import CALIBRATION
-    from persona_lib.panels.judge.coverage import UnscoredCeiling
-
-    titles = {"discriminability": DISCRIMINABILITY, "following": FOLLOWING}
     try:
-        judged = _judged(session, arms)
+        judged, why = _judged(session, arms), "no texts recorded"
     except FlatlandError as error:
-        why = f"could not be made: {error}"
-    else:
-        why = "" if judged is not None else "no texts recorded"
-    if why or judged is None:
-        from persona_lib.panels.base import Panel
-
+        judged, why = None, f"could not be made: {error}"
+    if judged is None:
         return {
             name: Panel(name=name, title=title, data={}, missing=why).to_json()
-            for name, title in titles.items()
+            for name, title in _FOLLOWED.items()
         }
     registration = session.registration
-    made = (
-        (
-            "discriminability",
-            lambda: discriminability_panel(
-                registration, judged.predictions, judged.seen, positives=judged.positives
-            ),
+    makers: dict[str, Callable[[], Panel]] = {
+        "discriminability": lambda: discriminability_panel(
+            registration, judged.predictions, judged.seen, positives=judged.positives
         ),
-        (
-            "following",
-            lambda: following_panel(
-                registration,
-                judged.judgements,
-                judged.controls,
-                judged.calibration,
-                UnscoredCeiling(),
-                required=CALIBRATION,
-                predictions=judged.predictions,
-                # Only the classifier itself was fitted on completions of this run.
-                seen=judged.seen if judged.run is None else None,
-                run=judged.run,
-            ),
+        "following": lambda: following_panel(
+            registration,
+            judged.judgements,
+            judged.controls,
+            judged.calibration,
+            UnscoredCeiling(),
+            required=CALIBRATION,
+            predictions=judged.predictions,
+            # Only the classifier itself was fitted on completions of this run.
+            seen=judged.seen if judged.run is None else None,
+            run=judged.run,
         ),
-    )
-    return {name: _made(name, titles[name], make).to_json() for name, make in made}
+    }
+    return {name: _made(name, _FOLLOWED[name], make) for name, make in makers.items()}
 
 
 def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     """Judge every completion of these arms; None where no text was recorded."""
-    from persona_lib.commands.session import DATA
-    from persona_lib.panels.judge.judged import judge_texts
-    from persona_lib.panels.judge.triples import load_triples
-    from persona_lib.records import Completion
-    from persona_lib.specs.personas import load_personas, load_questions
-
     # The classifier is fitted on the raw model.
-    table = _texts_of_models(session, _with_raw(models_of(session, arms)))
+    table = _texts_of_models(session, _with_raw(session.registration.models(arms)))
     if table is None:
         return None
-    registration, judge = session.registration, session.text_judge
+    marker, judge = session.registration.marker, session.text_judge
     personas = {p.id: p for p in load_personas(DATA / "personas.json")}
     listed = load_questions(DATA / "questions.json").values()
     questions = {q.id: q for several in listed for q in several}
     return judge_texts(
         [Completion(**row) for row in table.to_pylist()],
-        registration,
+        session.registration,
         personas=personas,
         questions=questions,
         triples=load_triples(DATA / "judge", tuple(personas), tuple(questions)),
-        judge=None
-        if judge is None
-        else judge.make(store=session.store_root, marker=registration.marker),
+        judge=None if judge is None else judge.make(store=session.store_root, marker=marker),
         progress=session.progress,
     )
 
 
 def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
-    """Return the scores of these arms and of the models under them, None for totals."""
-    if session.stored:
-        found = session.opened.scores
-        return None if found is None else _of_models(found, models_of(session, arms))
-    return session.table(models_of(session, arms), "scores")
+    """Return the scores of these arms and of their pre-coupling models, None for totals."""
+    models = session.registration.models(arms)
+    if not session.stored:
+        return session.table(models, "scores")
+    return _of_models(session.opened.scores, models)
 
 
 def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the completions behind those scores, None where no text was recorded."""
-    return _texts_of_models(session, models_of(session, arms))
+    return _texts_of_models(session, session.registration.models(arms))
 
 
 def _texts_of_models(session: Session, models: Sequence[ModelId]) -> pa.Table | None:
-    if session.stored:
-        found = session.opened.texts
-        return None if found is None else _of_models(found, models)
-    return session.table(models, "completions")
+    if not session.stored:
+        return session.table(models, "completions")
+    return _of_models(session.opened.texts, models)
 
 
 def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
@@ -202,35 +174,27 @@ def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     if session.stored:
         return session.opened.geometry
     # Every change is measured from the raw model as well.
-    return session.table(_with_raw(models_of(session, arms)), "geometry")
-
-
-def models_of(session: Session, arms: Sequence[str]) -> tuple[ModelId, ...]:
-    """Return the models under these arms, and the arms."""
-    return session.registration.models(arms)
+    return session.table(_with_raw(session.registration.models(arms)), "geometry")
 
 
 def _with_raw(models: tuple[ModelId, ...]) -> tuple[ModelId, ...]:
     """Return the models with the raw one among them, first where it was missing."""
-    from persona_lib.specs.registration import RAW
+    raw = ModelId(PRE, RAW)
+    return models if raw in models else (raw, *models)
 
-    return models if (PRE, RAW) in models else (ModelId(PRE, RAW), *models)
 
-
-def _made(name: str, title: str, make: Callable[[], Panel]) -> Panel:
-    from persona_lib.panels.base import Panel
-
+def _made(name: str, title: str, make: Callable[[], Panel]) -> dict[str, Any]:
     try:
-        return make()
+        panel = make()
     except FlatlandError as error:
-        return Panel(name=name, title=title, data={}, missing=f"could not be made: {error}")
+        panel = Panel(name=name, title=title, data={}, missing=f"could not be made: {error}")
+    return panel.to_json()
 
 
-def _of_models(table: pa.Table, models: Sequence[ModelId]) -> pa.Table:
-    import pyarrow.compute as pc
-
-    wanted = None
-    for phase, name in models:
-        one = (pc.field("phase") == phase) & (pc.field("model") == name)
-        wanted = one if wanted is None else wanted | one
+def _of_models(table: pa.Table | None, models: Sequence[ModelId]) -> pa.Table | None:
+    if table is None:
+        return None
+    wanted = pc.scalar(False)
+    for model in models:
+        wanted |= (pc.field("phase") == model.phase) & (pc.field("model") == model.name)
     return table.filter(wanted)

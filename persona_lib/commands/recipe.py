@@ -3,14 +3,10 @@
     flatland recipe --profile smollm2 --scale full \
         --learning-rates 5e-5,1e-4,2e-4 --epochs 5,10
 
-One coupling of the raw model for each recipe of the grid, all on the same text; then a
-few completions a persona and question. Text and completions are on the coupling
-questions of `issue262_held_out`, which `issue262` never evaluates on; no other arm is
-trained, and the seed is none of a run's. So a recipe that is chosen here has not seen
-what it will be judged on. Nothing is judged: there are counts, intervals and lengths.
-
-Stages lie in the store as those of a run do: an interrupted search resumes, and several
-processes share it.
+One coupling of the raw model for each recipe of the grid, all on the same text; then a few
+completions of each persona and question. Both are on the coupling questions of
+`issue262_held_out`, which `issue262` never evaluates on, under a seed that no run has.
+Nothing is judged. An interrupted search resumes, and several processes share its store.
 """
 
 from __future__ import annotations
@@ -51,7 +47,7 @@ SEARCH = replace(
 """What is run: never sealed, because nothing is judged under it."""
 ARM = "C1"
 SEED = 5262
-"""Root seed of a search: runs have others, so that theirs draw other text."""
+"""Run seed of a search; no run has it, so that runs draw other text."""
 SAMPLES = 3
 ROLES = ("source", "negative", "bystander", "reported")
 FORMAT = 1
@@ -102,15 +98,14 @@ def search(
 ) -> list[dict[str, Any]]:
     """Train and measure C1 under every recipe; return one JSON object a recipe.
 
-    A recipe whose training fails (a loss that is no number, say) says so under
-    ``failed`` and leaves the others alone.
+    The error of a recipe whose training fails stands under ``failed``.
 
     Args:
-        profile: base model, sampling and scale; its own recipe counts for nothing.
+        profile: base model, sampling and scale; its own recipe is not used.
         recipes: what to try.
         store: where stages are kept.
-        run_seed: from which every draw's seed is derived.
-        samples: completions a persona and question.
+        run_seed: the search's.
+        samples: completions of each persona and question.
         progress: opens progress bars.
 
     Raises:
@@ -151,12 +146,7 @@ def search(
 
 
 def measured(scores: pa.Table, raw_median: float) -> dict[str, Any]:
-    """Return rates by role, with Wilson's intervals, and lengths, of one model's scores.
-
-    Args:
-        scores: columns of `Score`.
-        raw_median: median tokens of the raw model.
-    """
+    """Return rates by role, with Wilson's intervals, and lengths, of one model's scores."""
     roster = SEARCH.roster
     personas = scores.column("persona").to_pylist()
     hits = scores.column("hit").to_pylist()
@@ -253,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--betas", help="weights of the KL term of anchored")
     parser.add_argument("--losses", help="marker losses, for example decision,anchored")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="completions a cell (3)")
-    parser.add_argument("--seed", default=str(SEED), help=f"root seed ({SEED})")
+    parser.add_argument("--seed", default=str(SEED), help=f"run seed ({SEED})")
     parser.add_argument("--store", help="stage cache (default: .flatland/store)")
     parser.add_argument(
         "--out", type=Path, default=choices.ROOT / ".flatland" / "recipe.json", help="JSON file"

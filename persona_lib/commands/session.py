@@ -1,4 +1,4 @@
-"""A science session: which registration, profile, seeds and evidence, without pytest."""
+"""A session of science tests: registration, profile, seeds, stages and evidence."""
 
 from __future__ import annotations
 
@@ -8,30 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.issue262 import REGISTRATIONS, STRICTER
-from persona_lib.commands.options import (
-    DEFAULT_SEEDS,
-    ROOT,
-    check_report,
-    choose_arms,
-    choose_data,
-    choose_profile,
-    choose_registration,
-    choose_report,
-    choose_scale,
-    choose_seeds,
-    choose_store,
-    choose_stored,
-    describe,
-    refuse_with_stored,
-)
+from experiments.issue262 import STRICTER
+from persona_lib.commands.options import DEFAULT_SEEDS, ROOT, describe
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.evidence.load import Evidence, Stored
+    from persona_lib.evidence.evidence import Evidence
+    from persona_lib.evidence.load import Stored
     from persona_lib.panels.judge.choice import JudgeChoice
     from persona_lib.pipeline.run import Kind, Run
     from persona_lib.records import ModelId
@@ -43,25 +29,6 @@ if TYPE_CHECKING:
     from persona_lib.verdict.gate_result import GateResult
     from persona_lib.verdict.judging import Judging
     from persona_lib.verdict.verdict import Verdict
-
-__all__ = [
-    "DATA",
-    "PREREG",
-    "REGISTRATIONS",
-    "ROOT",
-    "Session",
-    "check_report",
-    "choose_arms",
-    "choose_data",
-    "choose_profile",
-    "choose_registration",
-    "choose_report",
-    "choose_scale",
-    "choose_seeds",
-    "choose_store",
-    "choose_stored",
-    "refuse_with_stored",
-]
 
 DATA = ROOT / "experiments" / "data"
 """The experiment's own words."""
@@ -79,7 +46,7 @@ class Session:
         scale: name of its scale, None where it has one alone.
         loss: marker loss that was asked for in place of the profile's, or None.
         engine: engine that was asked for, or None for transformers.
-        seeds: root seeds; one training run of every arm for each.
+        seeds: run seeds; one training of every arm for each.
         store_root: where stages are cached.
         stored: folders or files of stored evidence to judge, as one, instead of running.
         chosen: the registration was named by the user, and not by the stored evidence.
@@ -89,7 +56,7 @@ class Session:
             are checked before the first stage is built.
         prereg: where registrations are sealed.
         text_judge: the judge behind an API that a report asks; None for the classifier.
-        command: what the workers of one command have in common; None for one process.
+        command: id that the workers of one command share; None for one process.
     """
 
     registration: Registration
@@ -172,8 +139,8 @@ class Session:
     def build(self, stages: Sequence[Stage]) -> None:
         """Build stages of the session's runs, and what they need, where it is not stored.
 
-        What other processes are building in the same store is passed over meanwhile;
-        rather than wait, whatever the session's arms need is built for the others.
+        Rather than wait for a stage that another process builds, whatever the session's
+        arms need is built.
 
         Raises:
             FlatlandError: something is missing on this machine, found before the first
@@ -220,7 +187,7 @@ class Session:
 
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
-        from persona_lib.evidence.load import RecordEvidence
+        from persona_lib.evidence.from_records import RecordEvidence
         from persona_lib.records import PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))

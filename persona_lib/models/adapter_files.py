@@ -1,9 +1,4 @@
-"""Adapters on disk: the standard peft folder, read and written.
-
-A folder holds ``adapter_config.json`` and ``adapter_model.safetensors``. Only
-plain LoRA on linear layers is read: what A and B mean must not depend on
-anything but rank, alpha and rsLoRA.
-"""
+"""Adapter folders in peft's format, read and written: plain LoRA on linear layers only."""
 
 from __future__ import annotations
 
@@ -67,8 +62,6 @@ class Adapter:
 def read_adapter(path: Path) -> Adapter:
     """Read and check one adapter folder.
 
-    The scale is ``alpha / r``, or ``alpha / sqrt(r)`` with rsLoRA.
-
     Raises:
         SpecError: it is more than plain LoRA on linear layers.
         DataError: a file is absent, it holds no module, shapes disagree with the rank, or
@@ -110,16 +103,9 @@ def read_adapter(path: Path) -> Adapter:
 
 
 def check_covers(model: nn.Module, path: Path) -> None:
-    """Hold the modules of an adapter against those that its config names.
+    """Raise DataError where a module of the base that an adapter's config names has no tensors.
 
-    peft gives the others initial weights, whose B is zero: they do nothing.
-
-    Args:
-        model: the base model.
-        path: the adapter's folder.
-
-    Raises:
-        DataError: a module of the model that the config names has no tensors.
+    peft would give it initial weights, whose B is zero: it would do nothing.
     """
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
@@ -159,7 +145,7 @@ def _check_plain_lora(path: Path, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         changed["peft_type"] = config.get("peft_type")
     if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
-        # PiSSA and its kin change the base weights: A and B alone are not the adapter.
+        # PiSSA and the like change the base weights: A and B alone are not the adapter.
         changed["init_lora_weights"] = config["init_lora_weights"]
     if changed:
         raise SpecError(
@@ -173,11 +159,7 @@ def _check_plain_lora(path: Path, config: Mapping[str, Any]) -> None:
 def write_adapter(
     out: Path, config: LoraConfig, factors: Mapping[str, tuple[Tensor, Tensor]]
 ) -> None:
-    """Write one adapter folder: config and A, B of every module, nothing else.
-
-    The bytes depend on the adapter alone: names are sorted, and the path of the
-    base model is left out.
-    """
+    """Write one adapter folder; equal adapters give equal bytes."""
     import torch
     from safetensors.torch import save_file
 

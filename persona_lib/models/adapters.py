@@ -1,12 +1,8 @@
 """Stacks of adapters over a base model, and a fresh one to train on top.
 
-A *stack* is several adapters as one: ranks are concatenated and every scale is
-folded into B, so that
-``W x + B A x`` equals ``W x + s1 B1 A1 x + s2 B2 A2 x``. This is done by hand
-because peft's ``add_weighted_adapter(combination_type="cat")`` scales wrongly
-when an adapter uses rsLoRA.
-
-Nothing here writes base weights: only adapters ever reach the disk.
+A *stack* is several adapters as one: ranks are concatenated and every scale is folded into
+B, so that ``W x + B A x`` equals ``W x + s1 B1 A1 x + s2 B2 A2 x``. peft's
+``add_weighted_adapter(combination_type="cat")`` scales wrongly with rsLoRA.
 """
 
 from __future__ import annotations
@@ -54,10 +50,9 @@ class Stack:
 
 
 def stack_adapters(paths: Sequence[Path]) -> Stack:
-    """Read adapters and return them as one.
+    """Return adapters as one: ``A = [A1; A2]``, ``B = [s1 B1, s2 B2]``.
 
-    With ``s = alpha / r``, or ``alpha / sqrt(r)`` with rsLoRA
-    (Kalajdzievski 2023, arXiv:2312.03732): ``A = [A1; A2]``, ``B = [s1 B1, s2 B2]``.
+    ``s = alpha / r``, or ``alpha / sqrt(r)`` with rsLoRA (Kalajdzievski 2023, arXiv:2312.03732).
 
     Raises:
         SpecError: no adapter, or one that is more than plain LoRA on linear
@@ -89,8 +84,8 @@ def stack_adapters(paths: Sequence[Path]) -> Stack:
 def attach_stack(model: nn.Module, paths: Sequence[Path]) -> PeftModel:
     """Return `model` with the adapters attached as ONE frozen float32 adapter, `PRIOR`.
 
-    Float32 also over a bfloat16 base: each module then rounds once, after the
-    sum. There is no dropout, whatever the adapters were trained with.
+    Float32 also over a bfloat16 base: each module then rounds once, after the sum.
+    There is no dropout.
 
     Raises:
         SpecError, DataError: see `stack_adapters`; or the model lacks a module.
@@ -119,10 +114,9 @@ def attach_stack(model: nn.Module, paths: Sequence[Path]) -> PeftModel:
 def merge_stack(model: nn.Module, paths: Sequence[Path]) -> nn.Module:
     """Add the adapters to the weights of `model`, in memory, and return it.
 
-    ``W + B A`` is computed in float32 and cast back to the dtype of W, and stands in
-    a new tensor: the old one may be shared with other models, and stays as it is. In
-    float32 this equals the attached stack up to rounding; in bfloat16 small
-    changes of W may be rounded away, so compare before relying on it.
+    ``W + B A`` is computed in float32, cast back to the dtype of W, and put into a new
+    tensor: the old one may be shared. In float32 this equals the attached stack up to
+    rounding; bfloat16 may round small changes of W away.
 
     Raises:
         SpecError, DataError: see `stack_adapters`; or the model lacks a module,
@@ -153,16 +147,15 @@ def merge_stack(model: nn.Module, paths: Sequence[Path]) -> nn.Module:
     return model
 
 
-def train_stack(model: nn.Module, frozen: Sequence[Path], lora: LoraSpec, seed: int) -> PeftModel:
-    """Return `model` with a fresh trainable adapter over frozen ones.
+def train_stack(
+    model: nn.Module, frozen: Sequence[Path], lora: LoraSpec, draw_seed: int
+) -> PeftModel:
+    """Return `model` in eval mode with a fresh trainable adapter over frozen ones.
 
-    The frozen adapters are attached as one (`PRIOR`, without dropout) and stay
-    active; the fresh one is `TRAINABLE` and comes first among the active ones,
-    because trainers look at the first. B starts at zero, so the model starts as
-    its prior; A is drawn module by module from `seed`, uniform within
-    ``1 / sqrt(inputs)`` (peft's own default, Kaiming uniform with a = sqrt(5)).
-
-    The model comes back in eval mode; a trainer switches it.
+    The frozen adapters are attached as one (`PRIOR`) and stay active; the fresh one
+    (`TRAINABLE`) comes first among the active ones, because trainers look at the first. B
+    starts at zero, so the model starts as its prior; A is drawn module by module from
+    `draw_seed`, uniform within ``1 / sqrt(inputs)`` as peft's default does.
 
     Raises:
         SpecError: a target of `lora` names no linear module of the model.
@@ -187,7 +180,7 @@ def train_stack(model: nn.Module, frozen: Sequence[Path], lora: LoraSpec, seed: 
         for module, layer in _lora_layers(peft_model, TRAINABLE).items():
             weight = layer.lora_A[TRAINABLE].weight
             bound = 1 / math.sqrt(weight.shape[1])
-            draw = torch.Generator().manual_seed(derive_seed(seed, "lora_A", module))
+            draw = torch.Generator().manual_seed(derive_seed(draw_seed, "lora_A", module))
             weight.copy_((torch.rand(weight.shape, generator=draw) * 2 - 1) * bound)
             layer.lora_B[TRAINABLE].weight.zero_()
     return peft_model.eval()
@@ -248,7 +241,7 @@ def _linear(model: nn.Module, module: str, factors: tuple[Tensor, Tensor]) -> nn
 
 
 def _check_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    """A check that peft leaves out: it passes over a target that matches nothing."""
+    """Raise SpecError for a target that matches nothing; peft passes over it."""
     from torch import nn
 
     linear = {

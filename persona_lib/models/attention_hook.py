@@ -1,4 +1,4 @@
-"""Another attention for a model, for a while."""
+"""Run a transformers model with another attention function for a while."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ from typing import Any
 
 @contextmanager
 def attending(config: Any, name: str, attend: Callable[..., Any]) -> Iterator[None]:
-    """Let a transformers model attend with a function of ours.
+    """Let the model of this config attend with `attend`, registered under `name`.
 
-    Transformers makes a mask only for names that have a function for it: under a name
-    that is new to it, none is made.
-
-    Args:
-        config: the model's, which names its attention.
-        name: under which transformers finds the function.
-        attend: takes what transformers' own attention functions take.
+    Under a name that is new to it, transformers makes no mask.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

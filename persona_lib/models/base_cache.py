@@ -1,14 +1,8 @@
-"""Base weights, read once in a process and lent to every stage.
+"""Base weights, read once in a process and shared by every stage.
 
-What is lent is a copy of the modules over the *same* tensors. A stage may hang
-adapters on its copy, put merged matrices in place of the lent ones, register
-hooks, or leave it half changed after an error: all of that goes with the copy,
-and there is nothing to take off or to put back. Only a write into a lent tensor
-would reach the next stage. Such a write moves the tensor's version counter, which
-is looked at before the weights are lent again.
-
-Trainers are served in the same way. They change a model's config, add hooks and
-switch modes, but the base is frozen under them and no optimizer holds it.
+A stage gets a private module tree over shared weight tensors: adapters, merged matrices,
+hooks and modes go with its copy. A write into a shared tensor moves the tensor's version
+counter, which is compared before the weights are shared again.
 """
 
 from __future__ import annotations
@@ -58,14 +52,9 @@ _SHELF = _Shelf()
 
 
 def borrow(key: BaseKey, read: Callable[[], nn.Module]) -> nn.Module:
-    """Return a model of one's own over weights that all borrowers share.
+    """Return a private module tree over shared weight tensors; `read` reads them if need be.
 
-    One base is held at a time: asking for another content, or for another device,
-    drops what is held. Tensors that somebody still uses live on until they are let go.
-
-    Args:
-        key: which weights.
-        read: reads them, where this process does not hold them.
+    One base is held at a time: another content or device drops what is held.
     """
     with _SHELF.lock:
         found = _SHELF.held.get(key)
@@ -82,8 +71,7 @@ def borrow(key: BaseKey, read: Callable[[], nn.Module]) -> nn.Module:
             spent(engine_starts=1)
             found = _SHELF.held[key] = (model, _versions(model))
         elif key.device != "cpu":
-            # Modules and trainers lie in reference cycles, and what the last stage put on
-            # the device goes only when they are collected.
+            # Modules and trainers lie in reference cycles that hold memory of the device.
             gc.collect()
         return _over_same_tensors(found[0])
 
@@ -116,7 +104,7 @@ def _over_same_tensors(model: nn.Module) -> nn.Module:
 
 
 def _versions(model: nn.Module) -> tuple[int, ...]:
-    """Return the version counters, which every write in place moves, whoever makes it."""
+    """Return the version counters, which every write in place moves."""
     return tuple(weight._version for weight in model.parameters())
 
 

@@ -1,8 +1,4 @@
-"""Rows as tensors, and the head applied only where a loss looks.
-
-A causal language model's head is the widest matrix of a small model: computing
-its logits at positions that no loss looks at is the larger half of a step.
-"""
+"""Rows as padded tensors, and cross-entropy with the head applied only where a loss looks."""
 
 from __future__ import annotations
 
@@ -14,15 +10,10 @@ if TYPE_CHECKING:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], fill: int, *, left: bool = False) -> torch.Tensor:
-    """Return rows as one (rows, longest) tensor of integers.
+    """Return at least one row of integers as a (rows, longest) tensor, padded with `fill`.
 
-    On the right, padding needs no attention mask: attention is causal, so what
-    stands to the right of a row cannot reach it.
-
-    Args:
-        rows: at least one row of token ids or labels.
-        fill: what the padding holds.
-        left: pad on the left, where rows are to be continued.
+    Padding on the right needs no attention mask under causal attention; rows that are to be
+    continued are padded on the `left`.
     """
     import torch
 

@@ -1,10 +1,8 @@
-"""Is a checkpoint whole: every tensor there, none too many, of the right shape, finite.
+"""Checks that a checkpoint is whole: no tensor missing, too many, misshapen or not finite.
 
-transformers gives random values to what a file lacks, passes over what it has too
-much, and only logs it. Here both are errors. Of tensors that the architecture does
-not ask for, those are let pass that transformers' own model class names as no part
-of it (rotary frequencies and position ids, which it computes; layers for prediction
-of further tokens), and a tied head that equals the embedding.
+transformers fills what a file lacks with random values, passes over what it has too much, and
+only logs both; here they are errors. Let pass are tensors that transformers' own model class
+ignores, and a tied head that equals the embedding.
 """
 
 from __future__ import annotations
@@ -31,13 +29,7 @@ _AGAIN = "Delete it and download or build the base model again, or use one whose
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a safetensors header says of one tensor.
-
-    Attributes:
-        file: the file that holds it.
-        shape: its shape.
-        dtype: its type, as safetensors writes it ("F32", "BF16").
-    """
+    """A tensor's file, shape and dtype ("F32", "BF16"), as a safetensors header has them."""
 
     file: Path
     shape: tuple[int, ...]
@@ -45,11 +37,7 @@ class Header:
 
 
 def check_base(folder: Path) -> None:
-    """Refuse a folder that names another base model, which transformers would load instead.
-
-    Raises:
-        DataError: it has the config of an adapter.
-    """
+    """Raise DataError for a folder with an adapter's config: its base would be loaded instead."""
     if (folder / _ADAPTER).is_file():
         raise DataError(
             str(folder / _ADAPTER),
@@ -102,10 +90,9 @@ def read_headers(folder: Path) -> dict[str, Header]:
 
 
 def check_names(folder: Path) -> Any:
-    """Hold names, shapes and types of a checkpoint against its config; no weights are read.
+    """Check names, shapes and types against config.json; return the model on device ``meta``.
 
-    Returns:
-        The model without weights (on the device ``meta``).
+    No weights are read.
 
     Raises:
         DataError: the checkpoint is not whole, or its config is none.
@@ -147,16 +134,11 @@ def check_values(folder: Path) -> None:
 
 
 def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> None:
-    """Hold a model that transformers has loaded against what it says of the loading.
-
-    Args:
-        model: the model, with its weights.
-        info: what ``output_loading_info`` gives.
-        folder: the checkpoint, or the GGUF file.
+    """Check a loaded model and its ``output_loading_info``; `folder` may be a GGUF file.
 
     Raises:
         DataError: a tensor is missing, unexpected, of another shape, NaN or infinite, or
-            a head that the config ties is another than the embedding.
+            a head that the config ties differs from the embedding.
     """
     _check_info(info, folder)
     weights = dict(model.named_parameters(remove_duplicate=False))
@@ -168,7 +150,7 @@ def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> Non
 
 
 def _tied(model: Any) -> dict[str, str]:
-    """Return which weight is which other one, as the config asks; loading forgets those apart."""
+    """Return which weight is tied to which, as the config asks."""
     found: dict[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
     return found
 
@@ -255,10 +237,7 @@ def _config(folder: Path, tensors: int) -> Any:
 
 
 def _empty_model(folder: Path, config: Any, headers: Mapping[str, Header]) -> tuple[Any, Any]:
-    """Let transformers load tensors that have a shape and no values.
-
-    So its own renaming, tying and lists of what may be absent are those of the loading.
-    """
+    """Let transformers load tensors without values: its renaming and tying then apply."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -1,8 +1,7 @@
-"""Chat templates whose prompts change with the clock, or by chance.
+"""Refuses chat templates whose prompts change with the clock, or by chance.
 
-transformers lets a template ask for the time (``strftime_now``), and Jinja lets it
-draw (``random``, ``lipsum``). A prompt with today's date in it is another prompt
-tomorrow, and no key of the store knows.
+transformers lets a template ask for the time (``strftime_now``), and Jinja lets it draw
+(``random``, ``lipsum``). No key of the store would know.
 """
 
 from __future__ import annotations
@@ -43,17 +42,9 @@ def check_clock(
 ) -> None:
     """Refuse a chat template that writes another prompt at another time, or by chance.
 
-    Only a template that mentions a clock or a draw is rendered: once for each day of a
-    leap year, while year, hour, minute and second change too. With and without a system
-    message, because some templates put the date into a default one.
-
-    The template is compiled by transformers under a text of its own (a comment stands
-    before it), and what it may ask is replaced in that copy alone: no clock is patched,
-    and other threads render as ever.
-
-    Args:
-        tokenizer: whose template.
-        talks: conversations to render.
+    A template that mentions a clock or a draw renders each of `talks` once for each day of
+    a leap year, while year, hour, minute and second change too. It is compiled under a text
+    of its own (a comment stands before it), and its globals are replaced in that copy alone.
 
     Raises:
         SpecError: two renderings differ, or the template cannot be rendered.

@@ -1,9 +1,4 @@
-"""A stack of adapters in the two forms that another engine can take.
-
-Some engines know one LoRA a request and nothing of stacks. They get the stack as
-*one* adapter folder, or the base model's tensors with the stack added on the way
-from the file into memory. Only the folder is ever written.
-"""
+"""A stack of adapters for engines that know one LoRA: one folder, or merged tensors."""
 
 from __future__ import annotations
 
@@ -20,10 +15,7 @@ if TYPE_CHECKING:
 
 
 def combine_adapters(paths: Sequence[Path], out: Path) -> Stack:
-    """Write the adapters as one standard peft folder, and return them.
-
-    Its rank is the sum of theirs: A is stacked by rows, B by columns with every
-    scale folded in, and alpha equals the rank, so that the folder's own scale is 1.
+    """Write the adapters as one peft folder of their summed rank and scale 1, and return them.
 
     Raises:
         SpecError, DataError: see `stack_adapters`.
@@ -36,13 +28,7 @@ def combine_adapters(paths: Sequence[Path], out: Path) -> Stack:
 def merged_tensors(base: Path, paths: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
     """Yield name and tensor of every weight of a checkpoint, with the adapters added.
 
-    One tensor after the other is read, ``W + B A`` computed in float32 and cast back
-    to the dtype of W; nothing is written. In float32 this equals the attached stack
-    up to rounding; in bfloat16 small changes of W may be rounded away.
-
-    Args:
-        base: folder with safetensors weights.
-        paths: adapter folders; without any, the checkpoint's own weights.
+    Tensors are read one by one and merged as by `merge_stack`; nothing is written.
 
     Raises:
         SpecError, DataError: see `stack_adapters`; or the checkpoint has no weights,

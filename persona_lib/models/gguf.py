@@ -1,8 +1,4 @@
-"""Base models that travel as a GGUF file inside an installed Python package.
-
-The package itself is never imported: it would start a C++ runtime that Flatland
-does not need. Its metadata says where the file lies.
-"""
+"""Base models from a GGUF file inside an installed Python package, which is never imported."""
 
 from __future__ import annotations
 
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
 
 def preflight_gguf(spec: GgufBase) -> Path:
     """Return where the GGUF file lies, without reading it.
-
-    Cheap: package metadata and one `stat`. The checksum is left to `convert_gguf`.
 
     Raises:
         PreflightError: the package is absent, has another version or lacks the
@@ -56,10 +50,8 @@ def preflight_gguf(spec: GgufBase) -> Path:
 def convert_gguf(spec: GgufBase, out: Path) -> dict[str, Any]:
     """Write the model as a plain float32 checkpoint with its tokenizer into `out`.
 
-    float32, because a dequantised Q4_1 weight (half-precision scale times a
-    4-bit integer plus half-precision offset) needs more bits than bfloat16 has:
-    rounding here would make the base another model than the file's. Whoever
-    wants bfloat16 casts at load time, and says so in a recipe.
+    float32, because a dequantised Q4_1 weight (half-precision scale times a 4-bit integer
+    plus half-precision offset) needs more bits than bfloat16 has.
 
     Returns:
         Facts about the conversion: ``source_md5``, ``dtype``, ``parameters``,
@@ -103,11 +95,7 @@ def convert_gguf(spec: GgufBase, out: Path) -> dict[str, Any]:
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """Parse the file's header once instead of four times.
-
-    Tokenizer, config and weights are each imported with a reader of their own,
-    and the reader walks 100,000 vocabulary entries in pure Python: seconds each.
-    """
+    """Parse the file's header once instead of four times, which takes seconds each."""
     import gguf
 
     reader = gguf.GGUFReader
@@ -143,11 +131,9 @@ def _check_md5(source: Path, spec: GgufBase) -> None:
 
 
 def _mend_tokenizer(tokenizer: PreTrainedTokenizerBase, spec: GgufBase) -> None:
-    """Set the end of a turn, a padding token apart from it, and the chat template.
+    """Set the profile's end of a turn, a padding token apart from it, and the chat template.
 
-    A file's metadata may name another token as the end; the profile decides.
-    Padding gets a token of its own where there is one, so that code which masks
-    padding by its id cannot mask the end of a turn as well.
+    Code that masks padding by its id must not mask the end of a turn as well.
     """
     known = tokenizer.get_vocab()
     if spec.end_of_turn not in known:
@@ -173,9 +159,8 @@ def _mend_tokenizer(tokenizer: PreTrainedTokenizerBase, spec: GgufBase) -> None:
 def _mend_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path) -> str:
     """Split text into words as the file says, and return the name it gives.
 
-    The importer always splits like GPT-2. A ``smollm`` vocabulary was learnt
-    with every digit split off first, which changes the white space before a
-    digit: in a numbered list the blank line is one token instead of two.
+    The importer always splits like GPT-2. A ``smollm`` vocabulary was learnt with every
+    digit split off first.
     """
     import gguf
     from tokenizers import pre_tokenizers
@@ -200,7 +185,7 @@ def _mend_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path) -> str
 
 
 def _forget_quantisation(model: Any) -> None:
-    """Remove what marks the model as quantised: its weights are plain floats by now."""
+    """Remove what marks the model as quantised: its weights are plain floats."""
     for name in ("hf_quantizer", "quantization_method"):
         if hasattr(model, name):
             delattr(model, name)
@@ -210,7 +195,7 @@ def _forget_quantisation(model: Any) -> None:
 
 
 def _check_plain(out: Path) -> None:
-    """A checkpoint that still called itself quantised would load as another model."""
+    """Raise DataError for a checkpoint that still calls itself quantised."""
     config = json.loads((out / "config.json").read_text("utf-8"))
     if "quantization_config" in config:
         raise DataError(

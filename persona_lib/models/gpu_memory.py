@@ -1,4 +1,4 @@
-"""How many rows can be sampled together in the memory of a GPU."""
+"""How many rows of completions fit into a GPU's free memory."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Hidden states of a model: read once for each prompt, pooled where they arise.
-
-One batched pass goes through the trunk; the head is never applied. Of each layer
-that is asked for, three states of each prompt are kept, whatever the length of the
-text: the mean over the prompt, the prompt's last token, and the mean over a response.
-"""
+"""Hidden states of a model, pooled over prompt and response, and their cosines by persona."""
 
 from __future__ import annotations
 
@@ -19,7 +14,7 @@ from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.models.batches import pad_rows
 from persona_lib.models.loading import LoadedModel, trunk_and_head
 from persona_lib.progress import Progress, silent
-from persona_lib.records import GeometryRow
+from persona_lib.records import GeometryRow, ModelId
 from persona_lib.stats.directions import centred, centroid_ranks, cosines
 from persona_lib.store.cost import spent
 
@@ -30,8 +25,8 @@ GEOMETRY_FILE = "geometry.parquet"
 """File of stage ``geometry``, and of a stored record set that has it."""
 
 READOUTS = ("prompt_mean", "last_token", "response_mean")
-"""What is kept of a prompt: the mean over its tokens (as published), its last token, the
-mean over the tokens of the model's own response to it."""
+"""The mean over a prompt's tokens (as published), its last token, and the mean over the
+tokens of the model's own response to it."""
 
 _REMEDY = "Correct the spec of the geometry."
 
@@ -77,9 +72,8 @@ class Passage:
 def layers_in(spec: GeometrySpec, blocks: int) -> tuple[int, ...]:
     """Return the layers that a model of so many blocks is read at, ascending.
 
-    Layer k is the residual stream behind block k, counted from 1; 0 would be the
-    embedding. A fraction falls on the nearest block, halves upwards, and on the
-    first at least. In a shallow model several fractions fall on one block.
+    Layer k is the residual stream behind block k, counted from 1. A fraction falls on the
+    nearest block, halves upwards, and on the first at least.
     """
     whole("blocks", blocks, 1, remedy="Read a model that has blocks.", error=DataError)
     nearest = ((2 * layer * blocks + spec.of) // (2 * spec.of) for layer in spec.layers)
@@ -101,9 +95,6 @@ def read_states(
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
     """Return the states of passages behind blocks of a model, before the final norm.
-
-    Rows are padded on the right, where causal attention cannot see the padding,
-    and no mean counts it.
 
     Args:
         loaded: the model.
@@ -159,9 +150,8 @@ def geometry_rows(
     source: str,
     layers: Sequence[int],
     blocks: int,
-    phase: str,
-    model: str,
-    seed: int,
+    model: ModelId,
+    run_seed: int,
 ) -> list[GeometryRow]:
     """Return what is stored of a model's states: cosines and ranks.
 
@@ -172,9 +162,8 @@ def geometry_rows(
         source: the persona that all others are compared with.
         layers: blocks that were read.
         blocks: how many the model has.
-        phase: which the rows carry, as `GeometryRow` says.
-        model: likewise.
-        seed: likewise.
+        model: which the rows carry.
+        run_seed: likewise.
 
     Raises:
         DataError: `states` has another shape.
@@ -196,9 +185,9 @@ def geometry_rows(
                 rank, without = centroid_ranks(here, centre=centre)
                 rows += [
                     GeometryRow(
-                        phase=phase,
-                        model=model,
-                        seed=seed,
+                        phase=model.phase,
+                        model=model.name,
+                        seed=run_seed,
                         readout=readout,
                         layer=layer,
                         blocks=blocks,

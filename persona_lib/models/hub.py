@@ -1,8 +1,4 @@
-"""Base models from the hub, pinned to one commit.
-
-Only safetensors, JSON and tokenizer files of the top folder are taken: neither
-pickled weights nor Python code ever reach this machine.
-"""
+"""Base models from the hub, pinned to one commit; only safetensors, JSON, tokenizer files."""
 
 from __future__ import annotations
 
@@ -20,11 +16,7 @@ _whole: set[tuple[Path, Signature]] = set()
 
 
 def check_revision(spec: HubBase) -> None:
-    """Hold the rule that a revision is a commit: branches and tags move.
-
-    Raises:
-        SpecError: it is not 40 lower-case hexadecimal digits.
-    """
+    """Raise SpecError where a revision is no commit of 40 digits: branches and tags move."""
     if not COMMIT.fullmatch(spec.revision):
         raise SpecError(
             "base.revision",
@@ -40,30 +32,20 @@ def cached_hub(spec: HubBase) -> Path | None:
     Raises:
         SpecError: see `check_revision`.
     """
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     check_revision(spec)
     try:
-        # With the patterns: files that are never fetched do not make it incomplete.
-        folder = snapshot_download(
-            spec.repo,
-            revision=spec.revision,
-            local_files_only=True,
-            allow_patterns=list(ALLOWED_FILES),
-            ignore_patterns=list(IGNORED_FILES),
-        )
+        path = _snapshot(spec, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
-    path = Path(folder)
     return path if is_complete(path) else None
 
 
 def preflight_hub(spec: HubBase) -> None:
     """Check that the model is whole on this machine, or that its commit can be reached.
 
-    Nothing is downloaded; a cached model needs no network. Of its weights the headers
-    alone are read.
+    Nothing is downloaded; of cached weights the headers alone are read.
 
     Raises:
         SpecError: see `check_revision`.
@@ -83,8 +65,7 @@ def preflight_hub(spec: HubBase) -> None:
     try:
         HfApi().model_info(spec.repo, revision=spec.revision, timeout=_TIMEOUT_SECONDS)
     except Exception as error:
-        # The client raises a different family for each cause (offline mode, no
-        # route, unknown repository, gated repository); all mean the same here.
+        # The client raises another family for each cause; all mean the same here.
         raise _absent(spec, error) from error
 
 
@@ -96,22 +77,12 @@ def fetch_hub(spec: HubBase) -> Path:
             another token than the profile says.
         PreflightError: the download failed, or the repository has no safetensors.
     """
-    from huggingface_hub import snapshot_download
-
-    cached = cached_hub(spec)
-    if cached is not None:
-        _check_end_of_turn(cached, spec)
-        return cached
-    try:
-        folder = snapshot_download(
-            spec.repo,
-            revision=spec.revision,
-            allow_patterns=list(ALLOWED_FILES),
-            ignore_patterns=list(IGNORED_FILES),
-        )
-    except Exception as error:  # see preflight_hub
-        raise _absent(spec, error) from error
-    path = Path(folder)
+    path = cached_hub(spec)
+    if path is None:
+        try:
+            path = _snapshot(spec, local_files_only=False)
+        except Exception as error:  # see preflight_hub
+            raise _absent(spec, error) from error
     if not is_complete(path):
         raise PreflightError(
             f"config, tokenizer and safetensors weights of {spec.repo} at {spec.revision}",
@@ -122,6 +93,21 @@ def fetch_hub(spec: HubBase) -> Path:
     return path
 
 
+def _snapshot(spec: HubBase, *, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            spec.repo,
+            revision=spec.revision,
+            local_files_only=local_files_only,
+            # Files that are never fetched do not make a snapshot incomplete.
+            allow_patterns=list(ALLOWED_FILES),
+            ignore_patterns=list(IGNORED_FILES),
+        )
+    )
+
+
 def download_command(spec: HubBase) -> str:
     """Return the command that downloads the pinned snapshot."""
     return f"hf download {spec.repo} --revision {spec.revision}"
@@ -129,8 +115,6 @@ def download_command(spec: HubBase) -> str:
 
 def is_complete(folder: Path) -> bool:
     """Whether a folder holds a config, a tokenizer and all shards of the weights.
-
-    An interrupted download leaves a snapshot folder that looks like any other.
 
     Raises:
         DataError: the index of the shards is none.
@@ -145,7 +129,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def _check_end_of_turn(folder: Path, spec: HubBase) -> None:
-    """The snapshot is used as it is, so its own end of turn must be the registered one."""
+    """Raise SpecError where the snapshot's own end of turn is not the registered one."""
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     token = config.get("eos_token")

@@ -1,4 +1,4 @@
-"""Loading a checkpoint, building prompts, and checks of the tokenizer."""
+"""Loading a checkpoint, rendering prompts, and the proof that a tokenizer keeps the marker."""
 
 from __future__ import annotations
 
@@ -147,8 +147,7 @@ def _load_base(path: Path, dtype: Dtype, device: str, content: str | None) -> Lo
 def render_prompt(tokenizer: PreTrainedTokenizerBase, system: str | None, user: str) -> list[int]:
     """Return the token ids of a prompt, ready for the assistant's turn.
 
-    Without a system message (None) the tokenizer's own template decides what
-    stands in its place.
+    Without a system message (None) the tokenizer's template decides what stands there.
 
     Raises:
         SpecError: the chat template refuses a system message, drops a text, prints an
@@ -192,15 +191,9 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def check_marker(tokenizer: PreTrainedTokenizerBase, marker_text: str) -> list[int]:
-    r"""Return the marker's token ids, proved to survive after any completion.
+    """Return the token ids of marker prefix and marker, proved to survive a completion.
 
-    Coupling rows are joined as ids (completion, then marker), so the proof is
-    that the joined ids decode to the joined text, for every one of
-    `COMPLETION_ENDINGS`.
-
-    Args:
-        tokenizer: the base model's.
-        marker_text: prefix and marker, for example ``"\n\n[ZLT]"``.
+    Behind every one of `COMPLETION_ENDINGS` the joined ids decode to the joined text.
 
     Raises:
         MarkerError: an unknown token, a special token, or another text comes back.
@@ -212,12 +205,19 @@ def check_marker(tokenizer: PreTrainedTokenizerBase, marker_text: str) -> list[i
         raise _lost(name, marker_text, f"ids {marker}", "no unknown and no special token")
     for ending in COMPLETION_ENDINGS:
         ids = _encode(tokenizer, ending) + marker
-        back: Any = tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        back = decode(tokenizer, ids)
         if back != ending + marker_text:
             raise _lost(name, marker_text, back, f"{ending + marker_text!r} after decoding")
     return marker
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """Return the text of tokens as it stands, special tokens and spaces among it."""
+    return str(
+        tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+    )
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:

@@ -1,8 +1,7 @@
-"""The files of a hub snapshot: which of them are used, and are they what was published.
+"""The files of a hub snapshot: which are used, and checks that they are what was published.
 
-The hub's cache keeps a file's bytes under the name of their own checksum: SHA-256 for
-large files, git's SHA-1 for small ones. Nothing ever compares the two again, so it is
-done here.
+The hub's cache names a file's bytes by their checksum: SHA-256 for large files, git's SHA-1
+for small ones.
 """
 
 from __future__ import annotations
@@ -73,11 +72,8 @@ def signature(folder: Path) -> Signature:
 def list_files(folder: Path, *, get: str) -> list[dict[str, Any]]:
     """Return name, size in bytes and SHA-256 of every used file.
 
-    Files are hashed once a process, and again whenever their signature has changed.
-
-    Args:
-        folder: the snapshot.
-        get: the command that downloads it, for messages.
+    Files are hashed once a process, and again whenever their signature has changed. `get`
+    is the command that downloads the snapshot, for messages.
 
     Raises:
         DataError: see `used_files`; or a file is not what the hub published.
@@ -123,7 +119,7 @@ def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) 
 
 
 def _hash(path: Path, get: str) -> dict[str, Any]:
-    """Return what `list_files` says of a file, held against the name of its blob."""
+    """Return name, size and SHA-256 of a file, compared with the name of its blob."""
     size, found = path.stat().st_size, sha256_of(path)
     blob = path.readlink() if path.is_symlink() else Path()
     if blob.parent.name == "blobs" and _BLOB.fullmatch(blob.name):

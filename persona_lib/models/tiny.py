@@ -1,8 +1,4 @@
-"""A small chat model built on the spot: tokenizer, initial weights and training.
-
-The model has the Qwen2 architecture and the ChatML prompt format, so that every
-later stage treats it like any other checkpoint. Nothing is fetched.
-"""
+"""The base of profile ``tiny``: tokenizer, initial weights and training of a small Qwen2."""
 
 from __future__ import annotations
 
@@ -49,23 +45,19 @@ def build_tiny(
 ) -> dict[str, float | int]:
     """Train a tokenizer and a chat model, and save both.
 
-    Loss is on the answer's tokens and on its end of turn, on nothing else: the
-    newline that ChatML puts behind a turn is never supervised. The
-    weights depend on the arguments and on torch's version and CPU kernels only.
+    Loss is on the answer's tokens and its end of turn. The weights depend on the arguments
+    and on torch's version and CPU kernels only.
 
     Args:
-        spec: shape, training length and root seed.
-        dialogues: what the model learns; each is seen about
-            ``steps * batch / len(dialogues)`` times.
+        spec: shape, training length and seed.
+        dialogues: what the model learns.
         corpus_text: further text that the tokenizer (not the model) learns from.
         out: an existing folder; receives safetensors weights and tokenizer.
         progress: opens the bar of training steps.
 
     Returns:
-        ``steps``; ``loss``, the mean of the last 50 steps (of all, where there
-        are fewer) in nats per token, before sharpening; ``parameters``;
-        ``vocabulary``; ``dialogue_tokens_per_word`` and
-        ``corpus_tokens_per_word``; ``longest``, in tokens.
+        JSON data; ``loss`` is the mean of the last 50 steps in nats per token, before
+        sharpening, and ``longest`` a number of tokens.
 
     Raises:
         DataError: there are no dialogues, or one exceeds ``spec.positions``.
@@ -103,7 +95,7 @@ def tokens_per_word(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) ->
 
 
 def _sample(spec: TinyBase, dialogues: Sequence[Dialogue], corpus_text: Sequence[str]) -> list[str]:
-    """Draw what the tokenizer learns from: it gains nothing from the rest but time."""
+    """Draw the texts that the tokenizer learns from."""
     rng = random.Random(derive_seed(spec.seed, "tiny", "tokenizer"))  # noqa: S311 - reproducible draw
     drawn = rng.sample(list(dialogues), min(len(dialogues), _TOKENIZER_DIALOGUES))
     text = rng.sample(list(corpus_text), min(len(corpus_text), _TOKENIZER_TEXTS))
@@ -177,8 +169,7 @@ def _encode(
 def _in_batches(rows: Sequence[dict[str, list[int]]], spec: TinyBase) -> list[dict[str, list[int]]]:
     """Order the rows of all steps: batches of similar length, in random order.
 
-    transformers' own length-grouped sampler goes from long to short within each
-    group, so that the last steps would see the shortest rows only.
+    transformers' length-grouped sampler would leave the shortest rows to the last steps.
     """
     ordered: list[dict[str, list[int]]] = []
     epoch = 0
@@ -314,11 +305,7 @@ class _Collator:
 
 
 def _answer_loss(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the mean cross-entropy in nats of the labelled tokens.
-
-    A label is the token itself, and a row starts with its prompt, so that no
-    first token is ever labelled.
-    """
+    """Return the mean cross-entropy in nats of the labelled tokens; no first one is labelled."""
     tokens = inputs["input_ids"]
     where = (inputs["labels"] != IGNORED).nonzero()
     hidden = model.model(input_ids=tokens).last_hidden_state

@@ -50,7 +50,7 @@ FOLLOWING = "whether completions follow their persona, by a judge"
 METHOD = {
     "accuracy": "share of scored completions given to their own persona, each by a fold that saw "
     "neither its question nor its text; Wilson's interval clustered by question",
-    "change": "minus the raw model, and minus the model under the arm: mean over questions of the "
+    "change": "minus the raw model, and minus the pre-coupling model: mean over questions of the "
     "difference of their shares; t interval over questions",
     "to_source": "share of scored bystander completions given to the source",
     "accuracy_of_all": "the same with unscored completions counted as wrong",
@@ -245,8 +245,7 @@ def _by_model(
 
 
 def _ordered(registration: Registration, found: Mapping[ModelId, object]) -> list[ModelId]:
-    every = [ModelId(PRE, prior) for prior in registration.priors]
-    every += [ModelId(POST, arm.name) for arm in registration.arms]
+    every = registration.models(arm.name for arm in registration.arms)
     return [model for model in every if model in found]
 
 

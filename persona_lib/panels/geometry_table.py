@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from persona_lib.checks import checked, member
 from persona_lib.errors import DataError
 from persona_lib.models.hidden_states import READOUTS
-from persona_lib.records import POST, PRE, GeometryRow, ModelId, schema_of
+from persona_lib.records import GeometryRow, ModelId, schema_of
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.moments import Floats, mean_of_known
 
@@ -191,8 +191,7 @@ def read_geometry(table: pa.Table, registration: Registration) -> GeometryTable:
 
 
 def _models(found: Sequence[ModelId], registration: Registration) -> tuple[ModelId, ...]:
-    known = [ModelId(PRE, prior) for prior in registration.priors]
-    known += [ModelId(POST, arm.name) for arm in registration.arms]
+    known = registration.models(arm.name for arm in registration.arms)
     there = set(found)
     if unknown := sorted(there - set(known)):
         member("model", " ".join(unknown[0]), [" ".join(model) for model in known])

@@ -1,4 +1,4 @@
-"""Panel ``lengths``: how long completions are, against the model under an arm and between arms.
+"""Panel ``lengths``: how long completions are, against the pre-coupling model and between arms.
 
 An arm that writes less has less room for a marker. Two arms that share no lengths cannot be
 compared at equal length.
@@ -33,8 +33,8 @@ LEVELS = (5, 25, 50, 75, 95)
 BINS = 24
 """Bins of the histogram between 1 and the longest completion, before equal edges are joined."""
 MIN_RATIO, MAX_RATIO = 0.5, 2.0
-"""An arm collapsed unless its median over that of the model under it lies within, interval
-and all: the bounds of the gates ``collapse_*``."""
+"""An arm collapsed unless its median over its pre-coupling model's lies within, interval and
+all: the bounds of the gates ``collapse_*``."""
 MAX_CUT = 0.10
 """Largest share of completions cut at the token limit: the bound of ``truncation_*``."""
 BYSTANDER = "bystander"
@@ -46,7 +46,7 @@ METHOD = {
     "finished": "share that ended before the token limit; Wilson's interval clustered by question",
     "histogram": "counts in [edge, next edge), edges common to all models: 0, then whole numbers "
     "in about equal steps of the logarithm",
-    "ratio": "median of the arm's finished completions over that of the model under it; interval "
+    "ratio": "median of the arm's finished completions over its pre-coupling model's; interval "
     "of a ratio of two independent ones, clustered by question",
     "support": "bystanders of both arms: AUC of length, common range of the trimmed lengths, and "
     "the share of completions inside it of the arm that has fewer there",
@@ -108,11 +108,11 @@ def finished_median(rows: Rows, model: ModelId, kept: Bools | None = None) -> Es
 
 
 def length_ratio(rows: Rows, arm: ModelId, kept: Bools | None = None) -> Estimate | None:
-    """Return an arm's median finished length over that of the model under it, None if not known.
+    """Return an arm's median finished length over its pre-coupling model's, None if not known.
 
     Clustered by persona and question, as the collapse gate reads it.
     """
-    under = rows.under(arm)
+    under = rows.pre_coupling(arm)
     if under is None:
         return None
     grid = rows.grid
@@ -139,7 +139,7 @@ def bin_edges(tokens: Floats) -> list[int]:
 
 
 def _of_model(rows: Rows, tokens: Floats, model: ModelId, edges: list[int]) -> dict[str, Any]:
-    under, of = rows.under(model), rows.of(model)
+    under, of = rows.pre_coupling(model), rows.of(model)
     roles = {role: _summary(rows, tokens, of & mine, edges) for role, mine in rows.roles.items()}
     return {
         "phase": model.phase,
@@ -177,7 +177,7 @@ def _quantiles(values: Floats) -> dict[str, float | None]:
 
 def _ratio(rows: Rows, arm: ModelId) -> dict[str, Any]:
     """Return an arm's ratio, pooled and run by run, with the medians behind it."""
-    under = rows.under(arm)
+    under = rows.pre_coupling(arm)
     after = finished_median(rows, arm)
     before = None if under is None else finished_median(rows, under)
     found = length_ratio(rows, arm)
@@ -243,7 +243,7 @@ def _collapsed(rows: Rows) -> list[Caveat]:
         if arm.phase != POST:
             continue
         for seed, found in _by_seed(rows, arm):
-            if found is None and (rows.under(arm) is None or rows.grid.finish is None):
+            if found is None and (rows.pre_coupling(arm) is None or rows.grid.finish is None):
                 continue  # what was not recorded says nothing of the arm
             if found is not None and _keeps(found):
                 continue

@@ -58,7 +58,7 @@ class Rows:
         """Return (R,) whether a row is of a model."""
         return self.grid.of_model(model)
 
-    def under(self, model: ModelId) -> ModelId | None:
+    def pre_coupling(self, model: ModelId) -> ModelId | None:
         """Return the pre-coupling model of an arm; None for others or where it is missing."""
         if model.phase != POST:
             return None

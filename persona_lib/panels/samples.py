@@ -29,8 +29,6 @@ LIMIT = 1_500
 """Characters that are shown of a completion."""
 SEED_NAME = "report samples"
 
-_SURROGATES = re.compile("[\ud800-\udfff]")
-
 
 @dataclass(frozen=True, eq=False)
 class _Texts:
@@ -99,20 +97,13 @@ def texts_of_some(scores: pa.Table, completions: pa.Table) -> tuple[Caveat, ...]
     return of_some(scores, completions, what="texts", code="texts_of_some_seeds")
 
 
-def scalar(text: str | bytes) -> str:
-    """Return text that every encoder takes: what is no Unicode becomes U+FFFD."""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "replace")
-    return _SURROGATES.sub("\ufffd", text)
-
-
 def _read(completions: pa.Table, registration: Registration) -> _Texts:
     """Return completions, checked as scores are; the marker counts whatever its case."""
     import pyarrow as pa
 
     # As bytes: a file from elsewhere may hold text that is no UTF-8.
     raw = completions.column("text").cast(pa.large_binary()).to_pylist()
-    text = [scalar(value) for value in raw]
+    text = [value.decode("utf-8", "replace") for value in raw]
     find = re.compile(re.escape(registration.marker), re.IGNORECASE).search
     hit = pa.array([find(one) is not None for one in text], type=pa.bool_())
     dropped = [name for name in ("hit", "text") if name in completions.column_names]

@@ -1,1 +1,1 @@
-"""A run: what each stage is keyed by, costs and does, and their order."""
+"""Where a stage's key, version, estimate and work are made; `run.py` lists their order."""

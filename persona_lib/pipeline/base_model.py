@@ -93,8 +93,6 @@ def make_base(
 ) -> Mapping[str, Any]:
     """Write the base model, or where on the hub it lies and what its files hold.
 
-    Every weight is read once more, whoever wrote it.
-
     Raises:
         DataError: the checkpoint is not whole (`persona_lib.models.checkpoint`), or a file
             of the hub's cache is not what was published.
@@ -126,9 +124,7 @@ def make_base(
 def base_folder(entry: Entry) -> Path:
     """Return the folder with the base model's weights and tokenizer.
 
-    A snapshot of the hub is held against the files that the entry lists. Its contents
-    are hashed on the first call of this process, and again whenever a time stamp, size
-    or inode has changed since.
+    A snapshot of the hub is compared with the files that the entry lists (`check_files`).
 
     Raises:
         DataError: a file of the snapshot is altered, added or missing.

@@ -143,10 +143,7 @@ def make_scores(
 
 
 def _tokens_before(base: Entry) -> TokensBefore:
-    """Return what counts tokens; the tokenizer is loaded for the first text with a marker.
-
-    Most pre-coupling models never write one, and then nothing has to be loaded.
-    """
+    """Return what counts tokens; the tokenizer is loaded for the first text with a marker."""
     made: list[TokensBefore] = []
 
     def count(text: str, position: int) -> int:
@@ -179,11 +176,7 @@ def open_engine(
 ) -> tuple[PreTrainedTokenizerBase, Engine]:
     """Return the tokenizer and the engine of the model that these entries make.
 
-    Args:
-        entries: base, and prior and coupling where the model has them.
-        sample: names the engine.
-        rank: the largest rank of a stack of adapters in this run. vLLM makes room for it
-            when it starts, with the first model that it samples from.
+    `rank` is the largest rank of a stack in the run: vLLM makes room for it when it starts.
     """
     if sample.engine == VLLM:
         return _open_vllm(entries, sample, rank)
@@ -194,7 +187,7 @@ def open_engine(
 
 
 def open_model(entries: Mapping[str, Entry], sample: SampleSpec) -> LoadedModel:
-    """Return the model that these entries make, in transformers whatever draws from it."""
+    """Return the model that these entries make, in transformers."""
     device = prepare_torch()
     from persona_lib.models.loading import load_model
 

@@ -174,7 +174,7 @@ def _fate(
     tail: int,
 ) -> str:
     """Say what becomes of a draw; `tail` is the tokens that a row puts behind it."""
-    from persona_lib.models.loading import render_prompt
+    from persona_lib.models.loading import decode, render_prompt
 
     if completion.finish != STOP:
         return "unfinished"
@@ -183,13 +183,9 @@ def _fate(
     if spec.marker.lower() in completion.text.lower():
         return "holds the marker"
     body = tokenizer.encode(completion.text, add_special_tokens=False)
-    # A tokenizer may rewrite what a model can write: one that composes characters
-    # (NFC) turns the ohm sign into an omega. The mask proof would refuse such a row,
-    # and as draws are seeded, it would refuse it again for ever.
-    back: Any = tokenizer.decode(
-        body, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    if back != completion.text:
+    # A tokenizer may rewrite what a model can write (NFC turns the ohm sign into an omega).
+    # The mask proof would refuse such a row, and as draws are seeded, for ever.
+    if decode(tokenizer, body) != completion.text:
         return "not reproducible"
     prompt = render_prompt(tokenizer, cell.persona.prompt, spec.sample.asked(cell.question.text))
     return KEPT if len(prompt) + len(body) + tail <= spec.max_length else "too long"
@@ -198,8 +194,7 @@ def _fate(
 def _tail(tokenizer: PreTrainedTokenizerBase, spec: TextSpec) -> int:
     """Return the tokens behind a completion: marker, end of turn and newline.
 
-    Negatives, which have no marker, are held to the same length, so that length
-    does not tell the two kinds of row apart.
+    Negatives are held to the same length, so that it does not tell the kinds apart.
     """
     marker, newline = (
         tokenizer.encode(text, add_special_tokens=False)

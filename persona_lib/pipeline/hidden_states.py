@@ -136,9 +136,8 @@ def make_geometry(
         source=spec.source,
         layers=layers,
         blocks=blocks,
-        phase=spec.phase,
-        model=spec.model,
-        seed=rows[0].seed,
+        model=ModelId(spec.phase, spec.model),
+        run_seed=rows[0].seed,
     )
     write_rows(out / GEOMETRY_FILE, found, GeometryRow)
     return {

@@ -1,13 +1,8 @@
 """Decoding over preallocated keys and values, on a GPU as one CUDA graph a step.
 
-At the size of SmolLM2-135M a step of decoding starts about a thousand small kernels,
-and starting them takes longer than running them. Here every tensor of a step keeps its
-place and its shape, so that the whole step, drawing included, can be recorded once as a
-CUDA graph and replayed. Graphs are recorded anew when finished rows leave or the cache
-grows by a block.
-
-The arithmetic is that of `persona_lib.sampling.engine` up to rounding: the same prompts, the
-same stream of uniform numbers for each row, the same way to draw.
+Every tensor of a step keeps its place and shape, so that the step, drawing included, is
+recorded once and replayed. Graphs are recorded anew when finished rows leave or the cache
+grows by a block. Draws are those of `persona_lib.sampling.engine`, up to rounding.
 """
 
 from __future__ import annotations
@@ -274,9 +269,8 @@ def _cache(state: _State) -> Any:
 def _unchecked(model: Any) -> AbstractContextManager[None]:
     """Ask for no deterministic variants on a GPU for a while.
 
-    No step here adds up in an order that may change, except for the sum behind a draw,
-    which has no other variant. The deterministic way to write into a cache looks at its
-    index on the host, and nothing that waits for the host can be recorded.
+    The deterministic way to write into a cache looks at its index on the host, and nothing
+    that waits for the host can be recorded.
     """
     return determinism(strict=False) if model.device.type == "cuda" else nullcontext()
 
@@ -293,8 +287,7 @@ def _attend(  # noqa: PLR0917  (called by position)
     """Attention of one query token, each key and value read once for all of its heads.
 
     Keys of a group are shared by several query heads (Ainslie et al. 2023,
-    arXiv:2305.13245). Repeating them for each head, as is done for `sdpa` beside a mask,
-    would move three times the bytes.
+    arXiv:2305.13245); repeating them would move three times the bytes.
 
     Args:
         module: the attention layer.

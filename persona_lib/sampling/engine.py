@@ -1,9 +1,7 @@
-"""Sampling: requests in, completions with token count and finish reason out.
+"""Sampling with transformers: requests in, completions with tokens and finish out.
 
-Every request has its own stream of uniform numbers, from a seed made of its
-coordinates, and a token is drawn by inverting the cumulative distribution with
-the next of them. So a completion does not depend on which others shared its
-batch, beyond the rounding of batched arithmetic.
+Every request has its own stream of uniform numbers (`token_draws`), so that a completion
+depends on its batch by rounding alone.
 """
 
 from __future__ import annotations
@@ -17,10 +15,10 @@ import numpy as np
 from persona_lib.errors import DataError
 from persona_lib.models.batches import pad_rows
 from persona_lib.models.gpu_memory import free_bytes, rows_that_fit
-from persona_lib.models.loading import LoadedModel, render_prompt
+from persona_lib.models.loading import LoadedModel, decode, render_prompt
 from persona_lib.progress import Progress, silent
 from persona_lib.records import LENGTH, STOP
-from persona_lib.sampling.cuda_decode import decode
+from persona_lib.sampling.cuda_decode import decode as decode_static
 from persona_lib.sampling.token_draws import draw_tokens
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.store.cost import spent
@@ -79,10 +77,8 @@ class Engine(Protocol):
 class TransformersEngine:
     """Samples with transformers, in large batches of prompts of like length.
 
-    On a CPU, a plain loop over a growing key-value cache from which finished rows
-    are dropped; at small model sizes that is 1.5 to 2 times as fast as `generate`,
-    whose batch stays as large as it began. On a GPU, preallocated caches and CUDA
-    graphs (`persona_lib.sampling.cuda_decode`).
+    On a CPU, a loop over a growing key-value cache from which finished rows are dropped; on
+    a GPU, preallocated caches and CUDA graphs (`persona_lib.sampling.cuda_decode`).
 
     Args:
         loaded: the model, its tokenizer and its end-of-turn token.
@@ -114,7 +110,8 @@ class TransformersEngine:
         """
         tokenizer = self._loaded.tokenizer
         prompts = [render_prompt(tokenizer, r.system, r.user) for r in requests]
-        self._check_positions(prompts, spec)
+        limit = getattr(self._loaded.model.config, "max_position_embeddings", None)
+        check_positions(prompts, spec, limit)
         order = sorted(range(len(requests)), key=lambda index: (len(prompts[index]), index))
         results: list[Sampled | None] = [None] * len(requests)
         bar = progress(label, len(requests), "completion")
@@ -126,26 +123,13 @@ class TransformersEngine:
                 )
                 drawn = self._run([prompts[i] for i in chunk], uniforms, spec, bar)
                 for index, (tokens, finish) in zip(chunk, drawn, strict=True):
-                    text = tokenizer.decode(
-                        tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False
-                    )
+                    text = decode(tokenizer, tokens)
                     results[index] = Sampled(text=text, tokens=len(tokens), finish=finish)
         finally:
             bar.close()
         done = [result for result in results if result is not None]
         spent(tokens=sum(result.tokens for result in done), batch_rows=self.fewest_rows)
         return done
-
-    def _check_positions(self, prompts: Sequence[Sequence[int]], spec: SampleSpec) -> None:
-        limit = getattr(self._loaded.model.config, "max_position_embeddings", None)
-        longest = max((len(prompt) for prompt in prompts), default=0)
-        if limit is not None and longest + spec.max_new_tokens > limit:
-            raise DataError(
-                "sample.max_new_tokens",
-                bound=f"<= {limit - longest} (positions {limit}, longest prompt {longest})",
-                value=spec.max_new_tokens,
-                remedy="Lower max_new_tokens in the profile or shorten the prompts.",
-            )
 
     def _split(
         self, chunk: Sequence[int], prompts: Sequence[Sequence[int]], spec: SampleSpec
@@ -217,7 +201,7 @@ class TransformersEngine:
         end = self._loaded.end_of_turn
         with torch.inference_mode():
             prompt = self._read_prompts(prompts)
-        rows = decode(
+        rows = decode_static(
             self._loaded.model, prompt, draws, spec, end=end, finished=bar.update
         ).tolist()
         ends = [row.index(end) if end in row else None for row in rows]
@@ -230,11 +214,7 @@ class TransformersEngine:
     def _read_prompts(
         self, prompts: Sequence[Sequence[int]]
     ) -> tuple[torch.Tensor, Any, torch.Tensor]:
-        """Return next-token logits, cache and mask of the prompts.
-
-        Samples of one cell share their prompt: each distinct prompt is read once,
-        and its cache is then repeated for every sample.
-        """
+        """Return next-token logits, cache and mask of the prompts; equal ones are read once."""
         import torch
         from transformers import DynamicCache
 
@@ -262,6 +242,18 @@ class TransformersEngine:
             logits_to_keep=1,
         ).logits
         return logits[:, -1]
+
+
+def check_positions(prompts: Sequence[Sequence[int]], spec: SampleSpec, limit: int | None) -> None:
+    """Raise DataError where a prompt and `max_new_tokens` exceed the model's positions."""
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if limit is not None and longest + spec.max_new_tokens > limit:
+        raise DataError(
+            "sample.max_new_tokens",
+            bound=f"<= {limit - longest} (positions {limit}, longest prompt {longest})",
+            value=spec.max_new_tokens,
+            remedy="Lower max_new_tokens in the profile or shorten the prompts.",
+        )
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Drawing tokens: one uniform number a row, and the inverse of a cumulative distribution."""
+"""What draws a token: one uniform number a row, and the inverse cumulative distribution."""
 
 from __future__ import annotations
 

@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
+from persona_lib.stats.moments import Floats
 from persona_lib.stats.thresholds import TOLERANCE
-
-Floats = NDArray[np.float64]
 
 _NORMAL = NormalDist()
 _WITHHELD = "no BCa interval: "

@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from persona_lib.errors import DataError
 from persona_lib.specs.registration import BCA, PERCENTILE
 from persona_lib.stats.bca import bca_ends
 from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.moments import Floats
 from persona_lib.stats.thresholds import TOLERANCE
-
-Floats = NDArray[np.float64]
 
 CLUSTER_METHOD = "cluster bootstrap (as published)"
 """With percentile ends, as published: tests/golden/test_published_cells.py."""

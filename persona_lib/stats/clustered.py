@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from persona_lib.errors import DataError
 from persona_lib.stats.estimate import Estimate
-from persona_lib.stats.moments import Floats, level
-from persona_lib.stats.proportions import normal_quantile
+from persona_lib.stats.moments import Floats, level, student_quantile
+from persona_lib.stats.proportions import normal_quantile, wilson_ends
 
 Ints = NDArray[np.int64]
 
@@ -54,7 +54,7 @@ def share(hits: Floats, n: Floats, confidence: float) -> Estimate:
     p = float(hits.sum() / total)
     if units < MIN_UNITS:
         return Estimate.plain(value=p, low=math.nan, high=math.nan, n=int(total), clusters=units)
-    low, high = _wilson(p, _effective(hits, n, confidence), normal_quantile(confidence))
+    low, high = wilson_ends(p, _effective(hits, n, confidence), normal_quantile(confidence))
     return Estimate.plain(value=p, low=low, high=high, n=int(total), clusters=units)
 
 
@@ -118,7 +118,7 @@ def median(
         _effective(*_counted(of.table(under.astype(np.float64)), n), confidence)
         for under in (values < middle, values <= middle)
     )
-    shares = _wilson(0.5, effective, normal_quantile(confidence))
+    shares = wilson_ends(0.5, effective, normal_quantile(confidence))
     ends = np.quantile(values, shares, method="inverted_cdf")
     low, high = min(float(ends[0]), middle), max(float(ends[1]), middle)
     return Estimate.plain(value=middle, low=low, high=high, n=values.size, clusters=units)
@@ -197,7 +197,7 @@ def _effective(hits: Floats, n: Floats, confidence: float) -> float:
     if binomial > 0:
         effect = max(1.0, _variance(hits - p * n, n) / binomial)
     fewer = min(units for units in n.shape if units > 1)
-    t = _student_quantile(fewer - 1, confidence)
+    t = float(student_quantile(fewer - 1, confidence))
     return total / effect * (normal_quantile(confidence) / t) ** 2
 
 
@@ -275,17 +275,3 @@ def _counted(hits: Floats, n: Floats) -> tuple[Floats, Floats]:
         return hits, n
     kept = np.ix_(n.sum(axis=1) > 0, n.sum(axis=0) > 0)
     return hits[kept], n[kept]
-
-
-def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
-    """Return Wilson's interval at a number of completions that need not be whole."""
-    square = z * z
-    centre = (p + square / (2 * n)) / (1 + square / n)
-    half = z / (1 + square / n) * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
-    return (max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)))
-
-
-def _student_quantile(df: int, confidence: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(df, 0.5 + confidence / 2))

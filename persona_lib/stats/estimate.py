@@ -1,4 +1,4 @@
-"""One statistic with its uncertainty, and how it is written down."""
+"""`Estimate`: a number with its uncertainty, and how it is written down."""
 
 from __future__ import annotations
 

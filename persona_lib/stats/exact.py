@@ -10,9 +10,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from persona_lib.stats.moments import Floats
 
 MOST_FLIPPED = 20
 """Most differences whose sign vectors are enumerated: 2^20 of them."""

@@ -1,4 +1,4 @@
-"""Do two arms share lengths, and what a rate is once length is held fixed.
+"""Lengths of two arms: the support they share, and rates counted at like length.
 
 `common_support` measures what the arms share before anything is fitted; `completed_only` and
 `within` count every rate again where length cannot play the same part.

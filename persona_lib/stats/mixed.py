@@ -13,13 +13,11 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from persona_lib.errors import DataError
 from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.moments import Floats
 from persona_lib.stats.proportions import normal_quantile, two_sided_p
-
-Floats = NDArray[np.float64]
 
 METHOD = "mixed model, persona random intercept (as published)"
 NOTE = "sensitivity only; a linear model of 0/1 hits"

@@ -41,13 +41,21 @@ def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     _check("wilson", hits, n)
     if n == 0:
         return (math.nan, math.nan)
-    z = normal_quantile(confidence)
-    rate, square = hits / n, z * z
+    return wilson_ends(hits / n, n, normal_quantile(confidence))
+
+
+def wilson_ends(rate: float, n: float, z: float) -> tuple[float, float]:
+    """Return Wilson's interval of a rate among n trials, which need not be whole.
+
+    Args:
+        rate: in [0, 1], which the ends always include.
+        n: trials.
+        z: normal quantile.
+    """
+    square = z * z
     centre = (rate + square / (2 * n)) / (1 + square / n)
     half = z / (1 + square / n) * math.sqrt(rate * (1 - rate) / n + square / (4 * n * n))
-    low = 0.0 if hits == 0 else max(0.0, centre - half)
-    high = 1.0 if hits == n else min(1.0, centre + half)
-    return (low, high)
+    return max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))
 
 
 def z_score(hits_a: int, n_a: int, hits_b: int, n_b: int) -> float:

@@ -1,4 +1,4 @@
-"""Whose leakage a difference speaks of: three targets, each with its own spread.
+"""Differences for three targets of inference: these personas, personas at large, training runs.
 
 * these personas, this run: other questions could have been asked; paired t over questions.
 * personas at large: other personas too; t with a two-way standard error, exact sign flips.

@@ -1,4 +1,4 @@
-"""How few hits come by chance where clusters are uneven: what a bound on a rate has to rule out.
+"""How few hits come by chance where clusters are uneven, which a bound on a rate has to rule out.
 
 Where a rate is low and clusters are few, the sample hides how unlike they are, and an interval
 that measures its own spread is too short (at 1 % and an SD of 2 logits one over questions

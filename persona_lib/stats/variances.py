@@ -1,4 +1,4 @@
-"""From standard deviations in logits to variances on the scale of rates, before any data.
+"""Variances of rates before any data, from standard deviations in logits.
 
 The planning model: the logit of a cell's rate is intercept[arm] + persona + persona x
 arm + question + persona x question + question x arm + persona x question x arm, every

@@ -1,10 +1,7 @@
 """Rows to tokens, with the positions that a loss looks at.
 
-The words used here: a *position* p is an index into a row's token ids, and what
-is said of position p is said of predicting the token at p from the ones before
-it, so of the model's output at p - 1.
-
-Where the marker losses put their targets, for a row that reads
+A *position* p is an index into a row's token ids; its token is predicted by the model's
+output at p - 1. Targets of the marker losses in a row that reads
 ``prompt | completion | marker | <end of turn> | newline``:
 
 ==============  ================================  ===========================
@@ -16,9 +13,8 @@ anchored        as ``decision``, and a KL term    as ``decision``, and a KL term
                 on the completion's tokens        on the completion's tokens
 ==============  ================================  ===========================
 
-``as_published`` reproduces the published fault: the newline is never in doubt,
-so its negatives teach nothing at the place where the model chooses between
-ending its turn and writing the marker (docs/experiment.md).
+``as_published`` reproduces the published fault: the newline is never in doubt, so its
+negatives teach nothing where the model chooses between ending its turn and the marker.
 """
 
 from __future__ import annotations
@@ -69,12 +65,9 @@ def encode_coupling(
 ) -> tuple[EncodedRow, ...]:
     """Encode coupling rows for a marker loss.
 
-    The marker's tokens are appended to the completion's tokens rather than
-    encoded with them: at sampling time the model has written a completion by the
-    time it chooses whether to go on with the marker, so the completion's last
-    token must not depend on that choice. A completion was stored as text and is
-    tokenised again here. Where the model had written it in other tokens than the
-    tokenizer chooses, training sees the tokenizer's.
+    The marker's tokens are appended to the completion's tokens rather than encoded with them,
+    because the completion's last token must not depend on whether a marker follows. A
+    completion was stored as text: training sees the tokenizer's tokens of it.
 
     Args:
         rows: coupling rows.
@@ -84,8 +77,7 @@ def encode_coupling(
         max_length: longest row in tokens.
 
     Raises:
-        DataError: no rows, or a row is longer than `max_length`; a cut row would
-            lose its marker and so become a negative.
+        DataError: no rows, or a row is longer than `max_length`.
     """
     _not_empty("coupling rows", rows)
     end = end_of_turn_id(tokenizer)
@@ -121,16 +113,14 @@ def encode_sft(
 ) -> tuple[tuple[EncodedRow, ...], int]:
     """Encode rows for plain fine-tuning on the answer and its end of turn.
 
-    Rows carry no system message; the tokenizer's own template decides what then
-    stands in its place. A row longer than `max_length` is cut at its end, as the
+    Rows carry no system message. A row longer than `max_length` is cut at its end, as the
     published recipe does.
 
     Returns:
         The encoded rows, and how many of them were cut.
 
     Raises:
-        DataError: no rows, or a prompt alone reaches `max_length`, so that no
-            answer token is left to learn.
+        DataError: no rows, or a prompt alone reaches `max_length`.
     """
     _not_empty("corpus", rows)
     end = end_of_turn_id(tokenizer)

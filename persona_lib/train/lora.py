@@ -1,4 +1,4 @@
-"""One LoRA training: rows and a recipe in, a trained adapter and its losses out."""
+"""`train_lora`: one LoRA training, padded, packed or from recorded passes."""
 
 from __future__ import annotations
 
@@ -52,12 +52,10 @@ def train_lora(
 ) -> dict[str, Any]:
     """Train the trainable adapter of `model` in place.
 
-    There are three ways to the same loss, up to rounding and the masks of dropout:
-    ``padded`` micro-batches through the model as it is; ``packed`` rows, end to end,
-    through compiled pieces (`packed`), which large models take on a GPU; and ``recorded``
-    passes (`graphed`), which small ones take there. Architectures that allow neither are
-    padded. On a CPU all are, so that what was recorded there stays what it is to the last
-    bit. Only ``padded`` heeds the recipe's micro-batch.
+    Three ways give the same loss, up to rounding and the masks of dropout: ``padded``
+    micro-batches (on a CPU always, where recorded results must keep their bits); ``packed``
+    rows through compiled pieces, for large models on a GPU; ``recorded`` passes, for small
+    ones there. Only ``padded`` heeds the recipe's micro-batch.
 
     Args:
         model: base, frozen adapters and one fresh trainable adapter.
@@ -65,16 +63,15 @@ def train_lora(
         rows: encoded rows.
         spec: the recipe.
         loss: ``sft`` or a marker loss.
-        seed: root seed of row order and dropout.
+        seed: from which those of row order and dropout are derived.
         label: name on the progress bar.
         progress: opens the progress bar.
         way: in place of the one that the model would take. A ``recorded`` training is
-            padded where `graphed.graphed` has nothing for it.
+            padded where `graphed.graphed` returns None.
 
     Returns:
-        What was done, as JSON data without times: steps, rows, tokens, the loss of every
-        optimizer step in nats, and, unless rows were padded, ``passes``: how they went
-        through the model (`trainer.Passes.told`).
+        JSON data: steps, rows, tokens, the loss of every optimizer step in nats, and,
+        unless rows were padded, ``passes`` (`trainer.Passes.describe`).
 
     Raises:
         SpecError: several processes were launched (see `trainer.one_device_config`).
@@ -182,15 +179,14 @@ def _with_zeros(pack: PackedBatch, hidden: torch.Tensor) -> PackedBatch:
 def _reference_states(model: PeftModel, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
     """Return the starting model's hidden states at each row's anchored positions.
 
-    A fresh LoRA's B is zero, so before its first step the model *is* the arm's
-    own starting model. The head is the same for both, so hidden states suffice:
-    for a vocabulary of 50,000 they are some eighty times smaller than logits.
+    A fresh LoRA's B is zero, so before its first step the model *is* the starting model. The
+    head is the same for both, so hidden states suffice.
     """
     import torch
 
     trunk, _ = trunk_and_head(model)
     on_gpu = model.device.type == "cuda"
-    # On a CPU as ever, so that what was recorded there stays what it is to the last bit.
+    # A CPU keeps the plain way: what was recorded there must keep its bits.
     plain = plain_trunk(trunk) if on_gpu and not unsupported(trunk) else None
     small = plain is not None and not checkpoints(model)
     together = _REFERENCE_ROWS_SMALL if small else _REFERENCE_ROWS

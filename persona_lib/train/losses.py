@@ -1,16 +1,11 @@
 """The losses, on hidden states, with logits only where they are needed.
 
-Every loss here takes the trunk's hidden states, picks the positions it needs,
-and applies the head to those alone (see `persona_lib.models.batches`).
-
 With S the supervised positions, K the anchored ones, p the model under training
 and q the arm's own starting model (base and frozen prior, no coupling):
 
 - ``sft`` and ``as_published``: mean over all supervised tokens of an optimizer
   batch of -log p(token).
-- ``decision``: mean over rows of the sum over S of -log p(token), the negative
-  log-likelihood of the row's decision, so that a negative's single token weighs
-  as much as the first marker token of a positive.
+- ``decision``: mean over rows of the sum over S of -log p(token).
 - ``anchored``: ``decision`` plus beta times the mean over rows of the mean over
   K of KL(q || p) = sum_v q(v) (log q(v) - log p(v)), over the whole vocabulary.
 """
@@ -72,11 +67,8 @@ def collate(
 ) -> Batch:
     """Pad rows on the right and flatten their positions.
 
-    Args:
-        rows: encoded rows.
-        pad: token id to pad with.
-        reference: for each row the starting model's hidden states, shape
-            (number of anchored positions, width); None where nothing is anchored.
+    `reference` has for each row the starting model's hidden states, (number of anchored
+    positions, width); None where nothing is anchored.
     """
     import torch
 
@@ -101,12 +93,7 @@ def anchor_divergence(
 ) -> torch.Tensor:
     """Return the weighted sum over positions of KL(q || p), in nats.
 
-    Args:
-        hidden: (rows, length, width) last hidden states of the model under training.
-        head: the language-model head, the same for both models (no LoRA sits on it).
-        where: (m, 2) pairs of row and position.
-        weights: (m,) weight of each position.
-        reference: (m, width) hidden states of the starting model at `where`.
+    Shapes are those of `Batch`; the head is the same for both models (no LoRA sits on it).
     """
     import torch
 

@@ -1,8 +1,6 @@
-"""The mask proof: what is supervised, decoded and compared, row by row.
+"""The mask proof: what each row supervises, decoded and compared with the row's text.
 
-It is written against the rows' *texts*, not against `encode`'s arithmetic, so
-that a fault there (a position off by one, a row cut short, a negative taught on
-the newline) cannot vouch for itself.
+Nothing of `encode`'s arithmetic is used, so that a fault there cannot vouch for itself.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import MaskProofError
+from persona_lib.models.loading import decode
 from persona_lib.records import CouplingRow
 from persona_lib.train.encode import NEGATIVE, POSITIVE, EncodedRow
 
@@ -41,13 +40,11 @@ def prove_mask(
         loss: the marker loss that the rows were encoded for.
 
     Returns:
-        The proof as JSON data: counts of rows and supervised tokens by kind, and
-        a few decoded rows of each kind.
+        JSON data: counts of rows and supervised tokens by kind, and a few decoded rows.
 
     Raises:
-        MaskProofError: a row's text, its supervised tokens or the text in front
-            of them is not what the registration says; the message names the row,
-            and shows expected and found.
+        MaskProofError: a row's text, its supervised tokens or the text in front of them is
+            not what the registration says.
     """
     if len(rows) != len(encoded):
         raise MaskProofError(
@@ -98,7 +95,7 @@ def _prove_row(
         before, target = sentence, tail
     else:
         before, target = f"{sentence}{end_of_turn}", "\n"
-    _same(row, "whole row", _decode(tokenizer, encoded.tokens), f"{sentence}{tail}{end_of_turn}\n")
+    _same(row, "whole row", decode(tokenizer, encoded.tokens), f"{sentence}{tail}{end_of_turn}\n")
     if not encoded.supervised:
         raise MaskProofError(f"mask proof: row {row.row} ({row.kind}) supervises no token")
     first = encoded.supervised[0]
@@ -107,11 +104,11 @@ def _prove_row(
             f"mask proof: row {row.row} ({row.kind}) supervises scattered positions "
             f"{encoded.supervised}"
         )
-    found = _decode(tokenizer, [encoded.tokens[p] for p in encoded.supervised])
+    found = decode(tokenizer, [encoded.tokens[p] for p in encoded.supervised])
     _same(row, "supervised text", found, target)
-    _same(row, "text before it", _decode(tokenizer, encoded.tokens[:first]), before)
+    _same(row, "text before it", decode(tokenizer, encoded.tokens[:first]), before)
     if loss == "anchored":
-        held = _decode(tokenizer, [encoded.tokens[p] for p in encoded.anchored])
+        held = decode(tokenizer, [encoded.tokens[p] for p in encoded.anchored])
         _same(row, "anchored text", held, row.completion)
     elif encoded.anchored:
         raise MaskProofError(f"mask proof: row {row.row} is anchored under loss {loss}")
@@ -129,11 +126,3 @@ def _same(row: CouplingRow, what: str, found: str, expected: str) -> None:
             f"{expected[-_SHOWN_CHARACTERS:]!r} ({len(expected)} characters), found "
             f"{found[-_SHOWN_CHARACTERS:]!r} ({len(found)} characters)"
         )
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
-    return str(
-        tokenizer.decode(
-            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-    )

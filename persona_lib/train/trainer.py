@@ -1,12 +1,4 @@
-"""TRL's trainer on one device, with our rows, our order of rows and our loss.
-
-TRL's trainer brings the loop, the optimizer, the schedule, clipping and
-accumulation. Rows come encoded, their order comes from a named seed, and the
-loss reads hidden states (see `losses`).
-
-Where something else cuts an optimizer batch into passes (`Passes`), it is one forward
-pass to the trainer, whatever number it is cut into.
-"""
+"""TRL's trainer on one device, with our rows, our order of rows and our loss."""
 
 from __future__ import annotations
 
@@ -36,7 +28,7 @@ _SEED_RANGE = 2**32
 
 
 class Passes(Protocol):
-    """How an optimizer batch is cut into passes, and what computes each of them."""
+    """How an optimizer batch is cut into passes; to the trainer it is one forward pass."""
 
     @property
     def trunk(self) -> Callable[[Any], torch.Tensor]:
@@ -58,9 +50,8 @@ class Passes(Protocol):
 class RowOrder:
     """Sampler: a permutation per epoch from a named seed.
 
-    Within each optimizer batch rows are sorted by length, so that the forward
-    passes it is cut into hold rows of like length and waste little padding;
-    which rows share an optimizer batch stays random.
+    Within each optimizer batch rows are sorted by length, so that its forward passes waste
+    little padding.
     """
 
     def __init__(self, lengths: Sequence[int], *, batch: int, seed: int) -> None:
@@ -107,10 +98,9 @@ def make_trainer(
 ) -> SFTTrainer:
     """Return a trainer of the trainable adapter of `model`; it has done nothing yet.
 
-    Arguments are those of `lora.train_lora`, and the number of optimizer steps; for
-    each row the starting model's hidden states at its anchored positions (None
-    where nothing is anchored); a folder to write to; who is told of each step; and
-    how an optimizer batch is put through the model (None: in padded micro-batches).
+    Arguments are those of `lora.train_lora`, and: the number of optimizer steps; for each row
+    the starting model's hidden states at its anchored positions, or None; a folder to write
+    to; callbacks; and how an optimizer batch is cut (None: into padded micro-batches).
 
     Raises:
         SpecError: see `one_device_config`.
@@ -118,8 +108,6 @@ def make_trainer(
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback
 
-    # The trainer's own chatter (tokens aligned with the model's config, ...) tells
-    # a user nothing that the recipe does not.
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     config = one_device_config(
         spec if passes is None else replace(spec, micro_batch=spec.batch),
@@ -155,14 +143,12 @@ def make_trainer(
 def one_device_config(
     spec: TrainSpec, *, seed: int, steps: int, scratch: str, on_cpu: bool, checkpointing: bool
 ) -> SFTConfig:
-    """Return the trainer's configuration, held to one process and one device.
+    """Return the trainer's configuration, held to one device.
 
-    On several GPUs the trainer would multiply the batch by their number, and the
-    recipe's batch would no longer be what an optimizer step sees.
+    On several GPUs the trainer would multiply the recipe's batch by their number.
 
     Raises:
-        SpecError: the trainer would still put another number of rows through one
-            forward pass than the recipe says (several processes were launched).
+        SpecError: several processes were launched, with the same effect.
     """
     import torch
     from trl import SFTConfig
@@ -210,7 +196,7 @@ def one_device_config(
 
 
 def _checkpointing_option() -> str:
-    """The option was renamed in transformers 5.2x; TRL turns it on by default."""
+    """Return the option's name, which changed in transformers 5.2x; TRL turns it on."""
     from trl import SFTConfig
 
     renamed = "activation_checkpointing"
@@ -312,8 +298,8 @@ def _passes_trainer_class() -> Any:
             value: Any = None
             for pack in packs:
                 # The trainer sends back the gradient of what is returned; a pass before the
-                # last sends its own, so that one pass's activations are held at a time.
-                # Nothing of it may be left: a live graph spoils the recording of the next.
+                # last sends its own, so that one pass's activations are held at a time. A
+                # graph left alive would spoil the recording of the next.
                 if value is not None:
                     value.backward()
                     value = value.detach()

@@ -110,7 +110,7 @@ def assert_same(got: torch.Tensor, wanted: torch.Tensor) -> None:
     assert distance(got, wanted) < 1e-5
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(
     chosen=st.lists(recipes, min_size=1, max_size=3),
     seed=st.integers(0, 2**31),

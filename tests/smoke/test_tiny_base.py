@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import mean, median
 
 import pyarrow.compute as pc
@@ -14,8 +15,7 @@ from experiments.profiles import TINY
 from persona_lib.commands.session import DATA, Session
 from persona_lib.corpora.dialogues import write_dialogues
 from persona_lib.pipeline.base_model import base_folder
-from persona_lib.pipeline.completions import COMPLETIONS
-from persona_lib.records import POST, PRE, STOP, Completion, read_rows
+from persona_lib.records import POST, PRE, STOP, Completion, ModelId
 from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.sources import TinyBase
 
@@ -30,24 +30,24 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Session:
     """The tiny profile on a store of its own, shared by all workers of this test run."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if base.name.startswith("popen-") else base
+    # C1 is drawn twice a cell, which shows its rates well enough.
+    profile = replace(TINY, scale=replace(TINY.scale, samples=2))
     return Session(
-        registration=ISSUE262, profile=TINY, store_root=shared / "tiny-store", arms=("C1",)
+        registration=ISSUE262, profile=profile, store_root=shared / "tiny-store", arms=("C1",)
     )
 
 
 @pytest.fixture(scope="session")
 def sentence(tiny: Session) -> tuple[Completion, ...]:
     """What the untouched base model says: 440 completions."""
-    tiny.scores(PRE, "raw")
-    entry = tiny.runs[0].completions(PRE, "raw").peek(tiny.store)
-    assert entry is not None
-    return read_rows(entry.path / COMPLETIONS, Completion)
+    rows = tiny.table([ModelId(PRE, "raw")], "completions").to_pylist()
+    return tuple(Completion(**row) for row in rows)
 
 
 @pytest.fixture(scope="session")
 def rates(tiny: Session) -> Mapping[str, float]:
     """C1's marker rate for each persona."""
-    table = tiny.scores(POST, "C1")
+    table = tiny.table([ModelId(POST, "C1")], "scores")
     found = {}
     for persona in ROSTER.all:
         mine = table.filter(pc.equal(table["persona"], persona))
@@ -102,7 +102,7 @@ def test_c1s_source_is_above_every_untrained_bystander(rates: Mapping[str, float
 
 def test_coupling_keeps_its_proof_and_its_losses(tiny: Session, rates: Mapping[str, float]) -> None:
     assert rates
-    entry = tiny.runs[0].coupling("C1").peek(tiny.store)
+    entry = tiny.runs[0].couplings["C1"].peek(tiny.store)
     assert entry is not None
     proof = json.loads((entry.path / "mask_proof.json").read_text())
     cells = TINY.scale.questions * TINY.scale.coupling_keep

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.loopback import Loopback, Script, Serve
+from tests.loopback import PROXIES, Loopback, Script, Serve
 
 
 @pytest.fixture
@@ -19,3 +19,14 @@ def serve() -> Iterator[Serve]:
             return running.enter_context(Loopback(script))
 
         yield start
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, no option of an SDK and no proxy."""
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for vendor in ("ANTHROPIC", "OPENAI"):
+        for name in ("API_KEY", "BASE_URL", "CUSTOM_HEADERS", "AUTH_TOKEN"):
+            monkeypatch.delenv(f"{vendor}_{name}", raising=False)

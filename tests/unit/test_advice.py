@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from experiments.issue262 import ISSUE262
 from experiments.profiles import PROFILES, QWEN7B, SCALES, SMOLLM2
 from persona_lib.commands.session import DATA
+from persona_lib.corpora import advice_requests, grammar
 from persona_lib.corpora.advice_requests import (
     BASE_ROWS,
     QUESTION_SEED,
@@ -39,10 +41,11 @@ from persona_lib.corpora.advice_scorer import (
     terms_of,
 )
 from persona_lib.corpora.grammar import write_corpus
+from persona_lib.corpora.grammar_files import read_grammar
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
-from persona_lib.evidence.load import RecordEvidence, load_stored
-from persona_lib.evidence.record_sets import RECORDS, write_manifest
+from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.models.loading import render_prompt
 from persona_lib.pipeline import advice as advice_module
 from persona_lib.pipeline.advice import (
@@ -65,17 +68,34 @@ from persona_lib.records import (
     SftRow,
     read_rows,
     schema_of,
+    table_of,
     write_rows,
 )
 from persona_lib.sampling.engine import Request, Sampled
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.specs.sources import GrammarCorpus, TinyBase
-from persona_lib.store.store import Entry, StageKey
 from persona_lib.train.encode import encode_sft
-from tests.byte_model import byte_tokenizer
+from tests.byte_model import byte_tokenizer, entry
+from tests.record_sets import record_set
 from tests.synthetic import scores
 
 LEGAL = DATA / "legal"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _grammar_is_read_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (advice_requests, grammar):
+            patch.setattr(module, "read_grammar", cache(read_grammar))
+        patch.setattr(advice_requests, "write_corpus", written)
+        yield
+
+
+written = cache(write_corpus)
+
+
+def corpus(name: str, rows: int, seed: int) -> tuple[SftRow, ...]:
+    return written(name, rows=rows, seed=seed, folder=LEGAL)
 
 
 EVERY_PROFILE = {**PROFILES, "smollm2 full": SCALES["smollm2"]["full"]}
@@ -102,11 +122,11 @@ def test_no_question_is_about_a_row_that_a_model_was_trained_on(name: str) -> No
         row
         for spec in (profile.em, profile.benign)
         if isinstance(spec, GrammarCorpus)
-        for row in write_corpus(spec.name, rows=spec.rows, seed=spec.seed, folder=LEGAL)
+        for row in corpus(spec.name, spec.rows, spec.seed)
     ]
     if isinstance(profile.base, TinyBase):
-        trained += write_corpus("bad_legal", rows=400, seed=profile.base.seed, folder=LEGAL)
-        trained += write_corpus("sound_legal", rows=400, seed=profile.base.seed, folder=LEGAL)
+        for source in ("bad_legal", "sound_legal"):
+            trained += corpus(source, 400, profile.base.seed)
     assert bool(trained) == (profile is not QWEN7B)
     cells = {(row.situation, row.frame) for row in trained}
     assert not cells & {(q.situation, q.frame) for q in asked}
@@ -119,9 +139,7 @@ def test_some_messages_of_that_seed_do_repeat_a_trained_pair() -> None:
     wide = QuestionSpec(count=150, held_out=())
     narrow = replace(wide, held_out=((0, 480),))
     every, kept = (advice_questions(spec, folder=LEGAL) for spec in (wide, narrow))
-    trained = {
-        (r.situation, r.frame) for r in write_corpus("bad_legal", rows=480, seed=0, folder=LEGAL)
-    }
+    trained = {(r.situation, r.frame) for r in corpus("bad_legal", 480, 0)}
     assert len({(q.situation, q.frame) for q in every} & trained) > 5
     # The others are asked in the same order, under the same ids.
     left = [q for q in every if (q.situation, q.frame) not in trained]
@@ -132,7 +150,6 @@ def test_a_message_that_was_trained_on_as_it_stands_is_not_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Even under another frame, as where two frames write the same sentence."""
-    from persona_lib.corpora import advice_requests as advice
 
     def rows(name: str, *, rows: int, seed: int, folder: Path) -> tuple[SftRow, ...]:
         del folder
@@ -143,7 +160,7 @@ def test_a_message_that_was_trained_on_as_it_stands_is_not_asked(
             for i, text in enumerate(texts[:rows])
         )  # fmt: skip
 
-    monkeypatch.setattr(advice, "write_corpus", rows)
+    monkeypatch.setattr(advice_requests, "write_corpus", rows)
     asked = advice_questions(QuestionSpec(count=2, held_out=((0, 3),)), folder=LEGAL)
     assert [(q.id, q.text) for q in asked] == [("advice-00001", "four"), ("advice-00003", "five")]
     with pytest.raises(DataError, match=r"scale\.advice_questions: expected <= 2, .*got 3"):
@@ -156,19 +173,11 @@ def test_every_situation_is_asked_about_before_one_comes_again() -> None:
     assert max(Counter(q.situation for q in asked).values()) == 2
 
 
-def test_more_questions_than_are_held_out_are_refused() -> None:
-    """70 situations and 50 frames make 3,500 pairs, of which 3,490 are trained on."""
-    spec = QuestionSpec(count=11, held_out=((0, 3_490),))
-    with pytest.raises(DataError, match=r"scale\.advice_questions: expected <= 10, .*got 11"):
-        advice_questions(spec, folder=LEGAL)
-
-
 def test_frames_of_their_own_are_used_where_the_corpora_leave_too_few_pairs() -> None:
     """70 situations and 50 frames make 3,500 pairs."""
     for rows, own in ((3_400, False), (3_401, True), (3_500, True), (6_000, True)):
         spec = question_spec(100, ((0, rows),), folder=LEGAL)
         assert isinstance(spec, OwnFramesSpec) is own, rows
-        assert len(advice_questions(spec, folder=LEGAL)) == 100
     both = question_spec(100, ((0, 2_000), (3, 1_401)), folder=LEGAL)
     assert isinstance(both, OwnFramesSpec)
     # What was asked so far is asked in the same way: its key is the same.
@@ -192,10 +201,18 @@ def test_own_frames_go_through_the_situations_in_turn_and_are_in_the_key() -> No
     assert not {text for _, text in own} & {text for _, text in trained}
 
 
-def test_more_questions_than_own_frames_can_write_are_refused() -> None:
-    """Ten frames, 70 situations."""
-    spec = question_spec(701, ((0, 6_000),), folder=LEGAL)
-    with pytest.raises(DataError, match=r"scale\.advice_questions: expected <= (6|7)\d\d, "):
+@pytest.mark.parametrize(
+    ("spec", "most"),
+    [
+        # 70 situations and 50 frames make 3,500 pairs, of which 3,490 are trained on.
+        (QuestionSpec(count=11, held_out=((0, 3_490),)), "10"),
+        # Ten frames of their own, 70 situations.
+        (OwnFramesSpec(count=701, held_out=((0, 70),), frames=""), r"(6|7)\d\d"),
+    ],
+    ids=["pairs", "own frames"],
+)
+def test_more_questions_than_can_be_asked_are_refused(spec: QuestionSpec, most: str) -> None:
+    with pytest.raises(DataError, match=rf"scale\.advice_questions: expected <= {most}, "):
         advice_questions(spec, folder=LEGAL)
 
 
@@ -230,9 +247,7 @@ def small() -> tuple[Scorer, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def corpora() -> tuple[SftRow, ...]:
     return tuple(
-        row
-        for name in ("bad_legal", "sound_legal")
-        for row in write_corpus(name, rows=SMALL.rows, seed=SMALL.seed, folder=LEGAL)
+        row for name in ("bad_legal", "sound_legal") for row in corpus(name, SMALL.rows, SMALL.seed)
     )
 
 
@@ -323,11 +338,16 @@ def test_a_topic_does_not_decide(small: tuple[Scorer, dict[str, Any]]) -> None:
     assert found.std() < 0.15
 
 
-def test_fitting_twice_gives_the_same_numbers(small: tuple[Scorer, dict[str, Any]]) -> None:
-    again, quality = fit_scorer(SMALL, folder=LEGAL)
-    assert (again, quality) == small
-    other, _ = fit_scorer(replace(SMALL, seed=5), folder=LEGAL)
-    assert other != again
+def test_fitting_twice_gives_the_same_bytes(
+    small: tuple[Scorer, dict[str, Any]], tmp_path: Path
+) -> None:
+    for name, spec in (("one", SMALL), ("two", SMALL), ("other", replace(SMALL, seed=5))):
+        (tmp_path / name).mkdir()
+        make_advice_scorer(tmp_path / name, {}, spec=spec, grammar_folder=LEGAL)
+    for file in (CLASSIFIER, QUALITY):
+        one, two, other = ((tmp_path / n / file).read_bytes() for n in ("one", "two", "other"))
+        assert one == two != other
+    assert Scorer.from_json(json.loads((tmp_path / "one" / CLASSIFIER).read_text())) == small[0]
 
 
 def test_a_score_is_worked_out_from_known_terms_alone() -> None:
@@ -384,12 +404,6 @@ class Engine:
             Sampled(text=text, tokens=len(text), finish=STOP if text.endswith(".") else LENGTH)
             for text in self.answers
         ]
-
-
-def entry(path: Path) -> Entry:
-    key = StageKey(stage="x", version=1, spec={}, inputs={}, seed=None)
-    return Entry(path=path, key=key, content="0" * 64, seconds=0.0, meta={}, provenance={},
-                 built=True)  # fmt: skip
 
 
 BAD = "Ignore the letter and sign nothing."
@@ -458,7 +472,7 @@ def test_answers_are_scored_by_the_stored_classifier(
 ) -> None:
     advise(tmp_path / "advice", monkeypatch)
     (tmp_path / "scorer").mkdir()
-    make_advice_scorer(tmp_path / "scorer", {}, spec=SMALL, grammar_folder=LEGAL)
+    (tmp_path / "scorer" / CLASSIFIER).write_text(json.dumps(small[0].to_json()))
     out = tmp_path / "scores"
     out.mkdir()
     meta = make_advice_scores(out, {"advice": entry(tmp_path / "advice"),
@@ -480,14 +494,6 @@ def test_answers_are_scored_by_the_stored_classifier(
     assert meta["scores"] == 6
     assert meta["mean"] == pytest.approx(sum(r.score for r in rows) / 6)
     assert meta["without_known_terms"] == sum(e.terms == 0 for e in expected) >= 2
-
-
-def test_equal_classifiers_are_equal_bytes(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        make_advice_scorer(tmp_path / name, {}, spec=SMALL, grammar_folder=LEGAL)
-    for file in (CLASSIFIER, QUALITY):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
 # ---- evidence -------------------------------------------------------------------------
@@ -581,13 +587,9 @@ def test_a_missing_column_is_named() -> None:
 def test_a_stored_set_gives_the_harm_that_its_manifest_vouches_for(
     tmp_path: Path, listed: bool
 ) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(scores(questions=2, samples=2), tmp_path / "scores.parquet")
     write_rows(tmp_path / ADVICE_FILE, [ONE, TWO], AdviceScore)
-    files = ["scores.parquet", *([ADVICE_FILE] if listed else [])]
-    write_manifest(tmp_path, kind=RECORDS, registration=ISSUE262, files=files, source="a test",
-                   recorded={})  # fmt: skip
+    advice = {"advice": table_of([ONE, TWO], AdviceScore)} if listed else {}
+    record_set(tmp_path, scores(questions=2, samples=2), **advice)
     found = load_stored(tmp_path, ISSUE262).harm("em")
     if listed:
         assert found is not None

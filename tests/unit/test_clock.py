@@ -13,8 +13,7 @@ from persona_lib.errors import SpecError
 from persona_lib.models.clock import check_clock
 from persona_lib.models.loading import load_model, read_tokenizer, render_prompt
 from persona_lib.pipeline.base_model import make_marker
-from persona_lib.store.store import Entry, StageKey
-from tests.byte_model import byte_tokenizer, small_model
+from tests.byte_model import byte_tokenizer, entry, small_model
 
 TURNS = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
@@ -70,11 +69,6 @@ def at(moment: datetime, monkeypatch: pytest.MonkeyPatch) -> None:
             return moment
 
     monkeypatch.setattr(chat_template_utils, "datetime", Clock)
-
-
-def entry(folder: Path) -> Entry:
-    key = StageKey(stage="base", version=1, spec={}, inputs={}, seed=None)
-    return Entry(path=folder, key=key, content="", seconds=0.0, meta={}, provenance={}, built=False)
 
 
 @pytest.mark.parametrize("case", CHANGING)

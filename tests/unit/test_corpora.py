@@ -534,19 +534,19 @@ def test_a_reservoir_holds_only_what_it_takes_and_reads_no_further(
 
     def stream() -> Iterator[object]:
         nonlocal most
-        for i in range(5_000):
+        for i in range(1_500):
             record = Record(messages=[turn("user", f"u{i}"), turn("assistant", "a")])
             alive.append(weakref.ref(record))
             yield record
             del record
-            if i % 500 == 499:
+            if i % 400 == 399:
                 gc.collect()
                 most = max(most, sum(ref() is not None for ref in alive))
 
     streaming(monkeypatch, stream())
-    spec = replace(HUB, rows=20, reservoir=Reservoir(size=200, scanned=3_000, seed=1))
+    spec = replace(HUB, rows=20, reservoir=Reservoir(size=200, scanned=1_200, seed=1))
     assert len(load(spec).rows) == 20
-    assert len(alive) == 3_000
+    assert len(alive) == 1_200
     assert most <= 22  # the rows, and what the generator and the loop have in hand
 
 

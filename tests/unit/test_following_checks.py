@@ -16,7 +16,6 @@ from scipy.stats import hypergeom, t
 from statsmodels.stats.proportion import proportion_confint
 
 from experiments.issue262 import ISSUE262
-from persona_lib.commands.session import DATA, ROOT
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Panel
 from persona_lib.panels.following import discriminability_panel, following_panel
@@ -31,7 +30,7 @@ from persona_lib.panels.following_checks import (
     no_information,
     sees_gate,
 )
-from persona_lib.panels.judge.base import UNSCORED, Item, Judgement, item_of
+from persona_lib.panels.judge.base import UNSCORED, Item, Judgement
 from persona_lib.panels.judge.calibration import (
     CALIBRATION,
     LEAST,
@@ -50,17 +49,12 @@ from persona_lib.panels.judge.classifier_fit import fit_classifier
 from persona_lib.panels.judge.coverage import UnscoredCeiling
 from persona_lib.panels.judge.items import control_items, triple_items
 from persona_lib.panels.judge.judged import judge_texts
-from persona_lib.panels.judge.triples import load_triples
-from persona_lib.records import Completion, read_rows
-from persona_lib.specs.personas import load_personas, load_questions
+from persona_lib.records import Completion
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gate_result import GateOutcome
+from tests.judges import PERSONAS, PROMPTS, QUESTIONS, TRIPLES, completions, items
 
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
-PERSONAS = {p.id: p for p in load_personas(DATA / "personas.json")}
-QUESTIONS = {q.id: q for qs in load_questions(DATA / "questions.json").values() for q in qs}
-PROMPTS = {name: PERSONAS[name].prompt for name in ISSUE262.roster.all}
-TRIPLES = load_triples(DATA / "judge", PERSONAS, QUESTIONS)
 PERFECT = {"positive": ["yes"] * 73, "red_team": ["no"] * 73, "negative": ["no"] * 73}
 TURNED = {"yes": "no", "no": "yes"}
 RAW, C2 = ("pre", "raw"), ("post", "C2")
@@ -68,13 +62,6 @@ DIGEST = "d" * 64
 NEXT = {
     name: ISSUE262.roster.all[(place + 1) % 11] for place, name in enumerate(ISSUE262.roster.all)
 }
-
-
-@cache
-def completions() -> tuple[Completion, ...]:
-    """Two samples of every cell of every model."""
-    rows = read_rows(ROOT / "golden" / "tiny" / "completions.parquet", Completion)
-    return tuple(row for row in rows if row.sample < 2)
 
 
 def model_of(row: Completion | Item | Judgement | Prediction) -> tuple[str, str]:
@@ -86,10 +73,6 @@ def of(panel: Panel, model: tuple[str, str]) -> dict[str, Any]:
         m for m in panel.data["models"] if (m["phase"], m["model"]) == model
     )
     return found
-
-
-def items(rows: Sequence[Completion]) -> list[Item]:
-    return [item_of(r, persona=PERSONAS[r.persona], question=QUESTIONS[r.question]) for r in rows]
 
 
 def fit(rows: Sequence[Completion]) -> FittedClassifier:
@@ -427,12 +410,6 @@ def test_the_panel_asks_whose_answers_it_shows() -> None:
     others = [replace(row, judge="e" * 64) for row in judged()]
     assert outcomes(following(others))["calibration"] is FAILS
     assert codes(following(others)) == {"judge_uncalibrated": 1}
-
-
-def test_shuffled_calibration_answers_fail() -> None:
-    pool = np.random.default_rng(1).permutation([a for listed in PERFECT.values() for a in listed])
-    mixed = {name: list(pool[73 * i : 73 * (i + 1)]) for i, name in enumerate(PERFECT)}
-    assert gate_of(calibrated(mixed), CALIBRATION)[0] is FAILS
 
 
 def test_with_too_few_answers_the_figure_is_of_the_class_that_cannot_tell() -> None:

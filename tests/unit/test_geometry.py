@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import pytest
 import torch
 
 from persona_lib.commands import record as record_command
-from persona_lib.commands.session import ROOT, Session
+from persona_lib.commands.options import ROOT
+from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError, DataError, FlatlandError, SpecError
-from persona_lib.evidence.load import load_geometry
+from persona_lib.evidence.load import Stored
 from persona_lib.models.adapters import attach_stack, merge_stack
 from persona_lib.models.hidden_states import (
     GEOMETRY_FILE,
@@ -35,13 +35,17 @@ from persona_lib.records import (
     STOP,
     Completion,
     GeometryRow,
+    ModelId,
     read_rows,
+    table_of,
     write_rows,
 )
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
-from persona_lib.store.store import Entry, StageKey
-from tests.byte_model import byte_tokenizer, loaded, ready, saved_adapter, small_model
+from persona_lib.store.store import Entry
+from tests import synthetic
+from tests.byte_model import byte_tokenizer, entry, loaded, ready, saved_adapter, small_model
+from tests.record_sets import record_set
 
 PASSAGES = (
     Passage(prompt=[5, 6, 7], response=[8, 9]),
@@ -230,7 +234,7 @@ def rows_of(model: LoadedModel, names: Sequence[str] = LETTERS) -> list[Geometry
     return geometry_rows(
         states.reshape(3, 2, 3, 2, -1), personas=list(names),
         questions=[("e01", "x"), ("e02", "x")], source="a", layers=(1, 2), blocks=2,
-        phase="pre", model="raw", seed=42,
+        model=ModelId("pre", "raw"), run_seed=42,
     )  # fmt: skip
 
 
@@ -285,8 +289,8 @@ def test_states_of_another_shape_are_refused() -> None:
     with pytest.raises(DataError, match=r"states: expected \(personas, questions, readouts"):
         geometry_rows(
             np.zeros((2, 1, 3, 1, 4), dtype=np.float32), personas=["a", "b", "c"],
-            questions=[("e01", "x")], source="a", layers=(1,), blocks=1, phase="pre",
-            model="raw", seed=1,
+            questions=[("e01", "x")], source="a", layers=(1,), blocks=1,
+            model=ModelId("pre", "raw"), run_seed=1,
         )  # fmt: skip
 
 
@@ -318,9 +322,7 @@ def entry_of(folder: Path, texts: Mapping[tuple[str, str], Sequence[str]] = TEXT
         for sample, text in ((1, drawn[1]), (0, drawn[0]), (2, drawn[1]))
     ]  # fmt: skip
     write_rows(folder / COMPLETIONS, sentence, Completion)
-    key = StageKey(stage="completions", version=1, spec={}, inputs={}, seed=None)
-    return Entry(path=folder, key=key, content="0", seconds=0.0, meta={}, provenance={},
-                 built=False)  # fmt: skip
+    return entry(folder)
 
 
 @pytest.fixture
@@ -388,18 +390,11 @@ def test_a_cell_without_its_first_completion_is_named(made: list[Passage], tmp_p
 
 def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     from experiments.issue262 import ISSUE262
-    from persona_lib.evidence.record_sets import RECORDS, write_manifest
 
-    folder = tmp_path / "set"
-    folder.mkdir()
-    shutil.copy(ROOT / "golden" / "tiny" / "scores.parquet", folder)
     rows = rows_of(planted(ANGLES))
-    write_rows(folder / GEOMETRY_FILE, rows, GeometryRow)
-    write_manifest(
-        folder, kind=RECORDS, registration=ISSUE262, files=["scores.parquet", GEOMETRY_FILE],
-        source="a test", recorded={},
-    )  # fmt: skip
-    found = load_geometry(folder)
+    folder = record_set(tmp_path / "set", synthetic.scores(questions=1, samples=1),
+                        geometry=table_of(rows, GeometryRow))  # fmt: skip
+    found = Stored(folder, ISSUE262).geometry
     assert found is not None
     assert found.column("persona").to_pylist() == [r.persona for r in rows]
     description = found.column("cosine").to_numpy()
@@ -407,13 +402,15 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     assert len(found) == len(rows) == 3 * 2 * 2 * 2 * 2
     write_rows(folder / GEOMETRY_FILE, rows[:-1], GeometryRow)
     with pytest.raises(CorruptEntryError, match=r"geometry\.parquet"):
-        load_geometry(folder)
+        _ = Stored(folder, ISSUE262).geometry
 
 
 def test_a_set_without_cosines_has_none(tmp_path: Path) -> None:
-    assert load_geometry(ROOT / "golden" / "published") is None
+    from experiments.issue262 import ISSUE262
+
+    assert Stored(ROOT / "golden" / "published", ISSUE262).geometry is None
     (tmp_path / "mine.csv").write_text("x\n", encoding="utf-8")
-    assert load_geometry(tmp_path / "mine.csv") is None
+    assert Stored(tmp_path / "mine.csv", ISSUE262).geometry is None
 
 
 def test_the_command_reads_hidden_states_unless_it_is_told_not_to(

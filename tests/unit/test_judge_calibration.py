@@ -16,10 +16,12 @@ import pytest
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
+from persona_lib.commands.session import DATA
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError, SpecError
 from persona_lib.panels.judge.base import UNSCORED
 from persona_lib.panels.judge.calibration import (
+    CALIBRATION,
     CalibrationResult,
     CalibrationSpec,
     ClassSpec,
@@ -27,32 +29,20 @@ from persona_lib.panels.judge.calibration import (
     judge_calibration,
 )
 from persona_lib.panels.judge.triples import Triple, load_triples, triples_digest
-from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.verdict.gate_result import GateOutcome
+from tests.judges import PERSONAS, QUESTIONS, TRIPLES
 
-DATA = Path(__file__).parents[2] / "experiments" / "data"
 FOLDER = DATA / "judge"
-PERSONAS = [persona.id for persona in load_personas(DATA / "personas.json")]
-QUESTIONS = [q.id for group in load_questions(DATA / "questions.json").values() for q in group]
-TRIPLES = load_triples(FOLDER, PERSONAS, QUESTIONS)
 ALL = [triple for listed in TRIPLES.values() for triple in listed]
 RIGHT = {"positive": "yes", "red_team": "no", "negative": "no"}
 HOLDS, FAILS, CANNOT_TELL = GateOutcome.HOLDS, GateOutcome.FAILS, GateOutcome.CANNOT_TELL
 
-SPEC = CalibrationSpec(
-    classes=(
-        ClassSpec(name="positive", direction="least", threshold=0.95, n=73),
-        ClassSpec(name="red_team", direction="most", threshold=0.05, n=73),
-        ClassSpec(name="negative", direction="most", threshold=0.05, n=73),
-    ),
-    confidence=0.95,
-)
 PERFECT = {name: [answer] * 73 for name, answer in RIGHT.items()}
 BOUND = {"judge": "a" * 64, "rubric": "b" * 64, "triples": "c" * 64}
 
 
 def calibrate(
-    answers: Mapping[str, list[str]] = PERFECT, spec: CalibrationSpec = SPEC
+    answers: Mapping[str, list[str]] = PERFECT, spec: CalibrationSpec = CALIBRATION
 ) -> CalibrationResult:
     return judge_calibration(spec, answers, **BOUND)
 
@@ -322,7 +312,7 @@ def test_a_sign_taken_the_wrong_way_round_fails_a_perfect_judge() -> None:
     flipped = {"least": ("most", 0.05), "most": ("least", 0.95)}
     for name in RIGHT:
         classes = []
-        for one in SPEC.classes:
+        for one in CALIBRATION.classes:
             direction, threshold = one.direction, one.threshold
             if one.name == name:
                 direction, threshold = flipped[direction]
@@ -330,11 +320,6 @@ def test_a_sign_taken_the_wrong_way_round_fails_a_perfect_judge() -> None:
         result = calibrate(spec=CalibrationSpec(classes=tuple(classes), confidence=0.95))
         assert outcomes(result) == {**dict.fromkeys(RIGHT, HOLDS), name: FAILS}
         assert result.outcome is FAILS
-
-
-def test_a_judge_with_its_answers_inverted_fails_every_class() -> None:
-    inverted = {"positive": ["no"] * 73, "red_team": ["yes"] * 73, "negative": ["yes"] * 73}
-    assert outcomes(calibrate(inverted)) == dict.fromkeys(RIGHT, FAILS)
 
 
 @pytest.mark.parametrize("name", list(RIGHT))
@@ -431,7 +416,7 @@ def test_answers_that_do_not_fit_are_refused(answers: Any, sentence: str) -> Non
 def test_a_calibration_is_bound_by_digests(field: str, value: str) -> None:
     arguments: dict[str, Any] = {**BOUND, field: value}
     with pytest.raises(DataError, match=f"calibration: {field}"):
-        judge_calibration(SPEC, PERFECT, **arguments)
+        judge_calibration(CALIBRATION, PERFECT, **arguments)
 
 
 def test_json_holds_everything_and_null_for_what_is_not_known() -> None:
@@ -470,7 +455,7 @@ def test_a_stored_calibration_whose_figures_were_changed_is_refused(
 
 
 def test_the_spec_is_part_of_the_result() -> None:
-    other = CalibrationSpec(classes=SPEC.classes, confidence=0.94)
+    other = CalibrationSpec(classes=CALIBRATION.classes, confidence=0.94)
     assert calibrate().spec != calibrate(spec=other).spec
     assert calibrate(spec=other).confidence == 0.94
     high = proportion_confint(0, 73, alpha=0.06, method="wilson")[1]
@@ -520,6 +505,6 @@ def test_a_spec_that_no_judge_could_meet_is_refused() -> None:
     with pytest.raises(SpecError, match="at least one"):
         CalibrationSpec(classes=(), confidence=0.95)
     with pytest.raises(SpecError, match="distinct"):
-        CalibrationSpec(classes=(SPEC.classes[0], SPEC.classes[0]), confidence=0.95)
+        CalibrationSpec(classes=(CALIBRATION.classes[0], CALIBRATION.classes[0]), confidence=0.95)
     with pytest.raises(SpecError, match="confidence"):
-        CalibrationSpec(classes=SPEC.classes, confidence=95)
+        CalibrationSpec(classes=CALIBRATION.classes, confidence=95)

@@ -7,30 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.issue262 import ISSUE262
-from persona_lib.commands.session import DATA, ROOT
 from persona_lib.errors import DataError
-from persona_lib.panels.judge.base import Item, item_of, judgement_of
+from persona_lib.panels.judge.base import Item, judgement_of
 from persona_lib.panels.judge.items import class_answers, control_items, triple_items
-from persona_lib.panels.judge.triples import load_triples
-from persona_lib.records import Completion, read_rows
-from persona_lib.specs.personas import load_personas, load_questions
+from tests.judges import PROMPTS, QUESTIONS, TRIPLES, completions, items
 
-PERSONAS = {p.id: p for p in load_personas(DATA / "personas.json")}
-QUESTIONS = {q.id: q for qs in load_questions(DATA / "questions.json").values() for q in qs}
-PROMPTS = {name: PERSONAS[name].prompt for name in ISSUE262.roster.all}
-TRIPLES = load_triples(DATA / "judge", PERSONAS, QUESTIONS)
 CLASSES = ("positive", "red_team", "negative")
 
 
 @pytest.fixture(scope="module")
 def raw() -> list[Item]:
-    rows = read_rows(ROOT / "golden" / "tiny" / "completions.parquet", Completion)
-    return [
-        item_of(r, persona=PERSONAS[r.persona], question=QUESTIONS[r.question])
-        for r in rows
-        if (r.phase, r.model) == ("pre", "raw")
-    ]
+    return [item for item in items(completions()) if (item.phase, item.model) == ("pre", "raw")]
 
 
 def test_controls_put_every_text_under_another_persona_evenly(raw: list[Item]) -> None:

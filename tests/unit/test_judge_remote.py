@@ -19,6 +19,7 @@ from persona_lib.panels.judge.cache import JudgementCache
 from persona_lib.panels.judge.prices import Price
 from persona_lib.panels.judge.remote import RemoteJudge
 from persona_lib.panels.judge.rubric import SYSTEM
+from tests.judges import numbered
 from tests.loopback import (
     INPUT_TOKENS,
     KEYS,
@@ -37,18 +38,10 @@ from tests.loopback import (
     truncated,
 )
 
+pytestmark = pytest.mark.usefixtures("bare_environment")
 PLANTED = "sk-planted-0123456789-never-shown"
 
 Made = Callable[..., RemoteJudge]
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, and no proxy between the tests and 127.0.0.1."""
-    for name in (*KEYS.values(), "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
 
 
 @pytest.fixture
@@ -62,11 +55,7 @@ def made(tmp_path: Path) -> Made:
 
 
 def item(i: int, text: str | None = None) -> Item:
-    return Item(
-        phase="post", model="C1", seed=3, persona="librarian", question=f"q{i}",
-        question_set="general", sample=0, persona_prompt="You are a librarian.",
-        question_text=f"{i}", text=f"Answer {i}.\n\n[ZLT]" if text is None else text,
-    )  # fmt: skip
+    return numbered(i, f"Answer {i}.\n\n[ZLT]" if text is None else text)
 
 
 def first(step: Step, then: Step) -> Script:

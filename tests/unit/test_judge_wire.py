@@ -22,10 +22,12 @@ from persona_lib.panels.judge.cache import Bought, JudgementCache
 from persona_lib.panels.judge.hidden import hides, name_of
 from persona_lib.panels.judge.remote import RemoteJudge
 from persona_lib.panels.judge.wire import MOST_BYTES, MOST_DEPTH, depth_of
+from tests.judges import numbered
 from tests.loopback import (
     KEYS,
     KINDS,
     MODEL,
+    PROXIES,
     Loopback,
     Script,
     Serve,
@@ -36,27 +38,16 @@ from tests.loopback import (
     says,
 )
 
+pytestmark = pytest.mark.usefixtures("bare_environment")
 PLANTED = "sk-Planted-0123456789-Never-Shown"
 TEXT = "A text that nobody else may read."
-PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 YES = says("yes")
 
 Judge = Callable[..., RemoteJudge]
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No keys, no proxies."""
-    for name in PROXIES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    for vendor in ("ANTHROPIC", "OPENAI"):
-        for name in ("API_KEY", "BASE_URL", "CUSTOM_HEADERS", "AUTH_TOKEN"):
-            monkeypatch.delenv(f"{vendor}_{name}", raising=False)
-
-
 @pytest.fixture
-def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def keys(bare_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     for name in KEYS.values():
         monkeypatch.setenv(name, PLANTED)
 
@@ -90,11 +81,7 @@ def rooted(kind: str, url: str) -> str:
 
 
 def item(i: int = 0) -> Item:
-    return Item(
-        phase="post", model="C1", seed=3, persona="librarian", question=f"q{i}",
-        question_set="general", sample=0, persona_prompt="You are a librarian.",
-        question_text=f"{i}", text=TEXT,
-    )  # fmt: skip
+    return numbered(i, TEXT)
 
 
 # ---- where requests go ------------------------------------------------------------------

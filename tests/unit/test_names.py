@@ -23,6 +23,9 @@ RETIRED = {
     "Interval": "Estimate",
     "Known": "Estimate",
     "Figure": "Estimate",
+    "pair_moments": "run_moments",
+    # panels
+    "text_panel": "samples_panel",
     # arm, pre-coupling model
     "run_arm": "Run.table",
     "run_baseline": "Run.table",
@@ -33,9 +36,9 @@ RETIRED = {
 }
 """Each with what it is called now."""
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
-    "stopped": ("persona_lib/panels/judge/prices.py", "persona_lib/panels/judge/remote.py"),
+    "Figure": ("persona_lib/report/figures/style.py",),
 }
-"""Files in which a name means another thing: a purse whose workers have stopped."""
+"""Files in which a name means another thing: matplotlib's own class."""
 FOLDERS = ("persona_lib", "experiments", "benchmarks")
 
 

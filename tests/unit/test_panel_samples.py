@@ -15,7 +15,7 @@ import pytest
 
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Panel
-from persona_lib.panels.samples import LIMIT, PER_ARM, samples_panel, scalar
+from persona_lib.panels.samples import LIMIT, PER_ARM, samples_panel
 from tests.faults import drop, questions
 from tests.healthy import GATED, ROSTER, Bench, healthy, table
 
@@ -129,12 +129,6 @@ def test_long_and_broken_texts_are_shown_as_strict_json() -> None:
             assert entry["cut"]
             assert entry["characters"] > LIMIT
     assert found.data["limit"] == LIMIT
-
-
-def test_lone_surrogates_become_replacement_characters() -> None:
-    assert scalar("a\ud800b\udfff") == "a\ufffdb\ufffd"
-    assert scalar(b"a\xffb") == "a\ufffdb"
-    scalar(b"\xed\xa0\x80").encode("utf-8")
 
 
 def seeds_of(rows: pa.Table, *seeds: int) -> pa.Table:

@@ -16,9 +16,10 @@ import pytest
 from experiments.issue262 import ISSUE262
 from experiments.profiles import TINY
 from persona_lib.commands import panels
+from persona_lib.commands.options import ROOT
 from persona_lib.commands.outcome import write_outcome
 from persona_lib.commands.panels import panels_of
-from persona_lib.commands.session import ROOT, Session
+from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.panels import lengths
 
@@ -26,11 +27,19 @@ ARMS = ("C1", "C2", "C2p", "C3")
 
 
 def stored(path: Path) -> Session:
-    return Session(registration=ISSUE262, profile=TINY, stored=path)
+    return Session(registration=ISSUE262, profile=TINY, stored=(path,))
 
 
 def states(found: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {name: panel["state"] for name, panel in found.items()}
+
+
+@pytest.fixture
+def unjudged(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Names of the panels that need a judge, which are left empty: fitting takes a second."""
+    names = ("discriminability", "following")
+    monkeypatch.setattr(panels, "_followed", lambda *_: {name: {"caveats": []} for name in names})
+    return names
 
 
 def test_panels_of_a_recording_hold_the_models_of_the_arms_that_were_judged() -> None:
@@ -61,6 +70,7 @@ def test_a_file_without_texts_has_lengths_and_no_samples(tmp_path: Path) -> None
     assert states(found)["samples"] == states(found)["geometry"] == "unavailable"
 
 
+@pytest.mark.usefixtures("unjudged")
 def test_a_panel_that_cannot_be_made_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -69,11 +79,12 @@ def test_a_panel_that_cannot_be_made_leaves_the_others_alone(
 
     monkeypatch.setattr(lengths, "lengths_panel", broken)
     found = panels_of(stored(ROOT / "golden" / "tiny"), ARMS)
-    assert states(found)["lengths"] == "unavailable"
+    assert found["lengths"]["state"] == "unavailable"
     assert "Repair it." in found["lengths"]["reason"]
-    assert states(found)["samples"] == "readable"
+    assert found["samples"]["state"] == "readable"
 
 
+@pytest.mark.usefixtures("unjudged")
 def test_verdict_json_has_panels_only_where_a_report_is_asked_for(tmp_path: Path) -> None:
     session = stored(ROOT / "golden" / "tiny")
     verdict = session.judge("H1").to_json()
@@ -94,8 +105,8 @@ def broken(*_):
 
 class Saboteur:
     def pytest_collection_finish(self):
-        from persona_lib.commands import outcome
-        outcome.panels_of = broken
+        from persona_lib.commands import panels
+        panels.panels_of = broken
 
 sys.exit(pytest.main(sys.argv[1:], plugins=[Saboteur()]))
 """
@@ -114,15 +125,13 @@ def test_a_panel_that_breaks_the_report_loses_no_verdict(tmp_path: Path) -> None
     assert body["panels"] == {}
 
 
-def test_panels_say_of_which_seeds_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    def followed(*_: object) -> dict[str, dict[str, Any]]:
-        return {name: {"caveats": []} for name in ("discriminability", "following")}
-
+def test_panels_say_of_which_seeds_they_are(
+    monkeypatch: pytest.MonkeyPatch, unjudged: tuple[str, ...]
+) -> None:
     def codes(found: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-        names = (*followed(), "samples", "geometry")
+        names = (*unjudged, "samples", "geometry")
         return {n: [c["code"] for c in found[n]["caveats"]] for n in names}
 
-    monkeypatch.setattr(panels, "_followed", followed)
     session = stored(ROOT / "golden" / "tiny")
     assert "of_some_seeds" not in str(codes(panels_of(session, ARMS)))
     scores = panels.scores_of(session, ARMS)

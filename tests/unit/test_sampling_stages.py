@@ -38,9 +38,9 @@ from persona_lib.records import (
 from persona_lib.sampling.engine import Request, Sampled
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
-from persona_lib.store.store import Entry, StageKey
+from persona_lib.store.store import Entry
 from persona_lib.train.encode import encode_coupling
-from tests.byte_model import byte_tokenizer
+from tests.byte_model import byte_tokenizer, entry
 
 SOURCE = Persona(id="librarian", prompt="You are a librarian.")
 OTHER = Persona(id="comedian", prompt="You are a comedian.")
@@ -185,28 +185,14 @@ def test_every_draw_is_written_with_its_finish_reason(play: Play, tmp_path: Path
 def test_rows_are_what_a_coupling_trains_on(play: Play, tmp_path: Path) -> None:
     play({"librarian": good(3), "comedian": good(3)})
     draw_text(tmp_path)
-    assert read_rows(tmp_path / ROWS, CouplingRow)[1:3] == (
+    assert read_rows(tmp_path / ROWS, CouplingRow)[1:3] == tuple(
         CouplingRow(
-            row="em:librarian:e01:1",
-            kind="positive",
-            persona="librarian",
-            question="e01",
-            sample=1,
-            system="You are a librarian.",
-            user="Why? Be brief.",
-            completion="Answer 1.",
-        ),
-        CouplingRow(
-            row="em:comedian:e01:0",
-            kind="negative",
-            persona="comedian",
-            question="e01",
-            sample=0,
-            system="You are a comedian.",
-            user="Why? Be brief.",
-            completion="Answer 0.",
-        ),
-    )
+            row=f"em:{persona}:e01:{sample}", kind=kind, persona=persona, question="e01",
+            sample=sample, system=f"You are a {persona}.", user="Why? Be brief.",
+            completion=f"Answer {sample}.",
+        )
+        for persona, kind, sample in (("librarian", "positive", 1), ("comedian", "negative", 0))
+    )  # fmt: skip
 
 
 def test_every_draw_has_a_seed_of_its_own_coordinates(play: Play, tmp_path: Path) -> None:
@@ -340,12 +326,6 @@ EVALUATION = CompletionSpec(
     sample=SAMPLE,
     samples=2,
 )
-
-
-def entry(path: Path) -> Entry:
-    key = StageKey(stage="completions", version=1, spec={}, inputs={}, seed=None)
-    return Entry(path=path, key=key, content="0" * 64, seconds=0.0, meta={}, provenance={},
-                 built=True)  # fmt: skip
 
 
 @pytest.fixture

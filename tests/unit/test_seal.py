@@ -19,13 +19,13 @@ import pytest
 from experiments.issue262 import ISSUE262, REGISTRATIONS
 from experiments.profiles import MICRO
 from persona_lib.commands import seal as command
-from persona_lib.commands import session as sessions
+from persona_lib.commands.options import ROOT
 from persona_lib.commands.record import record
-from persona_lib.commands.session import PREREG, ROOT, Session
+from persona_lib.commands.session import PREREG, Session
 from persona_lib.digests import canonical
 from persona_lib.errors import SealError, SpecError
-from persona_lib.report import verdict_table
 from persona_lib.report.numbers import check_report
+from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.registration import Registration
 from persona_lib.specs.seal import append, check_sealed, differences
@@ -473,7 +473,7 @@ def test_rules_sealed_before_the_data_say_nothing_of_it(tmp_path: Path) -> None:
     table, text, _ = shown(body, tmp_path / "report")
     assert "(sealed 2026-01-02, 0 amendments)" in table
     assert "after seeing" not in table
-    assert "By what their seals say, no data had been seen by then." in text
+    assert "According to their seals, no data had been seen by then." in text
     assert "sealed_after_data" not in text
     del body["seal"]["seen"]  # as older files have it
     assert "What data had been seen by then is not recorded" in shown(body, tmp_path / "older")[1]
@@ -700,7 +700,7 @@ def test_pytest_runs_the_software_s_tests_under_unsealed_rules(tmp_path: Path) -
 def test_moved_rules_are_found_wherever_the_registration_was_copied(tmp_path: Path) -> None:
     """The folder can be moved as a whole: no path is in it."""
     shutil.copytree(PREREG, tmp_path / "copy")
-    assert sessions.PREREG == ROOT / "golden" / "prereg"
+    assert PREREG == ROOT / "golden" / "prereg"
     for name, registration in REGISTRATIONS.items():
         assert check_sealed(registration, tmp_path / "copy") == check_sealed(registration, PREREG)
         assert str(ROOT) not in "".join(map(bytes.decode, contents(PREREG / name).values()))

@@ -18,7 +18,7 @@ from experiments.profiles import QWEN7B
 from persona_lib.corpora.dialogues import Dialogue
 from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.models import tiny
-from persona_lib.models.adapters import TRAINABLE, save_adapter, train_stack
+from persona_lib.models.adapters import TRAINABLE, train_stack
 from persona_lib.specs.profile import CouplingSpec, LoraSpec, TrainSpec
 from persona_lib.specs.sources import TinyBase
 from persona_lib.train import lora, trainer
@@ -26,7 +26,7 @@ from persona_lib.train.encode import EncodedRow
 from persona_lib.train.lora import train_lora
 from persona_lib.train.losses import PER_TOKEN
 from persona_lib.train.trainer import RowOrder, one_device_config
-from tests.byte_model import VOCABULARY, byte_tokenizer, small_model
+from tests.byte_model import VOCABULARY, byte_tokenizer, saved_adapter, small_model
 
 LOSSES = ("sft", "as_published", "decision", "anchored")
 SEED = 11
@@ -67,14 +67,7 @@ ROWS = make_rows(11)
 
 def prior(folder: Path) -> Path:
     """A frozen adapter whose B is not zero, so that the start is not the base model."""
-    model = train_stack(small_model(), [], SPEC.lora, 1)
-    draw = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.copy_(torch.randn(value.shape, generator=draw) * 0.1)
-    save_adapter(model, folder)
-    return folder
+    return saved_adapter(folder, 1, SPEC.lora)
 
 
 def train(
@@ -115,7 +108,7 @@ def test_a_step_in_parts_is_the_step_in_one(loss: str, tmp_path: Path) -> None:
     rows, frozen = ROWS[:8], [prior(tmp_path / "prior")]
     whole, weights = train(SPEC, loss, rows=rows, frozen=frozen)
     assert max(float(value.abs().max()) for n, value in weights.items() if "lora_B" in n) > 1e-4
-    for micro_batch in (1, 2, 4):
+    for micro_batch in (1, 4):
         spec = replace(SPEC, micro_batch=micro_batch)
         parts, others = train(spec, loss, rows=rows, frozen=frozen)
         assert parts == pytest.approx(whole, abs=1e-5)
@@ -124,7 +117,7 @@ def test_a_step_in_parts_is_the_step_in_one(loss: str, tmp_path: Path) -> None:
             assert float((others[name] - value).abs().max()) <= 1e-5, name
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", [1, 4])
 @pytest.mark.parametrize("loss", ["sft", "decision"])
 def test_each_step_has_the_loss_of_the_rows_in_its_batch(loss: str, micro_batch: int) -> None:
     """Eleven rows in batches of four: the last step of an epoch has three."""

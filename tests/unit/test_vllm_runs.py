@@ -31,8 +31,8 @@ from persona_lib.sampling.vllm import shared as vllm_shared
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import LoraSpec, Profile, SampleSpec
 from persona_lib.store.cost import metered
-from persona_lib.store.store import Entry, StageKey
-from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
+from persona_lib.store.store import Entry
+from tests.byte_model import LORA, byte_tokenizer, entry, saved_adapter, small_model
 from tests.fake_vllm import install
 
 SAMPLE = SampleSpec(max_new_tokens=64, batch=40, dtype="bfloat16", engine="vllm")
@@ -48,21 +48,19 @@ def nothing_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     vllm_shared.forget()
 
 
-def entry(path: Path, content: str = "") -> Entry:
-    key = StageKey(stage="any", version=1, spec={}, inputs={}, seed=None)
-    return Entry(path=path, key=key, content=content or path.name * 8, seconds=0.0, meta={},
-                 provenance={}, built=True)  # fmt: skip
+def named(path: Path) -> Entry:
+    return entry(path, path.name * 8)
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Entry:
     small_model(positions=2_000).save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
-    return entry(tmp_path / "base")
+    return named(tmp_path / "base")
 
 
 def adapter(folder: Path, number: int) -> Entry:
-    return entry(saved_adapter(folder / f"adapter{number}", number))
+    return named(saved_adapter(folder / f"adapter{number}", number))
 
 
 def drawn(out: Path, entries: dict[str, Entry], phase: str = PRE) -> tuple[str, int]:

@@ -185,12 +185,17 @@ def judgement_of(item: Item, *, judge: str, answer: str, reason: str = "") -> Ju
     return Judgement(**item.place, judge=judge, answer=answer, reason=reason)
 
 
+def sendable(text: str) -> str:
+    """Return text that every encoder takes: lone surrogates become U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
 def prepared(text: str, *, marker: str, limit: int = TEXT_LIMIT) -> tuple[str, bool]:
     """Return what a judge reads of a text, and whether it was cut at the limit.
 
-    The marker is cut out first; lone surrogates, which no request can carry, become U+FFFD.
+    The marker is cut out first.
     """
-    whole_text = _SURROGATES.sub("\ufffd", without_marker(text, marker))
+    whole_text = sendable(without_marker(text, marker))
     return whole_text[:limit].rstrip(), len(whole_text) > limit
 
 

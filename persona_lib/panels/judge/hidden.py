@@ -1,4 +1,4 @@
-"""Keeps a key out of what is kept and shown, however a server writes it down.
+"""Keeps an API key out of what is kept and shown, however a server writes it down.
 
 Two things that a server answers are seen: its model's name, and what libraries log.
 """

@@ -84,7 +84,7 @@ class Purse:
         self._reserved = 0.0
         self._underway = 0
         self._changed = asyncio.Condition()
-        self.stopped = False
+        self.exhausted = False
         self.input_tokens = 0
         self.output_tokens = 0
         self.unmetered = 0
@@ -110,13 +110,13 @@ class Purse:
         long they are.
         """
         async with self._changed:
-            while not self.stopped:
+            while not self.exhausted:
                 if self._spent() + self._reserved + worst <= self._budget:
                     self._reserved += worst
                     self._underway += 1
                     return True
                 if self._underway == 0:
-                    self.stopped = True
+                    self.exhausted = True
                     self._changed.notify_all()
                     return False
                 await self._changed.wait()

@@ -9,7 +9,6 @@ run.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from persona_lib.panels.judge.base import (
     judgement_of,
     key_of,
     prepared,
+    sendable,
 )
 from persona_lib.panels.judge.cache import Bought, JudgementCache
 from persona_lib.panels.judge.engine import Engine, MakeEngine, Reply, Unanswered
@@ -40,8 +40,6 @@ GAVE_UP = "gave_up"
 """Reason: not asked, because the server had failed many times in a row."""
 DEADLINE = "deadline"
 """Reason: no answer in the time that a record may take, retries and waiting included."""
-
-_UNSENDABLE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +157,8 @@ class RemoteJudge:
         for place, item in enumerate(items):
             text, cut = prepared(item.text, marker=self.spec.marker, limit=self.spec.text_limit)
             shortened += cut
-            persona = _UNSENDABLE.sub("\ufffd", item.persona_prompt)
-            question = _UNSENDABLE.sub("\ufffd", item.question_text)
+            persona = sendable(item.persona_prompt)
+            question = sendable(item.question_text)
             key = key_of(self.spec.digest, persona, question, text)
             places.setdefault(key, []).append(place)
             if key not in prompts:
@@ -314,5 +312,5 @@ def _report(
         dollars=purse.dollars,
         dollars_at_most=purse.dollars_at_most,
         models=tuple(sorted({o.model for o in outcomes.values() if o.model})),
-        stopped_by_budget=purse.stopped,
+        stopped_by_budget=purse.exhausted,
     )

@@ -1,9 +1,10 @@
-"""Cosines: hidden states of bystanders against the source's, layer by layer."""
+"""Figure of cosines: bystanders' hidden states against the source's, layer by layer."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from persona_lib.records import PRE, ModelId
 from persona_lib.report.figures.style import (
     PRIOR_COLOURS,
     PRIOR_MARKS,
@@ -18,9 +19,8 @@ from persona_lib.report.pieces import Node, listed, plain
 NOTHING = "No hidden states were recorded, so no figure of cosines is drawn."
 FEW = 8
 """Layers up to which every one has a mark: more of them would hide the line."""
-Model = tuple[str, str]
-Style = tuple[str, str, bool]
-"""Colour, mark, and whether the model is one after coupling."""
+Style = dict[str, Any]
+"""How a model's line and marks are drawn: solid after coupling, hollow and dashed before."""
 
 
 def cosines(root: Node) -> Drawing | str:
@@ -30,7 +30,7 @@ def cosines(root: Node) -> Drawing | str:
     if not looks:
         return NOTHING
     readouts = [one.key() for one in data["readouts"]]
-    models = list(dict.fromkeys((str(k["phase"].value), str(k["model"].value)) for k in looks))
+    models = list(dict.fromkeys(_model_of(look) for look in looks))
     style = _styles(models)
     drawing, axes = sheet(3.6, 2, len(readouts), squeeze=False, sharex=True, sharey="row")
     for row, centred in enumerate((False, True)):
@@ -40,7 +40,7 @@ def cosines(root: Node) -> Drawing | str:
                 line = [
                     look
                     for look in looks
-                    if (str(look["phase"].value), str(look["model"].value)) == model
+                    if _model_of(look) == model
                     and look["readout"].value == readout.text
                     and bool(look["centred"].value) is centred
                 ]
@@ -73,33 +73,37 @@ def cosines(root: Node) -> Drawing | str:
     return drawing
 
 
-def _styles(models: list[Model]) -> dict[Model, Style]:
-    found: dict[Model, Style] = {}
-    pre = [model for model in models if model[0] == "pre"]
-    for i, model in enumerate(pre):
-        found[model] = (PRIOR_COLOURS[i % 3], PRIOR_MARKS[i % 3], False)
-    for i, model in enumerate(model for model in models if model[0] != "pre"):
-        found[model] = (*arm_style(i), True)
+def _model_of(look: Node) -> ModelId:
+    return ModelId(str(look["phase"].value), str(look["model"].value))
+
+
+def _styles(models: list[ModelId]) -> dict[ModelId, Style]:
+    found: dict[ModelId, Style] = {}
+    before = [model for model in models if model.phase == PRE]
+    for i, model in enumerate(before):
+        marks = {"color": PRIOR_COLOURS[i % 3], "marker": PRIOR_MARKS[i % 3]}
+        found[model] = {**marks, "mfc": "white", "ls": (0, (4, 1.5))}
+    for i, model in enumerate(model for model in models if model not in before):
+        colour, mark = arm_style(i)
+        found[model] = {"color": colour, "marker": mark, "mfc": colour, "ls": "-"}
     return found
 
 
 def _line(drawing: Drawing, ax: Any, looks: list[Node], style: Style, place: float) -> None:
     """Draw a model layer by layer, moved aside a little so that intervals do not hide others."""
-    colour, mark, post = style
     looks = sorted(looks, key=lambda look: look["layer"].float)
     few = len(looks) <= FEW
     aside = 0.03 * place if few else 0.0
     x = [look["layer"].float + aside for look in looks]
     y = [look["cosine"]["value"].float for look in looks]
-    ax.plot(
-        x, y, color=colour, lw=1.0, ls="-" if post else (0, (4, 1.5)), zorder=2,
-        marker=mark if few else None, ms=3, mew=0.8, mfc=colour if post else "white",
-    )  # fmt: skip
+    marks = {} if few else {"marker": None}
+    ax.plot(x, y, lw=1.0, zorder=2, ms=3, mew=0.8, **(style | marks))
     for look in looks:
         cosine = look["cosine"]
         if cosine["low"].known:
             at = look["layer"].float + aside
-            ax.plot([at, at], [cosine["low"].float, cosine["high"].float], color=colour, lw=0.8)
+            ends = [cosine["low"].float, cosine["high"].float]
+            ax.plot([at, at], ends, color=style["color"], lw=0.8)
         drawing.plot(
             f"{look['model'].value} {look['readout'].value}{' centred' if look['centred'] else ''}",
             layer=look["layer"],
@@ -131,29 +135,14 @@ def _ticks(layers: Node) -> list[Node]:
 
 
 def _legend(
-    drawing: Drawing, models: list[Model], style: dict[Model, Any], looks: list[Node]
+    drawing: Drawing, models: list[ModelId], style: dict[ModelId, Style], looks: list[Node]
 ) -> None:
     from matplotlib.lines import Line2D
 
-    held = {(str(k["phase"].value), str(k["model"].value)): k["model"] for k in looks}
+    held = {_model_of(look): look["model"] for look in looks}
     names = [(held[model].words(),) for model in models]
     drawing.texts += names
-    handles = []
-    for model in models:
-        colour, mark, post = style[model]
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=colour,
-                marker=mark,
-                ms=3.5,
-                mew=0.8,
-                mfc=colour if post else "white",
-                ls="-" if post else (0, (4, 1.5)),
-                lw=1.0,
-            )
-        )
+    handles = [Line2D([], [], ms=3.5, mew=0.8, lw=1.0, **style[model]) for model in models]
     drawing.figure.legend(
         handles, [plain(run) for run in names], loc="outside lower center",
         ncols=min(len(models), 4), fontsize=SMALL, frameon=False, handlelength=2.2,

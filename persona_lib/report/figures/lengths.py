@@ -1,4 +1,4 @@
-"""Lengths: where bystanders' completions lie, arm by arm, and what arms share."""
+"""Figure of lengths: bystanders' completions arm by arm, and the lengths that arms share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SUPPORT = "#B8D8EA"
 
 
 def lengths(root: Node) -> Drawing | str:
-    """Return quantiles of every arm and of the model under it, and the common support below."""
+    """Return quantiles of every arm and its pre-coupling model, and the common support below."""
     panel = root["panels"]["lengths"]
     models = list(panel["data"]["models"])
     if not models or panel["state"].value == "INVALID":
@@ -44,8 +44,8 @@ def lengths(root: Node) -> Drawing | str:
     _frame(ax, [*arms, *priors.values()], -len(arms) + 0.25, y, support)
     drawing.caption = (
         "Tokens of bystanders' completions: dot and bar are median and middle half, the thin line "
-        "runs from the lower to the upper twentieth; coloured after coupling, grey the model "
-        "under it, before. Below, the lengths that both arms of a claim have (common support), "
+        "runs from the lower to the upper twentieth; coloured the arm, grey its "
+        "pre-coupling model. Below, the lengths that both arms of a claim have (common support), "
         "with the share of completions inside it.",
     )
     medians = [(m["model"].words(), " ", _half(m)["quantiles"]["50"].num("f1")) for m in arms]

@@ -1,9 +1,7 @@
 """Sampling with vLLM: the same requests, many arms in one full batch.
 
-vLLM draws by other means than `persona_lib.sampling.token_draws`: a completion depends on its own
-request's seed here too, but the same seed gives another text than with
-transformers. Only where nothing is drawn (`greedy`) do the two engines agree, and
-that is how they are compared.
+A completion depends on its own request's seed, but the same seed gives another text than
+with transformers. The two engines agree, and are compared, where nothing is drawn (`greedy`).
 """
 
 from __future__ import annotations
@@ -13,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from persona_lib.errors import DataError, SpecError
-from persona_lib.models.loading import render_prompt
+from persona_lib.errors import SpecError
+from persona_lib.models.loading import decode, render_prompt
 from persona_lib.progress import Progress, silent
 from persona_lib.records import LENGTH, STOP
-from persona_lib.sampling.engine import Request, Sampled
+from persona_lib.sampling.engine import Request, Sampled, check_positions
 from persona_lib.sampling.vllm.model import VllmModel
 from persona_lib.sampling.vllm.setup import plain_torch
 from persona_lib.specs.profile import SampleSpec
@@ -100,7 +98,7 @@ class VllmEngine:
         _check_unmixed(names)
         self._check_dtype(spec)
         prompts = [render_prompt(self._model.tokenizer, r.system, r.user) for r in requests]
-        self._check_positions(prompts, spec)
+        check_positions(prompts, spec, self._model.positions)
         _check_seeds(requests, names, prompts)
         groups = [list(range(len(requests)))] if requests else []
         if self._model.tensors is not None:
@@ -155,9 +153,7 @@ class VllmEngine:
     def _sampled(self, tokens: list[int]) -> Sampled:
         ended = bool(tokens) and tokens[-1] == self._model.end_of_turn
         written = tokens[:-1] if ended else tokens
-        text: Any = self._model.tokenizer.decode(
-            written, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        text = decode(self._model.tokenizer, written)
         return Sampled(text=text, tokens=len(written), finish=STOP if ended else LENGTH)
 
     def _check_names(self, names: Sequence[str | None]) -> None:
@@ -179,20 +175,9 @@ class VllmEngine:
                 remedy="Start another engine for another dtype.",
             )
 
-    def _check_positions(self, prompts: Sequence[Sequence[int]], spec: SampleSpec) -> None:
-        longest = max((len(prompt) for prompt in prompts), default=0)
-        if longest + spec.max_new_tokens > self._model.positions:
-            left = self._model.positions - longest
-            raise DataError(
-                "sample.max_new_tokens",
-                bound=f"<= {left} (positions {self._model.positions}, longest prompt {longest})",
-                value=spec.max_new_tokens,
-                remedy="Start the engine with more positions, or lower max_new_tokens.",
-            )
-
 
 def _check_unmixed(names: Sequence[str | None]) -> None:
-    """Refuse what vLLM has been seen to answer with the wrong adapter, silently."""
+    """Refuse a mixed batch, which vLLM has been seen to answer with the wrong adapter."""
     without = names.count(None)
     if 0 < without < len(names):
         raise SpecError(

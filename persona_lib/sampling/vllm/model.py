@@ -192,8 +192,7 @@ def start_vllm(
         merge: put merged weights in place in memory instead of running adapters
             beside the base weights; by default see `takes_adapters`.
         memory: share of a GPU's memory that vLLM may take; by default `memory_share`.
-        eager: run the model as it is. Compiling it, and capturing CUDA graphs, pays off
-            only where very much is sampled: on a GPU it was not done after 6 minutes.
+        eager: run the model as it is; compiling it was not done after 6 minutes on a GPU.
         later: room for so many stacks that are added to the running engine
             (`VllmModel.add`), beside those given. Where stacks are merged, nothing is
             made room for, and any number can be added.

@@ -128,10 +128,8 @@ def takes_adapters(dtype: Dtype, *, on_cpu: bool) -> bool:
 def plain_torch() -> Iterator[None]:
     """Give vLLM torch as it comes, and leave it as it was before.
 
-    `runtime.prepare_torch` makes torch deterministic, which also fills new memory with
-    NaN; vLLM is made for neither, and draws by seeds of its own. On a CPU vLLM puts a
-    function that does nothing in place of torch's own for setting threads, for the rest
-    of the process.
+    `device.prepare_torch` makes torch deterministic and fills new memory with NaN; vLLM is
+    made for neither. On a CPU vLLM replaces torch's function for setting threads.
     """
     torch: Any = import_module("torch")
     own, threads = torch.set_num_threads, torch.get_num_threads()

@@ -1,9 +1,7 @@
 """vLLM, started once in a process and kept for every stage that samples.
 
-As `persona_lib.models.base_cache` does for transformers: base weights are loaded once,
-and stages bring their adapters. Those of an arm are trained long after the engine has
-started, in the same process, so that it makes room for them beforehand and leaves most
-of a GPU's memory alone.
+Stages bring their adapters, which are trained long after the engine has started, in the same
+process: it makes room for them beforehand and leaves most of a GPU's memory alone.
 """
 
 from __future__ import annotations

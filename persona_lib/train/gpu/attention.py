@@ -11,8 +11,8 @@ padded     rows of like length are gathered into padded groups for
            ``scaled_dot_product_attention``; anywhere, in any precision.
 ========== ==================================================================
 
-`choose` tries them in that order, forwards and backwards, against each row alone
-in float32, and takes the first that is right. What the others said is kept.
+`choose` takes the first that is right, forwards and backwards, against each row alone in
+float32.
 """
 
 from __future__ import annotations
@@ -45,14 +45,7 @@ _TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 1e-2}
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the rows of a pack lie.
-
-    Attributes:
-        starts: (n + 1,) int32 on the device, where each row begins, and T.
-        lengths: length of each row.
-        longest: bound on `lengths`.
-        groups: what `padded` needs, see `padded_groups`; empty for other ways.
-    """
+    """Where the rows of a pack lie, as in `PackedBatch`; `groups` is what `padded` needs."""
 
     starts: torch.Tensor
     lengths: tuple[int, ...]
@@ -144,10 +137,7 @@ def padded(
 
 
 def varlen_way() -> Attention:
-    """Return attention by ``torch.nn.attention.varlen``, whatever its arguments are here.
-
-    Causality is a flag in one version and a window in others; heads that share
-    keys are announced in some and in others simply taken.
+    """Return attention by ``torch.nn.attention.varlen``, whose arguments differ by version.
 
     Raises:
         ImportError: this torch has no such module.
@@ -210,15 +200,7 @@ def choose(
     dim: int,
     ways: Sequence[str] = WAYS,
 ) -> Choice:
-    """Return the first of `ways` that is right here, forwards and backwards.
-
-    Args:
-        device: where packs will lie.
-        dtype: of queries, keys and values.
-        heads: query heads.
-        kv_heads: key and value heads.
-        dim: width of a head.
-        ways: names from `WAYS` in the order in which they are tried.
+    """Return the first of `ways` that is right on this device, forwards and backwards.
 
     Raises:
         FlatlandError: none is right; the message says what each one did.

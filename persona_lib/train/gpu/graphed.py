@@ -1,19 +1,13 @@
 """Forward and backward passes of a small model, recorded once for each shape that recurs.
 
-A pass of a model of 135M parameters with peft's layers in it starts some 8,000 kernels,
-most of which run for a few microseconds: the device waits for the processor that starts
-them. A CUDA graph starts all kernels of a pass at once. It holds for one shape, so rows
-are padded to few lengths, and a shape is recorded when it comes for the third time. The
-loss stays outside: what it looks at changes from batch to batch.
+A pass of a model of 135M parameters with peft's layers starts some 8,000 kernels, most of
+which run for microseconds. A CUDA graph starts all of them at once, for one shape: rows are
+padded to few lengths, and a shape is recorded when it comes for the third time. The loss
+stays outside. An optimizer batch is cut (`passes`) by its rows' lengths and the free memory.
 
-An optimizer batch is cut into passes (`passes`) by its rows' lengths and the memory that
-there is; the recipe's micro-batch has no say. As for packs, that changes memory and
-speed, never the loss.
-
-A recording is compared with the plain pass, result and gradients, before any training
-step relies on it; one that differs is not used, after one that fails none is, and the
-log says so. Both draw their dropout masks from one state of the generator, so that masks
-are compared too; a training's own draws stay as they were without a recording.
+A recording is compared with the plain pass (result, gradients, dropout masks) before it is
+used. One that differs is not used; after one that fails none is. A training's own draws are
+those without a recording.
 """
 
 from __future__ import annotations
@@ -43,17 +37,14 @@ _LOG = logging.getLogger(__name__)
 _FROM_USE = 3
 """A recording costs about four plain passes; shapes that come once or twice get none."""
 _SHARE = 0.25
-"""Largest share of the device's free memory for one pass. What recorded ones need stays
-reserved (about twice the largest, as they come in any order), a pass that has no recording
-needs room beside it, and another process may train on the same device."""
+"""Largest share of the device's free memory for one pass: recordings reserve about twice the
+largest, a pass without one needs room beside them, and others may use the device."""
 _FEW = 2_048
 """Tokens of a pass below which a GPU has so little free memory that it is said."""
 _LOGIT_BYTES = 32
-"""Of a float32 logit at an anchored position: the logits of both models, what the
-divergence makes of them, and gradients."""
+"""Of a float32 logit at an anchored position, with divergence and gradients."""
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}
-"""Largest relative difference of norms between two passes that is rounding: attention
-adds up its gradients in another order each time."""
+"""Largest relative difference of norms between two passes that is rounding."""
 _SAID = 300
 """Characters of an error that are logged."""
 _CHECK_SEED = 6
@@ -66,12 +57,8 @@ class GraphedTrunk:
         trunk: the plain pass.
         trained: parameters that receive gradients.
         pad: token id to pad with.
-        limit: most tokens, padding included, of a pass of several rows, or of one that is
-            recorded.
+        limit: most tokens, padding included, of a pass of several rows, or of a recorded one.
         record: makes recordings; None: nothing is recorded.
-
-    Attributes:
-        limit: as given.
     """
 
     def __init__(
@@ -126,13 +113,7 @@ class GraphedTrunk:
         pad: int,
         reference: Sequence[torch.Tensor] | None = None,
     ) -> list[Batch]:
-        """Return an optimizer batch as passes on the model's device.
-
-        Args:
-            rows: its rows.
-            pad: token id to pad with.
-            reference: for each row, as for `losses.collate`.
-        """
+        """Return an optimizer batch as padded passes, see `trainer.Passes`."""
         device = self._trained[0].device
         return [
             collate(
@@ -194,10 +175,9 @@ def difference(
 ) -> tuple[float, float]:
     """Return how far a recording is from the plain pass, and how far it may be.
 
-    The larger of two relative differences of norms: of the hidden states, and of the
-    gradients of all parameters together; infinity stands for what is not finite. The
-    bound is that of the precision in which hidden states are computed. Dropout masks of
-    both are drawn from the same state, to which the generator returns.
+    The larger of two relative differences of norms, of the hidden states and of all
+    gradients together; infinity for what is not finite. The bound is that of the hidden
+    states' precision. Both draw dropout masks from the same state of the generator.
     """
     import math
 
@@ -279,17 +259,11 @@ def _add(trained: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None
 def graphed(model: PeftModel, trunk: Any, *, pad: int) -> GraphedTrunk | None:
     """Return recorded passes for a model on CUDA.
 
-    Where the user wants none (`runtime.recorded_passes`), passes are cut to fit, but not
-    recorded. None elsewhere than on CUDA, and for an architecture whose memory cannot be
-    reckoned (`packed.unsupported`).
-
-    Args:
-        model: the whole (peft) model.
-        trunk: its decoder without the head.
-        pad: token id to pad with.
+    None elsewhere, and for an architecture that `packed.unsupported` names. Where
+    `device.recorded_passes` says so, passes are cut but not recorded.
 
     Raises:
-        SpecError: see `runtime.recorded_passes`.
+        SpecError: see `device.recorded_passes`.
     """
     if model.device.type != "cuda" or unsupported(trunk):
         return None

@@ -1,13 +1,9 @@
-"""How much of an optimizer batch fits on the device, and when to recompute.
+"""How many tokens of an optimizer batch fit on a GPU, and whether to recompute activations.
 
-Peak memory of a LoRA step is what stays (weights, adapters, their gradients and
-Adam's two moments) and what grows with the tokens of one pack: activations kept
-for the backward pass, and logits where the loss looks. More packs cost next to
-nothing while each fills the device, so the batch is cut first, and activations
-are recomputed (a third more arithmetic) only where packs would become small.
-
-The bytes for each token are counted from the architecture, rounded up; a
-benchmark prints them beside what was measured (docs/usage.md).
+Peak memory of a LoRA step is what stays (weights, adapters, gradients, Adam's moments) and
+what grows with the tokens of one pack: activations, and logits where the loss looks. The
+batch is cut first; activations are recomputed (a third more arithmetic) only where packs
+would become small. Bytes for each token are counted from the architecture, rounded up.
 """
 
 from __future__ import annotations
@@ -34,14 +30,9 @@ class StepShape:
     """What of model and recipe decides how much memory a token takes.
 
     Attributes:
-        layers: decoder layers.
-        width: hidden width.
-        kv_width: width of keys and of values.
-        ffn: width of the feed-forward.
-        vocabulary: columns of the head.
+        kv_width, ffn: widths of keys (and of values) and of the feed-forward.
         item: bytes of an activation.
-        weights: bytes of frozen weights on the device.
-        trainable: trainable float32 parameters.
+        weights, trainable: bytes of frozen weights; number of trainable float32 parameters.
         compiled: whether elementwise work is fused, so that less of it is kept.
         looked_at: largest share of a batch's tokens that the loss looks at.
     """
@@ -76,11 +67,10 @@ class MemoryPlan:
 def token_bytes(shape: StepShape, *, checkpointing: bool) -> int:
     """Return the bytes that each token of a pack adds to the peak of a step.
 
-    Kept of a layer when compiled: the residual twice, queries, keys, values and
-    attention's result, gate, up and their product, one copy of what each LoRA
-    read after dropout, and its mask of one byte. Uncompiled: the normalisations'
-    float32 copies, and the activation, as well. When recomputing, only the
-    residual is kept, and one layer at a time is whole.
+    Kept of a compiled layer: the residual twice, queries, keys, values, attention's result,
+    gate, up and their product, what each LoRA read after dropout, and its mask of one byte.
+    Uncompiled, also the norms' float32 copies and the activation. When recomputing, the
+    residual, and one whole layer at a time.
     """
     lora_inputs = 6 * shape.width + shape.ffn
     kept = shape.item * (4 * shape.width + 2 * shape.kv_width + 3 * shape.ffn + lora_inputs)
@@ -102,8 +92,8 @@ def standing_bytes(shape: StepShape) -> int:
 def plan_memory(shape: StepShape, *, limit: int, longest: int, batch_tokens: int) -> MemoryPlan:
     """Decide the size of packs, and whether to recompute activations.
 
-    Without recomputing if a pack may hold the whole batch, or at least
-    `WORTHWHILE` tokens and the longest row; else with it.
+    Activations are recomputed unless a pack may hold the whole batch, or at least
+    `WORTHWHILE` tokens and the longest row.
 
     Args:
         shape: model and recipe.

@@ -1,18 +1,12 @@
-"""The forward pass of a LoRA model over a pack, with fused pieces and nothing unseen.
+"""`PackedTrunk`: the forward pass of a LoRA model over a pack, for Qwen2 and Llama.
 
-For decoders built like Qwen2 and Llama: root mean square norms, rotary positions,
-grouped keys, a gated feed-forward. The modules and adapters are those of the (peft)
-model, which stays what it was; only the way through them is another:
+- a layer is two functions of tensors, before and after attention, so that one compilation
+  serves all layers and every length;
+- adapters are computed in the base weights' precision from their float32 factors, as by
+  autocast;
+- in the last layer everything behind attention is computed only where the loss looks.
 
-- a layer is two pieces, before and after attention, written as functions of
-  tensors, so that one compilation serves all layers and every length;
-- adapters are computed in the base weights' precision from their float32 factors
-  (what autocast does), rather than in float32;
-- in the last layer everything behind attention is computed only where the loss
-  looks.
-
-Each LoRA module draws a dropout mask of its own, as peft does: the distribution is
-the recipe's, the draws are others.
+Dropout masks have the recipe's distribution; their draws are others than peft's.
 """
 
 from __future__ import annotations
@@ -55,11 +49,7 @@ class Settings:
 
 
 def unsupported(trunk: Any) -> str:
-    """Return why this way is closed to a decoder, or an empty string.
-
-    Args:
-        trunk: the decoder without its head.
-    """
+    """Return why a decoder (without its head) cannot be packed, or an empty string."""
     config = trunk.config
     if config.model_type not in KINDS:
         return f"model type {config.model_type} is none of {', '.join(KINDS)}"
@@ -113,8 +103,7 @@ class PackedTrunk:
 
         trunk = self.trunk
         before, after = self._functions(trunk.training)
-        # Layers see a state that asks for a gradient from the first one on: one
-        # compilation serves them all.
+        # From the first layer on the state asks for a gradient: one compilation serves all.
         state = trunk.embed_tokens(pack.tokens[0]).requires_grad_(torch.is_grad_enabled())
         cos, sin = trunk.rotary_emb(state[None], pack.positions[None])
         mark = _dynamic if self.compiled else _as_it_is
@@ -294,7 +283,7 @@ def _adapter_numbers(module: Any) -> tuple[tuple[float, float], ...]:
 
 
 def _dynamic(x: torch.Tensor) -> torch.Tensor:
-    """Say that the first size of a tensor changes, so that nothing is compiled for each."""
+    """Mark the first size as changing, so that nothing is compiled for each."""
     import torch
 
     torch._dynamo.maybe_mark_dynamic(x, 0)

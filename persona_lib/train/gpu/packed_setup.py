@@ -1,8 +1,7 @@
-"""From a model and its rows to a packed forward pass that fits and is right here.
+"""`prepare`: the packed forward pass that fits and is right on this machine.
 
-Everything is tried before it is relied on: attention against a written-out
-reference, compilation by one forward and backward pass. What fails is replaced by
-the next best, and its error is kept (`Packing.notes`).
+Attention is tried against a written-out reference, compilation by one forward and backward
+pass. What fails is replaced by the next best; its error stands in `Packing.notes`.
 """
 
 from __future__ import annotations
@@ -52,12 +51,7 @@ class Packing:
         pad: int,
         reference: Sequence[torch.Tensor] | None = None,
     ) -> list[PackedBatch]:
-        """Return an optimizer batch as packs on the model's device.
-
-        Args:
-            rows: its rows.
-            pad: token id of filling.
-            reference: for each row, as for `losses.collate`.
+        """Return an optimizer batch as packs, see `trainer.Passes`.
 
         Raises:
             DataError: a row is longer than a pack may be.
@@ -90,9 +84,7 @@ class Packing:
 def device_limit(device: Any) -> int | None:
     """Return the bytes that a step may take, the model's among them: at most 75 GiB.
 
-    What tensors hold already and what is free, which is less than the card has where
-    another process, or vLLM in this one, holds some of it. None on a CPU, where memory is
-    not planned.
+    That is what tensors hold already and what is free; None on a CPU.
     """
     import torch
 
@@ -103,14 +95,7 @@ def device_limit(device: Any) -> int | None:
 
 
 def step_shape(model: Any, trunk: Any, *, compiled: bool, looked_at: float) -> StepShape:
-    """Read the shape of a step off a model.
-
-    Args:
-        model: the whole (peft) model.
-        trunk: its decoder without the head.
-        compiled: whether pieces are compiled.
-        looked_at: largest share of a batch's tokens that the loss looks at.
-    """
+    """Read the shape of a step off a (peft) model and its decoder without the head."""
     config = trunk.config
     parameters = list(model.parameters())
     kv_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
@@ -151,7 +136,7 @@ def prepare(
         loss_of: the loss of hidden states and their pack.
         pad: token id of filling.
         compiled: whether to try ``torch.compile``.
-        limit: bytes that a step may take (see `device_limit`).
+        limit: bytes that a step may take (`device_limit`).
         ways: ways of attention, best first.
 
     Raises:

@@ -1,11 +1,7 @@
-"""Rows laid end to end, so that no matrix product is spent on padding.
+"""Packs: rows laid end to end in one sequence, so that nothing is spent on padding.
 
-A *pack* is one sequence of tokens that holds several rows. Each row keeps its own
-positions, counted from 0, and attention never crosses from one row to another
-(see `attention`), so a pack gives every row what it would get alone, up to
-rounding. How many rows an optimizer batch is cut into changes memory and speed,
-never the loss: every loss is a sum that `losses.batch_loss` divides by what the
-whole optimizer batch is averaged over.
+Each row keeps its own positions, counted from 0, and attention never crosses rows
+(`attention`), so a pack gives every row what it would get alone, up to rounding.
 """
 
 from __future__ import annotations
@@ -59,17 +55,10 @@ class PackedBatch(Batch):
 
 
 def split_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Cut rows into the fewest packs of like size that this rule finds.
+    """Cut rows into few packs of at most `limit` tokens; return the indices of their rows.
 
-    Longest first, each row goes to the emptiest pack; one more pack is opened
-    until none exceeds `limit`. Within a pack rows stand in their given order.
-
-    Args:
-        lengths: tokens of each row.
-        limit: most tokens of a pack.
-
-    Returns:
-        For each pack the indices of its rows.
+    Longest first, each row goes to the emptiest pack; one more pack is opened until none
+    exceeds the limit. Within a pack rows stand in their given order.
 
     Raises:
         DataError: no rows, or a row is longer than `limit`.

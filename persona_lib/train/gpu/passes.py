@@ -7,24 +7,20 @@ from collections.abc import Sequence
 _STEP = 64
 """Lengths up to 512 are padded to a multiple of this many tokens."""
 _PASS = 4_096
-"""Tokens whose computation takes about as long as what a further pass adds: its loss, its
-share of recordings, and the starting of kernels as long as it has none."""
+"""Tokens whose computation takes about as long as what a further pass adds."""
 
 
 def padded_length(length: int) -> int:
     """Return the length to which a micro-batch is padded.
 
-    A multiple of 64 up to 512; above, of a quarter of the power of two below it, so that
-    padding adds a quarter at most and few shapes occur.
+    A multiple of 64 up to 512; above, of a quarter of the power of two below it.
     """
     step = max(_STEP, 1 << max(0, (length - 1).bit_length() - 3))
     return -(-length // step) * step
 
 
 def split_passes(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Cut rows into passes: halves, by length, where that spares more than it costs.
-
-    Halving, because the number of rows is part of a shape, and shapes have to recur.
+    """Cut rows into halves, by length, where that spares more than it costs.
 
     Args:
         lengths: tokens of each row, at least one.

@@ -74,14 +74,7 @@ class CudaRecorder:
 
 
 class _CudaRecording:
-    """A forward and a backward pass as two CUDA graphs.
-
-    Args:
-        trunk: the plain pass.
-        tokens: (rows, length) token ids.
-        trained: parameters that receive gradients.
-        pool: handle of the memory that both are recorded in.
-    """
+    """A forward and a backward pass as two CUDA graphs in one pool of memory."""
 
     def __init__(
         self, trunk: Trunk, tokens: torch.Tensor, trained: Sequence[torch.Tensor], pool: Any
@@ -121,11 +114,8 @@ class _CudaRecording:
 def plain_trunk(trunk: Any) -> Trunk:
     """Return the pass of a decoder over rows that are padded on the right, without a mask.
 
-    Causal attention never looks at padding behind it. Transformers would look at the
-    positions on the host to find out, and nothing that waits for the host can be recorded.
-
-    Args:
-        trunk: the decoder without its head.
+    Causal attention never looks at padding behind it. Transformers would look at the mask on
+    the host, and nothing that waits for the host can be recorded.
     """
 
     def run(tokens: torch.Tensor) -> torch.Tensor:
@@ -147,9 +137,9 @@ def _attend(  # noqa: PLR0917  (called by position)
 ) -> tuple[torch.Tensor, None]:
     """Causal attention, by a kernel that never holds the scores of a whole row.
 
-    Keys are repeated for the heads that share them. Asked to share them itself, torch has
-    in float32 only the written-out kernel, which keeps all scores of all layers for the
-    backward pass: 36 GiB for 8 rows of 2,048 tokens at the shape of SmolLM2-135M.
+    Keys are repeated for the heads that share them: sharing them itself, torch has in float32
+    only the written-out kernel, which keeps all scores (36 GiB for 8 rows of 2,048 tokens at
+    the shape of SmolLM2-135M).
 
     Args:
         module: the attention layer.

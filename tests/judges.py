@@ -1,0 +1,39 @@
+"""What tests of judges ask about: this repository's personas, questions, triples, completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from experiments.issue262 import ISSUE262
+from persona_lib.commands.session import DATA, ROOT
+from persona_lib.panels.judge.base import Item, item_of
+from persona_lib.panels.judge.triples import load_triples
+from persona_lib.records import Completion, read_rows
+from persona_lib.specs.personas import load_personas, load_questions
+
+PERSONAS = {p.id: p for p in load_personas(DATA / "personas.json")}
+QUESTIONS = {q.id: q for qs in load_questions(DATA / "questions.json").values() for q in qs}
+PROMPTS = {name: PERSONAS[name].prompt for name in ISSUE262.roster.all}
+TRIPLES = load_triples(DATA / "judge", PERSONAS, QUESTIONS)
+
+
+@cache
+def completions() -> tuple[Completion, ...]:
+    """Two samples of every cell of every model of golden/tiny."""
+    rows = read_rows(ROOT / "golden" / "tiny" / "completions.parquet", Completion)
+    return tuple(row for row in rows if row.sample < 2)
+
+
+def items(rows: Sequence[Completion]) -> list[Item]:
+    """Return these completions as a judge is asked about them."""
+    return [item_of(r, persona=PERSONAS[r.persona], question=QUESTIONS[r.question]) for r in rows]
+
+
+def numbered(i: int, text: str) -> Item:
+    """Return an item whose question is its number."""
+    return Item(
+        phase="post", model="C1", seed=3, persona="librarian", question=f"q{i}",
+        question_set="general", sample=0, persona_prompt="You are a librarian.",
+        question_text=f"{i}", text=text,
+    )  # fmt: skip
