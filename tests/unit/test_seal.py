@@ -653,9 +653,9 @@ def test_write_that_is_cut_short_leaves_the_chain_as_it_was(
 
 PLUGIN = """
 from dataclasses import replace
-from persona_lib.commands import session
-old = session.REGISTRATIONS["issue262"]
-session.REGISTRATIONS["issue262"] = replace(old, kill=replace(old.kill, max_rate=0.06))
+from experiments.issue262 import REGISTRATIONS
+old = REGISTRATIONS["issue262"]
+REGISTRATIONS["issue262"] = replace(old, kill=replace(old.kill, max_rate=0.06))
 """
 
 
