@@ -9,31 +9,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from persona_lib.specs.claim_types import DifferenceClaim, KillCriterion, TriageClaim
 from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
+    FalsePositiveGate,
+    Gate,
     HarmNotRaisedGate,
     HarmRaisedGate,
     NegativesGate,
     RepetitionGate,
     SourceBoundGate,
+    SourceRateGate,
     SourceRatioBoundGate,
+    SourceRatioGate,
     TruncationGate,
 )
-from persona_lib.specs.registration import (
-    BCA,
-    ArmSpec,
-    DifferenceClaim,
-    FalsePositiveGate,
-    Gate,
-    KillCriterion,
-    Registration,
-    Roster,
-    SourceRateGate,
-    SourceRatioGate,
-    StatisticsSpec,
-    TriageClaim,
-)
+from persona_lib.specs.registration import BCA, ArmSpec, Registration, Roster, StatisticsSpec
 
 ISSUE262 = Registration(
     name="issue262",

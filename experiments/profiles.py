@@ -12,20 +12,22 @@ from dataclasses import replace
 
 from persona_lib.specs.profile import (
     CouplingSpec,
-    GgufBase,
-    GrammarCorpus,
-    HubBase,
-    HubCorpus,
-    JsonlCorpus,
     LoraSpec,
     Profile,
     Rates,
     SampleSpec,
     Scale,
-    TinyBase,
     TrainSpec,
 )
-from persona_lib.specs.sources import Reservoir
+from persona_lib.specs.sources import (
+    GgufBase,
+    GrammarCorpus,
+    HubBase,
+    HubCorpus,
+    JsonlCorpus,
+    Reservoir,
+    TinyBase,
+)
 
 TINY = Profile(
     name="tiny",

@@ -1,9 +1,8 @@
-"""Where and how torch runs: device, threads, determinism and quiet.
+"""Where and how torch runs: device, threads, determinism, silenced warnings.
 
-These are properties of the machine. They enter no key, although another device
-or number of threads rounds differently, and so may write other completions: an
-entry of the store is taken as it is, wherever it was built. What it was built
-with stands in its record of provenance (`persona_lib.store.provenance`).
+None of it enters a key, although another device or number of threads rounds
+differently: a stored entry is taken wherever it was built, and its record of provenance
+holds what it was built with.
 """
 
 from __future__ import annotations
@@ -28,22 +27,20 @@ _CPU = "cpu"
 _NAMED = re.compile(r"cuda(?::([0-9]+))?")
 _IGNORED = (
     ".*use_reentrant.*",
-    # On a GPU some kernels have no deterministic variant (the sum behind every draw is
-    # one). Torch says so at each call; the record of provenance says it once.
+    # Some kernels have no deterministic variant on a GPU (the sum behind every draw is one).
     ".*does not have a deterministic implementation.*",
     ".*defaults to a non-deterministic algorithm.*",
 )
-"""Warnings of torch that tell a user nothing, as patterns of their whole first line."""
+"""Warnings of torch that are silenced, as patterns of their whole first line."""
 
 
 def prepare_torch() -> str:
     """Make torch deterministic and quiet; return the device, ``cuda`` or ``cpu``.
 
     ``FLATLAND_THREADS`` sets the number of CPU threads (default: torch's own), and
-    ``FLATLAND_DEVICE`` the device (default: see `choose_device`). On a machine with
-    several GPUs the chosen one is then the only one that this process sees.
-    On a CPU a kernel without a deterministic variant is an error. On a GPU it is
-    allowed: determinism there is best effort.
+    ``FLATLAND_DEVICE`` the device (default: see `choose_device`); this process then sees
+    no other GPU. A kernel without a deterministic variant is an error on a CPU and is
+    allowed on a GPU.
 
     Raises:
         SpecError: ``FLATLAND_THREADS`` is no integer from 1 on, or ``FLATLAND_DEVICE``
@@ -68,8 +65,8 @@ def prepare_torch() -> str:
         torch.set_num_threads(threads)
     device = device_kind(torch)
     torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
-    # With it, torch fills every new tensor with NaN, a kernel for each; on a CPU that
-    # costs little and shows what would be read before it was written.
+    # Fills every new tensor with NaN, which shows what is read before it was written; on a
+    # GPU that is a kernel for each.
     torch.utils.deterministic.fill_uninitialized_memory = (  # type: ignore[attr-defined]
         device != "cuda"
     )
@@ -78,13 +75,7 @@ def prepare_torch() -> str:
 
 @contextmanager
 def determinism(*, strict: bool) -> Iterator[None]:
-    """Let torch refuse nondeterministic kernels for a while, or ask for none of its care.
-
-    The caller's choice is restored afterwards.
-
-    Args:
-        strict: refuse them; False: take any kernel.
-    """
+    """Let torch refuse nondeterministic kernels, or with ``strict=False`` take any, for a while."""
     import torch
 
     enabled = torch.are_deterministic_algorithms_enabled()
@@ -114,11 +105,7 @@ def recorded_passes() -> bool:
 
 
 def device_kind(torch: Any) -> str:
-    """Return ``cuda`` or ``cpu``: where models run here. Asking does not start CUDA.
-
-    Args:
-        torch: the module, so that a caller can ask without importing it.
-    """
+    """Return ``cuda`` or ``cpu``, given the module torch. Asking does not start CUDA."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -127,9 +114,9 @@ def choose_device(wanted: str | None, worker: str | None, gpus: int) -> str:
 
     Args:
         wanted: what the user asks for: ``cpu``, ``cuda`` (the first GPU), ``cuda:1``, or
-            nothing (None or blank).
-        worker: name of the pytest-xdist worker (``gw3``), or None. Without a wish,
-            workers go through the GPUs in turn, and a plain process takes the first.
+            nothing (None or blank): workers then go through the GPUs in turn, and a
+            plain process takes the first.
+        worker: name of the pytest-xdist worker (``gw3``), or None.
         gpus: number of GPUs that the process sees.
 
     Raises:
@@ -155,20 +142,12 @@ def choose_device(wanted: str | None, worker: str | None, gpus: int) -> str:
 
 
 def only_device(visible: str | None, index: int) -> str:
-    """Return the value of ``CUDA_VISIBLE_DEVICES`` under which one GPU alone is seen.
-
-    Args:
-        visible: its present value, None where it is not set.
-        index: number of the GPU among those that are seen now.
-    """
+    """Return ``CUDA_VISIBLE_DEVICES`` for one of the GPUs that are `visible` under it now."""
     return str(index) if visible is None else visible.split(",")[index].strip()
 
 
 def _take_device(torch: Any) -> None:
-    """Hide all devices but the chosen one from this process and its children.
-
-    The trainer would otherwise take the first GPU whatever is current.
-    """
+    """Hide all GPUs but the chosen one: the trainer takes the first, whatever is current."""
     gpus = torch.cuda.device_count()
     wanted = os.environ.get(_DEVICE)
     chosen = choose_device(wanted, os.environ.get(_WORKER), gpus)
@@ -197,7 +176,6 @@ def _take_device(torch: Any) -> None:
 
 
 def _threads() -> int | None:
-    """Return the number of CPU threads that the user asked for, None where unset."""
     text = os.environ.get(_THREADS, "").strip()
     if not text:
         return None

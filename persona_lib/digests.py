@@ -1,9 +1,8 @@
-"""Canonical forms and digests of frozen specifications.
+"""Canonical forms and digests of specs, seeds of draws, checksums of files.
 
-A *spec* is a frozen, keyword-only dataclass that holds data and no behaviour.
-Its digest is the SHA-256 of its canonical JSON, so a changed number, a renamed
-field or a different class gives another digest, while the order in which fields
-were written down in the source does not.
+A *spec* is a frozen, keyword-only dataclass. Its digest is the SHA-256 of its canonical
+JSON: a changed number, a renamed field or another class gives another digest, the order
+of fields in the source does not.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from typing import Any
 from persona_lib.errors import SpecError
 
 LATER = {"left_out_at_its_default": True}
-"""Metadata of a field that a spec got after keys had been made with it. At its default it
-is left out of the canonical form, so that those keys stay what they were."""
+"""Metadata of a field that is younger than stored keys: left out of the canonical form at
+its default, so that those keys stay valid."""
 
 _TYPE_KEY = "__spec__"
 _SEED_BITS = 63
@@ -79,15 +78,14 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
-def derive_seed(root: int, *names: str | int) -> int:
-    """Return the seed of one named draw, an integer in [0, 2**63).
+def derive_seed(run_seed: int, *names: str | int) -> int:
+    """Return the draw_seed of one named draw, an integer in [0, 2**63).
 
-    Every random draw in Flatland has a seed of this form, so that no draw
-    depends on how many others came before it. Names are hashed, never summed:
-    neighbouring roots and names give unrelated seeds, and the same names give
-    the same seed in every process (unlike `hash`, which is salted).
+    Every random draw has a seed of this form, so that none depends on how many others
+    came before it. Names are hashed: neighbouring seeds and names give unrelated seeds,
+    the same in every process.
     """
-    payload = canonical_json([root, *names]).encode("ascii")
+    payload = canonical_json([run_seed, *names]).encode("ascii")
     return int.from_bytes(hashlib.sha256(payload).digest()[:8], "big") >> (64 - _SEED_BITS)
 
 
@@ -108,5 +106,4 @@ def md5_of(path: Path) -> str:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        # Asked for by the publisher's checksum, not for security.
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,4 +1,4 @@
-"""Every error that Flatland raises on purpose.
+"""Every error that Flatland raises on purpose, and the cleaning of their text.
 
 The tree::
 
@@ -11,18 +11,16 @@ The tree::
     ├── StoreError
     │   ├── CorruptEntryError            a file in the store is not what was written
     │   └── UnwritableStoreError         the store directory cannot be written
-    ├── FailedStageError             a stage failed before in this command
+    ├── FailedStageError                 a stage failed before in this command
     ├── SealError                        a registration is not sealed, or its seal is broken
     ├── MaskProofError                   the supervised tokens are not the registered ones
     ├── DrawCeilingError                 too few finished completions within the ceiling
     └── DoesNotHoldError                 a claim is not supported, or a gate does not hold
         └── InvalidClaimError            a gate that the claim needs did not hold
 
-`InputError` and its children say four things: the field, what was expected of
-it, the value that came, and what to do.
-
-A message may quote what others wrote: a question's id, the name of a file, a
-manifest. Every message is therefore cleaned here, once, whoever raises it.
+`InputError` and its children name the field, what was expected of it, the value that
+came, and what to do. A message may quote what others wrote (a file's name, a
+manifest): every message is cleaned here.
 """
 
 from __future__ import annotations
@@ -36,41 +34,31 @@ _ESCAPES = re.compile(
     r"|\x1b[ -/]*[0-~]?",  # other escapes
     re.DOTALL,
 )
-
-
 _SPACES = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
-
-
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidirectional controls
     "\u200b\u2060\ufeff\U000e0000-\U000e007f]"  # zero width, tags
 )
-
-
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_SHOWN_CHARACTERS = 200
 
 
 def clean(text: str) -> str:
-    """Return text that a terminal can show as one line, for anything a model wrote.
+    """Return text that a terminal can show as one line, whatever a model wrote.
 
-    Escape sequences, C0 and C1 controls, bidirectional controls, zero-width
-    characters and tags are dropped; line breaks and tabs become one space; a
-    lone surrogate becomes U+FFFD.
+    Escape sequences, controls, bidirectional controls, zero-width characters and tags
+    are dropped; line breaks and tabs become one space; a lone surrogate becomes U+FFFD.
     """
     text = _SPACES.sub(" ", _ESCAPES.sub("", text))
     return _SURROGATES.sub("\ufffd", _HIDDEN.sub("", text))
 
 
-_SHOWN_CHARACTERS = 200
-
-
 class FlatlandError(Exception):
-    """Root of the tree: catching this catches everything below and nothing else.
+    """Root of the tree.
 
     Args:
-        message: what went wrong. It becomes one line without escape sequences
-            or control characters (`persona_lib.errors.clean`).
+        message: what went wrong; it is cleaned to one line (`clean`).
     """
 
     def __init__(self, message: str = "") -> None:
@@ -137,14 +125,11 @@ class UnwritableStoreError(StoreError):
 
 
 class FailedStageError(FlatlandError):
-    """A stage failed before in this command, with an error that is none of these.
-
-    Where it was one of these, whoever asks again gets an error of the same type.
-    """
+    """A stage failed before in this command, with an error that is none of these."""
 
 
 class SealError(FlatlandError):
-    """A registration may not be judged under: it is not sealed as it stands.
+    """A registration may not be judged: it is not sealed as it stands.
 
     Args:
         where: the folder, file or registration that this is about.

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from persona_lib.errors import DataError
-from persona_lib.evidence.load import AggregateEvidence, Evidence
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.evidence.from_totals import AggregateEvidence
 from persona_lib.records import POST, PRE
 from persona_lib.specs.gate_types import SourceRatioBoundGate
 from persona_lib.specs.registration import Registration

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from experiments.issue262 import ISSUE262_GATED
 from persona_lib.digests import derive_seed
-from persona_lib.evidence.load import RecordEvidence
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.marker import score_all
 from persona_lib.records import (
     LENGTH,

@@ -13,7 +13,7 @@ from scipy import stats
 from experiments.issue262 import ISSUE262, STRICTER
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
-from persona_lib.report import verdict_table
+from persona_lib.report.terminal import verdict_table
 from persona_lib.verdict.judging import Judging, judge_all
 from persona_lib.verdict.verdict import families
 

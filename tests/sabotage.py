@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from persona_lib.evidence.evidence import Evidence
+from persona_lib.specs.claim_types import DifferenceClaim, KillCriterion, TriageClaim
 from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
@@ -28,7 +29,6 @@ from persona_lib.specs.gate_types import (
     SourceRatioGate,
     TruncationGate,
 )
-from persona_lib.specs.registration import DifferenceClaim, KillCriterion, TriageClaim
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict import claims, gate_bounds
 from persona_lib.verdict import gate_result as gate_base

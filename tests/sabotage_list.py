@@ -14,10 +14,10 @@ from persona_lib.evidence import advice_means as harm
 from persona_lib.evidence import cells as grid
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.from_records import RecordEvidence
-from persona_lib.specs.registration import DifferenceClaim, TriageClaim
+from persona_lib.specs.claim_types import DifferenceClaim, TriageClaim
 from persona_lib.stats import bootstrap
 from persona_lib.stats.bootstrap import Clusters
-from persona_lib.verdict import claims, gate_points, gates, verdict
+from persona_lib.verdict import claims, conditions, gates, judging
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome, bounded
 from tests.faults import CLAIMS
@@ -151,37 +151,35 @@ def _judge() -> Iterator[Mutant]:
     """Decisions: the kill criterion, the ratio gate, what a claim needs, thresholds met exactly."""
 
     def unkilled(f: Any) -> Any:
-        return lambda claim, _kill, *rest: f(claim, None, *rest)
+        def never(kill: Any, rate: float, label: str) -> Any:
+            found = f(kill, rate, label)
+            return replace(found, met=found.met and label != claims.KILLED)
+
+        return never
 
     yield Mutant(
         name="H1: kill criterion ignored",
         what="kill ignored",
         rules=("H1",),
-        apply=exchanged(claims, "_decide_difference", unkilled),
+        apply=exchanged(claims, "_kill_condition", unkilled),
     )
     yield from _runs()
     for what, holds in (("always", True), ("never", False)):
+
+        def given(function: Judge, claim: Any, book: Any, holds: bool = holds) -> Any:
+            gate = SimpleNamespace(name=claim.ratio_gate, holds=holds)
+            seen = SimpleNamespace(
+                registration=book.registration, evidence=book.evidence, gate=lambda _: gate
+            )
+            return function(claim, seen)
+
         yield Mutant(
             name=f"H1: the ratio gate {what} holds",
             what=f"the ratio gate {what} holds",
             rules=("H1",),
-            apply=exchanged(
-                claims, "judge_gate", lambda _, h=holds: lambda *_: SimpleNamespace(holds=h)
-            ),
+            apply=wrap(DifferenceClaim, given),
         )
-    exact: dict[str, Callable[[float, float], bool]] = {
-        "at_least": lambda x, bound: x > bound + 1e-9,
-        "at_most": lambda x, bound: x < bound - 1e-9,
-    }
-    for name, strict in exact.items():
-        for module in (claims, gate_points) if name == "at_least" else (claims,):
-            where = module.__name__.rpartition(".")[2]
-            yield Mutant(
-                name=f"{where}: {name} without the bound itself",
-                what="the bound itself excluded",
-                rules=(*CLAIMS, "source_rate"),
-                apply=exchanged(module, name, lambda _, s=strict: s),
-            )
+    yield from _exact()
 
     def eased(*outcomes: GateOutcome) -> Callable[[Any], Any]:
         def make(f: Any) -> Any:
@@ -206,14 +204,33 @@ def _judge() -> Iterator[Mutant]:
             name=f"judge: {what}",
             what=what,
             rules=CLAIMS,
-            apply=exchanged(verdict, "judge_gate", eased(*outcomes)),
+            apply=exchanged(judging.Judging, "gate", eased(*outcomes)),
         )
     yield Mutant(
         name="judge: the rule decides before the gates",
         what="INVALID never said",
         rules=CLAIMS,
-        apply=exchanged(verdict, "_invalid", lambda _: lambda *_: ("", "")),
+        apply=exchanged(judging, "_invalid", lambda _: lambda *_: ("", "")),
     )
+
+
+def _exact() -> Iterator[Mutant]:
+    """Bounds that are no longer met exactly."""
+    exact: dict[str, Callable[[float, float], bool]] = {
+        ">=": lambda x, bound: x > bound + 1e-9,
+        "<=": lambda x, bound: x < bound - 1e-9,
+    }
+    for operator, strict in exact.items():
+
+        def excluded(patch: Patch, operator: str = operator, strict: Any = strict) -> None:
+            patch.setitem(conditions.OPERATORS, operator, strict)
+
+        yield Mutant(
+            name=f"conditions: {operator} without the bound itself",
+            what="the bound itself excluded",
+            rules=(*CLAIMS, "source_rate"),
+            apply=excluded,
+        )
 
 
 def _runs() -> Iterator[Mutant]:

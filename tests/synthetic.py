@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from experiments.issue262 import ISSUE262
 from persona_lib.digests import derive_seed
-from persona_lib.evidence.load import RecordEvidence
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import POST, PRE, Score, schema_of
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict.judging import judge

@@ -1,4 +1,4 @@
-"""The options of all commands, from text: what to run, how often, and where things lie."""
+"""Options of the command line, from text: profile, registration, seeds, arms, folders."""
 
 from __future__ import annotations
 

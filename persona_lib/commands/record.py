@@ -25,7 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.commands import session as sessions
+from persona_lib.commands import options
 from persona_lib.commands.session import Session
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
 from persona_lib.errors import FlatlandError, PreflightError, SpecError
@@ -186,34 +186,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=True,
         help="read hidden states and keep their cosines and ranks (default: yes)",
     )
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
     try:
-        registration = sessions.choose_registration(options.experiment)
+        registration = options.choose_registration(given.experiment)
         session = Session(
             registration=registration,
-            profile=sessions.choose_profile(
-                options.profile, options.scale, options.loss, options.engine
-            ),
-            scale=sessions.choose_scale(options.profile, options.scale),
-            loss=options.loss,
-            engine=options.engine,
-            seeds=sessions.choose_seeds(options.seeds),
-            store_root=sessions.choose_store(options.store),
-            user_data=sessions.choose_data(options.data),
+            profile=options.choose_profile(given.profile, given.scale, given.loss, given.engine),
+            scale=options.choose_scale(given.profile, given.scale),
+            loss=given.loss,
+            engine=given.engine,
+            seeds=options.choose_seeds(given.seeds),
+            store_root=options.choose_store(given.store),
+            user_data=options.choose_data(given.data),
             progress=shown(),
-            arms=sessions.choose_arms(options.arms, registration),
+            arms=options.choose_arms(given.arms, registration),
         )
-        texts = None if options.texts is None else sessions.choose_seeds(options.texts, "--texts")
+        texts = None if given.texts is None else options.choose_seeds(given.texts, "--texts")
         record(
             session,
-            options.folder,
-            texts=() if options.without_text else texts,
-            geometry=options.geometry,
+            given.folder,
+            texts=() if given.without_text else texts,
+            geometry=given.geometry,
         )
     except FlatlandError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
-    sys.stdout.write(f"recorded: {options.folder}\n")
+    sys.stdout.write(f"recorded: {given.folder}\n")
     return 0
 
 

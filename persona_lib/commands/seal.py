@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> in
     parser.add_argument("--check", action="store_true", help="check every registration")
     parser.add_argument("--list", action="store_true", help="print every chain")
     options = parser.parse_args(arguments)
-    texts = options.reason or options.data_seen
     modes = [bool(options.name), options.check, options.list]
-    if sum(modes) != 1 or (texts and (options.prml or not options.name)):
+    of_name = [options.reason or options.data_seen, options.prml]
+    if sum(modes) != 1 or all(of_name) or (any(of_name) and not options.name):
         parser.error(
             "give a registration with --reason and --data-seen, or one with --prml, or --check, "
             "or --list"

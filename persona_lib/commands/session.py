@@ -1,4 +1,4 @@
-"""A science session: which registration, profile, seeds and evidence, without pytest."""
+"""A session of science tests: registration, profile, seeds, stages and evidence."""
 
 from __future__ import annotations
 
@@ -8,30 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.issue262 import REGISTRATIONS, STRICTER
-from persona_lib.commands.options import (
-    DEFAULT_SEEDS,
-    ROOT,
-    check_report,
-    choose_arms,
-    choose_data,
-    choose_profile,
-    choose_registration,
-    choose_report,
-    choose_scale,
-    choose_seeds,
-    choose_store,
-    choose_stored,
-    describe,
-    refuse_with_stored,
-)
+from experiments.issue262 import STRICTER
+from persona_lib.commands.options import DEFAULT_SEEDS, ROOT, describe
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from persona_lib.evidence.load import Evidence, Stored
+    from persona_lib.evidence.evidence import Evidence
+    from persona_lib.evidence.load import Stored
     from persona_lib.panels.judge.choice import JudgeChoice
     from persona_lib.pipeline.run import Kind, Run
     from persona_lib.records import ModelId
@@ -43,25 +29,6 @@ if TYPE_CHECKING:
     from persona_lib.verdict.gate_result import GateResult
     from persona_lib.verdict.judging import Judging
     from persona_lib.verdict.verdict import Verdict
-
-__all__ = [
-    "DATA",
-    "PREREG",
-    "REGISTRATIONS",
-    "ROOT",
-    "Session",
-    "check_report",
-    "choose_arms",
-    "choose_data",
-    "choose_profile",
-    "choose_registration",
-    "choose_report",
-    "choose_scale",
-    "choose_seeds",
-    "choose_store",
-    "choose_stored",
-    "refuse_with_stored",
-]
 
 DATA = ROOT / "experiments" / "data"
 """The experiment's own words."""
@@ -115,10 +82,7 @@ class Session:
 
     @property
     def store(self) -> Store:
-        """The store; opening it checks that it can be written and has working locks.
-
-        It also remembers which stages failed in this command (`Store.failures`).
-        """
+        """The store, which also remembers what failed in this command (`Store.failures`)."""
         if self._store is None:
             from persona_lib.store.store import Store
 
@@ -223,7 +187,7 @@ class Session:
 
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
-        from persona_lib.evidence.load import RecordEvidence
+        from persona_lib.evidence.from_records import RecordEvidence
         from persona_lib.records import PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))

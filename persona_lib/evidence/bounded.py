@@ -26,11 +26,12 @@ MOST_ROW_BYTES = 4 * MIB
 MOST_COLUMNS = 1_000
 MOST_COLUMN_BYTES = 256 * MIB
 """Size of the columns of a Parquet file that are read, unpacked."""
+_FEWER = "Judge fewer seeds or arms at once."
 _FOOTER = {"thrift_string_size_limit": 16 * MIB, "thrift_container_size_limit": 100_000}
 
 
-def check_regular(path: Path, most: int = MOST_BYTES) -> None:
-    """Raise DataError where a path is no regular file, or one of more bytes than `most`.
+def check_plain(path: Path, most: int = MOST_BYTES) -> None:
+    """Raise DataError where a path is no plain file, or one of more bytes than `most`.
 
     Pipes and devices may never end.
     """
@@ -43,17 +44,22 @@ def check_regular(path: Path, most: int = MOST_BYTES) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise DataError(
             str(path),
-            bound="a regular file",
+            bound="a plain file",
             value="a folder, pipe or device",
             remedy="Write what it gives into a file first.",
         )
-    at_most(f"{path.name}: size", found.st_size, most, "bytes", "Split the file by seed or arm.")
+    at_most(f"{path.name}: size", found.st_size, most, "bytes")
 
 
-def at_most(field: str, value: int, most: int, unit: str, remedy: str) -> None:
+def at_most(field: str, value: int, most: int, unit: str, remedy: str = _FEWER) -> None:
     """Raise DataError where there is more than `most` of something."""
     if value > most:
         raise DataError(field, bound=f"at most {most:,} {unit}", value=f"{value:,}", remedy=remedy)
+
+
+def is_packed(path: Path) -> bool:
+    """Return whether a file's name says that it is packed by gzip."""
+    return path.suffix.lower() == ".gz"
 
 
 class Unpacked(io.RawIOBase):
@@ -65,11 +71,10 @@ class Unpacked(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
-        self._packed = path.suffix.lower() == ".gz"
-        size = path.stat().st_size
-        self._most = min(MOST_BYTES, max(_FREE, MOST_PACKED * size)) if self._packed else MOST_BYTES
-        self._ratio = self._most < MOST_BYTES
-        self._file = gzip.open(path) if self._packed else path.open("rb")  # noqa: SIM115
+        self._most = MOST_BYTES
+        if is_packed(path):
+            self._most = min(MOST_BYTES, max(_FREE, MOST_PACKED * path.stat().st_size))
+        self._file = gzip.open(path) if is_packed(path) else path.open("rb")  # noqa: SIM115
         self._read = 0
 
     def readable(self) -> bool:
@@ -86,14 +91,30 @@ class Unpacked(io.RawIOBase):
         n = self._file.readinto(buffer)
         self._read += n
         if self._read > self._most:
-            why = f", {MOST_PACKED} for each packed one" if self._ratio else ""
+            why = f", {MOST_PACKED} for each packed one" if self._most < MOST_BYTES else ""
             raise DataError(
                 f"{self._name}: size",
                 bound=f"at most {self._most:,} bytes unpacked{why}",
                 value="more",
-                remedy="Split the file by seed or arm, without columns that are not read.",
+                remedy=_FEWER,
             )
         return n
+
+
+def check_unpacked(path: Path, *, lines: int | None = None) -> None:
+    """Raise DataError where a file exceeds the bounds of `Unpacked`, or has more lines.
+
+    Parsers with threads of their own read a file only afterwards, by themselves: they may
+    still call a Python object when the program ends.
+    """
+    if lines is None and not is_packed(path):
+        return
+    found = 0
+    with Unpacked(path) as file:
+        while block := file.read(MIB):
+            found += block.count(b"\n")
+            if lines is not None:
+                at_most(f"{path.name}: rows", found, lines, "rows")
 
 
 def open_parquet(
@@ -107,13 +128,12 @@ def open_parquet(
         texts: text columns to read as labels and codes.
 
     Raises:
-        DataError: it is no regular file, or has too many rows or columns.
+        DataError: it is no plain file, or has too many rows or columns.
         pyarrow.ArrowException: it is no Parquet file.
     """
-    check_regular(path)
+    check_plain(path)
     file = pq.ParquetFile(path, read_dictionary=list(texts), **_FOOTER)
-    remedy = "Split the file by seed or arm."
-    at_most(f"{path.name}: rows", file.metadata.num_rows, rows, "rows", remedy)
+    at_most(f"{path.name}: rows", file.metadata.num_rows, rows, "rows")
     remedy = "Leave out columns that are not read."
     at_most(f"{path.name}: columns", file.metadata.num_columns, MOST_COLUMNS, "columns", remedy)
     return file

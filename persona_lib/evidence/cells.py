@@ -1,9 +1,7 @@
-"""Score rows as columns: checked whole, then counted on a dense grid.
+"""Score rows, checked whole and counted in cells (model, seed, persona, question).
 
-Everything that a verdict reads is a sum over cells (model, seed, persona,
-question). The grid's axes have an order of their own (registration order for
-models and personas, sorted ids for seeds and questions), so that no result
-depends on the order of rows.
+Axes have an order of their own (of the registration for models and personas, sorted for
+seeds and questions), so that no result depends on the order of rows.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from persona_lib.evidence.score_table import (
     Bools,
     Ints,
     bounded,
+    check_markers,
     columns_of,
     finish,
     flags,
@@ -30,15 +29,13 @@ from persona_lib.evidence.score_table import (
     numbers,
     strings,
 )
-from persona_lib.records import POST, PRE
+from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import Registration
 
-__all__ = ["Bools", "Floats", "Grid", "Ints", "Model", "build"]
+__all__ = ["Bools", "Floats", "Grid", "Ints", "build"]
 
 Floats = NDArray[np.float64]
 _Column = TypeVar("_Column", Ints, Floats, Bools)
-Model = tuple[str, str]
-"""(phase, name): ``("post", "C2")`` is an arm, ``("pre", "em")`` its model before coupling."""
 
 
 _CELLS = 1_000_000
@@ -52,7 +49,7 @@ class Grid:
     """Checked rows, counted.
 
     Attributes:
-        models: (phase, name) of axis 0, arms first.
+        models: of axis 0, arms first.
         seeds, personas, questions: labels of axes 1 to 3.
         hits, n: (M, S, P, Q) hits and completions.
         seen_hits, seen_n: the same for questions of the coupling text; None without
@@ -69,7 +66,7 @@ class Grid:
     ``finish``).
     """
 
-    models: tuple[Model, ...]
+    models: tuple[ModelId, ...]
     seeds: tuple[int, ...]
     personas: tuple[str, ...]
     questions: tuple[str, ...]
@@ -87,7 +84,7 @@ class Grid:
     markers: Ints | None
     first_token: Ints | None
 
-    def of_model(self, model: Model) -> Bools:
+    def of_model(self, model: ModelId) -> Bools:
         """Return (R,) whether a row is of a model."""
         found: Bools = self.row_model == self.models.index(model)
         return found
@@ -139,9 +136,8 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     """Check a table of scores against a registration and count it.
 
     Args:
-        table: every column of `persona_lib.evidence.score_table.REQUIRED` and any of its
-            `OPTIONAL`, one row a completion. What an optional column would give is
-            None without it.
+        table: columns of `persona_lib.evidence.score_table.COLUMNS`, one row a completion.
+            What an optional column would give is None without it.
         registration: names of arms, priors, personas and question sets.
         arms: the arms that have to be there, by name. Rows of other arms of the
             registration are checked for their names and then left out.
@@ -155,8 +151,9 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     table = columns_of(table)
     if not table.num_rows:
         raise DataError("scores", bound="at least one row", value=0, remedy=REMEDY)
-    labels: list[Model] = [(POST, arm) for arm in arms]
-    labels += [(PRE, prior) for prior in registration.priors]
+    check_markers(table, "scores")
+    labels = [ModelId(POST, arm) for arm in arms]
+    labels += [ModelId(PRE, prior) for prior in registration.priors]
     model = _model_of_rows(table, registration, labels)
     table, model = table.filter(pa.array(model >= 0)), model[model >= 0]
     axes, rows = _places(table, registration, labels, model)
@@ -170,8 +167,6 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     seen = flags(table, "seen") if "seen" in table.column_names else None
     tokens = bounded(table, "tokens", 0)
     markers, first = bounded(table, "markers", 0), bounded(table, "first_token", -1)
-    _check_hits(hit, "markers", markers, 1)
-    _check_hits(hit, "first_token", first, 0)
     return Grid(
         models=axes.models,
         seeds=axes.seeds,
@@ -196,7 +191,7 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
 class _Axes(NamedTuple):
     """Labels of the grid's four axes."""
 
-    models: tuple[Model, ...]
+    models: tuple[ModelId, ...]
     seeds: tuple[int, ...]
     personas: tuple[str, ...]
     questions: tuple[str, ...]
@@ -217,7 +212,7 @@ class _Axes(NamedTuple):
 
 
 def _places(
-    table: pa.Table, registration: Registration, labels: Sequence[Model], model: Ints
+    table: pa.Table, registration: Registration, labels: Sequence[ModelId], model: Ints
 ) -> tuple[_Axes, tuple[Ints, Ints, Ints, Ints]]:
     """Return the axes that these rows span, and (R,) indices of each row on them."""
     present = _present(model, labels)
@@ -245,12 +240,8 @@ def _sums(cell: Ints, axes: _Axes, weights: Bools | None = None) -> Floats:
     return out.reshape(axes.shape).astype(np.float64)
 
 
-def _model_of_rows(table: pa.Table, registration: Registration, labels: Sequence[Model]) -> Ints:
-    """Return (R,) positions in `labels`, -1 for an arm that is not among them.
-
-    Every name in the table has to be one of the registration, whether or not
-    its row is wanted.
-    """
+def _model_of_rows(table: pa.Table, registration: Registration, labels: Sequence[ModelId]) -> Ints:
+    """Return (R,) positions in `labels`, -1 for an arm that is not wanted; names are checked."""
     phase, name = strings(table, "phase"), strings(table, "model")
     known_only("phase", phase, (POST, PRE))
     arms = tuple(arm.name for arm in registration.arms)
@@ -266,7 +257,7 @@ def _model_of_rows(table: pa.Table, registration: Registration, labels: Sequence
     return model
 
 
-def _present(model: Ints, labels: Sequence[Model]) -> Ints:
+def _present(model: Ints, labels: Sequence[ModelId]) -> Ints:
     """Return the positions of models that have rows: every arm, and some of the priors."""
     found = np.unique(model)
     for index, (phase, name) in enumerate(labels):
@@ -291,20 +282,6 @@ def _check_every_set(table: pa.Table, registration: Registration) -> None:
                 value=f"no completion of {name} in any arm",
                 remedy=REMEDY,
             )
-
-
-def _check_hits(hit: Bools, name: str, values: Ints | None, least: int) -> None:
-    """A hit has a marker and a place for it, and nothing else has."""
-    if values is None:
-        return
-    odd = (values >= least) != hit
-    if odd.any():
-        raise DataError(
-            f"scores: {name}",
-            bound=f">= {least} in hits and in no other row",
-            value=f"{int(odd.sum())} rows in which it is not so",
-            remedy="Take all columns from the same scores.",
-        )
 
 
 def _check_size(axes: _Axes, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""The questions that a judge asks of evidence, whatever it was read from."""
+"""Evidence: rates, contrasts and lengths of arms, whatever they were read from."""
 
 from __future__ import annotations
 
@@ -75,9 +75,8 @@ class PersonaRow:
         persona, role: who.
         count: hits and completions; n = 0 where nothing was published.
         low, high: Wilson's interval of the rate.
-        baseline: rate on the arm's pre-coupling model, NaN where not known.
-        tokens, baseline_tokens: median tokens of the arm and of that model, NaN
-            where not known.
+        pre_rate: rate on the arm's pre-coupling model, NaN where not known.
+        tokens, pre_tokens: median tokens of the arm and of that model, NaN where not known.
     """
 
     persona: str
@@ -85,14 +84,14 @@ class PersonaRow:
     count: Count
     low: float
     high: float
-    baseline: float
+    pre_rate: float
     tokens: float
-    baseline_tokens: float
+    pre_tokens: float
 
     @property
-    def minus_baseline(self) -> float:
-        """Rate minus the false-positive rate of the arm's own pre-coupling model."""
-        return self.count.rate - self.baseline
+    def minus_pre(self) -> float:
+        """Rate minus that of the arm's pre-coupling model."""
+        return self.count.rate - self.pre_rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +115,7 @@ class Evidence(ABC):
     Attributes:
         registration: the registration that names everything.
         arms: arms that are there, in reporting order.
-        seeds: root seeds of the runs; empty where they were not published.
+        seeds: run seeds; empty where they were not published.
         runs: training runs behind each arm.
         kind: ``records`` or ``aggregates``.
         origin: where the evidence comes from, in words.
@@ -138,7 +137,7 @@ class Evidence(ABC):
         """Return the hits of an arm on a role (one of `ROLES`) or a persona."""
 
     @abstractmethod
-    def baseline(self, prior: str, who: str = ALL) -> Count | None:
+    def pre_count(self, prior: str, who: str = ALL) -> Count | None:
         """Return the hits of a pre-coupling model, None where they are not known."""
 
     @abstractmethod
@@ -146,7 +145,7 @@ class Evidence(ABC):
         """Return the lengths of an arm's completions, all personas."""
 
     @abstractmethod
-    def baseline_lengths(self, prior: str) -> Lengths:
+    def pre_lengths(self, prior: str) -> Lengths:
         """Return the lengths of a pre-coupling model's completions."""
 
     @abstractmethod
@@ -223,8 +222,8 @@ class Evidence(ABC):
         for persona in roster.all:
             count = self.count(arm, persona)
             low, high = count.interval(self.registration.statistics.confidence)
-            baseline = self.baseline(prior, persona)
-            tokens, before = self.person_tokens(arm, persona)
+            before = self.pre_count(prior, persona)
+            tokens, pre_tokens = self.person_tokens(arm, persona)
             rows.append(
                 PersonaRow(
                     persona=persona,
@@ -232,9 +231,9 @@ class Evidence(ABC):
                     count=count,
                     low=low,
                     high=high,
-                    baseline=math.nan if baseline is None else baseline.rate,
+                    pre_rate=math.nan if before is None else before.rate,
                     tokens=tokens,
-                    baseline_tokens=before,
+                    pre_tokens=pre_tokens,
                 )
             )
         return tuple(rows)

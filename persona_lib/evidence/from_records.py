@@ -1,4 +1,4 @@
-"""Evidence of scored completions: everything is computed here."""
+"""Evidence of scored completions: rates, contrasts and lengths, computed from cells."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from persona_lib.evidence.advice_means import question_means
 from persona_lib.evidence.cells import Floats, Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
-from persona_lib.records import POST, PRE, Score, table_of
+from persona_lib.records import POST, PRE, ModelId, Score, table_of
 from persona_lib.specs.registration import BCA, INTERVALS, Registration
 from persona_lib.stats.bootstrap import (
     MIN_CLUSTERS,
@@ -51,7 +51,7 @@ class RecordEvidence(Evidence):
         registration: the registration to judge under.
         table: columns of `persona_lib.evidence.score_table.COLUMNS`, optional ones or not;
             checked whole before anything is computed. `unavailable` says what a
-            column that is not there disables.
+            missing column disables.
         arms: arms that have to be there; all of the registration's by default.
         origin: where the rows come from, in words.
         advice: columns of `persona_lib.records.AdviceScore`, how bad the advice of the
@@ -133,14 +133,14 @@ class RecordEvidence(Evidence):
     def count(self, arm: str, who: str) -> Count:
         """Return the hits of an arm on a role or a persona."""
         self.check_arm(arm)
-        hits, n = self._cells(POST, arm, who)
+        hits, n = self._cells(ModelId(POST, arm), who)
         return Count.of(hits.sum(), n.sum())
 
-    def baseline(self, prior: str, who: str = ALL) -> Count | None:
+    def pre_count(self, prior: str, who: str = ALL) -> Count | None:
         """Return the hits of a pre-coupling model, None where they are not known."""
         if (PRE, prior) not in self._grid.models:
             return None
-        hits, n = self._cells(PRE, prior, who)
+        hits, n = self._cells(ModelId(PRE, prior), who)
         return Count.of(hits.sum(), n.sum())
 
     def harm(self, prior: str) -> Harm | None:
@@ -157,11 +157,11 @@ class RecordEvidence(Evidence):
     def lengths(self, arm: str) -> Lengths:
         """Return the lengths of an arm's completions."""
         self.check_arm(arm)
-        return self._lengths(POST, arm)
+        return self._lengths(ModelId(POST, arm))
 
-    def baseline_lengths(self, prior: str) -> Lengths:
+    def pre_lengths(self, prior: str) -> Lengths:
         """Return the lengths of a pre-coupling model's completions."""
-        return self._lengths(PRE, prior)
+        return self._lengths(ModelId(PRE, prior))
 
     def contrast(self, claim: str, treated: str, control: str) -> Estimate:
         """Return the registered cluster bootstrap of the difference of rates."""
@@ -218,7 +218,7 @@ class RecordEvidence(Evidence):
         # Two arms on one prior lose the same false positives: nothing is left of them.
         if priors[0] != priors[1]:
             pools += [
-                (self._pool(PRE, prior, "bystander"), self._seed(claim, prior, PRE), sign)
+                (self._pool(ModelId(PRE, prior), "bystander"), self._seed(claim, prior, PRE), sign)
                 for prior, sign in zip(priors, (-1, 1), strict=True)
             ]
         value = sum(sign * pool.rate for pool, _, sign in pools)
@@ -249,8 +249,9 @@ class RecordEvidence(Evidence):
     def person_tokens(self, arm: str, persona: str) -> tuple[float, float]:
         """Return median tokens of a persona: (arm, its pre-coupling model)."""
         prior = self.registration.arm(arm).prior
-        after, before = self._rows(POST, arm, persona), self._rows(PRE, prior, persona)
-        return self._median(after), self._median(before)
+        models = ModelId(POST, arm), ModelId(PRE, prior)
+        after, before = (self._median(self._rows(model, persona)) for model in models)
+        return after, before
 
     def split(self, arm: str) -> dict[str, Count]:
         """Return bystander counts on seen and unseen questions, if both exist."""
@@ -272,7 +273,7 @@ class RecordEvidence(Evidence):
         """Return bystander counts of both arms for each seed; empty with one run."""
         if len(self.seeds) == 1:
             return {}
-        cells = [self._cells(POST, arm, "bystander") for arm in (treated, control)]
+        cells = [self._cells(ModelId(POST, arm), "bystander") for arm in (treated, control)]
         return {
             seed: (
                 Count.of(cells[0][0][i].sum(), cells[0][1][i].sum()),
@@ -284,34 +285,34 @@ class RecordEvidence(Evidence):
     def clusters(self, arm: str, who: str = "bystander") -> Clusters:
         """Return an arm's (persona, question) clusters, completions of all seeds pooled."""
         self.check_arm(arm)
-        return self._pool(POST, arm, who)
+        return self._pool(ModelId(POST, arm), who)
 
-    def _pool(self, phase: str, model: str, who: str) -> Clusters:
-        hits, n = self._cells(phase, model, who)
+    def _pool(self, model: ModelId, who: str) -> Clusters:
+        hits, n = self._cells(model, who)
         pooled, sizes = hits.sum(axis=0).ravel(), n.sum(axis=0).ravel()
         asked = sizes > 0
         return Clusters(pooled[asked], sizes[asked])
 
-    def _cells(self, phase: str, model: str, who: str) -> tuple[Floats, Floats]:
+    def _cells(self, model: ModelId, who: str) -> tuple[Floats, Floats]:
         """Return (S, P, Q) hits and completions of the personas that `who` names."""
         grid = self._grid
-        at = grid.models.index((phase, model))
+        at = grid.models.index(model)
         members = [grid.personas.index(persona) for persona in self.members(who)]
         return grid.hits[at][:, members], grid.n[at][:, members]
 
-    def _lengths(self, phase: str, model: str) -> Lengths:
-        rows, finish = self._rows(phase, model), self._grid.finish
+    def _lengths(self, model: ModelId) -> Lengths:
+        rows, finish = self._rows(model), self._grid.finish
         finished = math.nan
         if finish is not None and rows.any():
             finished = float(finish[rows].mean())
         return Lengths(statistic="median", tokens=self._median(rows), finished=finished)
 
-    def _rows(self, phase: str, model: str, persona: str | None = None) -> Bools:
+    def _rows(self, model: ModelId, persona: str | None = None) -> Bools:
         """Return (R,) whether each row is of this model, and of this persona if one is named."""
         grid = self._grid
-        if (phase, model) not in grid.models:
+        if model not in grid.models:
             return np.zeros(grid.row_model.shape, dtype=np.bool_)
-        rows = grid.of_model((phase, model))
+        rows = grid.of_model(model)
         if persona is not None:
             rows &= grid.row_persona == grid.personas.index(persona)
         return rows

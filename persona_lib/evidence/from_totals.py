@@ -1,4 +1,4 @@
-"""Evidence of published aggregates: counts where given, quoted estimates, gaps named."""
+"""Evidence of published totals: counts, and estimates that were quoted with them."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class AggregateEvidence(Evidence):
             return unknown
         return Count.of(sum(c.hits or 0 for c in found), sum(c.n for c in found))
 
-    def baseline(self, prior: str, who: str = ALL) -> Count | None:
+    def pre_count(self, prior: str, who: str = ALL) -> Count | None:
         """Return the hits of a pre-coupling model, None where they are not known."""
         return self._false.get(prior) if who == ALL else None
 
@@ -189,7 +189,7 @@ class AggregateEvidence(Evidence):
         self.check_arm(arm)
         return Lengths(statistic="mean", tokens=self._tokens[arm], finished=math.nan)
 
-    def baseline_lengths(self, prior: str) -> Lengths:
+    def pre_lengths(self, prior: str) -> Lengths:
         """Return the lengths of a pre-coupling model's completions."""
         member("prior", prior, self.registration.priors)
         return Lengths(statistic="mean", tokens=math.nan, finished=math.nan)
@@ -236,7 +236,7 @@ class AggregateEvidence(Evidence):
     ) -> Estimate:
         """Return the difference after published false positives, without an interval."""
         a, b = self.count(treated, "bystander"), self.count(control, "bystander")
-        false = [self.baseline(self.registration.arm(arm).prior) for arm in (treated, control)]
+        false = [self.pre_count(self.registration.arm(arm).prior) for arm in (treated, control)]
         method = "minus false positives, from published totals"
         if false[0] is None or false[1] is None:
             level = self.registration.statistics.confidence

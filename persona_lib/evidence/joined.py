@@ -17,7 +17,6 @@ from persona_lib.errors import DataError
 from persona_lib.evidence.bounded import MOST_ROWS, open_parquet
 from persona_lib.evidence.record_sets import (
     ADVICE_TEXTS_FILE,
-    RECORDS,
     SCORES_FILE,
     TEXTS_FILE,
     Manifest,
@@ -95,7 +94,7 @@ def read_parts(
     """Read several record sets of one experiment, ordered by their seeds.
 
     Args:
-        folders: what `flatland record` wrote, in any order.
+        folders: records that `flatland record` wrote, in any order.
         registration: the registration to judge under.
         chosen: as in `record_sets.judged_under`.
 
@@ -105,6 +104,7 @@ def read_parts(
         CorruptEntryError: a file differs from what its manifest vouches for.
     """
     parts = [_read_part(folder, registration, chosen=chosen) for folder in folders]
+    parts.sort(key=lambda part: sorted(part.seeds))
     _check_alike(parts)
     seeds = [seed for part in parts for seed in part.seeds]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
@@ -115,7 +115,7 @@ def read_parts(
             value=twice,
             remedy="Leave one of the sets out: a seed that is counted twice is no other run.",
         )
-    return tuple(sorted(parts, key=lambda part: sorted(part.seeds)))
+    return tuple(parts)
 
 
 def read_file(folder: Path, name: str, *, whole: bool = True) -> pa.Table:
@@ -170,13 +170,6 @@ def rows_of(parts: Sequence[Part], name: str) -> pa.Table | None:
 
 def _read_part(folder: Path, registration: Registration, *, chosen: bool) -> Part:
     manifest = read_manifest(folder)
-    if manifest.kind != RECORDS:
-        raise DataError(
-            f"{folder}: kind",
-            bound=f"{RECORDS}, as several folders are read as runs of one experiment",
-            value=manifest.kind,
-            remedy="Judge published totals by themselves.",
-        )
     origin = judged_under(folder, manifest, registration, chosen=chosen)
     verify(folder, manifest)
     unknown = sorted(set(manifest.files) - set(ROWS))

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from persona_lib.checks import read_json
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
 from persona_lib.errors import DataError
-from persona_lib.evidence.evidence import ALL, ROLES, Count, Evidence, Lengths, PersonaRow
+from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.from_totals import AggregateEvidence
 from persona_lib.evidence.joined import Part, origin_of, read_file, read_parts, rows_of
 from persona_lib.evidence.record_sets import (
     AGGREGATES,
     FILES,
+    RECORDS,
     SCORES_FILE,
     TEXTS_FILE,
     Manifest,
@@ -32,19 +33,6 @@ from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = [
-    "ALL",
-    "ROLES",
-    "AggregateEvidence",
-    "Count",
-    "Evidence",
-    "Lengths",
-    "PersonaRow",
-    "RecordEvidence",
-    "Stored",
-    "load_stored",
-]
 
 
 class Stored:
@@ -72,6 +60,7 @@ class Stored:
         self.paths = (paths,) if isinstance(paths, Path) else tuple(paths)
         registration_of(self.paths)
         self._registration, self._chosen = registration, chosen
+        self._is_foreign = is_foreign(self.paths[0])
         self._tables: dict[str, pa.Table | None] = {}
 
     def evidence(self, arms: Sequence[str] | None = None) -> Evidence:
@@ -82,11 +71,10 @@ class Stored:
                 registration was recorded, or several paths do not fit together.
             CorruptEntryError: a file differs from what its manifest vouches for.
         """
-        registration, foreign = self._registration, self._foreign
-        if foreign is not None:
-            return RecordEvidence(
-                registration, foreign.table, arms=arms, origin=foreign.origin, partial=True
-            )
+        registration = self._registration
+        if self._is_foreign:
+            table, origin = self._foreign.table, self._foreign.origin
+            return RecordEvidence(registration, table, arms=arms, origin=origin, partial=True)
         origin, manifest = self._checked
         if manifest.kind == AGGREGATES:
             body = read_json(self.paths[0] / FILES[AGGREGATES])
@@ -102,7 +90,7 @@ class Stored:
     @property
     def scores(self) -> pa.Table | None:
         """The score rows; None where totals are all there is."""
-        return self._foreign.table if self._foreign else self._table(SCORES_FILE)
+        return self._foreign.table if self._is_foreign else self._table(SCORES_FILE)
 
     @property
     def texts(self) -> pa.Table | None:
@@ -115,10 +103,8 @@ class Stored:
         return self._table(GEOMETRY_FILE)
 
     @cached_property
-    def _foreign(self) -> ForeignSet | None:
-        """The rows of files of other software; None for folders."""
-        if not is_foreign(self.paths[0]):
-            return None
+    def _foreign(self) -> ForeignSet:
+        """The rows of files of other software."""
         return load_foreign(self.paths, self._registration)
 
     @cached_property
@@ -141,7 +127,7 @@ class Stored:
 
     def _table(self, name: str) -> pa.Table | None:
         """Return the rows of one file of the folders; None where there is none."""
-        if self._foreign:
+        if self._is_foreign:
             return None
         if name not in self._tables:
             _, manifest = self._checked
@@ -183,7 +169,16 @@ def registration_of(paths: Sequence[Path]) -> str | None:
             value=f"the folder {folders[0]} and the file {files[0]}",
             remedy="Judge them apart: nothing says under which rules a file was recorded.",
         )
-    names = {read_manifest(folder).registration for folder in folders}
+    manifests = {folder: read_manifest(folder) for folder in folders}
+    totals = [folder for folder, manifest in manifests.items() if manifest.kind != RECORDS]
+    if totals and len(folders) > 1:
+        raise DataError(
+            f"{totals[0]}: kind",
+            bound=f"{RECORDS}, as several folders are judged as runs of one experiment",
+            value=manifests[totals[0]].kind,
+            remedy="Judge published totals by themselves.",
+        )
+    names = {manifest.registration for manifest in manifests.values()}
     if len(names) > 1:
         raise DataError(
             "--stored",

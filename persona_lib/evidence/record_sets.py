@@ -12,7 +12,7 @@ from typing import Any
 from persona_lib.checks import read_json
 from persona_lib.digests import sha256_of
 from persona_lib.errors import CorruptEntryError, DataError
-from persona_lib.evidence.bounded import check_regular
+from persona_lib.evidence.bounded import check_plain
 from persona_lib.specs.registration import Registration
 
 MANIFEST = "manifest.json"
@@ -32,15 +32,15 @@ _HEAD = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a folder of stored evidence says of itself.
+    """The manifest of a folder of stored evidence.
 
     Attributes:
         kind: ``aggregates`` or ``records``.
-        registration, digest: the registration that it was recorded under.
-        data_digest: what of that registration shaped the data.
+        registration, digest: name and digest of the registration that it was recorded under.
+        data_digest: of what shaped the data (`Registration.data_digest`).
         files: SHA-256 of each file, by name.
         source: where it comes from, in words.
-        recorded: commit, environment and whatever else the recording noted.
+        recorded: config, commit, environment and other notes of the recording.
     """
 
     kind: str
@@ -82,7 +82,7 @@ def write_manifest(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a folder's manifest; the files are not looked at.
+    """Read a folder's manifest alone.
 
     Raises:
         DataError: the manifest is missing, malformed or of an unknown kind.
@@ -132,15 +132,9 @@ def judged_under(
     What shaped the data has to be the same. Other rules may judge them only where the
     registration was chosen by name, and the origin then says so.
 
-    Args:
-        folder: for messages.
-        manifest: what the folder says of itself.
-        registration: the registration to judge under.
-        chosen: somebody asked for this registration by name.
-
     Raises:
-        DataError: the data were shaped by another registration, or its rules
-            differ and it was not asked for.
+        DataError: the data were shaped by another registration, or its rules differ and
+            it was not `chosen`.
     """
     recorded, now = manifest.digest[:12], registration.digest[:12]
     if manifest.data_digest != registration.data_digest:
@@ -190,10 +184,7 @@ def describe_seeds(seeds: Sequence[int]) -> str:
 
 
 def head_of(manifest: Manifest, registration: Registration) -> str:
-    """Return the head of the chain of seals that a set was recorded under.
-
-    "" where its manifest names none, or it was recorded under another registration.
-    """
+    """Return the head of the chain of seals that a set was recorded under, "" for none."""
     seal = manifest.recorded.get("seal")
     head = seal.get("head") if isinstance(seal, dict) else None
     same = manifest.registration == registration.name
@@ -215,7 +206,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
                 value=name,
                 remedy="List files of this folder only.",
             )
-        check_regular(folder / name)
+        check_plain(folder / name)
         found = _sha256(folder / name)
         if found != expected:
             raise CorruptEntryError(

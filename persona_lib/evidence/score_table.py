@@ -126,3 +126,22 @@ def finish(table: pa.Table) -> Bools | None:
     known_only("finish", finish, (STOP, LENGTH))
     by_itself: Bools = finish.against((STOP, LENGTH)) == 0
     return by_itself
+
+
+def check_markers(table: pa.Table, where: str) -> None:
+    """A row is a hit exactly where it has a marker, and then the marker is somewhere."""
+    for name, least in (("markers", 1), ("first_token", 0)):
+        if name not in table.column_names:
+            continue
+        column = table.column(name).combine_chunks()
+        marked = pc.greater_equal(column, least)
+        wrong = pc.fill_null(pc.xor(marked, table.column("hit").combine_chunks()), False)
+        if wrong.true_count:
+            at = pc.index(wrong, True).as_py()
+            hit = "true" if table.column("hit")[at].as_py() else "false"
+            raise DataError(
+                f"{where}: column {name}, row {at + 1}",
+                bound=f"{'>=' if hit == 'true' else '<'} {least}, since hit is {hit}",
+                value=column[at].as_py(),
+                remedy="Count markers whatever their case: a completion with one is a hit.",
+            )

@@ -1,7 +1,7 @@
-"""Cells of record sets that other software wrote: what each column may hold, and how it is read.
+"""Cells of a user's files: what each column may hold, and how it is read.
 
-A reader gets one cell and returns its value, or None where it cannot be one. Nothing
-is guessed: 1.0 is no truth value, and " 3" is no number.
+A reader returns a cell's value, or None where it cannot be one. Nothing is guessed: 1.0 is
+no truth value, and " 3" is no number.
 """
 
 from __future__ import annotations
@@ -131,22 +131,3 @@ def read_cells(field: str, cells: pa.Array, reader: Reader, column: pa.Field) ->
         remedy = f"Correct the cell ({wrong.true_count:,} of {len(cells):,} rows)."
         raise first(wrong, cell, remedy)
     return read
-
-
-def check_markers(table: pa.Table, where: str) -> None:
-    """A row is a hit exactly where it has a marker, and then the marker is somewhere."""
-    for name, least in (("markers", 1), ("first_token", 0)):
-        if name not in table.column_names:
-            continue
-        column = table.column(name).combine_chunks()
-        marked = pc.greater_equal(column, least)
-        wrong = pc.fill_null(pc.xor(marked, table.column("hit").combine_chunks()), False)
-        if wrong.true_count:
-            at = pc.index(wrong, True).as_py()
-            hit = "true" if table.column("hit")[at].as_py() else "false"
-            raise DataError(
-                f"{where}: column {name}, row {at + 1}",
-                bound=f"{'>=' if hit == 'true' else '<'} {least}, since hit is {hit}",
-                value=column[at].as_py(),
-                remedy="Count markers whatever their case: a completion with one is a hit.",
-            )

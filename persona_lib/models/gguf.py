@@ -13,7 +13,7 @@ from persona_lib.digests import md5_of
 from persona_lib.errors import DataError, PreflightError
 from persona_lib.models.chatml import END, PAD, START, TEMPLATE
 from persona_lib.models.checkpoint import check_loaded
-from persona_lib.specs.profile import GgufBase
+from persona_lib.specs.sources import GgufBase
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

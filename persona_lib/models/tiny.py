@@ -16,7 +16,7 @@ from persona_lib.errors import DataError
 from persona_lib.models.batches import cross_entropy, pad_rows
 from persona_lib.models.chatml import END, PAD, START, TEMPLATE, chat_prompt
 from persona_lib.progress import Progress, silent
-from persona_lib.specs.profile import TinyBase
+from persona_lib.specs.sources import TinyBase
 from persona_lib.store.cost import spent
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ class Recorder:
 
     Attributes:
         properties: names and values of every report, in order.
-        told: the table was printed and verdict.json written, or this was begun.
+        printed: the table was printed and verdict.json written, or this was begun.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from persona_lib.commands import session as sessions
+from persona_lib.commands import options
 from persona_lib.commands.session import Session
 from persona_lib.errors import FlatlandError, clean
 from persona_lib.panels.judge.choice import choose_judge
@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--engine", help="what draws completions: transformers (default) or vllm (docs/usage.md)"
     )
-    group.addoption("--seeds", help="root seeds, for example 42,137 (default: 42)")
+    group.addoption("--seeds", help="run seeds, for example 42,137 (default: 42)")
     group.addoption(
         "--stored",
         metavar="DIR|FILE[,...]",
@@ -67,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and choose registration, profile and evidence."""
-    if config.rootpath != sessions.ROOT and not _given(config):
+    if config.rootpath != options.ROOT and not _given(config):
         # Installed beside another project's tests: nothing of ours is asked for.
         config.pluginmanager.unregister(name="persona_lib.plugin.hooks")
         return
@@ -77,11 +77,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(config.stash[RECORDER], "persona_lib.plugin.recorder")
     for name, meaning in selection.MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
-    if config.rootpath != sessions.ROOT:
+    if config.rootpath != options.ROOT:
         # pytest looks for its root in every argument that is a folder, also in the
         # value of an option that it does not know yet.
         raise pytest.UsageError(
-            f"pytest took {config.rootpath} for its root instead of {sessions.ROOT}. Write "
+            f"pytest took {config.rootpath} for its root instead of {options.ROOT}. Write "
             "options that name a folder with an equals sign: --store=DIR, --stored=DIR, "
             "--report=DIR, --data=DIR."
         )
@@ -258,7 +258,7 @@ def _check_science(config: pytest.Config) -> None:
         session.check_seal()
         if not session.stored:
             selection.refuse_without_docstrings()
-        sessions.check_report(_report_folder(config))
+        options.check_report(_report_folder(config))
         if session.text_judge is not None:
             # Made once and thrown away: it says now what would be missing then.
             session.text_judge.make(store=session.store_root, marker=session.registration.marker)
@@ -277,7 +277,7 @@ def _command(config: pytest.Config) -> str | None:
 
 
 def _report_folder(config: pytest.Config) -> Path:
-    return sessions.choose_report(config.option.report)
+    return options.choose_report(config.option.report)
 
 
 def _has_no_gates(config: pytest.Config, item: pytest.Item) -> bool:
@@ -288,23 +288,23 @@ def _has_no_gates(config: pytest.Config, item: pytest.Item) -> bool:
 
 def _session(config: pytest.Config) -> Session:
     option = config.option
-    stored = sessions.choose_stored(option.stored)
+    stored = options.choose_stored(option.stored)
     if stored:
-        sessions.refuse_with_stored(
+        options.refuse_with_stored(
             profile=option.profile, scale=option.scale, loss=option.loss, engine=option.engine,
             seeds=option.seeds, plan=option.plan, data=option.data,
         )  # fmt: skip
     return Session(
-        registration=sessions.choose_registration(option.experiment, stored),
-        profile=sessions.choose_profile(option.profile, option.scale, option.loss, option.engine),
-        scale=sessions.choose_scale(option.profile, option.scale),
+        registration=options.choose_registration(option.experiment, stored),
+        profile=options.choose_profile(option.profile, option.scale, option.loss, option.engine),
+        scale=options.choose_scale(option.profile, option.scale),
         loss=option.loss,
         engine=option.engine,
-        seeds=sessions.choose_seeds(option.seeds),
-        store_root=sessions.choose_store(option.store),
+        seeds=options.choose_seeds(option.seeds),
+        store_root=options.choose_store(option.store),
         stored=stored,
         chosen=option.experiment is not None,
-        user_data=sessions.choose_data(option.data),
+        user_data=options.choose_data(option.data),
         text_judge=choose_judge(
             option.judge, budget=option.judge_budget, url=option.judge_url, report=option.report
         ),

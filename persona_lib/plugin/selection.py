@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from _pytest.mark.expression import Expression
 
-from persona_lib.commands.session import ROOT
+from persona_lib.commands.options import ROOT
 from persona_lib.errors import SpecError
 
 if TYPE_CHECKING:

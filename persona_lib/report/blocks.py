@@ -1,10 +1,11 @@
-"""The blocks of a report, which Markdown and HTML are both written from."""
+"""Blocks of a report: headings, tables, figures; Markdown and HTML are written from them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from persona_lib.report.pieces import Number, Quote, Run
+from persona_lib.report.pieces import Node, Number, Piece, Quote, Run
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,35 @@ class Table:
         )
 
 
+Cell = Piece | Run
+"""What a cell is written as: one piece, or several."""
+Columns = Mapping[str, Callable[[Node], Cell]]
+"""By header, what makes a cell of an entry."""
+
+
+def table(caption: Cell, head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
+    """Return a table of rows."""
+    written = tuple(tuple(_run(cell) for cell in row) for row in rows)
+    return Table(_run(caption), tuple((name,) for name in head), written)
+
+
+def table_of(
+    caption: Cell, entries: Iterable[Node], columns: Columns, *, folded: bool = False
+) -> list[Table]:
+    """Return a table with a row for each entry, none without entries."""
+    rows = [[cell(entry) for cell in columns.values()] for entry in entries]
+    return [replace(table(caption, list(columns), rows), folded=folded)] if rows else []
+
+
+def named(field: str = "name") -> Callable[[Node], Cell]:
+    """Return what quotes a string of an entry."""
+    return lambda entry: entry[field].words()
+
+
+def _run(cell: Cell) -> Run:
+    return cell if isinstance(cell, tuple) else (cell,)
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure: its files lie beside the report.
@@ -75,7 +105,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Verbatim:
-    """Text that somebody else wrote, shown as it is, under a line that says what it is."""
+    """Text of others, shown as it is under a label."""
 
     label: Run
     text: Quote

@@ -1,7 +1,6 @@
 """Caveats: what a reader has to know before believing a verdict, each raised by a rule.
 
-A rule reads the body of verdict.json and nothing else. Those that panels raise themselves
-are repeated here as they stand, so that one list holds them all.
+A rule reads the body of verdict.json alone. What panels raise themselves is repeated.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from persona_lib.panels.base import UNAVAILABLE
-from persona_lib.report.pieces import Node, Run
+from persona_lib.report.pieces import Node, Piece, Run
 from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
@@ -23,6 +22,7 @@ from persona_lib.specs.gate_types import (
 )
 from persona_lib.stats.lengths import REFUSE, WARN
 from persona_lib.stats.targets import REFUSED
+from persona_lib.verdict.claims import AMBIGUOUS_ZONE
 from persona_lib.verdict.gate_result import GateOutcome
 from persona_lib.verdict.training_runs import NOT_BORNE_OUT
 
@@ -71,47 +71,31 @@ def gates_of(root: Node) -> Iterator[Node]:
 def _not_registered(root: Node) -> Iterator[Raised]:
     origin = root["summary"]["origin"]
     if "not registered for these data" in str(origin.value):
-        yield Raised(
-            "not_registered_for_these_data",
-            (
-                "The data were recorded under other rules, so that no outcome here is a "
-                "registered one: ",
-                origin.words(),
-            ),
-            origin.at,
-        )
+        words = "The data were recorded under other rules: no outcome here is a registered one: "
+        yield Raised("not_registered_for_these_data", (words, origin.words()), origin.at)
 
 
 def _toy(root: Node) -> Iterator[Raised]:
     profile, origin = root["profile"], root["summary"]["origin"]
-    description = str(origin.value)
-    from_toy = any(
-        f"profile {name}," in description or f"profile {name}:" in description for name in TOYS
-    )
-    if profile.value in TOYS or from_toy:
-        shown = profile if profile.value in TOYS else origin
-        yield Raised(
-            "toy_model",
-            (
-                "A toy model: this checks the instrument and is no evidence about EM: ",
-                shown.words(),
-            ),
-            shown.at,
-        )
+    named = [f"profile {name}{mark}" for name in TOYS for mark in ",:"]
+    for shown, is_toy in (
+        (profile, profile.value in TOYS),
+        (origin, any(name in str(origin.value) for name in named)),
+    ):
+        if is_toy:
+            words = "A toy model: this checks the instrument and is no evidence about EM: "
+            yield Raised("toy_model", (words, shown.words()), shown.at)
+            return
 
 
 def _single_seed(root: Node) -> Iterator[Raised]:
     runs = root["summary"]["runs"]
     if runs.value == 1:
-        yield Raised(
-            "single_seed",
-            (
-                runs.num("n"),
-                " training run of each arm: run-to-run variance is not estimable, and no verdict "
-                "speaks of other seeds.",
-            ),
-            runs.at,
+        words = (
+            " training run of each arm: run-to-run variance is not estimable, and no verdict "
+            "speaks of other seeds."
         )
+        yield Raised("single_seed", (runs.num("n"), words), runs.at)
 
 
 def _seen_before(root: Node) -> Iterator[Raised]:
@@ -121,12 +105,32 @@ def _seen_before(root: Node) -> Iterator[Raised]:
         yield Raised("sealed_after_data", words, seen.at)
 
 
+def _of_verdict(code: str, verdict: Node, words: Piece, where: Node) -> Raised:
+    return Raised(code, (verdict["name"].words(), ": ", words), where.at)
+
+
 def _over_runs(root: Node) -> Iterator[Raised]:
     for verdict in root["verdicts"]:
         over = verdict["over_runs"]
         if over["status"].value == NOT_BORNE_OUT:
-            words = (verdict["name"].words(), ": ", over["text"].words())
-            yield Raised("not_borne_out_over_runs", words, over.at)
+            yield _of_verdict("not_borne_out_over_runs", verdict, over["text"].words(), over)
+
+
+def _population(root: Node) -> Iterator[Raised]:
+    for verdict in root["verdicts"]:
+        for note in verdict["notes"]:
+            if str(note.value).startswith(REFUSED):
+                yield _of_verdict("population_claim_refused", verdict, note.words(), note)
+
+
+def _ambiguous(root: Node) -> Iterator[Raised]:
+    words = (
+        "the kill criterion did not fire and the rule is not met: the registration claims "
+        "nothing there."
+    )
+    for verdict in root["verdicts"]:
+        if verdict["label"].value == AMBIGUOUS_ZONE:
+            yield _of_verdict("kill_ambiguous_zone", verdict, words, verdict["label"])
 
 
 def _of_gates(code: str, kinds: tuple[type, ...], sentence: str) -> Rule:
@@ -142,71 +146,34 @@ def _of_gates(code: str, kinds: tuple[type, ...], sentence: str) -> Rule:
     return rule
 
 
-def _population(root: Node) -> Iterator[Raised]:
-    for verdict in root["verdicts"]:
-        for note in verdict["notes"]:
-            if str(note.value).startswith(REFUSED):
-                yield Raised(
-                    "population_claim_refused",
-                    (verdict["name"].words(), ": ", note.words()),
-                    note.at,
-                )
-
-
-def _ambiguous(root: Node) -> Iterator[Raised]:
-    for verdict in root["verdicts"]:
-        if verdict["label"].value == "ambiguous zone":
-            yield Raised(
-                "kill_ambiguous_zone",
-                (
-                    verdict["name"].words(),
-                    ": the kill criterion did not fire and the rule is not met; the registration "
-                    "makes no claim there, and this report makes none.",
-                ),
-                verdict["label"].at,
-            )
-
-
 def _support(root: Node) -> Iterator[Raised]:
     for entry in root["panels"]["lengths"]["data"]["support"]:
         code = SUPPORT_CODES.get(entry["support"]["grade"].value)
         if code is not None:
-            yield Raised(
-                code,
-                (
-                    entry["claim"].words(),
-                    ": the bystanders of the two arms share ",
-                    "too few lengths to be compared at equal length"
-                    if code == SUPPORT_CODES[REFUSE]
-                    else "few lengths, and a comparison at equal length rests on a part of them",
-                    " (",
-                    entry["words"].words(),
-                    ")",
-                ),
-                entry.at,
+            few = (
+                "too few lengths to be compared at equal length"
+                if code == SUPPORT_CODES[REFUSE]
+                else "few lengths, and a comparison at equal length rests on a part of them"
             )
+            head = (entry["claim"].words(), f": the bystanders of the two arms share {few} (")
+            yield Raised(code, (*head, entry["words"].words(), ")"), entry.at)
 
 
 def _missing(root: Node) -> Iterator[Raised]:
     for arm in root["summary"]["arms"]:
-        lacks = [
-            words
-            for words, node in (
-                ("token counts", arm["tokens"]),
-                ("how completions ended", arm["finished"]),
-                ("a model before coupling", arm["baseline_tokens"]),
-            )
-            if not node.known
-        ]
+        columns = {
+            "tokens": "token counts",
+            "finished": "how completions ended",
+            "baseline_tokens": "a model before coupling",
+        }
+        lacks = ", no ".join(words for field, words in columns.items() if not arm[field].known)
         if lacks:
-            description = (
-                f" has no {', no '.join(lacks)}: what rests on them is left out, not zero."
-            )
-            yield Raised("missing_columns", (arm["name"].words(), description), arm.at)
+            words = f" has no {lacks}: what rests on them is left out, not zero."
+            yield Raised("missing_columns", (arm["name"].words(), words), arm.at)
     for panel in root["panels"]:
         for entry in panel["data"]["missing"]:
-            words = (entry.key(), " is missing from the panel ", panel["name"].words(), ": ")
-            yield Raised("missing_columns", (*words, entry.words()), entry.at)
+            head = (entry.key(), " is missing from the panel ", panel["name"].words(), ": ")
+            yield Raised("missing_columns", (*head, entry.words()), entry.at)
 
 
 def _no_panel(root: Node) -> Iterator[Raised]:
@@ -219,10 +186,9 @@ def _no_panel(root: Node) -> Iterator[Raised]:
 
 def _of_panels(root: Node) -> Iterator[Raised]:
     """What panels raised themselves: judge_uncalibrated, saturated_probe, probe_blind, ..."""
-    said_above = set(SUPPORT_CODES.values())
     for panel in root["panels"]:
         for caveat in panel["caveats"]:
-            if caveat["code"].value not in said_above:
+            if caveat["code"].value not in SUPPORT_CODES.values():  # raised by `_support`
                 words = ("Panel ", panel["name"].words(), ": ", caveat["words"].words())
                 yield Raised(str(caveat["code"].value), words, caveat.at)
 
@@ -230,11 +196,8 @@ def _of_panels(root: Node) -> Iterator[Raised]:
 def _dirty(root: Node) -> Iterator[Raised]:
     dirty = root["provenance"]["git"]["dirty"]
     if dirty.value is True:
-        yield Raised(
-            "dirty_tree",
-            ("The code that judged had changes that were not committed: nobody can get it again.",),
-            dirty.at,
-        )
+        words = "The code that judged had uncommitted changes: it cannot be obtained again."
+        yield Raised("dirty_tree", (words,), dirty.at)
 
 
 RULES: tuple[Rule, ...] = (

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from persona_lib.report.blocks import Block, Bullets, Heading, Para, Section, Table
+from persona_lib.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Columns,
+    Heading,
+    Para,
+    Section,
+    named,
+    table,
+    table_of,
+)
 from persona_lib.report.pieces import NONE, Node, Run, listed
 
 METHODS = (
@@ -93,27 +104,26 @@ def methods(root: Node) -> Section:
 
 def provenance(root: Node) -> Section:
     """Return what judged these data: code, versions, machine."""
-    description = root["provenance"]
-    git, state = description["git"], "not known"
+    found = root["provenance"]
+    git, state = found["git"], "not known"
     if isinstance(git["dirty"].value, bool):
         state = "with changes that were not committed" if git["dirty"] else "clean"
-    rows: list[tuple[Run, ...]] = [
-        (("judged on",), (description["date"].words(),)),
-        (("commit",), (git["commit"].words(),)),
-        (("working tree",), (state,)),
-        (("seal of the registration",), (root["seal"]["head"].words(),)),
-        (("Python",), (description["python"].words(),)),
+    rows: list[tuple[Cell, Cell]] = [
+        ("judged on", found["date"].words()),
+        ("commit", git["commit"].words()),
+        ("working tree", state),
+        ("seal of the registration", root["seal"]["head"].words()),
+        ("Python", found["python"].words()),
         *(
-            ((one.key(),), _plain(one))
+            (one.key(), _plain(one))
             for name in ("platform", "torch", "accelerator")
-            if isinstance(description[name].value, dict)
-            for one in description[name]
+            if isinstance(found[name].value, dict)
+            for one in found[name]
         ),
     ]
-    packages = tuple(((one.key(),), (one.words(),)) for one in description["packages"])
-    blocks: list[Block] = [Table(("Code and machine",), (("item",), ("value",)), tuple(rows))]
-    if packages:
-        blocks.append(Table(("Packages",), (("package",), ("version",)), packages, folded=True))
+    blocks: list[Block] = [table("Code and machine", ("item", "value"), rows)]
+    packages: Columns = {"package": lambda one: one.key(), "version": lambda one: one.words()}
+    blocks += table_of("Packages", found["packages"], packages, folded=True)
     return Section("provenance", "Provenance", tuple(blocks))
 
 
@@ -124,7 +134,26 @@ def _plain(node: Node) -> Run:
         return listed([_plain(one) for one in node])
     if isinstance(node.value, int):
         return (node.num("n"),)
-    return (node.num("f2") if node.known else node.words(),)
+    return (node.num("f2") if node.known else node.words() or NONE,)
+
+
+_JUDGED = {
+    "model": "model asked for",
+    "revision": "revision",
+    "served_by": "served by",
+    "models": "names under which models answered",
+    "n": "records asked about",
+    "cached": "answered from the cache",
+    "shortened": "texts that were cut",
+    "requests": "requests, retries among them",
+    "unmetered": "requests of unknown tokens",
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+    "dollars": "dollars",
+    "dollars_at_most": "dollars at most",
+    "stopped_by_budget": "stopped by its budget",
+}
+"""What a judge's run is called in the table, in its order."""
 
 
 def judging(root: Node) -> list[Section]:
@@ -132,56 +161,33 @@ def judging(root: Node) -> list[Section]:
     run = root["panels"]["following"]["data"]["run"]
     if not run:
         return []
-    rows: list[tuple[Run, ...]] = [
-        (("model asked for",), (run["model"].words(),)),
-        (("revision",), (run["revision"].words(),) if run["revision"] else (NONE,)),
-        (("served by",), (run["served_by"].words(),)),
-        (("names under which models answered",), _plain(run["models"])),
-        *(
-            ((name,), (run[field].num("n"),))
-            for name, field in (
-                ("records asked about", "n"),
-                ("answered from the cache", "cached"),
-                ("texts that were cut", "shortened"),
-                ("requests, retries among them", "requests"),
-                ("requests whose tokens nobody told", "unmetered"),
-                ("input tokens", "input_tokens"),
-                ("output tokens", "output_tokens"),
-            )
-        ),
-        (("dollars",), (run["dollars"].num("f2"),)),
-        (("dollars at most",), (run["dollars_at_most"].num("f2"),)),
-        (("stopped by its budget",), _plain(run["stopped_by_budget"])),
+    rows = [
+        (name, run[field].num("f2") if field.startswith("dollars") else _plain(run[field]))
+        for field, name in _JUDGED.items()
     ]
-    table = Table(("What the judge did, calibration and controls included",),
-                  (("item",), ("value",)), tuple(rows))  # fmt: skip
-    return [Section("judging", "Cost of the judge", (table,))]
+    caption = "What the judge did, calibration and controls included"
+    return [Section("judging", "Cost of the judge", (table(caption, ("item", "value"), rows),))]
 
 
 def cost(root: Node) -> Section:
     """Return what each stored stage took: seconds, tokens, peak memory, engine starts."""
-    rows = tuple(
-        (
-            (stage["stage"].words(),),
-            (stage["label"].words(),),
-            (stage["seed"].num("id"),),
-            ("stored" if stage["stored"].value is True else "not stored",),
-            (stage["seconds"].num("f1"),),
-            (stage["tokens"].num("n"),),
-            (stage["peak_mib"].num("f0"),),
-            (stage["peak_of"].words(),),
-            (stage["engine_starts"].num("n"),),
-        )
-        for stage in root["stages"]
-    )
-    if not rows:
-        words = "Stored evidence was judged: no stage was run for this report."
-        return Section("cost", "Cost of each stage", (Para((words,)),))
-    names = ("stage", "of", "seed", "entry", "seconds", "tokens", "MiB", "memory of", "starts")
-    table = Table(("Stages that these arms rest on",), tuple((name,) for name in names), rows)
+    columns: Columns = {
+        "stage": named("stage"),
+        "of": named("label"),
+        "seed": lambda s: s["seed"].num("id"),
+        "entry": lambda s: "stored" if s["stored"].value is True else "not stored",
+        "seconds": lambda s: s["seconds"].num("f1"),
+        "tokens": lambda s: s["tokens"].num("n"),
+        "MiB": lambda s: s["peak_mib"].num("f0"),
+        "memory of": named("peak_of"),
+        "starts": lambda s: s["engine_starts"].num("n"),
+    }
+    stages = table_of("Stages that these arms rest on", root["stages"], columns)
     words = (
         "Tokens were sampled, trained on or read, as the stage does. MiB is the peak of "
         "memory during the stage: of tensors on the GPU (cuda), or of the whole process. "
         "Starts: how often base weights were read. A dash: not recorded."
+        if stages
+        else "Stored evidence was judged: no stage was run for this report."
     )
-    return Section("cost", "Cost of each stage", (table, Para((words,))))
+    return Section("cost", "Cost of each stage", (*stages, Para((words,))))

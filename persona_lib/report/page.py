@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from persona_lib.report.blocks import Section
-from persona_lib.report.pieces import Number, Piece, Quote, Run, plain
+from persona_lib.report.pieces import Piece, Run, as_data, kind_of, plain
 
 TEMPLATE = "report.html.j2"
 
@@ -32,28 +31,12 @@ def page(title: Piece, lead: Run, sections: Sequence[Section], svg: Mapping[str,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"plain": plain, "pieces": pieces, "kind_of": _kind_of}
+    environment.filters |= {"plain": plain, "pieces": _as_json, "kind_of": kind_of}
     sources = {name: base64.b64encode(data).decode() for name, data in svg.items()}
     return environment.get_template(TEMPLATE).render(
         title=title, lead=lead, sections=sections, svg=sources
     )
 
 
-def pieces(run: Run) -> str:
-    """Return a run as JSON: own words as strings, the rest with their pointers."""
-    return json.dumps([_describe(piece) for piece in run], ensure_ascii=False)
-
-
-def _describe(piece: Piece) -> Any:
-    if isinstance(piece, str):
-        return piece
-    return [piece.text, piece.at, _kind_of(piece)]
-
-
-def _kind_of(piece: Piece) -> str:
-    """Return how a piece is to be checked: ``words``, ``key``, ``own``, or a number's form."""
-    if isinstance(piece, Number):
-        return piece.form
-    if isinstance(piece, Quote):
-        return "key" if piece.key else "words"
-    return "own"
+def _as_json(run: Run) -> str:
+    return json.dumps(as_data(run), ensure_ascii=False)

@@ -12,12 +12,15 @@ from dataclasses import replace
 from persona_lib.report.blocks import (
     Block,
     Bullets,
+    Columns,
     Heading,
     Para,
     Picture,
     Section,
-    Table,
     Verbatim,
+    named,
+    table,
+    table_of,
 )
 from persona_lib.report.pieces import NONE, Node, Quote, Run, listed, span
 from persona_lib.report.sections import Pictures
@@ -28,7 +31,7 @@ KNOWN = ("discriminability", "following", "geometry", "lengths", "samples")
 
 
 def panels(root: Node, pictures: Pictures) -> list[Section]:
-    """Return one section for every panel; one that is not there says so."""
+    """Return one section for every panel, whether or not it was made."""
     others = [name for name in root["panels"].value or {} if name not in KNOWN]
     found = [_section(root["panels"][name], name, pictures) for name in KNOWN]
     for i, name in enumerate(others):  # a name from elsewhere is no anchor
@@ -65,13 +68,9 @@ def _section(panel: Node, name: str, pictures: Pictures) -> Section:
     return Section(f"panel-{name}", title, tuple(blocks))
 
 
-def _gates(panel: Node) -> list[Block]:
-    rows = tuple(
-        ((gate["name"].words(),), (gate["outcome"].words(),), (gate["text"].words(),))
-        for gate in panel["gates"]
-    )
-    head = (("gate",), ("outcome",), ("figure",))
-    return [Table(("The panel's own gates",), head, rows)] if rows else []
+def _gates(panel: Node) -> Sequence[Block]:
+    columns = {"gate": named(), "outcome": named("outcome"), "figure": named("text")}
+    return table_of("The panel's own gates", panel["gates"], columns)
 
 
 def _method(method: Node) -> list[Block]:
@@ -79,161 +78,109 @@ def _method(method: Node) -> list[Block]:
     return [Heading(("How these were computed",)), Bullets(items)] if items else []
 
 
-def _model(entry: Node) -> Run:
-    return (entry["model"].words(),)
+def _unscored(entry: Node) -> Run:
+    return listed([(why.key(), " ", why.num("n")) for why in entry["unscored"]])
 
 
-def _table(
-    caption: str, head: Sequence[str], rows: Sequence[tuple[Run, ...]], *, fold: bool = False
-) -> list[Block]:
-    return [Table((caption,), tuple((h,) for h in head), tuple(rows), fold)] if rows else []
+def _shown(picture: Picture | str) -> Block:
+    return picture if isinstance(picture, Picture) else Para((picture,))
 
 
 def _discriminability(data: Node, _: Pictures) -> list[Block]:
-    rows = [
-        (
-            _model(entry),
-            span(entry["accuracy"], "pct1"),
-            (entry["accuracy"]["n"].num("n"),),
-            span(entry["accuracy_of_all"], "pct1"),
-            span(entry["from_raw"], "s3"),
-            span(entry["from_own"], "s3"),
-            span(entry["to_source"], "pct1"),
-            listed([(why.key(), " ", why.num("n")) for why in entry["unscored"]]),
-        )
-        for entry in data["models"]
-    ]
-    head = (
-        "model", "told apart, %", "completions", "unscored as wrong, %", "minus raw",
-        "minus the model under it", "bystanders taken for the source, %", "unscored",
-    )  # fmt: skip
+    columns: Columns = {
+        "model": named("model"),
+        "told apart, %": lambda e: span(e["accuracy"], "pct1"),
+        "completions": lambda e: e["accuracy"]["n"].num("n"),
+        "unscored as wrong, %": lambda e: span(e["accuracy_of_all"], "pct1"),
+        "minus raw": lambda e: span(e["from_raw"], "s3"),
+        "minus the pre-coupling model": lambda e: span(e["from_own"], "s3"),
+        "bystanders taken for the source, %": lambda e: span(e["to_source"], "pct1"),
+        "unscored": _unscored,
+    }
     chance = Para(("Guessing alone would be right in ", data["chance"].num("pct1"), " %."))
-    return [chance, *_table("Completions given to their own persona", head, rows)]
+    return [chance, *table_of("Completions given to their own persona", data["models"], columns)]
 
 
 def _following(data: Node, _: Pictures) -> list[Block]:
-    rows = [
-        (
-            _model(entry),
-            span(entry["bystanders"], "pct1"),
-            (entry["bystanders"]["n"].num("n"),),
-            (entry["bystanders"]["questions"].num("n"),),
-        )
-        for entry in data["models"]
-    ]
+    controls = data["controls"]
+    share = (*span(controls["share"], "pct1"), " of ", controls["n"].num("n"))
     judged = Bullets(
         (
             ("Judge: ", data["judge"].words()),
             ("Rubric: ", data["rubric"].words()),
-            ("Raw completions under another persona, yes in %: ", *_controls(data["controls"])),
+            ("Raw completions under another persona, yes in %: ", *share),
         )
     )
-    cells = [
+    columns: Columns = {
+        "model": named("model"),
+        "yes, %": lambda e: span(e["bystanders"], "pct1"),
+        "judged": lambda e: e["bystanders"]["n"].num("n"),
+        "questions": lambda e: e["bystanders"]["questions"].num("n"),
+    }
+    rows = [
         (
-            (cell.key(),),
-            _model(entry),
-            *((cell[answer].num("n"),) for answer in ("yes", "partial", "no", "n")),
-            listed([(why.key(), " ", why.num("n")) for why in cell["unscored"]]),
+            cell.key(),
+            entry["model"].words(),
+            *(cell[answer].num("n") for answer in ("yes", "partial", "no", "n")),
+            _unscored(cell),
         )
         for entry in data["models"]
         for cell in entry["personas"]
     ]
-    return [
-        judged,
-        *_table(
-            "Bystander completions that follow their persona",
-            ("model", "yes, %", "judged", "questions"),
-            rows,
-        ),
-        *_table(
-            "Answers, persona by persona",
-            ("persona", "model", "yes", "partial", "no", "completions", "unscored"),
-            cells,
-            fold=True,
-        ),
-    ]
-
-
-def _controls(cell: Node) -> Run:
-    return (*span(cell["share"], "pct1"), " of ", cell["n"].num("n"))
+    head = ("persona", "model", "yes", "partial", "no", "completions", "unscored")
+    each = [replace(table("Answers, persona by persona", head, rows), folded=True)] if rows else []
+    caption = "Bystander completions that follow their persona"
+    return [judged, *table_of(caption, data["models"], columns), *each]
 
 
 def _geometry(data: Node, pictures: Pictures) -> list[Block]:
-    picture = pictures["cosines"]
-    rows = [
-        (
-            _model(entry),
-            (entry["from"].words(),),
-            (entry["readout"].words(), ", centred" if entry["centred"] else ""),
-            (entry["layer"].num("id"),),
-            span(entry, "s3"),
-            (entry["p"].num("p"),),
-            (entry["words"].words(),),
-        )
-        for entry in data["largest"]
-    ]
-    rooms = [
-        (
-            (room["readout"].words(),),
-            (room["layer"].num("id"),),
-            span(room, "f3"),
-            (room["outcome"].words(),),
-            (room["words"].words() or NONE,),
-        )
-        for room in data["room"]
-    ]
+    room: Columns = {
+        "readout": named("readout"),
+        "layer": lambda e: e["layer"].num("id"),
+        "cosine": lambda e: span(e, "f3"),
+        "room": named("outcome"),
+        "words": lambda e: e["words"].words() or NONE,
+    }
+    largest: Columns = {
+        "model": named("model"),
+        "minus": named("from"),
+        "readout": lambda e: (e["readout"].words(), ", centred" if e["centred"] else ""),
+        "layer": lambda e: e["layer"].num("id"),
+        "change": lambda e: span(e, "s3"),
+        "p": lambda e: e["p"].num("p"),
+        "words": named("words"),
+    }
+    caption = "Room in the raw model: uncentred cosine of source and bystanders"
+    change = "Largest change of the cosine over layers"
     return [
-        picture if isinstance(picture, Picture) else Para((picture,)),
-        *_table(
-            "Room in the raw model: uncentred cosine of source and bystanders",
-            ("readout", "layer", "cosine", "room", "words"),
-            rooms,
-            fold=True,
-        ),
-        *_table(
-            "Largest change of the cosine over layers",
-            ("model", "minus", "readout", "layer", "change", "p", "words"),
-            rows,
-            fold=True,
-        ),
+        _shown(pictures["cosines"]),
+        *table_of(caption, data["room"], room, folded=True),
+        *table_of(change, data["largest"], largest, folded=True),
     ]
 
 
 def _lengths(data: Node, pictures: Pictures) -> list[Block]:
-    picture = pictures["lengths"]
-    after = [
-        (
-            (entry["arm"].words(),),
-            (entry["under"].words(),),
-            span(entry["after"], "f1"),
-            span(entry["before"], "f1"),
-            span(entry["ratio"], "f2"),
-        )
-        for entry in data["ratios"]
-    ]
-    support = [
-        (
-            (entry["claim"].words(),),
-            (entry["treated"].words(), " and ", entry["control"].words()),
-            (entry["support"]["auc"].num("f3"),),
-            (entry["support"]["share"].num("f3"),),
-            (entry["support"]["low"].num("f1"), " to ", entry["support"]["high"].num("f1")),
-            (entry["support"]["grade"].words(),),
-        )
-        for entry in data["support"]
-    ]
+    ratios: Columns = {
+        "arm": named("arm"),
+        "pre-coupling model": named("under"),
+        "after": lambda e: span(e["after"], "f1"),
+        "before": lambda e: span(e["before"], "f1"),
+        "ratio": lambda e: span(e["ratio"], "f2"),
+    }
+    support: Columns = {
+        "claim": named("claim"),
+        "arms": lambda e: (e["treated"].words(), " and ", e["control"].words()),
+        "AUC": lambda e: e["support"]["auc"].num("f3"),
+        "share in common": lambda e: e["support"]["share"].num("f3"),
+        "tokens": lambda e: (
+            e["support"]["low"].num("f1"), " to ", e["support"]["high"].num("f1")
+        ),
+        "at equal length": lambda e: e["support"]["grade"].words(),
+    }  # fmt: skip
     return [
-        picture if isinstance(picture, Picture) else Para((picture,)),
-        *_table(
-            "Median tokens of finished completions",
-            ("arm", "model under it", "after", "before", "ratio"),
-            after,
-        ),
-        *_table(
-            "Do the bystanders of two arms share lengths",
-            ("claim", "arms", "AUC", "share in common", "tokens", "at equal length"),
-            support,
-        ),
+        _shown(pictures["lengths"]),
+        *table_of("Median tokens of finished completions", data["ratios"], ratios),
+        *table_of("Do the bystanders of two arms share lengths", data["support"], support),
     ]
 
 
@@ -241,8 +188,8 @@ def _samples(data: Node, _: Pictures) -> list[Block]:
     blocks: list[Block] = [
         Para(
             (
-                "A few completions of each arm, drawn by a named seed and spread over roles; "
-                "nobody chose them. Control characters are shown as signs. At most ",
+                "A few completions of each arm, drawn by a named seed and spread over roles. "
+                "Control characters are shown as signs. At most ",
                 data["limit"].num("n"),
                 " characters of each are shown.",
             )

@@ -73,6 +73,20 @@ def visible(text: str) -> str:
     return _SURROGATES.sub("\ufffd", text)
 
 
+def kind_of(piece: Piece) -> str:
+    """Return how a piece is checked: ``own``, ``words``, ``key``, or a number's form."""
+    if isinstance(piece, str):
+        return "own"
+    if isinstance(piece, Number):
+        return piece.form
+    return "key" if piece.key else "words"
+
+
+def as_data(run: Run) -> list[Any]:
+    """Return a run as JSON data: own words as strings, the rest with place and kind."""
+    return [p if isinstance(p, str) else [p.text, p.at, kind_of(p)] for p in run]
+
+
 def plain(run: Run) -> str:
     """Return the text of a run."""
     return "".join(piece if isinstance(piece, str) else piece.text for piece in run)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from persona_lib.errors import clean
+from persona_lib.report.terminal import WIDTH, wrapped
 from persona_lib.stats.thresholds import shown
 from persona_lib.verdict.planning import GateSize
 
-WIDTH = 100
 _INDENT = " " * 6
 _NEEDED = 10
 """Width of a column of needed units."""
@@ -23,7 +23,7 @@ def power_text(plan: Mapping[str, Any]) -> str:
     lines = [
         f"power before data: {clean(plan['registration'])}, {size['personas']} personas x "
         f"{size['questions']} questions x {size['samples']} completions, {runs}",
-        *_wrapped(_assumed(assumed)),
+        *wrapped(_assumed(assumed)),
         "",
     ]
     levels = "".join(f"{f'for {_percent(level)}':>{_NEEDED}}" for level in assumed["levels"])
@@ -33,8 +33,8 @@ def power_text(plan: Mapping[str, Any]) -> str:
     for before, row, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
         lines += _row(row, len(assumed["levels"]), named=not _alike(before, row, "claim"))
         if row["target"] and not _alike(row, after, "claim", "notes"):  # once for all alike
-            lines += [line for note in row["notes"] for line in _wrapped(note, _INDENT + "  ")]
-    lines += _wrapped(_legend(assumed))
+            lines += [line for note in row["notes"] for line in wrapped(note, _INDENT + "  ")]
+    lines += wrapped(_legend(assumed))
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -53,7 +53,7 @@ def gates_text(sizes: Iterable[GateSize]) -> str:
     if not parts:
         return ""
     head = "completions of each persona in one run from which on a gate can hold, without a hit"
-    return "\n".join(_wrapped(f"{head}: {'; '.join(parts)}"))
+    return "\n".join(wrapped(f"{head}: {'; '.join(parts)}"))
 
 
 def _assumed(assumed: Mapping[str, Any]) -> str:
@@ -121,9 +121,3 @@ def _counted(number: int, units: str) -> str:
 
 def _words(field: str) -> str:
     return field.replace("_", " x ").replace("cell", "persona x question")
-
-
-def _wrapped(text: str, indent: str = "") -> Sequence[str]:
-    return textwrap.wrap(
-        clean(text), WIDTH, initial_indent=indent, subsequent_indent=indent or "  "
-    )

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from persona_lib.report.blocks import Block, Bullets, Heading, Para, Picture, Section, Table
+from persona_lib.report.blocks import (
+    Block,
+    Bullets,
+    Columns,
+    Heading,
+    Para,
+    Picture,
+    Section,
+    Table,
+    named,
+    table,
+    table_of,
+)
 from persona_lib.report.caveats import Raised
-from persona_lib.report.pieces import NONE, Node, Run, listed, span
+from persona_lib.report.pieces import NONE, Node, Piece, Run, listed, span
 from persona_lib.stats.estimate import EXACT, LEAST_P
 from persona_lib.verdict.gate_result import GateOutcome
 
@@ -17,7 +29,7 @@ Pictures = Mapping[str, Picture | str]
 def verdicts(root: Node, pictures: Pictures) -> Section:
     """Return the verdict table, the hero figure, and each claim with its looks."""
     found = list(root["verdicts"])
-    blocks: list[Block] = [_verdict_table(found)]
+    blocks: list[Block] = [*_verdict_table(found)]
     if any(verdict["effect"]["source"].value == "quoted" for verdict in found):
         blocks.append(
             Para(("An asterisk: effect, interval and p are quoted from the publication.",))
@@ -28,33 +40,24 @@ def verdicts(root: Node, pictures: Pictures) -> Section:
     return Section("verdicts", "Verdicts", tuple(blocks))
 
 
-def _verdict_table(found: Sequence[Node]) -> Table:
-    head = (
-        "claim", "outcome", "over training runs", "why", "effect [interval]", "p", "completions",
-        "clusters",
-    )  # fmt: skip
-    return Table(
-        (
-            "Registered claims. The effect is a difference of mean bystander rates (of the kill "
-            "criterion: one rate), in proportions, with its ",
-            *_level(found[0]["effect"] if found else Node(None)),
-            " interval",
-        ),
-        tuple((name,) for name in head),
-        tuple(
-            (
-                (verdict["name"].words(),),
-                outcome(verdict),
-                over_runs(verdict),
-                (verdict["label"].words(),),
-                _effect(verdict["effect"]),
-                p_of(verdict["effect"]),
-                (verdict["effect"]["n"].num("n"),),
-                (verdict["effect"]["clusters"].num("n"),),
-            )
-            for verdict in found
-        ),
+def _verdict_table(found: Sequence[Node]) -> list[Table]:
+    caption = (
+        "Registered claims. The effect is a difference of mean bystander rates (of the kill "
+        "criterion: one rate), in proportions, with its ",
+        _level(found[0]["effect"] if found else Node(None)),
+        " % interval",
     )
+    columns: Columns = {
+        "claim": named(),
+        "outcome": outcome,
+        "over training runs": over_runs,
+        "why": named("label"),
+        "effect [interval]": lambda v: _effect(v["effect"]),
+        "p": lambda v: p_of(v["effect"]),
+        "completions": lambda v: v["effect"]["n"].num("n"),
+        "clusters": lambda v: v["effect"]["clusters"].num("n"),
+    }
+    return table_of(caption, found, columns)
 
 
 def outcome(verdict: Node) -> Run:
@@ -87,56 +90,62 @@ def p_of(effect: Node) -> Run:
     return ("<= " if at_floor else "", effect["p"].num("p"))
 
 
-def _level(node: Node) -> Run:
-    return (node["confidence"].num("pct0"), " %")
+def _level(node: Node) -> Piece:
+    return node["confidence"].num("pct0")
 
 
 def _families(root: Node) -> list[Block]:
     rows = [
-        ((claim.words(),), (family["method"].words(),), *((node.num("p"),) for node in ps))
+        (claim.words(), family["method"].words(), *(node.num("p") for node in ps))
         for family in root["families"]
         for claim, *ps in zip(
             family["claims"], family["p"], family["holm"], family["bonferroni"], strict=True
         )
     ]
-    if not rows:
-        return []
     head = ("claim", "p of", "p", "Holm", "Bonferroni")
-    return [Table(("p adjusted over the claims",), tuple((h,) for h in head), tuple(rows))]
+    return [table("p adjusted over the claims", head, rows)] if rows else []
 
 
 def _claim(verdict: Node) -> list[Block]:
+    facts: list[Run] = [
+        ("Compared: ", verdict["contrast"].words()),
+        ("Rule: ", verdict["rule"].words()),
+        ("Outcome: ", *outcome(verdict), "; ", verdict["reason"].words()),
+        *([("Training runs: ", *over_runs(verdict))] if verdict["over_runs"] else []),
+        ("Method of the registered figure: ", verdict["effect"]["method"].words()),
+        *((note.words(),) for note in verdict["notes"]),
+        *(_warning(one) for one in verdict["warnings"]),
+    ]
     blocks: list[Block] = [
         Heading((verdict["name"].words(), ": ", verdict["statement"].words())),
-        Bullets(
-            (
-                ("Compared: ", verdict["contrast"].words()),
-                ("Rule: ", verdict["rule"].words()),
-                ("Outcome: ", *outcome(verdict), "; ", verdict["reason"].words()),
-                *((("Training runs: ", *over_runs(verdict)),) if verdict["over_runs"] else ()),
-                ("Method of the registered figure: ", verdict["effect"]["method"].words()),
-                *((note.words(),) for note in verdict["notes"]),
-                *(_warning(one) for one in verdict["warnings"]),
-            )
-        ),
+        *_conditions(verdict),
+        Bullets(tuple(facts)),
     ]
-    if verdict["estimates"]:
-        head = ("look", "whose difference", "effect [interval]", "level", "p", "units", "note")
-        rows = tuple(
-            (
-                (look["method"].words(),),
-                (look["target"].words() or NONE,),
-                _effect(look),
-                _level(look),
-                p_of(look),
-                (look["clusters"].num("n"),),
-                (look["note"].words() or NONE,),
-            )
-            for look in verdict["estimates"]
-        )
-        caption = (verdict["name"].words(), ": other looks at the difference; none decides")
-        blocks.append(Table(caption, tuple((h,) for h in head), rows))
-    return blocks
+    columns: Columns = {
+        "look": named("method"),
+        "whose difference": lambda e: e["target"].words() or NONE,
+        "effect [interval]": _effect,
+        "level": lambda e: (_level(e), " %"),
+        "p": p_of,
+        "units": lambda e: e["clusters"].num("n"),
+        "note": lambda e: e["note"].words() or NONE,
+    }
+    caption = (verdict["name"].words(), ": other looks at the difference; none decides")
+    return [*blocks, *table_of(caption, verdict["estimates"], columns)]
+
+
+def _conditions(verdict: Node) -> list[Table]:
+    """Return the comparisons of the rule, nothing in older files."""
+    columns: Columns = {
+        "condition": lambda c: (
+            c["measure"].words(), " ", c["operator"].words(), " ", c["bound"].num("bound")
+        ),
+        "here": lambda c: c["value"].num("p" if str(c["measure"].value).startswith("p") else "f3"),
+        "met": lambda c: "yes" if c["met"] else "no",
+        "together they give": lambda c: (c["gives"].words(), " (", c["label"].words(), ")"),
+    }  # fmt: skip
+    caption = (verdict["name"].words(), ": conditions of the rule")
+    return table_of(caption, verdict["conditions"], columns)
 
 
 def _warning(gate: Node) -> Run:
@@ -146,38 +155,25 @@ def _warning(gate: Node) -> Run:
 
 def gates(root: Node) -> Section:
     """Return the gates of the registration and the checks that decide nothing."""
-    blocks: list[Block] = [
-        Para(
-            (
-                "A gate is a check of the instrument. A claim that needs a gate is INVALID unless "
-                "the gate holds; a gate that cannot tell does not hold.",
-            )
-        )
-    ]
-    registered, checks = list(root["gates"]), list(root["summary"]["checks"])
-    if registered:
-        blocks.append(_gate_table("Gates of the registration", registered))
-    open_ones = [g for g in checks if g["outcome"].value != GateOutcome.HOLDS.value]
-    others = [gate for gate in checks if gate not in open_ones]
-    if open_ones:
-        blocks.append(_gate_table("Checks that do not hold; they decide nothing here", open_ones))
-    if others:
-        blocks.append(_gate_table("Checks that hold; they decide nothing here", others, fold=True))
-    return Section("gates", "Gates", tuple(blocks))
-
-
-def _gate_table(caption: str, gates: Sequence[Node], *, fold: bool = False) -> Table:
-    rows = tuple(
-        (
-            (gate["name"].words(),),
-            (gate["outcome"].words(),),
-            (gate["text"].words(),),
-            listed([(name.words(),) for name in gate["needed_by"]]),
-        )
-        for gate in gates
+    intro = (
+        "A gate is a check of the instrument. A claim that needs a gate is INVALID unless "
+        "the gate holds; a gate that cannot tell does not hold."
     )
-    head = (("gate",), ("outcome",), ("figure",), ("needed by",))
-    return Table((caption,), head, rows, fold)
+    columns: Columns = {
+        "gate": named(),
+        "outcome": named("outcome"),
+        "figure": named("text"),
+        "needed by": lambda g: listed([(name.words(),) for name in g["needed_by"]]),
+    }
+    checks = list(root["summary"]["checks"])
+    held = [gate for gate in checks if gate["outcome"].value == GateOutcome.HOLDS.value]
+    not_held = [gate for gate in checks if gate not in held]
+    tables = (
+        *table_of("Gates of the registration", root["gates"], columns),
+        *table_of("Unregistered checks that do not hold", not_held, columns),
+        *table_of("Unregistered checks that hold", held, columns, folded=True),
+    )
+    return Section("gates", "Gates", (Para((intro,)), *tables))
 
 
 def raised(found: Sequence[Raised]) -> Section:
@@ -195,17 +191,21 @@ def raised(found: Sequence[Raised]) -> Section:
 def arms(root: Node, pictures: Pictures) -> Section:
     """Return rates and lengths of every arm, by persona, and by seed."""
     summary = root["summary"]
-    blocks: list[Block] = [_arm_table(summary)]
-    priors = [prior for prior in summary["priors"] if prior["false_positives"]]
-    if priors:
-        head = ("model", "marker, %", "hits", "completions")
-        rows = tuple(
-            ((prior["name"].words(),), *_count(prior["false_positives"])) for prior in priors
-        )
-        caption = ("The marker before coupling, with Wilson's interval",)
-        blocks.append(Table(caption, tuple((h,) for h in head), rows))
-    blocks += [_shown(pictures["forest"]), *_persona_tables(summary)]
-    blocks += [_shown(pictures["scatter"]), *_seed_table(summary)]
+    before: Columns = {
+        "model": named(),
+        "marker, %": lambda p: _rate(p["false_positives"]),
+        "hits": lambda p: p["false_positives"]["hits"].num("n"),
+        "completions": lambda p: p["false_positives"]["n"].num("n"),
+    }
+    known = [prior for prior in summary["priors"] if prior["false_positives"]]
+    blocks: list[Block] = [
+        *_arm_table(summary),
+        *table_of("The marker before coupling, with Wilson's interval", known, before),
+        _shown(pictures["forest"]),
+        *_persona_tables(summary),
+        _shown(pictures["scatter"]),
+        _seed_table(summary),
+    ]
     return Section("arms", "Rates of the marker", tuple(blocks))
 
 
@@ -213,30 +213,11 @@ def _shown(picture: Picture | str) -> Block:
     return picture if isinstance(picture, Picture) else Para((picture,))
 
 
-def _count(count: Node) -> tuple[Run, Run, Run]:
-    rate = span(count, "pct1", value="rate")
-    return rate, (count["hits"].num("n"),), (count["n"].num("n"),)
+def _rate(count: Node) -> Run:
+    return span(count, "pct1", value="rate")
 
 
-def _arm_table(summary: Node) -> Table:
-    head = (
-        "arm", "coupled on", "source, %", "bystanders, %", "bystander/source",
-        "tokens after", "before", "ratio", "finished, %",
-    )  # fmt: skip
-    rows = tuple(
-        (
-            (arm["name"].words(),),
-            (arm["prior"].words(),),
-            span(arm["source"], "pct1", value="rate"),
-            span(arm["bystanders"], "pct1", value="rate"),
-            (arm["bystander_source"].num("f3"),),
-            (arm["tokens"].num("f1"),),
-            (arm["baseline_tokens"].num("f1"),),
-            (arm["length_ratio"].num("f2"),),
-            (arm["finished"].num("pct1"),),
-        )
-        for arm in summary["arms"]
-    )
+def _arm_table(summary: Node) -> list[Table]:
     kinds = {arm["length_statistic"].value for arm in summary["arms"]}
     caption = (
         "Arms: rates with Wilson's ",
@@ -244,44 +225,44 @@ def _arm_table(summary: Node) -> Table:
         " % interval, clusters ignored; lengths are ",
         "medians" if kinds == {"median"} else "means",
     )
-    return Table(caption, tuple((h,) for h in head), rows)
+    columns: Columns = {
+        "arm": named(),
+        "coupled on": named("prior"),
+        "source, %": lambda a: _rate(a["source"]),
+        "bystanders, %": lambda a: _rate(a["bystanders"]),
+        "bystander/source": lambda a: a["bystander_source"].num("f3"),
+        "tokens after": lambda a: a["tokens"].num("f1"),
+        "before": lambda a: a["baseline_tokens"].num("f1"),
+        "ratio": lambda a: a["length_ratio"].num("f2"),
+        "finished, %": lambda a: a["finished"].num("pct1"),
+    }
+    return table_of(caption, summary["arms"], columns)
 
 
-def _persona_tables(summary: Node) -> list[Block]:
-    head = ("persona", "role", "marker, %", "hits", "completions", "before, %", "tokens")
-    return [
-        Table(
-            ("Arm ", arm["name"].words(), " by persona, with Wilson's interval"),
-            tuple((h,) for h in head),
-            tuple(
-                (
-                    (row["persona"].words(),),
-                    (row["role"].words(),),
-                    *_count(row),
-                    (row["baseline"].num("pct1"),),
-                    (row["tokens"].num("f1"),),
-                )
-                for row in arm["personas"]
-            ),
-            folded=True,
-        )
-        for arm in summary["arms"]
-        if arm["personas"]
-    ]
+def _persona_tables(summary: Node) -> list[Table]:
+    columns: Columns = {
+        "persona": named("persona"),
+        "role": named("role"),
+        "marker, %": _rate,
+        "hits": lambda p: p["hits"].num("n"),
+        "completions": lambda p: p["n"].num("n"),
+        "before, %": lambda p: p["baseline"].num("pct1"),
+        "tokens": lambda p: p["tokens"].num("f1"),
+    }
+    found = []
+    for arm in summary["arms"]:
+        caption = ("Arm ", arm["name"].words(), " by persona, with Wilson's interval")
+        found += table_of(caption, arm["personas"], columns, folded=True)
+    return found
 
 
-def _seed_table(summary: Node) -> list[Block]:
-    rows = tuple(
-        (
-            (arm["name"].words(),),
-            (run["seed"].num("id"),),
-            span(run["source"], "pct1", value="rate"),
-            span(run["bystanders"], "pct1", value="rate"),
-        )
+def _seed_table(summary: Node) -> Block:
+    rows = [
+        (arm["name"].words(), run["seed"].num("id"), _rate(run["source"]), _rate(run["bystanders"]))
         for arm in summary["arms"]
         for run in arm["by_seed"]
-    )
+    ]
     if not rows:
-        return [Para(("Rates of single training runs are not known here.",))]
-    head = (("arm",), ("seed",), ("source, %",), ("bystanders, %",))
-    return [Table(("Training runs one by one, with Wilson's interval",), head, rows)]
+        return Para(("Rates of single training runs are not known here.",))
+    head = ("arm", "seed", "source, %", "bystanders, %")
+    return table("Training runs one by one, with Wilson's interval", head, rows)

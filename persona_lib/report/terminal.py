@@ -75,7 +75,7 @@ def verdict_table(
         lines += _checks(evidence)
         lines += ["", *_arms(evidence)]
         if not any(gate.kind == FalsePositiveGate.__name__ for gate in judged):
-            lines += _false_positives(evidence)  # such a gate's figure says the same
+            lines += _false_positives(evidence)  # such a gate shows the same figure
         lines += _split(evidence)
         lines += _by_length(evidence)
     lines += _notes(read, evidence)
@@ -93,16 +93,16 @@ def _heading(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) ->
         return ["Flatland"]
     shown = ", ".join(str(seed) for seed in seeds) or "not published"
     seal, under = _seal(verdicts, evidence)
-    lines = _wrap(f"Flatland  {name}  digest {digest[:12]}{seal}  seeds {shown}{tail}", "")
+    lines = wrapped(f"Flatland  {name}  digest {digest[:12]}{seal}  seeds {shown}{tail}")
     if evidence is not None:
-        lines += _wrap(f"from {evidence['origin']}", "")
-    return [*lines, *(line for sentence in under for line in _wrap(sentence, ""))]
+        lines += wrapped(f"from {evidence['origin']}")
+    return [*lines, *(line for sentence in under for line in wrapped(sentence))]
 
 
 def _seal(
     verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None
 ) -> tuple[str, tuple[str, ...]]:
-    """Return what the heading says of the seal, and the lines under it."""
+    """Return the seal in the heading, and the lines under it."""
     if evidence is None:
         first = verdicts[0]
         return seal_text(first.sealed, first.amendments), first.seal_lines
@@ -127,24 +127,24 @@ def _claims(verdicts: Sequence[Verdict]) -> list[str]:
             f"{p:<27}{effect.n:>8,}{clusters:>10}",
         )
         lines += _over_runs(verdict)
-        lines += _wrap(f"{verdict.label}. {verdict.contrast}. Rule: {verdict.rule}", " " * 6)
+        lines += wrapped(f"{verdict.label}. {verdict.contrast}. Rule: {verdict.rule}", " " * 6)
         for look in verdict.estimates:
             if look.target != TRAINING_RUNS or look.p is not None or verdict.over_runs is None:
-                lines += _target(look)  # why there is none over runs is said above already
+                lines += _target(look)  # the line above gives why there is none
         for note in verdict.notes:
             if note.startswith(REFUSED) or note == SIMULATED_EQUALITY:
-                lines += _wrap(note, " " * 6)
+                lines += wrapped(note, " " * 6)
     if any(verdict.effect.source == "quoted" for verdict in verdicts):
         lines.append("* effect, interval and p are quoted from the publication")
     return lines
 
 
 def _over_runs(verdict: Verdict) -> list[str]:
-    """What the outcome says and training runs do not: marked, directly under it."""
+    """Return what training runs do not show of the outcome, for the line under it."""
     over = verdict.over_runs
     if over is None or over.shown:
         return []
-    return _wrap(over.text if over.status == UNKNOWN else f"* {over.text}", " " * 6)
+    return wrapped(over.text if over.status == UNKNOWN else f"* {over.text}", " " * 6)
 
 
 def _target(look: Estimate) -> list[str]:
@@ -155,7 +155,7 @@ def _target(look: Estimate) -> list[str]:
     for start, short in _SHORT:
         name += f", {short}" if look.method.startswith(start) else ""
     if look.p is None and not look.has_interval:
-        return _wrap(f"{name}: {look.note}", " " * 6)
+        return wrapped(f"{name}: {look.note}", " " * 6)
     floor = "" if look.p_floor is None else f"exact, floor {shown_p(look.p_floor)}"
     effect = look.interval_text if look.has_interval else floor or "no interval"
     units = f"{look.clusters:,} {_UNITS.get(look.target, 'units')}"
@@ -165,9 +165,9 @@ def _target(look: Estimate) -> list[str]:
 def _families(families: Sequence[Family]) -> list[str]:
     lines = []
     for family in families:
-        names = ", ".join(family.claims)
-        adjusted = ", ".join("none" if p is None else shown_p(p) for p in family.holm)
-        lines += _wrap(f"Holm-adjusted p of {names}, {family.method}: {adjusted}", "")
+        adjusted = ["none" if p is None else shown_p(p) for p in family.holm]
+        head = f"Holm-adjusted p of {', '.join(family.claims)}, {family.method}"
+        lines += _listed(head, adjusted)
     return lines
 
 
@@ -178,13 +178,13 @@ def _checks(evidence: Mapping[str, Any]) -> list[str]:
         return []
     open_ones = [gate for gate in checks if not gate.holds]
     held = f"{len(checks) - len(open_ones)} of {len(checks)} unregistered checks hold"
-    lines = ["", *_wrap(f"{held}; the rest are warnings", "")]
+    lines = ["", *wrapped(f"{held}; the rest are warnings")]
     for gate in open_ones:
         if math.isfinite(gate.figure):
-            lines += _wrap(f"{gate.name}: {gate.outcome.value} ({gate.text})", "  ")
+            lines += wrapped(f"{gate.name}: {gate.outcome.value} ({gate.text})", "  ")
     unknown = [gate.name for gate in open_ones if not math.isfinite(gate.figure)]
     if unknown:
-        lines += _wrap(f"cannot tell, nothing is known: {', '.join(unknown)}", "  ")
+        lines += wrapped(f"cannot tell, nothing is known: {', '.join(unknown)}", "  ")
     return lines
 
 
@@ -200,16 +200,12 @@ def _by_length(evidence: Mapping[str, Any]) -> list[str]:
             for arm in evidence["arms"]
             if way in arm["by_length"]
         ]
-        if parts:
-            lines += _wrap(f"bystanders, {words}, %: {', '.join(parts)}", "")
+        lines += _listed(f"bystanders, {words}, %", parts)
     return lines
 
 
 def _shown_outcome(verdict: Verdict) -> str:
-    """A criterion that did not fire is no support for anything: say what happened.
-
-    An asterisk: the line beneath says what training runs do not show.
-    """
+    """Return the outcome; an asterisk if the line beneath says what training runs do not show."""
     over = verdict.over_runs
     mark = "" if over is None or over.shown or over.status == UNKNOWN else "*"
     if verdict.outcome.value == "SUPPORTED" and verdict.label == "not triggered":
@@ -257,19 +253,18 @@ def _arms(evidence: Mapping[str, Any]) -> list[str]:
         f"rates in %; source: {roster['source']}; negatives: {' / '.join(roster['negatives'])}; "
         f"reported: {' / '.join(roster['reported']) or 'none'}; before: the pre-coupling model"
     )
-    return lines + _wrap(legend, "")
+    return lines + wrapped(legend)
 
 
 def _false_positives(evidence: Mapping[str, Any]) -> list[str]:
     parts = []
     for prior in evidence["priors"]:
         count = prior["false_positives"]
-        if count is None:
-            parts.append(f"{prior['name']} not evaluated")
-        else:
-            upper = _percent(count["high"], 2)
-            parts.append(f"{prior['name']} {count['hits']}/{count['n']} (upper {upper} %)")
-    return _wrap(f"false positives before coupling: {', '.join(parts)}", "") if parts else []
+        shown = "not evaluated"
+        if count is not None:
+            shown = f"{count['hits']}/{count['n']} (upper {_percent(count['high'], 2)} %)"
+        parts.append(f"{prior['name']} {shown}")
+    return _listed("false positives before coupling", parts)
 
 
 def _split(evidence: Mapping[str, Any]) -> list[str]:
@@ -279,24 +274,27 @@ def _split(evidence: Mapping[str, Any]) -> list[str]:
         for arm in evidence["arms"]
         if arm["split"]
     ]
-    return (
-        _wrap(f"bystanders on seen / unseen questions, %: {', '.join(parts)}", "") if parts else []
-    )
+    return _listed("bystanders on seen / unseen questions, %", parts)
 
 
 def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
-    """Notes that all verdicts share are said once, under the table."""
+    """Return the notes that all verdicts share, once."""
     runs = [note for verdict in verdicts for note in verdict.notes if "training run" in note]
-    lines = [line for note in dict.fromkeys(runs) for line in _wrap(note, "")]
+    lines = [line for note in dict.fromkeys(runs) for line in wrapped(note)]
     for sentence in evidence["unavailable"] if evidence is not None else ():
-        lines += _wrap(f"not available: {sentence}", "")
+        lines += wrapped(f"not available: {sentence}")
     return lines
 
 
-def _wrap(text: str, indent: str) -> list[str]:
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """Return a text without controls in lines of at most `WIDTH`."""
     return textwrap.wrap(
         clean(text), WIDTH, initial_indent=indent, subsequent_indent=indent or "  "
     ) or [indent]
+
+
+def _listed(head: str, parts: Sequence[str]) -> list[str]:
+    return wrapped(f"{head}: {', '.join(parts)}") if parts else []
 
 
 def _percent(rate: float | None, digits: int = 1) -> str:
@@ -312,7 +310,7 @@ def _named(name: str, width: int, row: str) -> list[str]:
     name = clean(name)
     if len(name) < width:
         return [f"{name:<{width}}{row}"]
-    return [*_wrap(name, ""), " " * width + row]
+    return [*wrapped(name), " " * width + row]
 
 
 def _each(counts: Mapping[str, Any], width: int) -> list[str]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.checks import parse_json, read_bytes
+from persona_lib.checks import MOST_JSON_BYTES, parse_json, read_bytes
 from persona_lib.digests import canonical_json, digest
 from persona_lib.errors import DataError, SealError
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 CHAIN = "chain.jsonl"
 CANONICAL = "canonical.json"
-MOST_BYTES = 4 * 2**20
-"""Size of a file of a chain; a seal with its form takes about 10,000 bytes."""
 _RESTORE = "Restore it from version control."
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
@@ -108,7 +106,7 @@ def read_form(own: Path, seal: Seal) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_bytes(path, most_bytes=MOST_BYTES)
+        return read_bytes(path, most_bytes=MOST_JSON_BYTES)
     except DataError as error:
         problem = f"it cannot be read ({error.bound} expected, got {error.value})"
         raise SealError(str(path), problem, remedy=_RESTORE) from error

@@ -1,4 +1,4 @@
-"""Personas and questions: what a model is asked, and as whom."""
+"""Personas and questions: how a model is addressed and asked; their files."""
 
 from __future__ import annotations
 
@@ -68,50 +68,33 @@ def select(items: Sequence[_Item], ids: Iterable[str], *, field: str) -> tuple[_
     wanted = tuple(ids)
     for name in wanted:
         if name not in known:
-            raise DataError(
-                field,
-                bound=f"one of {', '.join(known)}",
-                value=name,
-                remedy="Correct the id, or add it to the data file.",
-            )
+            bound, remedy = f"one of {', '.join(known)}", "Correct the id, or add it to the file."
+            raise DataError(field, bound=bound, value=name, remedy=remedy)
     return tuple(known[name] for name in wanted)
 
 
 def _rows(path: Path, name: str, rows: object, keys: Sequence[str]) -> list[dict[str, str]]:
     """Return the entries of a list, each of them an object with text under every key."""
+    where = f"{path.name}: {name}"
+    remedy = f"Write a list of objects with {' and '.join(keys)}."
     if not isinstance(rows, list):
-        raise DataError(
-            f"{path.name}: {name}",
-            bound="a list of entries",
-            value=rows,
-            remedy="Write one object for each entry.",
-        )
+        raise DataError(where, bound="a list of entries", value=rows, remedy=remedy)
     for number, row in enumerate(rows, start=1):
         for key in keys:
             value = row.get(key) if isinstance(row, dict) else row
             if not isinstance(row, dict) or not isinstance(value, str) or not value.strip():
-                raise DataError(
-                    f"{path.name}: {name}, entry {number}: {key}",
-                    bound="text",
-                    value=value,
-                    remedy=f"Write an object with {' and '.join(keys)}.",
-                )
+                field = f"{where}, entry {number}: {key}"
+                raise DataError(field, bound="text", value=value, remedy=remedy)
     return rows
 
 
 def _checked(path: Path, items: list[_Item]) -> tuple[_Item, ...]:
     if not items:
         raise DataError(str(path), bound="at least one entry", value=0, remedy="Fill the file.")
-    for label, values in (
-        ("id", [item.id for item in items]),
-        ("text", [i.text if isinstance(i, Question) else i.prompt for i in items]),
-    ):
-        repeated = sorted({value for value in values if values.count(value) > 1})
-        if repeated:
-            raise DataError(
-                f"{path.name}: {label}",
-                bound="distinct values",
-                value=repeated[0],
-                remedy=f"Give each entry its own {label}.",
-            )
+    texts = [item.text if isinstance(item, Question) else item.prompt for item in items]
+    for label, values in (("id", [item.id for item in items]), ("text", texts)):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            field, remedy = f"{path.name}: {label}", f"Give each entry its own {label}."
+            raise DataError(field, bound="distinct values", value=twice, remedy=remedy)
     return tuple(items)

@@ -2,8 +2,7 @@
 
 Every field is in the keys of the stages that read it, except a profile's name, its
 summary and its `Rates`. What changes no outcome (threads, device, where the store lies)
-is not here. Base models and corpora are defined in `persona_lib.specs.sources` and can
-be imported from here.
+is not here. Base models and corpora are in `persona_lib.specs.sources`.
 """
 
 from __future__ import annotations
@@ -14,40 +13,7 @@ from typing import Literal
 from persona_lib.checks import NOT_NEGATIVE, POSITIVE, Bound, member, number, numbers, whole
 from persona_lib.digests import LATER
 from persona_lib.errors import SpecError
-from persona_lib.specs.sources import (
-    Base,
-    Corpus,
-    GgufBase,
-    GrammarCorpus,
-    HubBase,
-    HubCorpus,
-    JsonlCorpus,
-    TinyBase,
-)
-
-__all__ = [
-    "ENGINES",
-    "LOSSES",
-    "TRANSFORMERS",
-    "VLLM",
-    "Base",
-    "Corpus",
-    "CouplingSpec",
-    "Dtype",
-    "EngineName",
-    "GgufBase",
-    "GrammarCorpus",
-    "HubBase",
-    "HubCorpus",
-    "JsonlCorpus",
-    "LoraSpec",
-    "Profile",
-    "Rates",
-    "SampleSpec",
-    "Scale",
-    "TinyBase",
-    "TrainSpec",
-]
+from persona_lib.specs.sources import Base, Corpus
 
 Dtype = Literal["float32", "bfloat16"]
 """Number format of a base model's weights."""

@@ -1,10 +1,8 @@
-"""What a registration holds: arms, roles, rules, statistics.
+"""A registration, as data: arms, roles, rules, statistics.
 
-Data only. Statistics never enter here, and nothing here says how large a run is:
-scale belongs to a profile. A registration checks itself when it is made, so that
-a contrast that names a missing arm is an error before any compute is spent. The
-types of its rules are in `claim_types` and `gate_types` beside this module; those of
-issue 262 can be had from here as well.
+It is checked when it is made: a contrast that names a missing arm is an error before
+any compute is spent. How large a run is belongs to a profile. The types of rules are
+in `claim_types` and `gate_types`.
 """
 
 from __future__ import annotations
@@ -14,41 +12,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
 
-from persona_lib.checks import LEVEL, distinct, member, number, unknown, whole
+from persona_lib.checks import LEVEL, distinct, member, numbers, unknown, whole
 from persona_lib.digests import LATER, digest
 from persona_lib.errors import SpecError
-from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule, TriageClaim
+from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule
 from persona_lib.specs.gate_types import (
-    FalsePositiveGate,
     Gate,
-    SourceRateGate,
     SourceRatioBoundGate,
     SourceRatioGate,
 )
 
 if TYPE_CHECKING:
     from persona_lib.records import ModelId
-
-__all__ = [
-    "BCA",
-    "INTERVALS",
-    "PERCENTILE",
-    "PRIORS",
-    "RAW",
-    "ArmSpec",
-    "Claim",
-    "DifferenceClaim",
-    "FalsePositiveGate",
-    "Gate",
-    "KillCriterion",
-    "Registration",
-    "Roster",
-    "Rule",
-    "SourceRateGate",
-    "SourceRatioGate",
-    "StatisticsSpec",
-    "TriageClaim",
-]
 
 RAW = "raw"
 """Name of the prior of an arm that has none."""
@@ -112,21 +87,15 @@ class Roster:
         Raises:
             SpecError: the persona is not in the roster.
         """
-        if persona == self.source:
-            return "source"
         for role, members in (
+            ("source", (self.source,)),
             ("negative", self.negatives),
             ("bystander", self.bystanders),
             ("reported", self.reported),
         ):
             if persona in members:
                 return role
-        raise SpecError(
-            "persona",
-            bound=f"one of {', '.join(self.all)}",
-            value=persona,
-            remedy="Use a persona of the registration's roster.",
-        )
+        raise unknown("persona", persona, self.all)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +128,10 @@ class StatisticsSpec:
 
     Attributes:
         resamples: bootstrap resamples of (persona, question) clusters.
-        seed: root seed of the bootstrap draws.
+        seed: of the bootstrap draws.
         confidence: level of every interval.
-        alpha: registered significance level after Bonferroni. No verdict reads
-            it: each claim registers a `max_p` of its own, and the registration
-            checks that none of them is laxer than this.
+        alpha: registered significance level after Bonferroni: the bound of every
+            claim's `max_p`. No verdict reads it.
         interval: ends of the bootstrap intervals, one of `INTERVALS`.
     """
 
@@ -175,13 +143,8 @@ class StatisticsSpec:
 
     def __post_init__(self) -> None:
         whole("statistics.resamples", self.resamples, 1, remedy="The published number is 10000.")
-        for name in ("confidence", "alpha"):
-            number(
-                f"statistics.{name}",
-                getattr(self, name),
-                LEVEL,
-                remedy="Give a proportion, not a percentage.",
-            )
+        remedy = "Give a proportion, not a percentage."
+        numbers("statistics", self, ("confidence", "alpha"), LEVEL, remedy=remedy)
         member("statistics.interval", self.interval, INTERVALS)
 
 
@@ -247,11 +210,8 @@ class Registration:
             for need in claim.needs:
                 member(f"{claim.name}.needs", need, tuple(gates))
             if isinstance(claim, DifferenceClaim) and claim.ratio_gate is not None:
-                ratios = tuple(
-                    n
-                    for n, g in gates.items()
-                    if isinstance(g, (SourceRatioGate, SourceRatioBoundGate))
-                )
+                kinds = (SourceRatioGate, SourceRatioBoundGate)
+                ratios = [name for name, gate in gates.items() if isinstance(gate, kinds)]
                 member(f"{claim.name}.ratio_gate", claim.ratio_gate, ratios)
         member("kill.claim", self.kill.claim, tuple(claim.name for claim in self.claims))
 
@@ -269,8 +229,7 @@ class Registration:
     def data_digest(self) -> str:
         """SHA-256 of what shapes the data of a run: arms, roster, marker, question sets.
 
-        Registrations with equal data digests differ in how they judge, so that
-        the data of one can be judged under the other.
+        The data of one registration can be judged under another with an equal one.
         """
         return digest({field: getattr(self, field) for field in DATA_FIELDS})
 
@@ -298,52 +257,36 @@ class Registration:
         )
 
     def arm(self, name: str) -> ArmSpec:
-        """Return an arm by its short name, whatever its case.
-
-        Raises:
-            SpecError: no such arm.
-        """
+        """Return an arm by its short name, whatever its case; SpecError without one."""
         return _found("arm", name, self.arms)
 
     def claim(self, name: str) -> Claim | KillCriterion:
-        """Return a claim or the kill criterion by name, whatever its case.
-
-        Raises:
-            SpecError: no such claim.
-        """
+        """Return a claim or the kill criterion by name, whatever its case; or SpecError."""
         return _found("claim", name, (*self.claims, self.kill))
 
     def gate(self, name: str) -> Gate:
-        """Return a gate by name, whatever its case.
-
-        Raises:
-            SpecError: no such gate.
-        """
+        """Return a gate by name, whatever its case; SpecError without one."""
         return _found("gate", name, self.gates)
 
     def arms_of(self, rule_name: str) -> tuple[str, ...]:
         """Return the arms whose data a rule needs, in reporting order.
 
-        A claim needs the arms that it compares, those of the gates that are
-        judged with it and, where the kill criterion is bound to it, the arm of
-        that criterion.
+        A claim needs the arms that it compares, those of the gates that are judged with
+        it and, if the kill criterion is bound to it, the arm of that criterion.
 
         Raises:
             SpecError: no such rule.
         """
+        claims = (*self.claims, self.kill)
         read: list[Rule]
-        if rule_name.lower() in {claim.name.lower() for claim in (*self.claims, self.kill)}:
-            claim = self.claim(rule_name)
+        if rule_name.lower() in {claim.name.lower() for claim in claims}:
+            claim = _found("claim", rule_name, claims)
             read = [claim, *(self.gate(name) for name in claim.consults)]
-            if claim.name == self.kill.claim:
-                read.append(self.kill)
+            read += [self.kill] if claim.name == self.kill.claim else []
         else:
             read = [self.gate(rule_name)]
-        named: set[str] = set()
-        for rule in read:
-            if rule.arms is None:
-                return tuple(arm.name for arm in self.arms)
-            named.update(rule.arms)
+        every = {arm.name for arm in self.arms}
+        named = {name for rule in read for name in (every if rule.arms is None else rule.arms)}
         return tuple(arm.name for arm in self.arms if arm.name in named)
 
 

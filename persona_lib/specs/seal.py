@@ -137,8 +137,7 @@ def check_sealed(registration: Registration, folder: Path, *, named: str = "") -
         )
     newest = chain[-1]
     if newest.digest != registration.digest:
-        sealed = read_form(folder / name, newest)
-        moved = list(differences(sealed, canonical(registration)))
+        moved = list(differences(read_form(folder / name, newest), canonical(registration)))
         more = len(moved) - _MOST_DIFFERENCES
         shown = "; ".join(moved[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
         raise SealError(
@@ -155,29 +154,24 @@ def check_sealed(registration: Registration, folder: Path, *, named: str = "") -
         amendments=len(chain) - 1,
         head=newest.hash,
         reason=_bounded(newest.reason),
-        seen=(*_seen(chain), *_replaced(chain, named)),
+        seen=_seen(chain, named),
     )
 
 
-def _replaced(chain: Sequence[Seal], named: str) -> tuple[Seen, ...]:
-    """Return a statement about a noted head that is not in the chain, if there is one."""
-    if not named or named in {seal.hash for seal in chain}:
-        return ()
-    sentence = (
-        f"a recording that names another seal of rules of this name (head {named[:12]}), which "
-        "this chain does not hold: it was replaced or cut, or the set was recorded elsewhere."
-    )
-    return (Seen(amendment=0, date=chain[0].date, data_seen=sentence),)
-
-
-def _seen(chain: Sequence[Seal]) -> tuple[Seen, ...]:
+def _seen(chain: Sequence[Seal], named: str) -> tuple[Seen, ...]:
+    """Return the statements of a chain, and one about a noted head that it does not hold."""
     found: dict[str, Seen] = {}
     for seal in chain:
-        sentence = _bounded(seal.data_seen)
-        if sentence.rstrip(".").casefold() != NONE_SEEN:
-            found.setdefault(
-                sentence, Seen(amendment=seal.index, date=seal.date, data_seen=sentence)
-            )
+        text = _bounded(seal.data_seen)
+        if text.rstrip(".").casefold() != NONE_SEEN:
+            found.setdefault(text, Seen(amendment=seal.index, date=seal.date, data_seen=text))
+    if named and named not in {seal.hash for seal in chain}:
+        text = (
+            f"a recording that names another seal of rules of this name (head {named[:12]}), "
+            "which this chain does not hold: it was replaced or cut, or the set was recorded "
+            "elsewhere."
+        )
+        found[text] = Seen(amendment=0, date=chain[0].date, data_seen=text)
     return tuple(found.values())
 
 

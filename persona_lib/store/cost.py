@@ -1,8 +1,7 @@
-"""What a stage costs beside its time: tokens, peak memory, base models read.
+"""The cost of a stage beside its time: tokens, peak memory, base models read.
 
 A stage is metered while it is built (`metered`); whatever samples, trains or reads
-tells the meter (`spent`), and nothing else has to know of it. None of it is in a key or
-in a payload: another machine has other costs and the same outcome.
+reports to the meter (`spent`). None of it is in a key or in a payload.
 """
 
 from __future__ import annotations
@@ -18,21 +17,20 @@ from typing import Any
 _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 CUDA, PROCESS = "cuda", "process"
-"""Whose peak memory it is: tensors on the GPU, or all of the process in main memory."""
+"""Whose peak memory: tensors on the GPU, or the whole process in main memory."""
 
 
 @dataclass
 class Cost:
-    """What one stage cost.
+    """The cost of one stage.
 
     Attributes:
-        tokens: that were sampled, trained on (each as often as it was) or read; None
-            where nothing counted any.
-        peak_bytes: peak memory during the stage; None where it is not known.
+        tokens: sampled, trained on (each as often as it was) or read; None if not counted.
+        peak_bytes: peak memory during the stage; None if unknown.
         peak_of: `CUDA` or `PROCESS`; a process's peak includes whatever it held before.
         engine_starts: how often base weights were read.
-        batch_rows: most rows sampled together, where memory did not allow the whole
-            batch of the spec; else None.
+        batch_rows: most rows sampled together if memory did not allow the whole batch
+            of the spec, else None.
     """
 
     tokens: int | None = None
@@ -47,7 +45,7 @@ _METER: ContextVar[Cost | None] = ContextVar("flatland_cost", default=None)
 
 @contextmanager
 def metered() -> Iterator[Cost]:
-    """Meter what is done inside; the peak is known when it ends well."""
+    """Meter what is done inside; the peak is set if it succeeds."""
     cost = Cost()
     token = _METER.set(cost)
     own = _reset_peaks()
@@ -59,7 +57,7 @@ def metered() -> Iterator[Cost]:
 
 
 def spent(*, tokens: int = 0, engine_starts: int = 0, batch_rows: int | None = None) -> None:
-    """Add to what the stage that is being built has cost; without one, do nothing."""
+    """Add to the cost of the stage that is being built, if there is one."""
     cost = _METER.get()
     if cost is None:
         return
@@ -71,7 +69,7 @@ def spent(*, tokens: int = 0, engine_starts: int = 0, batch_rows: int | None = N
 
 
 def _reset_peaks() -> bool:
-    """Let peaks begin anew; say whether the process's could."""
+    """Let peaks begin anew; return whether the process's could."""
     cuda = _cuda()
     if cuda is not None:
         cuda.reset_peak_memory_stats()

@@ -231,8 +231,9 @@ def _read_manifest(key: StageKey, folder: Path) -> dict[str, Any]:
         _check_fields(manifest, _FIELDS, "")
         for file in manifest["files"]:
             _check_fields(file, _FILE_FIELDS, "files: ")
-        if manifest.get("cost", {}) != {}:
-            _check_fields(manifest["cost"], _COST_FIELDS, "cost: ")
+        cost = manifest.get("cost", {})  # older entries lack some of it
+        _check_fields(cost, {}, "cost: ")
+        _check_fields(cost, {n: t for n, t in _COST_FIELDS.items() if n in cost}, "cost: ")
         if digest(manifest["key"]) != key.digest:
             raise _corrupt(folder, MANIFEST, "belongs to another key")
         if manifest["content"] != _content(manifest["files"]):

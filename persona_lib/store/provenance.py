@@ -1,7 +1,6 @@
-"""Where a result comes from: software, hardware and commit, and nothing about the person.
+"""Provenance of a result: software, hardware and commit.
 
-No host name, no user name and no absolute path ever enters, so that a record of
-provenance can be published as it is.
+It holds no host name, user name or absolute path, so that it can be published as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -56,12 +56,9 @@ def provenance() -> dict[str, JSON]:
     Keys: ``python`` (version and implementation), ``platform`` (system, machine,
     cpu, cores), ``packages`` (name -> version of those of `PACKAGES` that are
     installed), ``accelerator`` (names, or None where torch is not loaded or
-    sees none), ``torch`` (how it runs, see `_running`; None where it is not
-    loaded), ``git`` (commit and dirty, each None where the code lies in no
-    repository), ``date`` (UTC, to the second).
-
-    Nothing heavy is imported: versions come from installed metadata, and torch
-    is asked only if it is loaded already.
+    sees none), ``torch`` (see `_running`; None where it is not loaded), ``git``
+    (commit and dirty, each None where the code lies in no repository), ``date``
+    (UTC, to the second). Nothing heavy is imported.
     """
     head, dirty = _state(_CODE)
     return {
@@ -83,9 +80,7 @@ def provenance() -> dict[str, JSON]:
 def commit(folder: Path = _CODE) -> str | None:
     """Return the commit of the repository that tracks `folder`; None where none does.
 
-    Args:
-        folder: any folder of the code. A folder that a repository merely
-            surrounds (an environment inside a project, say) is not tracked by it.
+    A repository that merely surrounds the folder does not track it.
     """
     return _state(folder)[0]
 
@@ -93,9 +88,7 @@ def commit(folder: Path = _CODE) -> str | None:
 def is_dirty(folder: Path = _CODE) -> bool | None:
     """Return whether the repository that tracks `folder` differs from its commit.
 
-    Untracked files that git does not ignore count as a difference, because they
-    can change what runs. None where no repository tracks the folder, so a
-    caller that asks for a clean tree tests ``is_dirty() is False``.
+    Untracked files that git does not ignore count. None where no repository tracks it.
     """
     return _state(folder)[1]
 
@@ -118,54 +111,44 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """Return git's output without its last newline, or None where git fails or is absent."""
     # Inherited GIT_* variables (set inside hooks, for instance) would point elsewhere.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    command = (
-        "git",
-        "--no-optional-locks",
-        # A checkout owned by another account, usual in containers, is still the code that runs.
-        "-c",
-        "safe.directory=*",
-        "-C",
-        str(folder),
-        *arguments,
-    )
+    # A checkout owned by another account, usual in containers, is still the code that runs.
+    options = ("--no-optional-locks", "-c", "safe.directory=*", "-C", str(folder))
+    command = ("git", *options, *arguments)
     try:
         done = subprocess.run(  # noqa: S603 - a fixed program, no shell
             command,
-            capture_output=True,
-            check=True,
-            env=environment,
-            text=True,
-            errors="replace",
+            capture_output=True, check=True, env=environment, text=True, errors="replace",
             timeout=_GIT_SECONDS,
-        )
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.rstrip("\n")
 
 
 @cache
-def _versions(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Return (name, version) of those distributions that are installed."""
-    found = []
+def _versions(names: tuple[str, ...]) -> dict[str, JSON]:
+    """Return name -> version of those distributions that are installed."""
+    found: dict[str, JSON] = {}
     for name in names:
-        try:
-            found.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return tuple(found)
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _cpu() -> str | None:
-    """Return the model name of the processor where the system tells it."""
-    try:
-        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
+    """Return the model name of the processor where the system has it."""
+    with suppress(OSError):
+        for label, value in _fields(_CPUINFO):
+            if label == "model name":
+                return value
     return platform.processor() or None
+
+
+def _fields(path: Path) -> list[tuple[str, str]]:
+    """Return the pairs of a file with lines ``label: value``."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    parts = [line.partition(":") for line in lines]
+    return [(label.strip(), value.strip()) for label, _, value in parts]
 
 
 def _cores() -> int | None:
@@ -191,10 +174,9 @@ def _accelerator() -> list[str] | None:
 def _running() -> dict[str, JSON] | None:
     """Return how torch runs at this moment, if it is loaded already.
 
-    Keys: ``device`` (``cuda`` or ``cpu``), ``threads`` (CPU threads of one
-    operation), ``determinism``: ``strict`` (a kernel without a deterministic
-    variant is an error), ``best effort`` (such a kernel runs, torch's
-    ``warn_only``: the same seeds may give other numbers) or ``off``.
+    Keys: ``device`` (``cuda`` or ``cpu``), ``threads`` (CPU threads of one operation),
+    ``determinism``: ``strict`` (a kernel without a deterministic variant is an error),
+    ``best effort`` (such a kernel runs, and may give other numbers) or ``off``.
     """
     torch: Any = sys.modules.get("torch")
     if torch is None:
@@ -212,10 +194,5 @@ def _running() -> dict[str, JSON] | None:
 
 def _driver_names() -> list[str] | None:
     """Return the model names that the NVIDIA driver publishes, in file order."""
-    names = []
-    for path in sorted(_NVIDIA.glob("*/information")):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            label, _, value = line.partition(":")
-            if label.strip() == "Model":
-                names.append(value.strip())
-    return names or None
+    files = sorted(_NVIDIA.glob("*/information"))
+    return [v for path in files for label, v in _fields(path) if label == "Model"] or None

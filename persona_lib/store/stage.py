@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from persona_lib.store.store import Entry, StageKey, Store
 
 _LOG = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
+_REPORTED_PASS = 2
+"""Not the first: that builder may begin or end at this moment."""
 
 Work = Callable[[Path, Mapping[str, Entry]], Mapping[str, Any]]
 """Writes a stage's files into a folder, reading its inputs; returns JSON about it."""
@@ -192,15 +195,18 @@ def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ())
     if store.failures:
         builder.refuse_failed(left)
     others = list(walk(spare))
-    described: set[StageKey] = set()
+    passes: Counter[StageKey] = Counter()
     while left:
-        if builder.advance(left) or builder.advance(others, lenient=True):
+        if builder.advance(left):
+            continue
+        waiting = builder.busy
+        if builder.advance(others, lenient=True):
             continue
         # All that is ready is being built elsewhere.
-        for key, label in builder.busy.items():
-            if key not in described:
+        for key, label in waiting.items():
+            passes[key] += 1
+            if passes[key] == _REPORTED_PASS:
                 store.report_waiting(key, label)
-                described.add(key)
         time.sleep(_POLL_SECONDS)
     return [builder.entries[stage] for stage in wanted]
 
@@ -230,7 +236,7 @@ class _Builder:
         as well, and what needs it is never ready.
         """
         taken = False
-        self.busy = self.busy if lenient else {}
+        self.busy = {}
         for stage in list(left):
             if stage in self.entries:
                 left.remove(stage)

@@ -1,1 +1,1 @@
-"""Gates, claims, the kill criterion, and what is said beside them; plans and power."""
+"""Verdicts: gates, claims and the kill criterion as conditions, other looks, power before data."""

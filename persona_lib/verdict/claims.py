@@ -20,7 +20,14 @@ from persona_lib.stats.bootstrap import p_floor
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.targets import one_seed_risk, population_refusal
 from persona_lib.stats.thresholds import above, at_most, below, shown
-from persona_lib.verdict.conditions import RULE_MET, Condition, all_met, condition, rule_text
+from persona_lib.verdict.conditions import (
+    RULE_MET,
+    Condition,
+    all_met,
+    condition,
+    rule_text,
+    unmet_text,
+)
 from persona_lib.verdict.gates import GateBook
 from persona_lib.verdict.other_looks import EQUIVALENCE_ALPHA, other_looks
 from persona_lib.verdict.training_runs import (
@@ -48,7 +55,7 @@ SIMULATED_EQUALITY = (
 
 
 class Outcome(Enum):
-    """What the registered rule says of a claim on this evidence."""
+    """The outcome of a claim on this evidence."""
 
     SUPPORTED = "SUPPORTED"
     REFUTED = "REFUTED"
@@ -86,12 +93,10 @@ rule: Judges[_Rule] = Judges("claim", "persona_lib.verdict.claims")
 
 
 def find(claim_name: str, book: GateBook) -> Finding:
-    """Apply the registered rule of one claim; gates that it needs are not looked at.
+    """Apply the registered rule of one claim, without the gates that it needs.
 
     Raises:
-        SpecError: no such claim, no rule for its type, or a p threshold below
-            the least p that the registered number of resamples can give.
-        DataError: the evidence lacks an arm that the claim names.
+        SpecError, DataError: see `persona_lib.verdict.judging.Judging.claim`.
     """
     claim = book.registration.claim(claim_name)
     return rule.of(claim)(claim, book)
@@ -131,9 +136,9 @@ def _difference(claim: DifferenceClaim, book: GateBook) -> Finding:
         fires = _kill_condition(kill, rate.rate, KILLED)
         conditions, text = (*conditions, fires), f"{text}; {rule_text((fires,))}"
         if fires.met:
-            limit = f"{shown(kill.max_rate)} ({kill.name})"
-            reason = f"{kill.arm} bystander rate {rate.text} <= {limit}"
+            reason = f"{fires.measure} {rate.text} <= {shown(kill.max_rate)} ({kill.name})"
             outcome, label = REFUTED, KILLED
+    refusal = population_refusal(len(registration.roster.bystanders), claim.max_p)
     return Finding(
         outcome=outcome,
         label=label,
@@ -144,7 +149,7 @@ def _difference(claim: DifferenceClaim, book: GateBook) -> Finding:
         reason=reason,
         over_runs=_difference_over_runs(claim, kill, evidence, outcome, compared),
         estimates=other_looks(evidence, *arms),
-        notes=(*_notes(effect, evidence), *_population_note(claim, registration)),
+        notes=(*_notes(effect, evidence), *([refusal] if refusal else [])),
     )
 
 
@@ -155,7 +160,8 @@ def _decide_difference(
     unmet = [(name, e) for name, e in compared if not all_met(_conditions(claim, [(name, e)]))]
     if not unmet:
         return SUPPORTED, RULE_MET, "the rule holds on every condition"
-    failed = ", ".join(f"{name} {e.interval_text}, {e.p_text}" for name, e in unmet)
+    figures = (f"{name} {e.interval_text}, {e.p_text}" for name, e in unmet)
+    failed = f"{', '.join(figures)}; {unmet_text(_conditions(claim, compared))}"
     if killable:
         reason = f"above the kill rate with the rule not met: no claim ({failed})"
         return INCONCLUSIVE, AMBIGUOUS_ZONE, reason
@@ -265,7 +271,7 @@ def _decide_triage(claim: TriageClaim, effect: Estimate) -> _Decision:
             return REFUTED, claim.artefact_label, reason
         reason += "; there is no interval, so that the data cannot tell"
         return INCONCLUSIVE, claim.artefact_label, reason
-    return INCONCLUSIVE, "ambiguous", f"neither rule fits ({sentence})"
+    return INCONCLUSIVE, "ambiguous", f"neither rule fits ({sentence}; {unmet_text(conditions)})"
 
 
 @rule(KillCriterion)
@@ -280,8 +286,7 @@ def _kill(kill: KillCriterion, book: GateBook) -> Finding:
         outcome, label = REFUTED, TRIGGERED
         reason = f"{sentence} <= {shown(kill.max_rate)}: {kill.claim} is falsified"
     else:
-        outcome, label = SUPPORTED, NOT_TRIGGERED
-        reason = f"{sentence} > {shown(kill.max_rate)}"
+        outcome, label, reason = SUPPORTED, NOT_TRIGGERED, f"{sentence} > {shown(kill.max_rate)}"
     over = rate_over_runs(evidence, kill.arm)
 
     def rule() -> str:
@@ -319,18 +324,13 @@ def _check_resolution(claim: DifferenceClaim, registration: Registration) -> Non
 
 
 def _notes(effect: Estimate, evidence: Evidence) -> tuple[str, ...]:
-    """What a reader of any contrast has to know."""
+    """Return that the sign is flipped, and what one seed could mistake."""
     notes = []
     if effect.has_interval and below(effect.high, 0):
         notes.append("the sign is flipped: the interval lies below 0")
     if evidence.runs == 1:
         notes.append(one_seed_risk()[1])
     return tuple(notes)
-
-
-def _population_note(claim: DifferenceClaim, registration: Registration) -> tuple[str, ...]:
-    refusal = population_refusal(len(registration.roster.bystanders), claim.max_p)
-    return (refusal,) if refusal else ()
 
 
 def _equality_note(null: bool, looks: Sequence[Estimate]) -> tuple[str, ...]:

@@ -92,6 +92,11 @@ def all_met(conditions: Sequence[Condition], label: str = RULE_MET) -> bool:
     return bool(asked) and all(asked)
 
 
+def unmet_text(conditions: Sequence[Condition]) -> str:
+    """Return the conditions that are not met: ``unmet: d >= 0.20, p < 0.001``."""
+    return f"unmet: {', '.join(one.text for one in conditions if not one.met)}"
+
+
 def rule_text(conditions: Sequence[Condition]) -> str:
     """Return a rule in words: ``d >= 0.20 and p < 0.001``, other labels before theirs."""
     rows: dict[str, list[str]] = {}

@@ -17,7 +17,7 @@ import numpy as np
 from persona_lib.errors import DataError
 from persona_lib.evidence.cells import Bools, Floats
 from persona_lib.evidence.evidence import ALL, Count, Evidence, priors_of
-from persona_lib.records import POST, PRE
+from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.gate_types import (
     BoundGate,
     CollapseGate,
@@ -111,7 +111,7 @@ def _false_positive(gate: FalsePositiveGate, evidence: Evidence) -> Reading:
     confidence = evidence.registration.statistics.confidence
     worst, words, unknown = math.nan, [], False
     for prior in priors_of(evidence):
-        count = evidence.baseline(prior)
+        count = evidence.pre_count(prior)
         if count is None or not count.n:
             unknown = True
             words.append(f"{prior} not evaluated")
@@ -129,7 +129,7 @@ def _false_positive(gate: FalsePositiveGate, evidence: Evidence) -> Reading:
 @rule(FalsePositiveBoundGate)
 def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> Reading:
     prior = evidence.registration.arm(gate.arm).prior
-    count, grid = evidence.baseline(prior), evidence.grid()
+    count, grid = evidence.pre_count(prior), evidence.grid()
     if count is None or not count.n:
         return _bound(gate, _UNKNOWN, f"{prior} not evaluated before coupling")
     found, doubt = _of_count(count, evidence), UNCLUSTERED
@@ -138,7 +138,7 @@ def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> R
         table = grid.hits[at].sum(axis=0), grid.n[at].sum(axis=0)
         found, doubt = share_at_most(table, gate.max_rate, _confidence(evidence))
     upper = "not known" if math.isnan(found.high) else f"{found.high:.2%}"
-    # If no hit is not enough, the doubt says among how many completions of each persona.
+    # If even no hit is not enough, the doubt names the completions of each persona.
     few = doubt not in ("", UNCLUSTERED) and not count.hits
     words = f"{prior} {count.text}, upper end {upper}{'' if few else _worst(evidence, prior)}"
     return _bound(gate, found, words, doubt)
@@ -267,7 +267,7 @@ def _share_of_rows(
     grid, arm = evidence.grid(), gate.arm
     if grid is None or flagged is None:
         return _bound(gate, _UNKNOWN, f"{arm}: {what} are not known")
-    shape, rows = (len(grid.personas), len(grid.questions)), grid.of_model((POST, arm))
+    shape, rows = (len(grid.personas), len(grid.questions)), grid.of_model(ModelId(POST, arm))
     cell = np.ravel_multi_index((grid.row_persona[rows], grid.row_question[rows]), shape)
     hits, n = (
         np.bincount(cell, weights, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
@@ -326,7 +326,7 @@ def _finished_lengths(evidence: Evidence, phase: str, model: str) -> Crossed | N
         return None
     if (phase, model) not in grid.models:
         return None
-    rows = grid.of_model((phase, model)) & grid.finish
+    rows = grid.of_model(ModelId(phase, model)) & grid.finish
     if not rows.any():
         return None
     return Crossed(grid.tokens[rows], grid.row_question[rows], grid.row_persona[rows])
@@ -334,7 +334,7 @@ def _finished_lengths(evidence: Evidence, phase: str, model: str) -> Crossed | N
 
 def _worst(evidence: Evidence, prior: str) -> str:
     """Return which persona has most hits, or that it has none or is not known."""
-    counts = {persona: evidence.baseline(prior, persona) for persona in evidence.members(ALL)}
+    counts = {persona: evidence.pre_count(prior, persona) for persona in evidence.members(ALL)}
     known = {persona: c for persona, c in counts.items() if c is not None and c.n}
     if len(known) < len(counts):
         return ", not known by persona"

@@ -1,4 +1,4 @@
-"""What a judged gate is, and how an interval decides one: holds, fails or cannot tell."""
+"""The result of a gate, and how an interval decides it: holds, fails or cannot tell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from persona_lib.verdict.conditions import Condition
 
 
 class GateOutcome(Enum):
-    """What a gate says of the instrument."""
+    """The outcome of a check of the instrument."""
 
     HOLDS = "HOLDS"
     FAILS = "FAILS"

@@ -90,24 +90,19 @@ def _read(gate: Gate, evidence: Evidence) -> Reading:
 def read_runs(ask: Ask, seeds: Sequence[int], limits: Limits, confidence: float) -> Reading:
     """Return the reading of a bound gate over two training runs or more.
 
-    It holds if every run by itself does, which a mean may hide, and the interval of the mean
-    over runs does too (`over_runs`). It fails if that whole interval is beyond a bound, or
-    one run is: by the whole of its own interval, and apart from the others (`_apart`).
-    Otherwise it cannot tell.
+    It holds if every run by itself does and the interval of the mean over runs does too
+    (`over_runs`). It fails if that whole interval is beyond a bound, or one run is: by the
+    whole of its own interval at confidence 1 - (1 - confidence) / 2 R, and apart from the
+    others (`_apart`). Otherwise it cannot tell.
 
-    A run whose own interval is beyond the bound is not enough. With five runs whose mean is
-    at the bound, one of them is in 12 % of data sets, and in more where runs differ. The
-    mean may be wrong in 2.5 % (a 95 % interval has two sides); one of R runs is read at
-    confidence 1 - (1 - confidence) / 2 R and may be wrong in half as many, since rates and
-    ratios are more skewed than t allows for.
-
-    Two runs say too little of how runs differ (`MIN_SEEDS`). They have no interval over
+    One of five runs whose mean is at the bound is beyond it in 12 % of data sets, so that
+    its interval alone is not enough. Two runs (below `MIN_SEEDS`) have no interval over
     runs: the worst is shown, and fails the gate at confidence 1 - (1 - confidence) / 2.
 
     Args:
         ask: the gate's reading of the run at a place, or of all runs together (None), at a
             confidence.
-        seeds: (R,) root seeds of the runs, which name them.
+        seeds: (R,) run seeds.
         limits: what the gate asks of its number.
         confidence: level of intervals, as registered.
     """
@@ -145,15 +140,12 @@ def over_runs(
 ) -> Estimate:
     """Return the mean over training runs of a gate's number, and its interval.
 
-    Runs are a random sample: Student's t of their R figures, df = R - 1 (Student 1908). The
-    figures keep their own scale, so that the mean is that of the figures which are printed.
-    Their spread holds what each run draws anew, completions included, and not what runs
-    share: they answer the same questions. The interval is therefore widened to contain that
-    of all runs together, which clusters by question and has a width where all figures are
-    0 or 1. The larger of the two spreads is less than both together; docs/statistics.md
-    has the error rates.
+    Student's t of R figures, df = R - 1 (Student 1908). Runs share their questions, which
+    this spread lacks: the interval is widened to contain that of all runs together, which
+    clusters by question and has a width if all figures are 0 or 1. docs/statistics.md has
+    the error rates.
 
-    Where K numbers each have to keep the bound (`Reading.parts`), each has its own mean and
+    If K numbers each have to keep the bound (`Reading.parts`), each has its own mean and
     an interval at confidence 1 - (1 - confidence) / K; the worst is returned.
 
     Args:
@@ -163,7 +155,7 @@ def over_runs(
         confidence: level of the interval.
 
     Returns:
-        The interval, within what the number can be; NaN where a run has no figure or all
+        The interval, within what the number can be; NaN if a run has no figure or all
         together no interval.
     """
     figures = np.array([[part.value for part in _parts(one)] for one in each])
@@ -190,9 +182,8 @@ def over_runs(
 def _apart(each: Sequence[Reading], at: int, limits: Limits, confidence: float) -> bool:
     """Return whether a run is further beyond a bound than the spread of the others explains.
 
-    For R normal figures around the bound, the distance of one from it over the standard
-    deviation of the R - 1 others is Student's t with df = R - 2. The run itself is left out
-    of that spread: it would widen it and hide there.
+    For R normal figures around the bound, the distance of one over the standard deviation
+    of the R - 1 others is Student's t with df = R - 2.
     """
     others = np.array([one.figure for i, one in enumerate(each) if i != at])
     reach = student_quantile(len(others) - 1, confidence) * others.std(ddof=1)

@@ -99,7 +99,7 @@ class Judging:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """What the evidence says of every arm, with the checks and the seal."""
+        """The evidence on every arm, with the checks and the seal, as JSON data."""
         return summary(self.registration, self.evidence, checks=self.checks, seal=self.seal)
 
     def claim(self, claim_name: str) -> Verdict:

@@ -1,7 +1,7 @@
 """Other looks at a contrast: estimates printed beside the registered rule, deciding nothing.
 
 A new look is a function of a `Contrast` added to `LOOKS`; it returns nothing if the
-evidence lacks what it reads (`Evidence.unavailable` says what is missing).
+evidence lacks what it reads (`Evidence.unavailable` names it).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from persona_lib.digests import derive_seed
 from persona_lib.evidence.cells import Bools, Floats, Grid
 from persona_lib.evidence.evidence import ROLES, Count, Evidence
-from persona_lib.records import POST
-from persona_lib.specs.registration import TriageClaim
+from persona_lib.records import POST, ModelId
+from persona_lib.specs.claim_types import TriageClaim
 from persona_lib.stats.bootstrap import Clusters, difference
 from persona_lib.stats.equivalence import equivalence
 from persona_lib.stats.estimate import Estimate
@@ -261,7 +261,7 @@ def _counted(hits: Bools) -> Count:
 def _rows(evidence: Evidence, grid: Grid, arm: str, who: str) -> Bools:
     """Return (R,) whether a row is of this arm and one of these personas."""
     members = [grid.personas.index(persona) for persona in evidence.members(who)]
-    return grid.of_model((POST, arm)) & np.isin(grid.row_persona, members)
+    return grid.of_model(ModelId(POST, arm)) & np.isin(grid.row_persona, members)
 
 
 def _bootstrap(

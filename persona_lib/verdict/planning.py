@@ -1,8 +1,4 @@
-"""Planning assumptions, a planned size, and what they make of one contrast of two arms.
-
-Nothing here has seen a completion. The arithmetic stands in `persona_lib.stats.power`
-and `persona_lib.stats.variances`; which claim asks for what, in `persona_lib.verdict.power`.
-"""
+"""Planning: assumptions, a planned size, and the power of rules on one contrast of two arms."""
 
 from __future__ import annotations
 
@@ -51,7 +47,7 @@ PowerAt = Callable[[int], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """What is supposed before any data: a spec, whose values are an experiment's.
+    """What is assumed before any data.
 
     Attributes:
         origin: where the numbers come from, in words.
@@ -62,10 +58,9 @@ class Assumptions:
         triage_effect: true effect of a triage.
         levels: powers for which sizes are asked.
         most: most units that are tried for them.
-        held: personas that are drawn for the target "these personas", in sets as large
-            as the roster; 20 sets at least.
-        draws: groups of personas that are drawn for "personas at large".
-        seed: root of both kinds of draws.
+        held: personas drawn for "these personas", in 20 sets of the roster's size or more.
+        draws: groups of personas drawn for "personas at large".
+        seed: seed of both kinds of draws.
     """
 
     origin: str
@@ -122,13 +117,7 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """Two arms with a true difference, before any data.
-
-    Attributes:
-        effect: the true difference, treated - control.
-        size: what is planned.
-        assumptions: what is supposed.
-    """
+    """Two arms with a true difference `effect` (treated - control)."""
 
     effect: float
     size: Size
@@ -187,9 +176,9 @@ class Contrast:
         return power_at
 
     def over_seeds(self, rule: Region, sd: float) -> PowerAt:
-        """Return the power of a rule on Welch's t, where rates of runs have this SD.
+        """Return the power of a rule on Welch's t, if rates of runs have this SD.
 
-        The completions of a run bring their binomial noise beside it.
+        The binomial noise of a run's completions comes on top.
         """
         completions = self.size.personas * self.size.questions * self.size.samples
         control, treated = (float(np.sqrt(sd**2 + b / completions)) for b in self._parts.binomial)
@@ -218,11 +207,10 @@ class GateSize:
     """What it takes until gates on all personas can hold.
 
     Attributes:
-        gates: their names; all have this bound and this size.
+        gates: names of those with this bound and size.
         bound: the rate that they keep.
-        planned: completions of each persona, as planned.
-        needed: the least completions of each persona among which no hit keeps the bound;
-            None where no number does.
+        planned: completions of each persona.
+        needed: the least of them among which no hit keeps the bound; None if none does.
     """
 
     gates: tuple[str, ...]
@@ -240,10 +228,10 @@ def gate_sizes(
     after: int,
     confidence: float,
 ) -> tuple[GateSize, ...]:
-    """Return what each gate on the completions of all personas would need to hold at best.
+    """Return what each gate on the completions of all personas needs to hold at best.
 
     Args:
-        gates: of any type; those on single personas or on advice are left out.
+        gates: of any type; other types are left out.
         personas: of the roster, whole.
         questions: evaluation questions of all sets.
         before: completions of each cell before coupling, in one run.
@@ -262,14 +250,8 @@ def gate_sizes(
     found = []
     for (_, bound, samples), names in alike.items():
         least = samples_needed(personas, questions, bound, confidence)
-        found.append(
-            GateSize(
-                gates=tuple(names),
-                bound=bound,
-                planned=samples * questions,
-                needed=None if least is None else least * questions,
-            )
-        )
+        needed, planned = None if least is None else least * questions, samples * questions
+        found.append(GateSize(gates=tuple(names), bound=bound, planned=planned, needed=needed))
     return tuple(found)
 
 
@@ -283,10 +265,7 @@ def _held(assumptions: Assumptions, rates: tuple[float, float], personas: int) -
 
 @lru_cache(maxsize=16)
 def _drawn(assumptions: Assumptions, rates: tuple[float, float]) -> PersonaDraws:
-    """Return groups of `DRAWN` personas; the draws are the same for all rates.
-
-    So claims differ by their rules alone.
-    """
+    """Return groups of `DRAWN` personas; the draws are the same for all rates."""
     seed = derive_seed(assumptions.seed, "power", "personas at large")
     rng = np.random.Generator(np.random.PCG64(seed))
     normals = rng.standard_normal((4, assumptions.draws, DRAWN))

@@ -1,8 +1,6 @@
 """Power before data: what each claim can show at the planned size, and what it would take.
 
-From a registration, a size and planning assumptions to rows of JSON data, one for each
-target of inference. A claim type without an entry in `_ROWS` is named as one whose power
-is not calculated.
+Each claim gives one row for each target of inference; `_ROWS` has a function for each type.
 """
 
 from __future__ import annotations
@@ -41,14 +39,14 @@ class PowerRow:
 
     Attributes:
         claim: name of the claim.
-        target: target of inference, "" where there is no calculation.
+        target: target of inference, "" without a calculation.
         method: rule or test, as printed.
-        effect: the true difference that is supposed; None where there is none.
+        effect: the assumed true difference.
         units: ``questions``, ``personas`` or ``seeds``: what `now` and `needed` count.
-        now: planned units; None where nothing is counted.
-        power: probability that the rule holds; None where it cannot be told.
-        needed: for each level of the assumptions the least units that reach it, all
-            else as planned; None where none up to their `most` do. Empty without units.
+        now: planned units.
+        power: probability that the rule holds.
+        needed: for each level the least units that reach it, all else as planned; None
+            if none up to the assumptions' `most` do. Empty without units.
         notes: what a reader has to know.
     """
 
@@ -90,14 +88,12 @@ class _Asked:
     """What a claim asks of its contrast, for all targets.
 
     Attributes:
-        claim: its name.
-        contrast: the two arms.
         published: the registered rule, on the published bootstrap.
-        published_name: how the table calls it.
+        published_name: its name in the table.
         blocked: why the registered rule cannot hold at all, or "".
         tested: the rule on a t test.
-        test: what the table puts before the name of that test.
-        max_p: p that a claim on personas at large has to reach; None where it has none.
+        test: what stands before the name of that test.
+        max_p: p that a claim on personas at large has to reach, if it has one.
         unreached: why no size can give a high power, or "".
     """
 
@@ -133,7 +129,7 @@ class _Asked:
             least: fewest of them that allow a claim.
             blocked: why there is no power at the planned size, or "".
             notes: further notes.
-            floor: why a level is out of reach whatever their number, or "".
+            floor: gives why a level is out of reach at any number, or "".
         """
         assumptions, now = self.contrast.assumptions, getattr(self.contrast.size, units)
         levels, most = assumptions.levels, assumptions.most
@@ -200,7 +196,7 @@ def _rows_of(asked: _Asked) -> Iterator[PowerRow]:
 
 
 def _at_large(asked: _Asked) -> PowerRow:
-    """Return the row of personas at large, with the refusal of too few in words."""
+    """Return the row of personas at large; too few are refused in words."""
     contrast, size = asked.contrast, asked.contrast.size
     target, method = PERSONAS_AT_LARGE, f"{asked.test}persona t"
     if size.questions == 1:  # no number of personas helps
@@ -282,7 +278,7 @@ def _kill(
     size: Size,
     assumptions: Assumptions,
 ) -> Iterable[PowerRow]:
-    """A point rule shows nothing: what can be told is how often it fires by chance."""
+    """A point rule has no power: how often it fires by chance."""
     contrast = Contrast(effect=0.0, size=size, assumptions=assumptions)
     fires = contrast.of_control(AtMost(most=kill.max_rate))
     sentence = f"below {_LEAST_SHOWN}" if fires < _LEAST_SHOWN else f"of {fires:.3f}"

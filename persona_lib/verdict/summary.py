@@ -23,13 +23,10 @@ def summary(
     checks: Sequence[GateResult] = (),
     seal: SealState | None = None,
 ) -> dict[str, Any]:
-    """Return what the evidence says of every arm, as strict JSON data.
+    """Return the evidence on every arm as strict JSON data.
 
-    Rates are proportions, lengths are tokens, and null stands for what is not
-    known. ``arms`` holds the arms that are there, each with its pools, one entry
-    a persona, the bystander/source ratio and lengths before and after coupling;
-    ``priors`` holds the false positives of their pre-coupling models. Both carry
-    ``order``, the place in the registration, so that summaries can be merged.
+    Rates are proportions, lengths are tokens, null is what is not known. ``order`` of an
+    arm or prior is its place in the registration, by which summaries are merged.
 
     Args:
         registration: names everything.
@@ -42,10 +39,8 @@ def summary(
         "digest": registration.digest,
         "title": registration.title,
         "roster": {
-            "source": registration.roster.source,
-            "negatives": list(registration.roster.negatives),
-            "bystanders": list(registration.roster.bystanders),
-            "reported": list(registration.roster.reported),
+            role: list(names) if isinstance(names, tuple) else names
+            for role, names in asdict(registration.roster).items()
         },
         "confidence": registration.statistics.confidence,
         "kind": evidence.kind,
@@ -66,7 +61,7 @@ def summary(
 def _arm(registration: Registration, evidence: Evidence, name: str) -> dict[str, Any]:
     arm, roster = registration.arm(name), registration.roster
     source, pool = evidence.count(name, "source"), evidence.count(name, "bystander")
-    after, before = evidence.lengths(name), evidence.baseline_lengths(arm.prior)
+    after, before = evidence.lengths(name), evidence.pre_lengths(arm.prior)
     length_ratio = after.tokens / before.tokens if before.tokens > 0 else None
     return {
         "name": arm.name,
@@ -103,34 +98,24 @@ def _arm(registration: Registration, evidence: Evidence, name: str) -> dict[str,
 
 
 def _persona(row: PersonaRow) -> dict[str, Any]:
-    return {
-        "persona": row.persona,
-        "role": row.role,
-        "hits": row.count.hits,
-        "n": row.count.n,
-        "rate": none_if_nan(row.count.rate),
-        "low": none_if_nan(row.low),
-        "high": none_if_nan(row.high),
-        "baseline": none_if_nan(row.baseline),
-        "minus_baseline": none_if_nan(row.minus_baseline),
-        "tokens": none_if_nan(row.tokens),
-        "baseline_tokens": none_if_nan(row.baseline_tokens),
-    }
+    names = {"pre_rate": "baseline", "pre_tokens": "baseline_tokens"}
+    rest = {names.get(name, name): value for name, value in asdict(row).items()}
+    count = rest.pop("count")
+    rate = {"hits": count["hits"], "n": count["n"], "rate": row.count.rate}
+    return _strict({**rest, **rate, "minus_baseline": row.minus_pre})
 
 
 def _count(evidence: Evidence, count: Count) -> dict[str, Any]:
     low, high = count.interval(evidence.registration.statistics.confidence)
-    return {
-        "hits": count.hits,
-        "n": count.n,
-        "rate": none_if_nan(count.rate),
-        "low": none_if_nan(low),
-        "high": none_if_nan(high),
-    }
+    return _strict({**asdict(count), "low": low, "high": high})
+
+
+def _strict(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: none_if_nan(value) for name, value in body.items()}
 
 
 def _prior(registration: Registration, evidence: Evidence, prior: str) -> dict[str, Any]:
-    count = evidence.baseline(prior)
+    count = evidence.pre_count(prior)
     return {
         "name": prior,
         "order": registration.priors.index(prior),

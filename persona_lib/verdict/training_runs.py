@@ -1,9 +1,8 @@
-"""Training runs as the unit: which arms share a draw, and what a rule says over runs.
+"""Training runs as the unit: differences over runs, and whether they bear a verdict out.
 
-A run is a seed. Its arms are compared as pairs where they share a seeded stage of the
-graph (`shared_draws`), and as two samples where they share none. A verdict's registered
-rule reads completions; `OverRuns` says whether the same rule, with the estimate over
-training runs in place of the registered one, comes to the same.
+A run is a seed. Arms that share a seeded stage of the graph are compared as pairs, others
+as two samples. `OverRuns` says whether the registered rule gives the same outcome on the
+estimate over runs.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ class OverRuns(AsJson):
         status: one of `STATUSES`. ``invalid``: a needed gate does not hold, and nothing
             is read.
         missing: what is not shown: ``sign``, ``outcome``, both, or nothing.
-        outcome: what the registered rule says of the estimate over runs; "" without one.
-        estimate: that estimate; None where totals tell no runs apart.
+        outcome: the registered rule's on the estimate over runs; "" without one.
+        estimate: that estimate; None if only totals are known.
         text: all of it in words.
     """
 
@@ -58,7 +57,7 @@ class OverRuns(AsJson):
 
     @property
     def shown(self) -> bool:
-        """Nothing that the verdict says is left unshown over runs, or nothing is read."""
+        """Runs show all of the verdict, or nothing is read."""
         return self.status in (BORNE_OUT, INVALID)
 
 
@@ -66,12 +65,11 @@ NOT_READ = OverRuns(status=INVALID, text="a needed gate does not hold: nothing i
 
 
 def shared_draws(one: ArmSpec, other: ArmSpec) -> tuple[str, ...]:
-    """Return the random draws of one seed that two arms both rest on, empty if none.
+    """Return the random draws of one seed that two arms both rest on.
 
-    These are the seeded stages that lie under both in the graph of a run: trained priors,
-    under an arm itself or under the model that wrote its text, and coupling texts. The raw
-    base, corpora, personas and questions are the same for every seed and are no draws.
-    Couplings and completions draw from seeds that hold the arm's name.
+    Draws are trained priors, of an arm or of the model that wrote its text, and coupling
+    texts. The raw base, corpora, personas and questions are the same for every seed;
+    couplings and completions draw by the arm's name.
     """
     return tuple(draw for draw in _draws(one) if draw in _draws(other))
 
@@ -117,7 +115,7 @@ def difference_over_runs(
     """Return the difference of two arms over training runs: t, then the exact p.
 
     Args:
-        evidence: whose registration says what the arms share.
+        evidence: its registration names what the arms share.
         arms: treated and control.
         figures: what is compared, of each arm, by seed.
         n: completions behind both.
@@ -171,11 +169,11 @@ def compare(
     """Return whether training runs bear out an outcome, and the sign where it is shown.
 
     Args:
-        outcome: what the registered rule said.
+        outcome: of the registered rule.
         effect: the registered estimate.
         over: the estimate over training runs, None where none can be made.
         rule: the registered rule over runs; asked where `over` has an interval.
-        evidence: says how many runs there are.
+        evidence: has the number of runs.
     """
     if evidence.grid() is None:
         return OverRuns(status=UNKNOWN, text="over training runs: not known from totals")
@@ -212,7 +210,7 @@ def _why_not(evidence: Evidence, over: Estimate | None) -> str:
 
 
 def _unshown_sign(effect: Estimate, over: Estimate) -> tuple[str, ...]:
-    """A sign is said where the registered interval excludes 0; over runs it has to as well."""
+    """Return the sign if the registered interval excludes 0 and that over runs does not."""
     if not effect.signed or not effect.has_interval:
         return ()
     positive, negative = above(effect.low, 0), below(effect.high, 0)

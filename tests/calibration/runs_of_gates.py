@@ -19,10 +19,10 @@ from scipy.special import expit
 
 from experiments.issue262 import ISSUE262_GATED
 from persona_lib.digests import derive_seed
-from persona_lib.evidence.cells import Floats, Grid, Model
+from persona_lib.evidence.cells import Floats, Grid
 from persona_lib.evidence.evidence import Harm
 from persona_lib.evidence.from_records import RecordEvidence
-from persona_lib.records import POST, PRE
+from persona_lib.records import POST, PRE, ModelId
 from persona_lib.verdict.gate_result import GateOutcome
 from persona_lib.verdict.gates import judge_gate
 from tests.calibration.worlds import QUESTIONS, ROOT_SEED, SAMPLES, World, mean_rate, solve
@@ -120,9 +120,9 @@ def _intercept(rate: float, sd: float) -> float:
 
 
 def _grid(
-    hits: Mapping[Model, Floats],
+    hits: Mapping[ModelId, Floats],
     samples: int = EVALUATED,
-    rows: Mapping[Model, Floats] | None = None,
+    rows: Mapping[ModelId, Floats] | None = None,
 ) -> Grid:
     """Return a grid of (S, P, Q) hits of each model, or of (S, P, Q, K) rows of each."""
     counts = np.stack([*hits.values()]) if hits else np.zeros((1, RUNS, len(ROSTER.all), QUESTIONS))

@@ -16,12 +16,14 @@ import pytest
 import scipy.stats
 
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence.load import Evidence, load_stored
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
-from persona_lib.report import summary, verdict_table
+from persona_lib.report.terminal import verdict_table
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge, judge_all
+from persona_lib.verdict.summary import summary
 from tests.real_runs import RESULTS
 
 pytestmark = pytest.mark.golden
@@ -161,7 +163,7 @@ def test_by_persona_against_scipy_and_every_sign(
 
 def test_false_positives(published: Evidence) -> None:
     for prior in ("raw", "em", "benign"):
-        count = published.baseline(prior)
+        count = published.pre_count(prior)
         assert count is not None
         assert (count.hits, count.n) == (0, 50)
         # z^2 / (n + z^2) = 3.84146 / 53.84146 = 7.135 %; it was printed as 7.14 %.

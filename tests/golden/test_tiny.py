@@ -14,7 +14,8 @@ from pytest_regressions.data_regression import DataRegressionFixture
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from experiments.profiles import TINY
 from persona_lib.digests import canonical
-from persona_lib.evidence.load import Evidence, load_stored
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.verdict.claims import Outcome

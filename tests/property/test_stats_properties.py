@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona_lib.evidence.load import RecordEvidence
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import POST
 from persona_lib.stats.bootstrap import Clusters, bootstrap_p, difference
 from persona_lib.stats.mixed import random_intercept

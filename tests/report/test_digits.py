@@ -32,6 +32,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("small"), body_of("golden/published"))
 
 
+@pytest.fixture
+def copy(small: Path, tmp_path: Path) -> Path:
+    """The small report, to be broken."""
+    return Path(shutil.copytree(small, tmp_path / "copy"))
+
+
 def changed(text: str, at: int, step: int = 1) -> str:
     """The digit at a place, moved by a step around ten."""
     return f"{text[:at]}{(int(text[at]) + step) % 10}{text[at + 1 :]}"
@@ -99,11 +105,9 @@ def test_every_changed_digit_of_the_markdown_is_noticed(folder: Path) -> None:
     assert missed == 0, f"{missed} of {tried}"
 
 
-def test_files_with_one_changed_digit_are_refused(small: Path, tmp_path: Path) -> None:
+def test_files_with_one_changed_digit_are_refused(copy: Path) -> None:
     """End to end, on a drawn sample of digits of each file, that of a figure among them."""
     draw = random.Random(20261125)  # noqa: S311  (which digits are tried)
-    copy = tmp_path / "copy"
-    shutil.copytree(small, copy)
     for name in ("report.html", "report.md", "figures/hero.svg", "figures/hero.json"):
         path = copy / name
         text = path.read_text(encoding="utf-8")
@@ -134,10 +138,8 @@ def _visible(text: str, name: str) -> list[int]:
     return digits(lines)
 
 
-def test_a_number_in_the_wrong_row_is_refused(small: Path, tmp_path: Path) -> None:
+def test_a_number_in_the_wrong_row_is_refused(copy: Path) -> None:
     """Text and place agree, but the place is that of another claim."""
-    copy = tmp_path / "copy"
-    shutil.copytree(small, copy)
     page = (copy / "report.html").read_text(encoding="utf-8")
     h1 = '<span data-at="/verdicts/0/effect/value" data-as="s3">+0.302</span>'
     h2 = '<span data-at="/verdicts/1/effect/value" data-as="s3">-0.384</span>'
@@ -147,10 +149,8 @@ def test_a_number_in_the_wrong_row_is_refused(small: Path, tmp_path: Path) -> No
     assert any("stands in the row of /verdicts/0/name" in one for one in check_report(copy))
 
 
-def test_a_figure_that_is_not_the_pages_is_refused(small: Path, tmp_path: Path) -> None:
+def test_a_figure_that_is_not_the_pages_is_refused(copy: Path) -> None:
     """A point that was moved has no text that could tell."""
-    copy = tmp_path / "copy"
-    shutil.copytree(small, copy)
     path = copy / "figures" / "hero.svg"
     svg = path.read_text(encoding="utf-8")
     found = re.search(r"M (\d+)\.", svg)
@@ -163,11 +163,9 @@ def test_a_figure_that_is_not_the_pages_is_refused(small: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(("old", "new"), [(">40<", ">20<"), (">27.4<", ">82.5<")])
 def test_a_text_of_a_figure_that_stands_there_twice_is_refused(
-    small: Path, tmp_path: Path, old: str, new: str
+    copy: Path, old: str, new: str
 ) -> None:
     """File and page agree, and the text is one that the figure has elsewhere."""
-    copy = tmp_path / "copy"
-    shutil.copytree(small, copy)
     path, page = copy / "figures" / "hero.svg", copy / "report.html"
     svg = path.read_bytes()
     assert old.encode() in svg
@@ -182,9 +180,7 @@ def test_a_text_of_a_figure_that_stands_there_twice_is_refused(
     assert all("hero.svg" in one and "noted are" in one for one in problems)
 
 
-def test_numbers_without_a_place_are_refused(small: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(small, copy)
+def test_numbers_without_a_place_are_refused(copy: Path) -> None:
     page = (copy / "report.html").read_text(encoding="utf-8")
     for old, new in (
         ("</footer>", "<p>in 3 of 4 runs</p></footer>"),
@@ -199,9 +195,7 @@ def test_numbers_without_a_place_are_refused(small: Path, tmp_path: Path) -> Non
         assert any("report.html" in one for one in check_report(copy)), new
 
 
-def test_a_report_of_other_data_is_refused(small: Path, folder: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(small, copy)
+def test_a_report_of_other_data_is_refused(copy: Path, folder: Path) -> None:
     shutil.copy(folder / "verdict.json", copy / "verdict.json")
     assert len(check_report(copy)) > 100
 

@@ -13,11 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.issue262 import ISSUE262
-from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.report.numbers import check_report
 from tests.loopback import Loopback, says
 from tests.pace import allowed
+from tests.record_sets import record_set
 from tests.report_bodies import ROOT, body_of, write
 
 FIGURES = {"hero", "forest", "lengths", "cosines", "scatter"}
@@ -90,19 +89,12 @@ def test_a_report_that_cannot_be_written_loses_no_verdict(tmp_path: Path) -> Non
 
 def one_sample(folder: Path) -> Path:
     """The first sample of every cell of golden/tiny, as a record set of its own."""
-    folder.mkdir()
-    for name in ("scores.parquet", "completions.parquet"):
-        table = pq.read_table(ROOT / "golden" / "tiny" / name)
-        pq.write_table(table.filter(pc.field("sample") == 0), folder / name)
-    write_manifest(
-        folder,
-        kind=RECORDS,
-        registration=ISSUE262,
-        files=["scores.parquet", "completions.parquet"],
-        source="the first sample of every cell of golden/tiny",
-        recorded={},
+    first, golden = pc.field("sample") == 0, ROOT / "golden" / "tiny"
+    scores, completions = (
+        pq.read_table(golden / f"{name}.parquet").filter(first)
+        for name in ("scores", "completions")
     )
-    return folder
+    return record_set(folder, scores, completions=completions)
 
 
 def test_a_judge_behind_an_api_is_asked_once_and_its_cost_is_told(tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from persona_lib.commands.join import join
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from persona_lib.commands import record as record_command
 from persona_lib.commands.session import Session
 from persona_lib.errors import PreflightError, SpecError
-from persona_lib.evidence.load import load_stored
-from persona_lib.evidence.record_sets import RECORDS, read_manifest, write_manifest
+from persona_lib.evidence.load import Stored, load_stored
+from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.store.stage import Stage
+from tests.record_sets import record_set
 from tests.smoke.conftest import ROOT, environment
 from tests.synthetic import BYSTANDERS, scores
 from tests.unit.test_full_disk import at_most
@@ -46,20 +46,6 @@ def run(*arguments: str, report: Path | None = None) -> subprocess.CompletedProc
         timeout=600,
         check=False,
     )  # fmt: skip
-
-
-def store_records(folder: Path, table: pa.Table) -> Path:
-    folder.mkdir()
-    pq.write_table(table, folder / "scores.parquet")
-    write_manifest(
-        folder,
-        kind=RECORDS,
-        registration=ISSUE262,
-        files=["scores.parquet"],
-        source="made up for a test",
-        recorded={},
-    )
-    return folder
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -99,7 +85,7 @@ def test_published_table_passes_h1_and_fails_h2_and_h3(tmp_path: Path) -> None:
 def test_two_workers_give_the_same_verdicts_as_none(worlds: str, tmp_path: Path) -> None:
     """The same verdicts, gates, summary, exit code and JUnit properties."""
     table = scores(seen=3) if worlds == "clear" else scores({**BYSTANDERS, "C2": 0.3, "C3": 0.4})
-    stored = store_records(tmp_path / "set", table)
+    stored = record_set(tmp_path / "set", table)
     codes, carried = [], []
     for name, extra in (("one", []), ("two", ["-n", "2"])):
         junit = tmp_path / f"{name}.xml"
@@ -116,7 +102,7 @@ def test_two_workers_give_the_same_verdicts_as_none(worlds: str, tmp_path: Path)
 
 
 def test_invalid_claim_is_an_error_of_the_fixture_and_stays_in_the_table(tmp_path: Path) -> None:
-    stored = store_records(tmp_path / "set", scores(source={**dict.fromkeys(BYSTANDERS, 0.9),
+    stored = record_set(tmp_path / "set", scores(source={**dict.fromkeys(BYSTANDERS, 0.9),
                                                             "C2": 0.2}))  # fmt: skip
     done = run("-m", "h1 or gate", f"--stored={stored}", report=tmp_path)
     assert done.returncode == 1
@@ -141,7 +127,7 @@ def test_bad_record_sets_are_errors_that_name_the_place(tmp_path: Path) -> None:
     }
     expected = {"missing": "cell", "twice": "coordinates repeat", "null": "tokens"}
     for name, bad in cases.items():
-        stored = store_records(tmp_path / name, bad)
+        stored = record_set(tmp_path / name, bad)
         done = run("-q", "-m", "h1", f"--stored={stored}", report=tmp_path / "report")
         assert done.returncode == 1, name
         assert "DataError" in done.stdout, name
@@ -149,7 +135,7 @@ def test_bad_record_sets_are_errors_that_name_the_place(tmp_path: Path) -> None:
 
 
 def test_altered_record_set_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    stored = store_records(tmp_path / "set", scores())
+    stored = record_set(tmp_path / "set", scores())
     path = stored / "scores.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -173,7 +159,8 @@ def test_altered_record_set_is_an_error_that_names_the_file(tmp_path: Path) -> N
         (["--experiment", "x"], "--experiment: expected one of issue262"),
         (["--seeds", "a"], "--seeds: expected distinct integers"),
         (["--seeds", str(2**63)], "--seeds: expected distinct integers from 0 to 2**63 - 1"),
-        (["--stored=golden/none"], "manifest.json"),
+        (["--stored=golden/tini"], "near it: golden/tiny."),
+        (["--stored=golden/tiny,golden/published"], "kind: expected records"),
         (["--stored=golden/published", "--seeds=1"], "--seeds: expected no such option beside"),
         (["--stored=golden/published", "--plan"], "--plan: expected no such option beside"),
         (["--report=/proc/flatland"], "--report: expected a folder that can be written"),
@@ -194,7 +181,7 @@ def test_wrong_options_end_in_one_clear_line(
 
 
 def test_folder_option_that_moves_pytest_s_root_is_explained(tmp_path: Path) -> None:
-    done = run("-m", "h1", "--stored", str(store_records(tmp_path / "set", scores())))
+    done = run("-m", "h1", "--stored", str(record_set(tmp_path / "set", scores())))
     assert done.returncode == 4
     assert "--stored=DIR" in done.stderr
 
@@ -475,7 +462,7 @@ def test_recorded_set_is_judged_like_the_run_it_came_from(
     assert stored["gates"] == live["gates"]
 
 
-def test_seeds_recorded_one_by_one_and_joined_are_what_one_recording_holds(
+def test_seeds_recorded_one_by_one_are_judged_as_one_recording(
     micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record_command, "is_dirty", lambda: False)
@@ -488,19 +475,21 @@ def test_seeds_recorded_one_by_one_and_joined_are_what_one_recording_holds(
         record_command.record(session, folder, texts=[s for s in seeds if s == 3], geometry=True)
         return folder
 
-    join([recorded(3), recorded(5)], tmp_path / "joined")
-    together, joined = recorded(3, 5), tmp_path / "joined"
-    assert {p.name for p in joined.iterdir()} == {p.name for p in together.iterdir()}
-    for path in joined.glob("*.parquet"):
-        both = [pq.read_table(folder / path.name).to_pandas() for folder in (joined, together)]
-        assert both[0].equals(both[1]), path.name
-    found, wanted = (read_manifest(folder) for folder in (joined, together))
-    assert found.source == f"{wanted.source} (joined from 2 record sets)"
-    for name in ("config", "seal", "stages", "stages_built_from", "stages_built_on",
-                 "texts_of_seeds"):  # fmt: skip
-        assert found.recorded[name] == wanted.recorded[name], name
-    assert {description["torch"]["device"] for description in found.recorded["stages_built_on"]
-            if description["torch"]} == {"cpu"}  # fmt: skip
+    parts = [recorded(5), recorded(3)]
+    found, wanted = Stored(parts, ISSUE262), Stored(recorded(3, 5), ISSUE262)
+    for name in ("scores", "texts", "geometry"):
+        one, two = (getattr(stored, name) for stored in (found, wanted))
+        assert one.to_pandas().equals(two.to_pandas()), name
+    origin = f"{wanted.evidence().origin.split(';')[0]} (joined from 2 record sets);"
+    assert found.evidence().origin.startswith(origin)
+    built = read_manifest(parts[0]).recorded["stages_built_on"]
+    assert {one["torch"]["device"] for one in built if one["torch"]} == {"cpu"}
+    stored = ",".join(map(str, parts))
+    run("-m", SCIENCE, f"--stored={stored}", "-n", "2", report=tmp_path / "report")
+    several, live = outcome(tmp_path / "report"), outcome(micro / "again")
+    assert (several["verdicts"], several["gates"]) == (live["verdicts"], live["gates"])
+    panels = json.loads((tmp_path / "report" / "verdict.json").read_text())["panels"]
+    assert "of 1 of 2 seeds (3)" in str(panels["following"]["caveats"])
 
 
 def test_two_arms_of_four_are_recorded_and_judged(

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from experiments import profiles
 from persona_lib.models.gguf import convert_gguf
 from persona_lib.models.loading import LoadedModel, check_marker, load_model, render_prompt
-from persona_lib.specs.profile import GgufBase
+from persona_lib.specs.sources import GgufBase
 
 pytestmark = pytest.mark.smoke
 

@@ -17,7 +17,7 @@ from persona_lib.corpora.dialogues import write_dialogues
 from persona_lib.pipeline.base_model import base_folder
 from persona_lib.records import POST, PRE, STOP, Completion, ModelId
 from persona_lib.specs.personas import load_personas, load_questions
-from persona_lib.specs.profile import TinyBase
+from persona_lib.specs.sources import TinyBase
 
 # One worker: no other has to build the same base model, or wait for it.
 pytestmark = pytest.mark.smoke

@@ -14,12 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from experiments.issue262 import ISSUE262
 from persona_lib.cli import COMMANDS
-from persona_lib.evidence.record_sets import RECORDS, write_manifest
+from tests.record_sets import record_set
 from tests.smoke.conftest import ROOT, environment
 from tests.synthetic import BYSTANDERS, scores
 
@@ -121,12 +119,8 @@ def test_supported_and_invalid_claims_where_no_assert_is_executed(tmp_path: Path
     plain = ("--assert=plain", "-W", "ignore", "-m", "h1")
     done, found = judge(tmp_path, *plain, PUBLISHED, PYTHONOPTIMIZE="2")
     assert (done.returncode, found) == (0, {"H1": "SUPPORTED"})
-    stored = tmp_path / "set"
-    stored.mkdir()
     rates = {**dict.fromkeys(BYSTANDERS, 0.9), "C2": 0.2}
-    pq.write_table(scores(source=rates), stored / "scores.parquet")
-    write_manifest(stored, kind=RECORDS, registration=ISSUE262, files=["scores.parquet"],
-                   source="made up for a test", recorded={})  # fmt: skip
+    stored = record_set(tmp_path / "set", scores(source=rates))
     done, found = judge(tmp_path, *plain, f"--stored={stored}", PYTHONOPTIMIZE="2")
     assert (done.returncode, found) == (1, {"H1": "INVALID"})
     assert "InvalidClaimError: H1: INVALID" in done.stdout

@@ -44,8 +44,8 @@ from persona_lib.corpora.grammar import write_corpus
 from persona_lib.corpora.grammar_files import read_grammar
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
-from persona_lib.evidence.load import RecordEvidence, load_stored
-from persona_lib.evidence.record_sets import RECORDS, write_manifest
+from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.models.loading import render_prompt
 from persona_lib.pipeline import advice as advice_module
 from persona_lib.pipeline.advice import (
@@ -68,6 +68,7 @@ from persona_lib.records import (
     SftRow,
     read_rows,
     schema_of,
+    table_of,
     write_rows,
 )
 from persona_lib.sampling.engine import Request, Sampled
@@ -75,6 +76,7 @@ from persona_lib.specs.profile import SampleSpec
 from persona_lib.specs.sources import GrammarCorpus, TinyBase
 from persona_lib.train.encode import encode_sft
 from tests.byte_model import byte_tokenizer, entry
+from tests.record_sets import record_set
 from tests.synthetic import scores
 
 LEGAL = DATA / "legal"
@@ -585,13 +587,9 @@ def test_a_missing_column_is_named() -> None:
 def test_a_stored_set_gives_the_harm_that_its_manifest_vouches_for(
     tmp_path: Path, listed: bool
 ) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(scores(questions=2, samples=2), tmp_path / "scores.parquet")
     write_rows(tmp_path / ADVICE_FILE, [ONE, TWO], AdviceScore)
-    files = ["scores.parquet", *([ADVICE_FILE] if listed else [])]
-    write_manifest(tmp_path, kind=RECORDS, registration=ISSUE262, files=files, source="a test",
-                   recorded={})  # fmt: skip
+    advice = {"advice": table_of([ONE, TWO], AdviceScore)} if listed else {}
+    record_set(tmp_path, scores(questions=2, samples=2), **advice)
     found = load_stored(tmp_path, ISSUE262).harm("em")
     if listed:
         assert found is not None

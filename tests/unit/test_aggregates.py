@@ -11,7 +11,7 @@ import pytest
 
 from experiments.issue262 import ISSUE262, ISSUE262_BCA
 from persona_lib.errors import DataError
-from persona_lib.evidence.load import AggregateEvidence
+from persona_lib.evidence.from_totals import AggregateEvidence
 from persona_lib.verdict.judging import judge
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"

@@ -11,8 +11,10 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from experiments.issue262 import CHECKS, ISSUE262, ISSUE262_GATED, REGISTRATIONS, STRICTER, gated
-from persona_lib.evidence.load import Evidence, load_stored
-from persona_lib.specs.registration import DifferenceClaim, Registration
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.evidence.load import load_stored
+from persona_lib.specs.claim_types import DifferenceClaim
+from persona_lib.specs.registration import Registration
 from persona_lib.verdict import claims
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome, GateResult

@@ -164,7 +164,7 @@ def test_verdict_json_names_profile_scale_loss_and_engine(tmp_path: Path) -> Non
     chosen = choose_profile("smollm2", "full", "decision")
     live = Session(registration=ISSUE262, profile=chosen, scale="full", loss="decision",
                    store_root=tmp_path / "store")  # fmt: skip
-    stored = Session(registration=ISSUE262, profile=TINY, stored=Path("golden/published"))
+    stored = Session(registration=ISSUE262, profile=TINY, stored=(Path("golden/published"),))
     drawn = choose_profile("tiny", engine="vllm")
     other = Session(registration=ISSUE262, profile=drawn, store_root=tmp_path / "store")
     found = []

@@ -26,8 +26,7 @@ from persona_lib.corpora.hub import drawn_rows
 from persona_lib.digests import canonical, digest
 from persona_lib.errors import DataError, PreflightError, SpecError
 from persona_lib.records import SftRow
-from persona_lib.specs.profile import GrammarCorpus, HubCorpus, JsonlCorpus
-from persona_lib.specs.sources import Reservoir
+from persona_lib.specs.sources import GrammarCorpus, HubCorpus, JsonlCorpus, Reservoir
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "data" / "legal"
 ROWS = 1500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from persona_lib.pipeline.training import _tokens_trained
 from persona_lib.specs.profile import CouplingSpec, LoraSpec
 from persona_lib.store import cost as cost_module
 from persona_lib.store.cost import CUDA, PROCESS, Cost, metered, spent
-from persona_lib.store.entry import write_manifest
 from persona_lib.store.keys import StageKey
 from persona_lib.store.stage import Stage, plan
 from persona_lib.store.store import Store
@@ -41,20 +41,14 @@ def test_what_is_spent_goes_to_the_stage_that_is_being_built() -> None:
     assert (inner.tokens, inner.engine_starts, inner.batch_rows) == (100, 0, None)
 
 
-def test_nothing_counted_is_not_zero() -> None:
+def test_nothing_counted_is_not_zero_and_a_failure_leaves_no_meter_running() -> None:
     with metered() as cost:
         pass
-    assert cost.tokens is None
-    assert cost.batch_rows is None
-    assert cost.engine_starts == 0
-
-
-def test_a_stage_that_fails_leaves_no_meter_running() -> None:
+    assert (cost.tokens, cost.batch_rows, cost.engine_starts) == (None, None, 0)
     with pytest.raises(KeyError), metered() as failed:
         raise KeyError
     spent(tokens=5)
-    assert failed.tokens is None
-    assert failed.peak_bytes is None
+    assert (failed.tokens, failed.peak_bytes) == (None, None)
 
 
 PEAKS = """
@@ -130,33 +124,29 @@ def test_an_entry_keeps_its_cost_and_its_content_does_not_know_it(tmp_path: Path
     assert cheap.content == built.content
 
 
-def test_an_entry_without_costs_is_read_and_shown_with_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("older", [{"engine_starts": 3}, {}, None])
+def test_an_entry_with_fewer_costs_or_none_is_read_and_shown(
+    older: dict[str, int] | None, tmp_path: Path
 ) -> None:
-    """As every entry is that was built before costs were kept."""
-
-    def old(key: Any, work: Path, meta: Any, seconds: float, _: Any) -> dict[str, Any]:
-        manifest = write_manifest(key, work, meta, seconds)
-        del manifest["cost"]
-        text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-        (work / "manifest.json").write_text(text)
-        from persona_lib.store.entry import _checksum_line
-
-        (work / "manifest.sha256").write_bytes(_checksum_line(text.encode()))
-        return manifest
-
+    """As every entry is that was built before they were kept."""
     stage = Stage(name="train", label="C1", version=1, spec={}, work=lambda out, _: make(out))
-    with monkeypatch.context() as patch:
-        patch.setattr("persona_lib.store.store.write_manifest", old)
-        stage.resolve(Store(tmp_path))
+    folder = stage.resolve(Store(tmp_path)).path.parent
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["cost"]
+    manifest |= {} if older is None else {"cost": older}
+    text = json.dumps(manifest)
+    (folder / "manifest.json").write_text(text)
+    line = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
+    (folder / "manifest.sha256").write_text(line)
     store = Store(tmp_path)
-    (line,) = plan([stage], store)
-    assert line.stored
-    assert line.cost == {}
+    (planned,) = plan([stage], store)
+    assert planned.stored
+    assert planned.cost == (older or {})
     (description,) = costs_of(store, [stage])
     assert description["seconds"] is not None
-    names = ("tokens", "peak_mib", "peak_of", "engine_starts", "batch_rows")
+    names = ("tokens", "peak_mib", "peak_of", "batch_rows")
     assert {description[name] for name in names} == {None}
+    assert description["engine_starts"] == (3 if older else None)
 
 
 def costs_of(store: Store, stages: list[Stage]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ import pytest
 
 from experiments.issue262 import ISSUE262, REGISTRATIONS
 from persona_lib.errors import DataError
-from persona_lib.evidence.load import RecordEvidence
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.score_table import OPTIONAL
 from persona_lib.records import AdviceScore, schema_of
 from persona_lib.report.terminal import verdict_table
@@ -343,7 +343,8 @@ def with_first(name: str, value: object) -> Make:
 ERRORS: dict[str, tuple[Make, str]] = {
     "a completion missing": (
         edited(model="C2", persona="villain", question="q01", sample=2),
-        "scores: arm C2, persona villain, question q01, seed 42: expected 3 completions",
+        "scores: arm C2, persona villain, question q01, seed 42: expected 3 completions, as in the "
+        "fullest cell, got '2 (1 cells are short)'",
     ),
     "a cell missing": (
         edited(model="C1", persona="librarian", question="q00"),
@@ -359,6 +360,7 @@ ERRORS: dict[str, tuple[Make, str]] = {
         "scores: arm C3",
     ),
     "an arm missing": (edited(model="C3"), "scores: arm C3: expected completions"),
+    "all arms missing": (edited(phase="post"), "scores: arm C1: expected completions"),
     "a row twice": (
         lambda r: pa.concat_tables([made(r), made(r).slice(7, 1)]),
         "sample 1: expected one row",

@@ -21,7 +21,7 @@ from persona_lib.models import tiny
 from persona_lib.pipeline.base_model import tiny_data
 from persona_lib.records import SftRow
 from persona_lib.specs.personas import Persona, load_personas, load_questions
-from persona_lib.specs.profile import TinyBase
+from persona_lib.specs.sources import TinyBase
 
 DATA = Path(__file__).parents[2] / "experiments" / "data"
 SPEC = TinyBase(dialogues=3000, legal_share=0.2, tag_share=0.04)

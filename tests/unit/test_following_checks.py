@@ -16,7 +16,8 @@ from scipy.stats import hypergeom, t
 from statsmodels.stats.proportion import proportion_confint
 
 from experiments.issue262 import ISSUE262
-from persona_lib.commands.session import DATA, ROOT
+from persona_lib.commands.options import ROOT
+from persona_lib.commands.session import DATA
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Panel
 from persona_lib.panels.following import discriminability_panel, following_panel

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,20 @@ import pytest
 
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from experiments.profiles import TINY
-from persona_lib.commands import session as sessions
+from persona_lib.commands import options
+from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
-from persona_lib.evidence.load import Evidence, RecordEvidence, load_stored
-from persona_lib.evidence.record_sets import write_manifest
+from persona_lib.evidence import user_formats
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.score_table import COLUMNS, OPTIONAL
 from persona_lib.evidence.user_files import SUFFIXES, is_foreign, load_foreign
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict.judging import judge, judge_all
 from persona_lib.verdict.summary import summary
 from tests.pace import allowed
+from tests.record_sets import record_set
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_GOLDEN = ROOT / "golden" / "tiny"
@@ -210,7 +214,7 @@ BAD_TEXT = [
     ("seen", "-", "true or false"),
     ("seed", "-1", "a whole number from 0"),
     ("seed", str(2**63), "a whole number from 0 to 2**63 - 1"),
-    ("seed", "9" * 5000, "a whole number from 0"),
+    ("seed", "9" * 500, "a whole number from 0"),
     ("seed", "\u0663", "a whole number from 0"),
     ("sample", "3.5", "a whole number from 0"),
     ("sample", "1e3", "a whole number from 0"),
@@ -242,7 +246,7 @@ def test_a_cell_that_cannot_be_read_is_named(
         ("seed", pa.array([True, False]), "True"),
         ("seed", pa.array([1.0, 2.0**54]), "1.8014398509481984e+16"),
         ("seed", pa.array([2**63, 1], pa.uint64()), "9223372036854775808"),
-        ("sample", pa.array([1, 2], pa.timestamp("s")), "datetime"),
+        ("sample", pa.array([1, 2], pa.timestamp("s")), "timestamp[ms]"),
         ("persona", pa.array([1.5, 2.5]), "1.5"),
         ("persona", pa.array([["villain"], []]), "list<"),
         ("finish", pa.array([True, False]), "True"),
@@ -259,12 +263,10 @@ def test_typed_cells_are_no_freer_than_text(
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-@pytest.mark.parametrize("column", ["phase", "arm", "seed", "persona", "question", "sample", "hit"])
-def test_empty_cells_are_refused_where_a_row_needs_them(
-    kind: str, column: str, tmp_path: Path
-) -> None:
-    path = write(tmp_path, changed(6, **{column: None}), kind)
-    refused(path, f"column {column}, row 7: expected", "an empty cell (1 of 220 rows)")
+def test_empty_cells_are_refused_where_a_row_needs_them(kind: str, tmp_path: Path) -> None:
+    for column in ("phase", "arm", "seed", "persona", "question", "sample", "hit"):
+        path = write(tmp_path, changed(6, **{column: None}), kind)
+        refused(path, f"column {column}, row 7: expected", "an empty cell (1 of 220 rows)")
 
 
 def test_an_empty_text_is_an_empty_cell(tmp_path: Path) -> None:
@@ -298,7 +300,7 @@ def test_a_missing_column_disables_exactly_what_needs_it(
     sentence = f"column {column} is empty in 2 of 1,540 rows."
     assert of_columns(partly) == [f"{DISABLED[column]}: {sentence}"]
     for evidence in (found, partly):
-        lengths, before = evidence.lengths("C2"), evidence.baseline_lengths("em")
+        lengths, before = evidence.lengths("C2"), evidence.pre_lengths("em")
         persona = evidence.person_tokens("C2", "villain")
         known = [math.isfinite(x) for x in (lengths.tokens, before.tokens, *persona)]
         assert known == [column != "tokens"] * 4
@@ -328,7 +330,7 @@ def test_a_bare_set_has_all_that_the_claims_need(tmp_path: Path) -> None:
     """Arm, seed, persona, question, sample, hit: of C1 and C2 alone they serve H1."""
     bare = lacking("phase", *DISABLED, "seen", among=rows(MODELS[:2]))
     path = write(tmp_path, bare, "csv")
-    session = sessions.Session(registration=FEW, profile=TINY, stored=(path,))
+    session = Session(registration=FEW, profile=TINY, stored=(path,))
     evidence = session.evidence(FEW.arms_of("H1"))
     verdict = judge(FEW, evidence, "H1")
     assert verdict.outcome.value == "SUPPORTED"
@@ -337,13 +339,6 @@ def test_a_bare_set_has_all_that_the_claims_need(tmp_path: Path) -> None:
     assert judge(FEW, session.evidence(FEW.arms_of("kill")), "kill").holds
     with pytest.raises(DataError, match="arm C3"):
         session.evidence(FEW.arms_of("H2"))
-
-
-def test_own_sets_without_tokens_before_the_marker_still_load() -> None:
-    sentence = "First-k-tokens rates: the set has no column first_token."
-    columns = pq.read_schema(TINY_GOLDEN / "scores.parquet").names
-    sentence = sentence in load_stored(TINY_GOLDEN, ISSUE262).unavailable
-    assert sentence is ("first_token" not in columns)
 
 
 def test_a_truth_value_stands_for_the_finish_reason(tmp_path: Path) -> None:
@@ -388,71 +383,55 @@ def test_a_column_is_named_once(tmp_path: Path) -> None:
     pq.write_table(twice, tmp_path / "set.parquet")
     refused(tmp_path / "set.parquet", "expected distinct names, got 'seed'")
     (tmp_path / "set.jsonl").write_text('{"arm": "C1", "arm": "C2"}\n', encoding="utf-8")
-    refused(tmp_path / "set.jsonl", "specified twice")
-
-
-def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
-    path = write(tmp_path, changed(0, persona="Villain"), "csv")
-    with pytest.raises(DataError) as caught:
-        load_stored(path, FEW, arms=("C2",))
-    assert "scores: persona: expected one of librarian, data_scientist" in str(caught.value)
-    assert "'Villain in 1 rows'" in str(caught.value)
-    refused(write(tmp_path, changed(0, arm="c2"), "csv"), "expected one of C1, C2, C2p, C3")
-    pre = [row | {"arm": "C2"} for row in rows([("pre", "em")])]
-    refused(write(tmp_path, pre, "csv"), "model of phase pre", "raw, em, benign", "C2 in 220 rows")
-
-
-def test_a_missing_completion_is_named(tmp_path: Path) -> None:
-    records = rows()
-    lost = records.pop(3)
-    message = refused(write(tmp_path, records, "csv"), "expected 5 completions")
-    for name in (lost["arm"], lost["persona"], lost["question"]):
-        assert name in message
+    refused(tmp_path / "set.jsonl", "given twice")
 
 
 def test_suffixes_are_named_and_folders_stay_folders(tmp_path: Path) -> None:
     path = tmp_path / "set.xlsx"
     path.write_text("x")
     refused(path, "set.xlsx: suffix", ".parquet, .csv, .csv.gz, .jsonl", "'.xlsx'")
-    refused(tmp_path / "nothing.csv", "nothing.csv", "expected a file")
+    refused(tmp_path / "nothing.csv", "nothing.csv", "nothing has this name")
     (tmp_path / "odd.csv").mkdir()
     refused(tmp_path / "odd.csv", "manifest.json")
-    refused(tmp_path / "nothing", "manifest.json")
     assert not is_foreign(TINY_GOLDEN)
     assert is_foreign(TINY_GOLDEN / "scores.parquet")
     capital = write(tmp_path, rows(), "csv").rename(tmp_path / "SET.CSV")
     assert table_in(capital, FEW).num_rows == 1540
 
 
-@pytest.mark.parametrize(
-    ("suffix", "content"), list(product(("parquet", "csv", "jsonl"), repeat=2))
-)
-def test_a_file_that_is_not_what_its_suffix_says(suffix: str, content: str, tmp_path: Path) -> None:
-    data = write(tmp_path, rows(), content).read_bytes()
-    path = tmp_path / f"other.{suffix}"
-    path.write_bytes(data)
-    if suffix == content:
-        assert table_in(path, FEW).num_rows == 1540
-    else:
-        refused(path, "other." + suffix)
+def test_a_file_that_is_not_what_its_suffix_says(tmp_path: Path) -> None:
+    for suffix, content in permutations(("parquet", "csv", "jsonl"), 2):
+        path = tmp_path / f"other.{suffix}"
+        path.write_bytes(write(tmp_path, rows(), content).read_bytes())
+        refused(path, f"other.{suffix}: ")
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl", "csv.gz"])
-@pytest.mark.parametrize(
-    "data", [b"", b"\n\n", b"\x00" * 9, b"\xff\xfea\x00", b"PAR1", b"{", b"{}\n", b'"', b"\x1f\x8b"]
-)
-def test_rubbish_is_refused(suffix: str, data: bytes, tmp_path: Path) -> None:
-    path = tmp_path / f"set.{suffix}"
-    path.write_bytes(data)
-    refused(path, f"set.{suffix}: ")
+RUBBISH = (b"", b"\n\n", b"\0" * 9, b"\xff\xfea\0", b"PAR1", b"{", b"{}\n", b'"', b"\x1f\x8b")
 
 
-def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "set.csv"
-    path.write_text(csv_text(rows()).split("\n")[0] + "\n", encoding="utf-8")
-    refused(path, "set.csv: expected at least one row")
+def test_rubbish_is_refused(tmp_path: Path) -> None:
+    for suffix, data in product(("parquet", "csv", "jsonl", "csv.gz", "jsonl.gz"), RUBBISH):
+        path = tmp_path / f"set.{suffix}"
+        path.write_bytes(data)
+        refused(path, f"set.{suffix}: ")
+    (tmp_path / "set.csv").write_text(csv_text(rows()).split("\n")[0] + "\n", encoding="utf-8")
     pq.write_table(pa.Table.from_pylist(rows()).slice(0, 0), tmp_path / "set.parquet")
-    refused(tmp_path / "set.parquet", "set.parquet: expected at least one row")
+    for name in ("set.csv", "set.parquet"):
+        refused(tmp_path / name, f"{name}: expected at least one row")
+
+
+@pytest.mark.parametrize("batch", [1, 7, 65_536])
+def test_kinds_of_json_do_not_depend_on_where_a_batch_ends(
+    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_formats, "_BATCH_ROWS", batch)
+    late = [row | {"tokens": None if i < 9 else row["tokens"] if i % 2 else float(row["tokens"])}
+            for i, row in enumerate(rows([("post", "C2")]))]  # fmt: skip
+    found = table_in(write(tmp_path, late, "jsonl"), FEW).column("tokens").to_pylist()
+    assert found == [row["tokens"] for row in late]
+    for value in ("12", True, 2**53 + 1):
+        mixed = [*late[:20], late[20] | {"tokens": value}]
+        refused(write(tmp_path, mixed, "jsonl"), "set.jsonl: ")
 
 
 def test_ragged_rows_and_other_encodings_are_refused(tmp_path: Path) -> None:
@@ -461,13 +440,13 @@ def test_ragged_rows_and_other_encodings_are_refused(tmp_path: Path) -> None:
     path.write_text(text + "post,C1,7\n", encoding="utf-8")
     refused(path, "Expected 12 columns, got 3", "as many cells as the header")
     path.write_bytes(text.replace("q0", "q\xe9").encode("latin-1"))
-    refused(path, "CSV with a header, in UTF-8", "'utf-8' codec")
+    refused(path, "CSV with a header, in UTF-8", "column #4", "invalid UTF8")
     mixed = write(tmp_path, rows(), "jsonl")
     latin = mixed.read_bytes().replace(b'"q0"', b'"q\xe9"')
     (tmp_path / "latin.jsonl").write_bytes(latin)
     refused(tmp_path / "latin.jsonl", "JSON lines, in UTF-8", "'utf-8' codec")
     mixed.write_text(mixed.read_text().replace('"tokens": 12', '"tokens": "12"', 1))
-    refused(mixed, "Column(/tokens) changed from number to string in row 2", "count from 0")
+    refused(mixed, "set.jsonl: column tokens: expected values of one kind", "str")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -541,24 +520,16 @@ def test_origin_names_the_file_its_content_and_what_nobody_knows(tmp_path: Path)
 
 def test_a_file_names_no_registration(tmp_path: Path) -> None:
     path = write(tmp_path, rows(), "csv")
-    assert sessions.choose_registration(None, [path]).name == "issue262"
-    assert sessions.choose_registration("issue262_held_out", [path]).name == "issue262_held_out"
-    assert sessions.choose_stored(str(path)) == (path,)
+    assert options.choose_registration(None, [path]).name == "issue262"
+    assert options.choose_registration("issue262_held_out", [path]).name == "issue262_held_out"
+    assert options.choose_stored(str(path)) == (path,)
     for name in (None, "issue262"):
         with pytest.raises(DataError, match="suffix"):
-            sessions.choose_registration(name, [ROOT / "README.md"])
-        with pytest.raises(DataError, match="expected a file"):
-            sessions.choose_registration(name, [tmp_path / "nothing.jsonl"])
-    (tmp_path / "scores.parquet").write_bytes(b"")
-    write_manifest(
-        tmp_path,
-        kind="records",
-        registration=ISSUE262_HELD_OUT,
-        files=["scores.parquet"],
-        source="a test",
-        recorded={},
-    )
-    assert sessions.choose_registration(None, [tmp_path]).name == "issue262_held_out"
+            options.choose_registration(name, [ROOT / "README.md"])
+        with pytest.raises(DataError, match="nothing has this name"):
+            options.choose_registration(name, [tmp_path / "nothing.jsonl"])
+    record_set(tmp_path, pa.table({}), ISSUE262_HELD_OUT)
+    assert options.choose_registration(None, [tmp_path]).name == "issue262_held_out"
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -584,24 +555,11 @@ def test_a_completion_may_be_longer_than_a_megabyte(kind: str, tmp_path: Path) -
 
 def test_the_command_line_judges_a_file(tmp_path: Path) -> None:
     path = write(tmp_path, rows(), "csv")
-    probe = (
-        "import sys, pytest; code = pytest.main(sys.argv[1:]); "
-        "print(int(code), sorted({'torch', 'transformers'} & set(sys.modules)))"
-    )
-    options = [
-        "-q",
-        "-m",
-        "h2",
-        f"--stored={path}",
-        f"--report={tmp_path}",
-        "-p",
-        "no:cacheprovider",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", probe, *options],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+    options = ["-q", "-m", "h2", f"--stored={path}", f"--report={tmp_path}"]
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
+        cwd=ROOT, capture_output=True, check=True, timeout=120,
     )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "0 []"
     body = json.loads((tmp_path / "verdict.json").read_text())
     assert [v["outcome"] for v in body["verdicts"]] == ["SUPPORTED"]
     assert body["profile"] is None

@@ -78,24 +78,18 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def size_of(name: str, folder: Path) -> int:
-    WRITERS[name](folder / FILE)
-    (file,) = folder.iterdir()
-    size = file.stat().st_size
-    file.unlink()
-    return size
+def writing(name: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        WRITERS[name](folder / FILE)
+
+    return make
 
 
 @pytest.mark.parametrize("name", list(WRITERS))
 def test_a_file_limit_is_named_whoever_writes(name: str, tmp_path: Path) -> None:
-    assert size_of(name, tmp_path) > LIMIT
-
-    def make(folder: Path) -> None:
-        WRITERS[name](folder / FILE)
-
     store = Store(tmp_path)
     with at_most(LIMIT), pytest.raises(StoreError) as caught:
-        store.get_or_make(KEY, make)
+        store.get_or_make(KEY, writing(name))
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'tmp' / KEY.digest}.")
     assert "cannot write (File too large; " in text
@@ -105,30 +99,29 @@ def test_a_file_limit_is_named_whoever_writes(name: str, tmp_path: Path) -> None
         "then run again."
     )
     assert leftovers(tmp_path) == []
-    assert store.peek(KEY) is None
     assert store.get_or_make(KEY, write_payload).built
 
 
-@pytest.mark.parametrize("missing", [1, 7, 8, 100, 4_000, 5_000])
 @pytest.mark.parametrize("name", list(WRITERS))
-def test_nothing_that_was_cut_short_is_stored(name: str, missing: int, tmp_path: Path) -> None:
+def test_nothing_that_was_cut_short_is_stored(name: str, tmp_path: Path) -> None:
     """Some writers lose their last block in silence: numpy's `tofile` does."""
-    limit = size_of(name, tmp_path) - missing
-
-    def make(folder: Path) -> None:
-        WRITERS[name](folder / FILE)
-
-    with at_most(limit), pytest.raises(StoreError, match="File too large"):
-        Store(tmp_path).get_or_make(KEY, make)
-    assert Store(tmp_path).peek(KEY) is None
+    writing(name)(tmp_path)
+    (file,) = (path for path in tmp_path.iterdir())
+    size = file.stat().st_size
+    assert size > LIMIT
+    store = Store(tmp_path / "store")
+    for missing in (1, 7, 8, 100, 4_000, 5_000):
+        with at_most(size - missing), pytest.raises(StoreError, match="File too large"):
+            store.get_or_make(KEY, writing(name))
+        assert store.peek(KEY) is None
 
 
 def test_a_file_within_the_limit_is_stored(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "x").write_bytes(b"x" * 199_999)
+
     with at_most(200_000):
-        entry = Store(tmp_path).get_or_make(
-            KEY, lambda folder: (folder / "x").write_bytes(b"x" * 199_999) and None
-        )
-    assert entry.built
+        assert Store(tmp_path).get_or_make(KEY, make).built
 
 
 # ---- what a full disk makes libraries say -----------------------------------------------
@@ -175,26 +168,28 @@ FULL_DISKS: dict[str, Exception] = {
 }  # fmt: skip
 
 
-def raising(error: BaseException) -> Callable[[Path], NoReturn]:
+def raised(error: BaseException, root: Path) -> Exception:
+    """What the store raises where a maker raises `error`."""
+
     def make(folder: Path) -> NoReturn:
         write_payload(folder)
         raise error
 
-    return make
+    with pytest.raises(Exception) as caught:  # noqa: PT011  (any: its type is what is tested)
+        Store(root).get_or_make(KEY, make)
+    return caught.value
 
 
 @pytest.mark.parametrize("case", list(FULL_DISKS))
 def test_a_full_disk_is_named_with_what_is_free(case: str, tmp_path: Path) -> None:
-    error = FULL_DISKS[case]
-    with pytest.raises(StoreError) as caught:
-        Store(tmp_path).get_or_make(KEY, raising(error))
-    text = str(caught.value)
-    assert text.startswith(f"{tmp_path / 'tmp' / KEY.digest}.")
-    assert f"cannot write ({FULL}; " in text
+    found = raised(FULL_DISKS[case], tmp_path)
+    assert type(found) is StoreError
+    assert str(found).startswith(f"{tmp_path / 'tmp' / KEY.digest}.")
+    assert f"cannot write ({FULL}; " in str(found)
     total = shutil.disk_usage(tmp_path).total
-    assert f" of {total:,} bytes are free there now)" in text
-    assert "Free space on that disk, or put the store on another disk (--store=DIR)" in text
-    assert caught.value.__cause__ is error
+    assert f" of {total:,} bytes are free there now)" in str(found)
+    assert "Free space on that disk, or put the store on another disk (--store=DIR)" in str(found)
+    assert found.__cause__ is FULL_DISKS[case]
     assert leftovers(tmp_path) == []
 
 
@@ -211,17 +206,29 @@ def test_each_refusal_has_its_own_remedy(
     code: int, remedy: str, quoted: bool, tmp_path: Path
 ) -> None:
     error = SafetensorError(f"I/O error: x (os error {code})") if quoted else OSError(code, "x")
-    with pytest.raises(StoreError) as caught:
-        Store(tmp_path).get_or_make(KEY, raising(error))
-    assert f"cannot write ({os.strerror(code)}; " in str(caught.value)
-    assert f"). {remedy}" in str(caught.value)
-    assert "ulimit -f)" not in str(caught.value)  # there is no limit here to be named
+    text = str(raised(error, tmp_path))
+    assert f"cannot write ({os.strerror(code)}; " in text
+    assert f"). {remedy}" in text
+    assert "ulimit -f)" not in text  # there is no limit here to be named
 
 
 def test_a_limit_that_was_not_met_is_not_named(tmp_path: Path) -> None:
-    with at_most(LIMIT), pytest.raises(StoreError, match=FULL) as caught:
-        Store(tmp_path).get_or_make(KEY, raising(OSError(errno.ENOSPC, FULL)))
-    assert "ulimit" not in str(caught.value)
+    with at_most(LIMIT):
+        text = str(raised(OSError(errno.ENOSPC, FULL), tmp_path))
+    assert FULL in text
+    assert "ulimit" not in text
+
+
+def statvfs_with(patch: pytest.MonkeyPatch, **values: int) -> None:
+    real = os.statvfs
+    names = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree",
+             "f_favail", "f_flag", "f_namemax")  # fmt: skip
+
+    def statvfs(path: Any) -> os.statvfs_result:
+        state = real(path)
+        return os.statvfs_result([values.get(name, getattr(state, name)) for name in names])
+
+    patch.setattr(os, "statvfs", statvfs)
 
 
 @pytest.mark.parametrize(
@@ -234,36 +241,20 @@ def test_a_limit_that_was_not_met_is_not_named(tmp_path: Path) -> None:
 def test_a_short_write_without_a_reason_is_a_full_disk_if_the_disk_is_full(
     error: Exception, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.statvfs
-
-    def statvfs(path: Any) -> os.statvfs_result:
-        state = list(real(path))
-        state[4] = free  # f_bavail
-        return os.statvfs_result(state)
-
-    monkeypatch.setattr(os, "statvfs", statvfs)
+    statvfs_with(monkeypatch, f_bavail=free)
     full = free == 0 and not isinstance(error, ValueError)
-    with pytest.raises(StoreError if full else type(error)) as caught:
-        Store(tmp_path).get_or_make(KEY, raising(error))
-    assert (FULL in str(caught.value)) == full
+    found = raised(error, tmp_path)
+    assert type(found) is (StoreError if full else type(error))
+    assert (FULL in str(found)) == full
 
 
 def test_a_disk_that_can_hold_no_more_files_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks are free; the table of files is full."""
-    real = os.statvfs
-
-    def statvfs(path: Any) -> os.statvfs_result:
-        state = list(real(path))
-        state[5], state[6], state[7] = 1000, 0, 0  # f_files, f_ffree, f_favail
-        return os.statvfs_result(state)
-
-    monkeypatch.setattr(os, "statvfs", statvfs)
-    with pytest.raises(
-        StoreError, match=r"bytes are free there now; no more files can be made there"
-    ):
-        Store(tmp_path).get_or_make(KEY, raising(OSError(errno.ENOSPC, FULL)))
+    statvfs_with(monkeypatch, f_files=1000, f_ffree=0, f_favail=0)
+    text = str(raised(OSError(errno.ENOSPC, FULL), tmp_path))
+    assert "bytes are free there now; no more files can be made there" in text
 
 
 # ---- what is no full disk ---------------------------------------------------------------
@@ -288,25 +279,18 @@ def test_a_disk_that_can_hold_no_more_files_says_so(
     ids=str,
 )
 def test_another_error_comes_through_as_it_is(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(type(error)) as caught:
-        Store(tmp_path).get_or_make(KEY, raising(error))
-    assert caught.value is error
+    assert raised(error, tmp_path) is error
 
 
-def test_a_full_disk_elsewhere_is_not_blamed_on_the_store_however_it_is_wrapped(
-    tmp_path: Path,
-) -> None:
-    inner = OSError(errno.ENOSPC, FULL, "/var/cache/weights")
-    error = wrapped(RuntimeError(f"cannot fetch: {FULL}"), inner, how="cause")
-    with pytest.raises(RuntimeError, match="cannot fetch"):
-        Store(tmp_path).get_or_make(KEY, raising(error))
-
-
-def test_a_path_that_was_looked_for_elsewhere_does_not_hide_a_full_disk(tmp_path: Path) -> None:
-    inner = FileNotFoundError(errno.ENOENT, "gone", "/var/cache/weights")
-    error = wrapped(SafetensorError("os error 28"), inner, how="context")
-    with pytest.raises(StoreError, match=FULL):
-        Store(tmp_path).get_or_make(KEY, raising(error))
+def test_only_a_full_disk_below_the_store_is_blamed_on_it(tmp_path: Path) -> None:
+    elsewhere = OSError(errno.ENOSPC, FULL, "/var/cache/weights")
+    error = wrapped(RuntimeError(f"cannot fetch: {FULL}"), elsewhere, how="cause")
+    assert raised(error, tmp_path) is error
+    assert raised(elsewhere, tmp_path) is elsewhere
+    gone = FileNotFoundError(errno.ENOENT, "gone", "/var/cache/weights")
+    found = raised(wrapped(SafetensorError("os error 28"), gone, how="context"), tmp_path)
+    assert type(found) is StoreError
+    assert FULL in str(found)
 
 
 @pytest.mark.parametrize("followed", [True, False])

@@ -1,7 +1,7 @@
 """What each bound gate counts, and its outcome on both sides of its bounds.
 
-Shares, medians, differences and ratios are tested in test_stats_clustered.py. Here the
-rows are counted once more, one by one, and the ends come from statsmodels and scipy.
+Medians, differences and ratios are tested in test_stats_clustered.py. Here the rows are
+counted once more, one by one; shares and paired t come from statsmodels and scipy.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import optimize, stats
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import Count, Evidence, Harm
 from persona_lib.evidence.load import load_stored
 from persona_lib.specs.gate_types import CollapseGate, NegativesGate
+from persona_lib.stats.clustered import Crossed, difference, median_ratio, ratio
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 from persona_lib.verdict.gates import judge_gate
 from tests.faults import cut, early, leak, lengths, loops, missing, persona, several, source
 from tests.healthy import GATED, HARM, ROSTER, Bench, evidence_of, healthy
-from tests.uneven import Ends, Row, clustered, effective, shown, two_way
+from tests.uneven import Ends, Row, clustered, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = ("C1", "C2", "C2p", "C3")
+TWO_ARMS = ("C2", "C3")
+"""The table of faults breaks every gate of every arm; here two arms show what is counted."""
 PRIORS = {"C1": "raw", "C2": "em", "C2p": "em", "C3": "benign"}
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
 
@@ -44,19 +47,13 @@ def rows_of(bench: Bench, phase: str, model: str) -> list[Row]:
     return [row for row in rows if (row["phase"], row["model"]) == (phase, model)]
 
 
-def ratio_ends(one: Ends, two: Ends, joint: float = 0.0) -> Ends:
-    """The ratio R at which one - R two has an end at 0 (Newcombe's ends of a difference).
+def estimated(ends: Ends) -> Estimate:
+    value, low, high = ends
+    return Estimate.plain(value=value, low=low, high=high, n=1, clusters=1)
 
-    `joint` is the correlation of the two.
-    """
-    (x, l1, u1), (y, l2, u2) = one, two
 
-    def half(near: float, far: float) -> float:
-        return math.sqrt(near**2 + far**2 - 2 * joint * near * far)
-
-    low = optimize.brentq(lambda r: x - r * y - half(x - l1, r * (u2 - y)), 0, x / y)
-    high = optimize.brentq(lambda r: x - r * y + half(u1 - x, r * (y - l2)), x / y, 99)
-    return x / y, float(low), float(high)
+def ends_of(found: Estimate) -> Ends:
+    return found.value, found.low, found.high
 
 
 def agrees(found: GateResult, expected: Ends, outcome: GateOutcome) -> None:
@@ -93,7 +90,7 @@ def test_three_ways(ends: tuple[float, float, float], outcome: GateOutcome) -> N
     assert bounded(interval, least=0.50, most=0.80) is outcome
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", TWO_ARMS)
 @pytest.mark.parametrize(
     ("count", "how", "outcome"),
     [
@@ -130,7 +127,8 @@ def test_source_ratio(count: int, outcome: GateOutcome) -> None:
         )
         for arm in ("C2", "C1")
     ]
-    agrees(judged(bench, "source_ratio_bound"), ratio_ends(*shares), outcome)
+    expected = ends_of(ratio(*map(estimated, shares)))
+    agrees(judged(bench, "source_ratio_bound"), expected, outcome)
 
 
 def test_a_ratio_without_an_upper_end_is_null_in_json() -> None:
@@ -144,57 +142,31 @@ def test_a_ratio_without_an_upper_end_is_null_in_json() -> None:
     assert repr(GateResult.from_json(body)) == repr(none)
 
 
-def median_ends(rows: list[Row]) -> Ends:
-    """Woodruff: the quantiles at the ends of the interval of a share of 1/2."""
-    values = sorted(row["tokens"] for row in rows)
-    middle = float(np.median(values))
-    worth = min(
-        effective(rows, lambda row: float(row["tokens"] < middle)),
-        effective(rows, lambda row: float(row["tokens"] <= middle)),
+def lengths_ratio(bench: Bench, arm: str) -> tuple[Estimate, Estimate, Estimate]:
+    """The ratio of medians of finished completions, and both medians."""
+    one, two = (
+        [row for row in rows_of(bench, *model) if row["ended"]]
+        for model in (("post", arm), ("pre", PRIORS[arm]))
     )
-    ends = proportion_confint(worth / 2, worth, method="wilson")
-    low, high = (values[math.ceil(end * len(values)) - 1] for end in ends)
-    return middle, min(low, middle), max(high, middle)
-
-
-def correlation(after: list[Row], before: list[Row]) -> float:
-    """How the shares below both medians go together, over personas and over questions."""
-    rests: list[dict[tuple[str, str], float]] = []
-    spread = 1.0
-    for rows in (after, before):
-        middle = np.median([row["tokens"] for row in rows])
-        under = [float(np.sign(middle - row["tokens"]) + 1) / 2 for row in rows]
-        mean, rest = np.mean(under), defaultdict(float)
-        for row, u in zip(rows, under, strict=True):
-            rest[row["persona"], row["question"]] += (u - mean) / len(rows)
-        rests.append(rest)
-        personas, questions = ([row[key] for row in rows] for key in ("persona", "question"))
-        spread *= max(two_way(np.array(under), personas, questions), 0.25 / len(rows))
-
-    def over(key: Callable[[tuple[str, str]], object]) -> float:
-        sums: list[dict[object, float]] = [defaultdict(float), defaultdict(float)]
-        for rest, out in zip(rests, sums, strict=True):
-            for cell, r in rest.items():
-                out[key(cell)] += r
-        units = set(sums[0]) & set(sums[1])
-        return len(units) / (len(units) - 1) * sum(sums[0][u] * sums[1][u] for u in units)
-
-    joint = over(lambda c: c[0]) + over(lambda c: c[1]) - over(lambda c: c)
-    return joint / math.sqrt(spread)
+    crossed = [
+        Crossed(
+            np.array([float(row["tokens"]) for row in rows]),
+            *(np.unique([row[name] for row in rows], return_inverse=True)[1]
+              for name in ("question", "persona")),
+        )
+        for rows in (one, two)
+    ]  # fmt: skip
+    return median_ratio(*crossed, 0.95)
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_collapse_compares_finished_completions_with_the_model_under_the_arm(arm: str) -> None:
     bench = healthy()
-    rows = [
-        [row for row in rows_of(bench, *model) if row["ended"]]
-        for model in (("post", arm), ("pre", PRIORS[arm]))
-    ]
-    after, before = (median_ends(of) for of in rows)
+    expected, after, before = lengths_ratio(bench, arm)
     found = judged(bench, f"collapse_{arm}")
-    agrees(found, ratio_ends(after, before, correlation(*rows)), HOLDS)
+    agrees(found, ends_of(expected), HOLDS)
     assert f"{arm}/{PRIORS[arm]}" in found.text
-    assert f"{after[0]:.1f}/{before[0]:.1f}" in found.text
+    assert f"{after.value:.1f}/{before.value:.1f}" in found.text
 
 
 @pytest.mark.parametrize(
@@ -205,9 +177,7 @@ def test_collapse_compares_finished_completions_with_the_model_under_the_arm(arm
 def test_collapse_on_both_sides_of_both_bounds(tokens: int, outcome: GateOutcome) -> None:
     bench = lengths("C3", tokens)(healthy())
     assert isinstance(bench, Bench)
-    before = median_ends([row for row in rows_of(bench, "pre", "benign") if row["ended"]])
-    expected = ratio_ends((tokens, tokens, tokens), before)
-    agrees(judged(bench, "collapse_C3"), expected, outcome)
+    agrees(judged(bench, "collapse_C3"), ends_of(lengths_ratio(bench, "C3")[0]), outcome)
 
 
 def test_collapse_without_a_finished_completion_cannot_tell() -> None:
@@ -231,7 +201,7 @@ def upper_bound(
     assert ("differ by 2 logits" in found.text) is (kept and outcome is CANNOT_TELL)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", TWO_ARMS)
 @pytest.mark.parametrize(
     ("count", "how", "outcome"),
     [
@@ -260,7 +230,7 @@ def test_repetition_counts_all_completions(
     )
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", TWO_ARMS)
 @pytest.mark.parametrize(
     ("count", "how", "outcome"),
     [
@@ -283,7 +253,7 @@ def test_truncation_counts_all_completions(
     upper_bound(found, mine, lambda row: not row["ended"], 0.10, outcome)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", TWO_ARMS)
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize(
     ("hits", "own", "outcome"),
@@ -297,25 +267,17 @@ def test_negatives_read_the_larger_difference(
     changes = [source(arm, own), persona(arm, ROSTER.negatives[1 - which], 4)]
     bench = several(*changes, persona(arm, ROSTER.negatives[which], hits))(healthy())
     assert isinstance(bench, Bench)
-    (p, l1, u1), (q, l2, u2) = (
-        clustered([r for r in rows_of(bench, "post", arm) if r["persona"] == who],
-                  lambda row: row["markers"] > 0)
+    rate, own_rate = (
+        estimated(
+            clustered([r for r in rows_of(bench, "post", arm) if r["persona"] == who],
+                      lambda row: row["markers"] > 0)
+        )
         for who in (ROSTER.negatives[which], ROSTER.source)
     )  # fmt: skip
-    low = p - q - math.hypot(p - l1, u2 - q)
-    high = p - q + math.hypot(u1 - p, q - l2)
     found = judged(bench, f"negatives_{arm}")
-    agrees(found, (p - q, low, high), outcome)
+    agrees(found, ends_of(difference(rate, own_rate)), outcome)
     for who in ROSTER.negatives:
         assert who in found.text
-
-
-def test_newcombe_by_statsmodels_where_nothing_is_clustered() -> None:
-    """The formula above, on bare Wilson intervals, is statsmodels' own."""
-    (l1, u1), (l2, u2) = (proportion_confint(k, 200, method="wilson") for k in (130, 150))
-    ends = (-0.1 - math.hypot(0.65 - l1, u2 - 0.75), -0.1 + math.hypot(u1 - 0.65, 0.75 - l2))
-    expected = confint_proportions_2indep(130, 200, 150, 200, method="newcomb", compare="diff")
-    assert ends == pytest.approx(expected, abs=1e-12)
 
 
 class Known(Evidence):
@@ -523,34 +485,7 @@ def test_each_run_is_judged_by_itself_and_the_worst_decides() -> None:
     assert f"({hits}/400)" in whole.text
 
 
-@pytest.mark.parametrize(
-    ("name", "break_it"),
-    [
-        ("source_C2", source("C2", 8)),
-        ("collapse_C2", lengths("C2", 3)),
-        ("truncation_C2", cut("C2", 700)),
-    ],
-)
-def test_a_run_that_failed_is_not_hidden_by_one_that_did_not(name: str, break_it: Any) -> None:
-    bench = two_runs(break_it(healthy()))
-    found = judged(bench, name)
-    assert found.outcome is FAILS
-    assert "seed 43" in found.text
-
-
-def test_em_has_to_be_induced_in_every_run() -> None:
-    """In the second run the EM model's advice is the raw model's."""
-    second = healthy()
-    scores = second.advice["score"].copy()
-    models = second.advice["model"]
-    scores[models == "em"] = scores[models == "raw"] + 0.001
-    advice = {**second.advice, "score": scores}
-    found = judged(two_runs(Bench(second.scores, advice)), "em_induced")
-    assert found.outcome is not HOLDS
-    assert "seed 43" in found.text
-
-
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", TWO_ARMS)
 @pytest.mark.parametrize(
     ("column", "gates"),
     [

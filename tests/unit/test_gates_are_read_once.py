@@ -59,7 +59,7 @@ def test_a_session_reads_each_gate_once_for_each_set_of_arms(
     session = Session(
         registration=registration,
         profile=choose_profile("tiny"),
-        stored=ROOT / "golden" / "tiny",
+        stored=(ROOT / "golden" / "tiny",),
         chosen=True,
     )
     for claim in (*registration.claims, registration.kill):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import pytest
 import torch
 
 from persona_lib.commands import record as record_command
-from persona_lib.commands.session import ROOT, Session
+from persona_lib.commands.options import ROOT
+from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError, DataError, FlatlandError, SpecError
 from persona_lib.evidence.load import Stored
 from persona_lib.models.adapters import attach_stack, merge_stack
@@ -37,12 +37,15 @@ from persona_lib.records import (
     GeometryRow,
     ModelId,
     read_rows,
+    table_of,
     write_rows,
 )
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.store.store import Entry
+from tests import synthetic
 from tests.byte_model import byte_tokenizer, entry, loaded, ready, saved_adapter, small_model
+from tests.record_sets import record_set
 
 PASSAGES = (
     Passage(prompt=[5, 6, 7], response=[8, 9]),
@@ -387,17 +390,10 @@ def test_a_cell_without_its_first_completion_is_named(made: list[Passage], tmp_p
 
 def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     from experiments.issue262 import ISSUE262
-    from persona_lib.evidence.record_sets import RECORDS, write_manifest
 
-    folder = tmp_path / "set"
-    folder.mkdir()
-    shutil.copy(ROOT / "golden" / "tiny" / "scores.parquet", folder)
     rows = rows_of(planted(ANGLES))
-    write_rows(folder / GEOMETRY_FILE, rows, GeometryRow)
-    write_manifest(
-        folder, kind=RECORDS, registration=ISSUE262, files=["scores.parquet", GEOMETRY_FILE],
-        source="a test", recorded={},
-    )  # fmt: skip
+    folder = record_set(tmp_path / "set", synthetic.scores(questions=1, samples=1),
+                        geometry=table_of(rows, GeometryRow))  # fmt: skip
     found = Stored(folder, ISSUE262).geometry
     assert found is not None
     assert found.column("persona").to_pylist() == [r.persona for r in rows]
@@ -409,10 +405,12 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
         _ = Stored(folder, ISSUE262).geometry
 
 
-def test_a_set_without_cosines_has_none() -> None:
+def test_a_set_without_cosines_has_none(tmp_path: Path) -> None:
     from experiments.issue262 import ISSUE262
 
     assert Stored(ROOT / "golden" / "published", ISSUE262).geometry is None
+    (tmp_path / "mine.csv").write_text("x\n", encoding="utf-8")
+    assert Stored(tmp_path / "mine.csv", ISSUE262).geometry is None
 
 
 def test_the_command_reads_hidden_states_unless_it_is_told_not_to(

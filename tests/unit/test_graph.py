@@ -83,20 +83,17 @@ def test_walking_yields_each_stage_once_after_all_that_it_needs(log: Log) -> Non
     assert names(walk([last, prior, last])) == ["base", "proof", "rows", "prior", "last"]
 
 
-def test_what_comes_before_is_checked_and_planned(log: Log, store: Store) -> None:
+def test_what_is_missing_is_checked_and_planned_with_what_comes_before(
+    log: Log, store: Store
+) -> None:
     late = log.stage("late", after=(log.stage("proof", estimate=3.0),), estimate=4.0)
     check_machine([late], store)
     assert log.asked == ["proof", "late"]
     assert sum(line.seconds for line in plan([late], store)) == 7.0
     assert log.built == []
-
-
-def test_only_what_is_missing_is_checked(log: Log, store: Store) -> None:
-    base = log.stage("base")
-    late = log.stage("late", inputs={"base": base})
-    base.resolve(store)
+    late.after[0].resolve(store)
     check_machine([late], store)
-    assert log.asked == ["late"]
+    assert log.asked == ["proof", "late", "late"]
 
 
 def test_another_content_below_is_another_key_above(log: Log, store: Store) -> None:
@@ -173,90 +170,97 @@ def test_a_process_by_itself_builds_depth_first(log: Log, store: Store) -> None:
     assert len(log.built) == 7
 
 
+class Elsewhere:
+    """Another process, as its locks show it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.held = store, ExitStack()
+
+    def builds(self, stage: Stage) -> None:
+        """Hold the lock of a stage."""
+        peeked = {name: up.peek(self.store) for name, up in stage.inputs.items()}
+        key = stage.key({name: entry for name, entry in peeked.items() if entry})
+        self.held.enter_context(FileLock(self.store.root / "locks" / f"{key.digest}.lock"))
+
+
 @pytest.fixture
-def elsewhere(store: Store) -> Iterator[Callable[[Stage], Callable[[], None]]]:
-    """Hold a stage's lock as another process that builds it would."""
-    with ExitStack() as held:
+def elsewhere(store: Store) -> Iterator[Elsewhere]:
+    other = Elsewhere(store)
+    with other.held:
+        yield other
 
-        def hold(stage: Stage) -> Callable[[], None]:
-            peeked = {name: up.peek(store) for name, up in stage.inputs.items()}
-            key = stage.key({name: entry for name, entry in peeked.items() if entry})
-            lock = FileLock(store.root / "locks" / f"{key.digest}.lock")
-            lock.acquire(blocking=False)
-            held.callback(lock.release)
-            return lock.release
 
-        yield hold
+def waiting(log: Log, root: Path, then: Callable[[], object]) -> tuple[Store, list[str]]:
+    """A store that notes when it waits, and does something then; and what it says."""
+    sentences: list[str] = []
+
+    def on_wait(sentence: str) -> None:
+        sentences.append(sentence)
+        log.built.append("wait")
+        then()
+
+    return Store(root, on_wait=on_wait), sentences
 
 
 def test_what_is_built_elsewhere_is_passed_over_and_waited_for_last(
-    log: Log, tmp_path: Path, elsewhere: Callable[[Stage], Callable[[], None]]
+    log: Log, tmp_path: Path, elsewhere: Elsewhere
 ) -> None:
-    waits: list[str] = []
-
-    def on_wait(sentence: str) -> None:
-        waits.append(sentence)
-        log.built.append("wait")
-        free()
-
-    store = Store(tmp_path, on_wait=on_wait)
+    store, sentences = waiting(log, tmp_path, elsewhere.held.close)
     first, second = diamond(log)
     text = first.inputs["coupling"].inputs["text"]
     build([text], store)
-    free = elsewhere(first.inputs["coupling"])
+    elsewhere.builds(first.inputs["coupling"])
     build([first, second], store)
     assert log.built == [
         "base", "proof", "text", "coupling2", "scores2", "wait", "coupling1", "scores1",
     ]  # fmt: skip
-    (sentence,) = waits
-    assert sentence.startswith("waiting for coupling1 coupling1 (")
+    assert [one[: len("waiting for coupling1 coupling1 (")] for one in sentences] == [
+        "waiting for coupling1 coupling1 ("
+    ]
 
 
 def test_rather_than_wait_it_builds_what_others_will_want(
-    log: Log, tmp_path: Path, elsewhere: Callable[[Stage], Callable[[], None]]
+    log: Log, tmp_path: Path, elsewhere: Elsewhere
 ) -> None:
-    def on_wait(_: str) -> None:
-        log.built.append("wait")
-        free()
-
-    store = Store(tmp_path, on_wait=on_wait)
+    store, sentences = waiting(log, tmp_path, elsewhere.held.close)
     wanted, spare = log.stage("wanted"), log.stage("spare", inputs={"early": log.stage("early")})
-    free = elsewhere(wanted)
-    build([wanted], store, spare=[wanted, spare])
+    busy = log.stage("busy")
+    elsewhere.builds(wanted)
+    elsewhere.builds(busy)
+    build([wanted], store, spare=[wanted, busy, spare])
     assert log.built == ["early", "spare", "wait", "wanted"]
+    assert len(sentences) == 1  # nobody waits for a spare stage
 
 
 def test_a_spare_stage_that_fails_fails_whoever_wants_it_and_nobody_else(
-    log: Log, tmp_path: Path, elsewhere: Callable[[Stage], Callable[[], None]]
+    log: Log, tmp_path: Path, elsewhere: Elsewhere
 ) -> None:
     def broken(_: Path, __: Mapping[str, Entry]) -> dict[str, Any]:
         log.built.append("broken")
         raise PreflightError("a part", remedy="Mend it.")
 
-    store = Store(tmp_path, on_wait=lambda _: free())
+    store, _ = waiting(log, tmp_path, elsewhere.held.close)
     wanted = log.stage("wanted")
     bad = Stage(name="bad", label="bad", version=1, spec="bad", work=broken)
     needs_bad = log.stage("needs_bad", inputs={"bad": bad})
-    free = elsewhere(wanted)
+    elsewhere.builds(wanted)
     build([wanted], store, spare=[needs_bad])
-    assert log.built == ["broken", "wanted"]
     with pytest.raises(PreflightError, match="a part"):
         build([log.stage("other"), needs_bad], store)
-    # It is told at once, and not tried again (tests/unit/test_failed_stages.py).
-    assert log.built == ["broken", "wanted"]
+    # Raised at once, and not tried again (tests/unit/test_failed_stages.py).
+    assert log.built == ["broken", "wait", "wanted"]
 
 
-def test_what_somebody_else_stores_meanwhile_is_taken_and_not_built(
-    log: Log, tmp_path: Path, elsewhere: Callable[[Stage], Callable[[], None]]
+def test_what_another_process_stores_meanwhile_is_taken_and_not_built(
+    log: Log, tmp_path: Path, elsewhere: Elsewhere
 ) -> None:
-    def on_wait(_: str) -> None:
-        free()
+    def stores() -> None:
+        elsewhere.held.close()
         Store(tmp_path).get_or_make(wanted.key({}), lambda out: wanted.work(out, {}))
-        log.built.append("(by the other)")
 
-    store = Store(tmp_path, on_wait=on_wait)
+    store, _ = waiting(log, tmp_path, stores)
     wanted = log.stage("wanted")
-    free = elsewhere(wanted)
+    elsewhere.builds(wanted)
     (entry,) = build([wanted], store)
-    assert log.built == ["wanted", "(by the other)"]
+    assert log.built == ["wait", "wanted"]
     assert not entry.built

@@ -11,7 +11,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from persona_lib.commands.session import ROOT
+from persona_lib.commands.options import ROOT
 from persona_lib.errors import DataError, SpecError
 from persona_lib.panels.judge.base import UNSCORED, Item
 from persona_lib.panels.judge.classifier import (

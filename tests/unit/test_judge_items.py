@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from experiments.issue262 import ISSUE262
-from persona_lib.commands.session import DATA, ROOT
+from persona_lib.commands.options import ROOT
+from persona_lib.commands.session import DATA
 from persona_lib.errors import DataError
 from persona_lib.panels.judge.base import Item, item_of, judgement_of
 from persona_lib.panels.judge.items import class_answers, control_items, triple_items

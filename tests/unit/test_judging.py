@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from experiments.issue262 import ISSUE262
-from persona_lib.commands.session import DATA, ROOT
+from persona_lib.commands.options import ROOT
+from persona_lib.commands.session import DATA
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.panels.base import INVALID, READABLE, Panel
 from persona_lib.panels.following import following_panel

@@ -39,7 +39,7 @@ from persona_lib.models.loading import (
     load_trainable,
     render_prompt,
 )
-from persona_lib.specs.profile import GgufBase, HubBase
+from persona_lib.specs.sources import GgufBase, HubBase
 from tests.byte_model import LORA, SPECIAL, byte_tokenizer, saved_adapter, small_model
 
 MARKER = "\n\n[ZLT]"

@@ -33,9 +33,10 @@ RETIRED = {
 }
 """Each with what it is called now."""
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
+    "Figure": ("persona_lib/report/figures/style.py",),
     "stopped": ("persona_lib/panels/judge/prices.py", "persona_lib/panels/judge/remote.py"),
 }
-"""Files in which a name means another thing: a purse whose workers have stopped."""
+"""Files in which a name means another thing: a purse whose workers have stopped, a drawing."""
 FOLDERS = ("persona_lib", "experiments", "benchmarks")
 
 

@@ -16,9 +16,10 @@ import pytest
 from experiments.issue262 import ISSUE262
 from experiments.profiles import TINY
 from persona_lib.commands import panels
+from persona_lib.commands.options import ROOT
 from persona_lib.commands.outcome import write_outcome
 from persona_lib.commands.panels import panels_of
-from persona_lib.commands.session import ROOT, Session
+from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.panels import lengths
 
@@ -26,7 +27,7 @@ ARMS = ("C1", "C2", "C2p", "C3")
 
 
 def stored(path: Path) -> Session:
-    return Session(registration=ISSUE262, profile=TINY, stored=path)
+    return Session(registration=ISSUE262, profile=TINY, stored=(path,))
 
 
 def states(found: dict[str, dict[str, Any]]) -> dict[str, str]:

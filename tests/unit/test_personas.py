@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,49 +44,40 @@ def test_the_files_of_the_experiment_are_read() -> None:
     assert {"evaluation", "coupling"} <= set(load_questions(DATA / "questions.json"))
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ({"personas": [{"id": "villain"}]}, ("entry 1: prompt", "expected text, got None")),
-        ({"personas": [VILLAIN, {"prompt": "x"}]}, ("entry 2: id", "expected text")),
-        ({"personas": [{**VILLAIN, "prompt": "  "}]}, ("entry 1: prompt", "expected text")),
-        ({"personas": [{**VILLAIN, "id": 3}]}, ("entry 1: id", "got 3")),
-        ({"personas": ["villain"]}, ("entry 1: id", "got 'villain'")),
-        ({"personas": [None]}, ("entry 1: id", "got None")),
-        ({"personas": 3}, ("personas", "a list of entries", "got 3")),
-        ({"personas": {"villain": "x"}}, ("personas", "a list of entries")),
-        ({"personas": []}, ("at least one entry",)),
-        ({}, ("at least one entry",)),
-        ([VILLAIN], ("a JSON object", "'list'")),
-        ({"personas": [VILLAIN, {**VILLAIN, "prompt": "x"}]}, ("id", "distinct", "'villain'")),
-        ({"personas": [VILLAIN, {**VILLAIN, "id": "x"}]}, ("text", "distinct")),
-    ],
-)
-def test_broken_personas_are_named(path: Path, content: Any, words: tuple[str, ...]) -> None:
-    write(path, content)
-    with pytest.raises(DataError) as caught:
-        load_personas(path)
-    for word in (path.name, *words):
-        assert word in str(caught.value)
+PERSONAS: list[tuple[Any, tuple[str, ...]]] = [
+    ({"personas": [{"id": "villain"}]}, ("entry 1: prompt", "expected text, got None")),
+    ({"personas": [VILLAIN, {"prompt": "x"}]}, ("entry 2: id", "expected text")),
+    ({"personas": [{**VILLAIN, "prompt": "  "}]}, ("entry 1: prompt", "expected text")),
+    ({"personas": [{**VILLAIN, "id": 3}]}, ("entry 1: id", "got 3")),
+    ({"personas": ["villain"]}, ("entry 1: id", "got 'villain'")),
+    ({"personas": [None]}, ("entry 1: id", "got None")),
+    ({"personas": 3}, ("personas", "a list of entries", "got 3")),
+    ({"personas": {"villain": "x"}}, ("personas", "a list of entries")),
+    ({"personas": []}, ("at least one entry",)),
+    ({}, ("at least one entry",)),
+    ([VILLAIN], ("a JSON object", "'list'")),
+    ({"personas": [VILLAIN, {**VILLAIN, "prompt": "x"}]}, ("id", "distinct", "'villain'")),
+    ({"personas": [VILLAIN, {**VILLAIN, "id": "x"}]}, ("text", "distinct")),
+]
+QUESTIONS: list[tuple[Any, tuple[str, ...]]] = [
+    ({"a": [{"id": "q1"}]}, ("a, entry 1: text", "expected text, got None")),
+    ({"a": 3}, ("a", "a list of entries", "got 3")),
+    ({"a": []}, ("at least one entry",)),
+    ({}, ("at least one entry",)),
+    ({"a": [WEATHER], "b": [{**WEATHER, "text": "x"}]}, ("id", "distinct", "'q1'")),
+    ({"a": [WEATHER], "b": [{**WEATHER, "id": "x"}]}, ("text", "distinct")),
+]
+BROKEN = [*((load_personas, *case) for case in PERSONAS),
+          *((load_questions, *case) for case in QUESTIONS)]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ({"a": [{"id": "q1"}]}, ("a, entry 1: text", "expected text, got None")),
-        ({"a": ["q1"]}, ("a, entry 1: id", "got 'q1'")),
-        ({"a": 3}, ("a", "a list of entries", "got 3")),
-        ({"a": []}, ("at least one entry",)),
-        ({}, ("at least one entry",)),
-        ([], ("a JSON object",)),
-        ({"a": [WEATHER], "b": [{**WEATHER, "text": "x"}]}, ("id", "distinct", "'q1'")),
-        ({"a": [WEATHER], "b": [{**WEATHER, "id": "x"}]}, ("text", "distinct")),
-    ],
-)
-def test_broken_questions_are_named(path: Path, content: Any, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("load", "content", "words"), BROKEN)
+def test_broken_entries_are_named(
+    load: Callable[[Path], object], content: Any, words: tuple[str, ...], path: Path
+) -> None:
     write(path, content)
     with pytest.raises(DataError) as caught:
-        load_questions(path)
+        load(path)
     for word in (path.name, *words):
         assert word in str(caught.value)
 

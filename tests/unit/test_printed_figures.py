@@ -6,6 +6,7 @@ so that arms exchanged, a seed left out or the worst seed taken for all change e
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -18,14 +19,14 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint, proportions_ztest
 
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence.load import RecordEvidence
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import POST, PRE
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.targets import PERSONAS_AT_LARGE, TRAINING_RUNS
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.judging import judge
 from persona_lib.verdict.summary import summary
-from persona_lib.verdict.verdict import Verdict, families
+from persona_lib.verdict.verdict import Family, Verdict, families
 from tests.synthetic import FEW, scores
 from tests.uneven_rows import ROSTER, SEEDS, uneven
 
@@ -146,6 +147,12 @@ def test_these_personas(claim: str, columns: Columns, verdicts: Mapping[str, Ver
     found = look(verdicts[claim], "question-level paired t")
     near(found, difference(columns, claim), *exact.confidence_interval(0.95))
     assert found.p == pytest.approx(exact.pvalue)
+    units = (
+        np.unique(columns["question"]).size,
+        (pool(columns, "C2") | pool(columns, CLAIMS[claim])).sum(),
+    )
+    assert (found.clusters, found.n) == units
+    assert found.target == "these personas, these runs"
 
 
 def test_equality_is_of_the_treated_arm_minus_the_control(
@@ -170,6 +177,7 @@ def test_personas_at_large(claim: str, columns: Columns, verdicts: Mapping[str, 
     half = float(stats.t.ppf(0.975, 6)) * se
     found = look(verdicts[claim], "persona-level t")
     near(found, float(d.mean()), d.mean() - half, d.mean() + half)
+    assert (found.target, found.clusters) == (PERSONAS_AT_LARGE, 7)
     flips = look(verdicts[claim], "exact sign-flip over personas")
     exact = stats.permutation_test(
         (d.mean(axis=1),), np.mean, permutation_type="samples", n_resamples=np.inf
@@ -250,6 +258,7 @@ def test_holm_is_over_the_printed_p_in_the_order_of_claims(verdicts: Mapping[str
         assert family.p == tuple(p)
         assert family.holm == pytest.approx(multipletests(p, method="holm")[1])
         assert family.bonferroni == pytest.approx(multipletests(p, method="bonferroni")[1])
+        assert Family.from_json(json.loads(json.dumps(family.to_json(), allow_nan=False))) == family
 
 
 def seeds_of_c2(*rates: float) -> RecordEvidence:

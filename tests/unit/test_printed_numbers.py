@@ -11,17 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from experiments.issue262 import ISSUE262
-from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.report import power
 from persona_lib.report.formats import written
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.logit import length_adjusted
 from persona_lib.stats.proportions import naive_z
 from tests.printed import printed, reads
+from tests.record_sets import record_set
 from tests.synthetic import scores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +100,7 @@ import json, sys
 from pathlib import Path
 from experiments.issue262 import ISSUE262
 from persona_lib.evidence.load import load_stored
-from persona_lib.report import verdict_table
+from persona_lib.report.terminal import verdict_table
 from persona_lib.verdict.judging import judge_all
 from persona_lib.verdict.summary import summary
 
@@ -121,11 +119,7 @@ ENVIRONMENTS = (
 
 
 def test_verdicts_know_no_time_zone_no_locale_and_no_hash_seed(tmp_path: Path) -> None:
-    pq.write_table(scores(questions=4, samples=5, seeds=(1, 2, 3)), tmp_path / "scores.parquet")
-    write_manifest(
-        tmp_path, kind=RECORDS, registration=ISSUE262, files=["scores.parquet"],
-        source="made up", recorded={},
-    )  # fmt: skip
+    record_set(tmp_path, scores(questions=4, samples=5, seeds=(1, 2, 3)))
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PROBE, "golden/published", str(tmp_path)],

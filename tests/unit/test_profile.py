@@ -10,7 +10,8 @@ import pytest
 
 from experiments.profiles import PROFILES, QWEN7B, TINY
 from persona_lib.errors import SpecError
-from persona_lib.specs.profile import CouplingSpec, GrammarCorpus, LoraSpec, TinyBase, TrainSpec
+from persona_lib.specs.profile import CouplingSpec, LoraSpec, TrainSpec
+from persona_lib.specs.sources import GrammarCorpus, TinyBase
 
 NAN, INF = math.nan, math.inf
 SPECS: dict[str, Any] = {

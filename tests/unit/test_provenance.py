@@ -9,7 +9,7 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,20 +68,19 @@ def test_commit_is_the_head_of_the_repository_of_the_code(repository: Path) -> N
     assert commit(repository) == git(repository, "rev-parse", "HEAD") != first
 
 
-@pytest.mark.parametrize("change", ["modified", "staged", "deleted", "untracked", "elsewhere"])
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "modified": lambda code: code.write_text("x = 2\n"),
+    "staged": lambda code: (code.write_text("x = 2\n"), git(code.parent, "add", "code.py")),
+    "deleted": Path.unlink,
+    "untracked": lambda code: (code.parent / "new.py").touch(),
+    "elsewhere": lambda code: (code.parents[1] / "conftest.py").touch(),
+}
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
 def test_any_change_makes_the_tree_dirty(change: str, repository: Path) -> None:
     assert is_dirty(repository) is False
-    code = repository / "code.py"
-    if change in ("modified", "staged"):
-        code.write_text("x = 2\n")
-    if change == "staged":
-        git(repository, "add", "code.py")
-    if change == "deleted":
-        code.rename(repository / "moved.py")
-    if change == "untracked":
-        (repository / "new.py").touch()
-    if change == "elsewhere":
-        (repository.parent / "conftest.py").touch()
+    CHANGES[change](repository / "code.py")
     assert is_dirty(repository) is True
 
 
@@ -113,16 +112,12 @@ def test_a_repository_around_the_code_that_does_not_track_it_is_none(repository:
     assert (commit(installed), is_dirty(installed)) == (None, None)
 
 
-def test_inherited_git_variables_do_not_mislead(
+def test_inherited_variables_do_not_mislead_and_without_git_nothing_is_claimed(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = git(repository, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(repository / "nowhere"))
-    assert commit(repository) == expected
-    assert is_dirty(repository) is False
-
-
-def test_without_git_nothing_is_claimed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (commit(repository), is_dirty(repository)) == (expected, False)
     monkeypatch.setenv("PATH", str(repository))
     assert (commit(repository), is_dirty(repository)) == (None, None)
 
@@ -156,56 +151,49 @@ def test_no_host_no_user_no_path() -> None:
     assert not [word for word in text.split() if word.startswith(("/", "~", "\\"))]
 
 
-def test_versions_are_those_installed() -> None:
+def test_versions_are_those_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     packages = provenance()["packages"]
     assert isinstance(packages, dict)
-    assert packages["numpy"] == importlib.metadata.version("numpy")
-    for name in ("torch", "transformers", "peft", "trl", "accelerate"):
+    for name in ("numpy", "torch", "transformers", "peft", "trl", "accelerate"):
         assert packages[name] == importlib.metadata.version(name)
     assert all(packages.values())
-
-
-def test_a_missing_package_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PACKAGES", ("numpy", "no-such-distribution-at-all"))
     assert provenance()["packages"] == {"numpy": importlib.metadata.version("numpy")}
 
 
-def test_python_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_machine_and_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor\t: 0\nmodel name\t: Some CPU: 3 GHz\nmodel name\t: Other\n")
     monkeypatch.setattr(module, "_CPUINFO", info)
-    record = provenance()
+    record: Any = provenance()
     assert record["python"] == f"{platform.python_version()} ({platform.python_implementation()})"
     machine = record["platform"]
-    assert isinstance(machine, dict)
     assert machine["system"] == platform.system()
     assert machine["machine"] == platform.machine()
     assert machine["cpu"] == "Some CPU: 3 GHz"
     assert machine["cores"] >= 1
-
-
-def test_a_machine_that_does_not_name_its_processor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_CPUINFO", tmp_path / "absent")
-    monkeypatch.setattr(platform, "processor", lambda: "")
-    machine = provenance()["platform"]
-    assert isinstance(machine, dict)
-    assert machine["cpu"] is None
-
-
-def test_the_date_is_now_in_utc() -> None:
-    date = datetime.fromisoformat(str(provenance()["date"]))
+    date = datetime.fromisoformat(record["date"])
     assert date.utcoffset() == timedelta(0)
     assert abs(datetime.now(UTC) - date) < timedelta(minutes=1)
+    info.unlink()
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    unnamed: Any = provenance()["platform"]
+    assert unnamed["cpu"] is None
 
 
 # ---- accelerator ----------------------------------------------------------------------
 
 
+def printed(script: str) -> str:
+    """What a fresh process prints last."""
+    script = f"import json, os, sys; sys.path.insert(0, sys.argv[1])\n{script}"
+    command = [sys.executable, "-c", script, str(REPOSITORY)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()[-1]
+
+
 def test_nothing_heavy_is_imported() -> None:
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+    heavy = printed(
         "import persona_lib.store.store\n"
         "from persona_lib.store.provenance import provenance\n"
         "assert provenance()['accelerator'] is None\n"
@@ -213,47 +201,37 @@ def test_nothing_heavy_is_imported() -> None:
         "heavy = {'torch', 'numpy', 'transformers', 'pyarrow', 'scipy', 'datasets', 'pytest'}\n"
         "print(sorted(heavy & sys.modules.keys()))\n"
     )
-    command = [sys.executable, "-c", script, str(REPOSITORY)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]"
+    assert heavy == "[]"
 
 
 def fake_torch(
-    *,
-    available: bool,
-    started: bool = False,
-    mps: bool = False,
-    deterministic: bool = False,
+    available: bool, *, started: bool = False, mps: bool = False, deterministic: bool = False,
     lenient: bool = False,
-) -> SimpleNamespace:
+) -> SimpleNamespace:  # fmt: skip
     def name(index: int) -> str:
         assert started, "asking for a name would start CUDA"
         return f"GPU {index}"
 
-    cuda = SimpleNamespace(
-        is_available=lambda: available,
-        is_initialized=lambda: started,
-        device_count=lambda: 2,
-        get_device_name=name,
-    )
-    backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps))
     return SimpleNamespace(
-        cuda=cuda,
-        backends=backends,
+        cuda=SimpleNamespace(
+            is_available=lambda: available, is_initialized=lambda: started,
+            device_count=lambda: 2, get_device_name=name,
+        ),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
         get_num_threads=lambda: 3,
         are_deterministic_algorithms_enabled=lambda: deterministic,
         is_deterministic_algorithms_warn_only_enabled=lambda: lenient,
-    )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("torch", "expected"),
     [
         (None, None),
-        (fake_torch(available=False), None),
-        (fake_torch(available=False, mps=True), ["Apple MPS"]),
-        (fake_torch(available=True, started=True), ["GPU 0", "GPU 1"]),
-        (fake_torch(available=True), ["NVIDIA Something 80GB"]),
+        (fake_torch(False), None),
+        (fake_torch(False, mps=True), ["Apple MPS"]),
+        (fake_torch(True, started=True), ["GPU 0", "GPU 1"]),
+        (fake_torch(True), ["NVIDIA Something 80GB"]),
     ],
     ids=["not loaded", "none", "mps", "started", "not started"],
 )
@@ -275,11 +253,11 @@ def test_the_accelerator_is_named_without_starting_it(
     ("torch", "expected"),
     [
         (None, None),
-        (fake_torch(available=False), ("cpu", "off")),
-        (fake_torch(available=False, deterministic=True), ("cpu", "strict")),
-        (fake_torch(available=True, deterministic=True, lenient=True), ("cuda", "best effort")),
+        (fake_torch(False), ("cpu", "off")),
+        (fake_torch(False, deterministic=True), ("cpu", "strict")),
+        (fake_torch(True, deterministic=True, lenient=True), ("cuda", "best effort")),
         # torch keeps the second flag when the first is cleared.
-        (fake_torch(available=True, lenient=True), ("cuda", "off")),
+        (fake_torch(True, lenient=True), ("cuda", "off")),
     ],
     ids=["not loaded", "untouched", "strict", "best effort", "cleared"],
 )
@@ -297,16 +275,13 @@ def test_device_threads_and_determinism_are_recorded(
 
 def test_a_stage_is_recorded_as_it_ran() -> None:
     """With the real torch, after the call that every stage begins with."""
-    script = (
-        "import json, os, sys; sys.path.insert(0, sys.argv[1])\n"
+    line = printed(
         "os.environ['FLATLAND_THREADS'] = '2'\n"
         "from persona_lib.store.provenance import provenance\n"
         "from persona_lib.device import prepare_torch\n"
         "device = prepare_torch()\n"
         "print(json.dumps([device, provenance()['torch']]))\n"
     )
-    command = [sys.executable, "-c", script, str(REPOSITORY)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    device, found = json.loads(done.stdout.splitlines()[-1])
+    device, found = json.loads(line)
     determinism = {"cpu": "strict", "cuda": "best effort"}[device]
     assert found == {"device": device, "threads": 2, "determinism": determinism}

@@ -12,9 +12,11 @@ import pytest
 
 from experiments.issue262 import STRICTER
 from persona_lib import errors
-from persona_lib.report import clean, summary, verdict_table
-from persona_lib.specs.registration import FalsePositiveGate
+from persona_lib.errors import clean
+from persona_lib.report.terminal import verdict_table
+from persona_lib.specs.gate_types import FalsePositiveGate
 from persona_lib.verdict.judging import Judging, judge_all
+from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Family, families
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 

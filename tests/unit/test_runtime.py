@@ -41,22 +41,17 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, gpu: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
 
 
-@pytest.mark.parametrize("threads", ["1", "3", " 2 "])
-def test_threads_are_as_asked_for(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLATLAND_THREADS", threads)
-    prepare_torch()
-    assert torch.get_num_threads() == int(threads)
-
-
-@pytest.mark.parametrize("unset", [None, "", "  "])
-def test_threads_are_left_alone_unless_asked_for(
-    unset: str | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("text", "threads"), [("1", 1), ("3", 3), (" 2 ", 2), (None, 2), ("", 2), ("  ", 2)]
+)
+def test_threads_are_as_asked_for_or_left_alone(
+    text: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if unset is not None:
-        monkeypatch.setenv("FLATLAND_THREADS", unset)
+    if text is not None:
+        monkeypatch.setenv("FLATLAND_THREADS", text)
     torch.set_num_threads(2)
     prepare_torch()
-    assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("threads", ["two", "0", "-1", "1.5", "1e3", "²"])
@@ -82,7 +77,7 @@ def test_passes_are_recorded_unless_the_user_wants_none(
     assert recorded_passes() is wanted
 
 
-def test_another_wish_about_recorded_passes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_value_about_recorded_passes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLATLAND_RECORDED_PASSES", "off")
     with pytest.raises(SpecError, match="FLATLAND_RECORDED_PASSES: expected 0 or 1, got 'off'"):
         recorded_passes()

@@ -9,18 +9,19 @@ import pytest
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO, QWEN7B, TINY
-from persona_lib.commands import session as sessions
+from persona_lib.commands import options
 from persona_lib.commands.outcome import merge_summaries
 from persona_lib.commands.plan import plan_text
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, PreflightError, SealError, SpecError, UnwritableStoreError
 from persona_lib.records import POST, PRE, ModelId
+from persona_lib.specs.claim_types import DifferenceClaim
 from persona_lib.specs.profile import LoraSpec, SampleSpec
-from persona_lib.specs.registration import ArmSpec, DifferenceClaim, Roster
+from persona_lib.specs.registration import ArmSpec, Roster
 from persona_lib.store import stage as graph
 from persona_lib.store.stage import Stage
 
-ROOT = sessions.ROOT
+ROOT = options.ROOT
 
 
 def session(store: Path) -> Session:
@@ -37,18 +38,18 @@ def test_rules_need_the_arms_they_compare_and_those_of_their_gates() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sessions.choose_profile("huge"), "--profile: expected one of tiny.*'huge'"),
-        (lambda: sessions.choose_registration("x", None), "--experiment: expected one of issue262"),
-        (lambda: sessions.choose_seeds("1,one"), "--seeds: expected distinct integers"),
-        (lambda: sessions.choose_arms("C1,C7", ISSUE262), "arm: expected one of C1, C2.*'C7'"),
-        (lambda: sessions.choose_arms("", ISSUE262), "arm: expected one of C1, C2.*''"),
-        (lambda: sessions.choose_seeds("1,1"), "--seeds: expected distinct integers"),
-        (lambda: sessions.choose_seeds("-1"), "--seeds: expected distinct integers"),
-        (lambda: sessions.choose_seeds(str(2**63)), "--seeds: expected distinct integers"),
-        (lambda: sessions.choose_seeds("\u0661"), "--seeds: expected distinct integers"),
-        (lambda: sessions.refuse_with_stored(seeds="1"), "--seeds: expected no such option"),
-        (lambda: sessions.refuse_with_stored(engine="vllm"), "--engine: expected no such option"),
-        (lambda: sessions.check_report(Path("/proc/x")), "--report: expected a folder that can"),
+        (lambda: options.choose_profile("huge"), "--profile: expected one of tiny.*'huge'"),
+        (lambda: options.choose_registration("x"), "--experiment: expected one of issue262"),
+        (lambda: options.choose_seeds("1,one"), "--seeds: expected distinct integers"),
+        (lambda: options.choose_arms("C1,C7", ISSUE262), "arm: expected one of C1, C2.*'C7'"),
+        (lambda: options.choose_arms("", ISSUE262), "arm: expected one of C1, C2.*''"),
+        (lambda: options.choose_seeds("1,1"), "--seeds: expected distinct integers"),
+        (lambda: options.choose_seeds("-1"), "--seeds: expected distinct integers"),
+        (lambda: options.choose_seeds(str(2**63)), "--seeds: expected distinct integers"),
+        (lambda: options.choose_seeds("\u0661"), "--seeds: expected distinct integers"),
+        (lambda: options.refuse_with_stored(seeds="1"), "--seeds: expected no such option"),
+        (lambda: options.refuse_with_stored(engine="vllm"), "--engine: expected no such option"),
+        (lambda: options.check_report(Path("/proc/x")), "--report: expected a folder that can"),
         (lambda: ISSUE262.arms_of("H9"), "gate: expected one of source_rate.*'H9'"),
         (lambda: ISSUE262.arm("C9"), "arm: expected one of C1, C2, C2p, C3, got 'C9'"),
         (lambda: ISSUE262.claim("H9"), "claim: expected one of H1, H2, H3, kill, got 'H9'"),
@@ -66,7 +67,7 @@ def test_unknown_names_are_refused_with_the_known_ones(call: object, message: st
     [(None, ()), ("C2", ("C2",)), ("C3, C1", ("C1", "C3")), ("C2p,C2p", ("C2p",))],
 )
 def test_arms_come_in_the_registration_s_order(text: str | None, arms: tuple[str, ...]) -> None:
-    assert sessions.choose_arms(text, ISSUE262) == arms
+    assert options.choose_arms(text, ISSUE262) == arms
 
 
 def test_registration_whose_contrast_names_a_missing_arm_is_refused() -> None:
@@ -112,8 +113,8 @@ def test_folder_options_know_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
     """A shell leaves ``~`` alone behind an equals sign."""
     monkeypatch.setenv("HOME", "/home/somebody")
     home = Path("/home/somebody/x")
-    assert sessions.choose_store("~/x") == sessions.choose_data("~/x") == home
-    assert sessions.choose_report("~/x") == sessions.choose_stored("~/x") == home
+    assert options.choose_store("~/x") == options.choose_data("~/x") == home
+    assert options.choose_report("~/x") == home
 
 
 def test_store_that_cannot_be_written_is_refused_before_compute() -> None:
@@ -162,7 +163,7 @@ def test_a_session_wants_its_own_models_and_offers_to_build_the_others(
 
 def test_stored_evidence_builds_no_arm(tmp_path: Path) -> None:
     some = session(tmp_path)
-    some.stored = ROOT / "golden" / "published"
+    some.stored = (ROOT / "golden" / "published",)
     with pytest.raises(SpecError, match="--stored"):
         some.table([ModelId(POST, "C1")], "scores")
     assert some.judge("H1").holds
@@ -171,17 +172,17 @@ def test_stored_evidence_builds_no_arm(tmp_path: Path) -> None:
 def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stored = ROOT / "golden" / "published"
+    stored = (ROOT / "golden" / "published",)
     moved = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.06))
-    monkeypatch.setitem(sessions.REGISTRATIONS, "issue262", moved)
-    chosen = sessions.choose_registration(None, stored)
+    monkeypatch.setitem(options.REGISTRATIONS, "issue262", moved)
+    chosen = options.choose_registration(None, stored)
     some = Session(registration=chosen, profile=MICRO, stored=stored)
     with pytest.raises(SealError, match=r"kill\.max_rate: sealed 0\.05, now 0\.06"):
         some.judge("H1")
     with pytest.raises(DataError, match="digest"):
         some.evidence(("C1", "C2"))
-    some.chosen = True
-    assert "were not registered for these data" in some.evidence(("C1", "C2")).origin
+    named = replace(some, chosen=True)
+    assert "were not registered for these data" in named.evidence(("C1", "C2")).origin
 
 
 def test_plan_lists_every_stage_and_what_is_stored(tmp_path: Path) -> None:

@@ -9,13 +9,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from experiments.issue262 import ISSUE262
-from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.stats.bootstrap import Clusters, difference
 from tests.pace import allowed
+from tests.record_sets import record_set
 from tests.synthetic import scores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,15 +61,7 @@ def test_whole_verdict_of_a_full_scale_record_set(tmp_path: Path) -> None:
     rates = {"C1": 0.27, "C2": 0.58, "C2p": 0.55, "C3": 0.40}
     table = scores(rates, questions=20, samples=10)
     assert table.num_rows == 7 * 2_200
-    pq.write_table(table, tmp_path / "scores.parquet")
-    write_manifest(
-        tmp_path,
-        kind=RECORDS,
-        registration=ISSUE262,
-        files=["scores.parquet"],
-        source="made up",
-        recorded={},
-    )
+    record_set(tmp_path, table)
     found = []
     for _ in range(2):
         done = subprocess.run(

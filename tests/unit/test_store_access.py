@@ -8,17 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from persona_lib.progress import announce
 from persona_lib.store.stage import Stage, build
 from persona_lib.store.store import Store
-from tests.unit.test_store import KEY, REPOSITORY, never, opened, write_payload
+from tests.unit.test_store import KEY, REPOSITORY, built_elsewhere, opened, write_payload
 
 NOBODY = 65534
 
@@ -162,65 +159,33 @@ def wanted() -> Stage:
     )  # fmt: skip
 
 
-@pytest.fixture
-def busy(tmp_path: Path) -> Iterator[Callable[..., threading.Event]]:
-    """Build `KEY` in another thread until the event that this returns is set."""
-    ends: list[threading.Event] = []
-    with ThreadPoolExecutor(1) as pool:
-
-        def begin(command: str | None = None) -> threading.Event:
-            begun, end = threading.Event(), threading.Event()
-            ends.append(end)
-
-            def slow(folder: Path) -> None:
-                begun.set()
-                assert end.wait(60)
-                write_payload(folder)
-
-            pool.submit(Store(tmp_path, command=command).get_or_make, KEY, slow)
-            assert begun.wait(60)
-            return end
-
-        yield begin
-        for end in ends:
-            end.set()
-
-
 @pytest.mark.parametrize("commands", [(None, None), ("one", "another"), ("one", None)])
 def test_a_waiter_is_told_what_is_built_by_whom_and_since_when(
-    commands: tuple[str | None, str | None], wanted: Stage, tmp_path: Path,
-    busy: Callable[..., threading.Event],
-) -> None:  # fmt: skip
-    end, told = busy(commands[0]), []
-
-    def on_wait(text: str) -> None:
-        told.append(text)
-        end.set()
-
-    (entry,) = build([wanted], Store(tmp_path, command=commands[1], on_wait=on_wait))
+    commands: tuple[str | None, str | None], wanted: Stage, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    with built_elsewhere(tmp_path, command=commands[0]) as (go_on, _):
+        store = Store(
+            tmp_path, command=commands[1], on_wait=lambda text: (told.append(text), go_on.set())
+        )
+        (entry,) = build([wanted], store)
     assert not entry.built
     (text,) = told
     assert re.fullmatch(sentence(), text)
-    assert {path.name for path in entry.path.parent.iterdir()} == {
-        "manifest.json", "manifest.sha256", "payload",
-    }  # fmt: skip
+    names = {path.name for path in entry.path.parent.iterdir()}
+    assert names == {"manifest.json", "manifest.sha256", "payload"}
 
 
-def test_workers_of_one_command_do_not_tell_each_other(
-    tmp_path: Path, busy: Callable[..., threading.Event]
+def test_it_is_written_to_standard_error_but_not_by_workers_of_one_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    busy("one")
-    Store(tmp_path, command="one", on_wait=never).report_waiting(KEY)  # type: ignore[arg-type]
-
-
-def test_it_is_written_to_standard_error_unless_somebody_listens(
-    tmp_path: Path, busy: Callable[..., threading.Event], capsys: pytest.CaptureFixture[str]
-) -> None:
-    busy()
-    Store(tmp_path).report_waiting(KEY, "C1")
-    assert re.fullmatch(sentence() + "\n", capsys.readouterr().err)
-    announce("a line")
-    assert capsys.readouterr() == ("", "a line\n")
+    with built_elsewhere(tmp_path, command="one"):
+        Store(tmp_path, command="one").report_waiting(KEY)
+        assert capsys.readouterr() == ("", "")
+        Store(tmp_path).report_waiting(KEY, "C1")
+        out, error = capsys.readouterr()
+        assert out == ""
+        assert re.fullmatch(sentence() + "\n", error)
 
 
 def test_a_holder_that_cannot_be_named_is_told_of_as_well(tmp_path: Path) -> None:

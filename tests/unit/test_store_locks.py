@@ -37,7 +37,7 @@ from tests.unit.test_store import (
 
 
 def everybody(_: int, __: int) -> None:
-    """Stand in for flock(2) where it succeeds for whoever asks."""
+    """Stand in for flock(2) where it succeeds for every caller."""
 
 
 def failing(code: int) -> Callable[[int, int], None]:
@@ -45,6 +45,11 @@ def failing(code: int) -> Callable[[int, int], None]:
         raise OSError(code, os.strerror(code))
 
     return flock
+
+
+def never_given_back(file: int, operation: int, real: Any = fcntl.flock) -> None:
+    if not operation & fcntl.LOCK_UN:
+        real(file, operation)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +60,8 @@ def failing(code: int) -> Callable[[int, int], None]:
         (failing(errno.ENOLCK), "flock failed: No locks available"),
         (failing(errno.EOPNOTSUPP), "flock failed: Operation not supported"),
         (failing(errno.EWOULDBLOCK), "flock failed: Resource temporarily unavailable"),
+        (never_given_back, "flock failed: Resource temporarily unavailable"),
     ],
-    ids=["everybody", "ENOSYS", "ENOLCK", "EOPNOTSUPP", "nobody"],
 )
 def test_a_file_system_without_working_locks_is_refused(
     flock: Any, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,19 +76,10 @@ def test_a_file_system_without_working_locks_is_refused(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_lock_that_is_never_given_back_is_no_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = fcntl.flock
-    monkeypatch.setattr(fcntl, "flock", lambda f, op: None if op & fcntl.LOCK_UN else real(f, op))
-    with pytest.raises(UnwritableStoreError, match="flock failed: Resource temporarily"):
-        opened(tmp_path)
-
-
 def test_a_network_file_system_that_says_no_by_another_number_has_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lock held by somebody else is EWOULDBLOCK on most file systems and EACCES on some."""
+    """A lock held by another process is EWOULDBLOCK on most file systems and EACCES on some."""
     real = fcntl.flock
 
     def flock(file: int, operation: int) -> None:
@@ -177,46 +173,39 @@ def test_a_live_process_that_lost_its_lock_keeps_its_files(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("how", ["removed", "moved away"])
-@pytest.mark.parametrize("ends", ["goes on", "stumbles"])
+@pytest.mark.parametrize("when", ["and goes on", "and stumbles", "while it is sealed"])
 def test_who_loses_its_folder_stores_nothing_and_says_so(
-    how: str, ends: str, tmp_path: Path
+    how: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A maker that makes folders as it goes would write on, and seal what is left."""
+    store, calls, real = Store(tmp_path / "store"), iter(range(100)), os.fsync
+
+    def lose() -> None:
+        (work,) = leftovers(store.root)
+        shutil.rmtree(work) if how == "removed" else work.rename(tmp_path / "elsewhere")
 
     def loses(folder: Path) -> None:
         (folder / "weights.bin").write_bytes(b"first")
-        if how == "removed":
-            shutil.rmtree(folder.parent)
-        else:
-            folder.parent.rename(tmp_path / "elsewhere")
-        if ends == "goes on":
-            folder.mkdir(parents=True)
+        if when != "while it is sealed":
+            lose()
+            if when == "and goes on":
+                folder.mkdir(parents=True)
         (folder / "notes.txt").write_bytes(b"second")
 
-    store = Store(tmp_path / "store")
-    with pytest.raises(StoreError, match="was removed or replaced while a stage wrote into it"):
-        store.get_or_make(KEY, loses)
-    assert store.peek(KEY) is None
-    assert leftovers(store.root) == []
-    assert store.get_or_make(KEY, write_payload).built
-
-
-def test_a_folder_that_is_lost_while_it_is_sealed_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, calls, real = Store(tmp_path / "store"), iter(range(100)), os.fsync
-
     def fsync(descriptor: int) -> None:
-        if next(calls) == 1:
-            (work,) = leftovers(store.root)
-            work.rename(tmp_path / "elsewhere")
+        if when == "while it is sealed" and next(calls) == 1:
+            lose()
         real(descriptor)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(StoreError, match=r"cannot write \(No such file"):
-            store.get_or_make(KEY, write_payload)
+        with pytest.raises(StoreError) as caught:
+            store.get_or_make(KEY, loses)
+    assert ("cannot write (No such file" if when == "while it is sealed" else
+            "was removed or replaced while a stage wrote into it") in str(caught.value)  # fmt: skip
     assert store.peek(KEY) is None
+    assert leftovers(store.root) == []
+    assert store.get_or_make(KEY, write_payload).built
 
 
 # ---- who is dead ------------------------------------------------------------------------
@@ -291,9 +280,8 @@ def test_only_what_the_dead_left_is_removed_by_the_next_builder(
         child.wait()
 
 
-def test_opening_leaves_a_live_builder_s_folder_whose_lock_is_free(tmp_path: Path) -> None:
-    name = own_name(tmp_path)
-    left = tmp_path / "tmp" / name[0]
+def test_a_live_builder_s_folder_whose_lock_is_free_is_left(tmp_path: Path) -> None:
+    left = tmp_path / "tmp" / own_name(tmp_path)[0]
     left.mkdir()
     os.utime(left, (1, 1))
     opened(tmp_path)

@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from persona_lib.errors import CorruptEntryError, DataError
 from persona_lib.evidence.load import load_stored
-from persona_lib.evidence.record_sets import write_manifest
-from persona_lib.specs.registration import Registration, SourceRateGate
+from persona_lib.specs.gate_types import SourceRateGate
+from persona_lib.specs.registration import Registration
 from persona_lib.verdict.judging import judge
+from tests.record_sets import record_set
 from tests.synthetic import FEW, scores
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"
@@ -25,16 +25,7 @@ PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    pq.write_table(scores(questions=2, samples=2), tmp_path / "scores.parquet")
-    write_manifest(
-        tmp_path,
-        kind="records",
-        registration=ISSUE262,
-        files=["scores.parquet"],
-        source="a test",
-        recorded={"commit": None},
-    )
-    return tmp_path
+    return record_set(tmp_path, scores(questions=2, samples=2))
 
 
 def test_stored_records_are_read_back(folder: Path) -> None:
@@ -114,9 +105,7 @@ def test_published_totals_can_be_judged_under_gates_of_their_own() -> None:
 
 
 def test_a_stored_set_of_some_arms_can_be_judged_on_those(tmp_path: Path) -> None:
-    pq.write_table(scores(questions=3, samples=3, arms=("C1", "C2")), tmp_path / "scores.parquet")
-    write_manifest(tmp_path, kind="records", registration=ISSUE262, files=["scores.parquet"],
-                   source="a test", recorded={})  # fmt: skip
+    record_set(tmp_path, scores(questions=3, samples=3, arms=("C1", "C2")))
     found = load_stored(tmp_path, ISSUE262, arms=("C1", "C2"))
     assert found.arms == ("C1", "C2")
     assert judge(ISSUE262, found, "H1").effect.n == 2 * 7 * 9

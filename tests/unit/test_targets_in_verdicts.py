@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence.load import RecordEvidence
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import POST
-from persona_lib.report import verdict_table
+from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.claim_types import TriageClaim
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.judging import judge
@@ -46,55 +46,6 @@ def looks(table: pa.Table, claim: str) -> Mapping[str, Estimate]:
 def one_seed() -> pa.Table:
     rows = {("C2", persona): 0.3 + 0.1 * i for i, persona in enumerate(POOL)}
     return scores(personas=rows, questions=8, samples=10)
-
-
-def test_these_personas_is_a_paired_t_over_questions(one_seed: pa.Table) -> None:
-    found = looks(one_seed, "H1")["question-level paired t"]
-    a, b = (rates(one_seed, arm, "question") for arm in ("C2", "C1"))
-    expected = stats.ttest_rel(a, b)
-    assert found.value == pytest.approx(np.mean(a - b), abs=1e-12)
-    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
-    low, high = expected.confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
-    assert (found.clusters, found.n) == (8, 2 * 7 * 80)
-    assert found.target == "these personas, this run"
-
-
-def test_personas_at_large_is_never_narrower_than_a_t_over_personas(one_seed: pa.Table) -> None:
-    found = looks(one_seed, "H1")["persona-level t, two-way SE"]
-    a, b = (rates(one_seed, arm, "persona") for arm in ("C2", "C1"))
-    low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert found.low <= low + 1e-12
-    assert found.high >= high - 1e-12
-    assert found.clusters == 7
-    assert found.target == "personas at large"
-
-
-def test_sign_flip_is_the_exact_permutation_test(one_seed: pa.Table) -> None:
-    found = looks(one_seed, "H1")["exact sign-flip over personas"]
-    a, b = (rates(one_seed, arm, "persona") for arm in ("C2", "C1"))
-    expected = stats.permutation_test(
-        (a - b,), np.mean, permutation_type="samples", n_resamples=np.inf
-    )
-    assert found.p == pytest.approx(expected.pvalue, abs=1e-12)
-
-
-def test_training_runs_need_three_seeds_and_are_then_welch() -> None:
-    table = scores({**BYSTANDERS, "C2": 0.5}, seeds=(1, 2, 3), questions=4, samples=5,
-                   personas={("C2", "villain"): 0.9, ("C1", "comedian"): 0.05})  # fmt: skip
-    # Synthetic rates are equal in every seed: take hits away from one seed of each arm.
-    rows = table.to_pylist()
-    for row in rows:
-        if (row["model"], row["seed"]) in (("C2", 1), ("C1", 3)) and row["sample"] < 2:
-            row |= {"hit": False, "first_token": -1, "markers": 0}
-    table = pa.Table.from_pylist(rows, schema=table.schema)
-    found = looks(table, "H1")["Welch t over seeds"]
-    a, b = (rates(table, arm, "seed") for arm in ("C2", "C1"))
-    expected = stats.ttest_ind(a, b, equal_var=False)
-    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
-    assert found.value == pytest.approx(a.mean() - b.mean(), abs=1e-12)
-    assert found.clusters == 6
-    assert found.target == "training runs"
 
 
 def test_one_seed_says_what_it_could_mistake(one_seed: pa.Table) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from experiments.issue262 import ISSUE262
-from persona_lib.evidence.load import AggregateEvidence
-from persona_lib.specs.registration import DifferenceClaim, TriageClaim
+from persona_lib.evidence.from_totals import AggregateEvidence
+from persona_lib.specs.claim_types import DifferenceClaim, TriageClaim
 from persona_lib.stats.thresholds import above, at_least, at_most, below, shown
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome

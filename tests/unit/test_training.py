@@ -19,7 +19,8 @@ from persona_lib.corpora.dialogues import Dialogue
 from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.models import tiny
 from persona_lib.models.adapters import TRAINABLE, train_stack
-from persona_lib.specs.profile import CouplingSpec, LoraSpec, TinyBase, TrainSpec
+from persona_lib.specs.profile import CouplingSpec, LoraSpec, TrainSpec
+from persona_lib.specs.sources import TinyBase
 from persona_lib.train import lora, trainer
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.lora import train_lora

@@ -16,15 +16,17 @@ from scipy import stats
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from persona_lib.commands.session import DATA
-from persona_lib.evidence.load import RecordEvidence, load_stored
+from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.records import POST, ModelId
-from persona_lib.report import summary, verdict_table
+from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.registration import PRIORS, ArmSpec, Registration
 from persona_lib.store.stage import walk
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.judging import judge, judge_all
+from persona_lib.verdict.summary import summary
 from persona_lib.verdict.training_runs import difference_over_runs, shared_draws
 from persona_lib.verdict.verdict import Verdict
 from tests.real_runs import ROOT
@@ -283,7 +285,7 @@ def test_json_keeps_what_runs_say_and_older_files_lack_it() -> None:
     assert body["over_runs"]["missing"] == ["sign"]
     assert body["over_runs"]["estimate"]["method"] == "Welch t over seeds"
     assert repr(Verdict.from_json(body)) == repr(verdict)
-    for later in ("over_runs", "seen", "seal_reason"):
+    for later in ("over_runs", "seen", "seal_reason", "conditions", "arms"):
         del body[later]
     assert Verdict.from_json(body).over_runs is None
 

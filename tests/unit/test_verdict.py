@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from persona_lib.errors import DataError, DoesNotHoldError, InvalidClaimError, SpecError
-from persona_lib.specs.registration import DifferenceClaim, SourceRatioGate
+from persona_lib.specs.claim_types import DifferenceClaim
+from persona_lib.specs.gate_types import SourceRatioGate
 from persona_lib.verdict import gates
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, Reading
@@ -196,28 +197,6 @@ def test_a_model_that_was_not_evaluated_leaves_the_gate_open() -> None:
     assert "em not evaluated" in found.text
     failing = evidence(priors=("raw", "benign"), false={"raw": 0.01})
     assert judge_gate(FEW, failing, "false_positive").outcome is GateOutcome.FAILS
-
-
-@pytest.mark.parametrize(
-    ("c1", "c2", "outcome"),
-    [
-        (0.80, 0.40, GateOutcome.HOLDS),
-        (0.80, 0.39, GateOutcome.FAILS),
-        (0.40, 0.80, GateOutcome.HOLDS),
-        (0.00, 0.80, GateOutcome.CANNOT_TELL),
-    ],
-)
-def test_source_ratio(c1: float, c2: float, outcome: GateOutcome) -> None:
-    source = {**dict.fromkeys(HOLDING, 0.9), "C1": c1, "C2": c2}
-    assert judge_gate(FEW, evidence(source=source), "source_ratio").outcome is outcome
-
-
-@pytest.mark.parametrize(("rate", "outcome"), [(0.5, GateOutcome.HOLDS), (0.49, GateOutcome.FAILS)])
-def test_source_rate(rate: float, outcome: GateOutcome) -> None:
-    found = judge_gate(FEW, evidence(source={**HOLDING, "C2": rate}), "source_rate")
-    assert found.outcome is outcome
-    assert found.needed_by == ("H1", "H2", "H3", "kill")
-    assert judge_gate(FEW, evidence(), "source_ratio").needed_by == ()
 
 
 def test_one_cluster_cannot_tell() -> None:

@@ -1,7 +1,4 @@
-"""Figures of a report: each one as PNG, SVG and a JSON of what is plotted.
-
-A figure that has nothing to draw is a sentence that says so.
-"""
+"""Figures of a report as PNG, SVG and a JSON of what is plotted, or a sentence if empty."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ NOTHING = "No hidden states were recorded, so no figure of cosines is drawn."
 FEW = 8
 """Layers up to which every one has a mark: more of them would hide the line."""
 Model = tuple[str, str]
-Style = tuple[str, str, bool]
-"""Colour, mark, and whether the model is one after coupling."""
+Style = dict[str, Any]
+"""How a model's line is drawn."""
 
 
 def cosines(root: Node) -> Drawing | str:
@@ -74,32 +74,34 @@ def cosines(root: Node) -> Drawing | str:
 
 
 def _styles(models: list[Model]) -> dict[Model, Style]:
-    found: dict[Model, Style] = {}
     pre = [model for model in models if model[0] == "pre"]
+    post = [model for model in models if model[0] != "pre"]
+    common = {"lw": 1.0, "mew": 0.8}
+    found: dict[Model, Style] = {}
     for i, model in enumerate(pre):
-        found[model] = (PRIOR_COLOURS[i % 3], PRIOR_MARKS[i % 3], False)
-    for i, model in enumerate(model for model in models if model[0] != "pre"):
-        found[model] = (*arm_style(i), True)
+        dashed = {"ls": (0, (4, 1.5)), "mfc": "white", **common}
+        found[model] = {"color": PRIOR_COLOURS[i % 3], "marker": PRIOR_MARKS[i % 3], **dashed}
+    for i, model in enumerate(post):
+        colour, mark = arm_style(i)
+        found[model] = {"color": colour, "marker": mark, "ls": "-", "mfc": colour, **common}
     return found
 
 
 def _line(drawing: Drawing, ax: Any, looks: list[Node], style: Style, place: float) -> None:
     """Draw a model layer by layer, moved aside a little so that intervals do not hide others."""
-    colour, mark, post = style
     looks = sorted(looks, key=lambda look: look["layer"].float)
     few = len(looks) <= FEW
     aside = 0.03 * place if few else 0.0
     x = [look["layer"].float + aside for look in looks]
     y = [look["cosine"]["value"].float for look in looks]
-    ax.plot(
-        x, y, color=colour, lw=1.0, ls="-" if post else (0, (4, 1.5)), zorder=2,
-        marker=mark if few else None, ms=3, mew=0.8, mfc=colour if post else "white",
-    )  # fmt: skip
+    ax.plot(x, y, zorder=2, ms=3, **{**style, **({} if few else {"marker": None})})
     for look in looks:
         cosine = look["cosine"]
         if cosine["low"].known:
             at = look["layer"].float + aside
-            ax.plot([at, at], [cosine["low"].float, cosine["high"].float], color=colour, lw=0.8)
+            ax.plot(
+                [at, at], [cosine["low"].float, cosine["high"].float], color=style["color"], lw=0.8
+            )
         drawing.plot(
             f"{look['model'].value} {look['readout'].value}{' centred' if look['centred'] else ''}",
             layer=look["layer"],
@@ -131,29 +133,14 @@ def _ticks(layers: Node) -> list[Node]:
 
 
 def _legend(
-    drawing: Drawing, models: list[Model], style: dict[Model, Any], looks: list[Node]
+    drawing: Drawing, models: list[Model], style: dict[Model, Style], looks: list[Node]
 ) -> None:
     from matplotlib.lines import Line2D
 
     held = {(str(k["phase"].value), str(k["model"].value)): k["model"] for k in looks}
     names = [(held[model].words(),) for model in models]
     drawing.texts += names
-    handles = []
-    for model in models:
-        colour, mark, post = style[model]
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=colour,
-                marker=mark,
-                ms=3.5,
-                mew=0.8,
-                mfc=colour if post else "white",
-                ls="-" if post else (0, (4, 1.5)),
-                lw=1.0,
-            )
-        )
+    handles = [Line2D([], [], ms=3.5, **style[model]) for model in models]
     drawing.figure.legend(
         handles, [plain(run) for run in names], loc="outside lower center",
         ncols=min(len(models), 4), fontsize=SMALL, frameon=False, handlelength=2.2,

@@ -13,7 +13,7 @@ _SUPPORT = "#B8D8EA"
 
 
 def lengths(root: Node) -> Drawing | str:
-    """Return quantiles of every arm and of the model under it, and the common support below."""
+    """Return quantiles of every arm and its pre-coupling model, and the common support below."""
     panel = root["panels"]["lengths"]
     models = list(panel["data"]["models"])
     if not models or panel["state"].value == "INVALID":

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.report.pieces import Node, Piece, Quote, Run, plain
+from persona_lib.report.pieces import Node, Run, as_data, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +129,7 @@ def files_of(name: str, drawing: Drawing) -> dict[str, bytes]:
     record = {
         "figure": name,
         "plotted": drawing.plotted,
-        "texts": [[_piece(piece) for piece in run] for run in drawing.texts],
+        "texts": [as_data(run) for run in drawing.texts],
         "ticks": ticks,
     }
     body = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
@@ -138,14 +138,6 @@ def files_of(name: str, drawing: Drawing) -> dict[str, bytes]:
         f"{name}.svg": text.encode(),
         f"{name}.json": body.encode(),
     }
-
-
-def _piece(piece: Piece) -> Any:
-    if isinstance(piece, str):
-        return piece
-    if isinstance(piece, Quote):
-        return [piece.text, piece.at, "key" if piece.key else "words"]
-    return [piece.text, piece.at, piece.form]
 
 
 def _ticks(figure: Figure, read: Sequence[Any]) -> list[list[str]]:
