@@ -12,6 +12,7 @@ from experiments.issue262 import ISSUE262_HELD_OUT
 from experiments.profiles import MICRO
 from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError
+from persona_lib.records import ModelId
 from persona_lib.store.stage import walk
 from tests.smoke.conftest import finish, start
 
@@ -68,7 +69,7 @@ def test_one_flipped_byte_anywhere_is_an_error_that_names_the_file(
 
     def read() -> int:
         fresh = session()
-        return fresh.scores("pre", "raw").num_rows + fresh.scores("post", "C1").num_rows
+        return fresh.table([ModelId("pre", "raw"), ModelId("post", "C1")], "scores").num_rows
 
     assert read() > 0
     whole = session()
