@@ -14,6 +14,7 @@ from persona_lib.evidence import advice_means as harm
 from persona_lib.evidence import cells as grid
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.records import ModelId
 from persona_lib.specs.claim_types import DifferenceClaim, TriageClaim
 from persona_lib.stats import bootstrap
 from persona_lib.stats.bootstrap import Clusters
@@ -289,7 +290,7 @@ def _runs() -> Iterator[Mutant]:
 
 
 def _hits(run: Any, arm: str) -> float:
-    hits, _ = run._cells("post", arm, "bystander")
+    hits, _ = run._cells(ModelId("post", arm), "bystander")
     return float(hits.sum())
 
 

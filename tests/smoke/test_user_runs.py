@@ -80,8 +80,8 @@ def judge(
     Without ``--report``, whose documents would take longer than the judging.
     """
     (folder / "elsewhere.py").write_text(
-        "from pathlib import Path\nfrom persona_lib.commands import session\n"
-        "session.choose_report = lambda text: Path(__file__).parent\n"
+        "from pathlib import Path\nfrom persona_lib.commands import options\n"
+        "options.choose_report = lambda text: Path(__file__).parent\n"
     )
     cache = () if CACHE[-1] in arguments else ("-p", "no:cacheprovider")
     done = python("-m", "pytest", *cache, "-p", "elsewhere", *arguments,

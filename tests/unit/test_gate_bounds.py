@@ -287,7 +287,7 @@ class Known(Evidence):
         self.registration, self.arms = GATED, ARMS
         self.counts = counts
 
-    def baseline(self, prior: str, who: str = "all") -> Count | None:
+    def pre_count(self, prior: str, who: str = "all") -> Count | None:
         return self.counts.get(prior) if who == "all" else None
 
 

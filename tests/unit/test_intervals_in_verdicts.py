@@ -15,6 +15,7 @@ from experiments.issue262 import ISSUE262, ISSUE262_BCA
 from persona_lib.digests import derive_seed
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.load import load_stored
+from persona_lib.records import ModelId
 from persona_lib.stats.bootstrap import resample_rates
 from persona_lib.verdict.judging import judge
 from persona_lib.verdict.verdict import Verdict
@@ -90,8 +91,8 @@ def test_what_is_minus_false_positives_draws_from_four_pools(
     pools = [
         (found.clusters("C2"), ("H2", "C2")),
         (found.clusters("C3"), ("H2", "C3")),
-        (found._pool("pre", "em", "bystander"), ("H2", "em", "pre")),
-        (found._pool("pre", "benign", "bystander"), ("H2", "benign", "pre")),
+        (found._pool(ModelId("pre", "em"), "bystander"), ("H2", "em", "pre")),
+        (found._pool(ModelId("pre", "benign"), "bystander"), ("H2", "benign", "pre")),
     ]
     expected = by_scipy(found, lambda a, b, e, s: a - b - e + s, pools)
     look = found.corrected_contrast("H2", "C2", "C3")
