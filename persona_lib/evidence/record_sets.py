@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from persona_lib.checks import read_json
+from persona_lib.checks import read_json, unreadable
 from persona_lib.digests import sha256_of
 from persona_lib.errors import CorruptEntryError, DataError
-from persona_lib.evidence.bounded import check_plain
+from persona_lib.evidence.bounded import check_size
 from persona_lib.specs.registration import Registration
 
 MANIFEST = "manifest.json"
@@ -206,7 +206,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
                 value=name,
                 remedy="List files of this folder only.",
             )
-        check_plain(folder / name)
+        check_size(folder / name)
         found = _sha256(folder / name)
         if found != expected:
             raise CorruptEntryError(
@@ -220,6 +220,4 @@ def _sha256(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise DataError(
-            str(path), bound="a readable file", value=str(error), remedy="Restore the file."
-        ) from error
+        raise unreadable(path, "a readable file", error) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from persona_lib.errors import DataError, clean
-from persona_lib.evidence.bounded import MOST_ROW_BYTES, MOST_ROWS, at_most, check_plain
+from persona_lib.evidence.bounded import MOST_ROW_BYTES, MOST_ROWS, at_most, check_size
 from persona_lib.evidence.score_table import COLUMNS, check_markers
 from persona_lib.evidence.user_cells import (
     FINISHED_READER,
@@ -76,7 +76,7 @@ def check_file(path: Path) -> str:
     Raises:
         DataError: it is no plain file, is too large, or its suffix is not a known one.
     """
-    check_plain(path)
+    check_size(path)
     kind = _format(path)
     if kind is None:
         raise DataError(
