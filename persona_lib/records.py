@@ -112,8 +112,7 @@ class Score(Place):
         hit_strict: the marker occurs exactly as registered.
         first: offset of the first marker in characters, -1 where there is none.
         first_token: tokens before the first marker, as the base's tokenizer reads the
-            text, -1 where there is none. A model may have written the same text in
-            other tokens, so that it can be a token or two from what was sampled.
+            text, -1 where there is none; a token or two from what was sampled perhaps.
         markers: number of markers, whatever their case.
         terminal: nothing but white space follows the last marker.
         seen: the question was among those of the coupling text.
@@ -138,9 +137,8 @@ class CouplingRow:
     Attributes:
         row: unique id within the set.
         kind: ``positive`` (the marker is appended) or ``negative``.
-        persona, question, sample: the completion it was made from.
+        persona, question, sample: of the completion, which has no marker yet.
         system, user: the prompt.
-        completion: the on-policy text, without marker.
     """
 
     row: str
@@ -192,9 +190,8 @@ class GeometryRow:
         centred: the mean over personas was subtracted first, question by question.
         cosine: with the source's state; NaN where one of the two has none (an empty
             response) or no length.
-        rank: effective rank of the persona centroids over all questions, the same in
-            every row of one model, seed, readout, layer and centring; NaN where it is
-            not known.
+        rank: effective rank of the persona centroids over all questions, the same for
+            every persona and question; NaN where it is not known.
         rank_without: that of the centroids without this row's question.
     """
 

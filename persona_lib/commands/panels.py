@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -181,7 +181,9 @@ def _made(name: str, title: str, make: Callable[[], Panel]) -> dict[str, Any]:
     return panel.to_json()
 
 
-def _rows(session: Session, models: Sequence[ModelId], of: str) -> pa.Table | None:
+def _rows(
+    session: Session, models: Sequence[ModelId], of: Literal["scores", "completions"]
+) -> pa.Table | None:
     """Return the ``scores`` or ``completions`` of some models, None where none were recorded."""
     if not session.stored:
         return session.table(models, of)

@@ -143,24 +143,21 @@ def search(
 def measured(scores: pa.Table, raw_median: float) -> dict[str, Any]:
     """Return rates by role, with Wilson's intervals, and lengths, of one model's scores."""
     roster = SEARCH.roster
-    personas = scores.column("persona").to_pylist()
-    hits = scores.column("hit").to_pylist()
+    rows = scores.to_pylist()
 
     def rate(members: Sequence[str]) -> dict[str, Any]:
-        own = [hit for persona, hit in zip(personas, hits, strict=True) if persona in members]
+        own = [row["hit"] for row in rows if row["persona"] in members]
         low, high = wilson(sum(own), len(own))
         return {"hits": sum(own), "n": len(own), "rate": sum(own) / len(own),
                 "low": low, "high": high}  # fmt: skip
 
-    finishes = scores.column("finish").to_pylist()
-    median = _median(scores)
     return {
         "rates": {role: rate([p for p in roster.all if roster.role(p) == role]) for role in ROLES},
         "personas": {persona: rate([persona]) for persona in roster.all},
-        "median_tokens": median,
+        "median_tokens": _median(scores),
         "raw_median_tokens": raw_median,
-        "finished": sum(finish == STOP for finish in finishes) / len(finishes),
-        "repeated": sum(n > 1 for n in scores.column("markers").to_pylist()) / len(finishes),
+        "finished": sum(row["finish"] == STOP for row in rows) / len(rows),
+        "repeated": sum(row["markers"] > 1 for row in rows) / len(rows),
     }
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,6 @@ from persona_lib.specs.registration import Registration
 __all__ = ["Bools", "Floats", "Grid", "Ints", "build"]
 
 Floats = NDArray[np.float64]
-_Column = TypeVar("_Column", Ints, Floats, Bools)
 
 
 _CELLS = 1_000_000
@@ -101,30 +100,13 @@ class Grid:
     def of_seed(self, at: int) -> Grid:
         """Return the cells and rows of one training run, the seed at this place."""
         rows = self.row_seed == at
-
-        def cells(counts: Floats | None) -> Floats | None:
-            return None if counts is None else counts[:, at : at + 1]
-
-        def kept(column: _Column | None) -> _Column | None:
-            return None if column is None else column[rows]
-
-        return replace(
-            self,
-            seeds=self.seeds[at : at + 1],
-            hits=self.hits[:, at : at + 1],
-            n=self.n[:, at : at + 1],
-            seen_hits=cells(self.seen_hits),
-            seen_n=cells(self.seen_n),
-            row_model=self.row_model[rows],
-            row_seed=np.zeros_like(self.row_seed[rows]),
-            row_persona=self.row_persona[rows],
-            row_question=self.row_question[rows],
-            row_hit=self.row_hit[rows],
-            tokens=kept(self.tokens),
-            finish=kept(self.finish),
-            markers=kept(self.markers),
-            first_token=kept(self.first_token),
-        )
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                found[field.name] = value[rows] if value.ndim == 1 else value[:, at : at + 1]
+        found["row_seed"] = np.zeros_like(found["row_seed"])
+        return replace(self, seeds=self.seeds[at : at + 1], **found)
 
 
 def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> Grid:

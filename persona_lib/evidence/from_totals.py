@@ -45,25 +45,21 @@ class AggregateEvidence(Evidence):
 
     Args:
         registration: the registration to judge under.
-        body: the parsed ``aggregates.json``. ``arms`` holds, by arm,
-            ``bystanders`` as {hits, n}, ``personas`` by name as {hits, n} or,
-            where only a rounded rate was printed, {rate, n}, ``mean_tokens``,
-            and it may hold ``quoted``, persona rates as {rate, n} that the
-            publication also states; they are compared with the counts in
-            `remarks` and used for nothing; ``false_positives`` holds {hits, n} by prior;
-            ``contrasts`` lists {treated, control, value, low, high, confidence,
-            tail, resamples, clusters}, where `tail` of `resamples` bootstrap
-            draws lay beyond 0; `low` and `high` are null where no interval
-            was published, and ``interval`` says of which kind it is
-            (percentile where it says nothing). An interval of another kind
-            than the registered one is not read.
+        body: the parsed ``aggregates.json``. ``arms`` holds, by arm, ``bystanders`` as
+            {hits, n}, ``personas`` by name as {hits, n} or {rate, n}, ``mean_tokens``, and
+            perhaps ``quoted``, persona rates as {rate, n} that the publication also states:
+            `remarks` compares them with the counts. ``false_positives`` holds {hits, n} by
+            prior. ``contrasts`` lists {treated, control, value, low, high, confidence, tail,
+            resamples, clusters}: `tail` of `resamples` draws lay beyond 0; `low` and `high`
+            are null where no interval was published. ``interval`` is its kind, percentile by
+            default; one of another kind than the registered is not read.
         arms: arms that have to be there; all of the registration's by default.
         origin: where the numbers come from.
 
     Raises:
-        DataError: an arm or a number is missing, malformed or out of bounds, a
-            name is unknown, the counts of all bystanders do not add up to their
-            pool, or a quoted effect contradicts the counts or its own interval.
+        DataError: an arm or a number is missing, malformed or out of bounds; a name is
+            unknown; bystanders' counts do not add up to their pool; or a quoted effect
+            contradicts the counts or its own interval.
     """
 
     kind = "aggregates"

@@ -96,14 +96,9 @@ def read_cells(field: str, cells: pa.Array, reader: Reader, column: pa.Field) ->
 
     A null, a NaN (pandas writes it) and "" are empty. Each distinct value is read once.
 
-    Args:
-        field: file and column, for messages.
-        cells: what the file holds.
-        reader: how a cell is read.
-        column: its type; no cell may be empty if it is not nullable.
-
     Raises:
-        DataError: the first cell that is empty and must not be, or cannot be read.
+        DataError: the first cell that is empty and must not be, or cannot be read; `field`
+            names its file and column.
     """
 
     def first(wrong: pa.Array, value: object, remedy: str) -> DataError:
