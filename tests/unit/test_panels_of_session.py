@@ -22,6 +22,7 @@ from persona_lib.commands.panels import panels_of
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.panels import lengths
+from tests.record_sets import reseeded
 
 ARMS = ("C1", "C2", "C2p", "C3")
 
@@ -136,9 +137,8 @@ def test_panels_say_of_which_seeds_they_are(
     assert "of_some_seeds" not in str(codes(panels_of(session, ARMS)))
     scores = panels.scores_of(session, ARMS)
     assert scores is not None
-    at = scores.column_names.index("seed")
-    other = scores.set_column(at, scores.schema.field("seed"), pa.array([43] * len(scores)))
-    monkeypatch.setattr(panels, "scores_of", lambda *_: pa.concat_tables([scores, other]))
+    both = pa.concat_tables([scores, reseeded(43)(scores)])
+    monkeypatch.setattr(panels, "scores_of", lambda *_: both)
     for name, found in codes(panels_of(session, ARMS)).items():
         of = "states" if name == "geometry" else "texts"
         assert [c for c in found if c.endswith("of_some_seeds")] == [f"{of}_of_some_seeds"], name
