@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from experiments.issue262 import REGISTRATIONS
 from experiments.profiles import PROFILES, SCALES
+from persona_lib.checks import member
 from persona_lib.errors import SpecError
 from persona_lib.specs.profile import ENGINES, LOSSES, Profile
 
@@ -78,15 +79,16 @@ def choose_profile(
             one alone.
     """
     chosen = name or DEFAULT_PROFILE
-    _among("--profile", chosen, PROFILES, "Name a profile of experiments/profiles.py.")
+    remedy = "Name a profile of experiments/profiles.py."
+    member("--profile", chosen, tuple(PROFILES), remedy=remedy)
     at = choose_scale(chosen, scale)
     profile = PROFILES[chosen] if at is None else SCALES[chosen][at]
     if loss is not None:
         remedy = "Name a marker loss (docs/experiment.md), or leave --loss out for the profile's."
-        _among("--loss", loss, LOSSES, remedy)
+        member("--loss", loss, LOSSES, remedy=remedy)
         profile = replace(profile, coupling=replace(profile.coupling, loss=loss))
     if engine is not None:
-        _among("--engine", engine, ENGINES, "Name an engine (docs/usage.md).")
+        member("--engine", engine, ENGINES, remedy="Name an engine (docs/usage.md).")
         sample = replace(profile.sample, engine=cast("EngineName", engine))
         profile = replace(profile, sample=sample)
     return profile
@@ -110,22 +112,8 @@ def choose_scale(profile: str | None, scale: str | None) -> str | None:
     if known is None:
         return None
     chosen = next(iter(known)) if scale is None else scale
-    _among("--scale", chosen, known, f"Name a scale of profile {name}.")
+    member("--scale", chosen, tuple(known), remedy=f"Name a scale of profile {name}.")
     return chosen
-
-
-def describe(
-    profile: Profile, scale: str | None, loss: str | None, engine: str | None = None
-) -> str:
-    """Return the words for what is run, as on the command line: name, scale, loss, engine."""
-    words = [profile.name]
-    if scale is not None:
-        words.append(f"scale {scale}")
-    if loss is not None:
-        words.append(f"loss {loss}")
-    if engine is not None:
-        words.append(f"engine {engine}")
-    return ", ".join(words)
 
 
 def choose_registration(name: str | None, stored: Sequence[Path] = ()) -> Registration:
@@ -143,7 +131,8 @@ def choose_registration(name: str | None, stored: Sequence[Path] = ()) -> Regist
 
         recorded = registration_of(stored)
     chosen = name or recorded or DEFAULT_REGISTRATION
-    _among("--experiment", chosen, REGISTRATIONS, "Name a registration of experiments/issue262.py.")
+    remedy = "Name a registration of experiments/issue262.py."
+    member("--experiment", chosen, tuple(REGISTRATIONS), remedy=remedy)
     return REGISTRATIONS[chosen]
 
 
@@ -251,9 +240,3 @@ def refuse_with_stored(**options: object) -> None:
 def _folder(text: str | None) -> Path | None:
     """Return an absolute folder; a shell leaves ``~`` alone behind an equals sign."""
     return Path(text).expanduser().resolve() if text else None
-
-
-def _among(option: str, value: str, known: Iterable[str], remedy: str) -> None:
-    """Raise SpecError where an option's value is none of the known names."""
-    if value not in (names := tuple(known)):
-        raise SpecError(option, bound=f"one of {', '.join(names)}", value=value, remedy=remedy)

@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from experiments.issue262 import REGISTRATIONS
+from persona_lib.checks import member
 from persona_lib.commands.session import PREREG
-from persona_lib.errors import FlatlandError, SpecError
+from persona_lib.errors import FlatlandError
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.prml import export
 from persona_lib.specs.seal import append, check_sealed
@@ -66,13 +67,8 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> in
 
 
 def _seal(name: str, reason: str | None, data_seen: str | None, folder: Path) -> str:
-    if name not in REGISTRATIONS:
-        raise SpecError(
-            "registration",
-            bound=f"one of {', '.join(REGISTRATIONS)}",
-            value=name,
-            remedy="Enter it in REGISTRATIONS of experiments/issue262.py first.",
-        )
+    remedy = "Enter it in REGISTRATIONS of experiments/issue262.py first."
+    member("registration", name, tuple(REGISTRATIONS), remedy=remedy)
     seal = append(
         REGISTRATIONS[name],
         folder,

@@ -135,9 +135,9 @@ def verdict(
 
     marker = request.node.get_closest_marker("claim")
     with _building(pytestconfig):
-        found = flatland.judge(marker.args[0])
-        summary = flatland.summary(found.name)
-        _record(request.node, VERDICT, found.name, found.to_json(), summary)
+        judging = flatland.judging(marker.args[0])
+        found = judging.claim(marker.args[0])
+        _record(request.node, VERDICT, found.to_json(), judging.summary)
         require_valid(found)
     return found
 
@@ -147,11 +147,10 @@ def gate(
     request: pytest.FixtureRequest, flatland: Session, pytestconfig: pytest.Config
 ) -> GateResult:
     """The result of one gate, recorded before the test asserts anything."""
-    name = request.param
     with _building(pytestconfig):
-        found = flatland.judge_gate(name)
-        summary = flatland.summary(name)
-    _record(request.node, GATE, name, found.to_json(), summary)
+        judging = flatland.judging(request.param)
+        found = judging.gate(request.param)
+    _record(request.node, GATE, found.to_json(), judging.summary)
     return found
 
 
@@ -184,10 +183,7 @@ def _building(config: pytest.Config) -> Iterator[None]:
         raise pytest.fail.Exception(text, pytrace=False) from None
 
 
-def _record(
-    item: pytest.Item, kind: str, name: str, body: dict[str, Any], summary: dict[str, Any]
-) -> None:
-    text = json.dumps(body, sort_keys=True, allow_nan=False)
-    item.user_properties.append((kind, text))
-    item.user_properties.append((SUMMARY, json.dumps(summary, sort_keys=True, allow_nan=False)))
-    item.user_properties.append((f"{name}.outcome", str(body["outcome"])))
+def _record(item: pytest.Item, kind: str, body: dict[str, Any], summary: dict[str, Any]) -> None:
+    for name, value in ((kind, body), (SUMMARY, summary)):
+        item.user_properties.append((name, json.dumps(value, sort_keys=True, allow_nan=False)))
+    item.user_properties.append((f"{body['name']}.outcome", str(body["outcome"])))

@@ -166,7 +166,7 @@ def test_stored_evidence_builds_no_arm(tmp_path: Path) -> None:
     some.stored = (ROOT / "golden" / "published",)
     with pytest.raises(SpecError, match="--stored"):
         some.table([ModelId(POST, "C1")], "scores")
-    assert some.judge("H1").holds
+    assert some.judging("H1").claim("H1").holds
 
 
 def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
@@ -178,7 +178,7 @@ def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
     chosen = options.choose_registration(None, stored)
     some = Session(registration=chosen, profile=MICRO, stored=stored)
     with pytest.raises(SealError, match=r"kill\.max_rate: sealed 0\.05, now 0\.06"):
-        some.judge("H1")
+        some.judging("H1")
     with pytest.raises(DataError, match="digest"):
         some.evidence(("C1", "C2"))
     named = replace(some, chosen=True)
