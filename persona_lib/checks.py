@@ -191,6 +191,8 @@ def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     Raises:
         DataError: a column is missing or of another type, or a value is null.
     """
+    import pyarrow as pa
+
     for field in schema:
         name = f"{where}: column {field.name}"
         if field.name not in table.column_names:
@@ -198,7 +200,8 @@ def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
                 name, bound="present", value="missing", remedy="Write the record set again."
             )
         column = table.column(field.name)
-        if column.type not in _accepted(field.type):
+        accepted = (field.type, pa.large_string()) if field.type == pa.string() else (field.type,)
+        if column.type not in accepted:
             raise DataError(
                 name,
                 bound=str(field.type),
@@ -213,9 +216,3 @@ def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
                 remedy="Leave no value out: a missing completion is a missing row.",
             )
     return table.select(schema.names).cast(schema)
-
-
-def _accepted(kind: pa.DataType) -> tuple[pa.DataType, ...]:
-    import pyarrow as pa
-
-    return (kind, pa.large_string()) if kind == pa.string() else (kind,)

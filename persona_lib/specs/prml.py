@@ -1,11 +1,9 @@
 """Sealed claims as PRML 0.1 manifests, a format that other tools verify.
 
 PRML (Pre-Registered ML Manifest, https://spec.falsify.dev/v0.1) writes one claim as one
-YAML document of fixed canonical bytes; SHA-256 of those bytes is the commitment, and an
-amendment names the commitment before it in ``prior_hash``. A manifest holds one metric,
-one comparator and one threshold: the effect that a claim's rule asks for. The rest of
-the rule stands in ``metric_args``, and ``registration_sha256`` there binds the whole
-registration.
+YAML document; SHA-256 of its canonical bytes is the commitment. A manifest holds one
+metric, comparator and threshold: the effect that a claim's rule asks for. The rest of the
+rule and the digest of the registration stand in ``metric_args``.
 """
 
 from __future__ import annotations

@@ -280,7 +280,7 @@ class Registration:
         claims = (*self.claims, self.kill)
         read: list[Rule]
         if rule_name.lower() in {claim.name.lower() for claim in claims}:
-            claim = _found("claim", rule_name, claims)
+            claim = self.claim(rule_name)
             read = [claim, *(self.gate(name) for name in claim.consults)]
             read += [self.kill] if claim.name == self.kill.claim else []
         else:

@@ -245,12 +245,12 @@ def differences(sealed: Any, now: Any, path: str = "") -> Iterator[str]:
     pairs: dict[str, tuple[Any, Any]] | None = None
     if isinstance(sealed, dict) and isinstance(now, dict):
         prefix = f"{path}." if path else ""
-        pairs = {f"{prefix}{k}": _pair(sealed, now, k) for k in {**sealed, **now}}
+        pairs = {f"{prefix}{key}": pair for key, pair in _pairs(sealed, now)}
     elif _named(sealed) and _named(now):
         old, new = ({item["name"]: item for item in items} for items in (sealed, now))
         if set(old) == set(new) and list(old) != list(new):
             yield f"{path}: sealed in the order {', '.join(old)}, now {', '.join(new)}"
-        pairs = {f"{path}[{k}]": _pair(old, new, k) for k in {**old, **new}}
+        pairs = {f"{path}[{key}]": pair for key, pair in _pairs(old, new)}
     if pairs is None:
         yield f"{path}: sealed {_shown(sealed)}, now {_shown(now)}"
         return
@@ -258,8 +258,8 @@ def differences(sealed: Any, now: Any, path: str = "") -> Iterator[str]:
         yield from differences(before, after, inner)
 
 
-def _pair(old: dict[str, Any], new: dict[str, Any], key: str) -> tuple[Any, Any]:
-    return old.get(key, _ABSENT), new.get(key, _ABSENT)
+def _pairs(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
+    return [(k, (old.get(k, _ABSENT), new.get(k, _ABSENT))) for k in {**old, **new}]
 
 
 def _named(items: Any) -> bool:

@@ -92,13 +92,10 @@ def write_manifest(
     seconds: float,
     cost: Cost | None = None,
 ) -> dict[str, Any]:
-    """Write manifest and checksum beside ``work/payload`` and bring all of it to disk.
+    """Write manifest and checksum beside ``work/payload``; return the manifest as it is read.
 
-    Whoever may read `work` may then read every file: some libraries write files that
-    only their owner can read.
-
-    Returns:
-        The manifest, as it will be read back.
+    All of it is brought to disk. Whoever may read `work` may then read every file: some
+    libraries write files that only their owner can read.
 
     Raises:
         DataError: `meta` is nothing that JSON can hold, or too long.
@@ -157,8 +154,7 @@ def write_manifest(
 
 
 def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
+    path.write_bytes(data)
     sync(path)
 
 

@@ -60,16 +60,18 @@ def provenance() -> dict[str, JSON]:
     (commit and dirty, each None where the code lies in no repository), ``date``
     (UTC, to the second). Nothing heavy is imported.
     """
-    head, dirty = _state(_CODE)
+    head, dirty = git_state()
+    # Those that this process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": {
             "system": platform.system(),
             "machine": platform.machine(),
             "cpu": _cpu(),
-            "cores": _cores(),
+            "cores": cores,
         },
-        "packages": dict(_versions(PACKAGES)),
+        "packages": dict(_versions()),
         "accelerator": _accelerator(),
         "torch": _running(),
         "git": {"commit": head, "dirty": dirty},
@@ -77,24 +79,17 @@ def provenance() -> dict[str, JSON]:
     }
 
 
-def commit(folder: Path = _CODE) -> str | None:
-    """Return the commit of the repository that tracks `folder`; None where none does.
+def is_dirty() -> bool | None:
+    """Return whether the code's repository differs from its commit; None without one."""
+    return git_state()[1]
 
-    A repository that merely surrounds the folder does not track it.
+
+def git_state(folder: Path = _CODE) -> tuple[str | None, bool | None]:
+    """Return (commit, dirty) at one moment; (None, None) where no repository tracks `folder`.
+
+    A repository that merely surrounds the folder does not track it. Untracked files that
+    git does not ignore make it dirty. The commit is None before the first one.
     """
-    return _state(folder)[0]
-
-
-def is_dirty(folder: Path = _CODE) -> bool | None:
-    """Return whether the repository that tracks `folder` differs from its commit.
-
-    Untracked files that git does not ignore count. None where no repository tracks it.
-    """
-    return _state(folder)[1]
-
-
-def _state(folder: Path) -> tuple[str | None, bool | None]:
-    """Return (commit, dirty) at one moment; (None, None) where no repository tracks `folder`."""
     if not _git(folder, "ls-files", "--", "."):
         return None, None
     status = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=normal")
@@ -126,10 +121,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 @cache
-def _versions(names: tuple[str, ...]) -> dict[str, JSON]:
-    """Return name -> version of those distributions that are installed."""
+def _versions() -> dict[str, JSON]:
+    """Return name -> version of those of `PACKAGES` that are installed."""
     found: dict[str, JSON] = {}
-    for name in names:
+    for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
@@ -151,13 +146,6 @@ def _fields(path: Path) -> list[tuple[str, str]]:
     return [(label.strip(), value.strip()) for label, _, value in parts]
 
 
-def _cores() -> int | None:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
-
-
 def _accelerator() -> list[str] | None:
     """Return the names of the accelerators that torch sees, if torch is loaded already."""
     torch: Any = sys.modules.get("torch")
@@ -166,8 +154,9 @@ def _accelerator() -> list[str] | None:
     if torch.cuda.is_available():
         if torch.cuda.is_initialized():
             return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        # Asking torch would start CUDA in this process and spoil a later fork.
-        return _driver_names()
+        # Asking torch would start CUDA in this process and spoil a later fork: ask the driver.
+        files = sorted(_NVIDIA.glob("*/information"))
+        return [v for path in files for label, v in _fields(path) if label == "Model"] or None
     return ["Apple MPS"] if torch.backends.mps.is_available() else None
 
 
@@ -190,9 +179,3 @@ def _running() -> dict[str, JSON] | None:
         "threads": int(torch.get_num_threads()),
         "determinism": determinism,
     }
-
-
-def _driver_names() -> list[str] | None:
-    """Return the model names that the NVIDIA driver publishes, in file order."""
-    files = sorted(_NVIDIA.glob("*/information"))
-    return [v for path in files for label, v in _fields(path) if label == "Model"] or None

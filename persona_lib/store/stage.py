@@ -120,16 +120,14 @@ def walk(stages: Iterable[Stage]) -> Iterator[Stage]:
     """Yield every stage once, whatever it needs before itself."""
     seen: set[Stage] = set()
 
-    def visit(stage: Stage) -> Iterator[Stage]:
-        if stage in seen:
-            return
-        seen.add(stage)
-        for upstream in (*stage.after, *stage.inputs.values()):
-            yield from visit(upstream)
-        yield stage
+    def visit(wanted: Iterable[Stage]) -> Iterator[Stage]:
+        for stage in wanted:
+            if stage not in seen:
+                seen.add(stage)
+                yield from visit((*stage.after, *stage.inputs.values()))
+                yield stage
 
-    for stage in stages:
-        yield from visit(stage)
+    yield from visit(stages)
 
 
 def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
@@ -172,12 +170,10 @@ def _stored(stages: Iterable[Stage], store: Store) -> dict[Stage, Entry | None]:
 
 
 def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ()) -> list[Entry]:
-    """Return the entries of stages, building them and all that they need.
+    """Return the entries of stages, building them and all that they need in the order of `walk`.
 
-    Alone, a process builds in the order of `walk`. Where others build in the same
-    store, it skips what one of them is building and takes the next stage that is
-    ready; it waits only while there is none, and takes over what a process that
-    failed or died has left.
+    Where others build in the same store, a process skips what one of them is building, and
+    waits only while no other stage is ready. It takes over from one that failed or died.
 
     Args:
         stages: what is wanted.

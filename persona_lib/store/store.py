@@ -82,9 +82,8 @@ class Store:
     def peek(self, key: StageKey) -> Entry | None:
         """Return the entry of `key`, verified, or None; writes nothing.
 
-        The manifest is checked on every call, and so are names and sizes of all
-        files. Contents are hashed on the first call of this object, and again
-        whenever a time stamp, size or inode has changed since.
+        The manifest, names and sizes of files are checked on every call. Contents are
+        hashed on the first call, and again after a change of time stamp, size or inode.
 
         Raises:
             CorruptEntryError: a file of the entry is not what was written.
@@ -108,8 +107,8 @@ class Store:
     def get_or_make(self, key: StageKey, make: Maker) -> Entry:
         """Return the entry of `key`, building it first where it is missing.
 
-        However many callers want the same key, one of them builds it and the
-        others wait. When the builder fails or is killed, the next one builds.
+        Of several callers one builds and the others wait. When the builder fails or is
+        killed, the next one builds.
 
         Args:
             key: what is wanted.

@@ -67,6 +67,8 @@ def test_a_session_reads_each_gate_once_for_each_set_of_arms(
         judging.claim(claim.name)
         assert judging.summary
     for gate in registration.gates:
-        session.judging(gate.name).gate(gate.name)
+        judging = session.judging(gate.name)
+        judging.gate(gate.name)
+        assert judging.summary
     assert set(read.values()) == {1}
     assert {name for name, _ in read} == {gate.name for gate in ISSUE262_GATED.gates}

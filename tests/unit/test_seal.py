@@ -528,8 +528,8 @@ def test_a_chain_written_by_others_is_cleaned_and_bounded(tmp_path: Path) -> Non
 def test_session_refuses_to_judge_before_anything_is_built(tmp_path: Path) -> None:
     some = Session(registration=MOVED, profile=MICRO, store_root=tmp_path / "store")
     for call in (
-        lambda: some.judge("H1"),
-        lambda: some.judge_gate("source_rate"),
+        lambda: some.judging("H1"),
+        lambda: some.judging("source_rate"),
         lambda: record(some, tmp_path / "set"),
         some.check_seal,
     ):
