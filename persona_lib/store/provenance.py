@@ -71,7 +71,7 @@ def provenance() -> dict[str, JSON]:
             "cpu": _cpu(),
             "cores": cores,
         },
-        "packages": dict(_versions()),
+        "packages": dict(_versions(PACKAGES)),
         "accelerator": _accelerator(),
         "torch": _running(),
         "git": {"commit": head, "dirty": dirty},
@@ -121,10 +121,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 @cache
-def _versions() -> dict[str, JSON]:
-    """Return name -> version of those of `PACKAGES` that are installed."""
+def _versions(names: tuple[str, ...]) -> dict[str, JSON]:
+    """Return name -> version of those distributions that are installed."""
     found: dict[str, JSON] = {}
-    for name in PACKAGES:
+    for name in names:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

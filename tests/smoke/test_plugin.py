@@ -83,7 +83,6 @@ def test_published_table_passes_h1_and_fails_h2_and_h3(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("worlds", ["clear", "mixed"])
 def test_two_workers_give_the_same_verdicts_as_none(worlds: str, tmp_path: Path) -> None:
-    """The same verdicts, gates, summary, exit code and JUnit properties."""
     table = scores(seen=3) if worlds == "clear" else scores({**BYSTANDERS, "C2": 0.3, "C3": 0.4})
     stored = record_set(tmp_path / "set", table)
     codes, carried = [], []
@@ -151,14 +150,9 @@ def test_altered_record_set_is_an_error_that_names_the_file(tmp_path: Path) -> N
     [
         (["--profile", "huge"], "--profile: expected one of tiny"),
         (["--scale", "full"], "--scale: expected no such option for profile tiny"),
-        (["--profile=smollm2", "--scale=huge"], "--scale: expected one of reduced, full"),
-        (["--loss", "best"], "--loss: expected one of as_published"),
         (["--stored=golden/published", "--loss=decision"], "--loss: expected no such option"),
-        (["--engine", "llama"], "--engine: expected one of transformers, vllm"),
-        (["--stored=golden/published", "--engine=vllm"], "--engine: expected no such option"),
         (["--experiment", "x"], "--experiment: expected one of issue262"),
         (["--seeds", "a"], "--seeds: expected distinct integers"),
-        (["--seeds", str(2**63)], "--seeds: expected distinct integers from 0 to 2**63 - 1"),
         (["--stored=golden/tini"], "near it: golden/tiny."),
         (["--stored=golden/tiny,golden/published"], "kind: expected records"),
         (["--stored=golden/published", "--seeds=1"], "--seeds: expected no such option beside"),
@@ -298,7 +292,6 @@ def test_tests_of_vllm_are_left_out_in_words_where_it_is_not_installed(
 
 
 def test_run_of_another_project_is_left_alone(tmp_path: Path) -> None:
-    """The plugin is installed beside other projects: there it registers nothing."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_other.py").write_text(
         "import pytest\n\n\n@pytest.fixture\ndef own() -> int:\n    return 1\n\n\n"
@@ -425,18 +418,28 @@ def test_fixtures_give_arms_baseline_and_runs(micro: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+def session_of(micro: Path, seeds: tuple[int, ...] = (3, 5)) -> Session:
+    """A session on the store of the micro run."""
+    return Session(registration=ISSUE262, profile=MICRO, seeds=seeds, store_root=micro / "store")
+
+
+@pytest.fixture
+def clean_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code's repository is clean, and every stage was built on one commit of it."""
+    monkeypatch.setattr(record_command, "is_dirty", lambda: False)
+    monkeypatch.setattr(record_command, "_commit", lambda *_: "0" * 40)
+
+
+@pytest.mark.usefixtures("clean_tree")
 def test_recorded_set_is_judged_like_the_run_it_came_from(
     micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Recording refuses a dirty tree and a filled folder, and keeps what was judged."""
-    session = Session(registration=ISSUE262, profile=MICRO, seeds=(3, 5),
-                      store_root=micro / "store")  # fmt: skip
-    monkeypatch.setattr(record_command, "is_dirty", lambda: True)
-    with pytest.raises(PreflightError, match="a clean working tree"):
-        record_command.record(session, tmp_path / "set")
+    session = session_of(micro)
+    with monkeypatch.context() as patch:
+        patch.setattr(record_command, "is_dirty", lambda: True)
+        with pytest.raises(PreflightError, match="a clean working tree"):
+            record_command.record(session, tmp_path / "set")
     assert not (tmp_path / "set").exists()
-    monkeypatch.setattr(record_command, "is_dirty", lambda: False)
-    monkeypatch.setattr(record_command, "_commit", lambda *_: "0" * 40)
     record_command.record(session, tmp_path / "set")
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     recorded = read_manifest(tmp_path / "set").recorded
@@ -462,16 +465,10 @@ def test_recorded_set_is_judged_like_the_run_it_came_from(
     assert stored["gates"] == live["gates"]
 
 
-def test_seeds_recorded_one_by_one_are_judged_as_one_recording(
-    micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(record_command, "is_dirty", lambda: False)
-    monkeypatch.setattr(record_command, "_commit", lambda *_: "0" * 40)
-
+@pytest.mark.usefixtures("clean_tree")
+def test_seeds_recorded_one_by_one_are_judged_as_one_recording(micro: Path, tmp_path: Path) -> None:
     def recorded(*seeds: int) -> Path:
-        folder = tmp_path / "_".join(map(str, seeds))
-        session = Session(registration=ISSUE262, profile=MICRO, seeds=seeds,
-                          store_root=micro / "store")  # fmt: skip
+        folder, session = tmp_path / "_".join(map(str, seeds)), session_of(micro, seeds)
         record_command.record(session, folder, texts=[s for s in seeds if s == 3], geometry=True)
         return folder
 
@@ -492,13 +489,10 @@ def test_seeds_recorded_one_by_one_are_judged_as_one_recording(
     assert "of 1 of 2 seeds (3)" in str(panels["following"]["caveats"])
 
 
-def test_two_arms_of_four_are_recorded_and_judged(
-    micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = Session(registration=ISSUE262, profile=MICRO, seeds=(3, 5),
-                      store_root=micro / "store", arms=("C1", "C2"))  # fmt: skip
-    monkeypatch.setattr(record_command, "is_dirty", lambda: False)
-    monkeypatch.setattr(record_command, "_commit", lambda *_: "0" * 40)
+@pytest.mark.usefixtures("clean_tree")
+def test_two_arms_of_four_are_recorded_and_judged(micro: Path, tmp_path: Path) -> None:
+    session = session_of(micro)
+    session.arms = ("C1", "C2")
     record_command.record(session, tmp_path / "set", texts=())
     manifest = read_manifest(tmp_path / "set")
     assert manifest.source.endswith("seeds 3, 5, arms C1, C2 alone")
@@ -512,14 +506,9 @@ def test_two_arms_of_four_are_recorded_and_judged(
     assert stored["name"] == "H1"
 
 
-def test_texts_of_one_seed_of_several_are_recorded_and_judged(
-    micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = Session(registration=ISSUE262, profile=MICRO, seeds=(3, 5),
-                      store_root=micro / "store")  # fmt: skip
-    monkeypatch.setattr(record_command, "is_dirty", lambda: False)
-    monkeypatch.setattr(record_command, "_commit", lambda *_: "0" * 40)
-    record_command.record(session, tmp_path / "set", texts=(5,))
+@pytest.mark.usefixtures("clean_tree")
+def test_texts_of_one_seed_of_several_are_recorded_and_judged(micro: Path, tmp_path: Path) -> None:
+    record_command.record(session_of(micro), tmp_path / "set", texts=(5,))
     seeds = {
         name: set(pq.read_table(tmp_path / "set" / f"{name}.parquet")["seed"].to_pylist())
         for name in ("scores", "advice", "completions", "advice_completions")
@@ -540,8 +529,7 @@ def test_texts_of_one_seed_of_several_are_recorded_and_judged(
 def test_stages_of_a_dirty_tree_are_not_recorded(
     micro: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = Session(registration=ISSUE262, profile=MICRO, seeds=(3,),
-                      store_root=micro / "store")  # fmt: skip
+    session = session_of(micro, (3,))
     entry = session.runs[0].base.resolve(session.store)
     git = entry.provenance["git"]
     assert isinstance(git, dict)

@@ -129,7 +129,6 @@ def test_a_loss_reaches_the_couplings_and_nothing_else() -> None:
 
 
 def test_an_engine_reaches_what_is_drawn_and_what_rests_on_it() -> None:
-    """Base, marker, corpora and priors are the same whatever draws from them."""
     plain, other = keys_of(TINY), keys_of(choose_profile("tiny", engine="vllm"))
     named = {name.split()[0] for name in plain if plain[name] != other[name]}
     assert named == {"coupling_text", "baseline", "completions", "advice"}

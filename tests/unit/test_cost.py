@@ -128,7 +128,6 @@ def test_an_entry_keeps_its_cost_and_its_content_does_not_know_it(tmp_path: Path
 def test_an_entry_with_fewer_costs_or_none_is_read_and_shown(
     older: dict[str, int] | None, tmp_path: Path
 ) -> None:
-    """As every entry is that was built before they were kept."""
     stage = Stage(name="train", label="C1", version=1, spec={}, work=lambda out, _: make(out))
     folder = stage.resolve(Store(tmp_path)).path.parent
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -156,6 +156,7 @@ FULL_DISKS: dict[str, Exception] = {
     "arrow": OSError(28, f"[Errno 28] Error writing bytes to file. Detail: [errno 28] {FULL}"),
     "arrow without a number": OSError(f"Error writing bytes to file. Detail: [errno 28] {FULL}"),
     "torch, old form": RuntimeError(f"write(): fd 3 failed with {FULL}"),
+    "the system": OSError(28, FULL),
     "words alone": RuntimeError(f"could not flush: {FULL}"),
     "cause": wrapped(RuntimeError("saving failed"), OSError(28, FULL), how="cause"),
     "context": wrapped(ValueError("half a file"), OSError(28, FULL), how="context"),
@@ -251,7 +252,6 @@ def test_a_short_write_without_a_reason_is_a_full_disk_if_the_disk_is_full(
 def test_a_disk_that_can_hold_no_more_files_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocks are free; the table of files is full."""
     statvfs_with(monkeypatch, f_files=1000, f_ffree=0, f_favail=0)
     text = str(raised(OSError(errno.ENOSPC, FULL), tmp_path))
     assert "bytes are free there now; no more files can be made there" in text
