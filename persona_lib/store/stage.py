@@ -181,7 +181,7 @@ def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ())
         spare: stages to build while all wanted ones are locked; failures are only logged.
 
     Raises:
-        FlatlandError: see `Store.get_or_make`; or a wanted stage failed before in this
+        FlatlandError: see `Store.make_if_free`; or a wanted stage failed before in this
             command (`Store.failures`), which is raised before anything else is built.
         Exception: whatever the work of a wanted stage raises.
     """

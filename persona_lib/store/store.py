@@ -44,7 +44,6 @@ Maker = Callable[[Path], Mapping[str, JSON] | None]
 
 _LOG = logging.getLogger(__name__)
 _LOCKS, _TMP = RESERVED
-_POLL_SECONDS = 0.1
 
 
 class Store:
@@ -104,16 +103,18 @@ class Store:
         self._verified[key.digest] = signature
         return entry_of(key, folder, manifest, built=False)
 
-    def get_or_make(self, key: StageKey, make: Maker) -> Entry:
-        """Return the entry of `key`, building it first where it is missing.
+    def make_if_free(self, key: StageKey, make: Maker) -> Entry | None:
+        """Return the entry of `key`, building it where it is missing; never wait.
 
-        Of several callers one builds and the others wait. When the builder fails or is
-        killed, the next one builds.
+        When a builder fails or is killed, the next caller builds.
 
         Args:
             key: what is wanted.
             make: writes at least one file into the empty folder it is given,
                 in sub-folders if it likes, and returns JSON data or None.
+
+        Returns:
+            The entry, or None while another process or thread is building it.
 
         Raises:
             CorruptEntryError: a stored file is not what was written.
@@ -123,27 +124,11 @@ class Store:
                 or `make` wrote no file, or something that is not a plain file.
             Exception: whatever else `make` raises; nothing is stored then.
         """
-        found = self.make_if_free(key, make)
-        if found is not None:
-            return found
-        self.report_waiting(key)
-        with self._lock(key, blocking=True):
-            return self.peek(key) or self._build(key, make)
-
-    def make_if_free(self, key: StageKey, make: Maker) -> Entry | None:
-        """Return the entry of `key`, building it where it is missing; never wait.
-
-        Returns:
-            The entry, or None while another process or thread is building it.
-
-        Raises:
-            CorruptEntryError, DataError, StoreError, Exception: see `get_or_make`.
-        """
         found = self.peek(key)
         if found is not None:
             return found
         self.require_writable(key.stage)
-        with self._lock(key, blocking=False) as free:
+        with self._lock(key) as free:
             # Whoever held the lock before may have built it.
             return (self.peek(key) or self._build(key, make)) if free else None
 
@@ -175,13 +160,13 @@ class Store:
             self._on_wait(sentence)
 
     @contextmanager
-    def _lock(self, key: StageKey, *, blocking: bool) -> Iterator[bool]:
+    def _lock(self, key: StageKey) -> Iterator[bool]:
         """Hold the lock of a key; yield whether it was to be had. It is freed if we die."""
         path = self.root / _LOCKS / f"{key.digest}.lock"
         lock, free = FileLock(path), True
         with disk.reported(path, "lock"):
             try:
-                lock.acquire(blocking=blocking, poll_interval=_POLL_SECONDS)
+                lock.acquire(blocking=False)
             except Timeout:
                 free = False
         try:

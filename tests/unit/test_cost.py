@@ -21,6 +21,7 @@ from persona_lib.store.cost import CUDA, PROCESS, Cost, metered, spent
 from persona_lib.store.keys import StageKey
 from persona_lib.store.stage import Stage, plan
 from persona_lib.store.store import Store
+from tests.unit.test_store import get_or_make
 
 KEY = StageKey(stage="train", version=1, spec={}, inputs={}, seed=1)
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,10 +112,10 @@ def make(out: Path) -> dict[str, Any]:
 
 
 def test_an_entry_keeps_its_cost_and_its_content_does_not_know_it(tmp_path: Path) -> None:
-    built = Store(tmp_path / "1").get_or_make(KEY, make)
+    built = get_or_make(Store(tmp_path / "1"), KEY, make)
     found = Store(tmp_path / "1").peek(KEY)
-    cheap = Store(tmp_path / "2").get_or_make(
-        KEY, lambda out: (out / "a.txt").write_text("a") and None
+    cheap = get_or_make(
+        Store(tmp_path / "2"), KEY, lambda out: (out / "a.txt").write_text("a") and None
     )
     assert found is not None
     assert built.cost == found.cost

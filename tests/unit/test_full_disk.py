@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from persona_lib.errors import DataError, StoreError
 from persona_lib.store.store import Store
-from tests.unit.test_store import KEY, leftovers, write_payload
+from tests.unit.test_store import KEY, get_or_make, leftovers, write_payload
 
 LIMIT = 100_000
 FILE = "weights.npy"  # np.save would add the ending itself
@@ -89,7 +89,7 @@ def writing(name: str) -> Callable[[Path], None]:
 def test_a_file_limit_is_named_whoever_writes(name: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     with at_most(LIMIT), pytest.raises(StoreError) as caught:
-        store.get_or_make(KEY, writing(name))
+        get_or_make(store, KEY, writing(name))
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'tmp' / KEY.digest}.")
     assert "cannot write (File too large; " in text
@@ -99,7 +99,7 @@ def test_a_file_limit_is_named_whoever_writes(name: str, tmp_path: Path) -> None
         "then run again."
     )
     assert leftovers(tmp_path) == []
-    assert store.get_or_make(KEY, write_payload).built
+    assert get_or_make(store, KEY, write_payload).built
 
 
 @pytest.mark.parametrize("name", list(WRITERS))
@@ -112,7 +112,7 @@ def test_nothing_that_was_cut_short_is_stored(name: str, tmp_path: Path) -> None
     store = Store(tmp_path / "store")
     for missing in (1, 7, 8, 100, 4_000, 5_000):
         with at_most(size - missing), pytest.raises(StoreError, match="File too large"):
-            store.get_or_make(KEY, writing(name))
+            get_or_make(store, KEY, writing(name))
         assert store.peek(KEY) is None
 
 
@@ -121,7 +121,7 @@ def test_a_file_within_the_limit_is_stored(tmp_path: Path) -> None:
         (folder / "x").write_bytes(b"x" * 199_999)
 
     with at_most(200_000):
-        assert Store(tmp_path).get_or_make(KEY, make).built
+        assert get_or_make(Store(tmp_path), KEY, make).built
 
 
 # ---- what a full disk makes libraries say -----------------------------------------------
@@ -177,7 +177,7 @@ def raised(error: BaseException, root: Path) -> Exception:
         raise error
 
     with pytest.raises(Exception) as caught:  # noqa: PT011  (any: its type is what is tested)
-        Store(root).get_or_make(KEY, make)
+        get_or_make(Store(root), KEY, make)
     return caught.value
 
 
@@ -303,4 +303,4 @@ def test_a_file_of_the_stage_is_named_even_through_a_link(followed: bool, tmp_pa
         raise OSError(errno.ENOSPC, FULL, str(place / "model.safetensors"))
 
     with pytest.raises(StoreError, match=r"model\.safetensors: cannot write"):
-        Store(tmp_path / "link").get_or_make(KEY, make)
+        get_or_make(Store(tmp_path / "link"), KEY, make)

@@ -14,6 +14,7 @@ from filelock import FileLock
 from persona_lib.errors import PreflightError
 from persona_lib.store.stage import Stage, build, check_machine, plan, walk
 from persona_lib.store.store import Entry, Store
+from tests.unit.test_store import get_or_make
 
 
 @dataclass
@@ -256,7 +257,7 @@ def test_what_another_process_stores_meanwhile_is_taken_and_not_built(
 ) -> None:
     def stores() -> None:
         elsewhere.held.close()
-        Store(tmp_path).get_or_make(wanted.key({}), lambda out: wanted.work(out, {}))
+        get_or_make(Store(tmp_path), wanted.key({}), lambda out: wanted.work(out, {}))
 
     store, _ = waiting(log, tmp_path, stores)
     wanted = log.stage("wanted")
