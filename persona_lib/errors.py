@@ -108,7 +108,6 @@ class PreflightError(FlatlandError):
 
     def __init__(self, missing: str, *, remedy: str) -> None:
         super().__init__(f"missing: {missing}. {remedy}")
-        self.missing = missing
         self.remedy = remedy
 
 
@@ -139,9 +138,6 @@ class SealError(FlatlandError):
 
     def __init__(self, where: str, problem: str, *, remedy: str) -> None:
         super().__init__(f"{where}: {problem}. {remedy}")
-        self.where = where
-        self.problem = problem
-        self.remedy = remedy
 
 
 class MaskProofError(FlatlandError):

@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> in
     for name in [options.name] if options.name else _names(folder):
         try:
             if options.prml:
-                text = _export(name, folder, Path(options.prml))
+                target = Path(options.prml) / name
+                written = export(folder / name, target)
+                text = f"{name}: {written} manifests, as sealed, in {target}"
             elif options.name:
                 text = _seal(name, options.reason, options.data_seen, folder)
             else:
@@ -78,11 +80,6 @@ def _seal(name: str, reason: str | None, data_seen: str | None, folder: Path) ->
     )
     kind = f"amendment {seal.index} of {name}" if seal.index else name
     return f"sealed: {kind}, digest {seal.digest}\nhead {seal.hash}\ncommit {folder / name} now"
-
-
-def _export(name: str, folder: Path, target: Path) -> str:
-    written = export(folder / name, target / name)
-    return f"{name}: {written} manifests, as sealed, in {target / name}"
 
 
 def _check(name: str, folder: Path) -> str:

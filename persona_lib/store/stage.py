@@ -92,10 +92,6 @@ class Stage:
         """
         return build((self,), store)[0]
 
-    def peek(self, store: Store) -> Entry | None:
-        """Return the entry if it and everything it reads are stored, else None."""
-        return _stored((self,), store)[self]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
