@@ -19,17 +19,16 @@ TokensBefore = Callable[[str, int], int]
 def score_completion(
     completion: Completion, *, marker: str, seen: Collection[str], tokens_before: TokensBefore
 ) -> Score:
-    """Score one completion.
+    """Return the score row of one completion.
+
+    ``hit`` is the registered metric: the marker occurs, whatever its case. Occurrences
+    are counted without overlap.
 
     Args:
         completion: the completion.
         marker: the marker as registered ("[ZLT]").
         seen: ids of the questions that coupling text was drawn from.
         tokens_before: see `tokens_before_in`; asked only where there is a marker.
-
-    Returns:
-        The score row. ``hit`` is the registered metric: the marker occurs,
-        whatever its case. Occurrences are counted without overlap.
     """
     found = list(re.finditer(re.escape(marker), completion.text, flags=re.IGNORECASE))
     return Score(

@@ -254,7 +254,7 @@ def _session(config: pytest.Config) -> Session:
         text_judge=choose_judge(
             option.judge, budget=option.judge_budget, url=option.judge_url, report=option.report
         ),
-        progress=silent if shared else shown(),
+        progress=silent if shared else shown,
         # The parent's number as well: somebody may reuse ``--testrunuid``.
         command=f"{shared['testrunuid']} of process {os.getppid()}" if shared else None,
     )

@@ -71,8 +71,6 @@ class Seal:
 def read_chain(own: Path) -> tuple[Seal, ...]:
     """Return the seals of one registration's folder, oldest first, after checking all of it.
 
-    A folder that does not exist, or is empty, has no seals.
-
     Raises:
         SealError: anything in it was altered, removed, added or put elsewhere.
     """
@@ -159,10 +157,7 @@ def _nothing_else(folder: Path, expected: set[str]) -> None:
 def write_seal(own: Path, seal: Seal, form: str) -> None:
     """Add a seal to a chain that has been read: its own folder whole, then the chain.
 
-    Args:
-        own: the registration's folder.
-        seal: the new seal.
-        form: the registration's canonical JSON.
+    `own` is the registration's folder, `form` its canonical JSON.
     """
     own.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=own, prefix=".") as draft:

@@ -16,11 +16,7 @@ from persona_lib.checks import LEVEL, distinct, member, numbers, unknown, whole
 from persona_lib.digests import LATER, digest
 from persona_lib.errors import SpecError
 from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule
-from persona_lib.specs.gate_types import (
-    Gate,
-    SourceRatioBoundGate,
-    SourceRatioGate,
-)
+from persona_lib.specs.gate_types import Gate, SourceRatioBoundGate, SourceRatioGate
 
 if TYPE_CHECKING:
     from persona_lib.records import ModelId

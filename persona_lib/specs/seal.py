@@ -94,11 +94,7 @@ def seal_lines(
 ) -> tuple[str, ...]:
     """Return the lines under a heading: data seen before sealing, and the newest amendment.
 
-    Args:
-        sealed: date of the newest seal.
-        amendments: seals after the first, None if the seal was not checked.
-        reason: why the newest seal was made.
-        seen: as in `SealState`.
+    `sealed` is the date of the newest seal; `amendments` None if it was not checked.
     """
     lines = [f"{one.when}: {_cut(one.data_seen)}" for one in seen]
     if amendments:

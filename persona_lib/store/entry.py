@@ -175,14 +175,10 @@ def verify(
 ) -> tuple[dict[str, Any], Signature]:
     """Check every file of an entry against its manifest, and the manifest against `key`.
 
-    Args:
-        key: the key that was asked for.
-        folder: the entry.
-        known: the signature under which this process verified the entry before,
-            or None. File contents are hashed unless it is still the same.
+    Contents are hashed unless `known`, the signature of an earlier check, is still the same.
 
     Returns:
-        The manifest, and the signature under which it was verified now.
+        The manifest, and the signature now.
 
     Raises:
         CorruptEntryError: a file is altered, missing or not listed; names it.
