@@ -115,34 +115,30 @@ def test_invalid_claim_is_an_error_of_the_fixture_and_stays_in_the_table(tmp_pat
 
 def test_bad_record_sets_are_errors_that_name_the_place(tmp_path: Path) -> None:
     table = scores()
-    cases = {
-        "missing": table.slice(1),
-        "twice": pa.concat_tables([table, table.slice(0, 1)]),
-        "null": table.set_column(
-            table.column_names.index("tokens"),
-            pa.field("tokens", pa.int64()),
-            pa.array([None, *table.column("tokens").to_pylist()[1:]], type=pa.int64()),
+    column = [None, *table.column("tokens").to_pylist()[1:]]
+    at, kind = table.column_names.index("tokens"), pa.field("tokens", pa.int64())
+    stored = {
+        "missing": record_set(tmp_path / "missing", table.slice(1)),
+        "twice": record_set(tmp_path / "twice", pa.concat_tables([table, table.slice(0, 1)])),
+        "null": record_set(
+            tmp_path / "null", table.set_column(at, kind, pa.array(column, type=pa.int64()))
         ),
+        "altered": record_set(tmp_path / "altered", table),
     }
-    expected = {"missing": "cell", "twice": "coordinates repeat", "null": "tokens"}
-    for name, bad in cases.items():
-        stored = record_set(tmp_path / name, bad)
-        done = run("-q", "-m", "h1", f"--stored={stored}", report=tmp_path / "report")
-        assert done.returncode == 1, name
-        assert "DataError" in done.stdout, name
-        assert expected[name] in done.stdout.lower(), done.stdout[-1500:]
-
-
-def test_altered_record_set_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    stored = record_set(tmp_path / "set", scores())
-    path = stored / "scores.parquet"
+    path = stored["altered"] / "scores.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
-    done = run("-q", "-m", "h1", f"--stored={stored}", report=tmp_path)
-    assert done.returncode == 1
-    assert "CorruptEntryError" in done.stdout
-    assert "scores.parquet" in done.stdout
+    for name, error, place in (
+        ("missing", "DataError", "cell"),
+        ("twice", "DataError", "coordinates repeat"),
+        ("null", "DataError", "tokens"),
+        ("altered", "CorruptEntryError", "scores.parquet"),
+    ):
+        done = run("-q", "-m", "h1", f"--stored={stored[name]}", report=tmp_path / "report")
+        assert done.returncode == 1, name
+        assert error in done.stdout, name
+        assert place in done.stdout.lower(), done.stdout[-1500:]
 
 
 @pytest.mark.parametrize(
@@ -251,44 +247,36 @@ VLLM_ASKED: dict[str, tuple[bool, bool]] = {
     "tests|-m|golden": (False, False),
     "tests|-m|vllm": (True, False),
 }
-"""Arguments: whether its tests are named, and whether a sentence says that they are left out."""
+ASKED: dict[str, dict[str, bool]] = {
+    **{a: {H1: named, "science: pytest -m h1, or pytest -m": not named}
+       for a, named in SCIENCE_ASKED.items()},
+    **{a: {"::test_bar[": named} for a, named in CALIBRATION_ASKED.items()},
+    **{a: {"test_greedy_completions_are_those_of_transformers": named,
+           "vllm: tests/vllm was left out": left_out}
+       for a, (named, left_out) in VLLM_ASKED.items()},
+}  # fmt: skip
+"""Arguments: which texts pytest's answer holds, and which not."""
 
 
 @pytest.fixture(scope="module")
 def collected() -> dict[str, str]:
     """What pytest says that it would run, by arguments; one process imports everything once."""
-    asked = [*SCIENCE_ASKED, *CALIBRATION_ASKED, *VLLM_ASKED]
-    cases = json.dumps([[*OTHERS, *filter(None, one.split("|"))] for one in asked])
+    cases = json.dumps([[*OTHERS, *filter(None, one.split("|"))] for one in ASKED])
     done = subprocess.run(
         [sys.executable, "-c", COLLECT, cases],
         cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {code for code, _ in found} == {0}
-    return dict(zip(asked, (text for _, text in found), strict=True))
+    return dict(zip(ASKED, (text for _, text in found), strict=True))
 
 
-@pytest.mark.parametrize("arguments", SCIENCE_ASKED)
-def test_science_runs_only_when_it_is_asked_for(arguments: str, collected: dict[str, str]) -> None:
-    expected, text = SCIENCE_ASKED[arguments], collected[arguments]
-    assert (H1 in text) is expected
-    assert ("science: pytest -m h1, or pytest -m" in text) is not expected
-
-
-@pytest.mark.parametrize("arguments", CALIBRATION_ASKED)
-def test_long_simulations_run_only_when_they_are_named(
+@pytest.mark.parametrize("arguments", ASKED)
+def test_science_simulations_and_vllm_run_only_when_asked_for(
     arguments: str, collected: dict[str, str]
 ) -> None:
-    assert ("::test_bar[" in collected[arguments]) is CALIBRATION_ASKED[arguments]
-
-
-@pytest.mark.parametrize("arguments", VLLM_ASKED)
-def test_tests_of_vllm_are_left_out_in_words_where_it_is_not_installed(
-    arguments: str, collected: dict[str, str]
-) -> None:
-    named, sentence = VLLM_ASKED[arguments]
-    assert ("test_greedy_completions_are_those_of_transformers" in collected[arguments]) is named
-    assert ("vllm: tests/vllm was left out" in collected[arguments]) is sentence
+    texts = ASKED[arguments]
+    assert {text: text in collected[arguments] for text in texts} == texts
 
 
 def test_run_of_another_project_is_left_alone(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from persona_lib.store.cost import CUDA, PROCESS, Cost, metered, spent
 from persona_lib.store.keys import StageKey
 from persona_lib.store.stage import Stage, plan
 from persona_lib.store.store import Store
-from tests.unit.test_store import get_or_make
+from tests.unit.test_store import get_or_make, write_manifest
 
 KEY = StageKey(stage="train", version=1, spec={}, inputs={}, seed=1)
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,10 +133,7 @@ def test_an_entry_with_fewer_costs_or_none_is_read_and_shown(
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["cost"]
     manifest |= {} if older is None else {"cost": older}
-    text = json.dumps(manifest)
-    (folder / "manifest.json").write_text(text)
-    line = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
-    (folder / "manifest.sha256").write_text(line)
+    write_manifest(folder, json.dumps(manifest))
     store = Store(tmp_path)
     (planned,) = plan([stage], store)
     assert planned.stored

@@ -147,19 +147,9 @@ def diamond(log: Log) -> list[Stage]:
     ]
 
 
-def depth_first(stage: Stage, seen: list[str]) -> list[str]:
-    """The order of building as it is defined: what comes before, inputs, the stage."""
-    for up in (*stage.after, *stage.inputs.values()):
-        depth_first(up, seen)
-    if stage.name not in seen:
-        seen.append(stage.name)
-    return seen
-
-
 def test_a_process_by_itself_builds_depth_first(log: Log, store: Store) -> None:
     first, second = diamond(log)
     entries = build([second, first], store, spare=[log.stage("spare")])
-    assert log.built == depth_first(first, depth_first(second, []))
     assert log.built == [
         "base", "proof", "text", "coupling2", "scores2", "coupling1", "scores1",
     ]  # fmt: skip

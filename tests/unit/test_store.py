@@ -300,16 +300,20 @@ def test_an_entry_under_the_name_of_another_is_caught(tmp_path: Path) -> None:
     assert_corrupt(tmp_path, "manifest.json: belongs to another key")
 
 
+def write_manifest(folder: Path, text: str) -> None:
+    """Replace an entry's manifest by hand, and its checksum with it."""
+    (folder / "manifest.json").write_text(text)
+    line = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
+    (folder / "manifest.sha256").write_text(line)
+
+
 def resummed(root: Path, change: Callable[[dict[str, Any]], object] | str) -> None:
-    """Alter the manifest by hand, and its checksum with it."""
     folder = get_or_make(Store(root), KEY, write_payload).path.parent
     if not isinstance(change, str):
         manifest = json.loads((folder / "manifest.json").read_text())
         change(manifest)
         change = json.dumps(manifest)
-    (folder / "manifest.json").write_text(change)
-    line = f"{hashlib.sha256(change.encode()).hexdigest()}  manifest.json\n"
-    (folder / "manifest.sha256").write_text(line)
+    write_manifest(folder, change)
 
 
 def without(name: str) -> Callable[[dict[str, Any]], object]:
