@@ -182,11 +182,8 @@ def _unreadable(path: Path, bound: str, value: str) -> DataError:
 def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """Return the columns of `schema`, in its order and with its types.
 
-    Args:
-        table: has these columns, and perhaps others.
-        schema: what every column has to be. Text may come as ``large_string``,
-            which is how pandas writes it; nothing else is converted.
-        where: what to call the table in a message.
+    The table may have others. Text may come as ``large_string``, which is how pandas writes
+    it; nothing else is converted. `where` names the table in a message.
 
     Raises:
         DataError: a column is missing or of another type, or a value is null.

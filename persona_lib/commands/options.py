@@ -75,8 +75,7 @@ def choose_profile(
     """Return a profile by name and scale, with another marker loss or engine where one is named.
 
     Raises:
-        SpecError: no such profile, scale, loss or engine, or a scale of a profile that has
-            one alone.
+        SpecError: there is no such profile, scale, loss or engine.
     """
     chosen = name or DEFAULT_PROFILE
     remedy = "Name a profile of experiments/profiles.py."
@@ -102,15 +101,15 @@ def choose_scale(profile: str | None, scale: str | None) -> str | None:
     """
     name = profile or DEFAULT_PROFILE
     known = SCALES.get(name)
-    if known is None and scale is not None:
+    if known is None:
+        if scale is None:
+            return None
         raise SpecError(
             "--scale",
             bound=f"no such option for profile {name}, which has one scale",
             value=scale,
             remedy=f"Leave --scale out; profiles with scales: {', '.join(SCALES)}.",
         )
-    if known is None:
-        return None
     chosen = next(iter(known)) if scale is None else scale
     member("--scale", chosen, tuple(known), remedy=f"Name a scale of profile {name}.")
     return chosen
@@ -208,9 +207,7 @@ def choose_report(text: str | None) -> Path:
 def check_report(folder: Path, option: str = "--report") -> None:
     """Raise SpecError where nothing could be written into a folder, before compute is spent.
 
-    Args:
-        folder: made where it does not exist.
-        option: which option named it, for the error.
+    The folder is made where it does not exist. `option` names it, for the error.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -28,12 +28,7 @@ from persona_lib.specs.seal import append, check_sealed
 
 
 def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> int:
-    """Run the command; return its exit code.
-
-    Args:
-        arguments: the command line.
-        folder: where the folders of all registrations lie.
-    """
+    """Run the command on the folders of registrations in `folder`; return its exit code."""
     parser = argparse.ArgumentParser(prog="flatland seal", description=__doc__)
     parser.add_argument("name", nargs="?", help=f"registration: {', '.join(REGISTRATIONS)}")
     parser.add_argument("--reason", help="why it is registered, or amended")

@@ -40,19 +40,15 @@ class Session:
     """Everything that a science test asks for, made when it is first asked.
 
     Attributes:
-        registration: the registration to judge under.
-        profile: the profile to run.
-        scale: name of its scale, None where it has one alone.
-        loss: marker loss that was asked for in place of the profile's, or None.
-        engine: engine that was asked for, or None for transformers.
+        scale: name of the profile's scale, None where it has one alone.
+        loss, engine: what was asked for in place of the profile's, or None.
         seeds: run seeds; one training of every arm for each.
         store_root: where stages are cached.
         stored: folders or files of stored evidence to judge, as one, instead of running.
         chosen: the registration was named by the user, and not by the stored evidence.
         user_data: folder with the published corpora, or None.
-        progress: opens progress bars.
-        arms: arms that the session as a whole will ask for; their machine needs
-            are checked before the first stage is built.
+        arms: arms that the session as a whole will ask for, () for all; their machine
+            needs are checked before the first stage is built.
         prereg: where registrations are sealed.
         text_judge: the judge behind an API that a report asks; None for the classifier.
         command: id that the workers of one command share; None for one process.

@@ -1,9 +1,8 @@
 """What a science test can ask for, as pytest fixtures.
 
-`persona_lib.plugin.hooks` registers this module, and only in this project: other
-projects of the same environment see none of these names. What a test learns
-travels on its report, as ``user_properties``: pytest writes those into the JUnit
-file, and pytest-xdist carries them to the process that prints the table.
+`persona_lib.plugin.hooks` registers this module in this project alone. What a test learns
+travels on its report, as ``user_properties``: pytest writes those into the JUnit file,
+and pytest-xdist carries them to the process that prints the table.
 """
 
 from __future__ import annotations
@@ -156,11 +155,9 @@ def gate(
 
 @contextmanager
 def lenient() -> Iterator[None]:
-    """Let no warning end a run.
+    """Let no warning end a run of hours: it is shown at the end.
 
-    A warning must not end a run of hours: it is shown at the end, as pytest does by
-    default, and not raised as in the software's own tests. What libraries say of
-    their own future is no news of the run.
+    What libraries say of their own future is no news of the run.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("default")

@@ -133,10 +133,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
-    """Refuse for the workers of pytest-xdist, before any of them has a test to run.
-
-    An error that a worker raises while it collects becomes an internal error.
-    """
+    """Refuse for the workers of pytest-xdist, whose own errors here would be internal ones."""
     selection.refuse_optimised(ids)
     if any(name.startswith("tests/science/") for name in ids):
         _check_science(node.config)
@@ -146,8 +143,8 @@ def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     """Lose no verdict at the end, and let none that does not hold pass.
 
-    pytest makes no summary without a terminal and after an internal error, and other
-    plugins' hooks may raise before ours. It also calls no test under ``--setup-only``.
+    pytest makes no summary without a terminal and after an internal error, and calls no
+    test under ``--setup-only``.
     """
     config = session.config
     try:

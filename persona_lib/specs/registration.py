@@ -153,13 +153,9 @@ class Registration:
         title: the question in one line.
         marker: the string that is coupled and counted.
         marker_prefix: what stands between a completion and the marker.
-        roster: personas by role.
-        arms: models under test, in reporting order.
-        claims, gates: rules, in reporting order.
-        kill: the kill criterion.
+        arms, claims, gates: models under test and rules, in reporting order.
         coupling_questions: question sets that coupling text is drawn from.
         evaluation_questions: question sets that arms are evaluated on.
-        statistics: resamples, seed, levels.
     """
 
     name: str

@@ -62,12 +62,10 @@ class SealState:
     """How a registration is sealed, as a verdict reports it.
 
     Attributes:
-        registration: its name.
         digest: SHA-256 of its canonical form.
-        date: date of the newest seal, UTC.
+        date, reason: when (UTC) and why the newest seal was made.
         amendments: seals after the first.
         head: hash of the newest seal: it fixes the whole chain.
-        reason: why the newest seal was made.
         seen: statements that data had been seen, oldest first, the first of each
             wording; empty if every seal says that none had been.
     """
@@ -117,7 +115,7 @@ def check_sealed(registration: Registration, folder: Path, *, named: str = "") -
     Args:
         registration: the registration.
         folder: where the folders of all registrations lie.
-        named: head of its chain that a recording noted, "" for none.
+        named: head of its chain that a recording noted, or "".
 
     Raises:
         SealError: it is not sealed, differs from what was sealed last, or
@@ -181,8 +179,6 @@ def append(
     registration: Registration, folder: Path, *, date: datetime, reason: str, data_seen: str
 ) -> Seal:
     """Seal a registration, or an amendment of it, and return the new seal.
-
-    The seal's folder appears whole or not at all, and the chain is replaced last.
 
     Args:
         registration: what to seal, as it stands in code.

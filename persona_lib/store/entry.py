@@ -55,12 +55,10 @@ class Entry:
     Attributes:
         path: folder of the payload files.
         key: the key that was asked for.
-        content: SHA-256 over the sorted (relative name, SHA-256) pairs of the
-            payload files. It depends on the payload alone, never on times, so
-            it is what downstream keys take as input.
-        seconds: wall time of the build in seconds.
+        content: SHA-256 over the sorted (relative name, SHA-256) pairs of the payload
+            files: what downstream keys take as input.
+        seconds: wall time of the build.
         meta: what the maker returned, as JSON data; empty for None.
-        provenance: versions, hardware and commit of the build.
         built: True if this call built it, False if it was found.
         cost: fields of `persona_lib.store.cost.Cost`; empty in entries older than it.
     """

@@ -224,19 +224,16 @@ class _Builder:
     def advance(self, left: list[Stage], *, lenient: bool = False) -> bool:
         """Take stages out of `left` that are stored; stop behind the first that was built.
 
-        Returns whether any was taken. With `lenient`, a stage that fails is taken out
+        Return whether any was taken. With `lenient`, a stage that fails is taken out
         as well, and what needs it is never ready.
         """
         taken = False
         self.busy = {}
         for stage in list(left):
-            if stage in self.entries:
-                left.remove(stage)
-                continue
             if not self._is_ready(stage):
                 continue
             try:
-                entry = self._take(stage)
+                entry = self.entries.get(stage) or self._take(stage)
             except Exception as error:
                 if not lenient:
                     raise

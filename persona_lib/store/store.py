@@ -175,11 +175,7 @@ class Store:
             lock.release()
 
     def _sweep(self) -> None:
-        """Remove what killed builders left of keys that nobody has asked for since.
-
-        A build holds its key's lock for as long as it has a folder here, so that a
-        folder whose lock is free belongs to nobody. The age leaves time to look at it.
-        """
+        """Remove what killed builders left: a day old, and the key's lock is free."""
         with suppress(OSError):  # what stays, or is removed by another process, harms nobody
             for folder in (self.root / _TMP).iterdir():
                 if not builders.is_old(folder):
@@ -195,8 +191,8 @@ class Store:
     def _build(self, key: StageKey, make: Maker) -> Entry:
         """Build an entry; the caller holds the lock of its key.
 
-        Should locks fail to exclude (they may end at this machine), nothing false is
-        stored: a builder that lost its folder fails, and of two that finish the first wins.
+        Should locks fail to exclude, nothing false is stored: a builder that lost its folder
+        fails, and of two that finish the first wins.
         """
         tmp, folder = self.root / _TMP, self.folder(key)
         for rubbish in tmp.glob(f"{key.digest}.*"):
