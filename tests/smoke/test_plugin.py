@@ -204,13 +204,6 @@ def test_an_engine_that_is_not_installed_is_named_before_compute(
     assert "engine: vllm draws completions" in planned.stdout
 
 
-def test_plan_prints_stages_and_trains_nothing(tmp_path: Path) -> None:
-    done = run("--plan", "--profile", "qwen7b", f"--store={tmp_path / 'store'}")
-    assert done.returncode == 0, done.stderr
-    assert "0 of 34 stages are stored" in done.stdout
-    assert not list(tmp_path.rglob("manifest.json"))
-
-
 COLLECT = """
 import contextlib, io, json, sys
 import pytest

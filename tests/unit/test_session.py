@@ -14,7 +14,7 @@ from persona_lib.commands import options
 from persona_lib.commands.outcome import merge_summaries
 from persona_lib.commands.plan import plan_text
 from persona_lib.commands.session import Session
-from persona_lib.errors import DataError, PreflightError, SealError, SpecError, UnwritableStoreError
+from persona_lib.errors import DataError, PreflightError, SealError, SpecError
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import ArmSpec, Roster
 from persona_lib.store import stage as graph
@@ -74,11 +74,6 @@ def test_folder_options_know_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
     home = Path("/home/somebody/x")
     assert options.choose_store("~/x") == options.choose_data("~/x") == home
     assert options.choose_report("~/x") == home
-
-
-def test_store_that_cannot_be_written_is_refused_before_compute() -> None:
-    with pytest.raises(UnwritableStoreError, match="/proc/flatland"):
-        session(Path("/proc/flatland")).table([ModelId(POST, "C1")], "scores")
 
 
 def test_published_corpora_are_asked_for_before_compute(tmp_path: Path) -> None:

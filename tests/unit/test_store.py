@@ -600,10 +600,13 @@ def left_behind(root: Path, name: str, *, hours: float) -> Path:
     return folder
 
 
-def test_opening_removes_what_was_left_long_ago_by_whoever_is_dead(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [f"{OTHER.digest}.", "gone-", "failed-"])
+def test_opening_removes_what_was_left_long_ago_by_whoever_is_dead(
+    name: str, tmp_path: Path
+) -> None:
     opened(tmp_path)
-    left_behind(tmp_path, f"{OTHER.digest}.{'a' * 16}", hours=25)
-    young = left_behind(tmp_path, f"{OTHER.digest}.{'b' * 16}", hours=23)
+    left_behind(tmp_path, f"{name}{'a' * 16}", hours=25)
+    young = left_behind(tmp_path, f"{name}{'b' * 16}", hours=23)
     foreign = left_behind(tmp_path, "somebody's notes", hours=1000)
     opened(tmp_path)
     assert set(leftovers(tmp_path)) == {young, foreign}
@@ -643,8 +646,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from persona_lib.store.store import StageKey, Store
 
-root, die, go, source = Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5])
-key = StageKey(**json.loads(sys.argv[6]))
+root, die, source = Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+key = StageKey(**json.loads(sys.argv[5]))
 calls = iter(range(100))
 real_fsync, real_replace = os.fsync, os.replace
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
@@ -668,22 +671,17 @@ def make(folder):
     if die == "make":
         (folder / "notes.txt").write_bytes(b"three r")
         kill()
-    time.sleep({"sleep": 0.3, "hang": 60}.get(die, 0))
+    time.sleep(60 if die == "hang" else 0)
     return {"loss": 0.25, "pair": [1, 2]}
 
 os.fsync, os.replace = fsync, replace
-store = Store(root)
-while not go.exists():
-    time.sleep(0.005)
-while (entry := store.make_if_free(key, make)) is None:
-    time.sleep(0.005)
-print(entry.built, entry.content)
+Store(root).make_if_free(key, make)
 """
 
 
-def start_child(root: Path, die: str, go: Path, calm: Entry) -> subprocess.Popen[str]:
-    """Start a process that builds `KEY` in `root` once `go` exists, and dies at `die`."""
-    arguments = (REPOSITORY, root, die, go, calm.path, KEY.canonical_json)
+def start_child(root: Path, die: str, calm: Entry) -> subprocess.Popen[str]:
+    """Start a process that builds `KEY` in `root`, and dies at `die`."""
+    arguments = (REPOSITORY, root, die, calm.path, KEY.canonical_json)
     command = [sys.executable, "-c", CHILD, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -700,7 +698,7 @@ def test_a_killed_builder_leaves_all_or_nothing(die: str, tmp_path: Path) -> Non
     live = root / "tmp" / f"{OTHER.digest}.0"
     live.mkdir()
 
-    child = start_child(root, die, root, uninterrupted)
+    child = start_child(root, die, uninterrupted)
     child.communicate(timeout=60)
     assert child.returncode == -signal.SIGKILL
     assert (Store(root).peek(KEY) is not None) == (die in FINISHED)
@@ -714,7 +712,7 @@ def test_a_killed_builder_leaves_all_or_nothing(die: str, tmp_path: Path) -> Non
 
 def test_a_waiter_takes_over_from_a_killed_builder(tmp_path: Path) -> None:
     calm = get_or_make(Store(tmp_path / "calm"), KEY, write_payload)
-    child = start_child(tmp_path, "hang", tmp_path, calm)
+    child = start_child(tmp_path, "hang", calm)
     deadline = time.monotonic() + 60
     while not (tmp_path / "builds").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -724,14 +722,3 @@ def test_a_waiter_takes_over_from_a_killed_builder(tmp_path: Path) -> None:
     assert entry.built
     assert entry.content == calm.content
     assert leftovers(tmp_path) == []
-
-
-def test_two_processes_build_once(tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    calm = get_or_make(Store(tmp_path / "calm"), KEY, write_payload)
-    children = [start_child(tmp_path, "sleep", go, calm) for _ in range(2)]
-    go.touch()
-    lines = [child.communicate(timeout=60)[0].split() for child in children]
-    assert (tmp_path / "builds").read_text() == "built\n"
-    assert sorted(built for built, _ in lines) == ["False", "True"]
-    assert {content for _, content in lines} == {calm.content}

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +23,6 @@ from tests.unit.test_store import (
     KEY,
     OTHER,
     PAYLOAD,
-    REPOSITORY,
     get_or_make,
     leftovers,
     never,
@@ -93,21 +91,6 @@ def test_a_network_file_system_that_says_no_by_another_number_has_locks(
     assert get_or_make(Store(tmp_path), KEY, write_payload).built
 
 
-def test_a_process_whose_every_flock_succeeds_ends_in_words(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import fcntl\n\n\ndef given(file, operation):\n    return None\n\n\nfcntl.flock = given\n"
-    )
-    opens = "import sys; from tests.unit.test_store import Path, opened; opened(Path(sys.argv[1]))"
-    done = subprocess.run(
-        [sys.executable, "-c", opens, str(tmp_path / "store")],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "UnwritableStoreError: " in done.stderr.splitlines()[-1]
-    assert "no working locks" in done.stderr
-
-
 # ---- a live builder's files, whatever locks are worth ------------------------------------
 
 
@@ -155,7 +138,7 @@ def test_a_live_process_that_lost_its_lock_keeps_its_files(tmp_path: Path) -> No
     calm = get_or_make(Store(tmp_path / "calm"), KEY, write_payload)
     root = tmp_path / "root"
     opened(root)
-    child = start_child(root, "hang", root, calm)
+    child = start_child(root, "hang", calm)
     try:
         wait_for(root / "builds")
         # A lock on a file that has gone excludes nobody who makes the file anew.
@@ -308,16 +291,3 @@ def test_a_folder_is_out_of_its_builder_s_reach_before_its_files_go(
     opened(root)
     assert seen == [(False, True)]
     assert leftovers(root) == []
-
-
-@pytest.mark.parametrize("name", ["gone-0123456789abcdef", "failed-0123456789abcdef"])
-def test_opening_removes_what_a_killed_command_left(name: str, tmp_path: Path) -> None:
-    opened(tmp_path)
-    folders = [tmp_path / "tmp" / f"{name}{n}" for n in range(2)]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "file").write_text("left")
-    then = time.time() - 25 * 3600
-    os.utime(folders[0], (then, then))
-    opened(tmp_path)
-    assert [folder.exists() for folder in folders] == [False, True]
