@@ -125,22 +125,22 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
 
-def read_bytes(path: Path, *, most_bytes: int) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """Return the bytes of a plain file, or of what a link to one leads to.
 
     Raises:
-        DataError: no plain file, unreadable, or longer than `most_bytes`.
+        DataError: no plain file, unreadable, or longer than `MOST_JSON_BYTES`.
     """
     try:
         if not path.is_file():
             kind = "another kind of file" if path.exists() else "no such file"
             raise _unreadable(path, "a plain file", kind)
         with path.open("rb") as file:
-            raw = file.read(most_bytes + 1)
+            raw = file.read(MOST_JSON_BYTES + 1)
     except OSError as error:
         raise _unreadable(path, "a readable file", str(error)) from error
-    if len(raw) > most_bytes:
-        raise _unreadable(path, f"at most {most_bytes:,} bytes", "more")
+    if len(raw) > MOST_JSON_BYTES:
+        raise _unreadable(path, f"at most {MOST_JSON_BYTES:,} bytes", "more")
     return raw
 
 
@@ -158,14 +158,13 @@ def parse_json(raw: bytes, *, most_depth: int = MOST_JSON_DEPTH) -> Any:
     return json.loads(raw.decode("utf-8"))
 
 
-def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object; size, kind and depth are bounded before it is parsed.
 
     Raises:
-        DataError: not a plain file, unreadable, longer than `most_bytes`, nested too
-            deep, not UTF-8, or not an object.
+        DataError: as `read_bytes` raises it; or nested too deep, not UTF-8, or no object.
     """
-    raw = read_bytes(path, most_bytes=most_bytes)
+    raw = read_bytes(path)
     try:
         body = parse_json(raw)
     except ValueError as error:

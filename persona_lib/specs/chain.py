@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.checks import MOST_JSON_BYTES, parse_json, read_bytes
+from persona_lib.checks import parse_json, read_bytes
 from persona_lib.digests import canonical_json, digest
 from persona_lib.errors import DataError, SealError
 
@@ -104,7 +104,7 @@ def read_form(own: Path, seal: Seal) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_bytes(path, most_bytes=MOST_JSON_BYTES)
+        return read_bytes(path)
     except DataError as error:
         problem = f"it cannot be read ({error.bound} expected, got {error.value})"
         raise SealError(str(path), problem, remedy=_RESTORE) from error

@@ -88,7 +88,7 @@ def write_manifest(
     work: Path,
     meta: Mapping[str, JSON] | None,
     seconds: float,
-    cost: Cost | None = None,
+    cost: Cost,
 ) -> dict[str, Any]:
     """Write manifest and checksum beside ``work/payload``; return the manifest as it is read.
 
@@ -129,7 +129,7 @@ def write_manifest(
             "files": files,
             "meta": {} if meta is None else dict(meta),
             "seconds": seconds,
-            "cost": {} if cost is None else asdict(cost),
+            "cost": asdict(cost),
             "provenance": provenance(),
         }
         text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n"
