@@ -42,9 +42,7 @@ _SHORT_WRITE = re.compile(
 def probe(folder: Path, missing: str) -> None:
     """Make a folder of the store where it is missing, and write a file in it.
 
-    Args:
-        folder: the folder.
-        missing: what has to be built there, for the message.
+    `missing` is what has to be built there, for the message.
 
     Raises:
         UnwritableStoreError: the folder cannot be made or written.

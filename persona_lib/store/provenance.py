@@ -53,12 +53,10 @@ _GIT_SECONDS = 60
 def provenance() -> dict[str, JSON]:
     """Return what made a result, as JSON data.
 
-    Keys: ``python`` (version and implementation), ``platform`` (system, machine,
-    cpu, cores), ``packages`` (name -> version of those of `PACKAGES` that are
-    installed), ``accelerator`` (names, or None where torch is not loaded or
-    sees none), ``torch`` (see `_running`; None where it is not loaded), ``git``
-    (commit and dirty, each None where the code lies in no repository), ``date``
-    (UTC, to the second). Nothing heavy is imported.
+    Keys: ``python``, ``platform`` (system, machine, cpu, cores), ``packages`` (name ->
+    version), ``accelerator`` (names, or None where torch is not loaded or sees none),
+    ``torch`` (see `_running`), ``git`` (see `git_state`), ``date`` (UTC, to the second).
+    Nothing heavy is imported.
     """
     head, dirty = git_state()
     # Those that this process may use.

@@ -114,7 +114,7 @@ class Store:
                 in sub-folders if it likes, and returns JSON data or None.
 
         Returns:
-            The entry, or None while another process or thread is building it.
+            The entry, or None while somebody else is building it.
 
         Raises:
             CorruptEntryError: a stored file is not what was written.
@@ -135,8 +135,7 @@ class Store:
     def require_writable(self, missing: str) -> None:
         """Make and try the store's folders and its locks, once, before anything is computed.
 
-        Args:
-            missing: what has to be built, for messages.
+        `missing` is what has to be built, for messages.
 
         Raises:
             UnwritableStoreError: a folder cannot be made or written, or locks of its
