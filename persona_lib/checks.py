@@ -125,22 +125,35 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
 
+def unreadable(path: Path, what: str, value: object) -> DataError:
+    """Return the error for a file that is not what it has to be."""
+    return DataError(str(path), bound=what, value=str(value), remedy="Restore the file.")
+
+
+def check_plain(path: Path) -> None:
+    """Raise DataError where a path leads to no plain file: pipes and devices may never end."""
+    try:
+        if not path.is_file():
+            kind = "another kind of file" if path.exists() else "no such file"
+            raise unreadable(path, "a plain file", kind)
+    except OSError as error:
+        raise unreadable(path, "a readable file", error) from error
+
+
 def read_bytes(path: Path) -> bytes:
     """Return the bytes of a plain file, or of what a link to one leads to.
 
     Raises:
         DataError: no plain file, unreadable, or longer than `MOST_JSON_BYTES`.
     """
+    check_plain(path)
     try:
-        if not path.is_file():
-            kind = "another kind of file" if path.exists() else "no such file"
-            raise _unreadable(path, "a plain file", kind)
         with path.open("rb") as file:
             raw = file.read(MOST_JSON_BYTES + 1)
     except OSError as error:
-        raise _unreadable(path, "a readable file", str(error)) from error
+        raise unreadable(path, "a readable file", error) from error
     if len(raw) > MOST_JSON_BYTES:
-        raise _unreadable(path, f"at most {MOST_JSON_BYTES:,} bytes", "more")
+        raise unreadable(path, f"at most {MOST_JSON_BYTES:,} bytes", "more")
     return raw
 
 
@@ -168,14 +181,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         body = parse_json(raw)
     except ValueError as error:
-        raise _unreadable(path, "a readable JSON file", str(error)) from error
+        raise unreadable(path, "a readable JSON file", error) from error
     if not isinstance(body, dict):
-        raise _unreadable(path, "a JSON object", type(body).__name__)
+        raise unreadable(path, "a JSON object", type(body).__name__)
     return body
-
-
-def _unreadable(path: Path, bound: str, value: str) -> DataError:
-    return DataError(str(path), bound=bound, value=value, remedy="Restore the file.")
 
 
 def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
