@@ -1,7 +1,7 @@
 """Each type of claim: its rule as conditions, and the outcome that they give on evidence.
 
 A new type needs a dataclass in `persona_lib.specs.claim_types` and one function here,
-marked with `rule`. The decision table is in `persona_lib.verdict.judging`.
+marked with `rule`. The decision table is in docs/statistics.md.
 """
 
 from __future__ import annotations

@@ -87,11 +87,8 @@ def read_runs(ask: Ask, seeds: Sequence[int], limits: Limits, confidence: float)
     It holds if every run by itself does and the interval of the mean over runs does too
     (`over_runs`). It fails if that whole interval is beyond a bound, or one run is: by the
     whole of its own interval at confidence 1 - (1 - confidence) / 2 R, and apart from the
-    others (`_apart`). Otherwise it cannot tell.
-
-    One of five runs whose mean is at the bound is beyond it in 12 % of data sets, so that
-    its interval alone is not enough. Two runs (below `MIN_SEEDS`) have no interval over
-    runs: the worst is shown, and fails the gate at confidence 1 - (1 - confidence) / 2.
+    others (`_apart`). Otherwise it cannot tell. Two runs (below `MIN_SEEDS`) have no interval
+    over runs: the worst is shown, and fails the gate at confidence 1 - (1 - confidence) / 2.
 
     Args:
         ask: reads the gate.
@@ -133,22 +130,16 @@ def over_runs(
     """Return the mean over training runs of a gate's number, and its interval.
 
     Student's t of R figures, df = R - 1 (Student 1908). Runs share their questions, which
-    this spread lacks: the interval is widened to contain that of all runs together, which
-    clusters by question and has a width if all figures are 0 or 1. docs/statistics.md has
-    the error rates.
-
-    If K numbers each have to keep the bound (`Reading.parts`), each has its own mean and
-    an interval at confidence 1 - (1 - confidence) / K; the worst is returned.
+    this spread lacks: the interval is widened to contain that of all runs together, and
+    ends where the number does; NaN if a run has no figure or all together no interval.
+    If K numbers each have to keep the bound (`Reading.parts`), each has an interval at
+    confidence 1 - (1 - confidence) / K; the worst is returned.
 
     Args:
         each: (R,) readings of single runs.
         pooled: the reading of all runs together.
         limits: what the gate asks of its number.
         confidence: level of the interval.
-
-    Returns:
-        The interval, within what the number can be; NaN if a run has no figure or all
-        together no interval.
     """
     figures = np.array([[part.value for part in _parts(one)] for one in each])
     runs = len(each)

@@ -1,35 +1,8 @@
 """Judging: registered rules and gates on evidence, in one decision table.
 
-Rows are tried from the top; the first that fits decides. d is the effect,
-[low, high] its interval.
-
-Difference claims (H1, H2):
-
-==========================================================  ============  =================
-when                                                        outcome       label
-==========================================================  ============  =================
-a needed gate fails or cannot tell                          INVALID       gate's name
-the kill criterion is bound to the claim and triggered      REFUTED       kill criterion
-d >= min_effect and p < max_p (if the ratio gate does       SUPPORTED     rule met
-not hold: of bystander/source as well)
-the kill criterion is bound to the claim, not triggered     INCONCLUSIVE  ambiguous zone
-a condition's interval ends below min_effect                REFUTED       effect too small,
-                                                                          or sign flipped
-otherwise                                                   INCONCLUSIVE  cannot tell
-==========================================================  ============  =================
-
+The table is in docs/statistics.md: rows are tried from the top; the first that fits decides.
 A claim with a kill criterion is never refuted by its interval: the registration reads
 "above the kill rate with H1 not met: no claim".
-
-Triage claims (H3) take their label from the registered three-way rule: the null
-label is SUPPORTED, the artefact label REFUTED, ``ambiguous`` INCONCLUSIVE. Without an
-interval the artefact label is INCONCLUSIVE: the data cannot tell.
-
-The kill criterion is SUPPORTED ("not triggered") above its rate and REFUTED
-("triggered") at or below it: a point rule, as registered.
-
-Effects, rates and ratios are compared with a tolerance (`persona_lib.stats.thresholds`),
-so that 0.60 - 0.40 is at least 0.20. docs/statistics.md has the whole contract.
 """
 
 from __future__ import annotations

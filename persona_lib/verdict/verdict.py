@@ -28,8 +28,8 @@ class Verdict(AsJson):
     Fields from `arms` on have their defaults in older files.
 
     Attributes:
-        label: the row of the decision table (`persona_lib.verdict.judging`), or the
-            registered label of a triage.
+        label: the row of the decision table (docs/statistics.md), or the registered label
+            of a triage.
         contrast: what the effect is, in words ("C2 - C1, mean bystander rate").
         effect: the effect that the rule read.
         rule: the registered rule with its thresholds.
@@ -74,11 +74,6 @@ class Verdict(AsJson):
         return self.outcome is Outcome.SUPPORTED
 
     @property
-    def details(self) -> tuple[str, ...]:
-        """Other looks and notes, one line each."""
-        return (*(e.text for e in self.estimates), *self.notes)
-
-    @property
     def text(self) -> str:
         """The whole verdict in several lines."""
         effect = self.effect
@@ -91,7 +86,7 @@ class Verdict(AsJson):
             f"  {self.contrast}: {effect.text}",
             *(f"  {gate.line}" for gate in self.gates),
             *(f"  warning, not registered: {gate.line}" for gate in self.warnings),
-            *(f"  {line}" for line in self.details),
+            *(f"  {line}" for line in (*(e.text for e in self.estimates), *self.notes)),
             f"  registration {self.registration} {self.digest[:12]}"
             f"{seal_text(self.sealed, self.amendments)}, seeds {seeds}",
             *(f"  {line}" for line in self.seal_lines),
