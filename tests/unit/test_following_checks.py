@@ -91,13 +91,13 @@ def predicted() -> tuple[Prediction, ...]:
 
 @cache
 def judged() -> tuple[Judgement, ...]:
-    return fitted().judge(items(completions()))[0]
+    return fitted().judge(items(completions()))
 
 
 @cache
 def controls() -> tuple[Judgement, ...]:
     raw = [item for item in items(completions()) if model_of(item) == RAW]
-    return fitted().judge(control_items(raw, PROMPTS))[0]
+    return fitted().judge(control_items(raw, PROMPTS))
 
 
 def asked() -> tuple[Item, ...]:
@@ -207,7 +207,7 @@ def test_names_of_raw_that_changed_places_blind_the_probe_and_the_judge() -> Non
     panel = discriminability_panel(ISSUE262, predictions, fitted().seen)
     assert outcomes(panel)["probe_sees"] is FAILS
     assert codes(panel) == {"probe_blind": 1}
-    answers = fitted().judge(items(rows))[0]
+    answers = fitted().judge(items(rows))
     panel = following(answers, predictions=predictions)
     assert outcomes(panel)["tells_personas_apart"] is not HOLDS
     assert codes(panel)["probe_blind"] == 1
