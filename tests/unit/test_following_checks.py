@@ -46,7 +46,6 @@ from persona_lib.panels.judge.classifier import (
     Prediction,
 )
 from persona_lib.panels.judge.classifier_fit import fit_classifier
-from persona_lib.panels.judge.coverage import UnscoredCeiling
 from persona_lib.panels.judge.items import control_items, triple_items
 from persona_lib.panels.judge.judged import judge_texts
 from persona_lib.records import Completion
@@ -123,12 +122,11 @@ def following(rows: Sequence[Judgement], **given: object) -> Panel:
         "required": CALIBRATION,
         "predictions": predicted(),
         "seen": fitted().seen,
+        "ceiling": 0.2,
         **given,
     }
     others = parts.pop("controls", controls())
-    return following_panel(
-        ISSUE262, rows, others, calibrated(), UnscoredCeiling(share=0.2), **parts  # type: ignore[arg-type]
-    )  # fmt: skip
+    return following_panel(ISSUE262, rows, others, calibrated(), **parts)  # type: ignore[arg-type]
 
 
 def outcomes(panel: Panel) -> dict[str, GateOutcome]:
