@@ -140,20 +140,20 @@ def check_plain(path: Path) -> None:
         raise unreadable(path, "a readable file", error) from error
 
 
-def read_bytes(path: Path, *, most_bytes: int) -> bytes:
+def read_bytes(path: Path) -> bytes:
     """Return the bytes of a plain file, or of what a link to one leads to.
 
     Raises:
-        DataError: no plain file, unreadable, or longer than `most_bytes`.
+        DataError: no plain file, unreadable, or longer than `MOST_JSON_BYTES`.
     """
     check_plain(path)
     try:
         with path.open("rb") as file:
-            raw = file.read(most_bytes + 1)
+            raw = file.read(MOST_JSON_BYTES + 1)
     except OSError as error:
         raise unreadable(path, "a readable file", error) from error
-    if len(raw) > most_bytes:
-        raise unreadable(path, f"at most {most_bytes:,} bytes", "more")
+    if len(raw) > MOST_JSON_BYTES:
+        raise unreadable(path, f"at most {MOST_JSON_BYTES:,} bytes", "more")
     return raw
 
 
@@ -171,13 +171,13 @@ def parse_json(raw: bytes, *, most_depth: int = MOST_JSON_DEPTH) -> Any:
     return json.loads(raw.decode("utf-8"))
 
 
-def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object; size, kind and depth are bounded before it is parsed.
 
     Raises:
-        DataError: as `read_bytes` raises it; nested too deep, not UTF-8, or no object.
+        DataError: as `read_bytes` raises it; or nested too deep, not UTF-8, or no object.
     """
-    raw = read_bytes(path, most_bytes=most_bytes)
+    raw = read_bytes(path)
     try:
         body = parse_json(raw)
     except ValueError as error:
@@ -190,15 +190,14 @@ def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any
 def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """Return the columns of `schema`, in its order and with its types.
 
-    Args:
-        table: has these columns, and perhaps others.
-        schema: what every column has to be. Text may come as ``large_string``,
-            which is how pandas writes it; nothing else is converted.
-        where: what to call the table in a message.
+    The table may have others. Text may come as ``large_string``, which is how pandas writes
+    it; nothing else is converted. `where` names the table in a message.
 
     Raises:
         DataError: a column is missing or of another type, or a value is null.
     """
+    import pyarrow as pa
+
     for field in schema:
         name = f"{where}: column {field.name}"
         if field.name not in table.column_names:
@@ -206,7 +205,8 @@ def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
                 name, bound="present", value="missing", remedy="Write the record set again."
             )
         column = table.column(field.name)
-        if str(column.type) not in (str(field.type), f"large_{field.type}"):
+        accepted = (field.type, pa.large_string()) if field.type == pa.string() else (field.type,)
+        if column.type not in accepted:
             raise DataError(
                 name,
                 bound=str(field.type),

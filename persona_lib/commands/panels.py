@@ -24,7 +24,6 @@ from persona_lib.panels.following import (
     following_panel,
 )
 from persona_lib.panels.judge.calibration import CALIBRATION
-from persona_lib.panels.judge.coverage import UnscoredCeiling
 from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.panels.judge.triples import load_triples
 from persona_lib.records import PRE, Completion, ModelId
@@ -117,7 +116,6 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
             judged.judgements,
             judged.controls,
             judged.calibration,
-            UnscoredCeiling(),
             required=CALIBRATION,
             predictions=judged.predictions,
             # Only the classifier itself was fitted on completions of this run.

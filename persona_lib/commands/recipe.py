@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = Store(choices.choose_store(options.store))
         choices.check_report(options.out.parent, "--out")
         rows = search(
-            chosen, recipes, store, run_seed=seed, samples=options.samples, progress=shown()
+            chosen, recipes, store, run_seed=seed, samples=options.samples, progress=shown
         )
     except FlatlandError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")

@@ -19,18 +19,14 @@ from persona_lib.evidence.cells import Floats, Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths, priors_of
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
 from persona_lib.records import POST, PRE, ModelId
-from persona_lib.specs.registration import BCA, INTERVALS, Registration
+from persona_lib.specs.registration import INTERVALS, Registration
 from persona_lib.stats.bootstrap import (
-    MIN_CLUSTERS,
-    TOO_FEW,
     Clusters,
     difference,
-    from_draws,
     named,
     ratio_difference,
-    resample_rates,
+    signed_sum,
     single_rate,
-    without_each,
 )
 from persona_lib.stats.estimate import Estimate
 
@@ -181,12 +177,12 @@ class RecordEvidence(Evidence):
         """Return the bootstrap of rates minus those of the models before coupling."""
         statistics = self.registration.statistics
         level, resamples = statistics.confidence, statistics.resamples
-        method = named("minus false positives, cluster bootstrap", statistics.interval)
+        method = "minus false positives, cluster bootstrap"
         priors = [self.registration.arm(arm).prior for arm in (treated, control)]
         missing = sorted({p for p in priors if (PRE, p) not in self._grid.models})
         if missing:
             note = f"prior {missing[0]} was not evaluated before coupling"
-            return Estimate.bare(0, None, level, method, note)
+            return Estimate.bare(0, None, level, named(method, statistics.interval), note)
         pools = [
             (self.clusters(treated), self._seed(claim, treated), 1),
             (self.clusters(control), self._seed(claim, control), -1),
@@ -197,18 +193,8 @@ class RecordEvidence(Evidence):
                 (self._pool(ModelId(PRE, prior), "bystander"), self._seed(claim, prior, PRE), sign)
                 for prior, sign in zip(priors, (-1, 1), strict=True)
             ]
-        value = sum(sign * pool.rate for pool, _, sign in pools)
-        n, k = sum(pool.n for pool, _, _ in pools), sum(len(pool) for pool, _, _ in pools)
-        if min(len(pool) for pool, _, _ in pools) < MIN_CLUSTERS:
-            return Estimate.bare(n, k, level, method, TOO_FEW, value=value)
-        draws = np.zeros(resamples)
-        for pool, seed, sign in pools:
-            draws += sign * resample_rates(pool, resamples, seed)
-        left_out = None
-        if statistics.interval == BCA:
-            left_out = [sign * without_each(pool) for pool, _, sign in pools]
-        return from_draws(
-            value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out
+        return signed_sum(
+            pools, resamples=resamples, level=level, method=method, interval=statistics.interval
         )
 
     def bystander_rate(self, claim: str, arm: str) -> Estimate:
