@@ -15,7 +15,7 @@ from experiments.profiles import MICRO, SCALES, TINY
 from persona_lib.commands import recipe
 from persona_lib.commands.recipe import SEARCH, grid, measured, search, table
 from persona_lib.commands.session import DATA
-from persona_lib.errors import SpecError
+from persona_lib.digests import canonical
 from persona_lib.specs.personas import load_questions
 from persona_lib.store import stage as graph
 from persona_lib.store.stage import Stage, walk
@@ -125,8 +125,6 @@ def test_rates_are_counted_by_role() -> None:
 
 
 def test_the_table_has_a_line_for_each_recipe_and_says_what_failed() -> None:
-    from persona_lib.digests import canonical
-
     good = {"recipe": canonical(TINY.coupling), **measured(scored(), 21.0)}
     lines = table([good, {"recipe": canonical(TINY.coupling), "failed": "no"}]).splitlines()
     assert len(lines) == 3
@@ -141,6 +139,7 @@ def test_the_table_has_a_line_for_each_recipe_and_says_what_failed() -> None:
     ("arguments", "message"),
     [
         (["--learning-rates", "a"], "--learning-rates: expected numbers with commas"),
+        (["--epochs", "5;10"], "--epochs: expected numbers with commas"),
         (["--learning-rates", "-1"], "train.learning_rate: expected finite and > 0"),
         (["--epochs", "0"], "train.epochs: expected"),
         (["--losses", "best"], "train.loss: expected one of as_published"),
@@ -179,10 +178,3 @@ def test_what_was_found_is_written(
     assert body["engine"] == "vllm"
     assert (body["questions"], body["seed"], body["samples"]) == (["coupling"], recipe.SEED, 3)
     assert [row["recipe"]["learning_rate"] for row in body["rows"]] == [1e-4, 2e-4]
-
-
-def test_small_numbers_of_the_option_are_read() -> None:
-    assert recipe._numbers("--epochs", "5,10") == (5.0, 10.0)
-    assert recipe._numbers("--epochs", None) == ()
-    with pytest.raises(SpecError, match="--epochs"):
-        recipe._numbers("--epochs", "5;10")
