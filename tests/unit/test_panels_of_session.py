@@ -88,8 +88,9 @@ def test_a_panel_that_cannot_be_made_leaves_the_others_alone(
 @pytest.mark.usefixtures("unjudged")
 def test_verdict_json_has_panels_only_where_a_report_is_asked_for(tmp_path: Path) -> None:
     session = stored(ROOT / "golden" / "tiny")
-    verdict = session.judge("H1").to_json()
-    recorded = {"verdicts": {"H1": verdict}, "gates": {}, "summaries": [session.summary("H1")]}
+    judging = session.judging("H1")
+    verdict = judging.claim("H1").to_json()
+    recorded = {"verdicts": {"H1": verdict}, "gates": {}, "summaries": [judging.summary]}
     assert session.arms == ()  # as in the process that writes, under pytest-xdist
     for asked in (False, True):
         path = write_outcome(tmp_path / str(asked), session, recorded, panels=asked)
