@@ -160,7 +160,8 @@ def judged_under(
 
 def _priors_trained(recorded: Mapping[str, Any]) -> str:
     """Return how the priors of a set were trained, "" where its manifest does not say."""
-    configs, found = recorded.get("config"), []
+    configs: Any = recorded.get("config")
+    found = []
     for config in configs if isinstance(configs, list) else [configs]:
         try:
             lora = config["profile"]["prior"]["lora"]
