@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,6 +32,7 @@ from persona_lib.specs.registration import RAW
 
 if TYPE_CHECKING:
     from persona_lib.commands.session import Session
+    from persona_lib.pipeline.run import Kind
 
 _SAMPLES = "samples of the report"
 _FOLLOWED = {"discriminability": DISCRIMINABILITY, "following": FOLLOWING}
@@ -179,9 +180,7 @@ def _made(name: str, title: str, make: Callable[[], Panel]) -> dict[str, Any]:
     return panel.to_json()
 
 
-def _rows(
-    session: Session, models: Sequence[ModelId], of: Literal["scores", "completions"]
-) -> pa.Table | None:
+def _rows(session: Session, models: Sequence[ModelId], of: Kind) -> pa.Table | None:
     """Return the ``scores`` or ``completions`` of some models, None where none were recorded."""
     if not session.stored:
         return session.table(models, of)
