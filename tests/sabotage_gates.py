@@ -28,7 +28,7 @@ from persona_lib.stats.uneven import Chance
 from persona_lib.verdict import gate_bounds
 from persona_lib.verdict.gate_result import Reading
 from tests.healthy import HARM, ROSTER
-from tests.sabotage import BOUND_GATES, Judge, Mutant, Patch, rules_of, wrap
+from tests.sabotage import BOUND_GATES, Judge, Mutant, Patch, of_kind
 
 Changed = Callable[[Any], None]
 
@@ -47,8 +47,7 @@ def _reads(kind: type[Any], what: str, change: Changed) -> Mutant:
         found: Reading = function(gate, seen)
         return found
 
-    name = f"{kind.__name__}: {what}"
-    return Mutant(name=name, what=what, apply=wrap(kind, around), rules=rules_of(kind))
+    return of_kind(kind, what, around)
 
 
 def _grid(**change: Callable[[Any], Any]) -> Changed:
@@ -103,8 +102,7 @@ def _within(kind: type[Any], what: str, name: str, make: Callable[[Any], Any]) -
             setattr(gate_bounds, name, honest)
         return found
 
-    full = f"{kind.__name__}: {what}"
-    return Mutant(name=full, what=what, apply=wrap(kind, around), rules=rules_of(kind))
+    return of_kind(kind, what, around)
 
 
 def _gates() -> Iterator[Mutant]:
