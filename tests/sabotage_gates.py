@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from persona_lib.evidence.evidence import Count, Evidence
-from persona_lib.records import PRE
+from persona_lib.records import PRE, ModelId
 from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
@@ -176,7 +176,7 @@ def _gates() -> Iterator[Mutant]:
 
 def _length_gates() -> Iterator[Mutant]:
     def of_prior(prior: str) -> Callable[[Any], Any]:
-        return lambda f: lambda e, phase, model: f(e, phase, prior if phase == PRE else model)
+        return lambda f: lambda e, of: f(e, ModelId(PRE, prior) if of[0] == PRE else of)
 
     for prior in HARM:
         yield _within(
