@@ -512,7 +512,6 @@ def test_claims_of_other_types_are_named() -> None:
         (lambda: replace(PLANNING, held=0), SpecError, "held: expected >= 1"),
         (lambda: replace(PLANNING.sds, persona=-1), SpecError, "SD in logits: persona: expected"),
         (lambda: replace(FULL, seeds=0), SpecError, r"size\.seeds: expected >= 1"),
-        (lambda: replace(REGISTERED, max_p=0), DataError, "max_p: expected between 0 and 1"),
         (lambda: t_power(REGISTERED, 30.0, np.ones(1), 5), DataError, "truth: expected between"),
         (lambda: t_power(REGISTERED, 0.3, np.ones(1), 0), DataError, "df: expected >= 1"),
         (lambda: welch_power(REGISTERED, 0.3, (0.1, 0.1), 2), DataError, "seeds: expected >= 3"),
