@@ -110,6 +110,13 @@ def wrap(kind: type[Any], around: Callable[..., Any]) -> Callable[[Patch], None]
     return apply
 
 
+def of_kind(kind: type[Any], what: str, around: Callable[..., Any]) -> Mutant:
+    """Return the mutant that wraps the function of a type of rule, see `wrap`."""
+    return Mutant(
+        name=f"{kind.__name__}: {what}", what=what, apply=wrap(kind, around), rules=rules_of(kind)
+    )
+
+
 def _outcomes(kind: type[Any]) -> Iterator[Mutant]:
     """Outcomes that are not the rule's."""
     named: dict[str, dict[GateOutcome, GateOutcome]] = {
@@ -134,12 +141,7 @@ def _outcomes(kind: type[Any]) -> Iterator[Mutant]:
             found: Reading = function(gate, evidence)
             return replace(found, outcome=changed.get(found.outcome, found.outcome))
 
-        yield Mutant(
-            name=f"{kind.__name__}: {what}",
-            what=what,
-            apply=wrap(kind, around),
-            rules=rules_of(kind),
-        )
+        yield of_kind(kind, what, around)
 
 
 STEPS: dict[type[Any], float] = {
@@ -202,12 +204,7 @@ def _bounds(kind: type[Any]) -> Iterator[Mutant]:
                 found: Reading = function(gate, evidence)
             return found
 
-        yield Mutant(
-            name=f"{kind.__name__}: {what}",
-            what=what,
-            apply=wrap(kind, around),
-            rules=rules_of(kind),
-        )
+        yield of_kind(kind, what, around)
 
 
 def _arms(kind: type[Any]) -> Iterator[Mutant]:
@@ -221,19 +218,14 @@ def _arms(kind: type[Any]) -> Iterator[Mutant]:
                 return function(replace(rule, arm=arm), *rest)
 
             what = f"reads {arm.name}, whatever arm is named"
-            yield Mutant(
-                name=f"{kind.__name__}: {what}", what=what, apply=wrap(kind, around),
-                rules=rules_of(kind),
-            )  # fmt: skip
+            yield of_kind(kind, what, around)
         return
 
     def turned(function: Judge, rule: Any, *rest: Any) -> Any:
         return function(replace(rule, treated=rule.control, control=rule.treated), *rest)
 
     what = "treated and control exchanged"
-    yield Mutant(
-        name=f"{kind.__name__}: {what}", what=what, apply=wrap(kind, turned), rules=rules_of(kind)
-    )
+    yield of_kind(kind, what, turned)
 
 
 def _families() -> Iterator[Mutant]:

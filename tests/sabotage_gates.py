@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from persona_lib.evidence.evidence import Count, Evidence
-from persona_lib.records import PRE
+from persona_lib.records import PRE, ModelId
 from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
@@ -28,7 +28,7 @@ from persona_lib.stats.uneven import Chance
 from persona_lib.verdict import gate_bounds
 from persona_lib.verdict.gate_result import Reading
 from tests.healthy import HARM, ROSTER
-from tests.sabotage import BOUND_GATES, Judge, Mutant, Patch, rules_of, wrap
+from tests.sabotage import BOUND_GATES, Judge, Mutant, Patch, of_kind
 
 Changed = Callable[[Any], None]
 
@@ -47,8 +47,7 @@ def _reads(kind: type[Any], what: str, change: Changed) -> Mutant:
         found: Reading = function(gate, seen)
         return found
 
-    name = f"{kind.__name__}: {what}"
-    return Mutant(name=name, what=what, apply=wrap(kind, around), rules=rules_of(kind))
+    return of_kind(kind, what, around)
 
 
 def _grid(**change: Callable[[Any], Any]) -> Changed:
@@ -103,8 +102,7 @@ def _within(kind: type[Any], what: str, name: str, make: Callable[[Any], Any]) -
             setattr(gate_bounds, name, honest)
         return found
 
-    full = f"{kind.__name__}: {what}"
-    return Mutant(name=full, what=what, apply=wrap(kind, around), rules=rules_of(kind))
+    return of_kind(kind, what, around)
 
 
 def _gates() -> Iterator[Mutant]:
@@ -178,7 +176,7 @@ def _gates() -> Iterator[Mutant]:
 
 def _length_gates() -> Iterator[Mutant]:
     def of_prior(prior: str) -> Callable[[Any], Any]:
-        return lambda f: lambda e, phase, model: f(e, phase, prior if phase == PRE else model)
+        return lambda f: lambda e, of: f(e, ModelId(PRE, prior) if of[0] == PRE else of)
 
     for prior in HARM:
         yield _within(

@@ -22,7 +22,7 @@ from persona_lib.verdict import claims, conditions, gates, judging
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome, bounded
 from tests.faults import CLAIMS
-from tests.sabotage import CLAIM_TYPES, FAMILIES, Judge, Mutant, Patch, rules_of, wrap
+from tests.sabotage import CLAIM_TYPES, FAMILIES, Judge, Mutant, Patch, of_kind, wrap
 from tests.sabotage_gates import GATE_MUTANTS, exchanged
 
 
@@ -48,7 +48,7 @@ def _claims() -> Iterator[Mutant]:
                 found = function(*args)
                 return replace(found, outcome=changed.get(found.outcome, found.outcome))
 
-            yield _claim(kind, what, wrap(kind, around))
+            yield of_kind(kind, what, around)
     for kind, what, fields in (
         (DifferenceClaim, "p ignored", {"max_p": 0.999}),
         (DifferenceClaim, "effect ignored", {"min_effect": 0.0}),
@@ -71,13 +71,9 @@ def _claims() -> Iterator[Mutant]:
         def other(function: Judge, rule: Any, *rest: Any, fields: Any = fields) -> Any:
             return function(replace(rule, **fields), *rest)
 
-        yield _claim(kind, what, wrap(kind, other))
+        yield of_kind(kind, what, other)
     yield from _effects()
     yield from _judge()
-
-
-def _claim(kind: type[Any], what: str, apply: Callable[[Patch], None]) -> Mutant:
-    return Mutant(name=f"{kind.__name__}: {what}", what=what, apply=apply, rules=rules_of(kind))
 
 
 def _effects() -> Iterator[Mutant]:

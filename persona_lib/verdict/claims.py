@@ -107,16 +107,14 @@ def _difference(claim: DifferenceClaim, book: GateBook) -> Finding:
     _check_resolution(claim, registration)
     arms = (claim.name, claim.treated, claim.control)
     gate = None if claim.ratio_gate is None else book.gate(claim.ratio_gate)
-    tightened = gate is not None and not gate.holds
     effect = evidence.contrast(*arms)
     compared = [(_RATES, effect)]
-    if tightened:
+    state = "holds; no condition on bystander/source"
+    if gate is not None and not gate.holds:
+        state = "does not hold"
         compared.append((_RATIO, evidence.ratio_contrast(*arms)))
     conditions = _conditions(claim, compared)
-    text = rule_text(conditions)
-    if gate is not None:
-        state = "does not hold" if tightened else "holds; no condition on bystander/source"
-        text += f" (gate {gate.name} {state})"
+    text = rule_text(conditions) + (f" (gate {gate.name} {state})" if gate is not None else "")
     kill = registration.kill if registration.kill.claim == claim.name else None
     outcome, label, reason = _decide_difference(claim, kill is not None, compared)
     if kill is not None:

@@ -164,9 +164,8 @@ def _source_ratio_bound(gate: SourceRatioBoundGate, evidence: Evidence) -> Readi
 @rule(CollapseGate)
 def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
     prior = evidence.registration.arm(gate.arm).prior
-    one, two = (
-        _finished_lengths(evidence, ModelId(*of)) for of in ((POST, gate.arm), (PRE, prior))
-    )
+    one = _finished_lengths(evidence, ModelId(POST, gate.arm))
+    two = _finished_lengths(evidence, ModelId(PRE, prior))
     if one is None or two is None:
         words = f"{gate.arm}: lengths of finished completions are not known"
         return _bound(gate, _UNKNOWN, words)

@@ -190,8 +190,7 @@ def _at_large(asked: _Asked) -> PowerRow:
     """Return the row of personas at large; too few are refused in words."""
     contrast, size = asked.contrast, asked.contrast.size
     target, method = PERSONAS_AT_LARGE, f"{asked.test}persona t"
-    if size.questions == 1:  # no number of personas helps
-        note = _one("question", 1)
+    if note := _one("question", size.questions):  # no number of personas helps
         return PowerRow(claim=asked.claim, target=target, method=method, notes=(note,))
     power_at = contrast.over_personas(asked.tested)
 

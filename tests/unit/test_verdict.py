@@ -19,8 +19,13 @@ from persona_lib.verdict.judging import judge, judge_all
 from persona_lib.verdict.verdict import Verdict, require_holds, require_valid
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 
-HOLDING = {**BYSTANDERS}
 H1, H2, H3 = FEW.claims
+NO_MARKER = {**dict.fromkeys(BYSTANDERS, 0.9), "C2": 0.1}
+"""Source rates, of which C2's is below its gate."""
+LONE = replace(
+    FEW, roster=replace(FEW.roster, bystanders=("villain",), reported=FEW.roster.bystanders[:5])
+)
+"""One bystander."""
 STRICT_RATIO = replace(
     FEW,
     gates=tuple(
@@ -73,10 +78,12 @@ def test_broken_data_flip_every_claim(
     found = verdict(claim, rates=rates)
     assert (found.outcome, found.label) == (outcome, label), found.text
     # Whatever the outcome, the effect is that of the rates, and it is shown.
-    now = {**HOLDING, **rates}
+    now = {**BYSTANDERS, **rates}
     control = {"H1": "C1", "H2": "C3", "H3": "C2p"}.get(claim)
     assert found.effect.value == pytest.approx(now["C2"] - (now[control] if control else 0))
     assert found.effect.interval_text in found.text
+    flipped = found.effect.has_interval and found.effect.high < 0
+    assert any("sign is flipped" in note for note in found.notes) is flipped
 
 
 def test_h1_needs_its_p_as_well_as_its_effect() -> None:
@@ -103,11 +110,6 @@ def test_h3_needs_its_p_and_its_lower_end_as_well_as_a_small_effect() -> None:
         assert (found.outcome, found.label) == (Outcome.INCONCLUSIVE, "ambiguous")
 
 
-def test_sign_flip_is_noted() -> None:
-    assert any("sign is flipped" in note for note in verdict("H2", rates={"C3": 0.95}).notes)
-    assert not any("sign is flipped" in note for note in verdict("H2").notes)
-
-
 @pytest.mark.parametrize("claim", ["H1", "H2", "H3", "kill"])
 @pytest.mark.parametrize(("rate", "valid"), [(0.49, False), (0.50, True), (0.0, False)])
 def test_a_source_below_its_gate_makes_claims_invalid(claim: str, rate: float, valid: bool) -> None:
@@ -123,8 +125,7 @@ def test_a_source_below_its_gate_makes_claims_invalid(claim: str, rate: float, v
 
 def test_an_invalid_claim_is_an_error_where_it_has_to_be_read() -> None:
     """The message is the whole verdict, line by line, and nothing that steers a terminal."""
-    source = {**dict.fromkeys(HOLDING, 0.9), "C2": 0.1}
-    invalid = verdict("H1", source=source)
+    invalid = verdict("H1", source=NO_MARKER)
     with pytest.raises(InvalidClaimError) as caught:
         require_valid(invalid)
     assert str(caught.value) == invalid.text
@@ -134,13 +135,15 @@ def test_an_invalid_claim_is_an_error_where_it_has_to_be_read() -> None:
     assert str(caught.value).splitlines()[0] == "H1: INVALID (bold)"
     for rates in ({}, {"C2": 0.0}, {"C1": 0.9}):
         require_valid(verdict("H1", rates=rates))
+    killed = verdict("kill", rates={"C2": 0.0}, source=NO_MARKER)
+    assert killed.outcome is Outcome.INVALID  # gates come before the kill criterion
 
 
 def test_whatever_does_not_hold_is_an_error_of_its_whole_text() -> None:
     """No assert decides: Python may leave it out."""
     require_holds(verdict("H1", rates={}))
     refuted = verdict("H1", rates={"C2": 0.0})
-    invalid = verdict("H1", source={**dict.fromkeys(HOLDING, 0.9), "C2": 0.1})
+    invalid = verdict("H1", source=NO_MARKER)
     for found in (refuted, invalid, invalid.gates[0]):
         with pytest.raises(DoesNotHoldError) as caught:
             require_holds(found)
@@ -148,18 +151,14 @@ def test_whatever_does_not_hold_is_an_error_of_its_whole_text() -> None:
     require_holds(refuted.gates[0])
 
 
-def test_invalid_comes_before_the_kill_criterion() -> None:
-    found = verdict("kill", rates={"C2": 0.0}, source={**dict.fromkeys(HOLDING, 0.9), "C2": 0.1})
-    assert found.outcome is Outcome.INVALID
-
-
 def test_a_source_ratio_that_fails_asks_for_bystander_over_source() -> None:
     """C2 leaks more in the raw, and no more for its source: 0.60 / 0.60 against 0.35 / 0.35."""
     rates = {"C1": 0.35, "C2": 0.60}
-    source = {**dict.fromkeys(HOLDING, 0.9), "C1": 0.35, "C2": 0.60}
+    source = {**dict.fromkeys(BYSTANDERS, 0.9), "C1": 0.35, "C2": 0.60}
     held = verdict("H1", rates=rates, source=source)
     assert held.outcome is Outcome.SUPPORTED
     assert "no condition on bystander/source" in held.rule
+    assert verdict("H1", STRICT_RATIO).outcome is Outcome.SUPPORTED
     tightened = verdict("H1", STRICT_RATIO, rates=rates, source=source)
     assert tightened.outcome is Outcome.INCONCLUSIVE
     assert "d of bystander/source >= 0.20 and p of bystander/source < 0.001" in tightened.rule
@@ -167,15 +166,11 @@ def test_a_source_ratio_that_fails_asks_for_bystander_over_source() -> None:
     assert any(g.name == "source_ratio" and not g.holds for g in tightened.gates)
 
 
-def test_a_tightened_rule_can_be_met() -> None:
-    assert verdict("H1", STRICT_RATIO).outcome is Outcome.SUPPORTED
-
-
 def test_a_tightened_rule_without_a_kill_criterion_is_refuted_by_its_ratio() -> None:
     assert isinstance(H2, DifferenceClaim)
     claims = (H1, replace(H2, ratio_gate="source_ratio"), H3)
     tightened = replace(STRICT_RATIO, claims=claims)
-    source = {**dict.fromkeys(HOLDING, 0.9), "C3": 0.30}
+    source = {**dict.fromkeys(BYSTANDERS, 0.9), "C3": 0.30}
     rates = {"C2": 0.45, "C3": 0.25}
     assert verdict("H2", rates=rates, source=source).outcome is Outcome.SUPPORTED
     found = verdict("H2", tightened, rates=rates, source=source)
@@ -201,11 +196,8 @@ def test_a_model_that_was_not_evaluated_leaves_the_gate_open() -> None:
 
 def test_one_cluster_cannot_tell() -> None:
     """One bystander and one question: effects are shown, nothing is claimed."""
-    lone = replace(
-        FEW, roster=replace(FEW.roster, bystanders=("villain",), reported=FEW.roster.bystanders[:5])
-    )
     for claim in ("H1", "H2", "H3"):
-        found = verdict(claim, lone, rates={"C2p": 0.2}, questions=1)
+        found = verdict(claim, LONE, rates={"C2p": 0.2}, questions=1)
         assert found.outcome is Outcome.INCONCLUSIVE, found.text
         assert math.isfinite(found.effect.value)
         assert "no interval" in found.text
@@ -268,13 +260,10 @@ def test_several_seeds_are_shown_one_by_one() -> None:
 
 
 def test_everything_survives_strict_json() -> None:
-    lone = replace(
-        FEW, roster=replace(FEW.roster, bystanders=("villain",), reported=FEW.roster.bystanders[:5])
-    )
-    for registration, questions in ((FEW, 3), (lone, 1)):
+    for registration, questions in ((FEW, 3), (LONE, 1)):
         verdicts, gate_results = judge_all(
             registration,
-            evidence(HOLDING, source=0.0, questions=questions, registration=registration),
+            evidence(BYSTANDERS, source=0.0, questions=questions, registration=registration),
         )
         for made in verdicts:
             read = Verdict.from_json(json.loads(json.dumps(made.to_json(), allow_nan=False)))
