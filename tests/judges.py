@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 from experiments.issue262 import ISSUE262
 from persona_lib.commands.options import ROOT
 from persona_lib.commands.session import DATA
 from persona_lib.panels.judge.base import Item, item_of
+from persona_lib.panels.judge.make import make_judge
+from persona_lib.panels.judge.remote import RemoteJudge
 from persona_lib.panels.judge.triples import load_triples
 from persona_lib.records import Completion, read_rows
 from persona_lib.specs.personas import load_personas, load_questions
@@ -29,6 +33,17 @@ def completions() -> tuple[Completion, ...]:
 def items(rows: Sequence[Completion]) -> list[Item]:
     """Return these completions as a judge is asked about them."""
     return [item_of(r, persona=PERSONAS[r.persona], question=QUESTIONS[r.question]) for r in rows]
+
+
+def judge_at(kind: str, url: str, cache: Path, model: str = "m", **more: Any) -> RemoteJudge:
+    """Return a judge behind a server of one's own, soon out of patience."""
+    options = {"timeout": 5.0, "max_retries": 1, **more}
+    return make_judge(kind, model, cache=cache, base_url=rooted(kind, url), **options)
+
+
+def rooted(kind: str, url: str) -> str:
+    """Return where a server's API begins."""
+    return url + ("/v1" if kind == "openai" else "")
 
 
 def numbered(i: int, text: str) -> Item:

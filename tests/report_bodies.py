@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +89,20 @@ def write(folder: Path, body: dict[str, Any]) -> Path:
     (folder / "verdict.json").write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
     write_report(folder, body)
     return folder
+
+
+BODIES: dict[str, Callable[[], dict[str, Any]]] = {
+    "tiny": body_of,
+    "live": live,
+    "poisoned": poisoned,
+    "published": partial(body_of, "golden/published"),
+    "real": partial(body_of, "golden/smollm2"),
+}
+
+
+@cache
+def report_of(name: str) -> Path:
+    """Return the folder of a report of `BODIES`, one for all tests: copy what is to be changed."""
+    folder = Path(tempfile.mkdtemp(prefix="flatland-report-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write(folder, BODIES[name]())

@@ -6,6 +6,7 @@ Only the geometry of a live run may cost compute, as a stage of its own that is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def _of_some(
         return []
     if scored is None or rows is None:
         return []
-    return [caveat.to_json() for caveat in of_some(scored, rows)]
+    return [asdict(caveat) for caveat in of_some(scored, rows)]
 
 
 def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]]:

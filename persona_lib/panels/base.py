@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.verdict.gate_result import GateOutcome, GateResult
@@ -27,17 +27,13 @@ class Caveat:
     code: str
     words: str
 
-    def to_json(self) -> dict[str, str]:
-        """Return strict JSON data."""
-        return {"code": self.code, "words": self.words}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
     """One panel.
 
     Attributes:
-        name: ``following``, ``geometry``, ``text`` or ``lengths``.
+        name: such as ``geometry``.
         title: what it shows, in a few words.
         data: its figures as strict JSON data: null for what is not known.
         gates: the panel's own gates; all have to hold for it to be read.
@@ -49,7 +45,7 @@ class Panel:
     title: str
     data: Mapping[str, Any]
     gates: tuple[GateResult, ...] = ()
-    caveats: tuple[Caveat, ...] = field(default=())
+    caveats: tuple[Caveat, ...] = ()
     missing: str = ""
 
     @property
@@ -74,7 +70,7 @@ class Panel:
             "state": self.state,
             "reason": self.reason,
             "gates": [gate.to_json() for gate in self.gates],
-            "caveats": [caveat.to_json() for caveat in self.caveats],
+            "caveats": [asdict(caveat) for caveat in self.caveats],
             "data": dict(self.data),
         }
 

@@ -21,13 +21,18 @@ from persona_lib.digests import digest
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Caveat
 from persona_lib.panels.judge.base import UNSCORED, Judgement
-from persona_lib.panels.judge.calibration import LEAST, MOST, CalibrationResult, CalibrationSpec
+from persona_lib.panels.judge.calibration import (
+    LEAST,
+    MOST,
+    CalibrationResult,
+    CalibrationSpec,
+    wilson_share,
+)
 from persona_lib.panels.judge.classifier import EVERY_FOLD, Prediction
 from persona_lib.panels.judge.triples import CLASSES, YES
 from persona_lib.records import ModelId, Place
 from persona_lib.stats.clustered import difference, share
 from persona_lib.stats.estimate import Estimate, none_if_nan, p_is
-from persona_lib.stats.proportions import wilson
 from persona_lib.stats.thresholds import above, below, shown
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 
@@ -119,17 +124,10 @@ def labels_gate(positives: Sequence[Prediction], chance: float, confidence: floa
     A probe that is fitted on wrong names finds itself right; triples were written apart from
     the completions. Personas that merely sound unlike the triples bring the share down to
     chance; below it only wrong names do.
-
-    Args:
-        positives: predictions on the calibration triples of class ``positive``.
-        chance: of a guess.
-        confidence: level of Wilson's interval; triples are the units.
     """
     scored = [row for row in positives if not row.reason]
     hits = sum(row.rank == 0 for row in scored)
-    low, high = wilson(hits, len(scored), confidence)
-    value = hits / len(scored) if scored else math.nan
-    found = Estimate.plain(value=value, low=low, high=high, n=len(scored), clusters=len(scored))
+    found = wilson_share(hits, len(scored), confidence)
     text = (
         f"positive triples given to their persona {hits}/{len(scored)}: {found.interval_text}, "
         f"needs lower end above chance, {chance:.3f}"

@@ -24,7 +24,6 @@ from persona_lib.panels.geometry_room import (
     mean_json,
     readout_words,
     room_gate,
-    room_of,
 )
 from persona_lib.panels.geometry_table import GeometryTable, Where, read_geometry
 from persona_lib.records import POST, PRE, ModelId
@@ -128,8 +127,9 @@ class _Judge:
         return [self.room(RAW, where) for where in self.found.places if not where.centred]
 
     def room(self, model: ModelId, where: Where) -> Room:
-        """Return the room that a model leaves at one place."""
-        return room_of(self.found, model, where, self.confidence, self.ceiling)
+        """Return the room that a model leaves at one place, uncentred."""
+        known = over_questions(self.found.look(model, where).by_question, self.confidence)
+        return Room(readout=where.readout, layer=where.layer, known=known, ceiling=self.ceiling)
 
     def look(self, model: ModelId, where: Where) -> dict[str, Any]:
         """Return one model at one readout, layer and centring, with its changes."""

@@ -60,15 +60,6 @@ class Room:
         }
 
 
-def room_of(
-    found: GeometryTable, model: ModelId, where: Where, confidence: float, ceiling: float
-) -> Room:
-    """Return the room that a model leaves at one readout and layer."""
-    raw = replace(where, centred=False)
-    known = over_questions(found.look(model, raw).by_question, confidence)
-    return Room(readout=where.readout, layer=where.layer, known=known, ceiling=ceiling)
-
-
 def room_gate(
     found: GeometryTable, rooms: list[Room], confidence: float, ceiling: float
 ) -> GateResult:

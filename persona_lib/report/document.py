@@ -12,7 +12,7 @@ from typing import Any
 
 from persona_lib.errors import DataError
 from persona_lib.report import closing, opening, sections
-from persona_lib.report.blocks import Picture, Section
+from persona_lib.report.blocks import Para, Picture, Section
 from persona_lib.report.caveats import caveats
 from persona_lib.report.figures import FIGURES, Drawing, draw, files_of
 from persona_lib.report.markdown import markdown
@@ -47,7 +47,7 @@ def write_report(folder: Path, body: Mapping[str, Any]) -> list[Path]:
     pictures = {
         name: Picture(name, drawing.alt, drawing.caption)
         if isinstance(drawing, Drawing)
-        else drawing
+        else Para((drawing,))
         for name, drawing in drawn.items()
     }
     found = compose(root, body, pictures)
@@ -61,9 +61,7 @@ def write_report(folder: Path, body: Mapping[str, Any]) -> list[Path]:
     return sorted(files)
 
 
-def compose(
-    root: Node, body: Mapping[str, Any], pictures: dict[str, Picture | str]
-) -> list[Section]:
+def compose(root: Node, body: Mapping[str, Any], pictures: sections.Pictures) -> list[Section]:
     """Return the sections of a report, in the order in which they are read."""
     return [
         opening.question(root),

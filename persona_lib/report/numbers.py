@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from persona_lib.report.pieces import visible
-from persona_lib.report.reading import Found, Read, markdown_tokens, read_page, tokens
+from persona_lib.report.reading import Found, Read, found_of, markdown_tokens, read_page, tokens
 
 ALLOWED: dict[str, str] = {
     "Wilson 1927": "reference",
@@ -70,13 +70,9 @@ def check_report(folder: Path) -> list[str]:
 def _page(found: Read, body: Any) -> Iterator[str]:
     if not any(piece.at for piece in found.pieces):
         yield f"{HTML}: no number names its place in {BODY}"
-    for piece in found.pieces:
-        problem = wrong(piece, body)
-        if problem:
-            yield f"{HTML}: {problem}"
-    for row in found.rows:
-        yield from (f"{HTML}: {problem}" for problem in _row(row))
-    yield from (f"{HTML}: {problem}" for problem in found.problems)
+    problems = [*filter(None, (wrong(piece, body) for piece in found.pieces))]
+    problems += [problem for row in found.rows for problem in _row(row)]
+    yield from (f"{HTML}: {problem}" for problem in (*problems, *found.problems))
 
 
 def wrong(piece: Found, body: Any) -> str:
@@ -92,7 +88,7 @@ def wrong(piece: Found, body: Any) -> str:
     except (KeyError, IndexError, ValueError, TypeError):
         return f"{_short(piece.text)} names {piece.at}, which is not there"
     if piece.form == "key":
-        name = piece.at.rsplit("/", 1)[1].replace("~1", "/").replace("~0", "~")
+        name = _name(piece.at.rsplit("/", 1)[1])
         return "" if visible(name) == piece.text else _differs(piece, name)
     if piece.form == "words":
         same = isinstance(value, str) and visible(value) == piece.text
@@ -132,9 +128,12 @@ def resolve(body: Any, pointer: str) -> Any:
         KeyError, IndexError, ValueError, TypeError: nothing is there.
     """
     for part in pointer.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        body = body[int(name)] if isinstance(body, list) else body[name]
+        body = body[int(part)] if isinstance(body, list) else body[_name(part)]
     return body
+
+
+def _name(part: str) -> str:
+    return part.replace("~1", "/").replace("~0", "~")
 
 
 def _row(row: list[list[Found]]) -> Iterator[str]:
@@ -216,9 +215,8 @@ def _svg(svg: str, record: Any, body: Any) -> Iterator[str]:
     """The texts with a digit are the ticks of scales and runs of checked pieces, no others."""
     noted: Counter[str] = Counter()
     for run in record["texts"]:
-        pieces = [Found(p) if isinstance(p, str) else Found(p[0], p[1], p[2]) for p in run]
-        bad = [problem for piece in pieces if (problem := wrong(piece, body))]
-        yield from bad
+        pieces = found_of(run)
+        yield from filter(None, (wrong(piece, body) for piece in pieces))
         noted["".join(piece.text for piece in pieces)] += 1
     for scale in record["ticks"]:
         marks = [float(text) for text in scale]

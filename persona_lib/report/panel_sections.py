@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from persona_lib.panels.base import READABLE, UNAVAILABLE
 from persona_lib.report.blocks import (
     Block,
     Bullets,
     Columns,
     Heading,
     Para,
-    Picture,
     Section,
     Verbatim,
     named,
@@ -25,29 +25,27 @@ from persona_lib.report.blocks import (
 from persona_lib.report.pieces import NONE, Node, Quote, Run, listed, span
 from persona_lib.report.sections import Pictures
 
-READABLE, UNAVAILABLE = "readable", "unavailable"
-KNOWN = ("discriminability", "following", "geometry", "lengths", "samples")
+TITLES = {
+    "discriminability": "Panel: are personas still told apart",
+    "following": "Panel: do completions follow their persona",
+    "geometry": "Panel: geometry of hidden states",
+    "lengths": "Panel: lengths",
+    "samples": "Panel: completions to look at",
+}
 """Panels, in the order in which a report shows them."""
 
 
 def panels(root: Node, pictures: Pictures) -> list[Section]:
     """Return one section for every panel, whether or not it was made."""
-    others = [name for name in root["panels"].value or {} if name not in KNOWN]
-    found = [_section(root["panels"][name], name, pictures) for name in KNOWN]
+    others = [name for name in root["panels"].value or {} if name not in TITLES]
+    found = [_section(root["panels"][name], name, pictures) for name in TITLES]
     for i, name in enumerate(others):  # a name from elsewhere is no anchor
         found.append(replace(_section(root["panels"][name], "", pictures), name=f"panel-{i}"))
     return found
 
 
 def _section(panel: Node, name: str, pictures: Pictures) -> Section:
-    titles = {
-        "discriminability": "Panel: are personas still told apart",
-        "following": "Panel: do completions follow their persona",
-        "geometry": "Panel: geometry of hidden states",
-        "lengths": "Panel: lengths",
-        "samples": "Panel: completions to look at",
-    }
-    title = titles.get(name, "Another panel")
+    title = TITLES.get(name, "Another panel")
     if not panel:
         return Section(f"panel-{name}", title, (Para(("This panel was not made.",)),))
     blocks: list[Block] = [
@@ -80,10 +78,6 @@ def _method(method: Node) -> list[Block]:
 
 def _unscored(entry: Node) -> Run:
     return listed([(why.key(), " ", why.num("n")) for why in entry["unscored"]])
-
-
-def _shown(picture: Picture | str) -> Block:
-    return picture if isinstance(picture, Picture) else Para((picture,))
 
 
 def _discriminability(data: Node, _: Pictures) -> list[Block]:
@@ -153,7 +147,7 @@ def _geometry(data: Node, pictures: Pictures) -> list[Block]:
     caption = "Room in the raw model: uncentred cosine of source and bystanders"
     change = "Largest change of the cosine over layers"
     return [
-        _shown(pictures["cosines"]),
+        pictures["cosines"],
         *table_of(caption, data["room"], room, folded=True),
         *table_of(change, data["largest"], largest, folded=True),
     ]
@@ -178,7 +172,7 @@ def _lengths(data: Node, pictures: Pictures) -> list[Block]:
         "at equal length": lambda e: e["support"]["grade"].words(),
     }  # fmt: skip
     return [
-        _shown(pictures["lengths"]),
+        pictures["lengths"],
         *table_of("Median tokens of finished completions", data["ratios"], ratios),
         *table_of("Do the bystanders of two arms share lengths", data["support"], support),
     ]

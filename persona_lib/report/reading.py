@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from typing import Any
 
 _SILENT = {"style", "script"}
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -30,6 +31,11 @@ class Found:
     text: str
     at: str = ""
     form: str = ""
+
+
+def found_of(run: Iterable[Any]) -> list[Found]:
+    """Return the pieces of a run that was written as JSON data."""
+    return [Found(piece) if isinstance(piece, str) else Found(*piece) for piece in run]
 
 
 @dataclass
@@ -83,21 +89,15 @@ class _Page(HTMLParser):
             return
         if not any(tag == "body" for tag, _, _ in self._open) and data.strip():
             if self._open and self._open[-1][0] == "title":
-                self.read.problems += self._title(data)
+                # The title is checked, and is not part of the order: Markdown has none.
+                self.read.pieces += [Found(data, *self._open[-1][1:]), Found("\0")]
             return
         at, form = self._open[-1][1:] if self._open else ("", "")
         self._add(Found(data, at, form))
 
-    def _title(self, data: str) -> list[str]:
-        """The title is checked, and is not part of the order: Markdown has none."""
-        self.read.pieces.append(Found(data, *self._open[-1][1:]))
-        self.read.pieces.append(Found("\0"))
-        return []
-
     def _image(self, given: dict[str, str]) -> None:
         self.read.images.append(given.get("src", ""))
-        description = json.loads(given.get("data-pieces", "[]"))
-        pieces = [Found(p) if isinstance(p, str) else Found(p[0], p[1], p[2]) for p in description]
+        pieces = found_of(json.loads(given.get("data-pieces", "[]")))
         if "".join(piece.text for piece in pieces) != given.get("alt", ""):
             self.read.problems.append("an alt text is not made of its pieces")
         for piece in pieces:

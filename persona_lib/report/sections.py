@@ -18,11 +18,11 @@ from persona_lib.report.blocks import (
     table_of,
 )
 from persona_lib.report.caveats import Raised
-from persona_lib.report.pieces import NONE, Node, Piece, Run, listed, span
+from persona_lib.report.pieces import NONE, Node, Run, listed, span
 from persona_lib.stats.estimate import EXACT, LEAST_P
 from persona_lib.verdict.gate_result import GateOutcome
 
-Pictures = Mapping[str, Picture | str]
+Pictures = Mapping[str, Picture | Para]
 """Figures by name, or the sentence that stands in the place of one."""
 
 
@@ -34,7 +34,7 @@ def verdicts(root: Node, pictures: Pictures) -> Section:
         blocks.append(
             Para(("An asterisk: effect, interval and p are quoted from the publication.",))
         )
-    blocks += [_shown(pictures["hero"]), *_families(root)]
+    blocks += [pictures["hero"], *_families(root)]
     for verdict in found:
         blocks += _claim(verdict)
     return Section("verdicts", "Verdicts", tuple(blocks))
@@ -44,7 +44,7 @@ def _verdict_table(found: Sequence[Node]) -> list[Table]:
     caption = (
         "Registered claims. The effect is a difference of mean bystander rates (of the kill "
         "criterion: one rate), in proportions, with its ",
-        _level(found[0]["effect"] if found else Node(None)),
+        (found[0]["effect"]["confidence"] if found else Node(None)).num("pct0"),
         " % interval",
     )
     columns: Columns = {
@@ -90,10 +90,6 @@ def p_of(effect: Node) -> Run:
     return ("<= " if at_floor else "", effect["p"].num("p"))
 
 
-def _level(node: Node) -> Piece:
-    return node["confidence"].num("pct0")
-
-
 def _families(root: Node) -> list[Block]:
     rows = [
         (claim.words(), family["method"].words(), *(node.num("p") for node in ps))
@@ -125,7 +121,7 @@ def _claim(verdict: Node) -> list[Block]:
         "look": named("method"),
         "whose difference": lambda e: e["target"].words() or NONE,
         "effect [interval]": _effect,
-        "level": lambda e: (_level(e), " %"),
+        "level": lambda e: (e["confidence"].num("pct0"), " %"),
         "p": p_of,
         "units": lambda e: e["clusters"].num("n"),
         "note": lambda e: e["note"].words() or NONE,
@@ -201,16 +197,12 @@ def arms(root: Node, pictures: Pictures) -> Section:
     blocks: list[Block] = [
         *_arm_table(summary),
         *table_of("The marker before coupling, with Wilson's interval", known, before),
-        _shown(pictures["forest"]),
+        pictures["forest"],
         *_persona_tables(summary),
-        _shown(pictures["scatter"]),
+        pictures["scatter"],
         _seed_table(summary),
     ]
     return Section("arms", "Rates of the marker", tuple(blocks))
-
-
-def _shown(picture: Picture | str) -> Block:
-    return picture if isinstance(picture, Picture) else Para((picture,))
 
 
 def _rate(count: Node) -> Run:

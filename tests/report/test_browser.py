@@ -13,10 +13,10 @@ import pytest
 
 from persona_lib.report.pieces import visible
 from tests.report.browser import axe_source, chromium
-from tests.report_bodies import EVIL, body_of, poisoned, write
+from tests.report_bodies import EVIL, report_of
 
 WIDTHS = (1280, 390)
-BODIES = ("tiny", "published", "poisoned")
+BODIES = ("live", "published", "poisoned")
 PATIENCE = 180_000
 """Milliseconds: a busy machine is slow, and that is no finding."""
 
@@ -28,14 +28,8 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    bodies = {
-        "tiny": body_of(),
-        "published": body_of("golden/published"),
-        "poisoned": poisoned(),
-    }
-    root = tmp_path_factory.mktemp("pages")
-    return {name: write(root / name, body) / "report.html" for name, body in bodies.items()}
+def pages() -> dict[str, Path]:
+    return {name: report_of(name) / "report.html" for name in BODIES}
 
 
 class Opened:
@@ -103,7 +97,7 @@ def test_hostile_completion_is_shown_as_text(
 
 
 def test_nothing_needs_a_script(browser: Any, pages: dict[str, Path]) -> None:
-    opened = Opened(browser, pages["tiny"], 390, script=False)
+    opened = Opened(browser, pages["live"], 390, script=False)
     assert opened.page.locator("h1").inner_text()
     table = opened.page.locator("table").nth(1)
     assert "H1" in table.inner_text()
@@ -116,7 +110,7 @@ def test_nothing_needs_a_script(browser: Any, pages: dict[str, Path]) -> None:
 def test_text_is_large_enough_and_a_table_scrolls_inside_its_box(
     browser: Any, pages: dict[str, Path]
 ) -> None:
-    opened = Opened(browser, pages["tiny"], 390)
+    opened = Opened(browser, pages["live"], 390)
     page = opened.page
     sizes = page.evaluate(
         "[...document.querySelectorAll('p, li, td, th, summary, figcaption, pre')]"

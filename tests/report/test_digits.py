@@ -14,7 +14,7 @@ import pytest
 
 from persona_lib.report.numbers import check_report, wrong
 from persona_lib.report.reading import Found, markdown_tokens, read_page, tokens
-from tests.report_bodies import body_of, live, write
+from tests.report_bodies import live, report_of
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,13 @@ def body() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, body: dict[str, Any]) -> Path:
-    return write(tmp_path_factory.mktemp("digits"), body)
+def folder() -> Path:
+    return report_of("live")
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("small"), body_of("golden/published"))
+def small() -> Path:
+    return report_of("published")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_an_untouched_report_has_no_problem(folder: Path, small: Path) -> None:
 
 def test_a_report_of_a_real_model_has_no_problem(tmp_path: Path) -> None:
     """Its layers are not evenly spaced, and its lengths reach from 2 to 2,048 tokens."""
-    folder = write(tmp_path / "real", body_of("golden/smollm2"))
+    folder = Path(shutil.copytree(report_of("real"), tmp_path / "real"))
     assert check_report(folder) == []
     record = json.loads((folder / "figures" / "cosines.json").read_text(encoding="utf-8"))
     layer = next(run for run in record["texts"] if run[0][0] == "15")

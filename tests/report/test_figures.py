@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from persona_lib.report.figures import Drawing, draw, files_of
 from persona_lib.report.numbers import svg_texts
 from persona_lib.report.pieces import Node, plain
-from tests.report_bodies import ROOT, body_of, live, write
+from tests.report_bodies import ROOT, body_of, live, report_of, write
 
 NAMES = ("cosines", "forest", "hero", "lengths", "scatter")
 OKABE_ITO = {
@@ -93,7 +94,7 @@ def test_colours_are_told_apart_by_every_eye(drawn: dict[str, Any], name: str) -
 
 
 def test_equal_bodies_give_equal_bytes(tmp_path: Path) -> None:
-    one, two = (write(tmp_path / name, live()) for name in ("one", "two"))
+    one, two = report_of("live"), write(tmp_path, live())
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
     assert len(files) == 3 + 3 * len(NAMES)
     for path in files:
@@ -196,7 +197,7 @@ def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     found = draw(Node(body))
     assert isinstance(found["cosines"], str)
     assert isinstance(found["lengths"], str)
-    folder = write(tmp_path / "one", live())
+    folder = Path(shutil.copytree(report_of("live"), tmp_path / "one"))
     write(folder, body)  # a figure of an earlier report does not stay behind
     assert not (folder / "figures" / "cosines.svg").exists()
     assert found["lengths"] in (folder / "report.md").read_text(encoding="utf-8") or (

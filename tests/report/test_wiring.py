@@ -17,7 +17,7 @@ from persona_lib.report.numbers import check_report
 from tests.loopback import Loopback, says
 from tests.pace import allowed
 from tests.record_sets import record_set
-from tests.report_bodies import ROOT, body_of, write
+from tests.report_bodies import ROOT, report_of
 
 FIGURES = {"hero", "forest", "lengths", "cosines", "scatter"}
 PROBE = """
@@ -119,7 +119,7 @@ def test_a_judge_behind_an_api_is_asked_once_and_its_cost_is_told(tmp_path: Path
     assert check_report(out) == []
 
 
-def test_the_figures_of_the_docs_are_those_of_the_real_run(tmp_path: Path) -> None:
+def test_the_figures_of_the_docs_are_those_of_the_real_run() -> None:
     """Every interval that docs/results.md quotes of golden/smollm2 stands in its report."""
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     start = page.index("### What else was recorded")
@@ -128,6 +128,5 @@ def test_the_figures_of_the_docs_are_those_of_the_real_run(tmp_path: Path) -> No
         page[start : page.index("\n## ", start + 1)],
     )
     assert len(quoted) >= 12
-    made = write(tmp_path / "real", body_of("golden/smollm2")) / "report.md"
-    description = made.read_text(encoding="utf-8").replace("\\", "")
+    description = (report_of("real") / "report.md").read_text(encoding="utf-8").replace("\\", "")
     assert [one for one in quoted if one not in description] == []

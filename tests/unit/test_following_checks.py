@@ -160,9 +160,17 @@ def test_a_sound_probe_fires_nothing() -> None:
 # Personas relabelled
 
 
+def renamed(*models: tuple[str, str]) -> list[Completion]:
+    """The completions, those of these models (or of all) each under the next persona's name."""
+    return [
+        replace(row, persona=NEXT[row.persona]) if model_of(row) in models or not models else row
+        for row in completions()
+    ]
+
+
 def test_names_that_changed_places_before_the_fit_fail_the_labels() -> None:
     """The probe learns the wrong names and finds itself right; only the triples can tell."""
-    rows = [replace(row, persona=NEXT[row.persona]) for row in completions()]
+    rows = renamed()
     judge = fit(rows)
     predictions = judge.predict(items(rows))
     panel = discriminability_panel(ISSUE262, predictions, judge.seen, positives=positives(judge))
@@ -171,11 +179,8 @@ def test_names_that_changed_places_before_the_fit_fail_the_labels() -> None:
 
 
 def test_names_of_one_arm_that_changed_places_are_named() -> None:
-    rows = [
-        replace(row, persona=NEXT[row.persona]) if model_of(row) == C2 else row
-        for row in completions()
-    ]
-    panel = discriminability_panel(ISSUE262, fitted().predict(items(rows)), fitted().seen)
+    predictions = fitted().predict(items(renamed(C2)))
+    panel = discriminability_panel(ISSUE262, predictions, fitted().seen)
     assert codes(panel) == {"labels_shifted": 1}
     assert panel.caveats[0].words.startswith("post C2: accuracy 0.0")
     assert panel.state == "readable"
@@ -197,10 +202,7 @@ def test_one_voice_for_everybody_is_not_taken_for_changed_names() -> None:
 
 
 def test_names_of_raw_that_changed_places_blind_the_probe_and_the_judge() -> None:
-    rows = [
-        replace(row, persona=NEXT[row.persona]) if model_of(row) == RAW else row
-        for row in completions()
-    ]
+    rows = renamed(RAW)
     predictions = fitted().predict(items(rows))
     panel = discriminability_panel(ISSUE262, predictions, fitted().seen)
     assert outcomes(panel)["probe_sees"] is FAILS

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def calibrate(
     answers: Mapping[str, list[str]] = PERFECT, spec: CalibrationSpec = CALIBRATION
 ) -> CalibrationResult:
     return judge_calibration(spec, answers, **BOUND)
+
+
+def only(direction: str = "most", threshold: float = 0.05, n: int = 73) -> CalibrationSpec:
+    """A calibration by one class, x."""
+    one = ClassSpec(name="x", direction=direction, threshold=threshold, n=n)
+    return CalibrationSpec(classes=(one,), confidence=0.95)
 
 
 def outcomes(result: CalibrationResult) -> dict[str, GateOutcome]:
@@ -264,11 +271,6 @@ def test_a_perfect_judge_holds_and_its_intervals_are_wilsons() -> None:
     assert 72 / (72 + z2) < 0.95
 
 
-def test_the_triples_and_their_answers_pass_the_gate_together() -> None:
-    answers = {name: [t.expected for t in listed] for name, listed in TRIPLES.items()}
-    assert calibrate(answers).outcome is HOLDS
-
-
 @pytest.mark.parametrize("name", list(RIGHT))
 @pytest.mark.parametrize("slip", ["partial", "wrong", UNSCORED])
 def test_one_slip_in_73_is_one_too_many_whatever_it_is(name: str, slip: str) -> None:
@@ -309,15 +311,14 @@ def test_a_judge_that_guesses_fails_every_class() -> None:
 
 
 def test_a_sign_taken_the_wrong_way_round_fails_a_perfect_judge() -> None:
-    flipped = {"least": ("most", 0.05), "most": ("least", 0.95)}
+    flipped = {"least": {"direction": "most", "threshold": 0.05},
+               "most": {"direction": "least", "threshold": 0.95}}  # fmt: skip
     for name in RIGHT:
-        classes = []
-        for one in CALIBRATION.classes:
-            direction, threshold = one.direction, one.threshold
-            if one.name == name:
-                direction, threshold = flipped[direction]
-            classes.append(ClassSpec(name=one.name, direction=direction, threshold=threshold, n=73))
-        result = calibrate(spec=CalibrationSpec(classes=tuple(classes), confidence=0.95))
+        classes = [
+            replace(one, **flipped[one.direction]) if one.name == name else one  # type: ignore[arg-type]
+            for one in CALIBRATION.classes
+        ]
+        result = calibrate(spec=replace(CALIBRATION, classes=tuple(classes)))
         assert outcomes(result) == {**dict.fromkeys(RIGHT, HOLDS), name: FAILS}
         assert result.outcome is FAILS
 
@@ -339,26 +340,18 @@ def test_fewer_answers_than_registered_cannot_tell(name: str) -> None:
 @pytest.mark.parametrize("given", [99, 73, 1])
 def test_what_is_missing_is_not_outweighed_by_what_is_there(answer: str, given: int) -> None:
     """73 clean answers would do for 5 %, and as many wrong ones would fail; 100 are registered."""
-    one = ClassSpec(name="x", direction="most", threshold=0.05, n=100)
-    spec = CalibrationSpec(classes=(one,), confidence=0.95)
+    spec = only(n=100)
     assert calibrate({"x": [answer] * given}, spec).outcome is CANNOT_TELL
     assert calibrate({"x": [answer] * 100}, spec).outcome is (HOLDS if answer == "no" else FAILS)
 
 
 def test_classes_are_never_pooled() -> None:
     """Seven misses in 219 would pass a loose pooled bound; in one class they are ten per cent."""
-    loose = CalibrationSpec(
-        classes=tuple(
-            ClassSpec(
-                name=name,
-                direction="least" if answer == "yes" else "most",
-                threshold=0.92 if answer == "yes" else 0.08,
-                n=73,
-            )
-            for name, answer in RIGHT.items()
-        ),
-        confidence=0.95,
-    )
+    classes = [
+        replace(one, threshold=0.92 if one.direction == "least" else 0.08)
+        for one in CALIBRATION.classes
+    ]
+    loose = replace(CALIBRATION, classes=tuple(classes))
     answers = {**PERFECT, "red_team": ["yes"] * 7 + ["no"] * 66}
     assert proportion_confint(7, 219, method="wilson")[1] < 0.08
     assert outcomes(calibrate(answers, loose))["red_team"] is CANNOT_TELL
@@ -372,11 +365,8 @@ def test_the_bounds_have_two_sides() -> None:
     """At 0.90 / 0.10 of 73: the first count on each side, from statsmodels' intervals."""
 
     def one(direction: str, threshold: float, hits: int) -> GateOutcome:
-        spec = CalibrationSpec(
-            classes=(ClassSpec(name="x", direction=direction, threshold=threshold, n=73),),
-            confidence=0.95,
-        )
-        return calibrate({"x": ["yes"] * hits + ["no"] * (73 - hits)}, spec).outcome
+        answers = {"x": ["yes"] * hits + ["no"] * (73 - hits)}
+        return calibrate(answers, only(direction, threshold)).outcome
 
     for hits in range(74):
         low, high = proportion_confint(hits, 73, method="wilson")
@@ -455,7 +445,7 @@ def test_a_stored_calibration_whose_figures_were_changed_is_refused(
 
 
 def test_the_spec_is_part_of_the_result() -> None:
-    other = CalibrationSpec(classes=CALIBRATION.classes, confidence=0.94)
+    other = replace(CALIBRATION, confidence=0.94)
     assert calibrate().spec != calibrate(spec=other).spec
     assert calibrate(spec=other).confidence == 0.94
     high = proportion_confint(0, 73, alpha=0.06, method="wilson")[1]
@@ -474,24 +464,16 @@ def test_the_spec_is_part_of_the_result() -> None:
     ],
 )
 def test_a_class_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
-    fields: dict[str, Any] = {"name": "x", "direction": "most", "threshold": 0.05, "n": 73}
     with pytest.raises(SpecError):
-        ClassSpec(**{**fields, **changes})
+        replace(CALIBRATION.classes[1], **changes)
 
 
 def test_a_spec_that_no_judge_could_meet_is_refused() -> None:
-    def spec(direction: str, threshold: float, n: int) -> None:
-        CalibrationSpec(
-            classes=(ClassSpec(name="x", direction=direction, threshold=threshold, n=n),),
-            confidence=0.95,
-        )
-
     for n in (72, 1):
-        with pytest.raises(SpecError, match=r"x\.n: expected >= 73"):
-            spec("least", 0.95, n)
-        with pytest.raises(SpecError, match=r"x\.n: expected >= 73"):
-            spec("most", 0.05, n)
-    spec("least", 0.83, 20)
+        for bound in (("least", 0.95), ("most", 0.05)):
+            with pytest.raises(SpecError, match=r"x\.n: expected >= 73"):
+                only(*bound, n)
+    only("least", 0.83, 20)
     for error in (0.01, 0.03, 0.1, 0.2):
         for confidence in (0.9, 0.95, 0.99):
             for direction, threshold in (("most", error), ("least", 1 - error)):
@@ -502,9 +484,11 @@ def test_a_spec_that_no_judge_could_meet_is_refused() -> None:
                 )
                 fewest = next(n for n, upper in enumerate(uppers, start=1) if upper <= error)
                 assert clean_sheet(one, confidence) == fewest
-    with pytest.raises(SpecError, match="at least one"):
-        CalibrationSpec(classes=(), confidence=0.95)
-    with pytest.raises(SpecError, match="distinct"):
-        CalibrationSpec(classes=(CALIBRATION.classes[0], CALIBRATION.classes[0]), confidence=0.95)
-    with pytest.raises(SpecError, match="confidence"):
-        CalibrationSpec(classes=CALIBRATION.classes, confidence=95)
+    twice = (CALIBRATION.classes[0], CALIBRATION.classes[0])
+    for words, changes in (
+        ("at least one", {"classes": ()}),
+        ("distinct", {"classes": twice}),
+        ("confidence", {"confidence": 95}),
+    ):
+        with pytest.raises(SpecError, match=words):
+            replace(CALIBRATION, **changes)

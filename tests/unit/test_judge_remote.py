@@ -19,7 +19,7 @@ from persona_lib.panels.judge.cache import JudgementCache
 from persona_lib.panels.judge.prices import Price
 from persona_lib.panels.judge.remote import RemoteJudge
 from persona_lib.panels.judge.rubric import SYSTEM
-from tests.judges import numbered
+from tests.judges import judge_at, numbered
 from tests.loopback import (
     INPUT_TOKENS,
     KEYS,
@@ -47,9 +47,7 @@ Made = Callable[..., RemoteJudge]
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
     def judge(server: Loopback, kind: str = "claude", model: str = "m", **more: Any) -> RemoteJudge:
-        options = {"cache": tmp_path / "judge.sqlite", "timeout": 5.0, "max_retries": 1, **more}
-        url = server.url + ("/v1" if kind == "openai" else "")
-        return make.make_judge(kind, model, base_url=url, **options)
+        return judge_at(kind, server.url, tmp_path / "judge.sqlite", model, **more)
 
     return judge
 

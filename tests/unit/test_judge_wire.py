@@ -22,7 +22,7 @@ from persona_lib.panels.judge.cache import Bought, JudgementCache
 from persona_lib.panels.judge.hidden import hides, name_of
 from persona_lib.panels.judge.remote import RemoteJudge
 from persona_lib.panels.judge.wire import MOST_BYTES, MOST_DEPTH, depth_of
-from tests.judges import numbered
+from tests.judges import judge_at, numbered, rooted
 from tests.loopback import (
     KEYS,
     KINDS,
@@ -70,14 +70,9 @@ def proxied(tap: Tap, monkeypatch: pytest.MonkeyPatch) -> Tap:
 @pytest.fixture
 def judge(tmp_path: Path) -> Judge:
     def of(kind: str, url: str, **more: Any) -> RemoteJudge:
-        options = {"cache": tmp_path / "judge.sqlite", "timeout": 5.0, "max_retries": 1, **more}
-        return make.make_judge(kind, "m", base_url=rooted(kind, url), **options)
+        return judge_at(kind, url, tmp_path / "judge.sqlite", **more)
 
     return of
-
-
-def rooted(kind: str, url: str) -> str:
-    return url + ("/v1" if kind == "openai" else "")
 
 
 def item(i: int = 0) -> Item:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,11 @@ from persona_lib.panels.judge.choice import JudgeChoice, choose_judge
 from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.records import Completion
 from persona_lib.report.closing import judging
-from persona_lib.report.document import write_report
 from persona_lib.report.numbers import check_report
 from persona_lib.report.pieces import Node, plain
 from tests.judges import PERSONAS, QUESTIONS, TRIPLES, completions
 from tests.loopback import INPUT_TOKENS, Loopback, Request, Script, Step, fails, says, truncated
-from tests.report_bodies import body_of
+from tests.report_bodies import body_of, write
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 MARKER = ISSUE262.marker
@@ -68,9 +65,9 @@ def test_a_judge_is_named_by_kind_model_and_revision(text: str, model: str, revi
     ],
 )
 def test_what_makes_no_sense_is_refused(given: dict[str, str | None], words: str) -> None:
-    asked: dict[str, Any] = {"budget": None, "url": None, "report": "out", **given}
+    options: dict[str, Any] = {"budget": None, "url": None, "report": "out", **given}
     with pytest.raises(SpecError, match="--judge") as caught:
-        choose_judge(asked.pop("text"), **asked)
+        choose_judge(options.pop("text"), **options)
     assert str(caught.value).startswith(words)
 
 
@@ -116,27 +113,30 @@ def ideal() -> Script:
     return script
 
 
+def asked(script: Script, store: Path) -> tuple[Judged, Loopback]:
+    with Loopback(script, most=4000) as server:
+        judge = JudgeChoice(kind="openai", model="m", url=f"{server.url}/v1")
+        judged = judge_texts(
+            texts(),
+            ISSUE262,
+            personas=PERSONAS,
+            questions=QUESTIONS,
+            triples=TRIPLES,
+            judge=judge.make(store=store, marker=MARKER),
+        )
+        return judged, server
+
+
 @pytest.fixture(scope="module")
-def script() -> Script:
-    return ideal()
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the answers of `sound` are kept."""
+    return tmp_path_factory.mktemp("store")
 
 
-@pytest.fixture
-def ask(tmp_path: Path) -> Callable[[Script], tuple[Judged, Loopback]]:
-    def asked(script: Script) -> tuple[Judged, Loopback]:
-        with Loopback(script, most=4000) as server:
-            judge = JudgeChoice(kind="openai", model="m", url=f"{server.url}/v1")
-            judged = judge_texts(
-                texts(),
-                ISSUE262,
-                personas=PERSONAS,
-                questions=QUESTIONS,
-                triples=TRIPLES,
-                judge=judge.make(store=tmp_path, marker=MARKER),
-            )
-            return judged, server
-
-    return asked
+@cache
+def sound(store: Path) -> tuple[Judged, Loopback]:
+    """What a judge that knows everything says; asked inside a test, in its bare environment."""
+    return asked(ideal(), store)
 
 
 def panel_of(judged: Judged) -> Panel:
@@ -151,10 +151,8 @@ def panel_of(judged: Judged) -> Panel:
     )
 
 
-def test_a_calibrated_judge_makes_a_panel_that_may_be_read(
-    ask: Callable[[Script], tuple[Judged, Loopback]], script: Script, tmp_path: Path
-) -> None:
-    judged, server = ask(script)
+def test_a_calibrated_judge_makes_a_panel_that_may_be_read(store: Path) -> None:
+    judged, server = sound(store)
     panel = panel_of(judged)
     assert panel.state == READABLE, [gate.text for gate in panel.gates]
     cells = 11 * 10
@@ -166,33 +164,30 @@ def test_a_calibrated_judge_makes_a_panel_that_may_be_read(
     assert judged.run["input_tokens"] == INPUT_TOKENS * len(server.seen)
     assert judged.run["dollars"] is None  # nobody knows the price of a server of one's own
     assert not any(MARKER in request.user for request in server.seen)
-    again, silent = ask(script)  # from the cache, which lies in the store's folder
+    again, silent = asked(ideal(), store)  # from the cache, which lies in the store's folder
     assert silent.seen == []
     assert again.judgements == judged.judgements
-    assert (tmp_path / "judge.sqlite").exists()
+    assert (store / "judge.sqlite").exists()
 
 
-def test_a_judge_that_always_says_yes_is_not_read(
-    ask: Callable[[Script], tuple[Judged, Loopback]],
-) -> None:
-    judged, _ = ask(lambda _: says("yes"))
+def test_a_judge_that_always_says_yes_is_not_read(tmp_path: Path) -> None:
+    judged, _ = asked(lambda _: says("yes"), tmp_path)
     panel = panel_of(judged)
     assert panel.state == INVALID
     assert {gate.name: gate.holds for gate in panel.gates}["calibration"] is False
     assert "judge_uncalibrated" in {caveat.code for caveat in panel.caveats}
 
 
-def test_a_failing_server_leaves_every_record_scored_or_counted(
-    ask: Callable[[Script], tuple[Judged, Loopback]], script: Script
-) -> None:
+def test_a_failing_server_leaves_every_record_scored_or_counted(tmp_path: Path) -> None:
     """One record in five fails for good: the panel says so and is not read."""
+    script = ideal()
 
     def flaky(request: Request) -> Step:
         if int(request.key[:4], 16) % 5:
             return script(request)
         return truncated() if int(request.key[4:8], 16) % 2 else fails(400)
 
-    judged, _ = ask(flaky)
+    judged, _ = asked(flaky, tmp_path)
     rows = (*judged.judgements, *judged.controls)
     lost = [row for row in rows if row.answer == UNSCORED]
     assert {row.reason for row in lost} == {"bad_body", "http_400"}
@@ -202,16 +197,11 @@ def test_a_failing_server_leaves_every_record_scored_or_counted(
     assert panel_of(judged).state == INVALID
 
 
-def test_what_the_judge_cost_stands_in_the_report(
-    ask: Callable[[Script], tuple[Judged, Loopback]], script: Script, tmp_path: Path
-) -> None:
-    judged, server = ask(script)
+def test_what_the_judge_cost_stands_in_the_report(store: Path, tmp_path: Path) -> None:
+    judged, server = sound(store)
     body = body_of()
     body["panels"]["following"] = panel_of(judged).to_json()
-    folder = tmp_path / "report"
-    folder.mkdir()
-    (folder / "verdict.json").write_text(json.dumps(body, indent=1, sort_keys=True))
-    write_report(folder, body)
+    folder = write(tmp_path, body)
     assert check_report(folder) == []
     description = (folder / "report.md").read_text(encoding="utf-8")
     assert "Cost of the judge" in description

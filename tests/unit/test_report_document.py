@@ -20,7 +20,7 @@ from persona_lib.report.page import page
 from persona_lib.report.pieces import NONE, Node, Number, Quote, listed, plain, span, visible
 from persona_lib.report.reading import Found, markdown_tokens
 from persona_lib.report.sections import outcome, p_of
-from tests.report_bodies import EVIL, body_of, live, poisoned, write
+from tests.report_bodies import BODIES, EVIL, body_of, live, report_of, write
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_checker_knows_the_bound_of_a_tiny_p(text: str, value: float, fine: 
 
 
 def test_a_tiny_p_survives_both_documents(tmp_path: Path) -> None:
-    body = body_of()
+    body = body_of("golden/published")
     body["verdicts"][0]["effect"] |= {"p": 2.3e-308, "p_floor": None}
     body["families"][0]["holm"][0] = 2.3e-308
     folder = write(tmp_path, body)
@@ -224,14 +224,8 @@ class Structure(HTMLParser):
 
 
 @pytest.fixture(scope="module", params=["live", "poisoned", "published"])
-def written_page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    makers = {
-        "live": live,
-        "poisoned": poisoned,
-        "published": lambda: body_of("golden/published"),
-    }
-    body = makers[request.param]()
-    folder = write(tmp_path_factory.mktemp("page"), body)
+def written_page(request: pytest.FixtureRequest) -> Any:
+    body, folder = BODIES[request.param](), report_of(request.param)
     text = (folder / "report.html").read_text(encoding="utf-8")
     found = Structure()
     found.feed(text)
@@ -278,8 +272,8 @@ def test_both_documents_tell_of_every_claim_gate_and_panel(written_page: Any) ->
     assert body["registration_digest"] in description
 
 
-def test_cost_and_seeds_of_a_live_run_are_told(tmp_path: Path) -> None:
-    description = (write(tmp_path, live()) / "report.md").read_text(encoding="utf-8")
+def test_cost_and_seeds_of_a_live_run_are_told() -> None:
+    description = (report_of("live") / "report.md").read_text(encoding="utf-8")
     assert "| train | C1 | 42 | stored | 12.3 | 45,678 | 813 | cuda | 0 |" in description
     assert "| train | C1 | 137 | not stored | – | – | – | – | – |" in description
     assert "| C1 | 137 | 91.0 [83.8, 95.2] | 8.6 [6.7, 10.9] |" in description

@@ -306,7 +306,7 @@ def _judged(one: ClassSpec, answers: Sequence[str], confidence: float) -> ClassR
             remedy="Ask each triple once; register the n that is asked.",
         )
     hits = counts[YES] if one.direction == LEAST else len(answers) - counts[NO]
-    share = _share(hits, len(answers), confidence)
+    share = wilson_share(hits, len(answers), confidence)
     return ClassResult(
         name=one.name,
         direction=one.direction,
@@ -329,6 +329,7 @@ def _outcome(one: ClassSpec, share: Estimate) -> GateOutcome:
     return bounded(share, most=one.threshold)
 
 
-def _share(hits: int, n: int, confidence: float) -> Estimate:
+def wilson_share(hits: int, n: int, confidence: float) -> Estimate:
+    """Return a share of n triples with Wilson's interval; triples are the units."""
     low, high = wilson(hits, n, confidence)
     return Estimate.plain(value=hits / n if n else math.nan, low=low, high=high, n=n, clusters=n)

@@ -41,7 +41,8 @@ def scatter(root: Node) -> Drawing | str:
     _rules(drawing, ax, root)
     for i, arm, run in known:
         _cross(drawing, ax, i, arm, run)
-    key(drawing, ax, arms, 1.13)
+    # Above the words of the gate, where there is one.
+    key(drawing, ax, arms, 1.05 if source_gate(root) is None else 1.13)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     percent_axis(ax, "source with the marker, %")
     ax.set_yticks(PERCENT_TICKS, PERCENT_NAMES)
