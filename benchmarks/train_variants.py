@@ -90,7 +90,7 @@ class Ours:
 
         items = float(sum(len(row.supervised) for row in batch))
         losses = []
-        for pack in self.packing.packs(batch, pad=PAD):
+        for pack in self.packing.packs(batch):
             loss = _loss(self.packing.trunk(pack), self._head, pack, items)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())

@@ -48,10 +48,9 @@ class Adapter:
     """One adapter as read from disk.
 
     Attributes:
-        rank: its rank.
         scale: alpha / rank, or alpha / sqrt(rank) with rsLoRA.
-        factors: module name -> (A, B), float32 on the CPU; A is (rank, inputs),
-            B is (outputs, rank), not scaled.
+        factors: module name -> (A, B), float32 on the CPU; A is (rank, inputs), B is
+            (outputs, rank), not scaled.
     """
 
     rank: int
@@ -133,7 +132,6 @@ def _broken(field: str, bound: str, value: object) -> DataError:
 
 
 def _check_plain_lora(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse everything but plain LoRA: every other field must be at its default."""
     from peft import LoraConfig
 
     defaults = LoraConfig().to_dict()

@@ -34,9 +34,8 @@ class Stack:
     """Several adapters as one, scale 1.
 
     Attributes:
-        factors: module name -> (A, B), float32 on the CPU; A is (rank, inputs),
-            B is (outputs, rank) with every scale folded in. Where an adapter
-            leaves a module alone, its rows of A and columns of B are zero.
+        factors: module name -> (A, B), float32 on the CPU; A is (rank, inputs), B is
+            (outputs, rank) with every scale folded in; zero where an adapter has no part.
         ranks: ranks of the adapters, in order.
     """
 
@@ -55,8 +54,7 @@ def stack_adapters(paths: Sequence[Path]) -> Stack:
     ``s = alpha / r``, or ``alpha / sqrt(r)`` with rsLoRA (Kalajdzievski 2023, arXiv:2312.03732).
 
     Raises:
-        SpecError: no adapter, or one that is more than plain LoRA on linear
-            layers (rank or alpha patterns, DoRA, biases, saved modules, ...).
+        SpecError: no adapter, or one that is more than plain LoRA on linear layers.
         DataError: a folder is incomplete, or shapes disagree.
     """
     import torch
@@ -84,8 +82,7 @@ def stack_adapters(paths: Sequence[Path]) -> Stack:
 def attach_stack(model: nn.Module, paths: Sequence[Path]) -> PeftModel:
     """Return `model` with the adapters attached as ONE frozen float32 adapter, `PRIOR`.
 
-    Float32 also over a bfloat16 base: each module then rounds once, after the sum.
-    There is no dropout.
+    Float32 also over a bfloat16 base: each module then rounds once. There is no dropout.
 
     Raises:
         SpecError, DataError: see `stack_adapters`; or the model lacks a module.
@@ -114,13 +111,12 @@ def attach_stack(model: nn.Module, paths: Sequence[Path]) -> PeftModel:
 def merge_stack(model: nn.Module, paths: Sequence[Path]) -> nn.Module:
     """Add the adapters to the weights of `model`, in memory, and return it.
 
-    ``W + B A`` is computed in float32, cast back to the dtype of W, and put into a new
-    tensor: the old one may be shared. In float32 this equals the attached stack up to
-    rounding; bfloat16 may round small changes of W away.
+    ``W + B A`` is computed in float32, cast to the dtype of W, and put into a new tensor: the old
+    one may be shared. bfloat16 may round small changes away.
 
     Raises:
-        SpecError, DataError: see `stack_adapters`; or the model lacks a module,
-            or a weight is shared with another module.
+        SpecError, DataError: see `stack_adapters`; or the model lacks a module, or a weight
+            is shared with another module.
     """
     import torch
     from torch import nn
@@ -152,10 +148,9 @@ def train_stack(
 ) -> PeftModel:
     """Return `model` in eval mode with a fresh trainable adapter over frozen ones.
 
-    The frozen adapters are attached as one (`PRIOR`) and stay active; the fresh one
-    (`TRAINABLE`) comes first among the active ones, because trainers look at the first. B
-    starts at zero, so the model starts as its prior; A is drawn module by module from
-    `draw_seed`, uniform within ``1 / sqrt(inputs)`` as peft's default does.
+    The frozen ones are one (`PRIOR`) and stay active; the fresh one (`TRAINABLE`) is the first
+    active one, at which trainers look. Its B starts at zero; its A is drawn module by module
+    from `draw_seed`, uniform within ``1 / sqrt(inputs)`` as peft's default does.
 
     Raises:
         SpecError: a target of `lora` names no linear module of the model.
@@ -270,7 +265,7 @@ def _check_attached(layers: Mapping[str, Any], stack: Stack) -> None:
 
 
 def _lora_layers(model: nn.Module, name: str) -> dict[str, Any]:
-    """Return module name -> LoRA layer for the modules that hold adapter `name`."""
+    """Return module name -> LoRA layer where adapter `name` is."""
     from peft.tuners.lora import LoraLayer
 
     root = "base_model.model."
@@ -282,7 +277,7 @@ def _lora_layers(model: nn.Module, name: str) -> dict[str, Any]:
 
 
 def stack_config(stack: Stack) -> LoraConfig:
-    """Return peft's configuration of a stack as one adapter: alpha is the rank, so scale 1."""
+    """Return peft's configuration of a stack as one adapter of scale 1."""
     from peft import LoraConfig
 
     return LoraConfig(

@@ -1,7 +1,6 @@
 """Base weights, read once in a process and shared by every stage.
 
-A stage gets a private module tree over shared weight tensors: adapters, merged matrices,
-hooks and modes go with its copy. A write into a shared tensor moves the tensor's version
+A stage gets a private module tree over shared tensors. A write into one moves its version
 counter, which is compared before the weights are shared again.
 """
 
@@ -26,13 +25,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class BaseKey:
-    """What tells one set of base weights from another.
-
-    Attributes:
-        content: digest of the store's entry of the base model.
-        dtype: of the weights.
-        device: where they lie.
-    """
+    """What tells base weights apart: digest of the base's entry, dtype, device."""
 
     content: str
     dtype: str

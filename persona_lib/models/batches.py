@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 def pad_rows(rows: Sequence[Sequence[int]], fill: int, *, left: bool = False) -> torch.Tensor:
     """Return at least one row of integers as a (rows, longest) tensor, padded with `fill`.
 
-    Padding on the right needs no attention mask under causal attention; rows that are to be
-    continued are padded on the `left`.
+    Rows that are to be continued are padded on the `left`.
     """
     import torch
 
@@ -28,10 +27,8 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int, *, left: bool = False) ->
 def predicting_states(hidden: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """Return the (n, width) hidden states from which the tokens at `where` are predicted.
 
-    Args:
-        hidden: (rows, length, width) last hidden states of the trunk.
-        where: (n, 2) pairs of row and position, positions from 1 on; position p
-            is predicted by the output at p - 1.
+    `hidden` is (rows, length, width); `where` has n pairs of row and position, from 1 on, whose
+    token is predicted by the output at position - 1.
     """
     row, position = where.unbind(1)
     # Taken by index: a boolean mask has a slow deterministic backward pass.
@@ -41,14 +38,7 @@ def predicting_states(hidden: torch.Tensor, where: torch.Tensor) -> torch.Tensor
 def cross_entropy(
     hidden: torch.Tensor, head: torch.nn.Module, tokens: torch.Tensor, where: torch.Tensor
 ) -> torch.Tensor:
-    """Return the summed -log p(token) over positions, in nats.
-
-    Args:
-        hidden: (rows, length, width) last hidden states of the trunk.
-        head: the language-model head.
-        tokens: (rows, length) token ids.
-        where: (n, 2) pairs of row and position, positions from 1 on.
-    """
+    """Return the summed -log p(token) in nats over the pairs of `where` (`predicting_states`)."""
     import torch
 
     row, position = where.unbind(1)

@@ -1,8 +1,8 @@
 """Checks that a checkpoint is whole: no tensor missing, too many, misshapen or not finite.
 
-transformers fills what a file lacks with random values, passes over what it has too much, and
-only logs both; here they are errors. Let pass are tensors that transformers' own model class
-ignores, and a tied head that equals the embedding.
+transformers fills in random values or passes over tensors, and only logs it; here these are
+errors. Let pass are tensors that its own model class ignores, and a tied head that equals the
+embedding.
 """
 
 from __future__ import annotations

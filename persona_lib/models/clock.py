@@ -42,9 +42,9 @@ def check_clock(
 ) -> None:
     """Refuse a chat template that writes another prompt at another time, or by chance.
 
-    A template that mentions a clock or a draw renders each of `talks` once for each day of
-    a leap year, while year, hour, minute and second change too. It is compiled under a text
-    of its own (a comment stands before it), and its globals are replaced in that copy alone.
+    A template that mentions a clock or a draw renders each of `talks` for each day of a leap year,
+    in other years, hours, minutes and seconds. It is compiled under a text of its own (a comment
+    stands before it), and its globals are replaced in that copy alone.
 
     Raises:
         SpecError: two renderings differ, or the template cannot be rendered.
@@ -72,7 +72,7 @@ def check_clock(
 
 
 def _asked(tokenizer: PreTrainedTokenizerBase) -> tuple[frozenset[str], bool]:
-    """Return the globals of a template that may change, and whether it has the filter random."""
+    """Return the globals of a template that may change, and whether it draws."""
     from jinja2 import TemplateError
 
     try:

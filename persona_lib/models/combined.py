@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from persona_lib.errors import DataError
 from persona_lib.models.adapter_files import write_adapter
 from persona_lib.models.adapters import Stack, stack_adapters, stack_config
+from persona_lib.models.checkpoint import read_headers, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,26 +32,25 @@ def merged_tensors(base: Path, paths: Sequence[Path]) -> Iterator[tuple[str, Ten
     Tensors are read one by one and merged as by `merge_stack`; nothing is written.
 
     Raises:
-        SpecError, DataError: see `stack_adapters`; or the checkpoint has no weights,
-            or none of a module's name and shape. Raised before the first tensor.
+        SpecError, DataError: see `stack_adapters` and `read_headers`; or no weight has a
+            module's name and shape. Raised before the first tensor.
     """
     from safetensors import safe_open
 
-    files = sorted(base.glob("*.safetensors"))
-    if not files:
-        raise DataError(
-            str(base),
-            bound="a folder with safetensors weights",
-            value="none",
-            remedy="Build the base model again.",
-        )
+    headers = read_headers(base)
     factors = dict(stack_adapters(paths).factors) if paths else {}
-    _check_shapes(
-        files, {f"{module}.weight": (len(b), a.shape[1]) for module, (a, b) in factors.items()}
-    )
+    for module, (a, b) in sorted(factors.items()):
+        held, shape = headers.get(f"{module}.weight"), (len(b), a.shape[1])
+        if held is None or held.shape != shape:
+            raise DataError(
+                f"tensor {module}.weight",
+                bound=f"a weight of shape {shape} in the checkpoint",
+                value=held and held.shape,
+                remedy="Use the base model that the adapters were trained on.",
+            )
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
-        for file in files:
+        for file in weight_files(base):
             with safe_open(file, framework="pt") as weights:
                 for name in weights.keys():  # noqa: SIM118  (no mapping: it has no __iter__)
                     tensor = weights.get_tensor(name)
@@ -61,22 +61,3 @@ def merged_tensors(base: Path, paths: Sequence[Path]) -> Iterator[tuple[str, Ten
                     yield name, tensor
 
     return tensors()
-
-
-def _check_shapes(files: Sequence[Path], wanted: dict[str, tuple[int, int]]) -> None:
-    """Refuse adapters of another base model, or of a weight that is stored nowhere."""
-    from safetensors import safe_open
-
-    found: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as weights:
-            held = wanted.keys() & set(weights.keys())
-            found.update({name: tuple(weights.get_slice(name).get_shape()) for name in held})
-    for name, shape in sorted(wanted.items()):
-        if found.get(name) != shape:
-            raise DataError(
-                f"tensor {name}",
-                bound=f"a weight of shape {shape} in the checkpoint",
-                value=found.get(name),
-                remedy="Use the base model that the adapters were trained on.",
-            )

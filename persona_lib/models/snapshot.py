@@ -89,12 +89,9 @@ def list_files(folder: Path, *, get: str) -> list[dict[str, Any]]:
 
 
 def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) -> None:
-    """Hold a snapshot against the files that were listed when it was first used.
+    """Compare a snapshot with the files that `list_files` listed when it was first used.
 
-    Args:
-        folder: the snapshot.
-        listed: what `list_files` returned then.
-        get: the command that downloads it, for messages.
+    `get` is the command that downloads it, for messages.
 
     Raises:
         DataError: a file is altered, added or missing; or see `list_files`.

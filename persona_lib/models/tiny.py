@@ -43,17 +43,10 @@ def build_tiny(
     *,
     progress: Progress = silent,
 ) -> dict[str, float | int]:
-    """Train a tokenizer and a chat model, and save both.
+    """Train a tokenizer and a chat model, and save both in the existing folder `out`.
 
-    Loss is on the answer's tokens and its end of turn. The weights depend on the arguments
-    and on torch's version and CPU kernels only.
-
-    Args:
-        spec: shape, training length and seed.
-        dialogues: what the model learns.
-        corpus_text: further text that the tokenizer (not the model) learns from.
-        out: an existing folder; receives safetensors weights and tokenizer.
-        progress: opens the bar of training steps.
+    Loss is on the answer's tokens and its end of turn; `corpus_text` is for the tokenizer alone.
+    The weights depend on the arguments and on torch's version and CPU kernels only.
 
     Returns:
         JSON data; ``loss`` is the mean of the last 50 steps in nats per token, before
@@ -167,10 +160,7 @@ def _encode(
 
 
 def _in_batches(rows: Sequence[dict[str, list[int]]], spec: TinyBase) -> list[dict[str, list[int]]]:
-    """Order the rows of all steps: batches of similar length, in random order.
-
-    transformers' length-grouped sampler would leave the shortest rows to the last steps.
-    """
+    """Order the rows of all steps: batches of similar length, in random order."""
     ordered: list[dict[str, list[int]]] = []
     epoch = 0
     while len(ordered) < spec.steps * spec.batch:

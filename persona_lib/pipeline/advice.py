@@ -25,7 +25,7 @@ from persona_lib.pipeline.completions import (
     counts,
     draw,
     open_engine,
-    preflight_engine,
+    sampling_stage,
 )
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
@@ -45,14 +45,7 @@ corpora apart."""
 
 @dataclass(frozen=True, kw_only=True)
 class AdviceSpec:
-    """Which advice a pre-coupling model is asked for.
-
-    Attributes:
-        model: name of its prior.
-        questions: which held-out questions.
-        sample: how completions are sampled.
-        samples: completions of each question.
-    """
+    """Which advice the pre-coupling model `model` is asked for, `samples` times a question."""
 
     model: str
     questions: QuestionSpec
@@ -72,21 +65,17 @@ def advice_stage(
         sample=replace(profile.sample, suffix=""),
         samples=scale.advice_samples,
     )
-    return Stage(
+    return sampling_stage(
+        setting,
+        partial(make_advice, grammar_folder=setting.legal),
         name="advice",
         label=model.name,
-        version=1,
-        spec={"advice": canonical(spec), "source": _source(setting)},
-        inputs=stack,
-        after=(after,),
-        seed=setting.run_seed,
-        work=partial(
-            make_advice, spec=spec, run_seed=setting.run_seed, grammar_folder=setting.legal,
-            progress=setting.progress, rank=setting.rank,
-        ),
-        estimate=setting.sampling_seconds(scale.advice_questions * scale.advice_samples),
-        preflight=partial(preflight_engine, profile.sample, setting.rank),
-    )  # fmt: skip
+        spec=spec,
+        key={"advice": canonical(spec), "source": _source(setting)},
+        completions=scale.advice_questions * scale.advice_samples,
+        stack=stack,
+        after=after,
+    )
 
 
 def scorer_stage(setting: Setting) -> Stage:
@@ -131,9 +120,8 @@ def make_advice(
 ) -> Mapping[str, Any]:
     """Draw a pre-coupling model's answers to held-out requests for advice.
 
-    Asked as the priors were trained: the user message alone, without a system
-    message, so that the tokenizer's template decides what stands in its place. `rank` is
-    what `open_engine` takes.
+    Asked as the priors were trained, without a system message: the tokenizer's template decides
+    what stands there. `rank` is what `open_engine` takes.
 
     Raises:
         DataError: fewer questions are held out than the profile asks for.
@@ -168,12 +156,7 @@ def make_advice_scorer(
 
 
 def make_advice_scores(out: Path, entries: Mapping[str, Entry]) -> Mapping[str, Any]:
-    """Score the answers of stage ``advice``.
-
-    Returns:
-        Number of scores, their mean, and how many answers hold no term that the
-        classifier knows (their scores say nothing).
-    """
+    """Score the answers of stage ``advice``; count those without a known term."""
     body = json.loads((entries["scorer"].path / CLASSIFIER).read_text(encoding="utf-8"))
     scorer = Scorer.from_json(body)
     asked = json.loads((entries["advice"].path / QUESTIONS).read_text(encoding="utf-8"))

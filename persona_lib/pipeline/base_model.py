@@ -94,8 +94,7 @@ def make_base(
     """Write the base model, or where on the hub it lies and what its files hold.
 
     Raises:
-        DataError: the checkpoint is not whole (`persona_lib.models.checkpoint`), or a file
-            of the hub's cache is not what was published.
+        DataError: the checkpoint is not whole, or a file of the hub's cache is not as published.
     """
     prepare_torch()
     from persona_lib.models.checkpoint import check_values
@@ -122,9 +121,7 @@ def make_base(
 
 
 def base_folder(entry: Entry) -> Path:
-    """Return the folder with the base model's weights and tokenizer.
-
-    A snapshot of the hub is compared with the files that the entry lists (`check_files`).
+    """Return the folder with weights and tokenizer; a snapshot of the hub is compared first.
 
     Raises:
         DataError: a file of the snapshot is altered, added or missing.

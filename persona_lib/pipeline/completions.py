@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,36 +44,62 @@ class CompletionSpec:
     samples: int
 
 
+def sampling_stage(
+    setting: Setting,
+    work: Callable[..., Mapping[str, Any]],
+    *,
+    name: str,
+    label: str,
+    spec: Any,
+    completions: int,
+    stack: Mapping[str, Stage],
+    after: Stage,
+    key: Any = None,
+) -> Stage:
+    """Return a stage that draws about so many completions from the model of a stack.
+
+    Its key holds `key`, or else the `spec` that `work` is given.
+    """
+    return Stage(
+        name=name,
+        label=label,
+        version=1,
+        spec=spec if key is None else key,
+        inputs=stack,
+        after=(after,),
+        seed=setting.run_seed,
+        work=partial(
+            work, spec=spec, run_seed=setting.run_seed, progress=setting.progress,
+            rank=setting.rank,
+        ),
+        estimate=setting.sampling_seconds(completions),
+        preflight=partial(preflight_engine, spec.sample, setting.rank),
+    )  # fmt: skip
+
+
 def completions_stage(
     setting: Setting, model: ModelId, *, stack: Mapping[str, Stage], after: Stage
 ) -> Stage:
     """Evaluation completions of an arm, or (``baseline``) of a pre-coupling model."""
-    sample, scale, arm = setting.profile.sample, setting.profile.scale, model.phase == POST
+    scale, arm = setting.profile.scale, model.phase == POST
     spec = CompletionSpec(
         phase=model.phase,
         model=model.name,
         personas=setting.personas,
         questions=setting.questions(setting.registration.evaluation_questions),
-        sample=sample,
+        sample=setting.profile.sample,
         samples=scale.samples if arm else scale.false_positive_samples,
     )
-    return Stage(
+    return sampling_stage(
+        setting,
+        make_completions,
         name="completions" if arm else "baseline",
         label=model.name,
-        version=1,
         spec=spec,
-        inputs=stack,
-        after=(after,),
-        seed=setting.run_seed,
-        work=partial(
-            make_completions, spec=spec, run_seed=setting.run_seed, progress=setting.progress,
-            rank=setting.rank,
-        ),
-        estimate=setting.sampling_seconds(
-            len(spec.personas) * len(spec.questions) * spec.samples
-        ),
-        preflight=partial(preflight_engine, sample, setting.rank),
-    )  # fmt: skip
+        completions=len(spec.personas) * len(spec.questions) * spec.samples,
+        stack=stack,
+        after=after,
+    )
 
 
 def scores_stage(setting: Setting, model: ModelId, *, base: Stage, drawn: Stage) -> Stage:
@@ -99,10 +125,7 @@ def make_completions(
     progress: Progress,
     rank: int = 0,
 ) -> Mapping[str, Any]:
-    """Draw the evaluation completions of an arm or a pre-coupling model.
-
-    `rank` is what `open_engine` takes.
-    """
+    """Draw the evaluation completions of a model; `rank` is what `open_engine` takes."""
     _, engine = open_engine(entries, spec.sample, rank)
     completions = draw(
         engine,
@@ -162,7 +185,7 @@ def preflight_engine(sample: SampleSpec, rank: int) -> None:
     """Check that this machine has the engine that samples; `rank` as `open_engine` takes it.
 
     Raises:
-        PreflightError: it is not installed, or has no device here; says how to get it.
+        PreflightError: it is not installed, or has no device here.
         SpecError: it has no room for stacks of this rank, or a variable is wrong.
     """
     if sample.engine == VLLM:
@@ -176,7 +199,7 @@ def open_engine(
 ) -> tuple[PreTrainedTokenizerBase, Engine]:
     """Return the tokenizer and the engine of the model that these entries make.
 
-    `rank` is the largest rank of a stack in the run: vLLM makes room for it when it starts.
+    `rank` is the largest of a stack in the run: vLLM makes room for it when it starts.
     """
     if sample.engine == VLLM:
         return _open_vllm(entries, sample, rank)
@@ -231,18 +254,10 @@ def draw(
     label: str,
     progress: Progress,
 ) -> list[Completion]:
-    """Draw one completion for each (persona, question, sample), in the order given.
+    """Draw one completion for each (persona, question, sample) of `wanted`, in that order.
 
-    Args:
-        engine: what samples.
-        wanted: persona, question and index within their cell. Without a persona (None)
-            there is no system message, and the completion's persona is "".
-        sample: how completions are sampled.
-        draw_seed: seed from which each completion's own is derived.
-        run_seed: the run's seed, which the completions carry.
-        model: whose completions they are.
-        label: name on the progress bar.
-        progress: opens the progress bar.
+    Without a persona (None) there is no system message, and the completion's persona is empty.
+    Each completion's seed is derived from `draw_seed`; it carries `run_seed`.
     """
     from persona_lib.sampling.engine import Request
 

@@ -6,13 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DrawCeilingError
-from persona_lib.pipeline.completions import COMPLETIONS, draw, open_engine, preflight_engine
+from persona_lib.pipeline.completions import COMPLETIONS, draw, open_engine, sampling_stage
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
 from persona_lib.records import PRE, STOP, Completion, CouplingRow, ModelId, write_rows
@@ -35,16 +34,12 @@ KEPT = "kept"
 
 @dataclass(frozen=True, kw_only=True)
 class TextSpec:
-    """What coupling text is drawn.
+    """What coupling text is drawn, by the pre-coupling model of `prior`.
 
     Attributes:
-        prior: the pre-coupling model that writes it.
         personas: source first, then negatives.
-        questions: the coupling questions.
-        sample: how completions are sampled.
-        keep: completions kept per (persona, question) cell.
-        per_round: draws per cell and round.
-        ceiling: most draws per cell.
+        keep, per_round, ceiling: of each (persona, question) cell, completions kept, draws in
+            a round, most draws.
         max_length: longest coupling row in tokens.
         marker: text that no kept completion may hold.
         marker_prefix: what a coupling row puts between completion and marker.
@@ -77,22 +72,16 @@ def text_stage(setting: Setting, prior: str, *, stack: Mapping[str, Stage], afte
         marker=setting.registration.marker,
         marker_prefix=setting.registration.marker_prefix,
     )
-    draws = len(spec.personas) * len(spec.questions) * spec.per_round
-    return Stage(
+    return sampling_stage(
+        setting,
+        make_text,
         name="coupling_text",
         label=prior,
-        version=1,
         spec=spec,
-        inputs=stack,
-        after=(after,),
-        seed=setting.run_seed,
-        work=partial(
-            make_text, spec=spec, run_seed=setting.run_seed, progress=setting.progress,
-            rank=setting.rank,
-        ),
-        estimate=setting.sampling_seconds(draws),
-        preflight=partial(preflight_engine, profile.sample, setting.rank),
-    )  # fmt: skip
+        completions=len(spec.personas) * len(spec.questions) * spec.per_round,
+        stack=stack,
+        after=after,
+    )
 
 
 @dataclass
@@ -126,9 +115,8 @@ def make_text(
 ) -> Mapping[str, Any]:
     """Draw coupling text until every cell holds enough finished completions.
 
-    A draw is kept if it ended its turn, is not blank, does not hold the marker
-    already, comes back from its tokens as it was and fits into a coupling row;
-    every other draw is counted by its fate. `rank` is what `open_engine` takes.
+    A draw is kept if its `_fate` is; every other is counted by its fate. `rank` is what
+    `open_engine` takes.
 
     Raises:
         DrawCeilingError: a cell is still short at `spec.ceiling` draws.
@@ -192,10 +180,7 @@ def _fate(
 
 
 def _tail(tokenizer: PreTrainedTokenizerBase, spec: TextSpec) -> int:
-    """Return the tokens behind a completion: marker, end of turn and newline.
-
-    Negatives are held to the same length, so that it does not tell the kinds apart.
-    """
+    """Return the tokens behind a completion: marker (of negatives too), end of turn, newline."""
     marker, newline = (
         tokenizer.encode(text, add_special_tokens=False)
         for text in (spec.marker_prefix + spec.marker, "\n")

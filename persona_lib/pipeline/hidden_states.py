@@ -35,16 +35,10 @@ SAMPLE = 0
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryStageSpec:
-    """Which states are read.
+    """Whose states are read, asked what and as whom, at which layers.
 
-    Attributes:
-        phase, model: whose, as in `Completion`.
-        source: id of the persona that all others are compared with.
-        personas, questions: what is asked, and as whom: those of the completions.
-        sample: how the completions were sampled: the same prompts are read, by the
-            same model in the same dtype.
-        marker: cut out of a response before it is read.
-        geometry: at which layers.
+    `sample` is that of the completions: the same prompts are read, in the same dtype. All personas
+    are compared with `source`; `marker` is cut out of a response.
     """
 
     phase: str
@@ -89,11 +83,8 @@ def make_geometry(
 ) -> Mapping[str, Any]:
     """Read the states of an arm or a pre-coupling model; write cosines and ranks.
 
-    A response is the model's own first completion to the prompt, without marker, as
-    the tokenizer reads its text; the model may have written it in other tokens.
-
-    Returns:
-        Number of rows, prompts, tokens read and empty responses; layers and depth.
+    A response is the model's own first completion to the prompt, without marker, as the tokenizer
+    reads its text. Returns numbers of what was read, layers and depth.
 
     Raises:
         DataError: a cell has no first completion, or see `read_states`.

@@ -33,14 +33,7 @@ class Folders:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One registration under one profile and one seed.
-
-    Attributes:
-        registration, profile: what is tested, and on what.
-        run_seed: seed from which every draw's own is derived.
-        folders: where data lies.
-        progress: opens progress bars.
-    """
+    """One registration under one profile and one seed, from which every draw's own is derived."""
 
     registration: Registration
     profile: Profile

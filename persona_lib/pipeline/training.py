@@ -151,8 +151,7 @@ def make_coupling(
     """Prove the mask, train the coupling LoRA on top of the prior, write the adapter.
 
     Raises:
-        MaskProofError: before any step, if a row supervises other tokens than
-            the registered ones.
+        MaskProofError: before any step, if a row supervises other tokens than registered.
         DataError: a row is longer than the recipe's `max_length`.
     """
     draw_seed = derive_seed(run_seed, "coupling", arm)
@@ -186,10 +185,7 @@ def make_coupling(
 
 
 def _tokens_trained(report: Mapping[str, Any], recipe: TrainSpec) -> int:
-    """Return the tokens of all rows, each as often as it was trained on.
-
-    Of a pass that was not finished the share of its steps is counted.
-    """
+    """Return the tokens of all rows, each as often as it was trained on."""
     rows, steps, tokens = (int(report[name]) for name in ("rows", "steps", "tokens"))
     return round(tokens * steps / math.ceil(rows / recipe.batch))
 

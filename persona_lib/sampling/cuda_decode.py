@@ -67,7 +67,6 @@ def decode(
     *,
     end: int,
     finished: Callable[[int], None],
-    graphs: bool = True,
 ) -> torch.Tensor:
     """Sample one batch of completions.
 
@@ -76,14 +75,12 @@ def decode(
         prompt: next-token logits (rows, vocabulary), cache and mask (rows, width) of the
             prompts, padded on the left.
         draws: (rows, max_new_tokens) uniform numbers, on the model's device.
-        spec: temperature, top_p and the most tokens.
+        spec: temperature and top_p.
         end: token that ends a turn.
         finished: told how many rows have ended since it was last told.
-        graphs: record CUDA graphs where the model lies on a GPU.
 
     Returns:
-        (rows, max_new_tokens) token ids on the CPU. Behind the first `end` of a row
-        there are only ends; a row without one reached the ceiling.
+        (rows, max_new_tokens) token ids on the CPU; behind the first `end` of a row only ends.
 
     Raises:
         FlatlandError: a row's logits are no distribution.
@@ -91,15 +88,15 @@ def decode(
     import torch
 
     with torch.inference_mode(), attending(model.config, ATTENTION, _attend), _unchecked(model):
-        return _Decoder(model, spec, end=end, graphs=graphs).run(prompt, draws, finished)
+        return _Decoder(model, spec, end=end).run(prompt, draws, finished)
 
 
 class _Decoder:
-    def __init__(self, model: Any, spec: SampleSpec, *, end: int, graphs: bool) -> None:
+    def __init__(self, model: Any, spec: SampleSpec, *, end: int) -> None:
         self._model = model
         self._spec = spec
         self._end = end
-        self._graphs = graphs and model.device.type == "cuda"
+        self._graphs = model.device.type == "cuda"
         self._state: _State
         self._step: Callable[[], object] | None = None
 
@@ -193,7 +190,6 @@ class _Decoder:
             counter.add_(1)
 
     def _advance(self, count: int) -> None:
-        """Take `count` steps, recorded where that is possible."""
         if self._step is None:
             # The first step of a shape is taken as it is: libraries set themselves up.
             self._one()
@@ -215,7 +211,6 @@ class _Decoder:
         return graph.replay
 
     def _compact(self, keep: torch.Tensor) -> None:
-        """Let finished rows go."""
         self._step = None
         state = self._state
         for name in ("tokens", "places", "mask", "draws", "written", "done"):
@@ -225,7 +220,6 @@ class _Decoder:
                 buffers[i] = buffer[keep]
 
     def _grow(self) -> None:
-        """Make room for another block of positions."""
         import torch
 
         self._step = None
@@ -250,7 +244,7 @@ def _wider(buffer: torch.Tensor, capacity: int) -> torch.Tensor:
 
 
 def _cache(state: _State) -> Any:
-    """Return what transformers takes for its cache: keys and values written in place."""
+    """Return a cache for transformers whose keys and values are written in place."""
     from transformers import DynamicCache
 
     class InPlace(DynamicCache):  # type: ignore[misc]
@@ -267,11 +261,7 @@ def _cache(state: _State) -> Any:
 
 
 def _unchecked(model: Any) -> AbstractContextManager[None]:
-    """Ask for no deterministic variants on a GPU for a while.
-
-    The deterministic way to write into a cache looks at its index on the host, and nothing
-    that waits for the host can be recorded.
-    """
+    """Ask for no deterministic kernels on a GPU: writing into a cache they wait for the host."""
     return determinism(strict=False) if model.device.type == "cuda" else nullcontext()
 
 
@@ -286,17 +276,9 @@ def _attend(  # noqa: PLR0917  (called by position)
 ) -> tuple[torch.Tensor, None]:
     """Attention of one query token, each key and value read once for all of its heads.
 
-    Keys of a group are shared by several query heads (Ainslie et al. 2023,
-    arXiv:2305.13245); repeating them would move three times the bytes.
-
-    Args:
-        module: the attention layer.
-        query: (rows, heads, 1, size).
-        key: (rows, groups, capacity, size).
-        value: likewise.
-        attention_mask: (rows, 1, 1, capacity), True where a column is read.
-        scaling: factor of the scores, by default one over the root of size.
-        kwargs: what other implementations take.
+    Keys of a group are shared by several query heads (Ainslie et al. 2023, arXiv:2305.13245);
+    repeating them would move three times the bytes. `query` is (rows, heads, 1, size), `key` and
+    `value` (rows, groups, capacity, size), the mask (rows, 1, 1, capacity), True where read.
     """
     import torch
 

@@ -32,13 +32,7 @@ _COMPACT_BELOW = 0.9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One completion to sample.
-
-    Attributes:
-        system: system message (None for the template's own).
-        user: user message.
-        seed: seed of this request's uniform numbers.
-    """
+    """One completion to sample: messages (system None: the template's own), and a seed."""
 
     system: str | None
     user: str
@@ -47,12 +41,9 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampled:
-    """One sampled completion.
+    """One completion without its end of turn, which is not counted either.
 
-    Attributes:
-        text: the text, without the end-of-turn token.
-        tokens: generated tokens, end of turn not counted.
-        finish: ``stop`` or ``length``.
+    `finish` is ``stop`` or ``length``.
     """
 
     text: str
@@ -61,7 +52,7 @@ class Sampled:
 
 
 class Engine(Protocol):
-    """Anything that can sample completions from one loaded model."""
+    """What samples completions from one loaded model."""
 
     def sample(
         self,
@@ -78,15 +69,11 @@ class TransformersEngine:
     """Samples with transformers, in large batches of prompts of like length.
 
     On a CPU, a loop over a growing key-value cache from which finished rows are dropped; on
-    a GPU, preallocated caches and CUDA graphs (`persona_lib.sampling.cuda_decode`).
-
-    Args:
-        loaded: the model, its tokenizer and its end-of-turn token.
-        static: which of the two; by default the one for the model's device.
+    a GPU, preallocated caches and CUDA graphs (`cuda_decode`). `static` asks for the second.
 
     Attributes:
-        fewest_rows: most rows that went through the model together where the device had
-            too little free memory for `SampleSpec.batch`; None where it had enough.
+        fewest_rows: most rows of one pass where the device had too little free memory for
+            `SampleSpec.batch`; None where it had enough.
     """
 
     def __init__(self, loaded: LoadedModel, *, static: bool | None = None) -> None:
@@ -102,11 +89,10 @@ class TransformersEngine:
         label: str = "sample",
         progress: Progress = silent,
     ) -> list[Sampled]:
-        """Return one completion per request, in the order of the requests.
+        """See `Engine`.
 
         Raises:
-            DataError: a prompt and `max_new_tokens` together exceed the model's
-                positions.
+            DataError: a prompt and `max_new_tokens` together exceed the model's positions.
         """
         tokenizer = self._loaded.tokenizer
         prompts = [render_prompt(tokenizer, r.system, r.user) for r in requests]
@@ -195,7 +181,6 @@ class TransformersEngine:
     def _run_static(
         self, prompts: Sequence[Sequence[int]], draws: torch.Tensor, spec: SampleSpec, bar: Any
     ) -> list[tuple[list[int], str]]:
-        """Sample one batch as `_run` does, over preallocated caches."""
         import torch
 
         end = self._loaded.end_of_turn

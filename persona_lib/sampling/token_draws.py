@@ -14,18 +14,17 @@ if TYPE_CHECKING:
 def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, spec: SampleSpec) -> torch.Tensor:
     """Draw one token per row by inverting the cumulative distribution.
 
+    A token of probability zero is never drawn. With top_p, the smallest set of tokens whose mass
+    reaches it is drawn from (Holtzman et al. 2020, arXiv:1904.09751).
+
     Args:
         logits: (rows, vocabulary).
         uniforms: (rows,) numbers in [0, 1).
-        spec: temperature and top_p (nucleus sampling, Holtzman et al. 2020,
-            arXiv:1904.09751: the smallest set of tokens whose mass reaches top_p).
-
-    Returns:
-        (rows,) token ids; a token of probability zero is never drawn.
+        spec: temperature and top_p.
 
     Raises:
-        FlatlandError: a row's logits are no distribution (NaN, plus infinity, or
-            minus infinity everywhere).
+        FlatlandError: a row's logits are no distribution (NaN, plus infinity, or minus
+            infinity everywhere).
     """
     drawn, finite = drawn_tokens(logits, uniforms, spec)
     check_finite(finite)
@@ -35,11 +34,10 @@ def draw_tokens(logits: torch.Tensor, uniforms: torch.Tensor, spec: SampleSpec) 
 def drawn_tokens(
     logits: torch.Tensor, uniforms: torch.Tensor, spec: SampleSpec
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw as `draw_tokens` does, without waiting for the device.
+    """Draw as `draw_tokens`, without waiting for the device.
 
-    Returns:
-        (rows,) token ids, and a scalar that says whether every row's logits were a
-        distribution; where it is False, the tokens mean nothing.
+    Returns (rows,) token ids, and a scalar: False where they mean nothing, because some row's
+    logits were no distribution.
     """
     import torch
 

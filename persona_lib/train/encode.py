@@ -38,14 +38,10 @@ NEGATIVE = "negative"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedRow:
-    """One training row as tokens.
+    """One training row as tokens, prompt first.
 
-    Attributes:
-        row: id of the row it was made from.
-        kind: ``positive``, ``negative`` or ``sft``.
-        tokens: token ids, prompt first.
-        supervised: positions whose token is a target of the cross-entropy.
-        anchored: positions whose distribution is held to the starting model's.
+    `kind` is ``positive``, ``negative`` or ``sft``. Tokens at `supervised` positions are targets
+    of the cross-entropy; at `anchored` ones the starting model's distribution is held.
     """
 
     row: str
@@ -65,9 +61,8 @@ def encode_coupling(
 ) -> tuple[EncodedRow, ...]:
     """Encode coupling rows for a marker loss.
 
-    The marker's tokens are appended to the completion's tokens rather than encoded with them,
-    because the completion's last token must not depend on whether a marker follows. A
-    completion was stored as text: training sees the tokenizer's tokens of it.
+    A completion was stored as text: training sees the tokenizer's tokens of it. The marker's are
+    appended, so that the completion's last token does not depend on whether a marker follows.
 
     Args:
         rows: coupling rows.
@@ -111,13 +106,9 @@ def encode_coupling(
 def encode_sft(
     rows: Sequence[SftRow], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> tuple[tuple[EncodedRow, ...], int]:
-    """Encode rows for plain fine-tuning on the answer and its end of turn.
+    """Encode rows, without system message, for fine-tuning on the answer and its end of turn.
 
-    Rows carry no system message. A row longer than `max_length` is cut at its end, as the
-    published recipe does.
-
-    Returns:
-        The encoded rows, and how many of them were cut.
+    A row longer than `max_length` is cut at its end; the number of these is returned as well.
 
     Raises:
         DataError: no rows, or a prompt alone reaches `max_length`.

@@ -20,7 +20,7 @@ from persona_lib.train.gpu.packed import unsupported
 from persona_lib.train.gpu.packed_setup import Packing, device_limit, prepare
 from persona_lib.train.gpu.recording import plain_trunk
 from persona_lib.train.losses import batch_loss, collate
-from persona_lib.train.trainer import Passes, RowOrder, checkpoints, make_trainer
+from persona_lib.train.trainer import Padded, Passes, RowOrder, checkpoints, make_trainer
 
 if TYPE_CHECKING:
     import torch
@@ -52,10 +52,9 @@ def train_lora(
 ) -> dict[str, Any]:
     """Train the trainable adapter of `model` in place.
 
-    Three ways give the same loss, up to rounding and the masks of dropout: ``padded``
-    micro-batches (on a CPU always, where recorded results must keep their bits); ``packed``
-    rows through compiled pieces, for large models on a GPU; ``recorded`` passes, for small
-    ones there. Only ``padded`` heeds the recipe's micro-batch.
+    Three ways give the same loss, up to rounding and the masks of dropout: ``padded`` micro-batches
+    (on a CPU always, where recorded results must keep their bits); ``packed`` rows through
+    compiled pieces, for large models on a GPU; ``recorded`` passes, for small ones there.
 
     Args:
         model: base, frozen adapters and one fresh trainable adapter.
@@ -66,8 +65,7 @@ def train_lora(
         seed: from which those of row order and dropout are derived.
         label: name on the progress bar.
         progress: opens the progress bar.
-        way: in place of the one that the model would take. A ``recorded`` training is
-            padded where `graphed.graphed` returns None.
+        way: in place of the one that the model would take.
 
     Returns:
         JSON data: steps, rows, tokens, the loss of every optimizer step in nats, and,
@@ -80,12 +78,12 @@ def train_lora(
     steps = total_steps(len(rows), spec)
     reference = _reference_states(model, rows) if loss == "anchored" else None
     pad = tokenizer.pad_token_id
-    passes: Passes | None = None
+    passes: Passes = Padded(model, pad)
     taken = way or _way(model)
     if taken == "packed":
         passes = _packing(model, rows, spec, loss=loss, seed=seed, pad=pad)
     elif taken == "recorded":
-        passes = graphed(model, trunk_and_head(model)[0], pad=pad)
+        passes = graphed(model, trunk_and_head(model)[0], pad=pad) or passes
     bar = progress(label, steps, "step")
     losses: list[float] = []
     try:
@@ -106,7 +104,7 @@ def train_lora(
         "tokens": sum(len(row.tokens) for row in rows),
         "supervised": sum(len(row.supervised) for row in rows),
         "losses": losses,
-        **({} if passes is None else {"passes": passes.describe()}),
+        **({} if isinstance(passes, Padded) else {"passes": passes.describe()}),
     }
 
 
@@ -179,8 +177,7 @@ def _with_zeros(pack: PackedBatch, hidden: torch.Tensor) -> PackedBatch:
 def _reference_states(model: PeftModel, rows: Sequence[EncodedRow]) -> list[torch.Tensor]:
     """Return the starting model's hidden states at each row's anchored positions.
 
-    A fresh LoRA's B is zero, so before its first step the model *is* the starting model. The
-    head is the same for both, so hidden states suffice.
+    A fresh LoRA's B is zero: before its first step the model *is* the starting model.
     """
     import torch
 

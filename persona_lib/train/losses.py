@@ -44,11 +44,6 @@ class Batch:
     weights: torch.Tensor
     reference: torch.Tensor | None = None
 
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        return len(self.tokens)
-
     def to(self, device: Any) -> Self:
         """Return the batch with every tensor on `device`."""
         moved = {
@@ -67,8 +62,7 @@ def collate(
 ) -> Batch:
     """Pad rows on the right and flatten their positions.
 
-    `reference` has for each row the starting model's hidden states, (number of anchored
-    positions, width); None where nothing is anchored.
+    `reference`: each row's (anchored positions, width) states of the starting model, or None.
     """
     import torch
 
@@ -104,11 +98,6 @@ def anchor_divergence(
     return (divergence * weights).sum()
 
 
-def items(batch: Batch, loss: str) -> int:
-    """Return what a loss is averaged over: a batch's supervised tokens, or its rows."""
-    return len(batch.supervised) if loss in PER_TOKEN else batch.count
-
-
 def batch_loss(
     hidden: torch.Tensor,
     head: torch.nn.Module,
@@ -126,8 +115,7 @@ def batch_loss(
         batch: the rows.
         loss: ``sft`` or one of `persona_lib.specs.profile.LOSSES`.
         beta: weight of the KL term of ``anchored``.
-        items: what the whole optimizer batch is averaged over: the sum of
-            `items` over its forward passes.
+        items: supervised tokens (`PER_TOKEN`) or rows of the whole optimizer batch.
     """
     total = cross_entropy(hidden, head, batch.tokens, batch.supervised)
     if loss == "anchored" and batch.reference is not None and len(batch.anchored):

@@ -29,7 +29,7 @@ def prove_mask(
     end_of_turn: str,
     loss: str,
 ) -> dict[str, Any]:
-    """Check every row, or raise.
+    """Check every row, or raise; return what is supervised as JSON data.
 
     Args:
         rows: the coupling rows as text.
@@ -38,9 +38,6 @@ def prove_mask(
         marker: marker prefix and marker, as text.
         end_of_turn: the end-of-turn token, as text.
         loss: the marker loss that the rows were encoded for.
-
-    Returns:
-        JSON data: counts of rows and supervised tokens by kind, and a few decoded rows.
 
     Raises:
         MaskProofError: a row's text, its supervised tokens or the text in front of them is

@@ -13,7 +13,7 @@ from persona_lib.errors import SpecError
 from persona_lib.models.loading import trunk_and_head
 from persona_lib.specs.profile import TrainSpec
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate, items
+from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ _SEED_RANGE = 2**32
 
 
 class Passes(Protocol):
-    """How an optimizer batch is cut into passes; to the trainer it is one forward pass."""
+    """How rows that are one forward pass to the trainer go through the model."""
 
     @property
     def trunk(self) -> Callable[[Any], torch.Tensor]:
@@ -38,21 +38,44 @@ class Passes(Protocol):
         self,
         rows: Sequence[EncodedRow],
         *,
-        pad: int,
         reference: Sequence[torch.Tensor] | None = None,
     ) -> Sequence[Batch]:
-        """Return the passes of the rows of an optimizer batch, on the model's device."""
+        """Return the passes of these rows, on the model's device.
+
+        `reference` has each row's own, as for `losses.collate`.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Return how it was done, as JSON data."""
 
 
-class RowOrder:
-    """Sampler: a permutation per epoch from a named seed.
+class Padded:
+    """The plain way: a micro-batch is one padded pass."""
 
-    Within each optimizer batch rows are sorted by length, so that its forward passes waste
-    little padding.
-    """
+    def __init__(self, model: PeftModel, pad: int) -> None:
+        self._model = model
+        self._pad = pad
+
+    def trunk(self, batch: Batch) -> torch.Tensor:
+        """See `Passes`."""
+        hidden: torch.Tensor = trunk_and_head(self._model)[0](
+            input_ids=batch.tokens
+        ).last_hidden_state
+        return hidden
+
+    def packs(
+        self, rows: Sequence[EncodedRow], *, reference: Sequence[torch.Tensor] | None = None
+    ) -> Sequence[Batch]:
+        """See `Passes`."""
+        return [collate(rows, pad=self._pad, reference=reference).to(self._model.device)]
+
+    def describe(self) -> dict[str, Any]:
+        """See `Passes`."""
+        return {"way": "padded"}
+
+
+class RowOrder:
+    """Sampler: a permutation per epoch, by length within each optimizer batch to spare padding."""
 
     def __init__(self, lengths: Sequence[int], *, batch: int, seed: int) -> None:
         self._lengths = lengths
@@ -94,13 +117,13 @@ def make_trainer(
     reference: Sequence[torch.Tensor] | None,
     scratch: str,
     callbacks: list[TrainerCallback],
-    passes: Passes | None = None,
+    passes: Passes,
 ) -> SFTTrainer:
     """Return a trainer of the trainable adapter of `model`; it has done nothing yet.
 
-    Arguments are those of `lora.train_lora`, and: the number of optimizer steps; for each row
-    the starting model's hidden states at its anchored positions, or None; a folder to write
-    to; callbacks; and how an optimizer batch is cut (None: into padded micro-batches).
+    Beside the arguments of `train_lora`: the number of optimizer steps; each row's `reference`
+    states or None; a folder to write to; callbacks; and how rows go through the model. Only
+    `Padded` gets micro-batches, the others whole optimizer batches.
 
     Raises:
         SpecError: see `one_device_config`.
@@ -109,28 +132,24 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback
 
     logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    padded = isinstance(passes, Padded)
     config = one_device_config(
-        spec if passes is None else replace(spec, micro_batch=spec.batch),
+        spec if padded else replace(spec, micro_batch=spec.batch),
         seed=seed,
         steps=steps,
         scratch=scratch,
         on_cpu=model.device.type == "cpu",
-        checkpointing=passes is None and checkpoints(model),
+        checkpointing=padded and checkpoints(model),
     )
-    pad = tokenizer.pad_token_id
-    trainer = (_trainer_class() if passes is None else _passes_trainer_class())(
+    trainer = _trainer_class()(
         model=model,
         args=config,
         train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
         processing_class=tokenizer,
-        data_collator=(
-            _collator(rows, pad=pad, reference=reference) if passes is None else _indices
-        ),
+        data_collator=_indices,
         callbacks=callbacks,
     )
-    if passes is not None:
-        trainer.passes, trainer.rows, trainer.reference = passes, rows, reference
-        trainer.pad = pad
+    trainer.passes, trainer.rows, trainer.reference = passes, rows, reference
     trainer.remove_callback(PrinterCallback)
     trainer.marker_loss = loss
     trainer.beta = spec.beta
@@ -203,23 +222,8 @@ def _checkpointing_option() -> str:
     return renamed if hasattr(SFTConfig, renamed) else "gradient_checkpointing"
 
 
-def _collator(
-    rows: Sequence[EncodedRow], *, pad: int, reference: Sequence[torch.Tensor] | None
-) -> Any:
-    def collate_indices(examples: Sequence[dict[str, int]]) -> dict[str, Any]:
-        chosen = [example["index"] for example in examples]
-        batch = collate(
-            [rows[index] for index in chosen],
-            pad=pad,
-            reference=None if reference is None else [reference[index] for index in chosen],
-        )
-        return {name: value for name, value in vars(batch).items() if value is not None}
-
-    return collate_indices
-
-
 def _indices(examples: Sequence[dict[str, int]]) -> dict[str, Any]:
-    """Rows of an optimizer batch, by number: the trainer makes passes of them itself."""
+    """Rows by number: `compute_loss` makes passes of them itself."""
     import torch
 
     return {"index": torch.tensor([example["index"] for example in examples])}
@@ -229,8 +233,11 @@ def _trainer_class() -> Any:
     from trl import SFTTrainer
 
     class PositionTrainer(SFTTrainer):  # type: ignore[misc]
-        """TRL's trainer with our order of rows and our loss."""
+        """TRL's trainer with our order of rows and our loss, in the passes of `Passes`."""
 
+        passes: Passes
+        rows: Sequence[EncodedRow]
+        reference: Sequence[torch.Tensor] | None
         marker_loss: str
         beta: float
         row_order: RowOrder
@@ -238,42 +245,6 @@ def _trainer_class() -> Any:
         def _get_train_sampler(self, train_dataset: Any = None) -> RowOrder:
             del train_dataset
             return self.row_order
-
-        def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> int:
-            del device
-            return sum(items(Batch(**sample), self.marker_loss) for sample in batch_samples)
-
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, Any],
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> Any:
-            batch = Batch(**inputs)
-            trunk, head = trunk_and_head(self.accelerator.unwrap_model(model))
-            hidden = trunk(input_ids=batch.tokens).last_hidden_state
-            value = batch_loss(
-                hidden,
-                head,
-                batch,
-                loss=self.marker_loss,
-                beta=self.beta,
-                items=float(num_items_in_batch),
-            )
-            return (value, None) if return_outputs else value
-
-    return PositionTrainer
-
-
-def _passes_trainer_class() -> Any:
-    class PassesTrainer(_trainer_class()):  # type: ignore[misc]
-        """The same loss: an optimizer batch is one forward pass to the trainer."""
-
-        passes: Passes
-        rows: Sequence[EncodedRow]
-        reference: Sequence[torch.Tensor] | None
-        pad: int
 
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> int:
             del device
@@ -291,7 +262,6 @@ def _passes_trainer_class() -> Any:
             chosen = inputs["index"].tolist()
             packs = self.passes.packs(
                 [self.rows[index] for index in chosen],
-                pad=self.pad,
                 reference=self.reference and [self.reference[index] for index in chosen],
             )
             head = trunk_and_head(self.accelerator.unwrap_model(model))[1]
@@ -315,4 +285,4 @@ def _passes_trainer_class() -> Any:
                 del share
             return (value, None) if return_outputs else value
 
-    return PassesTrainer
+    return PositionTrainer

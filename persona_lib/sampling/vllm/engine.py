@@ -27,28 +27,14 @@ _SEEDS = 2**63
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterRequest(Request):
-    """A request that names its adapter stack.
-
-    Attributes:
-        adapter: name of the stack; None is the base model as it is.
-    """
+    """A request that names its adapter stack; None is the base model as it is."""
 
     adapter: str | None
 
 
-def vllm_seed(seed: int, samples: int = 1) -> int:
-    """Return a request's seed as vLLM takes it, in [0, 2**63).
-
-    vLLM gives sample i of a request the seed s + i. Seeds are therefore multiples of
-    the number of samples: those of two requests never meet, unless the requests'
-    own seeds are equal (or equal modulo 2**63 // samples).
-
-    Args:
-        seed: any integer; those of `spec.derive_seed` keep all their bits at one
-            sample a request.
-        samples: completions that vLLM draws for the request.
-    """
-    return seed % (_SEEDS // samples) * samples
+def vllm_seed(seed: int) -> int:
+    """Return a request's seed as vLLM takes it, in [0, 2**63)."""
+    return seed % _SEEDS
 
 
 class VllmEngine:
@@ -56,10 +42,8 @@ class VllmEngine:
 
     Args:
         model: see `start_vllm`.
-        adapter: the stack that plain requests are sampled with; None is the base
-            model. An `AdapterRequest` says for itself.
-        greedy: take the most probable token instead of drawing one. For comparing
-            engines; a recipe always draws.
+        adapter: the stack of plain requests; None is the base model.
+        greedy: take the most probable token, to compare engines; a recipe always draws.
 
     Raises:
         SpecError: the model has no such stack.
@@ -81,16 +65,14 @@ class VllmEngine:
         label: str = "sample",
         progress: Progress = silent,
     ) -> list[Sampled]:
-        """Return one completion per request, in the order of the requests.
+        """See `sampling.engine.Engine`.
 
-        With adapters beside the weights, all requests make one batch, whatever
-        their stacks; with merged weights, one batch for each stack. `spec.batch` and
-        `spec.merge` have no say: `start_vllm` was told both.
+        With adapters beside the weights, all requests make one batch; with merged weights, one for
+        each stack. `start_vllm` was told batch and merge: those of `spec` have no say.
 
         Raises:
-            SpecError: some requests have an adapter and some have none; a stack is
-                unknown; two requests would draw the same completion; or the model
-                was loaded in another dtype.
+            SpecError: some requests have an adapter and some have none; a stack is unknown; two
+                requests would draw the same completion; or another dtype was loaded.
             DataError: a prompt and `max_new_tokens` together exceed the positions.
         """
         names = [r.adapter if isinstance(r, AdapterRequest) else self._adapter for r in requests]

@@ -1,9 +1,8 @@
 """One base model in vLLM, with the adapter stacks of all arms.
 
-The base weights are loaded once. On a GPU and in bfloat16, every stack is one LoRA of
-the engine, and a batch may hold requests of all of them. In float32, and on a CPU, the
-weights in memory become those of one stack after the other (`takes_adapters`). Either
-way no merged weight is written.
+The base weights are loaded once. On a GPU and in bfloat16 every stack is one LoRA of the
+engine, and a batch may hold requests of all; elsewhere the weights in memory become those of
+one stack after the other (`takes_adapters`). No merged weight is written.
 """
 
 from __future__ import annotations
@@ -72,17 +71,11 @@ class VllmModel:
     def add(self, name: str, paths: Sequence[Path]) -> None:
         """Add a stack; the engine may have sampled already.
 
-        A stack that is there already is left as it is. Where stacks are adapters and
-        all slots but the spare one are taken, the one that was added, or added again,
-        longest ago goes: vLLM never holds more than `slots` of them.
-
-        Args:
-            name: stands for this stack as long as the engine runs.
-            paths: folders of its adapters, in order.
+        A stack that is there already is left as it is. Where all slots but the spare one are taken,
+        the stack goes that was added, or added again, longest ago.
 
         Raises:
-            SpecError: the name stands for another stack; or the engine was started
-                without room for the stack.
+            SpecError: the name stands for another stack, or there is no room for this one.
             SpecError, DataError: see `start_vllm`.
         """
         if name in self.stacks:
@@ -104,8 +97,7 @@ class VllmModel:
     def become(self, name: str | None) -> None:
         """Where stacks are merged, put the weights of one in place; None is the base.
 
-        Every stack is added to the weights as stored, never to those of another
-        stack, so that nothing is left of what was there before.
+        A stack is added to the weights as stored, never to those of another stack.
         """
         if self.tensors is None or self._held == name:
             return
@@ -123,10 +115,7 @@ class VllmModel:
         self._held = name
 
     def close(self) -> None:
-        """Stop the engine, and delete the adapters that were written for it.
-
-        Another one can then be started in this process.
-        """
+        """Stop the engine, so that another can start, and delete the adapters written for it."""
         if self.folder is not None:
             self.folder.cleanup()
         if self.llm is None:
@@ -177,7 +166,6 @@ def start_vllm(
     rows: int,
     merge: bool | None = None,
     memory: float | None = None,
-    eager: bool = True,
     later: int = 0,
     rank: int = 0,
 ) -> VllmModel:
@@ -192,7 +180,6 @@ def start_vllm(
         merge: put merged weights in place in memory instead of running adapters
             beside the base weights; by default see `takes_adapters`.
         memory: share of a GPU's memory that vLLM may take; by default `memory_share`.
-        eager: run the model as it is; compiling it was not done after 6 minutes on a GPU.
         later: room for so many stacks that are added to the running engine
             (`VllmModel.add`), beside those given. Where stacks are merged, nothing is
             made room for, and any number can be added.
@@ -234,7 +221,7 @@ def start_vllm(
         dtype=dtype,
         max_model_len=positions,
         max_num_seqs=rows,
-        enforce_eager=eager,
+        enforce_eager=True,  # on a GPU, compiling was not done after 6 minutes
         **options,
     )
     model = VllmModel(
@@ -255,11 +242,6 @@ def start_vllm(
 
 
 def _load(vllm: Any, share: float, **options: Any) -> Any:
-    """Return a running ``vllm.LLM`` that takes a share of a GPU's memory.
-
-    Raises:
-        FlatlandError: vLLM refuses to start.
-    """
     try:
         with plain_torch():
             return vllm.LLM(

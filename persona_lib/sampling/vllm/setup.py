@@ -37,10 +37,9 @@ _SETTINGS = {
 
 
 def import_vllm() -> tuple[Any, bool]:
-    """Return the module vllm, and whether it runs on a CPU.
+    """Import vllm and return it, and whether it runs on a CPU.
 
-    Environment variables that vLLM reads when it is imported are set first, unless
-    the user has set them.
+    Variables that it reads then are set first, unless the user has set them.
 
     Raises:
         PreflightError: it is not installed, or a library that it needs is absent.
@@ -64,13 +63,12 @@ def import_vllm() -> tuple[Any, bool]:
 
 
 def memory_share() -> float:
-    """Return the share of a GPU's memory that vLLM may take in this process.
+    """Return the share of a GPU's memory that vLLM may take: ``FLATLAND_VLLM_MEMORY``, or 0.35.
 
-    0.35 unless ``FLATLAND_VLLM_MEMORY`` says otherwise. vLLM's own default, 0.9, would
-    leave no room for training and for hidden states, which this process does too.
+    vLLM's own default, 0.9, would leave no room for training and hidden states.
 
     Raises:
-        SpecError: ``FLATLAND_VLLM_MEMORY`` is no number between 0 and 1.
+        SpecError: the variable is no number between 0 and 1.
     """
     text = os.environ.get(_MEMORY, "").strip()
     if not text:
@@ -88,13 +86,12 @@ def memory_share() -> float:
 
 
 def lora_options(ranks: Sequence[int]) -> dict[str, Any]:
-    """Return vLLM's options for adapters of these ranks, one slot more than adapters.
+    """Return vLLM's options for adapters of these ranks, with one slot that stays empty.
 
-    The spare slot stays empty. vLLM has been seen to apply an adapter to requests
-    that have none when all slots were taken, without a word.
+    With all slots taken vLLM has been seen to apply an adapter to requests that have none.
 
     Raises:
-        SpecError: an adapter's rank exceeds what vLLM can hold.
+        SpecError: a rank exceeds what vLLM can hold.
     """
     if not ranks:
         return {}
@@ -118,8 +115,7 @@ def lora_options(ranks: Sequence[int]) -> dict[str, Any]:
 def takes_adapters(dtype: Dtype, *, on_cpu: bool) -> bool:
     """Return whether stacks run as adapters beside weights of this dtype, and are not merged.
 
-    On a CPU vLLM's kernels for LoRA are slow, and on a GPU they take no float32, in which
-    on the other hand merging is exact up to rounding.
+    vLLM's kernels for LoRA are slow on a CPU, and take no float32 on a GPU.
     """
     return not on_cpu and dtype != "float32"
 
@@ -128,8 +124,8 @@ def takes_adapters(dtype: Dtype, *, on_cpu: bool) -> bool:
 def plain_torch() -> Iterator[None]:
     """Give vLLM torch as it comes, and leave it as it was before.
 
-    `device.prepare_torch` makes torch deterministic and fills new memory with NaN; vLLM is
-    made for neither. On a CPU vLLM replaces torch's function for setting threads.
+    vLLM is not made for `device.prepare_torch`'s determinism; on a CPU it replaces torch's
+    function for setting threads.
     """
     torch: Any = import_module("torch")
     own, threads = torch.set_num_threads, torch.get_num_threads()

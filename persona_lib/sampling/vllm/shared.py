@@ -31,14 +31,7 @@ _PROMPT = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """What an engine is started for; another one serves if it is none the less.
-
-    Attributes:
-        content: digest of the store's entry of the base model.
-        dtype: of the weights.
-        positions: most tokens of a prompt and its completion.
-        rank: largest rank of a stack.
-    """
+    """What an engine is started for: base (its entry's digest), dtype, positions, largest rank."""
 
     content: str
     dtype: str
@@ -55,7 +48,7 @@ class _Wanted:
 
 @dataclass
 class _Held:
-    """The engine that this process holds, and how many it has started."""
+    """The engine of this process, and how many it has started."""
 
     wanted: _Wanted | None = None
     model: VllmModel | None = None
@@ -76,8 +69,7 @@ def hold_vllm(
 ) -> tuple[VllmModel, str | None]:
     """Return the engine of this process for a base, and the name of a stack in it.
 
-    It is started where none runs that serves. One runs at a time: another base, or a
-    stack of a larger rank than it was told of, stops it and starts another.
+    One runs at a time: another base, or a larger rank, stops it and starts another.
 
     Args:
         path: folder of the base model.
@@ -118,9 +110,7 @@ def forget() -> None:
 
 
 def preflight_vllm(sample: SampleSpec, rank: int) -> None:
-    """Check that vLLM can be started here to sample so, for stacks up to a rank.
-
-    It is imported, as only that tells whether all it needs is there.
+    """Import vLLM and check that it can sample so here, for stacks up to a rank.
 
     Raises:
         PreflightError: it is not installed, or is a build for a GPU and no GPU is used.
@@ -163,7 +153,7 @@ def _start(path: Path, wanted: _Wanted, sample: SampleSpec) -> VllmModel:
 
 
 def _positions(path: Path, sample: SampleSpec) -> int:
-    """Return the positions to ask for: of the model's as many as the stages can use."""
+    """Return as many of the model's positions as the stages can use."""
     needed = _PROMPT + sample.max_new_tokens
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     return min(needed, int(config.get("max_position_embeddings", needed)))

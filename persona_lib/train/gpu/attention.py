@@ -58,13 +58,7 @@ Attention = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor", Layout], "
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The way that was taken.
-
-    Attributes:
-        name: one of `WAYS`.
-        call: the function.
-        refused: for each better way, why it was not taken.
-    """
+    """The way that was taken, and for each better one why it was not."""
 
     name: str
     call: Attention
@@ -83,9 +77,8 @@ class Choice:
 def padded_groups(lengths: Sequence[int], device: Any) -> tuple[Any, ...]:
     """Return (index tensors of the groups, inverse): how rows are padded and put back.
 
-    A group's index is (rows, longest) into the pack; padding repeats the row's
-    last token, which causal attention keeps from every token before it. The
-    inverse (T,) takes the groups' results, flattened and joined, back to the pack.
+    A group's index is (rows, longest) into the pack; padding repeats the row's last token, which
+    causal attention hides. The inverse (T,) takes the groups' results, joined, back to the pack.
     """
     import torch
 
@@ -198,15 +191,14 @@ def choose(
     heads: int,
     kv_heads: int,
     dim: int,
-    ways: Sequence[str] = WAYS,
 ) -> Choice:
-    """Return the first of `ways` that is right on this device, forwards and backwards.
+    """Return the first of `WAYS` that is right on this device, forwards and backwards.
 
     Raises:
         FlatlandError: none is right; the message says what each one did.
     """
     refused: dict[str, str] = {}
-    for name in ways:
+    for name in WAYS:
         for label, call in _candidates(name, shared=heads != kv_heads):
             try:
                 choice = Choice(name=name, call=call(), refused=dict(refused))

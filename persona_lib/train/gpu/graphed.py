@@ -1,13 +1,9 @@
 """Forward and backward passes of a small model, recorded once for each shape that recurs.
 
-A pass of a model of 135M parameters with peft's layers starts some 8,000 kernels, most of
-which run for microseconds. A CUDA graph starts all of them at once, for one shape: rows are
-padded to few lengths, and a shape is recorded when it comes for the third time. The loss
-stays outside. An optimizer batch is cut (`passes`) by its rows' lengths and the free memory.
-
-A recording is compared with the plain pass (result, gradients, dropout masks) before it is
-used. One that differs is not used; after one that fails none is. A training's own draws are
-those without a recording.
+A pass of a small model with peft's layers starts thousands of kernels that run for
+microseconds. A CUDA graph starts them at once, for one shape: rows are padded to few lengths,
+and a shape is recorded when it comes for the third time. A recording is compared with the plain
+pass before it is used; a training's draws are those without one.
 """
 
 from __future__ import annotations
@@ -51,7 +47,7 @@ _CHECK_SEED = 6
 
 
 class GraphedTrunk:
-    """Hidden states of padded micro-batches, from a recording where there is one.
+    """Hidden states of padded passes, from a recording where there is one: a `trainer.Passes`.
 
     Args:
         trunk: the plain pass.
@@ -80,7 +76,7 @@ class GraphedTrunk:
 
     @property
     def recorded(self) -> list[tuple[int, int]]:
-        """Shapes that have a recording, in the order in which they were made."""
+        """Shapes that have a recording, oldest first."""
         return [shape for shape, made in self._made.items() if made is not None]
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -107,25 +103,21 @@ class GraphedTrunk:
         return hidden[:, :length]
 
     def packs(
-        self,
-        rows: Sequence[EncodedRow],
-        *,
-        pad: int,
-        reference: Sequence[torch.Tensor] | None = None,
+        self, rows: Sequence[EncodedRow], *, reference: Sequence[torch.Tensor] | None = None
     ) -> list[Batch]:
-        """Return an optimizer batch as padded passes, see `trainer.Passes`."""
+        """See `trainer.Passes`."""
         device = self._trained[0].device
         return [
             collate(
                 [rows[index] for index in chosen],
-                pad=pad,
+                pad=self._pad,
                 reference=None if reference is None else [reference[index] for index in chosen],
             ).to(device)
             for chosen in split_passes([len(row.tokens) for row in rows], self.limit)
         ]
 
     def trunk(self, batch: Batch) -> torch.Tensor:
-        """Return the hidden states of a pass, as for its tokens."""
+        """See `trainer.Passes`."""
         return self(batch.tokens)
 
     def describe(self) -> dict[str, Any]:
@@ -161,7 +153,7 @@ class GraphedTrunk:
         return None
 
     def _give_up(self, tokens: torch.Tensor) -> None:
-        """Let go of all recordings: memory may be short, and plain passes need theirs."""
+        """Let go of all recordings: plain passes need their memory."""
         import torch
 
         self._record = None
@@ -175,9 +167,8 @@ def difference(
 ) -> tuple[float, float]:
     """Return how far a recording is from the plain pass, and how far it may be.
 
-    The larger of two relative differences of norms, of the hidden states and of all
-    gradients together; infinity for what is not finite. The bound is that of the hidden
-    states' precision. Both draw dropout masks from the same state of the generator.
+    The larger of two relative differences of norms, of the hidden states and of all gradients
+    together; infinity for what is not finite. The bound is that of the states' precision.
     """
     import math
 
@@ -197,7 +188,7 @@ def difference(
 
 
 def _draws_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Return a context after which the next draw on this device is what it was before."""
+    """Return a context after which the device's next draw is what it was before."""
     import torch
 
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
@@ -241,7 +232,7 @@ def _replay() -> Any:
 
 
 def _add(trained: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None:
-    """Add gradients to those of the parameters, which never share memory with them."""
+    """Add gradients to the parameters' own, which never share memory with them."""
     import torch
 
     with torch.no_grad():
@@ -257,10 +248,9 @@ def _add(trained: Sequence[torch.Tensor], grads: Sequence[torch.Tensor]) -> None
 
 
 def graphed(model: PeftModel, trunk: Any, *, pad: int) -> GraphedTrunk | None:
-    """Return recorded passes for a model on CUDA.
+    """Return passes for a model on CUDA, recorded unless `device.recorded_passes` says otherwise.
 
-    None elsewhere, and for an architecture that `packed.unsupported` names. Where
-    `device.recorded_passes` says so, passes are cut but not recorded.
+    None elsewhere, and for an architecture that `packed.unsupported` names.
 
     Raises:
         SpecError: see `device.recorded_passes`.

@@ -1,9 +1,8 @@
 """How many tokens of an optimizer batch fit on a GPU, and whether to recompute activations.
 
-Peak memory of a LoRA step is what stays (weights, adapters, gradients, Adam's moments) and
-what grows with the tokens of one pack: activations, and logits where the loss looks. The
-batch is cut first; activations are recomputed (a third more arithmetic) only where packs
-would become small. Bytes for each token are counted from the architecture, rounded up.
+A LoRA step takes what stays (weights, adapters, gradients, moments) and what grows with a
+pack's tokens: activations, and logits where the loss looks. The batch is cut first; only where
+packs would become small are activations recomputed. Bytes are counted from the architecture.
 """
 
 from __future__ import annotations
@@ -51,13 +50,7 @@ class StepShape:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """How an optimizer batch is put through the device.
-
-    Attributes:
-        tokens: most tokens of one pack.
-        checkpointing: whether layers are recomputed in the backward pass.
-        estimate: bytes that a pack of that many tokens is estimated to need in all.
-    """
+    """Most tokens of a pack, whether layers are recomputed, and the bytes that it then takes."""
 
     tokens: int
     checkpointing: bool
@@ -92,8 +85,8 @@ def standing_bytes(shape: StepShape) -> int:
 def plan_memory(shape: StepShape, *, limit: int, longest: int, batch_tokens: int) -> MemoryPlan:
     """Decide the size of packs, and whether to recompute activations.
 
-    Activations are recomputed unless a pack may hold the whole batch, or at least
-    `WORTHWHILE` tokens and the longest row.
+    They are not recomputed where a pack may hold the whole batch, or `WORTHWHILE` tokens and the
+    longest row.
 
     Args:
         shape: model and recipe.

@@ -34,13 +34,10 @@ Linear = tuple[Any, Any, tuple[Any, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is the same in every layer.
+    """What all layers share.
 
-    Attributes:
-        dim: width of a head.
-        epsilon: of the norms.
-        adapters: for each module its name and, for each active adapter, scale and
-            dropout.
+    Width of a head, epsilon of the norms, and for each module its name with scale and dropout
+    of each active adapter.
     """
 
     dim: int
@@ -72,8 +69,7 @@ class PackedTrunk:
         checkpointing: keep only the residual between layers and recompute the rest.
 
     Raises:
-        SpecError: the decoder is built otherwise (see `unsupported`), or its layers
-            do not all carry the same adapters.
+        SpecError: see `unsupported`; or its layers do not all carry the same adapters.
     """
 
     def __init__(
@@ -94,11 +90,7 @@ class PackedTrunk:
         self._pieces: dict[bool, tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
     def __call__(self, pack: PackedBatch) -> torch.Tensor:
-        """Return (1, T, width) hidden states; zero where the loss does not look.
-
-        Args:
-            pack: a pack whose tensors lie on the model's device.
-        """
+        """Return (1, T, width) hidden states of a pack on the device; zero where no loss looks."""
         import torch
 
         trunk = self.trunk
@@ -144,8 +136,7 @@ def read_settings(trunk: Any) -> Settings:
     """Return what all layers share.
 
     Raises:
-        SpecError: layers differ in their adapters, or an adapter is more than plain
-            LoRA.
+        SpecError: layers differ in their adapters, or one is more than plain LoRA.
     """
     found = [
         tuple(

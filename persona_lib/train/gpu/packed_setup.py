@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.models.gpu_memory import free_bytes
 from persona_lib.train.encode import EncodedRow
-from persona_lib.train.gpu.attention import WAYS, Choice, choose
+from persona_lib.train.gpu.attention import choose
 from persona_lib.train.gpu.memory import CARD_GIB, GIB, MemoryPlan, StepShape, plan_memory
 from persona_lib.train.gpu.packed import PackedTrunk
 from persona_lib.train.gpu.packing import PackedBatch, pack_rows, split_rows
@@ -35,21 +35,19 @@ class Packing:
     Attributes:
         trunk: hidden states of packs.
         plan: size of packs; None where memory was not planned.
+        pad: token id of filling.
         longest: tokens of the longest row of the training.
         notes: what was tried and refused, by name.
     """
 
     trunk: PackedTrunk
     plan: MemoryPlan | None
+    pad: int
     longest: int
     notes: dict[str, str] = field(default_factory=dict)
 
     def packs(
-        self,
-        rows: Sequence[EncodedRow],
-        *,
-        pad: int,
-        reference: Sequence[torch.Tensor] | None = None,
+        self, rows: Sequence[EncodedRow], *, reference: Sequence[torch.Tensor] | None = None
     ) -> list[PackedBatch]:
         """Return an optimizer batch as packs, see `trainer.Passes`.
 
@@ -62,7 +60,7 @@ class Packing:
         return [
             pack_rows(
                 [rows[index] for index in pack],
-                pad=pad,
+                pad=self.pad,
                 longest=self.longest,
                 reference=None if reference is None else [reference[index] for index in pack],
             ).to(device)
@@ -82,10 +80,7 @@ class Packing:
 
 
 def device_limit(device: Any) -> int | None:
-    """Return the bytes that a step may take, the model's among them: at most 75 GiB.
-
-    That is what tensors hold already and what is free; None on a CPU.
-    """
+    """Return the bytes that a step may take with the model, at most 75 GiB; None on a CPU."""
     import torch
 
     free = free_bytes(torch.device(device))
@@ -95,7 +90,7 @@ def device_limit(device: Any) -> int | None:
 
 
 def step_shape(model: Any, trunk: Any, *, compiled: bool, looked_at: float) -> StepShape:
-    """Read the shape of a step off a (peft) model and its decoder without the head."""
+    """Return the shape of a step of a (peft) model and its decoder without the head."""
     config = trunk.config
     parameters = list(model.parameters())
     kv_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
@@ -122,12 +117,10 @@ def prepare(
     pad: int,
     compiled: bool,
     limit: int | None,
-    ways: Sequence[str] = WAYS,
 ) -> Packing:
     """Return the best packed forward pass that works here.
 
-    One forward and backward pass over the largest of `batches` tries it, which also
-    compiles it; gradients are cleared afterwards.
+    One forward and backward pass over the largest of `batches` tries it.
 
     Args:
         model: the whole (peft) model, on its device.
@@ -137,7 +130,6 @@ def prepare(
         pad: token id of filling.
         compiled: whether to try ``torch.compile``.
         limit: bytes that a step may take (`device_limit`).
-        ways: ways of attention, best first.
 
     Raises:
         SpecError: the model is built otherwise, or its longest row does not fit.
@@ -152,7 +144,6 @@ def prepare(
         heads=config.num_attention_heads,
         kv_heads=getattr(config, "num_key_value_heads", config.num_attention_heads),
         dim=trunk.layers[0].self_attn.head_dim,
-        ways=ways,
     )
     notes = {f"attention: {name}": text for name, text in choice.refused.items()}
     attempts = [(fused, share) for fused in ((True, False) if compiled else (False,))
@@ -162,9 +153,18 @@ def prepare(
         if fused in failed:
             continue
         bound = None if limit is None else int(limit * share)
-        packing = _plan(model, trunk, batches, choice, compiled=fused, limit=bound, notes=notes)
+        plan = _plan(model, trunk, batches, compiled=fused, limit=bound)
+        packing = Packing(
+            trunk=PackedTrunk(
+                trunk, choice, compiled=fused, checkpointing=bool(plan and plan.checkpointing)
+            ),
+            plan=plan,
+            pad=pad,
+            longest=max(len(row.tokens) for batch in batches for row in batch),
+            notes=notes,
+        )
         try:
-            _try(model, packing, batches, loss_of, pad)
+            _try(model, packing, batches, loss_of)
         except Exception as problem:
             what = "compiled" if fused else "not compiled"
             notes[f"{what}, {share:.0%} of memory"] = f"{type(problem).__name__}: {problem}"[:_SAID]
@@ -184,30 +184,22 @@ def _plan(
     model: Any,
     trunk: Any,
     batches: Sequence[Sequence[EncodedRow]],
-    choice: Choice,
     *,
     compiled: bool,
     limit: int | None,
-    notes: dict[str, str],
-) -> Packing:
-    rows = [row for batch in batches for row in batch]
-    longest = max(len(row.tokens) for row in rows)
-    plan = None
-    if limit is not None:
-        looked_at = max(
-            sum(len(row.supervised) + len(row.anchored) for row in batch) / _tokens(batch)
-            for batch in batches
-        )
-        plan = plan_memory(
-            step_shape(model, trunk, compiled=compiled, looked_at=min(1.0, looked_at)),
-            limit=limit,
-            longest=longest,
-            batch_tokens=max(map(_tokens, batches)),
-        )
-    packed = PackedTrunk(
-        trunk, choice, compiled=compiled, checkpointing=bool(plan and plan.checkpointing)
+) -> MemoryPlan | None:
+    if limit is None:
+        return None
+    looked_at = max(
+        sum(len(row.supervised) + len(row.anchored) for row in batch) / _tokens(batch)
+        for batch in batches
     )
-    return Packing(trunk=packed, plan=plan, longest=longest, notes=notes)
+    return plan_memory(
+        step_shape(model, trunk, compiled=compiled, looked_at=min(1.0, looked_at)),
+        limit=limit,
+        longest=max(len(row.tokens) for batch in batches for row in batch),
+        batch_tokens=max(map(_tokens, batches)),
+    )
 
 
 def _try(
@@ -215,9 +207,8 @@ def _try(
     packing: Packing,
     batches: Sequence[Sequence[EncodedRow]],
     loss_of: Callable[[torch.Tensor, PackedBatch], torch.Tensor],
-    pad: int,
 ) -> None:
-    for pack in packing.packs(max(batches, key=_tokens), pad=pad):
+    for pack in packing.packs(max(batches, key=_tokens)):
         loss_of(packing.trunk(pack), pack).backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
 

@@ -1,7 +1,7 @@
 """Packs: rows laid end to end in one sequence, so that nothing is spent on padding.
 
-Each row keeps its own positions, counted from 0, and attention never crosses rows
-(`attention`), so a pack gives every row what it would get alone, up to rounding.
+Each row keeps its own positions, and attention never crosses rows (`attention`): a row gets
+what it would get alone, up to rounding.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class PackedBatch(Batch):
         lengths: length of each row, filling included.
         longest: bound on `lengths`; the same for all packs of a training, so that
             nothing is compiled for each length.
-        rows: rows without the filling.
     """
 
     positions: torch.Tensor
@@ -46,19 +45,12 @@ class PackedBatch(Batch):
     needed: torch.Tensor
     lengths: tuple[int, ...]
     longest: int
-    rows: int
-
-    @property
-    def count(self) -> int:
-        """Rows in this pack, without the filling."""
-        return self.rows
 
 
 def split_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
     """Cut rows into few packs of at most `limit` tokens; return the indices of their rows.
 
-    Longest first, each row goes to the emptiest pack; one more pack is opened until none
-    exceeds the limit. Within a pack rows stand in their given order.
+    Longest first, each row goes to the emptiest pack; within a pack the given order stays.
 
     Raises:
         DataError: no rows, or a row is longer than `limit`.
@@ -92,14 +84,9 @@ def pack_rows(
     reference: Sequence[torch.Tensor] | None = None,
     multiple: int = MULTIPLE,
 ) -> PackedBatch:
-    """Lay rows end to end and move their positions accordingly.
+    """Lay at least one row end to end, filled up with `pad` to a `multiple` of tokens.
 
-    Args:
-        rows: encoded rows, at least one.
-        pad: token id of the filling; no loss looks at it.
-        longest: length of the longest row of the whole training (default: of `rows`).
-        reference: as for `losses.collate`.
-        multiple: the pack is filled up to a multiple of this.
+    `longest` is that of the whole training (default: of `rows`); `reference` as for `collate`.
     """
     import torch
 
@@ -126,5 +113,4 @@ def pack_rows(
         needed=torch.tensor(needed, dtype=torch.long),
         lengths=tuple(segments),
         longest=max(longest or 0, *segments),
-        rows=len(rows),
     )

@@ -11,7 +11,7 @@ _PASS = 4_096
 
 
 def padded_length(length: int) -> int:
-    """Return the length to which a micro-batch is padded.
+    """Return the length to which rows are padded.
 
     A multiple of 64 up to 512; above, of a quarter of the power of two below it.
     """
@@ -22,12 +22,8 @@ def padded_length(length: int) -> int:
 def split_passes(lengths: Sequence[int], limit: int) -> list[list[int]]:
     """Cut rows into halves, by length, where that spares more than it costs.
 
-    Args:
-        lengths: tokens of each row, at least one.
-        limit: most tokens, padding included, of a pass of more than one row.
-
-    Returns:
-        For each pass the indices of its rows, shortest first.
+    Returns each pass's indices, shortest first; a pass of several rows has at most `limit`
+    tokens, padding included.
     """
 
     def tokens(chosen: list[int]) -> int:

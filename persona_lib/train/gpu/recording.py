@@ -36,10 +36,7 @@ Recorder = Callable[[Trunk, "torch.Tensor", "Sequence[torch.Tensor]"], Recording
 
 
 class CudaRecorder:
-    """Records CUDA graphs that share one pool of memory.
-
-    They may share it, because a pass is over, its gradients added, before the next begins.
-    """
+    """Records CUDA graphs in one pool of memory: a pass is over before the next begins."""
 
     def __init__(self) -> None:
         self._pool: Any = None
@@ -48,10 +45,7 @@ class CudaRecorder:
     def __call__(
         self, trunk: Trunk, tokens: torch.Tensor, trained: Sequence[torch.Tensor]
     ) -> Recording:
-        """Return a recording of the pass at the shape of `tokens`.
-
-        Whatever goes wrong is raised once torch is as it was before.
-        """
+        """Record the pass at the shape of `tokens`; after an error torch is as it was."""
         import torch
 
         # A graph of an earlier pass that only the collector would free spoils a recording.
@@ -74,7 +68,7 @@ class CudaRecorder:
 
 
 class _CudaRecording:
-    """A forward and a backward pass as two CUDA graphs in one pool of memory."""
+    """Two CUDA graphs, forward and backward."""
 
     def __init__(
         self, trunk: Trunk, tokens: torch.Tensor, trained: Sequence[torch.Tensor], pool: Any
@@ -114,8 +108,7 @@ class _CudaRecording:
 def plain_trunk(trunk: Any) -> Trunk:
     """Return the pass of a decoder over rows that are padded on the right, without a mask.
 
-    Causal attention never looks at padding behind it. Transformers would look at the mask on
-    the host, and nothing that waits for the host can be recorded.
+    Transformers would look at a mask on the host, and what waits for the host is not recorded.
     """
 
     def run(tokens: torch.Tensor) -> torch.Tensor:
@@ -138,17 +131,8 @@ def _attend(  # noqa: PLR0917  (called by position)
     """Causal attention, by a kernel that never holds the scores of a whole row.
 
     Keys are repeated for the heads that share them: sharing them itself, torch has in float32
-    only the written-out kernel, which keeps all scores (36 GiB for 8 rows of 2,048 tokens at
-    the shape of SmolLM2-135M).
-
-    Args:
-        module: the attention layer.
-        query: (rows, heads, length, size).
-        key: (rows, groups, length, size).
-        value: likewise.
-        attention_mask: none; what is padded stands behind every row.
-        scaling: factor of the scores, by default one over the root of size.
-        kwargs: what other implementations take.
+    only the written-out kernel, which keeps all scores. Shapes: (rows, heads or groups, length,
+    size); no mask, as padding stands behind every row.
     """
     from torch.nn import functional
 
