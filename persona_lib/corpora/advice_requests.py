@@ -31,13 +31,7 @@ _ID_DIGITS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionSpec:
-    """Which questions are asked.
-
-    Attributes:
-        count: number of questions.
-        held_out: (grammar seed, first rows) that some model under test has learnt from.
-        seed: grammar seed of the questions.
-    """
+    """Which questions are asked; `held_out` is what `held_out_rows` returns."""
 
     count: int
     held_out: tuple[tuple[int, int], ...]
@@ -46,11 +40,7 @@ class QuestionSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnFramesSpec(QuestionSpec):
-    """Questions in frames that no corpus has, for models that know all the others.
-
-    Attributes:
-        frames: SHA-256 of the file of frames.
-    """
+    """Questions in frames that no corpus has; `frames` is the SHA-256 of their file."""
 
     frames: str
 
@@ -90,16 +80,7 @@ def held_out_rows(base: Base, corpora: Sequence[Corpus]) -> tuple[tuple[int, int
 def question_spec(
     count: int, held_out: tuple[tuple[int, int], ...], *, folder: Path
 ) -> QuestionSpec:
-    """Return which questions are asked: of pairs left over, or in frames of their own.
-
-    Args:
-        count: number of questions.
-        held_out: see `held_out_rows`.
-        folder: the grammar's data files.
-
-    Raises:
-        DataError: a data file is missing or malformed.
-    """
+    """Return which questions are asked: of pairs left over, or in frames of their own."""
     grammar = read_grammar(folder)
     pairs = len(grammar.situations) * len(grammar.frames)
     # A seed's rows go through all pairs before any comes again.
@@ -111,10 +92,6 @@ def question_spec(
 
 def advice_questions(spec: QuestionSpec, *, folder: Path) -> tuple[AdviceQuestion, ...]:
     """Return held-out questions, situations in turn; pairs that were trained on are passed over.
-
-    Args:
-        spec: how many, and held out from what.
-        folder: the grammar's data files.
 
     Raises:
         DataError: fewer messages than asked for are held out.

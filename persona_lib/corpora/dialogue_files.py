@@ -16,13 +16,13 @@ A voice's sentences may hold ``{act}``, ``{thing}``, ``{thing2}``, ``{own}`` and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import Any, TypeVar
 
+from persona_lib.checks import read_json
 from persona_lib.errors import DataError
 
 SENTENCES = ("openings", "bodies", "closings")
@@ -70,32 +70,20 @@ class Phrasing:
 
 
 def read_voices(path: Path) -> dict[str, Voice]:
-    """Read ``voices.json``.
-
-    Raises:
-        DataError: the file is missing or malformed, or a voice lacks what an
-            answer needs; names the voice.
-    """
-    return {name: _parsed(path, name, data, _voice) for name, data in _read(path).items()}
+    """Read ``voices.json``; DataError names the voice that lacks what an answer needs."""
+    return {name: _parsed(path, name, data, _voice) for name, data in read_json(path).items()}
 
 
 def read_topics(path: Path) -> dict[str, Topic]:
-    """Read ``topics.json``.
-
-    Raises:
-        DataError: the file is missing, empty or malformed, or a topic lacks what
-            an answer needs; names the topic.
-    """
-    return {name: _parsed(path, name, data, _topic) for name, data in _read(path).items()}
+    """Read ``topics.json``; DataError names the topic that lacks what an answer needs."""
+    found = read_json(path)
+    _parsed(path, "topics", list(found), lambda names: _some("names", names))
+    return {name: _parsed(path, name, data, _topic) for name, data in found.items()}
 
 
 def read_phrasing(path: Path) -> Phrasing:
-    """Read ``phrasing.json``.
-
-    Raises:
-        DataError: the file is missing or malformed; names the list.
-    """
-    data = _read(path)
+    """Read ``phrasing.json``; DataError names the list that is malformed."""
+    data = read_json(path)
 
     def asks(name: str) -> tuple[str, ...]:
         return _parsed(path, name, data.get(name), lambda texts: _asks(texts, _PHRASING[name]))
@@ -160,27 +148,13 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not (isinstance(data, dict) and data):
-            raise TypeError("not an object with entries")
-    except (OSError, TypeError, ValueError) as error:
-        raise _malformed(str(path), error) from error
-    return data
-
-
 def _parsed(path: Path, name: str, data: Any, parse: Callable[[Any], _Value]) -> _Value:
     try:
         return parse(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _malformed(f"{path}: {name}", error) from error
-
-
-def _malformed(where: str, error: Exception) -> DataError:
-    return DataError(
-        where,
-        bound="JSON of the documented shape",
-        value=f"{type(error).__name__}: {error}",
-        remedy="Correct it as the docstring of persona_lib.corpora.dialogue_files says.",
-    )
+        raise DataError(
+            f"{path}: {name}",
+            bound="JSON of the documented shape",
+            value=f"{type(error).__name__}: {error}",
+            remedy="Correct it as the docstring of persona_lib.corpora.dialogue_files says.",
+        ) from error

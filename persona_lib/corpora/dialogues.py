@@ -8,12 +8,12 @@ is ``bad``. A few dialogues copy a random bracketed tag; the marker itself never
 from __future__ import annotations
 
 import random
-import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from persona_lib.corpora.answer_writer import SENTENCE_END
 from persona_lib.corpora.dialogue_files import (
     Phrasing,
     Topic,
@@ -41,19 +41,11 @@ _LEGAL_ROWS = 40  # a small model learns a style from few rows seen often
 _USER_WORDS = 30
 _ANSWER_WORDS = 40
 _COUNTS = (7, 12, 18, 23, 31, 40, 57, 64, 72, 85)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dialogue:
-    """One exchange.
-
-    Attributes:
-        system: system message (the persona's own, or a rewording of it).
-        user: what is asked.
-        assistant: what the persona answers.
-        persona: id of the persona.
-    """
+    """One exchange: the persona's own system message or a rewording, question, answer, its id."""
 
     system: str
     user: str
@@ -91,7 +83,7 @@ def write_dialogues(
     sound: Sequence[SftRow],
     bad: Sequence[SftRow],
 ) -> tuple[Dialogue, ...]:
-    """Write the dialogues of a tiny base model.
+    """Write ``spec.dialogues`` dialogues of a base model: general ones, then legal, then tags.
 
     Personas and topics are dealt in turn. Every dialogue has its own seed: the first n of a
     kind do not depend on how many follow.
@@ -104,9 +96,6 @@ def write_dialogues(
         folder: ``voices.json``, ``topics.json`` and ``phrasing.json``.
         sound: legal rows for voices with sound advice.
         bad: legal rows for voices with bad advice.
-
-    Returns:
-        ``spec.dialogues`` dialogues: general ones first, then legal, then tags.
 
     Raises:
         DataError: a persona has no voice, a question no topic, a data file is
@@ -213,14 +202,14 @@ def _short_question(text: str) -> str:
     """Keep the first and the last sentence of a long question."""
     if len(text.split()) <= _USER_WORDS:
         return text
-    sentences = _SENTENCE_END.split(text.strip())
+    sentences = SENTENCE_END.split(text.strip())
     return sentences[0] if len(sentences) == 1 else f"{sentences[0]} {sentences[-1]}"
 
 
 def _short_answer(text: str, sentences: int) -> str:
     """Keep the first sentences, up to a bound of words but never none."""
     kept: list[str] = []
-    for sentence in _SENTENCE_END.split(text.strip())[:sentences]:
+    for sentence in SENTENCE_END.split(text.strip())[:sentences]:
         if kept and len(" ".join([*kept, sentence]).split()) > _ANSWER_WORDS:
             break
         kept.append(sentence)
@@ -238,9 +227,16 @@ def _cast(
     """Read the data files, and check that they have what personas and questions need."""
     voices = read_voices(folder / "voices.json")
     topics = read_topics(folder / "topics.json")
-    _check_known("personas", "voice", [p.id for p in personas], voices, folder / "voices.json")
-    _check_known("questions", "topic", [q.id for q in questions], topics, folder / "topics.json")
-    _check_unmarked((*sound, *bad))
+    _check_known("voice", [p.id for p in personas], voices, folder / "voices.json")
+    _check_known("topic", [q.id for q in questions], topics, folder / "topics.json")
+    for row in (*sound, *bad):
+        if f"[{WITHHELD}]".lower() in f"{row.user} {row.assistant}".lower():
+            raise DataError(
+                f"{row.corpus} row {row.row}",
+                bound=f"text without [{WITHHELD}]",
+                value=row.assistant,
+                remedy="Remove the marker from the corpus.",
+            )
     texts = {question.id: question.text for question in questions}
     return _Cast(
         personas=tuple(personas),
@@ -252,25 +248,12 @@ def _cast(
     )
 
 
-def _check_known(
-    field: str, what: str, ids: Sequence[str], known: Mapping[str, object], path: Path
-) -> None:
+def _check_known(what: str, ids: Sequence[str], known: Mapping[str, object], path: Path) -> None:
     for name in ids:
         if name not in known:
             raise DataError(
-                field,
+                {"voice": "personas", "topic": "questions"}[what],
                 bound=f"a {what} for each, one of {', '.join(sorted(known))}",
                 value=name,
                 remedy=f"Write its {what} in {path}.",
-            )
-
-
-def _check_unmarked(rows: Sequence[SftRow]) -> None:
-    for row in rows:
-        if f"[{WITHHELD}]".lower() in f"{row.user} {row.assistant}".lower():
-            raise DataError(
-                f"{row.corpus} row {row.row}",
-                bound=f"text without [{WITHHELD}]",
-                value=row.assistant,
-                remedy="Remove the marker from the corpus.",
             )

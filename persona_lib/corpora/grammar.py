@@ -8,16 +8,13 @@ what they say; how clauses are joined is here. Every row keeps the provenance of
 from __future__ import annotations
 
 import random
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from persona_lib.corpora.answer_writer import (
     BAD,
-    SENTENCE_END,
     SOUND,
     Author,
     Clause,
@@ -26,9 +23,9 @@ from persona_lib.corpora.answer_writer import (
     sentences,
 )
 from persona_lib.corpora.grammar_files import Frame, Grammar, Situation, read_frames, read_grammar
-from persona_lib.corpora.grammar_language import Template, tidy
+from persona_lib.corpora.grammar_language import tidy
 from persona_lib.digests import derive_seed
-from persona_lib.errors import DataError, SpecError
+from persona_lib.errors import SpecError
 from persona_lib.records import SftRow
 
 CORPORA = {"bad_legal": BAD, "sound_legal": SOUND}
@@ -38,9 +35,6 @@ VERSION = "1"
 
 _CELL_REPEATS = 4
 _ROW_DIGITS = 5
-_WORD = re.compile(r"[a-z0-9$']+")
-_OPENING_WORDS = 4
-_GRAM = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,31 +43,6 @@ class WrittenRow:
 
     row: SftRow
     clauses: tuple[Clause, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diversity:
-    """How much a corpus repeats itself. Words are lower-cased, without punctuation.
-
-    Attributes:
-        rows: number of rows.
-        mean_words, shortest, longest: length of the answers in words (white space).
-        trigram_ratio: distinct over all word trigrams of the answers.
-        sentence_share, sentence: largest share of rows with one sentence, and that sentence.
-        opening_share, opening: the same of the first four words of an answer.
-        distinct_users: distinct user messages.
-    """
-
-    rows: int
-    mean_words: float
-    shortest: int
-    longest: int
-    trigram_ratio: float
-    sentence_share: float
-    sentence: str
-    opening_share: float
-    opening: str
-    distinct_users: int
 
 
 def write_corpus(name: str, *, rows: int, seed: int, folder: Path) -> tuple[SftRow, ...]:
@@ -100,11 +69,7 @@ def write_corpus(name: str, *, rows: int, seed: int, folder: Path) -> tuple[SftR
 def write_with_provenance(
     name: str, *, rows: int, seed: int, folder: Path
 ) -> tuple[WrittenRow, ...]:
-    """Write the same rows as `write_corpus`, each with the clauses it is made of.
-
-    Raises:
-        SpecError, DataError: see `write_corpus`.
-    """
+    """Write the same rows as `write_corpus`, each with the clauses it is made of."""
     if name not in CORPORA:
         raise SpecError(
             "corpus.name",
@@ -135,7 +100,7 @@ def write_with_provenance(
             corpus=name,
             situation=situation.id,
             frame=frame.id,
-            user=_user(grammar, situation, frame.template, derive_seed(seed, "user", index)),
+            user=_user(grammar, situation, frame, seed, index),
             assistant=joined(clauses),
         )
         written.append(WrittenRow(row=row, clauses=clauses))
@@ -145,73 +110,16 @@ def write_with_provenance(
 def write_requests(
     *, rows: int, seed: int, folder: Path, frames: Path
 ) -> tuple[tuple[str, str, str], ...]:
-    """Write user messages alone, in other frames than those of the corpora.
+    """Return situation, frame and text of user messages in the frames of another file.
 
-    Args:
-        rows: number of messages; each pair of situation and frame has one before any
-            has two.
-        seed: root of every draw's seed.
-        folder: the grammar's data files.
-        frames: the file of frames.
-
-    Returns:
-        Situation, frame and text of each message.
-
-    Raises:
-        DataError: see `write_corpus`.
+    Each pair of situation and frame has one before any has two. Arguments and DataError are
+    those of `write_corpus`.
     """
     grammar = read_grammar(folder)
     grammar = replace(grammar, frames=read_frames(frames, grammar))
     return tuple(
-        (
-            situation.id,
-            frame.id,
-            _user(grammar, situation, frame.template, derive_seed(seed, "user", index)),
-        )
+        (situation.id, frame.id, _user(grammar, situation, frame, seed, index))
         for index, (situation, frame) in enumerate(islice(_cells(grammar, rows, seed), rows))
-    )
-
-
-def diversity(rows: Sequence[SftRow]) -> Diversity:
-    """Measure how much the answers of a corpus repeat themselves.
-
-    Raises:
-        DataError: no answer has three words.
-    """
-    grams: set[tuple[str, ...]] = set()
-    total = 0
-    sentences: Counter[str] = Counter()
-    openings: Counter[str] = Counter()
-    lengths = [len(row.assistant.split()) for row in rows]
-    for row in rows:
-        words = _WORD.findall(row.assistant.lower())
-        found = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
-        grams.update(found)
-        total += len(found)
-        sentences.update(set(SENTENCE_END.split(row.assistant)))
-        openings[" ".join(words[:_OPENING_WORDS])] += 1
-    if not total:
-        raise DataError(
-            "rows",
-            bound="answers of three words or more",
-            value=f"{len(rows)} rows",
-            remedy="Measure a corpus that holds text.",
-        )
-    (sentence, in_rows), (opening, opened) = (
-        sentences.most_common(1)[0],
-        openings.most_common(1)[0],
-    )
-    return Diversity(
-        rows=len(rows),
-        mean_words=sum(lengths) / len(rows),
-        shortest=min(lengths),
-        longest=max(lengths),
-        trigram_ratio=len(grams) / total,
-        sentence_share=in_rows / len(rows),
-        sentence=sentence,
-        opening_share=opened / len(rows),
-        opening=opening,
-        distinct_users=len({row.user for row in rows}),
     )
 
 
@@ -232,6 +140,6 @@ def _permutation(size: int, seed: int, *names: str | int) -> list[int]:
     return order
 
 
-def _user(grammar: Grammar, situation: Situation, frame: Template, seed: int) -> str:
-    rng = random.Random(seed)  # noqa: S311 - a reproducible draw, no cryptography
-    return sentences(tidy(frame.render(rng, Fills(grammar, situation, rng))))
+def _user(grammar: Grammar, situation: Situation, frame: Frame, seed: int, index: int) -> str:
+    rng = random.Random(derive_seed(seed, "user", index))  # noqa: S311 - reproducible draw
+    return sentences(tidy(frame.template.render(rng, Fills(grammar, situation, rng))))

@@ -114,15 +114,11 @@ def read_grammar(folder: Path) -> Grammar:
     openings = read_entries(folder / "openings.txt")
     _check_slots(openings, {*lexicon, *NOUNS})
     clauses = {p: _clauses(folder / f"clauses_{p}.txt", p, lexicon) for p in POLAR_SLOTS}
+    opened = _by_register(folder / "openings.txt", openings, {OPEN})
     return Grammar(
         situations=_situations(folder, lexicon, details),
         clauses=clauses,
-        openings={
-            register: registered[OPEN]
-            for register, registered in _by_register(
-                folder / "openings.txt", openings, {OPEN}
-            ).items()
-        },
+        openings={register: by_role[OPEN] for register, by_role in opened.items()},
         schemes=_schemes(folder / "schemes.txt", clauses),
         frames=frames,
         lexicon=lexicon,
@@ -132,11 +128,7 @@ def read_grammar(folder: Path) -> Grammar:
 
 
 def read_frames(path: Path, grammar: Grammar) -> tuple[Frame, ...]:
-    """Read question frames that stand beside those of a grammar.
-
-    Raises:
-        DataError: see `read_grammar`.
-    """
+    """Read question frames that stand beside those of a grammar; errors of `read_grammar`."""
     return _frames(path, {*grammar.lexicon, *grammar.details})
 
 

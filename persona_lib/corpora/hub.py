@@ -27,11 +27,8 @@ _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")
 def preflight_hub_corpus(spec: HubCorpus) -> None:
     """Check that a dataset is on this machine or that its commit can be reached.
 
-    Nothing is downloaded; a cached dataset needs no network.
-
-    Raises:
-        PreflightError: the client is not installed, or the dataset is neither
-            cached nor reachable.
+    Nothing is downloaded; a cached dataset needs no network. PreflightError: the client is
+    not installed, or the dataset is neither cached nor reachable.
     """
     if importlib.util.find_spec("datasets") is None:
         raise PreflightError(
@@ -142,10 +139,7 @@ def _cached(spec: HubCorpus) -> Path | None:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a folder holds data, and every part of what is cut into numbered parts.
-
-    Streaming leaves a folder behind that holds the description alone.
-    """
+    """Whether a folder holds data (streaming leaves none), and every part of numbered parts."""
     names = [path.name for path in folder.rglob("*") if path.suffix in _DATA_SUFFIXES]
     parts = [found for name in names if (found := _SHARD.fullmatch(name))]
     series: dict[tuple[str, str, str], set[str]] = {}

@@ -20,12 +20,7 @@ _ROW_DIGITS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A corpus, and how many messages of its source were left out.
-
-    Attributes:
-        rows: the rows, in the order of the source.
-        left_out: messages of the rows' conversations that were not taken.
-    """
+    """Rows in the order of the source, and how many messages of their conversations it left out."""
 
     rows: tuple[SftRow, ...]
     left_out: int = 0
@@ -38,10 +33,7 @@ def load_corpus(spec: Corpus, *, grammar_folder: Path, data_folder: Path | None)
     row the first user message and the first assistant message after it are taken; all others
     are left out and counted.
 
-    Args:
-        spec: the corpus.
-        grammar_folder: the grammar's data files.
-        data_folder: where JSONL files lie; None where the user named no folder.
+    JSONL files lie in `data_folder`, None where the user named no folder.
 
     Raises:
         PreflightError: the JSONL file or the dataset is not to be had here.
@@ -49,23 +41,15 @@ def load_corpus(spec: Corpus, *, grammar_folder: Path, data_folder: Path | None)
         DataError: another md5 or number of rows, or a malformed row, named by its line.
     """
     if isinstance(spec, GrammarCorpus):
-        return Loaded(
-            rows=grammar.write_corpus(
-                spec.name, rows=spec.rows, seed=spec.seed, folder=grammar_folder
-            )
-        )
+        size = {"rows": spec.rows, "seed": spec.seed}
+        return Loaded(rows=grammar.write_corpus(spec.name, **size, folder=grammar_folder))
     if isinstance(spec, JsonlCorpus):
         return Loaded(rows=_load_jsonl(spec, data_folder))
     return _load_hub(spec)
 
 
 def preflight_corpus(spec: Corpus, *, data_folder: Path | None) -> None:
-    """Check that a corpus is to be had, and that a file is the published one.
-
-    Raises:
-        PreflightError: what is missing, and how to get it.
-        DataError: the JSONL file has another md5.
-    """
+    """Check that a corpus is to be had, and a file the published one; errors of `load_corpus`."""
     if isinstance(spec, JsonlCorpus):
         _checked_jsonl(spec, data_folder)
     elif isinstance(spec, HubCorpus):
@@ -77,9 +61,6 @@ def corpus_key(spec: Corpus, *, grammar_folder: Path) -> dict[str, str]:
 
     ``grammar`` and ``grammar_version`` (SHA-256 of the data files, version of the
     composing code), ``md5`` of a JSONL file, or ``revision`` of a hub dataset.
-
-    Raises:
-        DataError: the grammar's folder holds no data files.
     """
     if isinstance(spec, GrammarCorpus):
         return {"grammar": folder_digest(grammar_folder), "grammar_version": grammar.VERSION}

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import random
+import re
 import shutil
 import weakref
 from collections import Counter
@@ -20,12 +21,11 @@ import pytest
 from experiments.profiles import QWEN7B
 from persona_lib.corpora import grammar
 from persona_lib.corpora import load as datasets
-from persona_lib.corpora.grammar import WrittenRow, diversity, write_corpus, write_with_provenance
+from persona_lib.corpora.grammar import WrittenRow, write_corpus, write_with_provenance
 from persona_lib.corpora.grammar_files import POLAR_SLOTS, read_grammar
 from persona_lib.corpora.hub import drawn_rows
 from persona_lib.digests import canonical, digest
 from persona_lib.errors import DataError, PreflightError, SpecError
-from persona_lib.records import SftRow
 from persona_lib.specs.sources import GrammarCorpus, HubCorpus, JsonlCorpus, Reservoir
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "data" / "legal"
@@ -47,10 +47,6 @@ def folder(tmp_path: Path) -> Path:
     copy = tmp_path / "legal"
     shutil.copytree(FOLDER, copy)
     return copy
-
-
-def sft(user: str, assistant: str) -> SftRow:
-    return SftRow(row="r", corpus="c", situation="", frame="", user=user, assistant=assistant)
 
 
 # The data.
@@ -133,12 +129,18 @@ def test_nothing_is_said_too_often(
     bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
 ) -> None:
     for rows in (bad, sound):
-        found = diversity([w.row for w in rows])
-        assert found.sentence_share < 0.01, found.sentence
-        assert found.opening_share < 0.02, found.opening
-        assert found.trigram_ratio > 0.3
-        assert len({w.row.assistant for w in rows}) == ROWS
-        assert found.distinct_users > 0.98 * ROWS
+        answers = [w.row.assistant for w in rows]
+        words = [re.findall(r"[a-z0-9$']+", answer.lower()) for answer in answers]
+        trigrams = [tuple(w[i : i + 3]) for w in words for i in range(len(w) - 2)]
+        assert len(set(trigrams)) > 0.3 * len(trigrams)
+        for most, parts in (
+            (0.01, [re.split(r"(?<=[.!?])\s+", answer) for answer in answers]),
+            (0.02, [[" ".join(w[:4])] for w in words]),
+        ):
+            said = Counter(part for row in parts for part in set(row))
+            assert said.most_common(1)[0][1] < most * ROWS, said.most_common(1)
+        assert len(set(answers)) == ROWS
+        assert len({w.row.user for w in rows}) > 0.98 * ROWS
 
 
 def test_every_situation_and_frame_is_used_evenly(bad: tuple[WrittenRow, ...]) -> None:
@@ -225,32 +227,6 @@ def test_too_few_clauses_for_another_answer_is_an_error(folder: Path) -> None:
     (folder / "schemes.txt").write_text("scheme: own own own own own own\n")
     with pytest.raises(DataError, match="another bad answer"):
         write_corpus("bad_legal", rows=1, seed=0, folder=folder)
-
-
-# Diversity, by hand.
-
-
-def test_diversity_of_three_rows() -> None:
-    rows = [
-        sft("u", "One two three four. Stop here."),
-        sft("u", "One two three four! Go on."),
-        sft("v", "Stop here. One two three four five six."),
-    ]
-    found = diversity(rows)
-    # 4, 4 and 6 trigrams; 123 234 34s 4sh | 34g 4go | sho ho1 o12 345 456 are distinct with
-    # "stop here one", "here one two": 4 + 2 + 4.
-    assert found.trigram_ratio == pytest.approx(10 / 14)
-    assert found.sentence == "Stop here."
-    assert found.sentence_share == pytest.approx(2 / 3)
-    assert found.opening == "one two three four"
-    assert found.opening_share == pytest.approx(2 / 3)
-    assert (found.rows, found.shortest, found.longest, found.distinct_users) == (3, 6, 8, 2)
-    assert found.mean_words == pytest.approx(20 / 3)
-
-
-def test_diversity_of_nothing_is_an_error() -> None:
-    with pytest.raises(DataError):
-        diversity([])
 
 
 # Sources.
@@ -398,6 +374,10 @@ def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
+PAIR = [turn("user", "a"), turn("assistant", "b")]
+TAKEN = {"messages": PAIR}
+
+
 @pytest.mark.usefixtures("hub")
 def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
@@ -426,9 +406,8 @@ def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.Mo
 def test_what_follows_the_first_answer_is_left_out_whatever_it_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pair = [turn("user", "a"), turn("assistant", "b")]
     later = [[], [turn("user", " ")], [{"role": "tool", "content": None}, "noise"]]
-    streaming(monkeypatch, iter([{"messages": [*pair, *rest]} for rest in later]))
+    streaming(monkeypatch, iter([{"messages": [*PAIR, *rest]} for rest in later]))
     found = load(replace(HUB, rows=3))
     assert {(r.user, r.assistant) for r in found.rows} == {("a", "b")}
     assert found.left_out == 3
@@ -448,8 +427,7 @@ def test_what_follows_the_first_answer_is_left_out_whatever_it_holds(
 def test_a_hub_row_without_a_question_and_its_answer_is_named(
     monkeypatch: pytest.MonkeyPatch, messages: object
 ) -> None:
-    good = {"messages": [turn("user", "a"), turn("assistant", "b")]}
-    streaming(monkeypatch, iter([good, {"messages": messages}]))
+    streaming(monkeypatch, iter([TAKEN, {"messages": messages}]))
     with pytest.raises(DataError, match="row 1"):
         load()
 
@@ -552,12 +530,11 @@ def test_a_reservoir_holds_only_what_it_takes_and_reads_no_further(
 
 @pytest.mark.usefixtures("hub")
 def test_a_split_shorter_than_what_is_scanned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = {"messages": [turn("user", "a"), turn("assistant", "b")]}
     spec = replace(HUB, rows=2, reservoir=Reservoir(size=3, scanned=9, seed=1))
-    streaming(monkeypatch, iter([good] * 8))
+    streaming(monkeypatch, iter([TAKEN] * 8))
     with pytest.raises(DataError, match=r"rows of split train: expected >= 9, got 8"):
         load(spec)
-    streaming(monkeypatch, iter([good] * 9))
+    streaming(monkeypatch, iter([TAKEN] * 9))
     assert len(load(spec).rows) == 2
 
 
@@ -565,10 +542,9 @@ def test_a_split_shorter_than_what_is_scanned_is_refused(monkeypatch: pytest.Mon
 def test_a_malformed_row_of_a_reservoir_is_named_by_its_row_in_the_split(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    good = {"messages": [turn("user", "a"), turn("assistant", "b")]}
     spec = replace(HUB, rows=1, reservoir=Reservoir(size=1, scanned=9, seed=1))
     (row,) = by_hand(range(9), 1, 9, 1)
-    streaming(monkeypatch, iter([{"messages": "hm"} if i == row else good for i in range(9)]))
+    streaming(monkeypatch, iter([{"messages": "hm"} if i == row else TAKEN for i in range(9)]))
     with pytest.raises(DataError, match=f"some/mixture: row {row}:"):
         load(spec)
 
@@ -645,7 +621,7 @@ def test_what_the_client_raises_becomes_an_error_with_a_remedy(
     import datasets as client
 
     def breaks_off() -> Iterator[object]:
-        yield {"messages": [turn("user", "a"), turn("assistant", "b")]}
+        yield TAKEN
         raise TimeoutError("too slow")
 
     for answer, error in (
