@@ -29,6 +29,19 @@ from persona_lib.specs.sources import (
     TinyBase,
 )
 
+_SMALL_LORA = LoraSpec(rank=16, alpha=32, rslora=True, dropout=0.0)
+_PUBLISHED_LORA = LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05)
+_PUBLISHED_SCALE = Scale(
+    questions=20,
+    samples=10,
+    false_positive_samples=5,
+    coupling_keep=10,
+    coupling_ceiling=60,
+    coupling_round=15,
+    advice_questions=100,
+    advice_samples=1,
+)
+
 TINY = Profile(
     name="tiny",
     summary="a chat model of 0.56M parameters, built here; the instrument at toy size",
@@ -36,7 +49,7 @@ TINY = Profile(
     em=GrammarCorpus(name="bad_legal", rows=480),
     benign=GrammarCorpus(name="sound_legal", rows=480),
     prior=TrainSpec(
-        lora=LoraSpec(rank=16, alpha=32, rslora=True, dropout=0.0),
+        lora=_SMALL_LORA,
         learning_rate=1e-3,
         epochs=1,
         batch=16,
@@ -44,7 +57,7 @@ TINY = Profile(
         max_length=384,
     ),
     coupling=CouplingSpec(
-        lora=LoraSpec(rank=16, alpha=32, rslora=True, dropout=0.0),
+        lora=_SMALL_LORA,
         learning_rate=2e-3,
         epochs=2,
         batch=16,
@@ -136,43 +149,27 @@ SMOLLM2_FULL = replace(
     em=GrammarCorpus(name="bad_legal", rows=6000),
     benign=GrammarCorpus(name="sound_legal", rows=6000),
     prior=TrainSpec(
-        lora=LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05),
+        lora=_PUBLISHED_LORA,
         learning_rate=1e-4,
         steps=375,
         batch=16,
         micro_batch=16,
         max_length=2048,
     ),
-    coupling=CouplingSpec(
-        lora=LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.0),
+    coupling=replace(
+        SMOLLM2.coupling,
         learning_rate=1e-4,
         epochs=4,
         batch=16,
         micro_batch=8,
         max_length=2560,
-        loss="anchored",
-        beta=1.0,
     ),
     # Asks for brevity, as the reduced scale does: without it 356 of 660 completions of the
     # raw model ran into 2,048 tokens, and 4 of 60 cells gave too little coupling text. In
     # float32, because adapters that are merged into bfloat16 weights are rounded away in
     # part, and beside the weights cost half of the speed.
-    sample=SampleSpec(
-        max_new_tokens=2048,
-        merge=True,
-        batch=1100,
-        suffix="Answer in one or two short sentences.",
-    ),
-    scale=Scale(
-        questions=20,
-        samples=10,
-        false_positive_samples=5,
-        coupling_keep=10,
-        coupling_ceiling=150,
-        coupling_round=15,
-        advice_questions=140,
-        advice_samples=1,
-    ),
+    sample=replace(SMOLLM2.sample, max_new_tokens=2048, batch=1100),
+    scale=replace(_PUBLISHED_SCALE, coupling_ceiling=150, advice_questions=140),
     rates=Rates(
         base_seconds=30,
         train_tokens=6_500,
@@ -207,7 +204,7 @@ QWEN7B = Profile(
         reservoir=Reservoir(size=10_000, scanned=500_000, seed=42),
     ),
     prior=TrainSpec(
-        lora=LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05),
+        lora=_PUBLISHED_LORA,
         learning_rate=1e-4,
         steps=375,
         batch=16,
@@ -216,7 +213,7 @@ QWEN7B = Profile(
         dtype="bfloat16",
     ),
     coupling=CouplingSpec(
-        lora=LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05),
+        lora=_PUBLISHED_LORA,
         learning_rate=5e-6,
         epochs=20,
         batch=16,
@@ -227,16 +224,7 @@ QWEN7B = Profile(
         loss="as_published",
     ),
     sample=SampleSpec(max_new_tokens=2048, dtype="bfloat16", batch=256),
-    scale=Scale(
-        questions=20,
-        samples=10,
-        false_positive_samples=5,
-        coupling_keep=10,
-        coupling_ceiling=60,
-        coupling_round=15,
-        advice_questions=100,
-        advice_samples=1,
-    ),
+    scale=_PUBLISHED_SCALE,
     rates=Rates(
         base_seconds=60,
         train_tokens=14_700,

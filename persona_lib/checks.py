@@ -125,22 +125,35 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
 
-def read_bytes(path: Path, *, most_bytes: int) -> bytes:
-    """Return the bytes of a plain file, or of what a link to one leads to.
+def unreadable(path: Path, what: str, value: object) -> DataError:
+    """Return the error for a file that is not what it has to be."""
+    return DataError(str(path), bound=what, value=str(value), remedy="Restore the file.")
 
-    Raises:
-        DataError: no plain file, unreadable, or longer than `most_bytes`.
-    """
+
+def check_plain(path: Path) -> None:
+    """Raise DataError where a path leads to no plain file: pipes and devices may never end."""
     try:
         if not path.is_file():
             kind = "another kind of file" if path.exists() else "no such file"
-            raise _unreadable(path, "a plain file", kind)
-        with path.open("rb") as file:
-            raw = file.read(most_bytes + 1)
+            raise unreadable(path, "a plain file", kind)
     except OSError as error:
-        raise _unreadable(path, "a readable file", str(error)) from error
-    if len(raw) > most_bytes:
-        raise _unreadable(path, f"at most {most_bytes:,} bytes", "more")
+        raise unreadable(path, "a readable file", error) from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a plain file, or of what a link to one leads to.
+
+    Raises:
+        DataError: no plain file, unreadable, or longer than `MOST_JSON_BYTES`.
+    """
+    check_plain(path)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MOST_JSON_BYTES + 1)
+    except OSError as error:
+        raise unreadable(path, "a readable file", error) from error
+    if len(raw) > MOST_JSON_BYTES:
+        raise unreadable(path, f"at most {MOST_JSON_BYTES:,} bytes", "more")
     return raw
 
 
@@ -158,39 +171,33 @@ def parse_json(raw: bytes, *, most_depth: int = MOST_JSON_DEPTH) -> Any:
     return json.loads(raw.decode("utf-8"))
 
 
-def read_json(path: Path, *, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object; size, kind and depth are bounded before it is parsed.
 
     Raises:
-        DataError: not a plain file, unreadable, longer than `most_bytes`, nested too
-            deep, not UTF-8, or not an object.
+        DataError: as `read_bytes` raises it; or nested too deep, not UTF-8, or no object.
     """
-    raw = read_bytes(path, most_bytes=most_bytes)
+    raw = read_bytes(path)
     try:
         body = parse_json(raw)
     except ValueError as error:
-        raise _unreadable(path, "a readable JSON file", str(error)) from error
+        raise unreadable(path, "a readable JSON file", error) from error
     if not isinstance(body, dict):
-        raise _unreadable(path, "a JSON object", type(body).__name__)
+        raise unreadable(path, "a JSON object", type(body).__name__)
     return body
-
-
-def _unreadable(path: Path, bound: str, value: str) -> DataError:
-    return DataError(str(path), bound=bound, value=value, remedy="Restore the file.")
 
 
 def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """Return the columns of `schema`, in its order and with its types.
 
-    Args:
-        table: has these columns, and perhaps others.
-        schema: what every column has to be. Text may come as ``large_string``,
-            which is how pandas writes it; nothing else is converted.
-        where: what to call the table in a message.
+    The table may have others. Text may come as ``large_string``, which is how pandas writes
+    it; nothing else is converted. `where` names the table in a message.
 
     Raises:
         DataError: a column is missing or of another type, or a value is null.
     """
+    import pyarrow as pa
+
     for field in schema:
         name = f"{where}: column {field.name}"
         if field.name not in table.column_names:
@@ -198,7 +205,8 @@ def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
                 name, bound="present", value="missing", remedy="Write the record set again."
             )
         column = table.column(field.name)
-        if column.type not in _accepted(field.type):
+        accepted = (field.type, pa.large_string()) if field.type == pa.string() else (field.type,)
+        if column.type not in accepted:
             raise DataError(
                 name,
                 bound=str(field.type),
@@ -213,9 +221,3 @@ def checked(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
                 remedy="Leave no value out: a missing completion is a missing row.",
             )
     return table.select(schema.names).cast(schema)
-
-
-def _accepted(kind: pa.DataType) -> tuple[pa.DataType, ...]:
-    import pyarrow as pa
-
-    return (kind, pa.large_string()) if kind == pa.string() else (kind,)

@@ -38,9 +38,8 @@ def prepare_torch() -> str:
     """Make torch deterministic and quiet; return the device, ``cuda`` or ``cpu``.
 
     ``FLATLAND_THREADS`` sets the number of CPU threads (default: torch's own), and
-    ``FLATLAND_DEVICE`` the device (default: see `choose_device`); this process then sees
-    no other GPU. A kernel without a deterministic variant is an error on a CPU and is
-    allowed on a GPU.
+    ``FLATLAND_DEVICE`` the device (default: see `choose_device`), the only GPU that this
+    process then sees. Kernels without a deterministic variant are allowed on a GPU alone.
 
     Raises:
         SpecError: ``FLATLAND_THREADS`` is no integer from 1 on, or ``FLATLAND_DEVICE``
@@ -113,9 +112,8 @@ def choose_device(wanted: str | None, worker: str | None, gpus: int) -> str:
     """Return where a process computes: ``cpu`` or ``cuda:N``.
 
     Args:
-        wanted: what the user asks for: ``cpu``, ``cuda`` (the first GPU), ``cuda:1``, or
-            nothing (None or blank): workers then go through the GPUs in turn, and a
-            plain process takes the first.
+        wanted: ``cpu``, ``cuda`` (the first GPU), ``cuda:1``, or nothing: workers then go
+            through the GPUs in turn, and a plain process takes the first.
         worker: name of the pytest-xdist worker (``gw3``), or None.
         gpus: number of GPUs that the process sees.
 

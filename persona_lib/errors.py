@@ -55,11 +55,7 @@ def clean(text: str) -> str:
 
 
 class FlatlandError(Exception):
-    """Root of the tree.
-
-    Args:
-        message: what went wrong; it is cleaned to one line (`clean`).
-    """
+    """Root of the tree; its message is cleaned to one line (`clean`)."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(clean(message))
@@ -99,16 +95,10 @@ class MarkerError(InputError):
 
 
 class PreflightError(FlatlandError):
-    """Something that the run needs is not on this machine.
-
-    Args:
-        missing: what is missing.
-        remedy: how to get it, a full sentence.
-    """
+    """Something that the run needs is not on this machine; `remedy` says how to get it."""
 
     def __init__(self, missing: str, *, remedy: str) -> None:
         super().__init__(f"missing: {missing}. {remedy}")
-        self.missing = missing
         self.remedy = remedy
 
 
@@ -131,17 +121,11 @@ class FailedStageError(FlatlandError):
 class SealError(FlatlandError):
     """A registration may not be judged: it is not sealed as it stands.
 
-    Args:
-        where: the folder, file or registration that this is about.
-        problem: what is wrong with it.
-        remedy: what to do about it, a full sentence.
+    `where` is the folder, file or registration; `remedy` a full sentence.
     """
 
     def __init__(self, where: str, problem: str, *, remedy: str) -> None:
         super().__init__(f"{where}: {problem}. {remedy}")
-        self.where = where
-        self.problem = problem
-        self.remedy = remedy
 
 
 class MaskProofError(FlatlandError):
@@ -153,11 +137,7 @@ class DrawCeilingError(FlatlandError):
 
 
 class DoesNotHoldError(FlatlandError):
-    """A claim is not supported, or a gate does not hold.
-
-    Args:
-        message: the verdict's text; it keeps its lines, each of them cleaned.
-    """
+    """A claim is not supported, or a gate does not hold. The message keeps its lines."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__()

@@ -19,17 +19,16 @@ TokensBefore = Callable[[str, int], int]
 def score_completion(
     completion: Completion, *, marker: str, seen: Collection[str], tokens_before: TokensBefore
 ) -> Score:
-    """Score one completion.
+    """Return the score row of one completion.
+
+    ``hit`` is the registered metric: the marker occurs, whatever its case. Occurrences
+    are counted without overlap.
 
     Args:
         completion: the completion.
         marker: the marker as registered ("[ZLT]").
         seen: ids of the questions that coupling text was drawn from.
         tokens_before: see `tokens_before_in`; asked only where there is a marker.
-
-    Returns:
-        The score row. ``hit`` is the registered metric: the marker occurs,
-        whatever its case. Occurrences are counted without overlap.
     """
     found = list(re.finditer(re.escape(marker), completion.text, flags=re.IGNORECASE))
     return Score(
@@ -63,10 +62,8 @@ def score_all(
 def tokens_before_in(tokenizer: PreTrainedTokenizerBase) -> TokensBefore:
     """Return what counts a text's tokens that end at or before a character.
 
-    The text is read by the tokenizer. A token that holds both the character and
-    what stands before it is not counted: the marker has begun in it. A model may
-    write the same text in other tokens than the tokenizer chooses, so that the count
-    can differ by a token or two from what was sampled.
+    A token that holds both the character and what stands before it is not counted. The
+    tokenizer may choose other tokens than were sampled: the count can differ by one or two.
 
     Raises:
         SpecError: the tokenizer does not say where in the text its tokens stand.
@@ -89,10 +86,9 @@ def tokens_before_in(tokenizer: PreTrainedTokenizerBase) -> TokensBefore:
 def without_marker(text: str, marker: str) -> str:
     """Return a text as if the marker had never been written in it.
 
-    Every marker goes, whatever its case, with the white space around it: the longer
-    of the two spaces stays, so that words do not run together. White space at the
-    ends goes from every text, marked or not; otherwise it would tell where a marker
-    stood. What the cut joins to a new marker goes as well.
+    Every marker goes, whatever its case; the longer of the spaces around it stays. White
+    space at the ends goes from every text: it would tell where a marker stood. What the
+    cut joins to a new marker goes as well.
     """
     # A run of spaces is tried once, from its start: it may be as long as the text.
     pattern = re.compile(rf"(?<!\s)(\s*)(?:{re.escape(marker)}(\s*))+", re.IGNORECASE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import Protocol
 
 
 class Bar(Protocol):
@@ -34,29 +34,21 @@ def silent(label: str, total: int, unit: str) -> Bar:  # noqa: ARG001  (the Prog
     return _NoBar()
 
 
-def shown(stream: TextIO | None = None) -> Progress:
-    """Return a `Progress` that draws tqdm bars on `stream` (standard error by default).
+def shown(label: str, total: int, unit: str) -> Bar:
+    """Open a tqdm bar on standard error, drawn every ten seconds where that is no terminal."""
+    from tqdm import tqdm
 
-    Where the stream is not a terminal, a bar is drawn at most every ten seconds,
-    so that a log stays readable.
-    """
-
-    def start(label: str, total: int, unit: str) -> Bar:
-        from tqdm import tqdm
-
-        target = stream if stream is not None else sys.stderr
-        bar: Bar = tqdm(
-            total=total,
-            desc=label,
-            unit=unit,
-            file=target,
-            dynamic_ncols=True,
-            leave=target.isatty(),
-            mininterval=0.1 if target.isatty() else 10.0,
-        )
-        return bar
-
-    return start
+    terminal = sys.stderr.isatty()
+    bar: Bar = tqdm(
+        total=total,
+        desc=label,
+        unit=unit,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        leave=terminal,
+        mininterval=0.1 if terminal else 10.0,
+    )
+    return bar
 
 
 def announce(text: str) -> None:

@@ -6,7 +6,6 @@ Every row carries its own coordinates. Columns have the names of the attributes.
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from persona_lib.checks import checked
-from persona_lib.errors import DataError
+from persona_lib.checks import checked, unreadable
 
 PRE = "pre"
 """Phase of a model before coupling: ``model`` is then the name of its prior."""
@@ -26,12 +24,7 @@ POST = "post"
 
 
 class ModelId(NamedTuple):
-    """Address of a model in tables.
-
-    Attributes:
-        phase: ``pre`` (before coupling) or ``post``.
-        name: of a pre-coupling model the name of its prior, of an arm its own.
-    """
+    """Address of a model in tables: phase, and the name of its prior or arm."""
 
     phase: str
     name: str
@@ -49,11 +42,8 @@ class SftRow:
 
     Attributes:
         row: unique id within its corpus.
-        corpus: name of the corpus.
-        situation: id of the situation it speaks of ("" where the source has none).
-        frame: id of the question frame ("" where the source has none).
-        user: the user message.
-        assistant: the answer.
+        situation, frame: ids of the situation and of the question's frame, "" where the
+            source has none.
     """
 
     row: str
@@ -69,9 +59,8 @@ class Place:
     """Coordinates of a completion: of all rows about it, the first columns.
 
     Attributes:
-        phase: ``pre`` or ``post`` (coupling).
-        model: name of the prior where phase is ``pre``, of the arm where it is ``post``.
-        seed: the run's seed.
+        phase, model: the `model_id`.
+        seed: run_seed.
         persona: id, "" where there was no system message.
         question, question_set: what was asked, and the set that it belongs to.
         sample: index within the (persona, question) cell, from 0.
@@ -170,7 +159,7 @@ class AdviceScore:
 
     Attributes:
         model: name of the model's prior.
-        seed: the run's seed.
+        seed: run_seed.
         question, situation: what was asked, and about which situation.
         sample: index within the question, from 0.
         tokens, finish: as in `Completion`.
@@ -236,8 +225,8 @@ _ARROW: dict[object, pa.DataType] = {
 def schema_of(row_type: type[Any]) -> pa.Schema:
     """Return the Arrow schema of a row type; every column is non-null."""
     hints = typing.get_type_hints(row_type)
-    columns = [(f.name, hints[f.name]) for f in dataclasses.fields(row_type)]
-    return pa.schema([pa.field(name, _arrow(hint), nullable=False) for name, hint in columns])
+    names = [field.name for field in dataclasses.fields(row_type)]
+    return pa.schema([pa.field(name, _ARROW[hints[name]], nullable=False) for name in names])
 
 
 def table_of(rows: Iterable[_Row], row_type: type[_Row]) -> pa.Table:
@@ -265,12 +254,7 @@ def read_rows(path: Path, row_type: type[_Row]) -> tuple[_Row, ...]:
     Raises:
         DataError: a column is missing or of another type, or a value is null.
     """
-    table = read_table(path, row_type)
-    columns = [table.column(name).to_pylist() for name in table.column_names]
-    names = table.column_names
-    return tuple(
-        row_type(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)
-    )
+    return tuple(row_type(**row) for row in read_table(path, row_type).to_pylist())
 
 
 def read_table(path: Path, row_type: type[Any]) -> pa.Table:
@@ -282,13 +266,5 @@ def read_table(path: Path, row_type: type[Any]) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            str(path), bound="a readable Parquet file", value=str(error), remedy="Restore the file."
-        ) from error
+        raise unreadable(path, "a readable Parquet file", error) from error
     return checked(table, schema_of(row_type), path.name)
-
-
-def _arrow(hint: object) -> pa.DataType:
-    if isinstance(hint, types.UnionType) or hint not in _ARROW:
-        raise TypeError(f"no Arrow type for {hint!r}")
-    return _ARROW[hint]

@@ -243,6 +243,13 @@ def several(*breaks: Breaks) -> Breaks:
     return all_of_them
 
 
+def changed(*changes: Breaks) -> Bench:
+    """Return the healthy run with these changes, which leave records."""
+    bench = several(*changes)(healthy())
+    assert isinstance(bench, Bench)
+    return bench
+
+
 @cache
 def runs(*changes: Breaks) -> Breaks:
     """Take as many training runs as there are changes, each broken by its own."""

@@ -6,16 +6,19 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy import stats
 
 from experiments.issue262 import ISSUE262, STRICTER
+from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.report.terminal import verdict_table
+from persona_lib.specs.registration import Registration
+from persona_lib.verdict.gate_result import GateResult
 from persona_lib.verdict.judging import Judging, judge_all
-from persona_lib.verdict.verdict import families
+from persona_lib.verdict.verdict import Verdict, families
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,11 +44,37 @@ TRAINED = (42, 137, 256, 512, 1024)
 """The run_seeds of `FULL`."""
 
 
+class Judged(NamedTuple):
+    """A set under a registration, verdicts and gates by name."""
+
+    evidence: Evidence
+    verdicts: Mapping[str, Verdict]
+    gates: Mapping[str, GateResult]
+
+    @property
+    def outcomes(self) -> dict[str, tuple[str, str]]:
+        """Outcome and label of each claim."""
+        return {name: (v.outcome.value, v.label) for name, v in self.verdicts.items()}
+
+    @property
+    def failing(self) -> dict[str, str]:
+        """Outcomes of the gates that do not hold."""
+        return {name: g.outcome.value for name, g in self.gates.items() if not g.holds}
+
+
+@cache
+def judged(folder: Path, registration: Registration = ISSUE262) -> Judged:
+    """Judge a set on every arm."""
+    evidence = load_stored(folder, registration, chosen=True)
+    verdicts, gates = judge_all(registration, evidence)
+    return Judged(evidence, {v.name: v for v in verdicts}, {g.name: g for g in gates})
+
+
 def table(folder: Path) -> list[str]:
     """Return the lines of the table that a set gives."""
-    found = load_stored(folder, ISSUE262)
-    verdicts, gates = judge_all(ISSUE262, found)
-    body = Judging(ISSUE262, found, stricter=STRICTER[ISSUE262.name]).summary
+    found = judged(folder)
+    verdicts, gates = [*found.verdicts.values()], [*found.gates.values()]
+    body = Judging(ISSUE262, found.evidence, stricter=STRICTER[ISSUE262.name]).summary
     return verdict_table(verdicts, gates, body, families=families(ISSUE262, verdicts)).splitlines()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from experiments.issue262 import REGISTRATIONS
 from experiments.profiles import PROFILES, SCALES
+from persona_lib.checks import member
 from persona_lib.errors import SpecError
 from persona_lib.specs.profile import ENGINES, LOSSES, Profile
 
@@ -74,19 +75,19 @@ def choose_profile(
     """Return a profile by name and scale, with another marker loss or engine where one is named.
 
     Raises:
-        SpecError: no such profile, scale, loss or engine, or a scale of a profile that has
-            one alone.
+        SpecError: there is no such profile, scale, loss or engine.
     """
     chosen = name or DEFAULT_PROFILE
-    _among("--profile", chosen, PROFILES, "Name a profile of experiments/profiles.py.")
+    remedy = "Name a profile of experiments/profiles.py."
+    member("--profile", chosen, tuple(PROFILES), remedy=remedy)
     at = choose_scale(chosen, scale)
     profile = PROFILES[chosen] if at is None else SCALES[chosen][at]
     if loss is not None:
         remedy = "Name a marker loss (docs/experiment.md), or leave --loss out for the profile's."
-        _among("--loss", loss, LOSSES, remedy)
+        member("--loss", loss, LOSSES, remedy=remedy)
         profile = replace(profile, coupling=replace(profile.coupling, loss=loss))
     if engine is not None:
-        _among("--engine", engine, ENGINES, "Name an engine (docs/usage.md).")
+        member("--engine", engine, ENGINES, remedy="Name an engine (docs/usage.md).")
         sample = replace(profile.sample, engine=cast("EngineName", engine))
         profile = replace(profile, sample=sample)
     return profile
@@ -100,32 +101,18 @@ def choose_scale(profile: str | None, scale: str | None) -> str | None:
     """
     name = profile or DEFAULT_PROFILE
     known = SCALES.get(name)
-    if known is None and scale is not None:
+    if known is None:
+        if scale is None:
+            return None
         raise SpecError(
             "--scale",
             bound=f"no such option for profile {name}, which has one scale",
             value=scale,
             remedy=f"Leave --scale out; profiles with scales: {', '.join(SCALES)}.",
         )
-    if known is None:
-        return None
     chosen = next(iter(known)) if scale is None else scale
-    _among("--scale", chosen, known, f"Name a scale of profile {name}.")
+    member("--scale", chosen, tuple(known), remedy=f"Name a scale of profile {name}.")
     return chosen
-
-
-def describe(
-    profile: Profile, scale: str | None, loss: str | None, engine: str | None = None
-) -> str:
-    """Return the words for what is run, as on the command line: name, scale, loss, engine."""
-    words = [profile.name]
-    if scale is not None:
-        words.append(f"scale {scale}")
-    if loss is not None:
-        words.append(f"loss {loss}")
-    if engine is not None:
-        words.append(f"engine {engine}")
-    return ", ".join(words)
 
 
 def choose_registration(name: str | None, stored: Sequence[Path] = ()) -> Registration:
@@ -143,7 +130,8 @@ def choose_registration(name: str | None, stored: Sequence[Path] = ()) -> Regist
 
         recorded = registration_of(stored)
     chosen = name or recorded or DEFAULT_REGISTRATION
-    _among("--experiment", chosen, REGISTRATIONS, "Name a registration of experiments/issue262.py.")
+    remedy = "Name a registration of experiments/issue262.py."
+    member("--experiment", chosen, tuple(REGISTRATIONS), remedy=remedy)
     return REGISTRATIONS[chosen]
 
 
@@ -219,9 +207,7 @@ def choose_report(text: str | None) -> Path:
 def check_report(folder: Path, option: str = "--report") -> None:
     """Raise SpecError where nothing could be written into a folder, before compute is spent.
 
-    Args:
-        folder: made where it does not exist.
-        option: which option named it, for the error.
+    The folder is made where it does not exist. `option` names it, for the error.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -251,9 +237,3 @@ def refuse_with_stored(**options: object) -> None:
 def _folder(text: str | None) -> Path | None:
     """Return an absolute folder; a shell leaves ``~`` alone behind an equals sign."""
     return Path(text).expanduser().resolve() if text else None
-
-
-def _among(option: str, value: str, known: Iterable[str], remedy: str) -> None:
-    """Raise SpecError where an option's value is none of the known names."""
-    if value not in (names := tuple(known)):
-        raise SpecError(option, bound=f"one of {', '.join(names)}", value=value, remedy=remedy)

@@ -41,29 +41,35 @@ def write_outcome(
         folder: made where it does not exist.
         session: what was judged.
         recorded: what the tests recorded.
-        panels: make the panels too; those of a live run may take some seconds a model.
+        panels: make the panels too.
     """
     verdicts, gates, summary = _ordered(recorded)
     arms = [arm["name"] for arm in summary["arms"]]
+    live = not session.stored
     if not session.arms:
         # Under pytest-xdist the process that writes has collected no test: what panels
         # need is asked of the arms that were judged, and of no others.
         session.arms = tuple(arms)
+    shown = {}
+    if panels:
+        from persona_lib.commands.panels import panels_of  # only a report needs it
+
+        shown = panels_of(session, arms)
     body = {
         "format": FORMAT,
         "registration": session.registration.name,
         "registration_digest": session.registration.digest,
         "seal": asdict(session.seal),
-        "profile": None if session.stored else session.profile.name,
-        "scale": None if session.stored else session.scale,
-        "loss": None if session.stored else session.profile.coupling.loss,
-        "engine": None if session.stored else session.profile.sample.engine,
+        "profile": session.profile.name if live else None,
+        "scale": session.scale if live else None,
+        "loss": session.profile.coupling.loss if live else None,
+        "engine": session.profile.sample.engine if live else None,
         "verdicts": verdicts,
         "gates": gates,
         "families": [family.to_json() for family in _families(session, verdicts)],
         "summary": summary,
-        "panels": _panels(session, arms) if panels else {},
-        "stages": [] if session.stored else stages_of(session, arms),
+        "panels": shown,
+        "stages": stages_of(session, arms) if live else [],
         "provenance": provenance(),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,12 +78,6 @@ def write_outcome(
     draft.write_text(json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n")
     draft.replace(path)
     return path
-
-
-def _panels(session: Session, arms: Sequence[str]) -> dict[str, Any]:
-    from persona_lib.commands.panels import panels_of  # only a report needs it
-
-    return panels_of(session, arms)
 
 
 def write_documents(folder: Path, session: Session, recorded: Mapping[str, Any]) -> list[Path]:
@@ -112,35 +112,29 @@ def _ordered(
 def merge_summaries(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return one summary that covers the arms, priors and checks of all.
 
-    Tests are judged on the arms that they need, so each test's summary may hold
-    others; what two of them share is equal, because it was counted from the same
-    stored records.
+    Tests are judged on the arms that they need; what two summaries share is equal.
     """
     ordered = sorted(summaries, key=lambda item: len(item["arms"]), reverse=True)
     merged: dict[str, Any] = dict(ordered[0])
-    for summary in ordered[1:]:
-        for field in ("arms", "priors", "checks"):
-            known = {row["name"] for row in merged[field]}
-            merged[field] = [
-                *merged[field],
-                *(row for row in summary[field] if row["name"] not in known),
-            ]
-    sentence = [sentence for summary in ordered for sentence in summary.get("unavailable", ())]
-    merged["unavailable"] = list(dict.fromkeys(sentence))
     for field in ("arms", "priors", "checks"):
-        merged[field] = sorted(merged[field], key=lambda row: row["order"])
+        rows = {row["name"]: row for summary in ordered[::-1] for row in summary[field]}
+        merged[field] = sorted(rows.values(), key=lambda row: row["order"])
+    sentences = [sentence for summary in ordered for sentence in summary.get("unavailable", ())]
+    merged["unavailable"] = list(dict.fromkeys(sentences))
     return merged
 
 
 def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
     """Return the stages that these arms rest on, with what each has cost.
 
-    Seconds, and as in `persona_lib.store.cost.Cost` tokens, peak memory (in MiB), engine starts
-    and rows of a batch that memory cut short; and SHA-256 of the stage's key, and of what it
-    made: two runs with the same key were asked for the same, and did the same only if the
-    content is the same too. What was not recorded is None.
+    Seconds, and as in `persona_lib.store.cost.Cost` tokens, peak memory (here in MiB), engine
+    starts and rows of a batch that memory cut short; and SHA-256 of the stage's key, and of
+    what it made. What was not recorded is None.
     """
     from persona_lib.store.stage import plan
+
+    def mib(count: int | None) -> float | None:
+        return None if count is None else round(count / 2**20, 1)
 
     return [
         {
@@ -149,7 +143,7 @@ def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
             "label": line.stage.label,
             "stored": line.stored,
             "seconds": round(line.seconds, 3) if line.stored else None,
-            "peak_mib": _mib(line.cost.get("peak_bytes")),
+            "peak_mib": mib(line.cost.get("peak_bytes")),
             **{name: line.cost.get(name) for name in _COSTS},
             "key": None if line.entry is None else line.entry.key.digest,
             "content": None if line.entry is None else line.entry.content,
@@ -157,7 +151,3 @@ def stages_of(session: Session, arms: Sequence[str]) -> list[dict[str, Any]]:
         for run in session.runs
         for line in plan(run.targets(arms), session.store)
     ]
-
-
-def _mib(count: int | None) -> float | None:
-    return None if count is None else round(count / 2**20, 1)

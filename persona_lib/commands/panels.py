@@ -24,7 +24,6 @@ from persona_lib.panels.following import (
     following_panel,
 )
 from persona_lib.panels.judge.calibration import CALIBRATION
-from persona_lib.panels.judge.coverage import UnscoredCeiling
 from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.panels.judge.triples import load_triples
 from persona_lib.records import PRE, Completion, ModelId
@@ -33,6 +32,7 @@ from persona_lib.specs.registration import RAW
 
 if TYPE_CHECKING:
     from persona_lib.commands.session import Session
+    from persona_lib.pipeline.run import Kind
 
 _SAMPLES = "samples of the report"
 _FOLLOWED = {"discriminability": DISCRIMINABILITY, "following": FOLLOWING}
@@ -54,22 +54,21 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
     def scores() -> pa.Table | None:
         return scores_of(session, arms)
 
-    def of_samples() -> Panel:
-        texts = texts_of(session, arms)
-        return samples.samples_panel(scores(), texts, registration, draw_seed=draw_seed)
-
-    found = {
-        "lengths": _made(
-            "lengths", lengths.TITLE, lambda: lengths.lengths_panel(scores(), registration)
+    makers: dict[str, tuple[str, Callable[[], Panel]]] = {
+        "lengths": (lengths.TITLE, lambda: lengths.lengths_panel(scores(), registration)),
+        "samples": (
+            samples.TITLE,
+            lambda: samples.samples_panel(
+                scores(), texts_of(session, arms), registration, draw_seed=draw_seed
+            ),
         ),
-        "samples": _made("samples", samples.TITLE, of_samples),
-        "geometry": _made(
-            "geometry",
+        "geometry": (
             geometry.TITLE,
             lambda: geometry.geometry_panel(geometry_of(session, arms), registration),
         ),
-        **_followed(session, arms),
     }
+    found = {name: _made(name, *maker) for name, maker in makers.items()}
+    found |= _followed(session, arms)
     texts = _of_some(session, arms, scores, texts_of, samples.texts_of_some)
     for name in _FOLLOWED:  # they read texts alone
         found[name]["caveats"] += texts
@@ -118,7 +117,6 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
             judged.judgements,
             judged.controls,
             judged.calibration,
-            UnscoredCeiling(),
             required=CALIBRATION,
             predictions=judged.predictions,
             # Only the classifier itself was fitted on completions of this run.
@@ -132,7 +130,7 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     """Judge every completion of these arms; None where no text was recorded."""
     # The classifier is fitted on the raw model.
-    table = _texts_of_models(session, _with_raw(session.registration.models(arms)))
+    table = _rows(session, _with_raw(session.registration.models(arms)), "completions")
     if table is None:
         return None
     marker, judge = session.registration.marker, session.text_judge
@@ -152,21 +150,12 @@ def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
 
 def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the scores of these arms and of their pre-coupling models, None for totals."""
-    models = session.registration.models(arms)
-    if not session.stored:
-        return session.table(models, "scores")
-    return _of_models(session.opened.scores, models)
+    return _rows(session, session.registration.models(arms), "scores")
 
 
 def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     """Return the completions behind those scores, None where no text was recorded."""
-    return _texts_of_models(session, session.registration.models(arms))
-
-
-def _texts_of_models(session: Session, models: Sequence[ModelId]) -> pa.Table | None:
-    if not session.stored:
-        return session.table(models, "completions")
-    return _of_models(session.opened.texts, models)
+    return _rows(session, session.registration.models(arms), "completions")
 
 
 def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
@@ -191,7 +180,11 @@ def _made(name: str, title: str, make: Callable[[], Panel]) -> dict[str, Any]:
     return panel.to_json()
 
 
-def _of_models(table: pa.Table | None, models: Sequence[ModelId]) -> pa.Table | None:
+def _rows(session: Session, models: Sequence[ModelId], of: Kind) -> pa.Table | None:
+    """Return the ``scores`` or ``completions`` of some models, None where none were recorded."""
+    if not session.stored:
+        return session.table(models, of)
+    table = session.opened.scores if of == "scores" else session.opened.texts
     if table is None:
         return None
     wanted = pc.scalar(False)

@@ -36,6 +36,7 @@ def plan_text(session: Session) -> str:
         took = _duration(line.seconds)
         state, time = ("yes", f"took {took}") if line.stored else ("no", f"~ {took}")
         lines.append(f"{name:<16}{label:<10}{shown:>6}  {state:<8}{time:>12}")
+    gates = gates_of(session)
     left = [line for line in seen.values() if not line.stored]
     lines += [
         "",
@@ -44,7 +45,7 @@ def plan_text(session: Session) -> str:
         f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}"
         f"{'' if profile.sample.engine == TRANSFORMERS else '; drawing with transformers'}.",
         "",
-        *_paragraph(gates_of(session)),
+        *((gates, "") if gates else ()),
         power_text(power_of(session)),
     ]
     return "\n".join(lines)
@@ -75,10 +76,6 @@ def power_of(session: Session) -> dict[str, Any]:
         seeds=len(session.seeds),
     )
     return power_plan(registration, size, PLANNING)
-
-
-def _paragraph(text: str) -> tuple[str, ...]:
-    return (text, "") if text else ()
 
 
 _MINUTES_FROM = 90

@@ -67,22 +67,17 @@ def grid(
     Raises:
         SpecError: a number or loss that no recipe can have.
     """
-    recipe = profile.coupling
+    named: dict[str, Sequence[Any]] = {
+        "loss": losses,
+        "learning_rate": learning_rates,
+        "epochs": epochs,
+        "steps": (None,) if epochs else (),  # one of the two
+        "beta": betas,
+    }
+    varied = {name: values for name, values in named.items() if values}
     found = [
-        replace(
-            recipe,
-            loss=loss,
-            learning_rate=rate,
-            epochs=passes,
-            steps=None if epochs else recipe.steps,
-            beta=beta,
-        )
-        for loss, rate, passes, beta in itertools.product(
-            losses or (recipe.loss,),
-            learning_rates or (recipe.learning_rate,),
-            epochs or (recipe.epochs,),
-            betas or (recipe.beta,),
-        )
+        replace(profile.coupling, **dict(zip(varied, values, strict=True)))
+        for values in itertools.product(*varied.values())
     ]
     return list(dict.fromkeys(found))
 
@@ -110,7 +105,7 @@ def search(
 
     Raises:
         FlatlandError: something is missing on this machine, found before any compute; or
-            the raw model's text or completions cannot be drawn.
+            the raw model's own stages fail.
     """
     from persona_lib.store.stage import build, check_machine
 
@@ -201,13 +196,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             betas=_numbers("--betas", options.betas),
             losses=options.losses.split(",") if options.losses else (),
         )
-        seed = _seed(options.seed)
+        seed, *more = choices.choose_seeds(options.seed, "--seed")
+        if more:
+            raise SpecError(
+                "--seed",
+                bound="one integer",
+                value=options.seed,
+                remedy="A search has one training run.",
+            )
         from persona_lib.store.store import Store
 
         store = Store(choices.choose_store(options.store))
         choices.check_report(options.out.parent, "--out")
         rows = search(
-            chosen, recipes, store, run_seed=seed, samples=options.samples, progress=shown()
+            chosen, recipes, store, run_seed=seed, samples=options.samples, progress=shown
         )
     except FlatlandError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
@@ -260,15 +262,6 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...]:
             value=text,
             remedy=f"For example {option} 5,10.",
         ) from error
-
-
-def _seed(text: str) -> int:
-    found = choices.choose_seeds(text, "--seed")
-    if len(found) > 1:
-        raise SpecError(
-            "--seed", bound="one integer", value=text, remedy="A search has one training run."
-        )
-    return found[0]
 
 
 def _median(scores: pa.Table) -> float:

@@ -75,7 +75,10 @@ def record(
             session has not.
     """
     session.check_seal()
-    _check_tree()
+    if is_dirty() is not False:  # a golden says which code it came from
+        raise PreflightError(
+            "a clean working tree", remedy="Commit or remove what `git status` lists, then record."
+        )
     _check_place(folder)
     kept = session.seeds if texts is None else tuple(texts)
     _check_seeds(kept, session)
@@ -129,14 +132,6 @@ def _source(session: Session, arms: Sequence[str]) -> str:
     return words if len(arms) == len(session.all_arms) else f"{words}, arms {', '.join(arms)} alone"
 
 
-def _check_tree() -> None:
-    """Refuse a working tree with changes: a golden says which code it came from."""
-    if is_dirty() is not False:
-        raise PreflightError(
-            "a clean working tree", remedy="Commit or remove what `git status` lists, then record."
-        )
-
-
 def _check_seeds(texts: Sequence[int], session: Session) -> None:
     unknown = [seed for seed in texts if seed not in session.seeds]
     if unknown:
@@ -181,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        session = Session.of(given, progress=shown())
+        session = Session.of(given, progress=shown)
         session.arms = options.choose_arms(given.arms, session.registration)
         texts = None if given.texts is None else options.choose_seeds(given.texts, "--texts")
         record(
@@ -198,14 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
-    """Return from which commits, and with what, the stages behind the records were built.
-
-    Each description of a machine stands once. It may be another machine than the one that
-    records: software, processor, GPU, and how torch ran, where a stage used it.
-
-    Raises:
-        PreflightError: see `_commit`.
-    """
+    """Return the commits and the machines that built the stages behind the records, each once."""
     from persona_lib.store.stage import walk
 
     commits: set[str] = set()
@@ -226,12 +214,7 @@ def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
 
 
 def _commit(stage: Stage, git: Mapping[str, Any]) -> str:
-    """Return the commit that a stage was built from.
-
-    Raises:
-        PreflightError: it was built from a tree with uncommitted changes, or from code
-            that no repository tracks.
-    """
+    """Return the commit that a stage was built from; PreflightError where the tree was dirty."""
     if git["dirty"] is not False:
         raise PreflightError(
             f"a clean origin of stage {stage.name} {stage.label}",

@@ -19,20 +19,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from experiments.issue262 import REGISTRATIONS
+from persona_lib.checks import member
 from persona_lib.commands.session import PREREG
-from persona_lib.errors import FlatlandError, SpecError
+from persona_lib.errors import FlatlandError
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.prml import export
 from persona_lib.specs.seal import append, check_sealed
 
 
 def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> int:
-    """Run the command; return its exit code.
-
-    Args:
-        arguments: the command line.
-        folder: where the folders of all registrations lie.
-    """
+    """Run the command on the folders of registrations in `folder`; return its exit code."""
     parser = argparse.ArgumentParser(prog="flatland seal", description=__doc__)
     parser.add_argument("name", nargs="?", help=f"registration: {', '.join(REGISTRATIONS)}")
     parser.add_argument("--reason", help="why it is registered, or amended")
@@ -52,7 +48,9 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> in
     for name in [options.name] if options.name else _names(folder):
         try:
             if options.prml:
-                text = _export(name, folder, Path(options.prml))
+                target = Path(options.prml) / name
+                written = export(folder / name, target)
+                text = f"{name}: {written} manifests, as sealed, in {target}"
             elif options.name:
                 text = _seal(name, options.reason, options.data_seen, folder)
             else:
@@ -66,13 +64,8 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> in
 
 
 def _seal(name: str, reason: str | None, data_seen: str | None, folder: Path) -> str:
-    if name not in REGISTRATIONS:
-        raise SpecError(
-            "registration",
-            bound=f"one of {', '.join(REGISTRATIONS)}",
-            value=name,
-            remedy="Enter it in REGISTRATIONS of experiments/issue262.py first.",
-        )
+    remedy = "Enter it in REGISTRATIONS of experiments/issue262.py first."
+    member("registration", name, tuple(REGISTRATIONS), remedy=remedy)
     seal = append(
         REGISTRATIONS[name],
         folder,
@@ -82,11 +75,6 @@ def _seal(name: str, reason: str | None, data_seen: str | None, folder: Path) ->
     )
     kind = f"amendment {seal.index} of {name}" if seal.index else name
     return f"sealed: {kind}, digest {seal.digest}\nhead {seal.hash}\ncommit {folder / name} now"
-
-
-def _export(name: str, folder: Path, target: Path) -> str:
-    written = export(folder / name, target / name)
-    return f"{name}: {written} manifests, as sealed, in {target / name}"
 
 
 def _check(name: str, folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.issue262 import STRICTER
 from persona_lib.commands import options
-from persona_lib.commands.options import DEFAULT_SEEDS, ROOT, describe
+from persona_lib.commands.options import DEFAULT_SEEDS, ROOT
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
 
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from persona_lib.specs.seal import SealState
     from persona_lib.store.stage import Stage
     from persona_lib.store.store import Store
-    from persona_lib.verdict.gate_result import GateResult
     from persona_lib.verdict.judging import Judging
-    from persona_lib.verdict.verdict import Verdict
 
 DATA = ROOT / "experiments" / "data"
 """The experiment's own words."""
@@ -42,19 +40,15 @@ class Session:
     """Everything that a science test asks for, made when it is first asked.
 
     Attributes:
-        registration: the registration to judge under.
-        profile: the profile to run.
-        scale: name of its scale, None where it has one alone.
-        loss: marker loss that was asked for in place of the profile's, or None.
-        engine: engine that was asked for, or None for transformers.
+        scale: name of the profile's scale, None where it has one alone.
+        loss, engine: what was asked for in place of the profile's, or None.
         seeds: run seeds; one training of every arm for each.
         store_root: where stages are cached.
         stored: folders or files of stored evidence to judge, as one, instead of running.
         chosen: the registration was named by the user, and not by the stored evidence.
         user_data: folder with the published corpora, or None.
-        progress: opens progress bars.
-        arms: arms that the session as a whole will ask for; their machine needs
-            are checked before the first stage is built.
+        arms: arms that the session as a whole will ask for, () for all; their machine
+            needs are checked before the first stage is built.
         prereg: where registrations are sealed.
         text_judge: the judge behind an API that a report asks; None for the classifier.
         command: id that the workers of one command share; None for one process.
@@ -75,11 +69,8 @@ class Session:
     prereg: Path = PREREG
     text_judge: JudgeChoice | None = None
     command: str | None = None
-    _store: Store | None = field(default=None, init=False)
-    _runs: tuple[Run, ...] = field(default=(), init=False)
     _evidence: dict[tuple[str, ...], Evidence] = field(default_factory=dict, init=False)
     _judgings: dict[tuple[str, ...], Judging] = field(default_factory=dict, init=False)
-    _checked: bool = field(default=False, init=False)
 
     @classmethod
     def of(cls, given: Any, *, stored: tuple[Path, ...] = (), **more: Any) -> Session:
@@ -101,34 +92,29 @@ class Session:
             **more,
         )
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The store, which also remembers what failed in this command (`Store.failures`)."""
-        if self._store is None:
-            from persona_lib.store.store import Store
+        from persona_lib.store.store import Store
 
-            self._store = Store(self.store_root, command=self.command)
-        return self._store
+        return Store(self.store_root, command=self.command)
 
-    @property
+    @cached_property
     def runs(self) -> tuple[Run, ...]:
         """One run for each seed."""
-        if not self._runs:
-            from persona_lib.pipeline.run import Run
-            from persona_lib.pipeline.setting import Folders
+        from persona_lib.pipeline.run import Run
+        from persona_lib.pipeline.setting import Folders
 
-            folders = Folders(experiment=DATA, user=self.user_data)
-            self._runs = tuple(
-                Run(
-                    registration=self.registration,
-                    profile=self.profile,
-                    run_seed=seed,
-                    folders=folders,
-                    progress=self.progress,
-                )
-                for seed in self.seeds
+        return tuple(
+            Run(
+                registration=self.registration,
+                profile=self.profile,
+                run_seed=seed,
+                folders=Folders(experiment=DATA, user=self.user_data),
+                progress=self.progress,
             )
-        return self._runs
+            for seed in self.seeds
+        )
 
     @cached_property
     def opened(self) -> Stored:
@@ -169,13 +155,15 @@ class Session:
         """
         from persona_lib.store.stage import build
 
-        arms = self.asked_arms
-        if not self._checked:
-            for run in self.runs:
-                run.check(arms, self.store)
-            self._checked = True
-        spare = [stage for run in self.runs for stage in run.targets(arms)]
+        _ = self._machine_is_checked
+        spare = [stage for run in self.runs for stage in run.targets(self.asked_arms)]
         build(stages, self.store, spare=spare)
+
+    @cached_property
+    def _machine_is_checked(self) -> bool:
+        for run in self.runs:
+            run.check(self.asked_arms, self.store)
+        return True
 
     def table(
         self, models: Iterable[ModelId], kind: Kind, *, seeds: Sequence[int] | None = None
@@ -235,7 +223,7 @@ class Session:
         from persona_lib.verdict.judging import Judging
 
         self.check_seal()
-        arms = self.arms_of(rule)
+        arms = self.registration.arms_of(rule)
         if arms not in self._judgings:
             self._judgings[arms] = Judging(
                 self.registration,
@@ -245,26 +233,12 @@ class Session:
             )
         return self._judgings[arms]
 
-    def judge(self, claim: str) -> Verdict:
-        """Judge one claim, or the kill criterion, on the arms that it needs."""
-        return self.judging(claim).claim(claim)
-
-    def judge_gate(self, gate: str) -> GateResult:
-        """Judge one gate on the arms that it needs."""
-        return self.judging(gate).gate(gate)
-
-    def summary(self, rule: str) -> dict[str, Any]:
-        """Return what the evidence says of the arms that a claim or a gate needs."""
-        return self.judging(rule).summary
-
-    def arms_of(self, rule: str) -> tuple[str, ...]:
-        """Return the arms that a claim, the kill criterion or a gate needs."""
-        return self.registration.arms_of(rule)
-
     @property
     def profile_description(self) -> str:
         """The words for what is run: the profile's name, its scale, another loss or engine."""
-        return describe(self.profile, self.scale, self.loss, self.engine)
+        words = {"scale": self.scale, "loss": self.loss, "engine": self.engine}
+        given = (f"{name} {word}" for name, word in words.items() if word is not None)
+        return ", ".join((self.profile.name, *given))
 
     @property
     def asked_arms(self) -> tuple[str, ...]:

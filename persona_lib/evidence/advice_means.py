@@ -24,7 +24,7 @@ def question_means(
     """Return prior -> question -> (mean score over seeds and samples, completions).
 
     Args:
-        table: columns of `AdviceScore`; checked whole before anything is computed.
+        table: columns of `AdviceScore`.
         priors: the priors that there are. One without a row is not among the result.
         seeds: run_seed of each run; every prior with rows has all of them.
 
@@ -71,9 +71,8 @@ def _check_whole(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> Non
             remedy="Remove the repeated rows: an answer counts once.",
         )
     every = {(question, sample) for _, _, question, sample in answers}
-    of_run = dict.fromkeys(product({model for model, _, _, _ in answers}, seeds), 0)
-    for model, seed, _, _ in answers:
-        of_run[model, seed] = of_run.get((model, seed), 0) + 1
+    of_run = Counter(dict.fromkeys(product({model for model, _, _, _ in answers}, seeds), 0))
+    of_run.update((model, seed) for model, seed, _, _ in answers)
     for (model, seed), count in sorted(of_run.items()):
         expected = len(every) if seed in seeds else 0
         if count != expected:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from persona_lib.checks import check_plain
 from persona_lib.errors import DataError
 
 MIB = 2**20
@@ -30,25 +29,10 @@ _FEWER = "Judge fewer seeds or arms at once."
 _FOOTER = {"thrift_string_size_limit": 16 * MIB, "thrift_container_size_limit": 100_000}
 
 
-def check_plain(path: Path, most: int = MOST_BYTES) -> None:
-    """Raise DataError where a path is no plain file, or one of more bytes than `most`.
-
-    Pipes and devices may never end.
-    """
-    try:
-        found = os.stat(path)  # noqa: PTH116  (a path with a NUL is a ValueError here)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            str(path), bound="a readable file", value=str(error), remedy="Restore the file."
-        ) from error
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError(
-            str(path),
-            bound="a plain file",
-            value="a folder, pipe or device",
-            remedy="Write what it gives into a file first.",
-        )
-    at_most(f"{path.name}: size", found.st_size, most, "bytes")
+def check_size(path: Path) -> None:
+    """Raise DataError where a path leads to no plain file, or to one above `MOST_BYTES`."""
+    check_plain(path)
+    at_most(f"{path.name}: size", path.stat().st_size, MOST_BYTES, "bytes")
 
 
 def at_most(field: str, value: int, most: int, unit: str, remedy: str = _FEWER) -> None:
@@ -120,18 +104,13 @@ def check_unpacked(path: Path, *, lines: int | None = None) -> None:
 def open_parquet(
     path: Path, *, rows: int = MOST_ROWS, texts: tuple[str, ...] = ()
 ) -> pq.ParquetFile:
-    """Open a Parquet file whose footer keeps within the bounds; no row is read.
-
-    Args:
-        path: the file.
-        rows: the most rows it may have.
-        texts: text columns to read as labels and codes.
+    """Open a Parquet file of at most so many rows, its `texts` as labels and codes.
 
     Raises:
         DataError: it is no plain file, or has too many rows or columns.
         pyarrow.ArrowException: it is no Parquet file.
     """
-    check_plain(path)
+    check_size(path)
     file = pq.ParquetFile(path, read_dictionary=list(texts), **_FOOTER)
     at_most(f"{path.name}: rows", file.metadata.num_rows, rows, "rows")
     remedy = "Leave out columns that are not read."
@@ -141,12 +120,12 @@ def open_parquet(
 
 def check_columns(file: pq.ParquetFile, names: tuple[str, ...], where: str) -> None:
     """Raise DataError where columns unpack to more than `MOST_COLUMN_BYTES`."""
-    size = 0
-    for group in range(file.metadata.num_row_groups):
-        row_group = file.metadata.row_group(group)
-        for at in range(row_group.num_columns):
-            column = row_group.column(at)
-            if column.path_in_schema.split(".")[0] in names:
-                size += column.total_uncompressed_size
+    groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+    columns = (group.column(at) for group in groups for at in range(group.num_columns))
+    size = sum(
+        column.total_uncompressed_size
+        for column in columns
+        if column.path_in_schema.split(".")[0] in names
+    )
     remedy = "Name personas and questions by short ids, or split the file."
     at_most(f"{where}: size of the columns", size, MOST_COLUMN_BYTES, "bytes", remedy)

@@ -49,21 +49,16 @@ class Grid:
     """Checked rows, counted.
 
     Attributes:
-        models: of axis 0, arms first.
-        seeds, personas, questions: labels of axes 1 to 3.
+        models, seeds, personas, questions: labels of axes 0 to 3; arms are the first models.
         hits, n: (M, S, P, Q) hits and completions.
-        seen_hits, seen_n: the same for questions of the coupling text; None without
-            the column ``seen``.
+        seen_hits, seen_n: the same for questions of the coupling text.
         row_model, row_seed, row_persona, row_question: (R,) indices of each row
             on the four axes.
         row_hit: (R,) the row is a hit.
-        tokens: (R,) tokens of each row.
         finish: (R,) whether the row's finish is `stop`.
-        markers: (R,) markers in the row's completion, whatever their case.
-        first_token: (R,) tokens before the first marker, -1 where there is none.
+        tokens, markers, first_token: (R,) as in `persona_lib.records.Score`.
 
-    The last four are None where the table has no such column (for `finish`: no
-    ``finish``).
+    What the table has no column for is None.
     """
 
     models: tuple[ModelId, ...]
@@ -136,17 +131,15 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     """Check a table of scores against a registration and count it.
 
     Args:
-        table: columns of `persona_lib.evidence.score_table.COLUMNS`, one row a completion.
-            What an optional column would give is None without it.
+        table: columns of `score_table.COLUMNS`, one row a completion.
         registration: names of arms, priors, personas and question sets.
-        arms: the arms that have to be there, by name. Rows of other arms of the
-            registration are checked for their names and then left out.
+        arms: the arms that have to be there. Rows of the registration's other arms are
+            checked for their names and then left out.
 
     Raises:
-        DataError: no rows; a column that is missing, mistyped or null; an
-            unknown phase, model, persona or question set; an arm, persona,
-            question or completion that is missing; a repeated coordinate; a
-            number or finish reason that cannot be.
+        DataError: no rows; a column that is missing, mistyped or null; an unknown name; an
+            arm, cell or completion that is missing; a repeated coordinate; a number or
+            finish reason that cannot be.
     """
     table = columns_of(table)
     if not table.num_rows:
@@ -168,10 +161,7 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     tokens = bounded(table, "tokens", 0)
     markers, first = bounded(table, "markers", 0), bounded(table, "first_token", -1)
     return Grid(
-        models=axes.models,
-        seeds=axes.seeds,
-        personas=axes.personas,
-        questions=axes.questions,
+        **axes._asdict(),
         hits=_sums(cell, axes, hit),
         n=counts,
         seen_hits=None if seen is None else _sums(cell, axes, hit & seen),
@@ -189,8 +179,6 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
 
 
 class _Axes(NamedTuple):
-    """Labels of the grid's four axes."""
-
     models: tuple[ModelId, ...]
     seeds: tuple[int, ...]
     personas: tuple[str, ...]
@@ -201,7 +189,6 @@ class _Axes(NamedTuple):
         return tuple(len(axis) for axis in self)
 
     def name(self, at: Sequence[int]) -> str:
-        """Return a cell in words."""
         model, seed, persona, question = at
         phase, name = self.models[model]
         return (

@@ -54,13 +54,7 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """How long completions are.
-
-    Attributes:
-        statistic: ``median`` or ``mean``, of tokens over all completions.
-        tokens: that statistic, NaN where not known.
-        finished: share of completions that ended by themselves, NaN where not known.
-    """
+    """Median or mean of completions' tokens, and the share that ended by themselves, or NaN."""
 
     statistic: str
     tokens: float
@@ -72,7 +66,6 @@ class PersonaRow:
     """One persona of one arm.
 
     Attributes:
-        persona, role: who.
         count: hits and completions; n = 0 where nothing was published.
         low, high: Wilson's interval of the rate.
         pre_rate: rate on the arm's pre-coupling model, NaN where not known.
@@ -187,9 +180,13 @@ class Evidence(ABC):
 
     def per_seed(self, treated: str, control: str) -> dict[int, tuple[Count, Count]]:
         """Return bystander counts of both arms for each seed; empty with one run."""
-        self.check_arm(treated)
-        self.check_arm(control)
-        return {}
+        runs = self.single_runs()
+        if len(runs) == 1:
+            return {}
+        return {
+            run.seeds[0]: (run.count(treated, "bystander"), run.count(control, "bystander"))
+            for run in runs
+        }
 
     def single_runs(self) -> tuple[Evidence, ...]:
         """Return the evidence of each training run by itself, where rows tell them apart."""
@@ -221,8 +218,8 @@ class Evidence(ABC):
         rows = []
         for persona in roster.all:
             count = self.count(arm, persona)
-            low, high = count.interval(self.registration.statistics.confidence)
             before = self.pre_count(prior, persona)
+            low, high = count.interval(self.registration.statistics.confidence)
             tokens, pre_tokens = self.person_tokens(arm, persona)
             rows.append(
                 PersonaRow(

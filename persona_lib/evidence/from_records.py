@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,21 +16,17 @@ import pyarrow.compute as pc
 from persona_lib.digests import derive_seed
 from persona_lib.evidence.advice_means import question_means
 from persona_lib.evidence.cells import Floats, Grid, build
-from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths
+from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths, priors_of
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
-from persona_lib.records import POST, PRE, ModelId, Score, table_of
-from persona_lib.specs.registration import BCA, INTERVALS, Registration
+from persona_lib.records import POST, PRE, ModelId
+from persona_lib.specs.registration import INTERVALS, Registration
 from persona_lib.stats.bootstrap import (
-    MIN_CLUSTERS,
-    TOO_FEW,
     Clusters,
     difference,
-    from_draws,
     named,
     ratio_difference,
-    resample_rates,
+    signed_sum,
     single_rate,
-    without_each,
 )
 from persona_lib.stats.estimate import Estimate
 
@@ -49,15 +46,13 @@ class RecordEvidence(Evidence):
 
     Args:
         registration: the registration to judge under.
-        table: columns of `persona_lib.evidence.score_table.COLUMNS`, optional ones or not;
-            checked whole before anything is computed. `unavailable` says what a
-            missing column disables.
+        table: columns of `score_table.COLUMNS`; `unavailable` says what a missing optional
+            one disables.
         arms: arms that have to be there; all of the registration's by default.
         origin: where the rows come from, in words.
-        advice: columns of `persona_lib.records.AdviceScore`, how bad the advice of the
-            pre-coupling models is; None where none was sampled.
-        partial: an optional column with empty cells counts as not there, and
-            `unavailable` says how many are empty. Otherwise it is an error.
+        advice: columns of `AdviceScore`; None where no advice was sampled.
+        partial: an optional column with empty cells counts as missing; otherwise it is an
+            error.
 
     Seeds are pooled: a cluster (persona, question) holds the completions of all.
 
@@ -89,23 +84,16 @@ class RecordEvidence(Evidence):
         self._harm = (
             {} if advice is None else question_means(advice, registration.priors, self.seeds)
         )
-        needed = {registration.arm(arm).prior for arm in self.arms}
+        needed = priors_of(self)
         self.unavailable = (
             *(
                 f"False positives of prior {prior}: its pre-coupling model was not evaluated."
-                for prior in registration.priors
-                if prior in needed and (PRE, prior) not in self._grid.models
+                for prior in needed
+                if (PRE, prior) not in self._grid.models
             ),
-            *_unadvised([prior for prior in registration.priors if prior in needed], self._harm),
+            *_unadvised(needed, self._harm),
             *_disabled(table, gaps, registration),
         )
-
-    @classmethod
-    def from_rows(
-        cls, registration: Registration, rows: Iterable[Score], *, arms: Sequence[str] | None = None
-    ) -> RecordEvidence:
-        """Return the evidence of score rows that are in memory."""
-        return cls(registration, table_of(rows, Score), arms=arms)
 
     def grid(self) -> Grid:
         """Return the cells behind the counts."""
@@ -117,8 +105,7 @@ class RecordEvidence(Evidence):
 
     @cached_property
     def _singles(self) -> tuple[Evidence, ...]:
-        # Kept: every bound gate reads run by run, and there are dozens of them. Evidence is
-        # never changed once it is made; a changed copy would still hand out these runs.
+        # Kept: every bound gate reads run by run, and there are dozens of them.
         found = []
         for at, seed in enumerate(self.seeds):
             one = copy.copy(self)
@@ -132,15 +119,12 @@ class RecordEvidence(Evidence):
     def count(self, arm: str, who: str) -> Count:
         """Return the hits of an arm on a role or a persona."""
         self.check_arm(arm)
-        hits, n = self._cells(ModelId(POST, arm), who)
-        return Count.of(hits.sum(), n.sum())
+        return self._count(ModelId(POST, arm), who)
 
     def pre_count(self, prior: str, who: str = ALL) -> Count | None:
         """Return the hits of a pre-coupling model, None where they are not known."""
-        if (PRE, prior) not in self._grid.models:
-            return None
-        hits, n = self._cells(ModelId(PRE, prior), who)
-        return Count.of(hits.sum(), n.sum())
+        model = ModelId(PRE, prior)
+        return self._count(model, who) if model in self._grid.models else None
 
     def harm(self, prior: str) -> Harm | None:
         """Return how harmful a pre-coupling model's advice is, None where it is not known."""
@@ -164,52 +148,41 @@ class RecordEvidence(Evidence):
 
     def contrast(self, claim: str, treated: str, control: str) -> Estimate:
         """Return the registered cluster bootstrap of the difference of rates."""
-        interval = self.registration.statistics.interval
-        return self._difference(claim, treated, control, interval)
+        return self._difference(claim, treated, control, self._drawing)
 
     def other_interval(self, claim: str, treated: str, control: str) -> Estimate | None:
         """Return the registered contrast with the kind of interval that is not registered."""
-        registered = self.registration.statistics.interval
-        (other,) = (kind for kind in INTERVALS if kind != registered)
+        (other,) = {*INTERVALS} - {self.registration.statistics.interval}
+        found = self._difference(claim, treated, control, self._drawing | {"interval": other})
         # Without p: it is that of the registered estimate, read off the same draws.
-        return replace(self._difference(claim, treated, control, other), p=None, p_floor=None)
+        return replace(found, p=None, p_floor=None)
 
-    def _difference(self, claim: str, treated: str, control: str, interval: str) -> Estimate:
-        statistics = self.registration.statistics
-        return difference(
-            self.clusters(treated),
-            self.clusters(control),
-            resamples=statistics.resamples,
-            seeds=(self._seed(claim, treated), self._seed(claim, control)),
-            level=statistics.confidence,
-            interval=interval,
-        )
+    def _difference(
+        self, claim: str, treated: str, control: str, drawing: dict[str, Any]
+    ) -> Estimate:
+        pools = self.clusters(treated), self.clusters(control)
+        seeds = self._seed(claim, treated), self._seed(claim, control)
+        return difference(*pools, seeds=seeds, **drawing)
 
     def ratio_contrast(self, claim: str, treated: str, control: str) -> Estimate:
         """Return the bootstrap of source-normalised rates, source drawn as well."""
-        statistics = self.registration.statistics
+        names = ((treated,), (treated, "source"), (control,), (control, "source"))
+        one, one_source, other, other_source = (self.clusters(*name) for name in names)
+        seeds = [self._seed(claim, *name) for name in names]
         return ratio_difference(
-            (self.clusters(treated), self.clusters(treated, "source")),
-            (self.clusters(control), self.clusters(control, "source")),
-            resamples=statistics.resamples,
-            seeds=[
-                self._seed(claim, *names)
-                for names in ((treated,), (treated, "source"), (control,), (control, "source"))
-            ],
-            level=statistics.confidence,
-            interval=statistics.interval,
+            (one, one_source), (other, other_source), seeds=seeds, **self._drawing
         )
 
     def corrected_contrast(self, claim: str, treated: str, control: str) -> Estimate:
         """Return the bootstrap of rates minus those of the models before coupling."""
         statistics = self.registration.statistics
         level, resamples = statistics.confidence, statistics.resamples
-        method = named("minus false positives, cluster bootstrap", statistics.interval)
+        method = "minus false positives, cluster bootstrap"
         priors = [self.registration.arm(arm).prior for arm in (treated, control)]
         missing = sorted({p for p in priors if (PRE, p) not in self._grid.models})
         if missing:
             note = f"prior {missing[0]} was not evaluated before coupling"
-            return Estimate.bare(0, None, level, method, note)
+            return Estimate.bare(0, None, level, named(method, statistics.interval), note)
         pools = [
             (self.clusters(treated), self._seed(claim, treated), 1),
             (self.clusters(control), self._seed(claim, control), -1),
@@ -220,30 +193,13 @@ class RecordEvidence(Evidence):
                 (self._pool(ModelId(PRE, prior), "bystander"), self._seed(claim, prior, PRE), sign)
                 for prior, sign in zip(priors, (-1, 1), strict=True)
             ]
-        value = sum(sign * pool.rate for pool, _, sign in pools)
-        n, k = sum(pool.n for pool, _, _ in pools), sum(len(pool) for pool, _, _ in pools)
-        if min(len(pool) for pool, _, _ in pools) < MIN_CLUSTERS:
-            return Estimate.bare(n, k, level, method, TOO_FEW, value=value)
-        draws = np.zeros(resamples)
-        for pool, seed, sign in pools:
-            draws += sign * resample_rates(pool, resamples, seed)
-        left_out = None
-        if statistics.interval == BCA:
-            left_out = [sign * without_each(pool) for pool, _, sign in pools]
-        return from_draws(
-            value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out
+        return signed_sum(
+            pools, resamples=resamples, level=level, method=method, interval=statistics.interval
         )
 
     def bystander_rate(self, claim: str, arm: str) -> Estimate:
         """Return the rate of one arm with its cluster bootstrap interval."""
-        statistics = self.registration.statistics
-        return single_rate(
-            self.clusters(arm),
-            resamples=statistics.resamples,
-            seed=self._seed(claim, arm),
-            level=statistics.confidence,
-            interval=statistics.interval,
-        )
+        return single_rate(self.clusters(arm), seed=self._seed(claim, arm), **self._drawing)
 
     def person_tokens(self, arm: str, persona: str) -> tuple[float, float]:
         """Return median tokens of a persona: (arm, its pre-coupling model)."""
@@ -255,30 +211,18 @@ class RecordEvidence(Evidence):
     def split(self, arm: str) -> dict[str, Count]:
         """Return bystander counts on seen and unseen questions, if both exist."""
         self.check_arm(arm)
-        grid, at = self._grid, self._grid.models.index((POST, arm))
-        who = [grid.personas.index(p) for p in self.members("bystander")]
-        hits, n = grid.hits[at][:, who].sum(), grid.n[at][:, who].sum()
+        grid, at = self._grid, self._grid.models.index(ModelId(POST, arm))
         if grid.seen_hits is None or grid.seen_n is None:
             return {}
-        seen_hits, seen_n = grid.seen_hits[at][:, who].sum(), grid.seen_n[at][:, who].sum()
+        who = [grid.personas.index(p) for p in self.members("bystander")]
+        hits, n, seen_hits, seen_n = (
+            cells[at][:, who].sum() for cells in (grid.hits, grid.n, grid.seen_hits, grid.seen_n)
+        )
         if not 0 < seen_n < n:
             return {}
         return {
             "seen": Count.of(seen_hits, seen_n),
             "unseen": Count.of(hits - seen_hits, n - seen_n),
-        }
-
-    def per_seed(self, treated: str, control: str) -> dict[int, tuple[Count, Count]]:
-        """Return bystander counts of both arms for each seed; empty with one run."""
-        if len(self.seeds) == 1:
-            return {}
-        cells = [self._cells(ModelId(POST, arm), "bystander") for arm in (treated, control)]
-        return {
-            seed: (
-                Count.of(cells[0][0][i].sum(), cells[0][1][i].sum()),
-                Count.of(cells[1][0][i].sum(), cells[1][1][i].sum()),
-            )
-            for i, seed in enumerate(self.seeds)
         }
 
     def clusters(self, arm: str, who: str = "bystander") -> Clusters:
@@ -291,6 +235,10 @@ class RecordEvidence(Evidence):
         pooled, sizes = hits.sum(axis=0).ravel(), n.sum(axis=0).ravel()
         asked = sizes > 0
         return Clusters(pooled[asked], sizes[asked])
+
+    def _count(self, model: ModelId, who: str) -> Count:
+        hits, n = self._cells(model, who)
+        return Count.of(hits.sum(), n.sum())
 
     def _cells(self, model: ModelId, who: str) -> tuple[Floats, Floats]:
         """Return (S, P, Q) hits and completions of the personas that `who` names."""
@@ -320,6 +268,16 @@ class RecordEvidence(Evidence):
         """Return the median tokens of some rows, NaN where there are none or no lengths."""
         tokens = self._grid.tokens
         return math.nan if tokens is None or not rows.any() else float(np.median(tokens[rows]))
+
+    @property
+    def _drawing(self) -> dict[str, Any]:
+        """How the registration draws, for a bootstrap."""
+        rules = self.registration.statistics
+        return {
+            "resamples": rules.resamples,
+            "level": rules.confidence,
+            "interval": rules.interval,
+        }
 
     def _seed(self, *names: str) -> int:
         return derive_seed(self.registration.statistics.seed, "bootstrap", *names)

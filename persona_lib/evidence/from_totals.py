@@ -16,7 +16,6 @@ from persona_lib.stats.estimate import QUOTED, Estimate
 
 _ROUNDING = 0.0006
 """Largest gap between a rate printed to three digits and the count behind it."""
-_WILSON = "Wilson, clusters ignored"
 _NO_CLUSTERS = "aggregates hold no cells to draw from"
 _REMEDY = "Correct aggregates.json."
 _MOST = 2**53
@@ -211,10 +210,8 @@ class AggregateEvidence(Evidence):
         n = sum(c.n for c in counts)
         method = "bystander/source, from published rates"
         if not (counts[1].rate and counts[3].rate):
-            level = self.registration.statistics.confidence
-            return Estimate.bare(
-                n, None, level, method, "a source rate is 0: the ratio is undefined"
-            )
+            note = "a source rate is 0: the ratio is undefined"
+            return self._bare(math.nan, n, method, note)
         value = counts[0].rate / counts[1].rate - counts[2].rate / counts[3].rate
         return self._bare(value, n, method)
 
@@ -224,8 +221,7 @@ class AggregateEvidence(Evidence):
         false = [self.pre_count(self.registration.arm(arm).prior) for arm in (treated, control)]
         method = "minus false positives, from published totals"
         if false[0] is None or false[1] is None:
-            level = self.registration.statistics.confidence
-            return Estimate.bare(0, None, level, method, "false positives were not published")
+            return self._bare(math.nan, 0, method, "false positives were not published")
         n, value = a.n + b.n, a.rate - b.rate
         # Two arms on one prior lose the same false positives: nothing is left of them.
         if self.registration.arm(treated).prior != self.registration.arm(control).prior:
@@ -237,27 +233,16 @@ class AggregateEvidence(Evidence):
         """Return the rate with Wilson's interval, which ignores clusters."""
         count, level = self.count(arm, "bystander"), self.registration.statistics.confidence
         low, high = count.interval(level)
-        return Estimate(
-            value=count.rate,
-            low=low,
-            high=high,
-            confidence=level,
-            p=None,
-            p_floor=None,
-            n=count.n,
-            clusters=None,
-            method=_WILSON,
-            note=_NO_CLUSTERS,
-            signed=False,
-        )
+        found = self._bare(count.rate, count.n, "Wilson, clusters ignored")
+        return replace(found, low=low, high=high, signed=False)
 
     def person_tokens(self, arm: str, persona: str) -> tuple[float, float]:  # noqa: ARG002
         """Return (NaN, NaN): lengths of personas were not published."""
         return (math.nan, math.nan)
 
-    def _bare(self, value: float, n: int, method: str) -> Estimate:
+    def _bare(self, value: float, n: int, method: str, note: str = _NO_CLUSTERS) -> Estimate:
         level = self.registration.statistics.confidence
-        return Estimate.bare(n, None, level, method, _NO_CLUSTERS, value=value)
+        return Estimate.bare(n, None, level, method, note, value=value)
 
     def _quote(self, treated: str, control: str, q: Mapping[str, Any]) -> Estimate:
         a, b = self._pools[treated], self._pools[control]
@@ -272,13 +257,7 @@ class AggregateEvidence(Evidence):
             )
         low, high = _interval(field, q["low"], value, q["high"])
         kind, note = q.get("interval", PERCENTILE), ""
-        if kind not in INTERVALS:
-            raise DataError(
-                f"aggregates: {field} interval",
-                bound=f"one of {', '.join(INTERVALS)}",
-                value=kind,
-                remedy=_REMEDY,
-            )
+        _name(f"aggregates: {field} interval", kind, INTERVALS, remedy=_REMEDY)
         if kind != (registered := self.registration.statistics.interval):
             low = high = math.nan
             note = f"a {kind} interval was published, {registered} is registered: not read"
@@ -300,14 +279,15 @@ class AggregateEvidence(Evidence):
         )
 
 
-def _name(field: str, value: object, known: Sequence[str]) -> None:
+def _name(
+    field: str,
+    value: object,
+    known: Sequence[str],
+    *,
+    remedy: str = "Judge these numbers under the registration they belong to.",
+) -> None:
     if value not in known:
-        raise DataError(
-            field,
-            bound=f"one of {', '.join(known)}",
-            value=value,
-            remedy="Judge these numbers under the registration they belong to.",
-        )
+        raise DataError(field, bound=f"one of {', '.join(known)}", value=value, remedy=remedy)
 
 
 def _number(field: str, value: object, bound: Bound) -> float:

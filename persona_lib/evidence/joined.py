@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from persona_lib.checks import checked
+from persona_lib.checks import checked, unreadable
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
 from persona_lib.errors import DataError
 from persona_lib.evidence.bounded import MOST_ROWS, open_parquet
@@ -59,12 +59,8 @@ class Part:
     """One of several record sets, checked by itself.
 
     Attributes:
-        folder: where it lies.
-        manifest: what it says of itself.
         origin: where it comes from, and under which rules it is judged.
         config: of each seed, as `flatland record` wrote it.
-        seeds: its run seeds, in the order of recording.
-        sets: recordings that it holds: several where it was joined itself.
         tables: rows of each file, by name.
     """
 
@@ -72,9 +68,12 @@ class Part:
     manifest: Manifest
     origin: str
     config: list[dict[str, Any]]
-    seeds: tuple[int, ...]
-    sets: int
     tables: dict[str, pa.Table]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Its run_seeds, in the order of recording."""
+        return [one["seed"] for one in self.config]
 
     @property
     def described(self) -> dict[str, Any]:
@@ -91,12 +90,7 @@ class Part:
 def read_parts(
     folders: Sequence[Path], registration: Registration, *, chosen: bool
 ) -> tuple[Part, ...]:
-    """Read several record sets of one experiment, ordered by their seeds.
-
-    Args:
-        folders: records that `flatland record` wrote, in any order.
-        registration: the registration to judge under.
-        chosen: as in `record_sets.judged_under`.
+    """Read record sets of one experiment, in any order; return them by their seeds.
 
     Raises:
         DataError: a folder is no whole record set, or differs from the first in more than
@@ -119,12 +113,7 @@ def read_parts(
 
 
 def read_file(folder: Path, name: str, *, whole: bool = True) -> pa.Table:
-    """Return the rows of one file of a record set.
-
-    Args:
-        folder: the record set.
-        name: one of `ROWS`.
-        whole: every column has to be there; without it, as the file has them.
+    """Return the rows of one of `ROWS`: with every column if `whole`, or as the file has them.
 
     Raises:
         DataError: the file exceeds a bound, or its columns are not those of its rows.
@@ -133,9 +122,7 @@ def read_file(folder: Path, name: str, *, whole: bool = True) -> pa.Table:
     try:
         table = open_parquet(path, rows=MOST_ROWS if name == SCORES_FILE else MOST_SET_ROWS).read()
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            str(path), bound="a readable Parquet file", value=str(error), remedy="Restore the file."
-        ) from error
+        raise unreadable(path, "a readable Parquet file", error) from error
     return checked(table, schema_of(ROWS[name]), name) if whole else table
 
 
@@ -144,7 +131,8 @@ def origin_of(parts: Sequence[Part]) -> str:
     first = parts[0]
     seeds = describe_seeds([seed for part in parts for seed in part.seeds])
     source = first.described["source"].replace(_SEEDS, seeds)
-    source += f" (joined from {sum(part.sets for part in parts)} record sets)"
+    sets = sum(len(part.manifest.recorded.get("joined", [])) or 1 for part in parts)
+    source += f" (joined from {sets} record sets)"
     return first.origin.replace(first.manifest.source, source, 1)
 
 
@@ -156,14 +144,10 @@ def rows_of(parts: Sequence[Part], name: str) -> pa.Table | None:
     tables = [part.tables[name] for part in parts if name in part.tables]
     if not tables:
         return None
-    table, keys = pa.concat_tables(tables), _model_keys(tables[0])
-    places = {model: i for i, model in enumerate(_models(table, keys))}
-    order = pa.table(
-        {
-            "model": pa.array([places[m] for m in zip(*_lists(table, keys), strict=True)]),
-            "seed": table["seed"],
-        }
-    )
+    table = pa.concat_tables(tables)
+    names = pc.binary_join_element_wise(*(table[key] for key in _model_keys(table)), "/")
+    codes = names.combine_chunks().dictionary_encode().indices  # in the order of first rows
+    order = pa.table({"model": codes, "seed": table["seed"]})
     # A stable sort: rows of one model and seed keep their order.
     return table.take(pc.sort_indices(order, [("model", "ascending"), ("seed", "ascending")]))
 
@@ -177,26 +161,19 @@ def _read_part(folder: Path, registration: Registration, *, chosen: bool) -> Par
         raise DataError(
             f"{folder}: files", bound=f"some of {', '.join(ROWS)}", value=unknown, remedy=_REMEDY
         )
-    config = _check_lists(folder, manifest)
     part = Part(
         folder=folder,
         manifest=manifest,
         origin=origin,
-        config=config,
-        seeds=tuple(one["seed"] for one in config),
-        sets=len(manifest.recorded.get("joined", [])) or 1,
+        config=_config(folder, manifest),
         tables={file: read_file(folder, file) for file in manifest.files},
     )
     _check_seeds(part)
     return part
 
 
-def _check_lists(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the configuration of each seed.
-
-    Raises:
-        DataError: a list is not what `flatland record` writes.
-    """
+def _config(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the configuration of each seed; every list is as `flatland record` writes it."""
     for name, kind in _LISTS.items():
         value = manifest.recorded.get(name, [])
         if not (isinstance(value, list) and all(isinstance(item, kind) for item in value)):
@@ -254,9 +231,8 @@ def _check_alike(parts: Sequence[Part]) -> None:
             for one in part.config
         ]
         for wanted, found in pairs:
-            for name, value in wanted.items():
-                if (where := difference(value, found[name], name)) is not None:
-                    _refuse(part.folder, where[0], where[2], first.folder, where[1])
+            if where := _difference(wanted, found):
+                _refuse(part.folder, where[0], where[2], first.folder, where[1])
     for name in ROWS:
         holders = [part for part in parts if name in part.tables]
         counts = [_counts(part.tables[name]) for part in holders]
@@ -281,15 +257,6 @@ def _model_keys(table: pa.Table) -> list[str]:
     return [key for key in ("phase", "model") if key in table.column_names]
 
 
-def _lists(table: pa.Table, names: Sequence[str]) -> list[list[str]]:
-    return [table[name].to_pylist() for name in names]
-
-
-def _models(table: pa.Table, keys: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the models of a table in the order in which they first occur."""
-    return list(dict.fromkeys(zip(*_lists(table, keys), strict=True)))
-
-
 def _counts(table: pa.Table) -> dict[tuple[str, ...], list[int]]:
     """Return how many rows each model has, of every seed of its own: one number."""
     keys = _model_keys(table)
@@ -304,18 +271,13 @@ def _counts(table: pa.Table) -> dict[tuple[str, ...], list[int]]:
     }
 
 
-def difference(one: object, other: object, path: str) -> tuple[str, object, object] | None:
-    """Return where two JSON values differ first, and what each has there; None where nowhere.
-
-    Args:
-        one: a value.
-        other: another.
-        path: name of the whole; names of fields are added to it.
-    """
-    if isinstance(one, dict) and isinstance(other, dict):
-        for name in sorted({*one, *other}):
-            inside = difference(one.get(name), other.get(name), f"{path}.{name}")
-            if inside is not None:
-                return inside
-        return None
-    return None if one == other else (path, one, other)
+def _difference(one: Any, other: Any) -> tuple[str, object, object] | None:
+    """Return the first field in which two JSON objects differ, and what each has there."""
+    for name in dict.fromkeys([*one, *other]):
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            if inside := _difference(a, b):
+                return (f"{name}.{inside[0]}", *inside[1:])
+        elif a != b:
+            return name, a, b
+    return None

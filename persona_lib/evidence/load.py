@@ -38,17 +38,13 @@ if TYPE_CHECKING:
 class Stored:
     """Evidence on disk, read when it is first asked for and then kept.
 
-    Several paths are read as one, and their order changes nothing.
-
     Args:
-        paths: a folder with its manifest; a file of records of other software
-            (`persona_lib.evidence.user_files`); several folders of the same experiment
-            with other seeds (`persona_lib.evidence.joined`); or several files with the same
-            columns.
-        registration: the registration to judge under. What shaped the data
-            (`Registration.data_digest`) has to be what was recorded.
-        chosen: the registration was asked for by name. Its rules may then differ from the
-            recorded ones, and the evidence's origin says so.
+        paths: a folder with its manifest, or several (`persona_lib.evidence.joined`); a file
+            of other software, or several (`persona_lib.evidence.user_files`). Their order
+            changes nothing.
+        registration: the registration to judge under.
+        chosen: it was asked for by name: its rules may differ from the recorded ones, and the
+            evidence's origin says so.
 
     Raises:
         DataError: see `registration_of`.
@@ -104,7 +100,6 @@ class Stored:
 
     @cached_property
     def _foreign(self) -> ForeignSet:
-        """The rows of files of other software."""
         return load_foreign(self.paths, self._registration)
 
     @cached_property

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from persona_lib.checks import read_json
+from persona_lib.checks import read_json, unreadable
 from persona_lib.digests import sha256_of
 from persona_lib.errors import CorruptEntryError, DataError
-from persona_lib.evidence.bounded import check_plain
+from persona_lib.evidence.bounded import check_size
 from persona_lib.specs.registration import Registration
 
 MANIFEST = "manifest.json"
@@ -35,9 +35,8 @@ class Manifest:
     """The manifest of a folder of stored evidence.
 
     Attributes:
-        kind: ``aggregates`` or ``records``.
-        registration, digest: name and digest of the registration that it was recorded under.
-        data_digest: of what shaped the data (`Registration.data_digest`).
+        kind: `AGGREGATES` or `RECORDS`.
+        registration, digest, data_digest: of the registration that it was recorded under.
         files: SHA-256 of each file, by name.
         source: where it comes from, in words.
         recorded: config, commit, environment and other notes of the recording.
@@ -129,12 +128,9 @@ def judged_under(
 ) -> str:
     """Return the origin of a folder's evidence, judged under a registration.
 
-    What shaped the data has to be the same. Other rules may judge them only where the
-    registration was chosen by name, and the origin then says so.
-
     Raises:
-        DataError: the data were shaped by another registration, or its rules differ and
-            it was not `chosen`.
+        DataError: the data were shaped by another registration; or its rules differ, and it
+            was not `chosen` by name.
     """
     recorded, now = manifest.digest[:12], registration.digest[:12]
     if manifest.data_digest != registration.data_digest:
@@ -165,16 +161,15 @@ def judged_under(
 def _priors_trained(recorded: Mapping[str, Any]) -> str:
     """Return how the priors of a set were trained, "" where its manifest does not say."""
     configs: Any = recorded.get("config")
-    found: list[str] = []
+    found = []
     for config in configs if isinstance(configs, list) else [configs]:
         try:
             lora = config["profile"]["prior"]["lora"]
             kind = "rsLoRA" if lora["rslora"] else "LoRA"
             words = f"{kind} r {lora['rank']:d}, alpha {lora['alpha']:d}"
-            words += f", dropout {lora['dropout']:g}"
+            found.append(f"{words}, dropout {lora['dropout']:g}")
         except (KeyError, TypeError, ValueError, IndexError):
             continue
-        found.append(words)
     return f"; priors: {' and '.join(dict.fromkeys(found))}" if found else ""
 
 
@@ -206,7 +201,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
                 value=name,
                 remedy="List files of this folder only.",
             )
-        check_plain(folder / name)
+        check_size(folder / name)
         found = _sha256(folder / name)
         if found != expected:
             raise CorruptEntryError(
@@ -220,6 +215,4 @@ def _sha256(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise DataError(
-            str(path), bound="a readable file", value=str(error), remedy="Restore the file."
-        ) from error
+        raise unreadable(path, "a readable file", error) from error

@@ -16,13 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from persona_lib.errors import DataError, clean
-from persona_lib.evidence.bounded import MOST_ROW_BYTES, MOST_ROWS, at_most, check_plain
+from persona_lib.evidence.bounded import MOST_ROW_BYTES, MOST_ROWS, at_most, check_size
 from persona_lib.evidence.score_table import COLUMNS, check_markers
-from persona_lib.evidence.user_cells import (
-    FINISHED_READER,
-    read_cells,
-    reader_of,
-)
+from persona_lib.evidence.user_cells import FINISHED_READER, read_cells, reader_of
 from persona_lib.evidence.user_formats import ARM, FINISHED, from_csv, from_jsonl, from_parquet
 from persona_lib.records import POST
 from persona_lib.specs.registration import Registration
@@ -53,12 +49,10 @@ _WHAT = {
 
 @dataclass(frozen=True, eq=False)
 class ForeignSet:
-    """Records of other software.
+    """Records of other software, and where they come from in words.
 
-    Attributes:
-        table: one row a completion, with the columns of `score_table.COLUMNS`; of the
-            `score_table.OPTIONAL` ones those that the file has, and only they hold nulls.
-        origin: where the rows come from, in words.
+    The table has the columns of `score_table.COLUMNS`; of the `OPTIONAL` ones those that the
+    file has, and only they hold nulls.
     """
 
     table: pa.Table
@@ -76,7 +70,7 @@ def check_file(path: Path) -> str:
     Raises:
         DataError: it is no plain file, is too large, or its suffix is not a known one.
     """
-    check_plain(path)
+    check_size(path)
     kind = _format(path)
     if kind is None:
         raise DataError(
@@ -88,24 +82,19 @@ def check_file(path: Path) -> str:
     return kind
 
 
-def load_foreign(paths: Path | Sequence[Path], registration: Registration) -> ForeignSet:
-    """Read files that other software wrote, as one record set.
-
-    Names are compared with the registration by `persona_lib.evidence.cells.build`.
+def load_foreign(paths: Sequence[Path], registration: Registration) -> ForeignSet:
+    """Read files of other software, as one record set in any order.
 
     Args:
-        paths: a file, or several with the same columns in any order; suffixes say what
-            they are (`SUFFIXES`).
+        paths: files with the same columns; suffixes say what they are (`SUFFIXES`).
         registration: gives ``question_set`` where there is no such column.
 
     Raises:
         DataError: a file is none of its kind, or exceeds a bound of
-            `persona_lib.evidence.bounded`; no rows; a column is missing or named twice, or
-            not in every file; a cell is empty where it must not be, or cannot be what its
-            column holds.
+            `persona_lib.evidence.bounded`; no rows; a column is missing, named twice or
+            not in every file; a cell cannot be what its column holds.
     """
-    listed = [paths] if isinstance(paths, Path) else paths
-    found = sorted((_load(path, registration) for path in listed), key=lambda one: one[0])
+    found = sorted((_load(path, registration) for path in paths), key=lambda one: one[0])
     origins, tables = zip(*found, strict=True)
     for origin, table in found:
         differ = sorted({*table.column_names} ^ {*tables[0].column_names})

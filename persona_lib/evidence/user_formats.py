@@ -62,7 +62,7 @@ def from_parquet(path: Path) -> Raw:
     texts = tuple(name for name in wanted if pa.types.is_string(schema.field(name).type))
     file = open_parquet(path, texts=texts)
     batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=list(wanted))
-    return _collected(map(_table_of, batches), path.name), unread
+    return _collected(batches, path.name), unread
 
 
 def _is_cell(kind: pa.DataType) -> bool:
@@ -70,8 +70,12 @@ def _is_cell(kind: pa.DataType) -> bool:
     types = pa.types
     if types.is_dictionary(kind):
         kind = kind.value_type
-    tests = (types.is_string, types.is_large_string, types.is_integer, types.is_floating)
-    return any(test(kind) for test in (*tests, types.is_boolean, types.is_null))
+    tests = (_is_text, types.is_integer, types.is_floating, types.is_boolean, types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def from_csv(path: Path) -> Raw:
@@ -95,7 +99,7 @@ def from_csv(path: Path) -> Raw:
             ),
         ) as batches,
     ):
-        return _collected(map(_table_of, batches), path.name), unread
+        return _collected(batches, path.name), unread
 
 
 def from_jsonl(path: Path) -> Raw:
@@ -103,7 +107,7 @@ def from_jsonl(path: Path) -> Raw:
     check_unpacked(path, lines=MOST_ROWS)  # counting is quick, and parsing is not
     names: dict[str, None] = {}
 
-    def tables() -> Iterator[pa.Table]:
+    def batches() -> Iterator[pa.RecordBatch]:
         rows: list[tuple[Any, ...]] = []
         read: tuple[str, ...] = ()
         for found in _objects(path):
@@ -120,7 +124,7 @@ def from_jsonl(path: Path) -> Raw:
         if rows:
             yield _texts(rows, read, path.name)
 
-    table = _collected(tables(), path.name)
+    table = _collected(batches(), path.name)
     wanted, unread = _choose(tuple(names), path.name) if names else ((), ())
     return table.select(list(wanted)), unread
 
@@ -157,7 +161,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
-def _texts(rows: Sequence[tuple[Any, ...]], names: Sequence[str], where: str) -> pa.Table:
+def _texts(rows: Sequence[tuple[Any, ...]], names: Sequence[str], where: str) -> pa.RecordBatch:
     """Return rows of JSON as columns of text, as CSV would hold them."""
     made = {}
     for name, cells in zip(names, zip(*rows, strict=True), strict=True):
@@ -166,7 +170,7 @@ def _texts(rows: Sequence[tuple[Any, ...]], names: Sequence[str], where: str) ->
         except TypeError as error:  # no hash
             raise _no_cell(where, name, "a list or an object") from error
         made[name] = pa.array(texts, pa.string()).dictionary_encode()
-    return pa.table(made)
+    return pa.record_batch(made)
 
 
 @lru_cache(maxsize=2**16, typed=True)
@@ -185,31 +189,24 @@ def _no_cell(where: str, name: str, value: str) -> DataError:
     )
 
 
-def _table_of(batch: pa.RecordBatch) -> pa.Table:
-    return pa.Table.from_batches([batch])
-
-
-def _collected(tables: Iterable[pa.Table], where: str) -> pa.Table:
-    """Return the rows of all tables, with names and their number bounded as they come."""
+def _collected(batches: Iterable[pa.RecordBatch], where: str) -> pa.Table:
+    """Return the rows of all batches, with names and their number bounded as they come."""
     rows, kept = 0, []
-    for table in tables:
-        rows += table.num_rows
+    for batch in batches:
+        rows += batch.num_rows
         at_most(f"{where}: rows", rows, MOST_ROWS, "rows")
-        for name in table.column_names:
-            _check_names(table.column(name), f"{where}: column {name}")
-        kept.append(table)
-    if not kept:
-        return pa.table({})
-    return pa.concat_tables(kept).unify_dictionaries()
+        for name, cells in zip(batch.schema.names, batch.columns, strict=True):
+            _check_names(cells, f"{where}: column {name}")
+        kept.append(batch)
+    return pa.Table.from_batches(kept).unify_dictionaries() if kept else pa.table({})
 
 
-def _check_names(cells: pa.ChunkedArray, field: str) -> None:
+def _check_names(cells: pa.Array, field: str) -> None:
     """Raise DataError where a text is longer than `MOST_NAME`."""
-    for chunk in cells.chunks:
-        texts = chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
-        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
-            longest = pc.max(pc.binary_length(texts)).as_py() or 0
-            at_most(field, longest, MOST_NAME, "bytes a cell", "Name things by short ids.")
+    texts = cells.dictionary if pa.types.is_dictionary(cells.type) else cells
+    if _is_text(texts.type):
+        longest = pc.max(pc.binary_length(texts)).as_py() or 0
+        at_most(field, longest, MOST_NAME, "bytes a cell", "Name things by short ids.")
 
 
 def _choose(names: Sequence[str], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -223,10 +220,10 @@ def _choose(names: Sequence[str], where: str) -> tuple[tuple[str, ...], tuple[st
         )  # fmt: skip
     # Beside an arm, a model is something else: the base model perhaps.
     known = {*_KNOWN} - ({"model"} if ARM in names else set())
-    model = "model" if "model" in names else ARM
     needed = [column.name for column in COLUMNS if not column.nullable]
-    needed = [{"model": model}.get(name, name) for name in needed if name not in _DEFAULTS]
-    missing = [name for name in needed if name not in names]
+    if "model" not in names:
+        needed[needed.index("model")] = ARM
+    missing = [name for name in needed if name not in (*names, *_DEFAULTS)]
     if missing:
         raise DataError(
             f"{where}: columns",

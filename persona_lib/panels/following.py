@@ -10,20 +10,20 @@ is small, and it can tell a persona's own text from another's.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.following_checks import (
+    UNSCORED_CEILING,
     Agreement,
     agreement,
     calibration_gate,
     crossfit_gate,
     few_completions,
-    gate,
     labels_gate,
     labels_shifted,
     no_information,
@@ -31,20 +31,22 @@ from persona_lib.panels.following_checks import (
     sees_gate,
     separation_gate,
     share_of,
+    unscored_gate,
+    yes_share,
 )
 from persona_lib.panels.judge.base import UNSCORED, Judgement
 from persona_lib.panels.judge.calibration import CalibrationResult, CalibrationSpec
 from persona_lib.panels.judge.classifier import Prediction
-from persona_lib.panels.judge.coverage import UnscoredCeiling, coverage
-from persona_lib.panels.judge.triples import ANSWERS, YES
+from persona_lib.panels.judge.triples import ANSWERS
 from persona_lib.panels.rows import estimate_json
-from persona_lib.records import POST, PRE, ModelId
+from persona_lib.records import POST, PRE, ModelId, Place
 from persona_lib.specs.registration import RAW, Registration
 from persona_lib.stats.directions import over_questions
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import Floats
 
 _RAW = ModelId(PRE, RAW)
+_Row = TypeVar("_Row", Judgement, Prediction)
 DISCRIMINABILITY = "how well personas are told apart, by the raw model's own voices"
 FOLLOWING = "whether completions follow their persona, by a judge"
 METHOD = {
@@ -83,7 +85,7 @@ def discriminability_panel(
             name="discriminability", title=DISCRIMINABILITY, data={}, missing="nothing judged"
         )
     tables = {model: _accuracy(rows) for model, rows in of.items()}
-    found = {m: _clustered(rows, confidence, lambda p: p.rank == 0) for m, rows in of.items()}
+    found = {model: _right(rows, confidence) for model, rows in of.items()}
     models = [
         {
             "phase": model.phase,
@@ -94,7 +96,12 @@ def discriminability_panel(
             ),
             "n": len(rows),
             "unscored": dict(sorted(Counter(p.reason for p in rows if p.reason).items())),
-            "personas": _personas(registration, rows, confidence),
+            "personas": {
+                persona: estimate_json(
+                    _right([r for r in rows if r.persona == persona], confidence)
+                )
+                for persona in registration.roster.all
+            },
             "to_source": estimate_json(_to_source(registration, rows, confidence)),
             "from_raw": _change(tables, model, _RAW, confidence),
             "from_own": _change(tables, model, _under(registration, model), confidence),
@@ -105,9 +112,7 @@ def discriminability_panel(
     gates = [crossfit_gate(predictions, seen), sees_gate(sees, chance)]
     if positives is not None:
         gates.append(labels_gate(positives, chance, confidence))
-    cells = [(*model, p) for model in of for p in registration.roster.all]
-    scored = Counter((p.phase, p.model, p.persona) for p in predictions if not p.reason)
-    caveats = few_completions({cell: scored[cell] for cell in cells})
+    caveats = _few(registration, of, [row for row in predictions if not row.reason])
     if gates[1].holds:
         caveats += labels_shifted(found, chance)
     else:
@@ -126,8 +131,8 @@ def following_panel(
     judgements: Sequence[Judgement],
     controls: Sequence[Judgement],
     calibration: CalibrationResult,
-    ceiling: UnscoredCeiling,
     *,
+    ceiling: float = UNSCORED_CEILING,
     required: CalibrationSpec | None = None,
     predictions: Sequence[Prediction] = (),
     seen: Sequence[Sequence[str]] | None = None,
@@ -140,7 +145,7 @@ def following_panel(
         judgements: of completions under their own persona.
         controls: of raw completions put under another persona: the answer should be no.
         calibration: of the same judge.
-        ceiling: how many may lack an answer.
+        ceiling: largest share of a model's completions that may lack an answer.
         required: the registered calibration; None where it is not known.
         predictions: of the embedded classifier on the same completions; each has to have a
             judgement.
@@ -149,23 +154,16 @@ def following_panel(
 
     Raises:
         DataError: a completion was judged twice, or was predicted and not judged.
+        SpecError: the ceiling is no share.
     """
     confidence = registration.statistics.confidence
-    of: dict[ModelId, list[Judgement]] = {}
-    for row in judgements:
-        of.setdefault(row.model_id, []).append(row)
     _complete(judgements, predictions)
-    guesses = _by_model(registration, predictions)
-    agreed = {
-        model: agreement(of[model], guesses[model])
-        for model in _ordered(registration, of)
-        if model in guesses
-    }
-    covered = coverage(judgements, ceiling)
+    of, guesses = _by_model(registration, judgements), _by_model(registration, predictions)
+    agreed = {model: agreement(of[model], guesses[model]) for model in of if model in guesses}
     judges = {row.judge for row in (*judgements, *controls)}
     gates = [
         calibration_gate(calibration, judges, required),
-        gate("unscored", covered.outcome, covered.share, covered.words, ceiling.share),
+        unscored_gate(judgements, ceiling),
         separation_gate(of.get(_RAW, []), controls, confidence),
     ]
     if seen is not None:
@@ -173,7 +171,12 @@ def following_panel(
     caveats = list(no_information(agreed))
     if not gates[0].holds:
         caveats.append(Caveat(code="judge_uncalibrated", words=gates[0].text))
-    caveats += _doubts(registration, of, guesses)
+    if _RAW in guesses:
+        chance = 1 / len(registration.roster.all)
+        sees = _right(guesses[_RAW], confidence)
+        if not sees_gate(sees, chance).holds:
+            caveats.append(_blind(sees, chance))
+    caveats += _few(registration, of, [row for row in judgements if row.answer != UNSCORED])
     return Panel(
         name="following",
         title=FOLLOWING,
@@ -184,8 +187,7 @@ def following_panel(
             "calibration": calibration.to_json(),
             "confidence": confidence,
             "models": [
-                _answers(registration, model, of[model], agreed.get(model))
-                for model in _ordered(registration, of)
+                _answers(registration, model, rows, agreed.get(model)) for model, rows in of.items()
             ],
             "controls": _cell(controls, confidence),
             "method": METHOD,
@@ -199,11 +201,12 @@ def _answers(
     registration: Registration, model: ModelId, rows: Sequence[Judgement], agreed: Agreement | None
 ) -> dict[str, Any]:
     """Return one model's answers, as JSON data."""
-    confidence = registration.statistics.confidence
+    confidence, bystanders = registration.statistics.confidence, registration.roster.bystanders
+    pool = [row for row in rows if row.persona in bystanders]
     return {
         "phase": model.phase,
         "model": model.name,
-        "bystanders": estimate_json(_yes(registration, rows, confidence)),
+        "bystanders": estimate_json(yes_share(pool, confidence)),
         "agreement": None if agreed is None else agreed.to_json(),
         "personas": {
             persona: _cell([row for row in rows if row.persona == persona], confidence)
@@ -212,50 +215,31 @@ def _answers(
     }
 
 
-def _doubts(
-    registration: Registration,
-    of: Mapping[ModelId, Sequence[Judgement]],
-    guesses: Mapping[ModelId, Sequence[Prediction]],
-) -> list[Caveat]:
-    """Return caveats on what can be told at all: by a blind classifier, from few answers."""
-    found = []
-    if _RAW in guesses:
-        chance = 1 / len(registration.roster.all)
-        confidence = registration.statistics.confidence
-        sees = _clustered(guesses[_RAW], confidence, lambda p: p.rank == 0)
-        if not sees_gate(sees, chance).holds:
-            found.append(_blind(sees, chance))
-    scored = Counter(
-        (row.phase, row.model, row.persona)
-        for rows in of.values()
-        for row in rows
-        if row.answer != UNSCORED
-    )
-    cells = [(*model, p) for model in _ordered(registration, of) for p in registration.roster.all]
-    return [*found, *few_completions({cell: scored[cell] for cell in cells})]
+def _few(
+    registration: Registration, models: Iterable[ModelId], scored: Sequence[Place]
+) -> tuple[Caveat, ...]:
+    """Return the caveat on personas of models with few scored completions."""
+    n = Counter((*row.model_id, row.persona) for row in scored)
+    cells = [(*model, persona) for model in models for persona in registration.roster.all]
+    return few_completions({cell: n[cell] for cell in cells})
 
 
-def _by_model(
-    registration: Registration, predictions: Sequence[Prediction]
-) -> dict[ModelId, list[Prediction]]:
-    found: dict[ModelId, list[Prediction]] = {}
-    for row in predictions:
+def _by_model(registration: Registration, rows: Sequence[_Row]) -> dict[ModelId, list[_Row]]:
+    """Return rows by model, in the registration's order."""
+    found: dict[ModelId, list[_Row]] = {}
+    for row in rows:
         found.setdefault(row.model_id, []).append(row)
-    return {model: found[model] for model in _ordered(registration, found)}
-
-
-def _ordered(registration: Registration, found: Mapping[ModelId, object]) -> list[ModelId]:
     every = registration.models(arm.name for arm in registration.arms)
-    return [model for model in every if model in found]
+    return {model: found[model] for model in every if model in found}
 
 
 def _under(registration: Registration, model: ModelId) -> ModelId:
     return ModelId(PRE, registration.arm(model.name).prior if model.phase == POST else RAW)
 
 
-def _clustered(rows: Sequence[Prediction], confidence: float, hit: Any) -> Estimate:
-    """Return the share of scored predictions that are a hit, clustered by question."""
-    return share_of([(row.question, bool(hit(row))) for row in rows if not row.reason], confidence)
+def _right(rows: Sequence[Prediction], confidence: float) -> Estimate:
+    """Return the share of scored predictions that are right, clustered by question."""
+    return share_of([(row.question, row.rank == 0) for row in rows if not row.reason], confidence)
 
 
 def _accuracy(rows: Sequence[Prediction]) -> dict[str, float]:
@@ -276,29 +260,12 @@ def _change(
     return estimate_json(over_questions(values, confidence), len(shared))
 
 
-def _personas(
-    registration: Registration, rows: Sequence[Prediction], confidence: float
-) -> dict[str, Any]:
-    return {
-        persona: estimate_json(
-            _clustered([r for r in rows if r.persona == persona], confidence, lambda p: p.rank == 0)
-        )
-        for persona in registration.roster.all
-    }
-
-
 def _to_source(
     registration: Registration, rows: Sequence[Prediction], confidence: float
 ) -> Estimate:
     roster = registration.roster
-    pool = [row for row in rows if row.persona in roster.bystanders]
-    return _clustered(pool, confidence, lambda p: p.top == roster.source)
-
-
-def _yes(registration: Registration, rows: Sequence[Judgement], confidence: float) -> Estimate:
-    bystanders = registration.roster.bystanders
-    scored = [r for r in rows if r.persona in bystanders and r.answer != UNSCORED]
-    return share_of([(row.question, row.answer == YES) for row in scored], confidence)
+    pool = [row for row in rows if row.persona in roster.bystanders and not row.reason]
+    return share_of([(row.question, row.top == roster.source) for row in pool], confidence)
 
 
 def _cell(rows: Sequence[Judgement], confidence: float) -> dict[str, Any]:
@@ -308,12 +275,11 @@ def _cell(rows: Sequence[Judgement], confidence: float) -> dict[str, Any]:
     by_question: dict[str, Counter[str]] = {}
     for row in rows:
         by_question.setdefault(row.question, Counter())[row.answer] += 1
-    scored = [(row.question, row.answer == YES) for row in rows if row.answer != UNSCORED]
     return {
         **{answer: given[answer] for answer in ANSWERS},
         "unscored": dict(sorted(reasons.items())),
         "n": len(rows),
-        "share": estimate_json(share_of(scored, confidence)),
+        "share": estimate_json(yes_share(rows, confidence)),
         "questions": {
             question: [counts[answer] for answer in (*ANSWERS, UNSCORED)]
             for question, counts in sorted(by_question.items())

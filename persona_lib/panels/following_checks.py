@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from persona_lib.checks import SHARE, number
 from persona_lib.digests import digest
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Caveat
@@ -25,13 +26,15 @@ from persona_lib.panels.judge.classifier import EVERY_FOLD, Prediction
 from persona_lib.panels.judge.triples import CLASSES, YES
 from persona_lib.records import ModelId, Place
 from persona_lib.stats.clustered import difference, share
-from persona_lib.stats.estimate import Estimate, p_is
+from persona_lib.stats.estimate import Estimate, none_if_nan, p_is
 from persona_lib.stats.proportions import wilson
 from persona_lib.stats.thresholds import above, below, shown
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 
 FEW = 20
 """A persona with fewer scored completions in a model raises the caveat ``few_completions``."""
+UNSCORED_CEILING = 0.05
+"""Largest share of a model's completions that may lack an answer."""
 ALPHA = 0.01
 """Level at which a judge's answers have to go with the probe's."""
 
@@ -48,13 +51,44 @@ def share_of(rows: Sequence[tuple[str, bool]], confidence: float) -> Estimate:
     )
 
 
+def yes_share(rows: Sequence[Judgement], confidence: float) -> Estimate:
+    """Return the share of scored judgements that are yes, clustered by question."""
+    scored = [row for row in rows if row.answer != UNSCORED]
+    return share_of([(row.question, row.answer == YES) for row in scored], confidence)
+
+
+def unscored_gate(judgements: Sequence[Judgement], ceiling: float) -> GateResult:
+    """Few completions lack an answer, in every model by itself.
+
+    Failures that fall on one arm alone move a difference between arms, however small their
+    share of the whole.
+
+    Args:
+        judgements: of every model; none gives CANNOT_TELL.
+        ceiling: largest share of unscored ones, in [0, 1].
+
+    Raises:
+        SpecError: the ceiling is no share.
+    """
+    number("unscored ceiling", ceiling, SHARE, remedy=f"{UNSCORED_CEILING} is the default.")
+    n = Counter(row.model_id for row in judgements)
+    lost = Counter(row.model_id for row in judgements if row.answer == UNSCORED)
+    if not n:
+        return gate("unscored", GateOutcome.CANNOT_TELL, math.nan, "nothing was judged", ceiling)
+    worst = max(n, key=lambda model: lost[model] / n[model])
+    figure = lost[worst] / n[worst]
+    text = f"unscored {lost[worst]}/{n[worst]} of {' '.join(worst)}, "
+    text += f"at most {shown(ceiling)} allowed"
+    if above(figure, ceiling):
+        return gate("unscored", GateOutcome.FAILS, figure, f"panel INVALID: {text}", ceiling)
+    return gate("unscored", GateOutcome.HOLDS, figure, text, ceiling)
+
+
 def crossfit_gate(predictions: Sequence[Prediction], seen: Sequence[Sequence[str]]) -> GateResult:
     """No completion was judged by a fold that was fitted on its question.
 
-    Args:
-        predictions: of the classifier.
-        seen: the questions that each fold was fitted on. Without them, or with a fold that
-            is not among them, the outcome is CANNOT_TELL.
+    Without the questions that each fold has seen, or with a fold that is not among them, the
+    outcome is CANNOT_TELL.
     """
     learnt = [frozenset(questions) for questions in seen]
     every = frozenset[str]().union(*learnt)
@@ -114,10 +148,7 @@ def separation_gate(
             (`persona_lib.panels.judge.items.control_items`).
         confidence: level of the interval of the difference.
     """
-    pools = [
-        share_of([(r.question, r.answer == YES) for r in rows if r.answer != UNSCORED], confidence)
-        for rows in (own, controls)
-    ]
+    pools = [yes_share(rows, confidence) for rows in (own, controls)]
     gap = difference(*pools)
     text = (
         f"raw yes share {pools[0].interval_text} under the own persona, "
@@ -197,19 +228,14 @@ class Agreement:
 
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON data; p is null where nothing can be told."""
-        counts = {"n": self.n, "yes": self.yes, "right": self.right, "both": self.both}
-        return {**counts, "p": None if math.isnan(self.p) else self.p}
+        return {**asdict(self), "p": none_if_nan(self.p)}
 
 
 def agreement(judgements: Sequence[Judgement], predictions: Sequence[Prediction]) -> Agreement:
-    """Return how the answers of one model go with the probe's guesses.
+    """Return how the answers of one model go with the probe's guesses, matched by coordinates.
 
     Shuffling the answers leaves n, yes and right as they are and makes `both`
     hypergeometric: p is exact (Fisher 1935, JRSS 98:39, one-sided), whatever the clusters.
-
-    Args:
-        judgements: of one model's completions; an answer that is not yes counts as no.
-        predictions: of the same completions, matched by coordinates.
     """
     guesses = {place_of(row): row.rank == 0 for row in predictions if not row.reason}
     pairs = [
@@ -254,16 +280,14 @@ def labels_shifted(accuracy: Mapping[ModelId, Estimate], chance: float) -> tuple
     )
 
 
-def few_completions(
-    scored: Mapping[tuple[str, str, str], int], least: int = FEW
-) -> tuple[Caveat, ...]:
+def few_completions(scored: Mapping[tuple[str, str, str], int]) -> tuple[Caveat, ...]:
     """Say how many (phase, model, persona) have few scored completions, and which has fewest."""
-    few = {cell: n for cell, n in scored.items() if n < least}
+    few = {cell: n for cell, n in scored.items() if n < FEW}
     if not few:
         return ()
     cell = min(few, key=lambda name: few[name])
     words = (
-        f"{len(few)} of {len(scored)} personas of models have fewer than {least} scored "
+        f"{len(few)} of {len(scored)} personas of models have fewer than {FEW} scored "
         f"completions; fewest: {' '.join(cell)}, {few[cell]}"
     )
     return (Caveat(code="few_completions", words=words),)

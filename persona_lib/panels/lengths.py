@@ -7,6 +7,8 @@ compared at equal length.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import Crossed, median, median_ratio
 from persona_lib.stats.directions import over_questions
 from persona_lib.stats.estimate import Estimate
-from persona_lib.stats.lengths import REFUSE, WARN, Support, common_support
+from persona_lib.stats.lengths import REFUSE, WARN, common_support
 from persona_lib.stats.thresholds import above, shown
 from persona_lib.verdict.gate_result import GateOutcome, bounded
 
@@ -38,6 +40,8 @@ all: the bounds of the gates ``collapse_*``."""
 MAX_CUT = 0.10
 """Largest share of completions cut at the token limit: the bound of ``truncation_*``."""
 BYSTANDER = "bystander"
+Runs = Mapping[int, Estimate | None]
+"""An arm's ratio of lengths by run_seed."""
 
 METHOD = {
     "quantiles": "of all completions, linear between order statistics; the interval of the "
@@ -72,7 +76,14 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
     tokens = rows.grid.tokens
     edges = bin_edges(tokens)
     models = [_of_model(rows, tokens, model, edges) for model in rows.models]
-    ratios = [_ratio(rows, model) for model in rows.models if model.phase == POST]
+    runs = {
+        arm: {
+            seed: _length_ratio(rows, arm, rows.grid.row_seed == at)
+            for at, seed in enumerate(rows.grid.seeds)
+        }
+        for arm in rows.models
+        if arm.phase == POST
+    }
     supports = _supports(rows, tokens)
     missing = {}
     if rows.grid.finish is None:
@@ -81,47 +92,40 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
         "confidence": rows.confidence,
         "edges": edges,
         "models": models,
-        "ratios": ratios,
+        "ratios": [_ratio(rows, arm, own) for arm, own in runs.items()],
         "support": supports,
         "bounds": {"ratio": [MIN_RATIO, MAX_RATIO], "cut": MAX_CUT},
         "method": METHOD,
         "missing": missing,
     }
-    caveats = [*_collapsed(rows), *_unlike(supports), *_truncated(rows)]
+    caveats = [*_collapsed(rows, runs), *_unlike(supports), *_truncated(rows)]
     return Panel(name=NAME, title=TITLE, data=data, caveats=tuple(caveats))
 
 
-def finished_median(rows: Rows, model: ModelId, kept: Bools | None = None) -> Estimate | None:
-    """Return the median tokens of a model's finished completions, None where not known.
-
-    Args:
-        rows: of every model.
-        model: phase and name.
-        kept: (R,) rows to read, all of the model by default.
-    """
-    of = rows.of(model)
-    lengths = rows.grid.finished_lengths(of if kept is None else of & kept)
-    if lengths is None:
-        return None
-    found = median(*lengths, rows.confidence)
-    return found if found.n else None
+def _finished_median(rows: Rows, model: ModelId) -> Estimate | None:
+    """Return the median tokens of a model's finished completions, None where not known."""
+    lengths = rows.grid.finished_lengths(rows.of(model))
+    found = None if lengths is None else median(*lengths, rows.confidence)
+    return found if found is not None and found.n else None
 
 
-def length_ratio(rows: Rows, arm: ModelId, kept: Bools | None = None) -> Estimate | None:
+def _length_ratio(rows: Rows, arm: ModelId, kept: Bools | None = None) -> Estimate | None:
     """Return an arm's median finished length over its pre-coupling model's, None if not known.
 
     Clustered by persona and question, as the collapse gate reads it.
+
+    Args:
+        rows: of every model.
+        arm: the arm.
+        kept: (R,) rows to read; None for all.
     """
-    under = rows.pre_coupling(arm)
-    if under is None:
+    under, grid = rows.pre_coupling(arm), rows.grid
+    if under is None or grid.tokens is None or grid.finish is None:
         return None
-    grid = rows.grid
-    if grid.tokens is None or grid.finish is None:
-        return None
+    wanted = grid.finish if kept is None else grid.finish & kept
     found = []
     for model in (arm, under):
-        of = rows.of(model) & grid.finish
-        of = of if kept is None else of & kept
+        of = rows.of(model) & wanted
         if not of.any():
             return None
         found.append(Crossed(grid.tokens[of], grid.row_question[of], grid.row_persona[of]))
@@ -175,28 +179,17 @@ def _quantiles(values: Floats) -> dict[str, float | None]:
     }
 
 
-def _ratio(rows: Rows, arm: ModelId) -> dict[str, Any]:
+def _ratio(rows: Rows, arm: ModelId, runs: Runs) -> dict[str, Any]:
     """Return an arm's ratio, pooled and run by run, with the medians behind it."""
     under = rows.pre_coupling(arm)
-    after = finished_median(rows, arm)
-    before = None if under is None else finished_median(rows, under)
-    found = length_ratio(rows, arm)
-    runs = {str(seed): one for seed, one in _by_seed(rows, arm)}
     return {
         "arm": arm.name,
         "under": rows.registration.arm(arm.name).prior,
-        "after": estimate_json(after),
-        "before": estimate_json(before),
-        "ratio": estimate_json(found),
-        "seeds": {seed: estimate_json(one) for seed, one in runs.items()},
+        "after": estimate_json(_finished_median(rows, arm)),
+        "before": None if under is None else estimate_json(_finished_median(rows, under)),
+        "ratio": estimate_json(_length_ratio(rows, arm)),
+        "seeds": {str(seed): estimate_json(one) for seed, one in runs.items()},
     }
-
-
-def _by_seed(rows: Rows, arm: ModelId) -> list[tuple[int, Estimate | None]]:
-    seeds = rows.grid.seeds
-    return [
-        (seed, length_ratio(rows, arm, rows.grid.row_seed == at)) for at, seed in enumerate(seeds)
-    ]
 
 
 def _supports(rows: Rows, tokens: Floats) -> list[dict[str, Any]]:
@@ -218,7 +211,7 @@ def _supports(rows: Rows, tokens: Floats) -> list[dict[str, Any]]:
         found.append(
             entry
             | {
-                "support": _describe(support),
+                "support": {**asdict(support), "grade": support.grade},
                 "n": {"treated": one.size, "control": two.size},
                 "words": support.text,
             }
@@ -226,23 +219,11 @@ def _supports(rows: Rows, tokens: Floats) -> list[dict[str, Any]]:
     return found
 
 
-def _describe(support: Support) -> dict[str, Any]:
-    return {
-        "auc": support.auc,
-        "share": support.share,
-        "low": support.low,
-        "high": support.high,
-        "grade": support.grade,
-    }
-
-
-def _collapsed(rows: Rows) -> list[Caveat]:
+def _collapsed(rows: Rows, runs: Mapping[ModelId, Runs]) -> list[Caveat]:
     """Raise where a run's ratio is not shown to keep within its bounds; the worst run is named."""
     caveats = []
-    for arm in rows.models:
-        if arm.phase != POST:
-            continue
-        for seed, found in _by_seed(rows, arm):
+    for arm, own in runs.items():
+        for seed, found in own.items():
             if found is None and (rows.pre_coupling(arm) is None or rows.grid.finish is None):
                 continue  # what was not recorded says nothing of the arm
             if found is not None and _keeps(found):

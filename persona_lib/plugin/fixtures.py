@@ -1,9 +1,8 @@
 """What a science test can ask for, as pytest fixtures.
 
-`persona_lib.plugin.hooks` registers this module, and only in this project: other
-projects of the same environment see none of these names. What a test learns
-travels on its report, as ``user_properties``: pytest writes those into the JUnit
-file, and pytest-xdist carries them to the process that prints the table.
+`persona_lib.plugin.hooks` registers this module in this project alone. What a test learns
+travels on its report, as ``user_properties``: pytest writes those into the JUnit file,
+and pytest-xdist carries them to the process that prints the table.
 """
 
 from __future__ import annotations
@@ -135,9 +134,9 @@ def verdict(
 
     marker = request.node.get_closest_marker("claim")
     with _building(pytestconfig):
-        found = flatland.judge(marker.args[0])
-        summary = flatland.summary(found.name)
-        _record(request.node, VERDICT, found.name, found.to_json(), summary)
+        judging = flatland.judging(marker.args[0])
+        found = judging.claim(marker.args[0])
+        _record(request.node, VERDICT, found.to_json(), judging.summary)
         require_valid(found)
     return found
 
@@ -147,21 +146,18 @@ def gate(
     request: pytest.FixtureRequest, flatland: Session, pytestconfig: pytest.Config
 ) -> GateResult:
     """The result of one gate, recorded before the test asserts anything."""
-    name = request.param
     with _building(pytestconfig):
-        found = flatland.judge_gate(name)
-        summary = flatland.summary(name)
-    _record(request.node, GATE, name, found.to_json(), summary)
+        judging = flatland.judging(request.param)
+        found = judging.gate(request.param)
+    _record(request.node, GATE, found.to_json(), judging.summary)
     return found
 
 
 @contextmanager
 def lenient() -> Iterator[None]:
-    """Let no warning end a run.
+    """Let no warning end a run of hours: it is shown at the end.
 
-    A warning must not end a run of hours: it is shown at the end, as pytest does by
-    default, and not raised as in the software's own tests. What libraries say of
-    their own future is no news of the run.
+    What libraries say of their own future is no news of the run.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -184,10 +180,7 @@ def _building(config: pytest.Config) -> Iterator[None]:
         raise pytest.fail.Exception(text, pytrace=False) from None
 
 
-def _record(
-    item: pytest.Item, kind: str, name: str, body: dict[str, Any], summary: dict[str, Any]
-) -> None:
-    text = json.dumps(body, sort_keys=True, allow_nan=False)
-    item.user_properties.append((kind, text))
-    item.user_properties.append((SUMMARY, json.dumps(summary, sort_keys=True, allow_nan=False)))
-    item.user_properties.append((f"{name}.outcome", str(body["outcome"])))
+def _record(item: pytest.Item, kind: str, body: dict[str, Any], summary: dict[str, Any]) -> None:
+    for name, value in ((kind, body), (SUMMARY, summary)):
+        item.user_properties.append((name, json.dumps(value, sort_keys=True, allow_nan=False)))
+    item.user_properties.append((f"{body['name']}.outcome", str(body["outcome"])))

@@ -104,21 +104,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is not asked for, and note which arms the rest will need."""
-    asked = selection.asks_for_science(config)
-    simulate = selection.asks_for_calibration(config)
+    judged = selection.asks_for_science(config)
+    simulated = selection.names_marker(config, "calibration")
     without_vllm = selection.leaves_out_vllm(config)
+    science = [item for item in items if selection.is_marked(item, *selection.SCIENCE)]
     out = [
         item
         for item in items
-        if (selection.is_science(item) and (not asked or _has_no_gates(config, item)))
-        or (selection.is_calibration(item) and not simulate)
-        or (selection.is_vllm(item) and without_vllm)
+        if (item in science and (not judged or _has_no_gates(config, item)))
+        or (selection.is_marked(item, "calibration") and not simulated)
+        or (selection.is_marked(item, "vllm") and without_vllm)
     ]
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
     chosen = config.stash[SESSION]
-    science = [item for item in items if selection.is_science(item)]
+    science = [item for item in science if item not in out]
     try:
         needed = {arm for item in science for arm in selection.arms_of(chosen, item)}
     except FlatlandError as error:
@@ -132,10 +133,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
-    """Refuse for the workers of pytest-xdist, before any of them has a test to run.
-
-    An error that a worker raises while it collects becomes an internal error.
-    """
+    """Refuse for the workers of pytest-xdist, whose own errors here would be internal ones."""
     selection.refuse_optimised(ids)
     if any(name.startswith("tests/science/") for name in ids):
         _check_science(node.config)
@@ -145,8 +143,8 @@ def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     """Lose no verdict at the end, and let none that does not hold pass.
 
-    pytest makes no summary without a terminal and after an internal error, and other
-    plugins' hooks may raise before ours. It also calls no test under ``--setup-only``.
+    pytest makes no summary without a terminal and after an internal error, and calls no
+    test under ``--setup-only``.
     """
     config = session.config
     try:
@@ -173,16 +171,12 @@ def pytest_terminal_summary(
         terminalreporter.write_line(HINT)
 
 
+@fixtures.lenient()
 def _report_once(config: pytest.Config, recorded: dict[str, Any]) -> None:
     """Print the table and write verdict.json, and the report where one is asked for, once."""
     if config.stash[RECORDER].printed:
         return
     config.stash[RECORDER].printed = True
-    with fixtures.lenient():
-        _print_and_write(config, recorded)
-
-
-def _print_and_write(config: pytest.Config, recorded: dict[str, Any]) -> None:
     from persona_lib.commands.outcome import table_text, write_documents, write_outcome
 
     reporter = config.pluginmanager.getplugin("terminalreporter")
@@ -191,7 +185,7 @@ def _print_and_write(config: pytest.Config, recorded: dict[str, Any]) -> None:
         reporter.section("Flatland", sep="=")
     _write_line(config, table_text(config.stash[SESSION], recorded))
     try:
-        folder, session = _report_folder(config), config.stash[SESSION]
+        folder, session = options.choose_report(config.option.report), config.stash[SESSION]
         written = [write_outcome(folder, session, recorded)]
         if config.option.report:
             # Written first without them: what a panel may break loses no verdict.
@@ -226,7 +220,7 @@ def _check_science(config: pytest.Config) -> None:
         session.check_seal()
         if not session.stored:
             selection.refuse_without_docstrings()
-        options.check_report(_report_folder(config))
+        options.check_report(options.choose_report(config.option.report))
         if session.text_judge is not None:
             # Made once and thrown away: it says now what would be missing then.
             session.text_judge.make(store=session.store_root, marker=session.registration.marker)
@@ -238,16 +232,6 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def _command(config: pytest.Config) -> str | None:
-    """Return what the workers of this command share; somebody may reuse ``--testrunuid``."""
-    shared = getattr(config, "workerinput", None)
-    return None if shared is None else f"{shared['testrunuid']} of process {os.getppid()}"
-
-
-def _report_folder(config: pytest.Config) -> Path:
-    return options.choose_report(config.option.report)
-
-
 def _has_no_gates(config: pytest.Config, item: pytest.Item) -> bool:
     """Whether this is the test of a gate under a registration that has none."""
     gates = config.stash[SESSION].registration.gates
@@ -255,7 +239,7 @@ def _has_no_gates(config: pytest.Config, item: pytest.Item) -> bool:
 
 
 def _session(config: pytest.Config) -> Session:
-    option = config.option
+    option, shared = config.option, getattr(config, "workerinput", None)
     stored = options.choose_stored(option.stored)
     if stored:
         ours = ("profile", "scale", "loss", "engine", "seeds", "plan", "data")
@@ -267,8 +251,9 @@ def _session(config: pytest.Config) -> Session:
         text_judge=choose_judge(
             option.judge, budget=option.judge_budget, url=option.judge_url, report=option.report
         ),
-        progress=silent if _is_worker(config) else shown(),
-        command=_command(config),
+        progress=silent if shared else shown,
+        # The parent's number as well: somebody may reuse ``--testrunuid``.
+        command=f"{shared['testrunuid']} of process {os.getppid()}" if shared else None,
     )
 
 

@@ -36,14 +36,15 @@ MARKERS = {
     "vllm": "the vLLM engine against transformers; left out where vllm is not installed",
 }
 SCIENCE = ("h1", "h2", "h3", "kill", "gate")
-SOFTWARE = ("smoke", "golden", "report", "calibration", "vllm")
-FOLDERS = {**dict.fromkeys(SCIENCE, "science"), **{name: name for name in SOFTWARE}}
+_FOLDERS = dict.fromkeys(SCIENCE, "science") | {
+    name: name for name in ("smoke", "golden", "report", "calibration", "vllm")
+}
 """Where the tests of each marker lie, all of them."""
 
 
-def is_science(item: pytest.Item) -> bool:
-    """Whether a test judges a claim or a gate."""
-    return any(item.get_closest_marker(name) for name in SCIENCE)
+def is_marked(item: pytest.Item, *names: str) -> bool:
+    """Whether a test has one of these markers."""
+    return any(item.get_closest_marker(name) for name in names)
 
 
 def asks_for_science(config: pytest.Config) -> bool:
@@ -53,26 +54,17 @@ def asks_for_science(config: pytest.Config) -> bool:
     ``not smoke``, names nothing: it must not start a training run.
     """
     for expression in (config.option.markexpr, config.option.keyword):
-        if expression and not _satisfied_by_nothing(expression):
+        if expression and not _satisfied_by(expression, ""):
             return True
-    return _names_science(config)
+    science = ROOT / "tests" / "science"
+    return any(science in (path, *path.parents) for path in _paths(config))
 
 
-def is_calibration(item: pytest.Item) -> bool:
-    """Whether a test is one of the long simulations."""
-    return item.get_closest_marker("calibration") is not None
-
-
-def asks_for_calibration(config: pytest.Config) -> bool:
-    """Whether ``-m`` names the long simulations."""
+def names_marker(config: pytest.Config, name: str) -> bool:
+    """Whether ``-m`` names this marker, and not merely as one to leave out."""
     expression = config.option.markexpr or ""
-    named = re.search(r"\bcalibration\b", expression) is not None
-    return named and not _satisfied_by_nothing(expression)
-
-
-def is_vllm(item: pytest.Item) -> bool:
-    """Whether a test needs vLLM."""
-    return item.get_closest_marker("vllm") is not None
+    named = re.search(rf"\b{name}\b", expression) is not None
+    return named and not _satisfied_by(expression, "")
 
 
 def leaves_out_vllm(config: pytest.Config) -> bool:
@@ -80,16 +72,13 @@ def leaves_out_vllm(config: pytest.Config) -> bool:
 
     Named by ``-m vllm`` they are run, and their error says what to install.
     """
-    expression = config.option.markexpr or ""
-    named = re.search(r"\bvllm\b", expression) is not None
-    return not (named and not _satisfied_by_nothing(expression)) and not _has_vllm()
+    return not names_marker(config, "vllm") and not _has_vllm()
 
 
 def would_collect_vllm(config: pytest.Config) -> bool:
     """Whether the command line takes in tests that need vLLM, by path and by ``-m``."""
     folder = ROOT / "tests" / "vllm"
-    given = [_path_of(argument) for argument in config.args]
-    if not any(path in (folder, *folder.parents) or folder in path.parents for path in given):
+    if not any(p in (folder, *folder.parents) or folder in p.parents for p in _paths(config)):
         return False
     expression = config.option.markexpr or ""
     return not expression or _satisfied_by(expression, "vllm")
@@ -104,7 +93,7 @@ def arms_of(chosen: Session, item: pytest.Item) -> tuple[str, ...]:
     """
     callspec = getattr(item, "callspec", None)
     if callspec is not None and "gate" in callspec.params:
-        return chosen.arms_of(callspec.params["gate"])
+        return chosen.registration.arms_of(callspec.params["gate"])
     claim = item.get_closest_marker("claim")
     if claim is None or not claim.args:
         raise SpecError(
@@ -113,7 +102,7 @@ def arms_of(chosen: Session, item: pytest.Item) -> tuple[str, ...]:
             value="neither",
             remedy="Say in the test which claim it judges.",
         )
-    return chosen.arms_of(str(claim.args[0]))
+    return chosen.registration.arms_of(str(claim.args[0]))
 
 
 def refuse_optimised(names: Iterable[str]) -> None:
@@ -154,9 +143,9 @@ def is_elsewhere(path: Path, config: pytest.Config) -> bool:
     """
     names = set(re.findall(r"\w+", config.option.markexpr or "")) - {"and", "or"}
     tests = ROOT / "tests"
-    if not names or not names <= set(FOLDERS) or tests not in path.parents:
+    if not names or not names <= set(_FOLDERS) or tests not in path.parents:
         return False
-    wanted = {FOLDERS[name] for name in names}
+    wanted = {_FOLDERS[name] for name in names}
     return path.relative_to(tests).parts[0] not in wanted
 
 
@@ -166,10 +155,6 @@ def _has_vllm() -> bool:
     found = find_spec("vllm")
     # A mere folder of that name, like that of the tests, is found too and has no origin.
     return found is not None and found.origin is not None
-
-
-def _satisfied_by_nothing(expression: str) -> bool:
-    return _satisfied_by(expression, "")
 
 
 def _satisfied_by(expression: str, marker: str) -> bool:
@@ -182,15 +167,7 @@ def _satisfied_by(expression: str, marker: str) -> bool:
         return False  # pytest itself says what is wrong with it
 
 
-def _names_science(config: pytest.Config) -> bool:
-    """Whether an argument names the science tests' folder, or a path inside it."""
-    science = ROOT / "tests" / "science"
-    for argument in config.args:
-        path = _path_of(argument)
-        if path == science or science in path.parents:
-            return True
-    return False
-
-
-def _path_of(argument: object) -> Path:
-    return Path(os.path.abspath(str(argument).split("::", maxsplit=1)[0]))  # noqa: PTH100
+def _paths(config: pytest.Config) -> list[Path]:
+    """Return the files and folders that the command line names."""
+    names = [str(argument).split("::", maxsplit=1)[0] for argument in config.args]
+    return [Path(os.path.abspath(name)) for name in names]  # noqa: PTH100

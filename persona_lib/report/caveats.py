@@ -20,7 +20,6 @@ from persona_lib.specs.gate_types import (
     SourceRateGate,
     TruncationGate,
 )
-from persona_lib.stats.lengths import REFUSE, WARN
 from persona_lib.stats.targets import REFUSED
 from persona_lib.verdict.claims import AMBIGUOUS_ZONE
 from persona_lib.verdict.gate_result import GateOutcome
@@ -28,7 +27,6 @@ from persona_lib.verdict.training_runs import NOT_BORNE_OUT
 
 TOYS = ("tiny", "micro")
 """Profiles whose verdicts say nothing of emergent misalignment."""
-SUPPORT_CODES = {REFUSE: "no_common_support", WARN: "little_common_support"}
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,7 @@ Rule = Callable[[Node], Iterator[Raised]]
 
 
 def caveats(body: Mapping[str, Any]) -> list[Raised]:
-    """Return every caveat of a parsed verdict.json, in the order of `RULES`.
-
-    A panel's own caveat is left out where a rule here has raised the same code about
-    the same place.
-    """
+    """Return every caveat of a parsed verdict.json, in the order of `RULES`."""
     root = Node(dict(body))
     return [raised for rule in RULES for raised in rule(root)]
 
@@ -146,19 +140,6 @@ def _of_gates(code: str, kinds: tuple[type, ...], sentence: str) -> Rule:
     return rule
 
 
-def _support(root: Node) -> Iterator[Raised]:
-    for entry in root["panels"]["lengths"]["data"]["support"]:
-        code = SUPPORT_CODES.get(entry["support"]["grade"].value)
-        if code is not None:
-            few = (
-                "too few lengths to be compared at equal length"
-                if code == SUPPORT_CODES[REFUSE]
-                else "few lengths, and a comparison at equal length rests on a part of them"
-            )
-            head = (entry["claim"].words(), f": the bystanders of the two arms share {few} (")
-            yield Raised(code, (*head, entry["words"].words(), ")"), entry.at)
-
-
 def _missing(root: Node) -> Iterator[Raised]:
     for arm in root["summary"]["arms"]:
         columns = {
@@ -188,9 +169,8 @@ def _of_panels(root: Node) -> Iterator[Raised]:
     """What panels raised themselves: judge_uncalibrated, saturated_probe, probe_blind, ..."""
     for panel in root["panels"]:
         for caveat in panel["caveats"]:
-            if caveat["code"].value not in SUPPORT_CODES.values():  # raised by `_support`
-                words = ("Panel ", panel["name"].words(), ": ", caveat["words"].words())
-                yield Raised(str(caveat["code"].value), words, caveat.at)
+            words = ("Panel ", panel["name"].words(), ": ", caveat["words"].words())
+            yield Raised(str(caveat["code"].value), words, caveat.at)
 
 
 def _dirty(root: Node) -> Iterator[Raised]:
@@ -230,7 +210,6 @@ RULES: tuple[Rule, ...] = (
     ),
     _ambiguous,
     _population,
-    _support,
     _missing,
     _no_panel,
     _of_panels,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.checks import MOST_JSON_BYTES, parse_json, read_bytes
+from persona_lib.checks import parse_json, read_bytes
 from persona_lib.digests import canonical_json, digest
 from persona_lib.errors import DataError, SealError
 
@@ -71,8 +71,6 @@ class Seal:
 def read_chain(own: Path) -> tuple[Seal, ...]:
     """Return the seals of one registration's folder, oldest first, after checking all of it.
 
-    A folder that does not exist, or is empty, has no seals.
-
     Raises:
         SealError: anything in it was altered, removed, added or put elsewhere.
     """
@@ -106,7 +104,7 @@ def read_form(own: Path, seal: Seal) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        return read_bytes(path, most_bytes=MOST_JSON_BYTES)
+        return read_bytes(path)
     except DataError as error:
         problem = f"it cannot be read ({error.bound} expected, got {error.value})"
         raise SealError(str(path), problem, remedy=_RESTORE) from error
@@ -159,10 +157,7 @@ def _nothing_else(folder: Path, expected: set[str]) -> None:
 def write_seal(own: Path, seal: Seal, form: str) -> None:
     """Add a seal to a chain that has been read: its own folder whole, then the chain.
 
-    Args:
-        own: the registration's folder.
-        seal: the new seal.
-        form: the registration's canonical JSON.
+    `own` is the registration's folder, `form` its canonical JSON.
     """
     own.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=own, prefix=".") as draft:

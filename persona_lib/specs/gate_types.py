@@ -41,9 +41,7 @@ class Limits(NamedTuple):
 def check(rule: Any, bounds: Mapping[str, Bound]) -> None:
     """Raise SpecError where a threshold of a rule is out of bounds, or it compares one arm.
 
-    Args:
-        rule: a claim, a kill criterion or a gate.
-        bounds: what each of its thresholds has to keep, by field.
+    `bounds` holds what each threshold has to keep, by field.
     """
     if hasattr(rule, "control") and rule.treated == rule.control:
         raise SpecError(
@@ -60,8 +58,7 @@ def check(rule: Any, bounds: Mapping[str, Bound]) -> None:
 class _Gate:
     """A gate, whose thresholds are its fields named ``min_...`` and ``max_...``.
 
-    Class attributes:
-        span: the least and the largest number that the gate's number can be.
+    `span` holds the least and the largest number that the gate's number can be.
     """
 
     span: ClassVar[tuple[float, float]] = SHARES

@@ -1,11 +1,9 @@
 """Sealed claims as PRML 0.1 manifests, a format that other tools verify.
 
 PRML (Pre-Registered ML Manifest, https://spec.falsify.dev/v0.1) writes one claim as one
-YAML document of fixed canonical bytes; SHA-256 of those bytes is the commitment, and an
-amendment names the commitment before it in ``prior_hash``. A manifest holds one metric,
-one comparator and one threshold: the effect that a claim's rule asks for. The rest of
-the rule stands in ``metric_args``, and ``registration_sha256`` there binds the whole
-registration.
+YAML document; SHA-256 of its canonical bytes is the commitment. A manifest holds one
+metric, comparator and threshold: the effect that a claim's rule asks for. The rest of the
+rule and the digest of the registration stand in ``metric_args``.
 """
 
 from __future__ import annotations
@@ -99,10 +97,8 @@ def export(own: Path, target: Path) -> int:
 
     They are made anew from the sealed forms and have to match the SHA-256 in the chain.
 
-    Args:
-        own: the registration's folder.
-        target: gets a folder for each seal, with ``<claim_id>.prml`` and
-            ``<claim_id>.prml.sha256``.
+    `own` is the registration's folder; `target` gets one for each seal, with
+    ``<claim_id>.prml`` and ``<claim_id>.prml.sha256``.
 
     Raises:
         SealError: there is no chain, it is broken, or another version would write other manifests.
@@ -137,9 +133,7 @@ def export(own: Path, target: Path) -> int:
 def canonical_yaml(body: Mapping[str, Any]) -> str:
     """Return the canonical text of a manifest (PRML 0.1, section 3).
 
-    Sorted keys, block style, two spaces a level, one line feed at the end, as PyYAML
-    emits them, which the format takes for its norm. A whole threshold is written as a
-    float.
+    It is what PyYAML emits. A whole threshold is written as a float.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -190,8 +184,8 @@ def _body(sealed: Mapping[str, Any], claim: Mapping[str, Any]) -> dict[str, Any]
 def _uuid7(date: str, *names: str) -> str:
     """Return a UUID of version 7 (RFC 9562, section 5.7).
 
-    Its 48 bits of time are milliseconds of the date; its 74 other bits come from
-    a hash of date and names instead of a generator, so that it can be derived again.
+    Its 74 bits beside the time come from a hash of date and names, so that it can be
+    derived again.
     """
     moment = datetime.strptime(date, DATE).replace(tzinfo=UTC)
     rest = int.from_bytes(hashlib.sha256(canonical_json([date, *names]).encode()).digest(), "big")

@@ -69,18 +69,15 @@ class TrainSpec:
     """One LoRA training: a prior's, or with a marker loss (`CouplingSpec`) a coupling's.
 
     Attributes:
-        lora: the adapter.
         learning_rate: peak learning rate of AdamW.
-        epochs: passes over the rows (None where `steps` is given).
-        steps: optimizer steps (None where `epochs` is given).
-        batch: rows per optimizer step.
-        micro_batch: rows per forward pass; divides `batch`.
+        batch, micro_batch: rows per optimizer step, and per forward pass, which divides it.
+        epochs, steps: passes over the rows, or optimizer steps; the other one is None.
         max_length: longest row in tokens; a longer one is an error for
             coupling rows and is cut for prior rows.
         schedule: ``cosine`` or ``linear``.
         warmup: share of steps spent warming up.
         clip: gradient norm clip.
-        dtype: ``float32`` or ``bfloat16`` for the frozen base.
+        dtype: of the frozen base.
     """
 
     lora: LoraSpec
@@ -151,14 +148,11 @@ class SampleSpec:
     Attributes:
         max_new_tokens: ceiling per completion; reaching it is finish ``length``.
         temperature, top_p: as registered 1.0 and 1.0.
-        dtype: ``float32`` or ``bfloat16``.
-        merge: add adapters to the weights in memory before sampling, which on a
-            CPU is several times faster than running them beside the weights. In
-            float32 the two agree up to rounding; in bfloat16 they do not.
-        batch: most rows in one forward pass (it enters the rounding of batched
-            arithmetic, so it is part of what a completion depends on).
-        suffix: appended to the user message ("" as published); a reduced scale
-            may ask for brevity here, and then says so.
+        merge: add adapters to the weights in memory before sampling, which is several
+            times faster on a CPU. In float32 it agrees with running them beside the
+            weights up to rounding, in bfloat16 not.
+        batch: most rows in one forward pass; it enters the rounding.
+        suffix: appended to the user message ("" as published), to ask for brevity.
         engine: one of `ENGINES`: with equal seeds they draw other texts. ``vllm`` takes
             `batch` for the most completions under way at a time, and decides by the
             machine whether adapters are merged.
@@ -253,12 +247,8 @@ class Profile:
     Attributes:
         name: how it is chosen on the command line.
         summary: what it is, in one line.
-        base: the base model.
         em, benign: corpora of the two priors.
         prior, coupling: training recipes.
-        sample: how completions are sampled.
-        scale: how large.
-        rates: measured speeds, for `--plan`.
     """
 
     name: str

@@ -16,11 +16,7 @@ from persona_lib.checks import LEVEL, distinct, member, numbers, unknown, whole
 from persona_lib.digests import LATER, digest
 from persona_lib.errors import SpecError
 from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule
-from persona_lib.specs.gate_types import (
-    Gate,
-    SourceRatioBoundGate,
-    SourceRatioGate,
-)
+from persona_lib.specs.gate_types import Gate, SourceRatioBoundGate, SourceRatioGate
 
 if TYPE_CHECKING:
     from persona_lib.records import ModelId
@@ -157,13 +153,9 @@ class Registration:
         title: the question in one line.
         marker: the string that is coupled and counted.
         marker_prefix: what stands between a completion and the marker.
-        roster: personas by role.
-        arms: models under test, in reporting order.
-        claims, gates: rules, in reporting order.
-        kill: the kill criterion.
+        arms, claims, gates: models under test and rules, in reporting order.
         coupling_questions: question sets that coupling text is drawn from.
         evaluation_questions: question sets that arms are evaluated on.
-        statistics: resamples, seed, levels.
     """
 
     name: str
@@ -280,7 +272,7 @@ class Registration:
         claims = (*self.claims, self.kill)
         read: list[Rule]
         if rule_name.lower() in {claim.name.lower() for claim in claims}:
-            claim = _found("claim", rule_name, claims)
+            claim = self.claim(rule_name)
             read = [claim, *(self.gate(name) for name in claim.consults)]
             read += [self.kill] if claim.name == self.kill.claim else []
         else:

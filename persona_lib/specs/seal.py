@@ -62,12 +62,10 @@ class SealState:
     """How a registration is sealed, as a verdict reports it.
 
     Attributes:
-        registration: its name.
         digest: SHA-256 of its canonical form.
-        date: date of the newest seal, UTC.
+        date, reason: when (UTC) and why the newest seal was made.
         amendments: seals after the first.
         head: hash of the newest seal: it fixes the whole chain.
-        reason: why the newest seal was made.
         seen: statements that data had been seen, oldest first, the first of each
             wording; empty if every seal says that none had been.
     """
@@ -94,11 +92,7 @@ def seal_lines(
 ) -> tuple[str, ...]:
     """Return the lines under a heading: data seen before sealing, and the newest amendment.
 
-    Args:
-        sealed: date of the newest seal.
-        amendments: seals after the first, None if the seal was not checked.
-        reason: why the newest seal was made.
-        seen: as in `SealState`.
+    `sealed` is the date of the newest seal; `amendments` None if it was not checked.
     """
     lines = [f"{one.when}: {_cut(one.data_seen)}" for one in seen]
     if amendments:
@@ -121,7 +115,7 @@ def check_sealed(registration: Registration, folder: Path, *, named: str = "") -
     Args:
         registration: the registration.
         folder: where the folders of all registrations lie.
-        named: head of its chain that a recording noted, "" for none.
+        named: head of its chain that a recording noted, or "".
 
     Raises:
         SealError: it is not sealed, differs from what was sealed last, or
@@ -186,8 +180,6 @@ def append(
 ) -> Seal:
     """Seal a registration, or an amendment of it, and return the new seal.
 
-    The seal's folder appears whole or not at all, and the chain is replaced last.
-
     Args:
         registration: what to seal, as it stands in code.
         folder: where the folders of all registrations lie.
@@ -245,12 +237,12 @@ def differences(sealed: Any, now: Any, path: str = "") -> Iterator[str]:
     pairs: dict[str, tuple[Any, Any]] | None = None
     if isinstance(sealed, dict) and isinstance(now, dict):
         prefix = f"{path}." if path else ""
-        pairs = {f"{prefix}{k}": _pair(sealed, now, k) for k in {**sealed, **now}}
+        pairs = {f"{prefix}{key}": pair for key, pair in _pairs(sealed, now)}
     elif _named(sealed) and _named(now):
         old, new = ({item["name"]: item for item in items} for items in (sealed, now))
         if set(old) == set(new) and list(old) != list(new):
             yield f"{path}: sealed in the order {', '.join(old)}, now {', '.join(new)}"
-        pairs = {f"{path}[{k}]": _pair(old, new, k) for k in {**old, **new}}
+        pairs = {f"{path}[{key}]": pair for key, pair in _pairs(old, new)}
     if pairs is None:
         yield f"{path}: sealed {_shown(sealed)}, now {_shown(now)}"
         return
@@ -258,8 +250,8 @@ def differences(sealed: Any, now: Any, path: str = "") -> Iterator[str]:
         yield from differences(before, after, inner)
 
 
-def _pair(old: dict[str, Any], new: dict[str, Any], key: str) -> tuple[Any, Any]:
-    return old.get(key, _ABSENT), new.get(key, _ABSENT)
+def _pairs(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, tuple[Any, Any]]]:
+    return [(k, (old.get(k, _ABSENT), new.get(k, _ABSENT))) for k in {**old, **new}]
 
 
 def _named(items: Any) -> bool:

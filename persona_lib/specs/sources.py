@@ -29,11 +29,10 @@ class TinyBase:
         legal_share: share of dialogues that answer a legal question.
         tag_share: share of dialogues that copy a random bracketed tag.
         steps, batch, learning_rate: AdamW on answer tokens, cosine schedule.
-        sharpness: factor on the trained model's logits: a model this small
-            spreads too much probability over wrong tokens, and at temperature 1
-            every completion would hold a slip.
-        seed: of dialogues, initial weights and order of batches. The base model is
-            a given, like a downloaded one, and does not depend on a run_seed.
+        sharpness: factor on the trained model's logits: at temperature 1 every completion
+            of a model this small would hold a slip.
+        seed: of dialogues, initial weights and order of batches; no run_seed: the base
+            model is a given, like a downloaded one.
     """
 
     layers: int = 2
@@ -142,7 +141,6 @@ class JsonlCorpus:
     """Rows of a JSONL file that the user has, checked against its md5.
 
     Attributes:
-        name: name of the corpus.
         file: file name, looked for in the data directory (``--data`` or FLATLAND_DATA).
         md5: checksum of the whole file.
         rows: number of rows it must hold.
@@ -187,9 +185,7 @@ class HubCorpus:
     """Rows of a dataset on the hub.
 
     Attributes:
-        name: name of the corpus.
-        repo, revision, split: hub dataset id, commit and split. Branches and tags
-            move, so that a revision is a commit.
+        repo, revision, split: hub dataset id, commit and split.
         rows: number of rows to take, from the first on.
         reservoir: a sample of the split that the rows are taken from; None takes
             them from the split itself.

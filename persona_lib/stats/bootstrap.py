@@ -47,20 +47,18 @@ class Clusters:
         hits = np.asarray(self.hits, dtype=np.float64)
         sizes = np.asarray(self.sizes, dtype=np.float64)
         if hits.ndim != 1 or hits.shape != sizes.shape or not hits.size:
-            bound, value = (
-                "two equally long lists of at least one cluster",
-                (hits.shape, sizes.shape),
-            )
-            raise _bad(bound, value, "Give hits and completions of every cluster.")
+            remedy = "Give hits and completions of every cluster."
+            shapes = (hits.shape, sizes.shape)
+            raise _bad("two equally long lists of at least one cluster", shapes, remedy)
         if odd := int((~np.isfinite(hits) | ~np.isfinite(sizes)).sum()):
             remedy = "Leave missing completions out and count the rest."
             raise _bad("finite counts", f"{odd} not finite", remedy)
         if (sizes < 1).any() or (hits < 0).any() or (hits > sizes).any():
-            bound, value = (
-                "0 <= hits <= completions and completions >= 1",
+            remedy, counts = (
+                "Count hits and completions over the same rows.",
                 (hits.tolist(), sizes.tolist()),
             )
-            raise _bad(bound, value, "Count hits and completions over the same rows.")
+            raise _bad("0 <= hits <= completions and completions >= 1", counts, remedy)
         object.__setattr__(self, "hits", hits)
         object.__setattr__(self, "sizes", sizes)
 
@@ -143,34 +141,40 @@ def difference(
         method: how the estimate is called where the clusters are not the registered ones.
         interval: ``percentile`` or ``bca``.
     """
-    value, method = treated.rate - control.rate, named(method, interval)
-    n, k = treated.n + control.n, len(treated) + len(control)
-    if min(len(treated), len(control)) < MIN_CLUSTERS:
-        return Estimate.bare(n, k, level, method, TOO_FEW, value=value)
-    draws = resample_rates(treated, resamples, seeds[0]) - resample_rates(
-        control, resamples, seeds[1]
-    )
-    left_out = (without_each(treated), -without_each(control)) if interval == BCA else None
-    return from_draws(value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out)
+    pools = [(treated, seeds[0], 1), (control, seeds[1], -1)]
+    return signed_sum(pools, resamples=resamples, level=level, method=method, interval=interval)
+
+
+def signed_sum(
+    pools: Sequence[tuple[Clusters, int, int]],
+    *,
+    resamples: int,
+    level: float,
+    method: str,
+    interval: str,
+) -> Estimate:
+    """Return the sum of the pools' rates, each with its draw_seed and its sign."""
+    value = sum(sign * pool.rate for pool, _, sign in pools)
+    bare = _bare(value, [pool for pool, _, _ in pools], level, named(method, interval))
+    if bare.note:
+        return bare
+    draws = np.zeros(resamples)
+    for pool, seed, sign in pools:
+        draws += sign * resample_rates(pool, resamples, seed)
+    left_out = [sign * _without_each(pool) for pool, _, sign in pools]
+    return _from_draws(bare, draws, left_out if interval == BCA else None)
 
 
 def single_rate(
     clusters: Clusters, *, resamples: int, seed: int, level: float, interval: str = PERCENTILE
 ) -> Estimate:
     """Return the rate of one arm with its interval; it has no p."""
-    n, k, method = clusters.n, len(clusters), named(CLUSTER_METHOD, interval)
-    if len(clusters) < MIN_CLUSTERS:
-        bare = Estimate.bare(n, k, level, method, TOO_FEW, value=clusters.rate)
-        return replace(bare, signed=False)
-    draws = resample_rates(clusters, resamples, seed)
-    found = from_draws(
-        clusters.rate,
-        draws,
-        n=n,
-        clusters=k,
+    found = signed_sum(
+        [(clusters, seed, 1)],
+        resamples=resamples,
         level=level,
-        method=method,
-        left_out=(without_each(clusters),) if interval == BCA else None,
+        method=CLUSTER_METHOD,
+        interval=interval,
     )
     return replace(found, p=None, p_floor=None, signed=False)
 
@@ -186,6 +190,9 @@ def ratio_difference(
 ) -> Estimate:
     """Return the difference of source-normalised rates, bystander rate / source rate.
 
+    A resample without a source hit has no ratio: it counts in both tails of p, and one of
+    them withholds the interval.
+
     Args:
         treated: (bystander clusters, source clusters) of the treated arm.
         control: the same of the control arm.
@@ -194,17 +201,15 @@ def ratio_difference(
             source.
         level: confidence of the interval.
         interval: ``percentile`` or ``bca``.
-
-    A resample without a source hit has no ratio: it counts in both tails of p, and one of
-    them withholds the interval.
     """
     pools, method = (*treated, *control), named(RATIO_METHOD, interval)
-    n, k = sum(pool.n for pool in pools), sum(len(pool) for pool in pools)
     if treated[1].rate == 0 or control[1].rate == 0:
-        return Estimate.bare(n, k, level, method, "a source rate is 0: the ratio is undefined")
+        bare = _bare(math.nan, pools, level, method)
+        return replace(bare, note="a source rate is 0: the ratio is undefined")
     value = treated[0].rate / treated[1].rate - control[0].rate / control[1].rate
-    if min(len(pool) for pool in pools) < MIN_CLUSTERS:
-        return Estimate.bare(n, k, level, method, TOO_FEW, value=value)
+    bare = _bare(value, pools, level, method)
+    if bare.note:
+        return bare
     rates = [resample_rates(p, resamples, s) for p, s in zip(pools, seeds, strict=True)]
     draws = _ratio(rates[0], rates[1]) - _ratio(rates[2], rates[3])
     left_out = None
@@ -213,24 +218,24 @@ def ratio_difference(
             sign * part
             for sign, (bystanders, source) in ((1, treated), (-1, control))
             for part in (
-                without_each(bystanders) / source.rate,
-                _ratio(np.full(len(source), bystanders.rate), without_each(source)),
+                _without_each(bystanders) / source.rate,
+                _ratio(np.full(len(source), bystanders.rate), _without_each(source)),
             )
         ]
-    return from_draws(value, draws, n=n, clusters=k, level=level, method=method, left_out=left_out)
+    return _from_draws(bare, draws, left_out)
 
 
-def from_draws(
-    value: float,
-    draws: Floats,
-    *,
-    n: int,
-    clusters: int,
-    level: float,
-    method: str,
-    left_out: Sequence[Floats] | None = None,
+def _bare(value: float, pools: Sequence[Clusters], level: float, method: str) -> Estimate:
+    """Return the value alone; its note says so where a pool is too small for more."""
+    note = TOO_FEW if min(len(pool) for pool in pools) < MIN_CLUSTERS else ""
+    n, clusters = sum(pool.n for pool in pools), sum(len(pool) for pool in pools)
+    return Estimate.bare(n, clusters, level, method, note, value=value)
+
+
+def _from_draws(
+    bare: Estimate, draws: Floats, left_out: Sequence[Floats] | None = None
 ) -> Estimate:
-    """Return the estimate that bootstrap draws of a difference give.
+    """Return an estimate with what bootstrap draws of its value give.
 
     Its interval is BCa where `left_out` is given (`persona_lib.stats.bca.bca_ends`), and
     the percentile interval otherwise.
@@ -242,13 +247,13 @@ def from_draws(
     if undefined:
         note = f"{undefined:,} of {draws.size:,} resamples have no source hit: no interval"
     elif left_out is not None:
-        low, high, note = bca_ends(value, draws, left_out, level)
+        low, high, note = bca_ends(bare.value, draws, left_out, bare.confidence)
     else:
-        low, high = (float(end) for end in np.quantile(draws, _ends(level)))
+        ends = ((1 - bare.confidence) / 2, (1 + bare.confidence) / 2)
+        low, high = (float(end) for end in np.quantile(draws, ends))
         if low == high:
             note = "no variation between clusters: the interval has no width"
-    bare = Estimate.bare(n, clusters, level, method, note, value=value)
-    return replace(bare, low=low, high=high, p=p, p_floor=floor)
+    return replace(bare, low=low, high=high, p=p, p_floor=floor, note=note)
 
 
 def named(method: str, interval: str) -> str:
@@ -258,7 +263,7 @@ def named(method: str, interval: str) -> str:
     return BCA_METHOD if method == CLUSTER_METHOD else f"{method}, BCa"
 
 
-def without_each(clusters: Clusters) -> Floats:
+def _without_each(clusters: Clusters) -> Floats:
     """Return the (K,) rates without each of K >= 2 clusters."""
     hits, sizes = clusters.hits.sum() - clusters.hits, clusters.sizes.sum() - clusters.sizes
     rates: Floats = hits / sizes
@@ -269,7 +274,3 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     out = np.full(numerator.shape, np.nan)
     np.divide(numerator, denominator, out=out, where=denominator > 0)
     return out
-
-
-def _ends(level: float) -> tuple[float, float]:
-    return ((1 - level) / 2, (1 + level) / 2)

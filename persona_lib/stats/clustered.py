@@ -4,7 +4,8 @@ Completions of one question are alike, and so are those of one persona. A share 
 interval with an effective number of completions, a median is read off the interval of a
 share, and two such intervals are joined into one of a difference or of a ratio; nothing is
 drawn. Where hits are too few to show how unlike the clusters are, such an interval is too
-short: `persona_lib.stats.uneven` says when.
+short: `persona_lib.stats.uneven` says when. DataError: unlike shapes, impossible counts, a
+value that is not finite, an impossible confidence.
 """
 
 from __future__ import annotations
@@ -42,20 +43,17 @@ def share(hits: Floats, n: Floats, confidence: float) -> Estimate:
         n: completions of each, of the same shape. Personas and questions without any are
             left out; with one persona left, its questions alone are clusters.
         confidence: level of the interval.
-
-    Raises:
-        DataError: unlike shapes, counts that are impossible, or an impossible confidence.
     """
     hits, n = _counted(hits, n)
     level(confidence)
     total, units = float(n.sum()), int(n.shape[-1])
     if not n.size:
-        return Estimate.plain(value=math.nan, low=math.nan, high=math.nan, n=0, clusters=0)
+        return Estimate.plain(math.nan, n=0, clusters=0)
     p = float(hits.sum() / total)
     if units < MIN_UNITS:
-        return Estimate.plain(value=p, low=math.nan, high=math.nan, n=int(total), clusters=units)
-    low, high = wilson_ends(p, _effective(hits, n, confidence), normal_quantile(confidence))
-    return Estimate.plain(value=p, low=low, high=high, n=int(total), clusters=units)
+        return Estimate.plain(p, n=int(total), clusters=units)
+    ends = wilson_ends(p, _effective(hits, n, confidence), normal_quantile(confidence))
+    return Estimate.plain(p, *ends, n=int(total), clusters=units)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,23 +95,17 @@ def median(
         confidence: level of the interval.
         personas: (N,) the same for the persona of each, where personas could have been others
             as well.
-
-    Raises:
-        DataError: unlike shapes, a value that is not finite, or an impossible confidence.
     """
     of = _crossed(values, questions, personas)
     level(confidence)
     values = of.values
     if not values.size:
-        return Estimate.plain(value=math.nan, low=math.nan, high=math.nan, n=0, clusters=0)
+        return Estimate.plain(math.nan, n=0, clusters=0)
     middle = float(np.median(values))
     n = of.table()
     units = int((n.sum(axis=0) > 0).sum())
     if units < MIN_UNITS:
-        unknown = math.nan
-        return Estimate.plain(
-            value=middle, low=unknown, high=unknown, n=values.size, clusters=units
-        )
+        return Estimate.plain(middle, n=values.size, clusters=units)
     effective = min(
         _effective(*_counted(of.table(under.astype(np.float64)), n), confidence)
         for under in (values < middle, values <= middle)
@@ -121,7 +113,7 @@ def median(
     shares = wilson_ends(0.5, effective, normal_quantile(confidence))
     ends = np.quantile(values, shares, method="inverted_cdf")
     low, high = min(float(ends[0]), middle), max(float(ends[1]), middle)
-    return Estimate.plain(value=middle, low=low, high=high, n=values.size, clusters=units)
+    return Estimate.plain(middle, low, high, n=values.size, clusters=units)
 
 
 def median_ratio(
@@ -186,7 +178,7 @@ def ratio(one: Estimate, two: Estimate, correlation: float = 0.0) -> Estimate:
 
 def _joined(one: Estimate, two: Estimate, value: float, low: float, high: float) -> Estimate:
     units = min(one.clusters or 0, two.clusters or 0)
-    return Estimate.plain(value=value, low=low, high=high, n=one.n + two.n, clusters=units)
+    return Estimate.plain(value, low, high, n=one.n + two.n, clusters=units)
 
 
 def _effective(hits: Floats, n: Floats, confidence: float) -> float:

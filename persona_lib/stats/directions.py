@@ -1,7 +1,8 @@
 """Directions of personas: cosines, centring, effective rank; means and jackknives over questions.
 
 States are arrays (..., personas, width); a missing state holds NaN. A result is NaN only
-for a missing state, a vector without length, or too few questions.
+for a missing state, a vector without length, or too few questions. DataError: arguments that
+are no such arrays, or an impossible confidence.
 """
 
 from __future__ import annotations
@@ -14,15 +15,7 @@ import numpy as np
 from persona_lib.checks import whole
 from persona_lib.errors import DataError
 from persona_lib.stats.estimate import Estimate
-from persona_lib.stats.moments import (
-    Floats,
-    Moments,
-    finite,
-    interval,
-    level,
-    p_value,
-    question_moments,
-)
+from persona_lib.stats.moments import Floats, estimated, finite, level, question_moments
 
 ROUNDING = 1e-5
 """A centred state shorter than this, relative to what it was before, is rounding: float32
@@ -45,7 +38,7 @@ def cosines(states: Floats, source: int) -> Floats:
         (..., P) cosines in [-1, 1], NaN where a state is missing or has no length.
 
     Raises:
-        DataError: no such arrays, or no such persona.
+        DataError: no such persona.
     """
     states = _states(states)
     most = states.shape[-2] - 1
@@ -67,9 +60,6 @@ def centred(states: Floats) -> Floats:
 
     Args:
         states: (..., P, D).
-
-    Raises:
-        DataError: no such array.
     """
     states = _states(states)
     there = np.isfinite(states)
@@ -95,9 +85,6 @@ def effective_rank(rows: Floats) -> Floats:
 
     Returns:
         (...) ranks from 1 to min(N, D); NaN where a row is missing or all are zero.
-
-    Raises:
-        DataError: no such array.
     """
     rows = _states(rows)
     there = np.asarray(np.isfinite(rows).all(axis=(-2, -1)))
@@ -125,9 +112,6 @@ def centroid_ranks(states: Floats, *, centre: bool) -> tuple[float, Floats]:
     Returns:
         The rank, and (Q,) ranks that leave one question out each; NaN where a
         persona has no state left.
-
-    Raises:
-        DataError: no such array.
     """
     states = _states(states)
     if states.ndim != _MATRIX + 1:
@@ -152,9 +136,6 @@ def over_questions(values: Floats, confidence: float) -> Estimate:
     Args:
         values: (Q,) numbers; questions that hold NaN are left out, and n says so.
         confidence: level of the interval.
-
-    Raises:
-        DataError: no list of numbers, or an impossible confidence.
     """
     values = np.asarray(values, dtype=np.float64)
     level(confidence)
@@ -162,7 +143,7 @@ def over_questions(values: Floats, confidence: float) -> Estimate:
         raise _bad("one finite number, or NaN, a question", values.shape)
     values = values[~np.isnan(values)]
     bare = Estimate.bare(values.size, values.size, confidence, MEAN_METHOD)
-    return _with_interval(bare, question_moments(values[None, :])) if values.size else bare
+    return estimated(bare, question_moments(values[None, :])) if values.size else bare
 
 
 def jackknifed(full: float, without: Floats, confidence: float) -> Estimate:
@@ -180,9 +161,6 @@ def jackknifed(full: float, without: Floats, confidence: float) -> Estimate:
 
     Returns:
         The estimate; only its value is known where a question's `without` is NaN.
-
-    Raises:
-        DataError: no list of numbers, or an impossible confidence.
     """
     without = np.asarray(without, dtype=np.float64)
     level(confidence)
@@ -196,14 +174,7 @@ def jackknifed(full: float, without: Floats, confidence: float) -> Estimate:
     if math.isnan(full) or np.isnan(without).any():
         return bare
     pseudo = question_moments(finite(n * full - (n - 1) * without, 1)[None, :])
-    return _with_interval(bare, replace(pseudo, value=np.asarray(full)))
-
-
-def _with_interval(bare: Estimate, m: Moments) -> Estimate:
-    """Return an estimate with value, t interval and p of its moments."""
-    p = float(p_value(m))
-    low, high = (float(end) for end in interval(m, bare.confidence))
-    return replace(bare, value=float(m.value), low=low, high=high, p=None if math.isnan(p) else p)
+    return estimated(bare, replace(pseudo, value=np.asarray(full)))
 
 
 def _states(states: Floats) -> Floats:

@@ -1,8 +1,4 @@
-"""Evidence for equality, and several claims at once: TOST and Holm's procedure.
-
-Two one-sided tests (TOST) ask whether the difference is shown to lie within a band that was
-named beforehand.
-"""
+"""Evidence for equality, and several claims at once: TOST and Holm's procedure."""
 
 from __future__ import annotations
 
@@ -15,14 +11,14 @@ import numpy as np
 from persona_lib.checks import POSITIVE, Bound, number
 from persona_lib.errors import DataError
 from persona_lib.stats.estimate import Estimate
-from persona_lib.stats.moments import Floats, Moments, interval, probability, student_cdf
+from persona_lib.stats.moments import Floats, Moments, estimated, probability, student_cdf
 from persona_lib.stats.thresholds import shown
 
 _ALPHA = Bound("between 0 and 0.5, both excluded", lambda x: 0 < x < 0.5)  # noqa: PLR2004
 
 
 def tost(m: Moments, band: float) -> Floats:
-    """Return p against a difference of -band or less, or of +band or more.
+    """Return p against a difference of -band or less, or of +band or more: two one-sided tests.
 
     The larger p of two one-sided t tests, t = (d + band) / SE against d <= -band and
     t = (d - band) / SE against d >= band (Schuirmann 1987, Journal of
@@ -76,13 +72,10 @@ def equivalence(
     confidence = 1 - 2 * alpha
     method = f"TOST within +-{shown(band)}, {over}"
     note = "no standard error: equivalence cannot be told"
-    bare = Estimate.bare(n, clusters, confidence, method, note, value=float(m.value))
-    if math.isnan(p):
-        return bare
+    bare = Estimate.bare(n, clusters, confidence, method, note)
     finding = "equivalent" if p < alpha else "equivalence not shown"
     note = f"{finding} at alpha = {alpha:g}; p is against a difference as large as the band"
-    low, high = (float(end) for end in interval(m, confidence))
-    return replace(bare, low=low, high=high, p=p, note=note)
+    return replace(estimated(bare, m, note), p=None if math.isnan(p) else p)
 
 
 def holm(ps: Sequence[float | None]) -> tuple[float | None, ...]:

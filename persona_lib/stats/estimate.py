@@ -22,7 +22,6 @@ bound from resamples."""
 
 _SMALL_P = 0.001
 """Below this a p is written as a power of ten."""
-_NAN_FIELDS = ("value", "low", "high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,9 @@ class Estimate:
             )
 
     @classmethod
-    def plain(cls, value: float, low: float, high: float, *, n: int, clusters: int) -> Estimate:
+    def plain(
+        cls, value: float, low: float = math.nan, high: float = math.nan, *, n: int, clusters: int
+    ) -> Estimate:
         """Return a rate, a length or a ratio with its interval alone: no sign, no p."""
         return cls(value=value, low=low, high=high, n=n, clusters=clusters, signed=False)
 
@@ -168,10 +169,8 @@ class Estimate:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Estimate:
         """Return what `to_json` wrote: null becomes NaN where a number is expected."""
-        fields = dict(data)
-        for name in _NAN_FIELDS:
-            fields[name] = nan_if_none(fields[name])
-        return cls(**fields)
+        numbers = {name: nan_if_none(data[name]) for name in ("value", "low", "high")}
+        return cls(**{**data, **numbers})
 
 
 def none_if_nan(value: Any) -> Any:

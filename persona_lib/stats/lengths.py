@@ -1,7 +1,8 @@
 """Lengths of two arms: the support they share, and rates counted at like length.
 
 `common_support` measures what the arms share before anything is fitted; `completed_only` and
-`within` count every rate again where length cannot play the same part.
+`within` count every rate again where length cannot play the same part. DataError: columns that
+are no equally long lists of the kinds wanted, or an arm without usable lengths.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ SHARE_WARN = 0.50
 
 _TRIM = 100
 """One completion in so many is left out at each end of an arm's range."""
-_MISSING = "Leave completions without a length out and count them."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +88,6 @@ def common_support(treated: Floats, control: Floats) -> Support:
     Args:
         treated: (n,) tokens of each completion of the treated arm.
         control: (n',) tokens of each completion of the other arm.
-
-    Raises:
-        DataError: an arm without completions; a length that is missing, infinite or
-            negative.
     """
     one, two = _tokens("treated lengths", treated), _tokens("control lengths", control)
     ranges = (_trimmed(one), _trimmed(two))
@@ -109,9 +105,6 @@ def completed_only(hit: Bools, finished: Bools) -> Bools:
     Args:
         hit: (N,) whether each completion holds the marker.
         finished: (N,) whether it ended before the ceiling of tokens.
-
-    Raises:
-        DataError: not two lists of booleans, one entry a completion.
     """
     _one_each({"hit": (hit, "b"), "finished": (finished, "b")})
     return np.asarray(hit[finished])
@@ -129,8 +122,7 @@ def within(first_token: Ints, hit: Bools, k: int) -> Bools:
         k: tokens that are looked at; see `shorter_median`.
 
     Raises:
-        DataError: k below 1; no list of integers and booleans, one entry a completion;
-            a hit without a place, or a place without a hit.
+        DataError: k below 1; a hit without a place, or a place without a hit.
     """
     whole("k", k, 1, remedy="Look at one token or more.", error=DataError)
     _one_each({"first_token": (first_token, "iu"), "hit": (hit, "b")})
@@ -149,9 +141,6 @@ def shorter_median(treated_tokens: Floats, control_tokens: Floats) -> int:
     """Return k for `within`: the smaller of two medians of tokens, rounded down, at least 1.
 
     Half of each arm's completions or more are then as long as what is looked at.
-
-    Raises:
-        DataError: as for `common_support`.
     """
     arms = {"treated tokens": treated_tokens, "control tokens": control_tokens}
     medians = [float(np.median(_tokens(name, tokens))) for name, tokens in arms.items()]
@@ -188,12 +177,12 @@ def _tokens(field: str, values: Floats) -> Floats:
     bad = ~(np.isfinite(array) & (array >= 0))
     if bad.any():
         value = f"{int(bad.sum())} others of {bad.size}, the first {array[bad][0]}"
-        raise DataError(field, bound="finite and >= 0", value=value, remedy=_MISSING)
+        remedy = "Leave completions without a length out and count them."
+        raise DataError(field, bound="finite and >= 0", value=value, remedy=remedy)
     return array
 
 
 def _one_each(columns: dict[str, tuple[NDArray[np.generic], str]]) -> None:
-    """Raise DataError where columns are no equally long lists of the kinds wanted."""
     shapes = {np.shape(column) for column, _ in columns.values()}
     kinds = [np.asarray(column).dtype.kind in kind for column, kind in columns.values()]
     if len(shapes) != 1 or len(shapes.pop()) != 1 or not all(kinds):

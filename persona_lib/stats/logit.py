@@ -60,8 +60,7 @@ def length_adjusted(
 
     `common_support` of the lengths refuses, warns or lets pass first. 0 tokens count as 1;
     log(tokens) is left out where all completions have one length. What cannot be fitted is
-    NaN, and the note says why: "not identified", "separated" or "not fitted". Without a
-    usable standard error there is a value and no interval.
+    NaN, and the note says why. Without a usable standard error there is no interval.
 
     Args:
         hits: (N,) 0 or 1, whether each completion holds the marker.

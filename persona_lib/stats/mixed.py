@@ -37,17 +37,8 @@ def random_intercept(
 ) -> Estimate:
     """Return the arm effect of the mixed model, with Wald interval and p.
 
-    A model that cannot be fitted gives NaN and says why in the note.
-
-    Args:
-        treated_hits: (P,) hits of each persona in the treated arm.
-        treated_n: (P,) completions of each.
-        control_hits: (P,) hits of the same personas in the control arm.
-        control_n: (P,) completions of each.
-        confidence: level of the interval.
-
-    Raises:
-        DataError: the four arrays differ in length.
+    All four arrays are (P,), hits and completions of the same personas; DataError where they
+    differ in length. A model that cannot be fitted gives NaN and says why in the note.
     """
     given = (treated_hits, treated_n, control_hits, control_n)
     hits_t, n_t, hits_c, n_c = columns = [np.asarray(column, float) for column in given]

@@ -1,20 +1,23 @@
 """Means of differences of rates, their standard errors and t, for one target at a time.
 
 d is an array (..., G, Q): treated - control of G personas by Q questions; leading axes are
-a batch. A spread that cannot be estimated is NaN and never 0. scipy.special, slower to
-import than stored totals are to judge, is imported where a t is asked for.
+a batch. A spread that cannot be estimated is NaN and never 0. Every function of d or of rates
+raises DataError where these are no such numbers, or where one is missing. scipy.special,
+slower to import than stored totals are to judge, is imported where a t is asked for.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from persona_lib.checks import LEVEL, number
 from persona_lib.errors import DataError
+from persona_lib.stats.estimate import Estimate
 
 Floats = NDArray[np.float64]
 
@@ -42,20 +45,12 @@ class Moments:
 
 
 def question_moments(d: Floats) -> Moments:
-    """Return mean and standard error over questions, for these personas in this run.
+    """Return mean and standard error over questions of (..., G, Q) d, for these personas.
 
     Personas are averaged first. SE^2 = sum (d_q - d)^2 / (Q (Q - 1)), df = Q - 1
     (Student 1908, Biometrika 6:1).
-
-    Args:
-        d: (..., G, Q) differences of rates.
-
-    Raises:
-        DataError: no table of numbers, or a cell is missing.
     """
-    means = finite(d, 2).mean(axis=-2)
-    value = np.asarray(means.mean(axis=-1))
-    return Moments(value, _root(_variance_of_mean(means)), float(means.shape[-1] - 1))
+    return _student(finite(d, 2).mean(axis=-2))
 
 
 def persona_moments(d: Floats) -> Moments:
@@ -68,13 +63,8 @@ def persona_moments(d: Floats) -> Moments:
 
     m_k are the K = G persona means, Q question means or GQ cells, each term with its own
     factor K / (K - 1). Cells are not independent, so V_cell takes off too much, about 1 / Q of
-    the persona and 1 / G of the question part; the larger of V and V_persona is used.
-
-    Args:
-        d: (..., G, Q) differences of rates. One persona or one question: SE is NaN.
-
-    Raises:
-        DataError: no table of numbers, or a cell is missing.
+    the persona and 1 / G of the question part; the larger of V and V_persona is used. With
+    one persona or one question SE is NaN.
     """
     table = finite(d, 2)
     personas = _variance_of_mean(table.mean(axis=-1))
@@ -95,16 +85,12 @@ def seed_moments(treated: Floats, control: Floats) -> Moments:
     Args:
         treated: (..., S) rates, one a seed. Fewer than 3 seeds: SE and df are NaN.
         control: (..., S') rates of the other arm.
-
-    Raises:
-        DataError: no numbers, or a seed's rate is missing.
     """
     arms = [finite(rates, 1) for rates in (treated, control)]
     value = np.asarray(arms[0].mean(axis=-1) - arms[1].mean(axis=-1))
     freedom = [arm.shape[-1] - 1 for arm in arms]
     if min(freedom) < MIN_SEEDS - 1:
-        unknown = np.full(value.shape, np.nan)
-        return Moments(value, unknown, unknown)
+        return _unknown(value)
     one, two = (_variance_of_mean(arm) for arm in arms)
     se = _root(one + two)
     df = np.full(value.shape, np.nan)
@@ -114,23 +100,28 @@ def seed_moments(treated: Floats, control: Floats) -> Moments:
 
 
 def run_moments(d: Floats) -> Moments:
-    """Return mean and standard error over training runs of one number a run.
+    """Return mean and standard error over training runs of (..., S) numbers, one a run.
 
-    SE^2 = sum (d_s - d)^2 / (S (S - 1)), df = S - 1 (Student 1908, Biometrika 6:1). Where d
-    are differences of two arms, what the arms of a seed share cancels.
-
-    Args:
-        d: (..., S) numbers. Fewer than 3 seeds: SE and df are NaN.
-
-    Raises:
-        DataError: no numbers, or a seed's is missing.
+    As over questions; fewer than 3 seeds: SE and df are NaN. Where d are differences of two
+    arms, what the arms of a seed share cancels.
     """
     found = finite(d, 1)
-    value = np.asarray(found.mean(axis=-1))
     if found.shape[-1] < MIN_SEEDS:
-        unknown = np.full(value.shape, np.nan)
-        return Moments(value, unknown, unknown)
-    return Moments(value, _root(_variance_of_mean(found)), float(found.shape[-1] - 1))
+        return _unknown(np.asarray(found.mean(axis=-1)))
+    return _student(found)
+
+
+def estimated(bare: Estimate, m: Moments, note: str | None = None) -> Estimate:
+    """Return a bare estimate with value, t interval and p of moments that are no batch.
+
+    Its note is kept where there is no SE, and replaced by `note`, if given, where there is one.
+    """
+    bare = replace(bare, value=float(m.value))
+    p = float(p_value(m))
+    low, high = (float(end) for end in interval(m, bare.confidence))
+    if math.isnan(p):
+        return bare
+    return replace(bare, low=low, high=high, p=p, note=bare.note if note is None else note)
 
 
 def p_value(m: Moments) -> Floats:
@@ -139,21 +130,13 @@ def p_value(m: Moments) -> Floats:
 
 
 def interval(m: Moments, confidence: float) -> tuple[Floats, Floats]:
-    """Return the ends of the t interval at this confidence; NaN where there is no SE.
-
-    Raises:
-        DataError: `confidence` is not between 0 and 1.
-    """
+    """Return the ends of the t interval, NaN where there is no SE; DataError as `level`."""
     half = student_quantile(m.df, confidence) * m.se
     return np.asarray(m.value - half), np.asarray(m.value + half)
 
 
 def student_quantile(df: float | Floats, confidence: float) -> Floats:
-    """Return the quantile of Student's t that leaves 1 - confidence on both sides together.
-
-    Raises:
-        DataError: `confidence` is not between 0 and 1.
-    """
+    """Return the quantile of Student's t that leaves 1 - confidence on both sides together."""
     from scipy.special import stdtrit
 
     return np.asarray(stdtrit(df, 0.5 + level(confidence) / 2), dtype=np.float64)
@@ -172,7 +155,7 @@ def probability(p: Floats) -> Floats:
 
 
 def level(confidence: float) -> float:
-    """Return the level of an interval, checked."""
+    """Return the level of an interval; DataError where it is not between 0 and 1."""
     remedy = "Give the level of the interval."
     return number("confidence", confidence, LEVEL, remedy=remedy, error=DataError)
 
@@ -190,6 +173,17 @@ def mean_of_known(values: Floats, axis: int) -> Floats:
     means = np.full(np.shape(counts), np.nan)
     np.divide(np.where(known, values, 0.0).sum(axis=axis), counts, out=means, where=counts > 0)
     return means
+
+
+def _student(x: Floats) -> Moments:
+    """Return moments over the last axis: those of Student's t."""
+    value = np.asarray(x.mean(axis=-1))
+    return Moments(value, _root(_variance_of_mean(x)), float(x.shape[-1] - 1))
+
+
+def _unknown(value: Floats) -> Moments:
+    unknown = np.full(value.shape, np.nan)
+    return Moments(value, unknown, unknown)
 
 
 def _variance_of_mean(x: Floats) -> Floats:

@@ -3,7 +3,8 @@
 A rule holds where the estimate lies in its *region*, which depends on standard error and
 degrees of freedom. The estimate is normal around the truth, the squared standard error a
 multiple of chi-square, and the two independent; quadrature sums replace the integral. Powers
-of two tails count the tail of the rule alone.
+of two tails count the tail of the rule alone. The numbers of a rule are those of a claim, which
+has checked them; `truth` is the true difference, and DataError is raised where it cannot be one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from persona_lib.checks import DIFFERENCE, LEVEL, SHARE, Bound, number, whole
+from persona_lib.checks import DIFFERENCE, number, whole
 from persona_lib.errors import DataError
 from persona_lib.stats.moments import MIN_SEEDS, Floats
 from persona_lib.stats.variances import Population
@@ -30,7 +31,6 @@ class Region(Protocol):
 
     def region(self, se: Floats, df: float | Floats) -> tuple[Floats, Floats]:
         """Return the ends of the region; it is empty where low >= high."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,6 @@ class Exceeds:
 
     min_effect: float
     max_p: float
-
-    def __post_init__(self) -> None:
-        _checked("min_effect", self.min_effect, SHARE)
-        _checked("max_p", self.max_p, LEVEL)
 
     def region(self, se: Floats, df: float | Floats) -> tuple[Floats, Floats]:
         """Return [max(min_effect, t SE), inf)."""
@@ -56,10 +52,6 @@ class Equivalent:
 
     band: float
     alpha: float
-
-    def __post_init__(self) -> None:
-        _checked("band", self.band, SHARE)
-        _checked("alpha", self.alpha, LEVEL)
 
     def region(self, se: Floats, df: float | Floats) -> tuple[Floats, Floats]:
         """Return the band without t SE at either end."""
@@ -78,11 +70,6 @@ class Null:
     min_p: float
     confidence: float
 
-    def __post_init__(self) -> None:
-        _checked("band", self.band, SHARE)
-        _checked("min_p", self.min_p, LEVEL)
-        _checked("confidence", self.confidence, LEVEL)
-
     def region(self, se: Floats, df: float | Floats) -> tuple[Floats, Floats]:
         """Return the ends that the three conditions leave together."""
         insignificant = _quantile(df, 1 - self.min_p / 2) * se
@@ -96,9 +83,6 @@ class AtMost:
     """The estimate is <= `most`, whatever its standard error: a point rule."""
 
     most: float
-
-    def __post_init__(self) -> None:
-        _checked("most", self.most, SHARE)
 
     def region(self, se: Floats, df: float | Floats) -> tuple[Floats, Floats]:  # noqa: ARG002
         """Return (-inf, most]."""
@@ -117,9 +101,6 @@ def chance(
         sd: its standard deviation; 0 for an estimate that is the truth.
         se: the standard error that the rule will see.
         df: degrees of freedom of its t; inf for the normal distribution.
-
-    Returns:
-        Probabilities of the joint shape of the arguments.
     """
     from scipy.special import ndtr
 
@@ -130,21 +111,11 @@ def chance(
 
 
 def t_power(rule: Region, truth: float, sd: Floats, df: int) -> Floats:
-    """Return the power of a rule on a t test: SE^2 / SD^2 is chi-square of df over df.
+    """Return (...) powers of a rule on a t test: SE^2 / SD^2 is chi-square of df over df.
 
-    Args:
-        rule: the rule.
-        truth: the true difference.
-        sd: (...) standard deviations of the estimate, which the SE estimates.
-        df: degrees of freedom, >= 1.
-
-    Returns:
-        (...) powers.
-
-    Raises:
-        DataError: `truth` is no difference of two rates, or df < 1.
+    `sd` holds (...) standard deviations of the estimate, which the SE estimates; df is >= 1.
     """
-    _checked("truth", truth, DIFFERENCE)
+    _check(truth)
     whole("df", df, 1, remedy="Plan two units or more.", error=DataError)
     spread = np.asarray(sd, dtype=np.float64)[..., None]
     ratios, weights = _ratios(df, _ONE_DIMENSION)
@@ -156,11 +127,8 @@ def normal_power(rule: Region, truth: float, sd: Floats, se: Floats) -> Floats:
 
     So the published bootstrap is read: `se` is the spread of its draws, `sd` that of the
     estimate around the truth; its p and its ends are taken as normal.
-
-    Raises:
-        DataError: `truth` is no difference of two rates.
     """
-    _checked("truth", truth, DIFFERENCE)
+    _check(truth)
     return chance(rule, truth, sd, se, np.inf)
 
 
@@ -175,11 +143,8 @@ def welch_power(rule: Region, truth: float, sds: tuple[float, float], seeds: int
         truth: the true difference.
         sds: standard deviation of a seed's rate in either arm, > 0.
         seeds: S of each arm, >= 3.
-
-    Raises:
-        DataError: fewer than 3 seeds, or `truth` is no difference of two rates.
     """
-    _checked("truth", truth, DIFFERENCE)
+    _check(truth)
     whole("seeds", seeds, MIN_SEEDS, remedy="Plan 3 seeds an arm.", error=DataError)
     ratios, weights = _ratios(seeds - 1, _TWO_DIMENSIONS)
     one, two = (sd**2 * ratios**2 / seeds for sd in sds)
@@ -233,7 +198,7 @@ def persona_power(
     k = count[1:]
     between = np.maximum(squares - sums**2 / count, 0.0)[:, 1:] / (k - 1)
     ratio = _chi_square(questions - 1, draws.uniform)[:, None]
-    se = np.sqrt(_two_way(between, ratio, k, parts, questions, cell))
+    se = np.sqrt(_two_way(between, ratio, k, parts, (questions, cell)))
     shared = np.sqrt(parts.question / questions)
     means = centre + sums[:, 1:] / k
     return np.asarray(chance(rule, means, shared, se, (k - 1).astype(float)).mean(axis=0))
@@ -253,7 +218,7 @@ def persona_power_of_many(
     ratios, weights = _ratios(personas - 1, _TWO_DIMENSIONS)
     others, more_weights = _ratios(questions - 1, _TWO_DIMENSIONS)
     between = expected * ratios[:, None] ** 2
-    se = np.sqrt(_two_way(between, others**2, personas, parts, questions, cell))
+    se = np.sqrt(_two_way(between, others**2, personas, parts, (questions, cell)))
     return float(weights @ chance(rule, truth, sd, se, personas - 1) @ more_weights)
 
 
@@ -273,19 +238,19 @@ def smallest(power_at: Callable[[int], float], level: float, least: int, most: i
     return high
 
 
-def _two_way(  # noqa: PLR0917
+def _two_way(
     between: Floats,
     ratio: Floats,
     personas: int | Floats,
     parts: Population,
-    questions: int,
-    cell: float,
+    size: tuple[int, float],
 ) -> Floats:
-    """Return the two-way variance of the mean.
+    """Return the two-way variance of the mean, for a size of questions and variance of a cell.
 
     `between` is the variance of persona means; `ratio` is that of question means over
     its expectation.
     """
+    questions, cell = size
     over_questions = ratio * (parts.question + cell / personas)
     cells = personas * questions
     squares = (
@@ -314,12 +279,10 @@ def _quantile(df: float | Floats, probability: float) -> Floats:
     """Return the quantile of Student's t; of the normal distribution where df is inf."""
     from scipy.special import ndtri, stdtrit
 
-    degrees = np.asarray(df, dtype=np.float64)
-    normal = float(ndtri(probability))
-    if np.isinf(degrees).all():
-        return np.asarray(normal)
-    return np.asarray(stdtrit(degrees, probability))
+    if np.isinf(df).all():
+        return np.asarray(ndtri(probability))
+    return np.asarray(stdtrit(df, probability))
 
 
-def _checked(field: str, value: float, bound: Bound) -> None:
-    number(field, value, bound, remedy="Give a proportion.", error=DataError)
+def _check(truth: float) -> None:
+    number("truth", truth, DIFFERENCE, remedy="Give a proportion.", error=DataError)

@@ -30,13 +30,7 @@ def two_sided_p(z: float) -> float:
 def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion (Wilson 1927, JASA 22:209).
 
-    Args:
-        hits: successes, 0 <= hits <= n.
-        n: trials; 0 gives (NaN, NaN).
-        confidence: level, between 0 and 1.
-
-    Raises:
-        DataError: hits outside [0, n].
+    No trials give (NaN, NaN); hits outside [0, n] DataError.
     """
     _check("wilson", hits, n)
     if n == 0:
@@ -47,10 +41,7 @@ def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
 def wilson_ends(rate: float, n: float, z: float) -> tuple[float, float]:
     """Return Wilson's interval of a rate among n trials, which need not be whole.
 
-    Args:
-        rate: in [0, 1], which the ends always include.
-        n: trials.
-        z: normal quantile.
+    The ends always include the rate; z is the normal quantile.
     """
     square = z * z
     centre = (rate + square / (2 * n)) / (1 + square / n)
@@ -59,11 +50,7 @@ def wilson_ends(rate: float, n: float, z: float) -> tuple[float, float]:
 
 
 def z_score(hits_a: int, n_a: int, hits_b: int, n_b: int) -> float:
-    """Return the two-proportion z with pooled variance, NaN where nothing varies.
-
-    Raises:
-        DataError: hits outside [0, n].
-    """
+    """Return the two-proportion z with pooled variance, NaN where nothing varies."""
     _check("first sample", hits_a, n_a)
     _check("second sample", hits_b, n_b)
     if not n_a or not n_b:
@@ -80,9 +67,6 @@ def naive_z(hits_a: int, n_a: int, hits_b: int, n_b: int, confidence: float = 0.
 
     The interval is Wald's (unpooled variance), the p that of `z_score`. The
     note carries z and the tag "do not interpret": clusters are ignored.
-
-    Raises:
-        DataError: hits outside [0, n].
     """
     z = z_score(hits_a, n_a, hits_b, n_b)
     value = low = high = math.nan
@@ -99,9 +83,7 @@ def naive_z(hits_a: int, n_a: int, hits_b: int, n_b: int, confidence: float = 0.
         high=high,
         confidence=confidence,
         p=None if math.isnan(z) else two_sided_p(z),
-        p_floor=None,
         n=n_a + n_b,
-        clusters=None,
         method="naive two-sample z (as published)",
         note=f"{shown}; {NAIVE_TAG}: completions of one cluster are not independent",
     )

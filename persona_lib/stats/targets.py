@@ -5,7 +5,9 @@
 * training runs: another seed gives another model; paired t over seeds where the arms of a
   seed share a trained prior or a text, Welch's t where they share nothing, and the exact p.
 
-`persona_lib.stats.moments` and `persona_lib.stats.exact` hold the arithmetic.
+`persona_lib.stats.moments` and `persona_lib.stats.exact` hold the arithmetic. Everywhere
+`treated` and `control` are rates of two arms, n is the completions behind them, and DataError
+is raised for unlike shapes, a missing rate or an impossible confidence.
 """
 
 from __future__ import annotations
@@ -32,10 +34,9 @@ from persona_lib.stats.moments import (
     Floats,
     Moments,
     bad_rates,
+    estimated,
     finite,
-    interval,
     level,
-    p_value,
     persona_moments,
     question_moments,
     run_moments,
@@ -74,31 +75,23 @@ def these_personas(runs: int) -> str:
 def question_t(
     treated: Floats, control: Floats, *, n: int, confidence: float, runs: int = 1
 ) -> Estimate:
-    """Return the difference for these personas in these runs: `question_moments`.
+    """Return the difference for these personas in so many pooled runs: `question_moments`.
 
-    Args:
-        treated: (G, Q) rates of the treated arm, personas by questions.
-        control: (G, Q) rates of the other arm, for the same personas and questions.
-        n: completions behind both.
-        confidence: level of the interval.
-        runs: training runs that were pooled.
-
-    Raises:
-        DataError: unlike shapes, missing cells, or an impossible confidence.
+    Both arms are (G, Q) rates, of the same personas and questions.
     """
     d = _paired(treated, control)
     what = "one question" if d.shape[1] == 1 else "no variation over questions"
-    target = (these_personas(runs), QUESTION_METHOD, d.shape[1])
-    return _estimate(question_moments(d), target, f"{what}: no interval, no p", n, confidence)
+    bare = _bare(these_personas(runs), QUESTION_METHOD, d.shape[1], n, confidence)
+    return _estimate(bare, question_moments(d), f"{what}: no interval, no p")
 
 
 def persona_t(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
-    """Return the difference for personas at large: `persona_moments`; see `question_t`."""
+    """Return the difference of (G, Q) rates for personas at large: `persona_moments`."""
     d = _paired(treated, control)
     few = [what for what, k in zip(("persona", "question"), d.shape, strict=True) if k == 1]
     what = f"one {few[0]}" if few else "no variation over personas"
-    target = (PERSONAS_AT_LARGE, PERSONA_METHOD, d.shape[0])
-    return _estimate(persona_moments(d), target, f"{what}: no interval, no p", n, confidence)
+    bare = _bare(PERSONAS_AT_LARGE, PERSONA_METHOD, d.shape[0], n, confidence)
+    return _estimate(bare, persona_moments(d), f"{what}: no interval, no p")
 
 
 def persona_totals_t(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
@@ -106,33 +99,25 @@ def persona_totals_t(treated: Floats, control: Floats, *, n: int, confidence: fl
 
     Paired t over persona differences (Student 1908, Biometrika 6:1), df = G - 1, without
     what `persona_t` adds for questions.
-
-    Args:
-        treated: (G,) rates of the treated arm.
-        control: (G,) rates of the other arm, for the same personas.
-        n: completions behind both.
-        confidence: level of the interval.
-
-    Raises:
-        DataError: unlike shapes, missing rates, or an impossible confidence.
     """
     d = _paired(np.atleast_2d(treated), np.atleast_2d(control))
     what = "one persona" if d.shape[1] == 1 else "no variation over personas"
-    target = (PERSONAS_AT_LARGE, TOTALS_METHOD, d.shape[1])
-    return _estimate(question_moments(d), target, f"{what}: no interval, no p", n, confidence)
+    bare = _bare(PERSONAS_AT_LARGE, TOTALS_METHOD, d.shape[1], n, confidence)
+    return _estimate(bare, question_moments(d), f"{what}: no interval, no p")
 
 
 def sign_flip(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
-    """Return the exact sign-flip test over personas at large: `exact.sign_flips`, no interval.
+    """Return the exact sign-flip test of (G, Q) rates over personas at large, no interval.
 
-    Arguments and errors are those of `question_t`; more than 20 personas are refused too.
+    More than `MOST_FLIPPED` personas are refused.
     """
     means = _paired(treated, control).mean(axis=1)
     personas = int(means.size)
     remedy = "Use the persona-level t."
     whole("personas", personas, 1, MOST_FLIPPED, remedy=remedy, error=DataError)
-    target = (PERSONAS_AT_LARGE, FLIP_METHOD, personas)
-    return _flipped(_bare(target, n, confidence, float(means.mean())), means, "persona")
+    return _flipped(
+        _bare(PERSONAS_AT_LARGE, FLIP_METHOD, personas, n, confidence), means, "persona"
+    )
 
 
 def population_refusal(personas: int, max_p: float) -> str:
@@ -157,68 +142,53 @@ def population_refusal(personas: int, max_p: float) -> str:
 def seeds_welch(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
     """Return the difference over training runs: `seed_moments`.
 
-    Args:
-        treated: (S,) rates of the treated arm, one a seed; 3 seeds or value only.
-        control: (S',) rates of the other arm.
-        n: completions behind both.
-        confidence: level of the interval.
-
-    Raises:
-        DataError: not two lists of numbers, or an impossible confidence.
+    Arms are (S,) and (S',) rates, one a seed; with fewer than `MIN_SEEDS` there is a value only.
     """
-    _lists(treated, control)
-    seeds = (len(treated), len(control))
+    arms = _lists(treated, control)
+    one, two = (arm.size for arm in arms)
     blocked = "no variation over seeds: no interval, no p"
-    if min(seeds) < MIN_SEEDS:
-        blocked = f"{NOT_ESTIMABLE}: {seeds[0]} and {seeds[1]} seeds, {MIN_SEEDS} each are needed"
-    target = (TRAINING_RUNS, SEED_METHOD, sum(seeds))
-    return _estimate(seed_moments(treated, control), target, blocked, n, confidence)
+    if min(one, two) < MIN_SEEDS:
+        blocked = f"{NOT_ESTIMABLE}: {one} and {two} seeds, {MIN_SEEDS} each are needed"
+    bare = _bare(TRAINING_RUNS, SEED_METHOD, one + two, n, confidence)
+    return _estimate(bare, seed_moments(*arms), blocked)
 
 
 def seeds_paired(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
     """Return the difference over training runs, seeds as pairs: `run_moments`.
 
-    Args:
-        treated: (S,) rates of the treated arm, one a seed; 3 seeds or value only.
-        control: (S,) rates of the other arm, of the same seeds in the same order.
-        n: completions behind both.
-        confidence: level of the interval.
-
-    Raises:
-        DataError: not two lists of numbers of one length, or an impossible confidence.
+    Both arms are (S,) rates of the same seeds in one order; as in `seeds_welch`, 3 or value only.
     """
     d = _pairs(treated, control)
     blocked = "no variation over seeds: no interval, no p"
     if d.size < MIN_SEEDS:
         pairs = "1 pair" if d.size == 1 else f"{d.size} pairs"
         blocked = f"{NOT_ESTIMABLE}: {pairs} of runs, {MIN_SEEDS} are needed"
-    target = (TRAINING_RUNS, PAIR_METHOD, int(d.size))
-    return _estimate(run_moments(d), target, blocked, n, confidence)
+    return _estimate(
+        _bare(TRAINING_RUNS, PAIR_METHOD, d.size, n, confidence), run_moments(d), blocked
+    )
 
 
 def seeds_flipped(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
-    """Return the exact sign-flip test over seeds; arguments and errors of `seeds_paired`.
+    """Return the exact sign-flip test over the seeds of `seeds_paired`.
 
     More than `MOST_FLIPPED` seeds have no p, and the note says so.
     """
     d = _pairs(treated, control)
-    target = (TRAINING_RUNS, SEED_FLIP_METHOD, int(d.size))
-    bare = _bare(target, n, confidence, float(d.mean()))
+    bare = _bare(TRAINING_RUNS, SEED_FLIP_METHOD, d.size, n, confidence)
     if d.size > MOST_FLIPPED:
         note = f"no exact p: {d.size} seeds, {MOST_FLIPPED} at most are enumerated"
-        return replace(bare, note=note)
+        return replace(bare, value=float(d.mean()), note=note)
     return _flipped(bare, d, "seed")
 
 
 def seeds_permuted(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
-    """Return the exact two-sample permutation test over seeds: `exact.two_samples`.
+    """Return the exact two-sample permutation test over the seeds of `seeds_welch`.
 
-    More than `MOST_SPLITS` splits have no p, and the note says so. Arguments and errors
-    are those of `seeds_welch`; each arm has one seed or more.
+    Each arm has one seed or more. More than `MOST_SPLITS` splits have no p, and the note says so.
     """
     a, b = _lists(treated, control)
-    target = (TRAINING_RUNS, SPLIT_METHOD, int(a.size + b.size))
-    bare = _bare(target, n, confidence, float(a.mean() - b.mean()))
+    bare = _bare(TRAINING_RUNS, SPLIT_METHOD, a.size + b.size, n, confidence)
+    bare = replace(bare, value=float(a.mean() - b.mean()))
     ways = splits((a.size, b.size))
     if ways > MOST_SPLITS:
         note = f"no exact p: {ways:,} splits, {MOST_SPLITS:,} at most are enumerated"
@@ -230,20 +200,14 @@ def seeds_permuted(treated: Floats, control: Floats, *, n: int, confidence: floa
 
 
 def seeds_rate(rates: Floats, *, n: int, confidence: float) -> Estimate:
-    """Return the mean rate of one arm over training runs, with Student's t interval, no p.
-
-    Args:
-        rates: (S,) rates, one a seed; 3 seeds or value only.
-        n: completions behind them.
-        confidence: level of the interval.
-    """
-    m = run_moments(finite(rates, 1))
+    """Return the mean of (S,) rates over training runs, with Student's t interval, no p."""
+    m = run_moments(rates)
     seeds = len(rates)
     blocked = "no variation over seeds: no interval"
     if seeds < MIN_SEEDS:
         blocked = f"{NOT_ESTIMABLE}: {seeds} seeds, {MIN_SEEDS} are needed"
-    found = _estimate(m, (TRAINING_RUNS, RATE_METHOD, seeds), blocked, n, confidence)
-    return replace(found, p=None, signed=False)
+    bare = _bare(TRAINING_RUNS, RATE_METHOD, seeds, n, confidence)
+    return replace(_estimate(bare, m, blocked), p=None, signed=False)
 
 
 def one_seed_risk(
@@ -255,14 +219,11 @@ def one_seed_risk(
     exceeds z times that with probability `alpha`, z the two-sided normal quantile.
 
     Args:
-        sds: supposed standard deviations of an arm's rate over seeds.
-        alpha: probability of such a mistake.
+        sds: supposed standard deviations of an arm's rate over seeds, > 0.
+        alpha: probability of such a mistake, between 0 and 1.
 
     Returns:
         One size for each SD, as a rate, and all of them in one sentence, in points.
-
-    Raises:
-        DataError: an SD that is not > 0, or `alpha` not between 0 and 1.
     """
     number("alpha", alpha, LEVEL, remedy="Give a probability.", error=DataError)
     for sd in sds:
@@ -277,26 +238,14 @@ def one_seed_risk(
     return sizes, words
 
 
-def _estimate(
-    m: Moments, target: tuple[str, str, int], blocked: str, n: int, confidence: float
-) -> Estimate:
-    """Return an estimate of (target, method, clusters), bare and `blocked` without SE."""
-    bare = _bare(target, n, confidence, float(m.value), blocked)
-    if not np.isfinite(m.se):
-        return bare
+def _bare(target: str, method: str, clusters: int, n: int, confidence: float) -> Estimate:
+    return Estimate.bare(n, clusters, level(confidence), method, target=target)
+
+
+def _estimate(bare: Estimate, m: Moments, blocked: str) -> Estimate:
+    """Return an estimate with what its moments give; without SE its note is `blocked`."""
     note = f"SE = {float(m.se):.4f}, df = {float(m.df):.3g}"
-    low, high = (float(end) for end in interval(m, confidence))
-    return replace(bare, low=low, high=high, p=float(p_value(m)), note=note)
-
-
-def _bare(
-    target: tuple[str, str, int], n: int, confidence: float, value: float, note: str = ""
-) -> Estimate:
-    """Return a value of (target, method, clusters) without interval and p."""
-    speaks_of, method, clusters = target
-    return Estimate.bare(
-        n, clusters, level(confidence), method, note, value=value, target=speaks_of
-    )
+    return estimated(replace(bare, note=blocked), m, note)
 
 
 def _paired(treated: Floats, control: Floats) -> Floats:
@@ -324,6 +273,7 @@ def _pairs(treated: Floats, control: Floats) -> Floats:
 
 def _flipped(bare: Estimate, differences: Floats, unit: str) -> Estimate:
     """Return a bare estimate with the p of the sign-flip test, its count and its floor."""
+    bare = replace(bare, value=float(differences.mean()))
     found = sign_flips(differences)
     counted = f"exact: {found.extreme:,} of {found.arrangements:,} sign vectors are as far from 0"
     bound = f"the smallest possible p is {_floor_text(differences.size)}"

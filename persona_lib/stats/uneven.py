@@ -1,11 +1,9 @@
 """How few hits come by chance where clusters are uneven, which a bound on a rate has to rule out.
 
 Where a rate is low and clusters are few, the sample hides how unlike they are, and an interval
-that measures its own spread is too short (at 1 % and an SD of 2 logits one over questions
-holds in up to a third of data sets, one over personas in up to a sixth, where 2.5 % is meant).
-Here the spread is supposed: logits of the clusters' rates are normal with an SD of `WORST_SD`,
-their mean rate is the bound, completions of a cluster are independent. A bound may be taken as
-kept only where, in that world, one of two things is improbable:
+that measures its own spread is too short. Here the spread is supposed: logits of the clusters'
+rates are normal with an SD of `WORST_SD`, their mean rate is the bound, completions of a cluster
+are independent. A bound may be taken as kept only where one of two things is improbable then:
 
 - so few hits in all: the convolution over clusters, which shows a low uneven rate;
 - so few in the worst cluster: a product over clusters, which shows a low even rate.
@@ -26,11 +24,7 @@ from persona_lib.stats.moments import Floats
 from persona_lib.stats.thresholds import at_most
 
 WORST_SD = 2.0
-"""SD in logits of clusters in the worst case that is planned for.
-
-About that of the published control arm's bystanders (2.2). Smaller SDs are covered, larger
-ones are not.
-"""
+"""SD in logits of the worst clusters that are covered: about the published control arm's (2.2)."""
 
 _WIDEST = 8.5
 """SDs of a standard normal that are summed over: 2e-17 lies outside."""

@@ -176,9 +176,7 @@ def held_personas(
 def population(sds: LogitSDs, rates: tuple[float, float]) -> Population:
     """Return the components of variance where personas are drawn like everything else.
 
-    Args:
-        sds: standard deviations in logits.
-        rates: mean rate of the control and of the treated population.
+    `rates` are the mean rates of the control and of the treated population.
     """
     x = _population_intercepts(sds, rates)
     total = _joined(sds.of_personas, sds.of_questions)
@@ -199,16 +197,10 @@ def population(sds: LogitSDs, rates: tuple[float, float]) -> Population:
 
 
 def persona_differences(sds: LogitSDs, rates: tuple[float, float], normals: Floats) -> Floats:
-    """Return each persona's own expected difference over all questions.
+    """Return each persona's own expected difference over all questions, treated - control.
 
-    Args:
-        sds: standard deviations in logits.
-        rates: mean rate of the control and of the treated population.
-        normals: (3, ...) standard normal numbers: persona, persona x arm of the control
-            and of the treated arm.
-
-    Returns:
-        (...) differences, treated - control.
+    `rates` are those of `population`; `normals` is (3, ...), standard normal numbers: persona,
+    persona x arm of the control and of the treated arm.
     """
     x = _population_intercepts(sds, rates)
     smooth = _smooth(sds.of_questions)

@@ -26,10 +26,7 @@ _WORK_FOLDER = re.compile(r"([0-9a-f]{64})\.(?:([0-9a-f]{8})-(\d+)-(\d+)-)?[0-9a
 
 
 def work_name(digest: str) -> str:
-    """Return a new name for a folder in which this process builds the key of `digest`.
-
-    It holds a digest of this machine, and process id and start time of the builder.
-    """
+    """Return a new name for a folder in which this process builds the key of `digest`."""
     pid = os.getpid()
     return f"{digest}.{_here()}-{pid}-{_started(pid)}-{secrets.token_hex(8)}"
 
@@ -69,10 +66,7 @@ def is_old(path: Path) -> bool:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether the builder of a work folder is dead.
-
-    A builder of this machine is looked up. One of another machine or container cannot
-    be, and counts as dead after a day.
+    """Whether the builder of a work folder is dead; one of another machine is after a day.
 
     Raises:
         OSError: there is no such folder.
@@ -85,11 +79,7 @@ def is_abandoned(folder: Path) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Remove a work folder, which its builder sees as one step.
-
-    A builder that is alive after all finds its whole folder gone and fails; it never
-    goes on with half of its files.
-    """
+    """Remove a work folder in one step: a builder that lives never goes on with half of it."""
     gone = folder.with_name(f"{GONE}{secrets.token_hex(8)}")
     with suppress(OSError):  # another process was faster
         folder.rename(gone)

@@ -1,8 +1,7 @@
 """Disk errors of the store: no lock, no room, no permission, each with what to do.
 
-Libraries report "no room" in many ways: an `OSError` with or without its number, an
-exception of their own that quotes the operating system, or a short count. All become one
-`StoreError` that says how much is free, which limit holds, and what to do.
+Libraries report "no room" by an `OSError`, by an exception of their own that quotes the
+system, or by a short count. All become one `StoreError`.
 """
 
 from __future__ import annotations
@@ -41,11 +40,9 @@ _SHORT_WRITE = re.compile(
 
 
 def probe(folder: Path, missing: str) -> None:
-    """Make a folder where it is missing, and write a file in it.
+    """Make a folder of the store where it is missing, and write a file in it.
 
-    Args:
-        folder: a folder of the store.
-        missing: what has to be built there, for the message.
+    `missing` is what has to be built there, for the message.
 
     Raises:
         UnwritableStoreError: the folder cannot be made or written.
@@ -66,9 +63,8 @@ def probe(folder: Path, missing: str) -> None:
 def probe_locks(folder: Path) -> None:
     """Check that a lock in `folder` excludes others, and is free once it is given back.
 
-    flock(2) locks belong to an open file, not to a process: a file opened twice here
-    meets what two processes of this machine would meet. Whether locks reach other
-    machines cannot be seen from one of them.
+    flock(2) locks belong to an open file: one opened twice here meets what two processes
+    of this machine would. Whether locks reach other machines cannot be seen from one.
 
     Raises:
         UnwritableStoreError: locks are unsupported, exclude nobody, or are never freed.
@@ -125,31 +121,22 @@ def reported(path: Path, action: str) -> Iterator[None]:
 def no_room(error: Exception, folder: Path) -> StoreError | None:
     """Return what to raise instead of `error` if it says that `folder` cannot hold more.
 
-    Args:
-        error: what was raised while files were written there, by whatever library.
-        folder: not cleared yet; the sizes of its files are looked at.
-
-    Returns:
-        None for every other error, errors of ours, and errors about another place.
+    None for every other error, errors of ours, and errors about another place. The folder
+    is not cleared yet: the sizes of its files are looked at.
     """
     if isinstance(error, FlatlandError):
         return None
-    met: list[StoreError] = []
-    for one in _chain(error):
-        code = _code(one, folder)
-        if code in _REMEDIES:
-            path = _path_of(one)
-            if path is not None and not path.is_relative_to(folder.resolve()):
-                return None
-            met.append(_no_room(path or folder, code))
-    return met[0] if met else None
+    met = [(one, code) for one in _chain(error) if (code := _code(one, folder)) in _REMEDIES]
+    paths = [_path_of(one) for one, _ in met]
+    if not met or any(path and not path.is_relative_to(folder.resolve()) for path in paths):
+        return None
+    return _no_room(paths[0] or folder, met[0][1])
 
 
 def cut_off(path: Path, size: int) -> StoreError | None:
     """Return an error if a file of `size` bytes ends where this process may write no more.
 
-    Some writers (numpy's `tofile`, by way of C's `fclose`) lose their last block in
-    silence; the file then ends at the limit.
+    numpy's `tofile` loses its last block in silence; the file then ends at the limit.
     """
     limit = _limit()
     return _no_room(path, errno.EFBIG) if limit is not None and size >= limit else None

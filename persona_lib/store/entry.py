@@ -55,12 +55,10 @@ class Entry:
     Attributes:
         path: folder of the payload files.
         key: the key that was asked for.
-        content: SHA-256 over the sorted (relative name, SHA-256) pairs of the
-            payload files. It depends on the payload alone, never on times, so
-            it is what downstream keys take as input.
-        seconds: wall time of the build in seconds.
+        content: SHA-256 over the sorted (relative name, SHA-256) pairs of the payload
+            files: what downstream keys take as input.
+        seconds: wall time of the build.
         meta: what the maker returned, as JSON data; empty for None.
-        provenance: versions, hardware and commit of the build.
         built: True if this call built it, False if it was found.
         cost: fields of `persona_lib.store.cost.Cost`; empty in entries older than it.
     """
@@ -90,15 +88,12 @@ def write_manifest(
     work: Path,
     meta: Mapping[str, JSON] | None,
     seconds: float,
-    cost: Cost | None = None,
+    cost: Cost,
 ) -> dict[str, Any]:
-    """Write manifest and checksum beside ``work/payload`` and bring all of it to disk.
+    """Write manifest and checksum beside ``work/payload``; return the manifest as it is read.
 
-    Whoever may read `work` may then read every file: some libraries write files that
-    only their owner can read.
-
-    Returns:
-        The manifest, as it will be read back.
+    All of it is brought to disk. Whoever may read `work` may then read every file: some
+    libraries write files that only their owner can read.
 
     Raises:
         DataError: `meta` is nothing that JSON can hold, or too long.
@@ -134,7 +129,7 @@ def write_manifest(
             "files": files,
             "meta": {} if meta is None else dict(meta),
             "seconds": seconds,
-            "cost": {} if cost is None else asdict(cost),
+            "cost": asdict(cost),
             "provenance": provenance(),
         }
         text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -157,8 +152,7 @@ def write_manifest(
 
 
 def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
+    path.write_bytes(data)
     sync(path)
 
 
@@ -179,14 +173,10 @@ def verify(
 ) -> tuple[dict[str, Any], Signature]:
     """Check every file of an entry against its manifest, and the manifest against `key`.
 
-    Args:
-        key: the key that was asked for.
-        folder: the entry.
-        known: the signature under which this process verified the entry before,
-            or None. File contents are hashed unless it is still the same.
+    Contents are hashed unless `known`, the signature of an earlier check, is still the same.
 
     Returns:
-        The manifest, and the signature under which it was verified now.
+        The manifest, and the signature now.
 
     Raises:
         CorruptEntryError: a file is altered, missing or not listed; names it.

@@ -23,8 +23,7 @@ _HEX_DIGEST = re.compile(r"[0-9a-f]{32,128}")
 class StageKey:
     """Everything that changes the outcome of one stage, and nothing else.
 
-    Two keys are equal when their digests are. The canonical form is taken when
-    the key is made, so that a later change to a list inside `spec` does nothing.
+    Two keys are equal when their digests are. A later change of `spec` does nothing.
 
     Attributes:
         stage: name of the stage, a folder of the store: lower-case letters,

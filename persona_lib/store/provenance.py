@@ -53,21 +53,21 @@ _GIT_SECONDS = 60
 def provenance() -> dict[str, JSON]:
     """Return what made a result, as JSON data.
 
-    Keys: ``python`` (version and implementation), ``platform`` (system, machine,
-    cpu, cores), ``packages`` (name -> version of those of `PACKAGES` that are
-    installed), ``accelerator`` (names, or None where torch is not loaded or
-    sees none), ``torch`` (see `_running`; None where it is not loaded), ``git``
-    (commit and dirty, each None where the code lies in no repository), ``date``
-    (UTC, to the second). Nothing heavy is imported.
+    Keys: ``python``, ``platform`` (system, machine, cpu, cores), ``packages`` (name ->
+    version), ``accelerator`` (names, or None where torch is not loaded or sees none),
+    ``torch`` (see `_running`), ``git`` (see `git_state`), ``date`` (UTC, to the second).
+    Nothing heavy is imported.
     """
-    head, dirty = _state(_CODE)
+    head, dirty = git_state()
+    # Those that this process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": {
             "system": platform.system(),
             "machine": platform.machine(),
             "cpu": _cpu(),
-            "cores": _cores(),
+            "cores": cores,
         },
         "packages": dict(_versions(PACKAGES)),
         "accelerator": _accelerator(),
@@ -77,24 +77,17 @@ def provenance() -> dict[str, JSON]:
     }
 
 
-def commit(folder: Path = _CODE) -> str | None:
-    """Return the commit of the repository that tracks `folder`; None where none does.
+def is_dirty() -> bool | None:
+    """Return whether the code's repository differs from its commit; None without one."""
+    return git_state()[1]
 
-    A repository that merely surrounds the folder does not track it.
+
+def git_state(folder: Path = _CODE) -> tuple[str | None, bool | None]:
+    """Return (commit, dirty) at one moment; (None, None) where no repository tracks `folder`.
+
+    A repository that merely surrounds the folder does not track it. Untracked files that
+    git does not ignore make it dirty. The commit is None before the first one.
     """
-    return _state(folder)[0]
-
-
-def is_dirty(folder: Path = _CODE) -> bool | None:
-    """Return whether the repository that tracks `folder` differs from its commit.
-
-    Untracked files that git does not ignore count. None where no repository tracks it.
-    """
-    return _state(folder)[1]
-
-
-def _state(folder: Path) -> tuple[str | None, bool | None]:
-    """Return (commit, dirty) at one moment; (None, None) where no repository tracks `folder`."""
     if not _git(folder, "ls-files", "--", "."):
         return None, None
     status = _git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=normal")
@@ -151,13 +144,6 @@ def _fields(path: Path) -> list[tuple[str, str]]:
     return [(label.strip(), value.strip()) for label, _, value in parts]
 
 
-def _cores() -> int | None:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
-
-
 def _accelerator() -> list[str] | None:
     """Return the names of the accelerators that torch sees, if torch is loaded already."""
     torch: Any = sys.modules.get("torch")
@@ -166,8 +152,9 @@ def _accelerator() -> list[str] | None:
     if torch.cuda.is_available():
         if torch.cuda.is_initialized():
             return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        # Asking torch would start CUDA in this process and spoil a later fork.
-        return _driver_names()
+        # Asking torch would start CUDA in this process and spoil a later fork: ask the driver.
+        files = sorted(_NVIDIA.glob("*/information"))
+        return [v for path in files for label, v in _fields(path) if label == "Model"] or None
     return ["Apple MPS"] if torch.backends.mps.is_available() else None
 
 
@@ -190,9 +177,3 @@ def _running() -> dict[str, JSON] | None:
         "threads": int(torch.get_num_threads()),
         "determinism": determinism,
     }
-
-
-def _driver_names() -> list[str] | None:
-    """Return the model names that the NVIDIA driver publishes, in file order."""
-    files = sorted(_NVIDIA.glob("*/information"))
-    return [v for path in files for label, v in _fields(path) if label == "Model"] or None

@@ -92,10 +92,6 @@ class Stage:
         """
         return build((self,), store)[0]
 
-    def peek(self, store: Store) -> Entry | None:
-        """Return the entry if it and everything it reads are stored, else None."""
-        return _stored((self,), store)[self]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
@@ -120,16 +116,14 @@ def walk(stages: Iterable[Stage]) -> Iterator[Stage]:
     """Yield every stage once, whatever it needs before itself."""
     seen: set[Stage] = set()
 
-    def visit(stage: Stage) -> Iterator[Stage]:
-        if stage in seen:
-            return
-        seen.add(stage)
-        for upstream in (*stage.after, *stage.inputs.values()):
-            yield from visit(upstream)
-        yield stage
+    def visit(wanted: Iterable[Stage]) -> Iterator[Stage]:
+        for stage in wanted:
+            if stage not in seen:
+                seen.add(stage)
+                yield from visit((*stage.after, *stage.inputs.values()))
+                yield stage
 
-    for stage in stages:
-        yield from visit(stage)
+    yield from visit(stages)
 
 
 def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
@@ -172,12 +166,10 @@ def _stored(stages: Iterable[Stage], store: Store) -> dict[Stage, Entry | None]:
 
 
 def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ()) -> list[Entry]:
-    """Return the entries of stages, building them and all that they need.
+    """Return the entries of stages, building them and all that they need in the order of `walk`.
 
-    Alone, a process builds in the order of `walk`. Where others build in the same
-    store, it skips what one of them is building and takes the next stage that is
-    ready; it waits only while there is none, and takes over what a process that
-    failed or died has left.
+    Where others build in the same store, a process skips what one of them is building, and
+    waits only while no other stage is ready. It takes over from one that failed or died.
 
     Args:
         stages: what is wanted.
@@ -185,7 +177,7 @@ def build(stages: Iterable[Stage], store: Store, *, spare: Iterable[Stage] = ())
         spare: stages to build while all wanted ones are locked; failures are only logged.
 
     Raises:
-        FlatlandError: see `Store.get_or_make`; or a wanted stage failed before in this
+        FlatlandError: see `Store.make_if_free`; or a wanted stage failed before in this
             command (`Store.failures`), which is raised before anything else is built.
         Exception: whatever the work of a wanted stage raises.
     """
@@ -232,19 +224,16 @@ class _Builder:
     def advance(self, left: list[Stage], *, lenient: bool = False) -> bool:
         """Take stages out of `left` that are stored; stop behind the first that was built.
 
-        Returns whether any was taken. With `lenient`, a stage that fails is taken out
+        Return whether any was taken. With `lenient`, a stage that fails is taken out
         as well, and what needs it is never ready.
         """
         taken = False
         self.busy = {}
         for stage in list(left):
-            if stage in self.entries:
-                left.remove(stage)
-                continue
             if not self._is_ready(stage):
                 continue
             try:
-                entry = self._take(stage)
+                entry = self.entries.get(stage) or self._take(stage)
             except Exception as error:
                 if not lenient:
                     raise

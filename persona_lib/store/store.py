@@ -44,7 +44,6 @@ Maker = Callable[[Path], Mapping[str, JSON] | None]
 
 _LOG = logging.getLogger(__name__)
 _LOCKS, _TMP = RESERVED
-_POLL_SECONDS = 0.1
 
 
 class Store:
@@ -82,9 +81,8 @@ class Store:
     def peek(self, key: StageKey) -> Entry | None:
         """Return the entry of `key`, verified, or None; writes nothing.
 
-        The manifest is checked on every call, and so are names and sizes of all
-        files. Contents are hashed on the first call of this object, and again
-        whenever a time stamp, size or inode has changed since.
+        The manifest, names and sizes of files are checked on every call. Contents are
+        hashed on the first call, and again after a change of time stamp, size or inode.
 
         Raises:
             CorruptEntryError: a file of the entry is not what was written.
@@ -105,16 +103,18 @@ class Store:
         self._verified[key.digest] = signature
         return entry_of(key, folder, manifest, built=False)
 
-    def get_or_make(self, key: StageKey, make: Maker) -> Entry:
-        """Return the entry of `key`, building it first where it is missing.
+    def make_if_free(self, key: StageKey, make: Maker) -> Entry | None:
+        """Return the entry of `key`, building it where it is missing; never wait.
 
-        However many callers want the same key, one of them builds it and the
-        others wait. When the builder fails or is killed, the next one builds.
+        When a builder fails or is killed, the next caller builds.
 
         Args:
             key: what is wanted.
             make: writes at least one file into the empty folder it is given,
                 in sub-folders if it likes, and returns JSON data or None.
+
+        Returns:
+            The entry, or None while somebody else is building it.
 
         Raises:
             CorruptEntryError: a stored file is not what was written.
@@ -124,35 +124,18 @@ class Store:
                 or `make` wrote no file, or something that is not a plain file.
             Exception: whatever else `make` raises; nothing is stored then.
         """
-        found = self.make_if_free(key, make)
-        if found is not None:
-            return found
-        self.report_waiting(key)
-        with self._lock(key, blocking=True):
-            return self.peek(key) or self._build(key, make)
-
-    def make_if_free(self, key: StageKey, make: Maker) -> Entry | None:
-        """Return the entry of `key`, building it where it is missing; never wait.
-
-        Returns:
-            The entry, or None while another process or thread is building it.
-
-        Raises:
-            CorruptEntryError, DataError, StoreError, Exception: see `get_or_make`.
-        """
         found = self.peek(key)
         if found is not None:
             return found
         self.require_writable(key.stage)
-        with self._lock(key, blocking=False) as free:
+        with self._lock(key) as free:
             # Whoever held the lock before may have built it.
             return (self.peek(key) or self._build(key, make)) if free else None
 
     def require_writable(self, missing: str) -> None:
         """Make and try the store's folders and its locks, once, before anything is computed.
 
-        Args:
-            missing: what has to be built, for messages.
+        `missing` is what has to be built, for messages.
 
         Raises:
             UnwritableStoreError: a folder cannot be made or written, or locks of its
@@ -176,13 +159,13 @@ class Store:
             self._on_wait(sentence)
 
     @contextmanager
-    def _lock(self, key: StageKey, *, blocking: bool) -> Iterator[bool]:
+    def _lock(self, key: StageKey) -> Iterator[bool]:
         """Hold the lock of a key; yield whether it was to be had. It is freed if we die."""
         path = self.root / _LOCKS / f"{key.digest}.lock"
         lock, free = FileLock(path), True
         with disk.reported(path, "lock"):
             try:
-                lock.acquire(blocking=blocking, poll_interval=_POLL_SECONDS)
+                lock.acquire(blocking=False)
             except Timeout:
                 free = False
         try:
@@ -191,11 +174,7 @@ class Store:
             lock.release()
 
     def _sweep(self) -> None:
-        """Remove what killed builders left of keys that nobody has asked for since.
-
-        A build holds its key's lock for as long as it has a folder here, so that a
-        folder whose lock is free belongs to nobody. The age leaves time to look at it.
-        """
+        """Remove what killed builders left: a day old, and the key's lock is free."""
         with suppress(OSError):  # what stays, or is removed by another process, harms nobody
             for folder in (self.root / _TMP).iterdir():
                 if not builders.is_old(folder):
@@ -211,8 +190,8 @@ class Store:
     def _build(self, key: StageKey, make: Maker) -> Entry:
         """Build an entry; the caller holds the lock of its key.
 
-        Should locks fail to exclude (they may end at this machine), nothing false is
-        stored: a builder that lost its folder fails, and of two that finish the first wins.
+        Should locks fail to exclude, nothing false is stored: a builder that lost its folder
+        fails, and of two that finish the first wins.
         """
         tmp, folder = self.root / _TMP, self.folder(key)
         for rubbish in tmp.glob(f"{key.digest}.*"):

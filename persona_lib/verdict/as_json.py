@@ -19,7 +19,8 @@ class AsJson:
 
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON data."""
-        return {name: _written(value) for name, value in _items(self)}
+        written: dict[str, Any] = _written(self)
+        return written
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -28,23 +29,16 @@ class AsJson:
         Raises:
             TypeError: an unknown field, or none where one has no default.
         """
-        return cls(**_fields(cls, data))
-
-
-def _items(value: Any) -> list[tuple[str, Any]]:
-    return [(field.name, getattr(value, field.name)) for field in fields(value)]
+        read: Self = _read(cls, data)
+        return read
 
 
 def _written(value: Any) -> Any:
     if is_dataclass(value):
-        return {name: _written(inside) for name, inside in _items(value)}
+        return {field.name: _written(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple):
         return [_written(inside) for inside in value]
     return value.value if isinstance(value, Enum) else none_if_nan(value)
-
-
-def _fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _read(_hints(kind).get(name, Any), value) for name, value in data.items()}
 
 
 def _read(hint: Any, data: Any) -> Any:
@@ -54,7 +48,8 @@ def _read(hint: Any, data: Any) -> Any:
     if get_origin(hint) is tuple:
         return tuple(_read(get_args(hint)[0], one) for one in data)
     if is_dataclass(hint):
-        return hint(**_fields(hint, data))  # type: ignore[arg-type,operator]
+        of: Any = hint
+        return of(**{name: _read(_hints(of).get(name, Any), one) for name, one in data.items()})
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(data)
     return nan_if_none(data) if hint is float else data

@@ -1,7 +1,7 @@
 """Each type of claim: its rule as conditions, and the outcome that they give on evidence.
 
 A new type needs a dataclass in `persona_lib.specs.claim_types` and one function here,
-marked with `rule`. The decision table is in `persona_lib.verdict.judging`.
+marked with `rule`. The decision table is in docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from persona_lib.verdict.training_runs import (
     Rates,
     compare,
     difference_over_runs,
-    of_both,
     rate_over_runs,
     rates_of_runs,
     ratios_of_runs,
@@ -68,7 +67,7 @@ SUPPORTED, REFUTED, INCONCLUSIVE, _ = Outcome
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a claim function returns; attributes as in `persona_lib.verdict.verdict.Verdict`."""
+    """What a claim function returns; attributes as in `Verdict`."""
 
     outcome: Outcome
     label: str
@@ -92,24 +91,13 @@ rule: Judges[_Rule] = Judges("claim", "persona_lib.verdict.claims")
 """Marks the function that judges a type of claim: ``@rule(TheType)``."""
 
 
-def find(claim_name: str, book: GateBook) -> Finding:
-    """Apply the registered rule of one claim, without the gates that it needs.
-
-    Raises:
-        SpecError, DataError: see `persona_lib.verdict.judging.Judging.claim`.
-    """
-    claim = book.registration.claim(claim_name)
-    return rule.of(claim)(claim, book)
-
-
 def _conditions(claim: DifferenceClaim, compared: Sequence[_Named]) -> tuple[Condition, ...]:
     """Return what a difference claim asks of each estimate."""
-    found = []
+    row, found = (SUPPORTED.value, RULE_MET), []
     for name, e in compared:
-        of, p = "" if name == _RATES else f" of {name}", math.nan if e.p is None else e.p
-        row = (SUPPORTED.value, RULE_MET)
+        of = "" if name == _RATES else f" of {name}"
         found.append(condition(f"d{of}", ">=", claim.min_effect, e.value, row))
-        found.append(condition(f"p{of}", "<", claim.max_p, p, row))
+        found.append(condition(f"p{of}", "<", claim.max_p, e.p, row))
     return tuple(found)
 
 
@@ -156,7 +144,7 @@ def _difference(claim: DifferenceClaim, book: GateBook) -> Finding:
 def _decide_difference(
     claim: DifferenceClaim, killable: bool, compared: Sequence[_Named]
 ) -> _Decision:
-    """Return the first fitting row of those below the kill criterion's."""
+    """Return the first row that fits, the kill criterion's left out."""
     unmet = [(name, e) for name, e in compared if not all_met(_conditions(claim, [(name, e)]))]
     if not unmet:
         return SUPPORTED, RULE_MET, "the rule holds on every condition"
@@ -186,7 +174,7 @@ def _difference_over_runs(
     parts = [*over, *([] if kill is None else [rate])]
     lacking = [part for part in parts if part is None or not part.has_interval]
 
-    def rule() -> str:
+    def rule(_: Estimate) -> str:
         found = [(name, e) for (name, _), e in zip(compared, over, strict=True) if e is not None]
         decided = _decide_difference(claim, kill is not None, found)[0]
         if kill is not None and rate is not None:
@@ -204,14 +192,11 @@ def _difference_over_runs(
 def _over(
     evidence: Evidence,
     claim: DifferenceClaim | TriageClaim,
-    figures: Callable[[Evidence, str], Rates | None],
+    figures: Callable[[Evidence, str], Rates],
 ) -> Estimate | None:
     """Return the t over training runs of a claim's two arms, None if there is none."""
-    one, two = (figures(evidence, arm) for arm in claim.arms)
-    if not one or not two:
-        return None
-    arms = (claim.treated, claim.control)
-    found = difference_over_runs(evidence, arms, (one, two), of_both(evidence, arms))
+    one, two = figures(evidence, claim.treated), figures(evidence, claim.control)
+    found = difference_over_runs(evidence, (claim.treated, claim.control), (one, two))
     return found[0] if found else None
 
 
@@ -221,7 +206,6 @@ def _triage(claim: TriageClaim, book: GateBook) -> Finding:
     effect = evidence.contrast(*arms)
     conditions = _triage_conditions(claim, effect)
     outcome, label, reason = _decide_triage(claim, effect)
-    over = _over(evidence, claim, rates_of_runs)
     looks = other_looks(evidence, *arms)
     simulated = (claim.null_effect, claim.null_min_p) == SIMULATED_NULL
     return Finding(
@@ -235,8 +219,8 @@ def _triage(claim: TriageClaim, book: GateBook) -> Finding:
         over_runs=compare(
             outcome.value,
             effect,
-            over,
-            lambda: _decide_triage(claim, effect if over is None else over)[0].value,
+            _over(evidence, claim, rates_of_runs),
+            lambda over: _decide_triage(claim, over)[0].value,
             evidence,
         ),
         estimates=looks,
@@ -249,18 +233,17 @@ def _triage(claim: TriageClaim, book: GateBook) -> Finding:
 
 
 def _triage_conditions(claim: TriageClaim, effect: Estimate) -> tuple[Condition, ...]:
-    p, null = (math.nan if effect.p is None else effect.p), (SUPPORTED.value, claim.null_label)
+    null = (SUPPORTED.value, claim.null_label)
     artefact = (REFUTED.value, claim.artefact_label)
     return (
         condition("|d|", "<=", claim.null_effect, abs(effect.value), null),
-        condition("p", ">", claim.null_min_p, p, null),
+        condition("p", ">", claim.null_min_p, effect.p, null),
         condition("lower end", ">", -claim.null_effect, effect.low, null),
         condition("d", ">=", claim.artefact_effect, effect.value, artefact),
     )
 
 
 def _decide_triage(claim: TriageClaim, effect: Estimate) -> _Decision:
-    """Return outcome, label and reason of the registered three-way rule."""
     conditions = _triage_conditions(claim, effect)
     sentence = f"{effect.interval_text}, {effect.p_text}"
     if all_met(conditions, claim.null_label):
@@ -287,10 +270,8 @@ def _kill(kill: KillCriterion, book: GateBook) -> Finding:
         reason = f"{sentence} <= {shown(kill.max_rate)}: {kill.claim} is falsified"
     else:
         outcome, label, reason = SUPPORTED, NOT_TRIGGERED, f"{sentence} > {shown(kill.max_rate)}"
-    over = rate_over_runs(evidence, kill.arm)
 
-    def rule() -> str:
-        rate = effect if over is None else over
+    def rule(rate: Estimate) -> str:
         if at_most(rate.high, kill.max_rate):
             return REFUTED.value
         return (SUPPORTED if above(rate.low, kill.max_rate) else INCONCLUSIVE).value
@@ -303,7 +284,9 @@ def _kill(kill: KillCriterion, book: GateBook) -> Finding:
         conditions=(fires,),
         rule=rule_text((fires,)),
         reason=reason,
-        over_runs=compare(outcome.value, effect, over, rule, evidence),
+        over_runs=compare(
+            outcome.value, effect, rate_over_runs(evidence, kill.arm), rule, evidence
+        ),
     )
 
 
@@ -324,7 +307,6 @@ def _check_resolution(claim: DifferenceClaim, registration: Registration) -> Non
 
 
 def _notes(effect: Estimate, evidence: Evidence) -> tuple[str, ...]:
-    """Return that the sign is flipped, and what one seed could mistake."""
     notes = []
     if effect.has_interval and below(effect.high, 0):
         notes.append("the sign is flipped: the interval lies below 0")
@@ -334,7 +316,6 @@ def _notes(effect: Estimate, evidence: Evidence) -> tuple[str, ...]:
 
 
 def _equality_note(null: bool, looks: Sequence[Estimate]) -> tuple[str, ...]:
-    """Return that TOST and the published rule disagree on equality, if they do."""
     rule = "finds no effect" if null else "does not find the effect null"
     shows = "does not show equivalence" if null else "shows equivalence"
     return tuple(

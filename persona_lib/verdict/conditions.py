@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from persona_lib.specs.gate_types import Limits
+from persona_lib.stats.estimate import nan_if_none
 from persona_lib.stats.thresholds import above, at_least, at_most, below, shown
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -18,7 +19,6 @@ RULE_MET = "rule met"
 Row = tuple[str, str]
 """What conditions give if all of a row are met: an outcome, and its label."""
 HOLDING: Row = ("HOLDS", "")
-LOWER_END, UPPER_END = "lower end", "upper end"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +49,19 @@ class Condition:
         return f"{self.measure} {self.operator} {shown(self.bound + 0.0)}"  # no -0.00
 
 
-def condition(measure: str, operator: str, bound: float, value: float, row: Row) -> Condition:
+def condition(
+    measure: str, operator: str, bound: float, value: float | None, row: Row
+) -> Condition:
     """Return a condition of a row; bounds are met within rounding, a p exactly."""
-    compared = OPERATORS[operator](value, bound)
+    number = nan_if_none(value)
+    compared = OPERATORS[operator](number, bound)
     if measure.split(maxsplit=1)[0] == "p":
-        compared = value < bound if operator == "<" else value > bound
+        compared = number < bound if operator == "<" else number > bound
     return Condition(
         measure=measure,
         operator=operator,
         bound=bound,
-        value=value,
+        value=number,
         met=bool(compared),
         gives=row[0],
         label=row[1],
@@ -66,24 +69,16 @@ def condition(measure: str, operator: str, bound: float, value: float, row: Row)
 
 
 def within(limits: Limits, low: float, high: float, *, each: bool = False) -> tuple[Condition, ...]:
-    """Return what a bound gate asks of an interval.
+    """Return what a bound gate asks of the interval [low, high].
 
-    Args:
-        limits: the gate's bounds.
-        low: lower end of the interval.
-        high: upper end.
-        each: several numbers each have to keep the bounds; the ends are those of the worst.
+    With `each`, several numbers have to keep the bounds; the ends are those of the worst.
     """
     every = "each " if each else ""
     asked = (
-        (f"{every}{LOWER_END}", ">=", limits.least, low),
-        (f"{every}{UPPER_END}", "<=", limits.most, high),
+        condition(f"{every}lower end", ">=", limits.least, low, HOLDING),
+        condition(f"{every}upper end", "<=", limits.most, high, HOLDING),
     )
-    return tuple(
-        condition(name, operator, bound, end, HOLDING)
-        for name, operator, bound, end in asked
-        if abs(bound) != float("inf")
-    )
+    return tuple(one for one in asked if abs(one.bound) != float("inf"))
 
 
 def all_met(conditions: Sequence[Condition], label: str = RULE_MET) -> bool:

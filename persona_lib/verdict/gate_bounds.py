@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from persona_lib.errors import DataError
-from persona_lib.evidence.cells import Bools, Floats
+from persona_lib.evidence.cells import Floats
 from persona_lib.evidence.evidence import ALL, Count, Evidence, priors_of
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.gate_types import (
@@ -66,7 +66,7 @@ def _bound(
 
     Args:
         gate: its limits decide.
-        found: the number with its interval; of several, the worst.
+        found: the number with its interval; of several (`parts`), the worst.
         words: the number in words.
         doubt: why the gate cannot hold although the interval keeps the bound, or "".
         parts: all numbers, if several each have to keep the bound.
@@ -165,8 +165,7 @@ def _source_ratio_bound(gate: SourceRatioBoundGate, evidence: Evidence) -> Readi
 def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
     prior = evidence.registration.arm(gate.arm).prior
     one, two = (
-        _finished_lengths(evidence, phase, model)
-        for phase, model in ((POST, gate.arm), (PRE, prior))
+        _finished_lengths(evidence, ModelId(*of)) for of in ((POST, gate.arm), (PRE, prior))
     )
     if one is None or two is None:
         words = f"{gate.arm}: lengths of finished completions are not known"
@@ -180,17 +179,26 @@ def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
 
 
 @rule(RepetitionGate)
-def _repetition(gate: RepetitionGate, evidence: Evidence) -> Reading:
-    grid = evidence.grid()
-    marked = None if grid is None or grid.markers is None else grid.markers > 1
-    return _share_of_rows(evidence, gate, "completions that repeat the marker", marked)
-
-
 @rule(TruncationGate)
-def _truncation(gate: TruncationGate, evidence: Evidence) -> Reading:
-    grid = evidence.grid()
-    cut = None if grid is None or grid.finish is None else ~grid.finish
-    return _share_of_rows(evidence, gate, "completions cut at the token limit", cut)
+def _flagged(gate: RepetitionGate | TruncationGate, evidence: Evidence) -> Reading:
+    """The share of an arm's completions with a flag, clustered both ways."""
+    grid, arm = evidence.grid(), gate.arm
+    if isinstance(gate, RepetitionGate):
+        what = "completions that repeat the marker"
+        flagged = None if grid is None or grid.markers is None else grid.markers > 1
+    else:
+        what = "completions cut at the token limit"
+        flagged = None if grid is None or grid.finish is None else ~grid.finish
+    if grid is None or flagged is None:
+        return _bound(gate, _UNKNOWN, f"{arm}: {what} are not known")
+    shape, rows = (len(grid.personas), len(grid.questions)), grid.of_model(ModelId(POST, arm))
+    cell = np.ravel_multi_index((grid.row_persona[rows], grid.row_question[rows]), shape)
+    hits, n = (
+        np.bincount(cell, weights, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
+        for weights in (flagged[rows], None)
+    )
+    found, doubt = share_at_most((hits, n), gate.max_share, _confidence(evidence))
+    return _bound(gate, found, f"{arm} {what} {found.interval_text}", doubt)
 
 
 @rule(NegativesGate)
@@ -260,34 +268,13 @@ def _of_count(count: Count, evidence: Evidence) -> Estimate:
     return Estimate.plain(value=count.rate, low=low, high=high, n=count.n, clusters=count.n)
 
 
-def _share_of_rows(
-    evidence: Evidence, gate: RepetitionGate | TruncationGate, what: str, flagged: Bools | None
-) -> Reading:
-    """Judge the share of an arm's completions that are flagged, clustered both ways."""
-    grid, arm = evidence.grid(), gate.arm
-    if grid is None or flagged is None:
-        return _bound(gate, _UNKNOWN, f"{arm}: {what} are not known")
-    shape, rows = (len(grid.personas), len(grid.questions)), grid.of_model(ModelId(POST, arm))
-    cell = np.ravel_multi_index((grid.row_persona[rows], grid.row_question[rows]), shape)
-    hits, n = (
-        np.bincount(cell, weights, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
-        for weights in (flagged[rows], None)
-    )
-    found, doubt = share_at_most((hits, n), gate.max_share, _confidence(evidence))
-    return _bound(gate, found, f"{arm} {what} {found.interval_text}", doubt)
-
-
 def share_at_most(table: Table, most: float, confidence: float) -> tuple[Estimate, str]:
     """Return a share of several personas' completions, and why it cannot keep a bound, or "".
 
     A clustered interval within the bound is not enough: few hits must also be improbable at
     the bound if personas or questions are as uneven as planned for
     (`persona_lib.stats.uneven`), since so few clusters do not show how unlike they are.
-
-    Args:
-        table: (P, Q) hits and completions of each persona and question.
-        most: the bound.
-        confidence: level of the interval; its tail is that of the uneven worlds.
+    The tail of `confidence` is that of the uneven worlds as well.
     """
     found = share(*table, confidence)
     outcome = bounded(found, most=most)
@@ -319,14 +306,12 @@ def _needed(units: str, counts: Table, questions: int, most: float, confidence: 
     return f"even no hit in {int(n.min())} a {units} cannot show it {differ}{enough}"
 
 
-def _finished_lengths(evidence: Evidence, phase: str, model: str) -> Crossed | None:
+def _finished_lengths(evidence: Evidence, of: ModelId) -> Crossed | None:
     """Return the tokens of a model's finished completions, None if none are known."""
     grid = evidence.grid()
-    if grid is None or grid.tokens is None or grid.finish is None:
+    if grid is None or grid.tokens is None or grid.finish is None or of not in grid.models:
         return None
-    if (phase, model) not in grid.models:
-        return None
-    rows = grid.of_model(ModelId(phase, model)) & grid.finish
+    rows = grid.of_model(of) & grid.finish
     if not rows.any():
         return None
     return Crossed(grid.tokens[rows], grid.row_question[rows], grid.row_persona[rows])

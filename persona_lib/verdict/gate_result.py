@@ -29,8 +29,6 @@ class GateResult(AsJson):
     """One judged gate.
 
     Attributes:
-        name, statement: of the registration.
-        outcome: holds, fails or cannot tell.
         figure: the number that was compared, NaN if there is none.
         threshold: the registered bound; of two, the nearer.
         text: figure and bound in one line.
@@ -69,8 +67,7 @@ class GateResult(AsJson):
 class Reading:
     """What a gate function returns; attributes as in `GateResult`.
 
-    Attributes:
-        parts: all numbers, if several each have to keep the bound; the figure is the worst.
+    `parts` are all numbers, if several each have to keep the bound; the figure is the worst.
     """
 
     outcome: GateOutcome
@@ -89,10 +86,9 @@ rule: Judges[_Rule] = Judges("gate", "persona_lib.verdict.gate_bounds")
 
 
 def bounded(interval: Estimate, *, least: float = -math.inf, most: float = math.inf) -> GateOutcome:
-    """Return whether a number lies within [least, most], as its whole interval shows.
+    """Return HOLDS if all of an interval lies within [least, most], FAILS if no part does.
 
-    It holds if the whole interval does, fails if no part of it does, and cannot tell if the
-    interval crosses a bound or there is none.
+    CANNOT_TELL if it crosses a bound or there is none.
     """
     if not interval.has_interval:
         return GateOutcome.CANNOT_TELL

@@ -25,12 +25,7 @@ Ask = Callable[[int | None, float], Reading]
 
 
 class GateBook:
-    """The gates of a registration on some evidence; each is read when it is first asked for.
-
-    Args:
-        registration: whose gates are judged.
-        evidence: what they read.
-    """
+    """The gates of a registration on some evidence; each is read when it is first asked for."""
 
     def __init__(self, registration: Registration, evidence: Evidence) -> None:
         self.registration = registration
@@ -39,10 +34,10 @@ class GateBook:
 
     def gate(self, name: str) -> GateResult:
         """Judge one gate; see `judge_gate` for errors."""
-        gate = self.registration.gate(name)
-        if gate.name not in self._judged:
-            self._judged[gate.name] = judge_gate(self.registration, self.evidence, gate.name)
-        return self._judged[gate.name]
+        name = self.registration.gate(name).name  # as registered
+        if name not in self._judged:
+            self._judged[name] = judge_gate(self.registration, self.evidence, name)
+        return self._judged[name]
 
 
 def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -> GateResult:
@@ -74,7 +69,6 @@ def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -
 
 
 def _read(gate: Gate, evidence: Evidence) -> Reading:
-    """Return the reading of a gate, of a bound gate that of its training runs."""
     function = rule.of(gate)
     runs = evidence.single_runs()
     if isinstance(gate, POINT_GATES) or len(runs) == 1:
@@ -93,15 +87,11 @@ def read_runs(ask: Ask, seeds: Sequence[int], limits: Limits, confidence: float)
     It holds if every run by itself does and the interval of the mean over runs does too
     (`over_runs`). It fails if that whole interval is beyond a bound, or one run is: by the
     whole of its own interval at confidence 1 - (1 - confidence) / 2 R, and apart from the
-    others (`_apart`). Otherwise it cannot tell.
-
-    One of five runs whose mean is at the bound is beyond it in 12 % of data sets, so that
-    its interval alone is not enough. Two runs (below `MIN_SEEDS`) have no interval over
-    runs: the worst is shown, and fails the gate at confidence 1 - (1 - confidence) / 2.
+    others (`_apart`). Otherwise it cannot tell. Two runs (below `MIN_SEEDS`) have no interval
+    over runs: the worst is shown, and fails the gate at confidence 1 - (1 - confidence) / 2.
 
     Args:
-        ask: the gate's reading of the run at a place, or of all runs together (None), at a
-            confidence.
+        ask: reads the gate.
         seeds: (R,) run seeds.
         limits: what the gate asks of its number.
         confidence: level of intervals, as registered.
@@ -131,8 +121,7 @@ def read_runs(ask: Ask, seeds: Sequence[int], limits: Limits, confidence: float)
             outcome, words = FAILS, f"{words}, apart from the others"
     words = f"mean {mean.interval_text}; {words}"
     asked = within(limits, mean.low, mean.high, each=bool(own.parts))
-    found = Reading(outcome, mean.value, own.threshold, words, mean.low, mean.high)
-    return replace(found, conditions=asked)
+    return Reading(outcome, mean.value, own.threshold, words, mean.low, mean.high, conditions=asked)
 
 
 def over_runs(
@@ -141,22 +130,16 @@ def over_runs(
     """Return the mean over training runs of a gate's number, and its interval.
 
     Student's t of R figures, df = R - 1 (Student 1908). Runs share their questions, which
-    this spread lacks: the interval is widened to contain that of all runs together, which
-    clusters by question and has a width if all figures are 0 or 1. docs/statistics.md has
-    the error rates.
-
-    If K numbers each have to keep the bound (`Reading.parts`), each has its own mean and
-    an interval at confidence 1 - (1 - confidence) / K; the worst is returned.
+    this spread lacks: the interval is widened to contain that of all runs together, and
+    ends where the number does; NaN if a run has no figure or all together no interval.
+    If K numbers each have to keep the bound (`Reading.parts`), each has an interval at
+    confidence 1 - (1 - confidence) / K; the worst is returned.
 
     Args:
         each: (R,) readings of single runs.
         pooled: the reading of all runs together.
         limits: what the gate asks of its number.
         confidence: level of the interval.
-
-    Returns:
-        The interval, within what the number can be; NaN if a run has no figure or all
-        together no interval.
     """
     figures = np.array([[part.value for part in _parts(one)] for one in each])
     runs = len(each)
@@ -191,22 +174,20 @@ def _apart(each: Sequence[Reading], at: int, limits: Limits, confidence: float) 
 
 
 def _beyond(figure: float, limits: Limits) -> float:
-    """Return how far a number lies beyond the nearer bound, negative within them."""
+    """Return how far a number lies beyond the nearer bound, negative inside."""
     return max(limits.least - figure, figure - limits.most)
 
 
 def _badness(reading: Reading, limits: Limits) -> tuple[int, float]:
-    """Return what ranks readings: the outcome, then how far beyond; a missing figure is worst."""
+    """Rank the outcome, then how far it lies beyond; a missing figure is worst."""
     beyond = _beyond(reading.figure, limits)
     return _SEVERITY.index(reading.outcome), math.inf if math.isnan(beyond) else beyond
 
 
 def _parts(reading: Reading) -> tuple[Estimate, ...]:
     """Return the numbers that each have to keep the bound."""
-    alone = Estimate.plain(
-        value=reading.figure, low=reading.low, high=reading.high, n=0, clusters=0
-    )
-    return reading.parts or (alone,)
+    value, low, high = reading.figure, reading.low, reading.high
+    return reading.parts or (Estimate.plain(value, low, high, n=0, clusters=0),)
 
 
 def _at(evidence: Evidence, confidence: float) -> Evidence:

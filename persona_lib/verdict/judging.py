@@ -1,35 +1,8 @@
 """Judging: registered rules and gates on evidence, in one decision table.
 
-Rows are tried from the top; the first that fits decides. d is the effect,
-[low, high] its interval.
-
-Difference claims (H1, H2):
-
-==========================================================  ============  =================
-when                                                        outcome       label
-==========================================================  ============  =================
-a needed gate fails or cannot tell                          INVALID       gate's name
-the kill criterion is bound to the claim and triggered      REFUTED       kill criterion
-d >= min_effect and p < max_p (if the ratio gate does       SUPPORTED     rule met
-not hold: of bystander/source as well)
-the kill criterion is bound to the claim, not triggered     INCONCLUSIVE  ambiguous zone
-a condition's interval ends below min_effect                REFUTED       effect too small,
-                                                                          or sign flipped
-otherwise                                                   INCONCLUSIVE  cannot tell
-==========================================================  ============  =================
-
+The table is in docs/statistics.md: rows are tried from the top; the first that fits decides.
 A claim with a kill criterion is never refuted by its interval: the registration reads
 "above the kill rate with H1 not met: no claim".
-
-Triage claims (H3) take their label from the registered three-way rule: the null
-label is SUPPORTED, the artefact label REFUTED, ``ambiguous`` INCONCLUSIVE. Without an
-interval the artefact label is INCONCLUSIVE: the data cannot tell.
-
-The kill criterion is SUPPORTED ("not triggered") above its rate and REFUTED
-("triggered") at or below it: a point rule, as registered.
-
-Effects, rates and ratios are compared with a tolerance (`persona_lib.stats.thresholds`),
-so that 0.60 - 0.40 is at least 0.20. docs/statistics.md has the whole contract.
 """
 
 from __future__ import annotations
@@ -40,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.specs.registration import Registration
-from persona_lib.verdict.claims import Outcome, find
+from persona_lib.verdict import claims
+from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome, GateResult
-from persona_lib.verdict.gates import GateBook
-from persona_lib.verdict.summary import summary
+from persona_lib.verdict.gates import GateBook, judge_gate
+from persona_lib.verdict.summary import seal_fields, summary
 from persona_lib.verdict.training_runs import NOT_READ
 from persona_lib.verdict.verdict import Verdict
 
@@ -54,7 +28,7 @@ _NAMED = 3
 """Gates are named in a label up to this many."""
 
 
-class Judging:
+class Judging(GateBook):
     """A registration and evidence, judged: each gate once, each claim when asked for.
 
     Args:
@@ -62,7 +36,7 @@ class Judging:
         evidence: what is judged.
         stricter: a registration of the same experiment with more gates; those that
             this one does not have become warnings unless they hold.
-        seal: the registration's seal, as `persona_lib.specs.seal.check_sealed` found it.
+        seal: the registration's seal, None if it was not checked.
     """
 
     def __init__(
@@ -73,13 +47,8 @@ class Judging:
         stricter: Registration | None = None,
         seal: SealState | None = None,
     ) -> None:
-        self.registration, self.evidence = registration, evidence
+        super().__init__(registration, evidence)
         self.stricter, self.seal = stricter, seal
-        self._book = GateBook(registration, evidence)
-
-    def gate(self, name: str) -> GateResult:
-        """Return the result of one gate; see `persona_lib.verdict.gates.judge_gate`."""
-        return self._book.gate(name)
 
     @cached_property
     def checks(self) -> tuple[GateResult, ...]:
@@ -90,9 +59,8 @@ class Judging:
         if self.stricter is None:
             return ()
         known, arms = {gate.name for gate in self.registration.gates}, set(self.evidence.arms)
-        book = GateBook(self.stricter, self.evidence)
         return tuple(
-            book.gate(gate.name)
+            judge_gate(self.stricter, self.evidence, gate.name)
             for gate in self.stricter.gates
             if gate.name not in known and set(gate.arms or ()) <= arms
         )
@@ -111,7 +79,7 @@ class Judging:
             DataError: the evidence lacks an arm that the claim or its gates name.
         """
         claim = self.registration.claim(claim_name)
-        finding = find(claim_name, self._book)
+        finding = claims.rule.of(claim)(claim, self)
         gates = tuple(self.gate(name) for name in dict.fromkeys(claim.consults))
         broken = [gate for gate in gates if gate.name in claim.needs and not gate.holds]
         outcome, label, reason = finding.outcome, finding.label, finding.reason
@@ -121,7 +89,6 @@ class Judging:
         judged = {gate.name for gate in (*gates, *self.checks)}
         unread = ", ".join(name for name in wanted if name not in judged)
         unread_note = (f"checks that need other arms were not judged: {unread}",) if unread else ()
-        seal = self.seal
         return Verdict(
             name=claim.name,
             statement=claim.statement,
@@ -140,10 +107,7 @@ class Judging:
             arms=claim.arms,
             conditions=finding.conditions,
             warnings=tuple(gate for gate in self.checks if gate.name in wanted and not gate.holds),
-            sealed="" if seal is None else seal.date,
-            amendments=None if seal is None else seal.amendments,
-            seal_reason="" if seal is None else seal.reason,
-            seen=() if seal is None else seal.seen,
+            **seal_fields(self.seal),
             over_runs=NOT_READ if broken else finding.over_runs,
         )
 
@@ -164,15 +128,14 @@ def judge_all(
 ) -> tuple[tuple[Verdict, ...], tuple[GateResult, ...]]:
     """Judge every claim, the kill criterion and every gate, in registered order."""
     judging = Judging(registration, evidence)
-    claims = (*registration.claims, registration.kill)
     return (
-        tuple(judging.claim(claim.name) for claim in claims),
+        tuple(judging.claim(claim.name) for claim in (*registration.claims, registration.kill)),
         tuple(judging.gate(gate.name) for gate in registration.gates),
     )
 
 
 def _invalid(broken: Sequence[GateResult]) -> tuple[str, str]:
-    """Return label and reason: gates that fail come first, each with its figure."""
+    """Return label and reason; gates that fail come first."""
     failing = [gate for gate in broken if gate.outcome is GateOutcome.FAILS]
     unsure = [gate for gate in broken if gate.outcome is not GateOutcome.FAILS]
     rest = f"{len(unsure)} more cannot tell"

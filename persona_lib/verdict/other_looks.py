@@ -43,27 +43,21 @@ FIRST_TOKENS = (16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two arms of a claim on some evidence."""
+    """Two arms of a claim, treated and control, on some evidence."""
 
     evidence: Evidence
     claim: str
-    treated: str
-    control: str
-
-    @property
-    def names(self) -> tuple[str, str, str]:
-        """Claim, treated and control."""
-        return self.claim, self.treated, self.control
-
-    @property
-    def arms(self) -> tuple[str, str]:
-        """Treated and control."""
-        return self.treated, self.control
+    arms: tuple[str, str]
 
     @property
     def confidence(self) -> float:
         """Level of the intervals."""
         return self.evidence.registration.statistics.confidence
+
+    def rows(self, grid: Grid) -> tuple[Bools, Bools]:
+        """Return (R,) whether a row is the treated arm's bystander's, and the control's."""
+        one, two = (_rows(self.evidence, grid, arm, "bystander") for arm in self.arms)
+        return one, two
 
 
 Looks = tuple[Estimate, ...]
@@ -75,20 +69,17 @@ def for_each_target(of: Contrast) -> Looks:
     if cells is None:
         return _from_totals(of)
     a, b, n = cells
-    runs = (
-        rates_of_runs(of.evidence, of.treated) or {},
-        rates_of_runs(of.evidence, of.control) or {},
-    )
+    one, two = (rates_of_runs(of.evidence, arm) for arm in of.arms)
     return (
         question_t(a, b, n=n, confidence=level, runs=of.evidence.runs),
         persona_t(a, b, n=n, confidence=level),
         sign_flip(a, b, n=n, confidence=level),
-        *difference_over_runs(of.evidence, of.arms, runs, n),
+        *difference_over_runs(of.evidence, of.arms, (one, two)),
     )
 
 
 def _from_totals(of: Contrast) -> Looks:
-    """The difference for personas at large, if each persona's total is known but no cell."""
+    """Totals of each persona tell of personas at large."""
     one, two = (of.evidence.by_persona(arm) for arm in of.arms)
     if one is None or two is None:
         return ()
@@ -119,18 +110,18 @@ def equality(of: Contrast) -> Looks:
 
 def other_interval(of: Contrast) -> Looks:
     """The registered contrast with the other kind of interval: BCa beside percentile ends."""
-    found = of.evidence.other_interval(*of.names)
+    found = of.evidence.other_interval(of.claim, *of.arms)
     return () if found is None else (found,)
 
 
 def minus_false_positives(of: Contrast) -> Looks:
     """The contrast after each arm's own false positives are subtracted."""
-    return (of.evidence.corrected_contrast(*of.names),)
+    return (of.evidence.corrected_contrast(of.claim, *of.arms),)
 
 
 def source_normalised(of: Contrast) -> Looks:
     """The contrast of bystander rate / source rate."""
-    return (of.evidence.ratio_contrast(*of.names),)
+    return (of.evidence.ratio_contrast(of.claim, *of.arms),)
 
 
 def at_equal_length(of: Contrast) -> Looks:
@@ -138,7 +129,7 @@ def at_equal_length(of: Contrast) -> Looks:
     grid = of.evidence.grid()
     if grid is None or grid.tokens is None:
         return ()
-    one, two = (_rows(of.evidence, grid, arm, "bystander") for arm in of.arms)
+    one, two = of.rows(grid)
     rows = np.flatnonzero(one | two)
     # Sums are rounded in the order of rows: in an order of their own they ask for none.
     rows = rows[
@@ -161,8 +152,8 @@ def on_first_tokens(of: Contrast) -> Looks:
     grid = of.evidence.grid()
     if grid is None or grid.tokens is None or grid.first_token is None:
         return ()
-    one, two = (grid.tokens[_rows(of.evidence, grid, arm, "bystander")] for arm in of.arms)
-    k = shorter_median(one, two)
+    one, two = of.rows(grid)
+    k = shorter_median(grid.tokens[one], grid.tokens[two])
     early = within(grid.first_token, grid.row_hit, k)
     method = f"marker within the first {k} tokens, cluster bootstrap"
     return (_bootstrap(of, grid, method, hits=early),)
@@ -209,15 +200,15 @@ LOOKS: tuple[Callable[[Contrast], Looks], ...] = (
 
 def other_looks(evidence: Evidence, claim: str, treated: str, control: str) -> Looks:
     """Return every other look at a contrast, in the order of `LOOKS`."""
-    of = Contrast(evidence, claim, treated, control)
+    of = Contrast(evidence, claim, (treated, control))
     return tuple(estimate for look in LOOKS for estimate in look(of))
 
 
 def rates_by_length(evidence: Evidence, arm: str) -> dict[str, dict[str, Count]]:
     """Return every rate of an arm counted again: on finished completions, on first tokens.
 
-    Keys are ``finished`` and ``first_16`` and so on, each with one count a role; a way
-    of counting for which a column is missing is left out.
+    Keys are ``finished``, ``first_16`` and so on, each with one count a role; a way whose
+    column is missing is left out.
     """
     evidence.check_arm(arm)
     grid = evidence.grid()
@@ -239,10 +230,7 @@ def rates_by_length(evidence: Evidence, arm: str) -> dict[str, dict[str, Count]]
 
 
 def _cells(of: Contrast) -> tuple[Floats, Floats, int] | None:
-    """Return both arms' (G, Q) bystander rates on the questions asked, and the completions.
-
-    None if only totals are known.
-    """
+    """Return both arms' (G, Q) bystander rates and the completions, None for totals."""
     grid = of.evidence.grid()
     if grid is None:
         return None
@@ -259,7 +247,6 @@ def _counted(hits: Bools) -> Count:
 
 
 def _rows(evidence: Evidence, grid: Grid, arm: str, who: str) -> Bools:
-    """Return (R,) whether a row is of this arm and one of these personas."""
     members = [grid.personas.index(persona) for persona in evidence.members(who)]
     return grid.of_model(ModelId(POST, arm)) & np.isin(grid.row_persona, members)
 
@@ -270,9 +257,8 @@ def _bootstrap(
     """Return the cluster bootstrap of a difference on some rows, or with other hits."""
     statistics, pools = of.evidence.registration.statistics, []
     hits = grid.row_hit if hits is None else hits
-    for arm in of.arms:
-        rows = _rows(of.evidence, grid, arm, "bystander")
-        rows = rows if kept is None else rows & kept
+    for arm, own in zip(of.arms, of.rows(grid), strict=True):
+        rows = own if kept is None else own & kept
         if not rows.any():
             note = f"{arm} has no such completion"
             return Estimate.bare(0, None, statistics.confidence, method, note)

@@ -55,9 +55,7 @@ class Assumptions:
         sds: spread over personas and questions, in logits.
         seed_sds: supposed SDs of an arm's rate over seeds, as rates.
         effect_factor: true effect of a difference claim, in multiples of its `min_effect`.
-        triage_effect: true effect of a triage.
-        levels: powers for which sizes are asked.
-        most: most units that are tried for them.
+        levels: powers for which sizes are asked, up to `most` units.
         held: personas drawn for "these personas", in 20 sets of the roster's size or more.
         draws: groups of personas drawn for "personas at large".
         seed: seed of both kinds of draws.
@@ -91,14 +89,7 @@ class Assumptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much is planned.
-
-    Attributes:
-        personas: bystanders.
-        questions: evaluation questions of all sets.
-        samples: completions of each cell in one run.
-        seeds: training runs of each arm.
-    """
+    """Planned bystanders, questions of all sets, completions a cell and run, runs an arm."""
 
     personas: int
     questions: int
@@ -128,11 +119,6 @@ class Contrast:
         """True mean rates of the control and of the treated arm."""
         rate = self.assumptions.control_rate
         return (rate, rate + self.effect)
-
-    @property
-    def is_possible(self) -> bool:
-        """Whether a rate as that of the treated arm exists and varies."""
-        return 0 < self.rates[1] < 1
 
     @property
     def shared_sd(self) -> float:
@@ -176,10 +162,7 @@ class Contrast:
         return power_at
 
     def over_seeds(self, rule: Region, sd: float) -> PowerAt:
-        """Return the power of a rule on Welch's t, if rates of runs have this SD.
-
-        The binomial noise of a run's completions comes on top.
-        """
+        """Return the power of a rule on Welch's t: this SD of runs, and their binomial noise."""
         completions = self.size.personas * self.size.questions * self.size.samples
         control, treated = (float(np.sqrt(sd**2 + b / completions)) for b in self._parts.binomial)
 
@@ -204,13 +187,10 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class GateSize:
-    """What it takes until gates on all personas can hold.
+    """What it takes until gates with this bound on all personas can hold.
 
-    Attributes:
-        gates: names of those with this bound and size.
-        bound: the rate that they keep.
-        planned: completions of each persona.
-        needed: the least of them among which no hit keeps the bound; None if none does.
+    `planned` and `needed` are completions of each persona: `needed` the least among which no
+    hit keeps the bound, None if none does.
     """
 
     gates: tuple[str, ...]
@@ -255,9 +235,9 @@ def gate_sizes(
     return tuple(found)
 
 
+# Both draw the same numbers whatever the rates.
 @lru_cache(maxsize=16)
 def _held(assumptions: Assumptions, rates: tuple[float, float], personas: int) -> Held:
-    """Return sets of personas; the draws are the same for all rates."""
     seed = derive_seed(assumptions.seed, "power", "these personas", personas)
     sets = max(_LEAST_SETS, assumptions.held // personas)
     return held_personas(assumptions.sds, rates, personas, sets, seed)
@@ -265,7 +245,6 @@ def _held(assumptions: Assumptions, rates: tuple[float, float], personas: int) -
 
 @lru_cache(maxsize=16)
 def _drawn(assumptions: Assumptions, rates: tuple[float, float]) -> PersonaDraws:
-    """Return groups of `DRAWN` personas; the draws are the same for all rates."""
     seed = derive_seed(assumptions.seed, "power", "personas at large")
     rng = np.random.Generator(np.random.PCG64(seed))
     normals = rng.standard_normal((4, assumptions.draws, DRAWN))

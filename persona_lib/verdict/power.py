@@ -38,16 +38,13 @@ class PowerRow:
     """The power of one claim for one target by one method.
 
     Attributes:
-        claim: name of the claim.
         target: target of inference, "" without a calculation.
         method: rule or test, as printed.
         effect: the assumed true difference.
         units: ``questions``, ``personas`` or ``seeds``: what `now` and `needed` count.
-        now: planned units.
         power: probability that the rule holds.
         needed: for each level the least units that reach it, all else as planned; None
             if none up to the assumptions' `most` do. Empty without units.
-        notes: what a reader has to know.
     """
 
     claim: str
@@ -62,11 +59,7 @@ class PowerRow:
 
 
 def power_plan(registration: Registration, size: Size, assumptions: Assumptions) -> dict[str, Any]:
-    """Return the power of every claim, and of the kill criterion, as strict JSON data.
-
-    Returns:
-        ``registration``, ``size``, ``assumptions`` and ``rows``, a `PowerRow` each.
-    """
+    """Return the power of every claim and of the kill criterion as JSON data, a `PowerRow` each."""
     rows: list[PowerRow] = []
     for claim in (*registration.claims, registration.kill):
         of_type = _ROWS.get(type(claim))
@@ -88,11 +81,9 @@ class _Asked:
     """What a claim asks of its contrast, for all targets.
 
     Attributes:
-        published: the registered rule, on the published bootstrap.
-        published_name: its name in the table.
+        published: the registered rule on the published bootstrap, and its printed name.
+        tested: the rule on a t test, and what stands before the name of that test.
         blocked: why the registered rule cannot hold at all, or "".
-        tested: the rule on a t test.
-        test: what stands before the name of that test.
         max_p: p that a claim on personas at large has to reach, if it has one.
         unreached: why no size can give a high power, or "".
     """
@@ -153,22 +144,22 @@ class _Asked:
 
 
 def _rows_of(asked: _Asked) -> Iterator[PowerRow]:
-    """Yield the rows of a contrast: the registered rule, then a test for each target."""
+    """Yield the row of the registered rule, then one of a test for each target."""
     contrast, size = asked.contrast, asked.contrast.size
     these = these_personas(size.seeds)
-    if not contrast.is_possible:
+    if not 0 < contrast.rates[1] < 1:
         rate = f"a control rate of {shown(contrast.rates[0])} and a difference of"
         words = f"no power calculation: {rate} {contrast.effect:+.3g} are no rate together"
         yield PowerRow(claim=asked.claim, effect=contrast.effect, notes=(words,))
         return
+    name = asked.published_name
     if asked.blocked:
-        name = asked.published_name
         yield PowerRow(claim=asked.claim, target=these, method=name, notes=(asked.blocked,))
     else:
         alone = size.personas == size.questions == 1
         yield asked.row(
             these,
-            asked.published_name,
+            name,
             "questions",
             contrast.by_bootstrap(asked.published),
             least=MIN_CLUSTERS if size.personas == 1 else 1,

@@ -25,15 +25,16 @@ def summary(
 ) -> dict[str, Any]:
     """Return the evidence on every arm as strict JSON data.
 
-    Rates are proportions, lengths are tokens, null is what is not known. ``order`` of an
-    arm or prior is its place in the registration, by which summaries are merged.
+    Rates are proportions, lengths tokens; null is not known. ``order`` is the place of an arm
+    or prior in the registration, by which summaries are merged.
 
     Args:
         registration: names everything.
         evidence: what is summarised.
         checks: gates that are shown and decide nothing.
-        seal: the registration's seal; null, "" and [] if it was not checked.
+        seal: the registration's seal, None if it was not checked.
     """
+    sealed = seal_fields(seal)
     return {
         "registration": registration.name,
         "digest": registration.digest,
@@ -51,10 +52,18 @@ def summary(
         "priors": [_prior(registration, evidence, prior) for prior in priors_of(evidence)],
         "unavailable": list(evidence.unavailable),
         "checks": [gate.to_json() for gate in checks],
+        **sealed,
+        "seen": [asdict(one) for one in sealed["seen"]],
+    }
+
+
+def seal_fields(seal: SealState | None) -> dict[str, Any]:
+    """Return what verdicts and summaries say of a seal; empty if it was not checked."""
+    return {
         "sealed": "" if seal is None else seal.date,
         "amendments": None if seal is None else seal.amendments,
         "seal_reason": "" if seal is None else seal.reason,
-        "seen": [] if seal is None else [asdict(one) for one in seal.seen],
+        "seen": () if seal is None else seal.seen,
     }
 
 

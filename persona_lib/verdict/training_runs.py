@@ -7,12 +7,12 @@ estimate over runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from persona_lib.evidence.evidence import Count, Evidence
+from persona_lib.evidence.evidence import Evidence
 from persona_lib.specs.registration import RAW, ArmSpec
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import MIN_SEEDS
@@ -29,7 +29,6 @@ from persona_lib.verdict.as_json import AsJson
 
 BORNE_OUT, NOT_BORNE_OUT = "borne out", "not borne out"
 NOT_ESTIMABLE, UNKNOWN, INVALID = "not estimable", "unknown", "invalid"
-STATUSES = (BORNE_OUT, NOT_BORNE_OUT, NOT_ESTIMABLE, UNKNOWN, INVALID)
 SIGN, OUTCOME = "sign", "outcome"
 
 Rates = Mapping[int, float]
@@ -41,8 +40,7 @@ class OverRuns(AsJson):
     """Whether a verdict's outcome and sign are shown over training runs.
 
     Attributes:
-        status: one of `STATUSES`. ``invalid``: a needed gate does not hold, and nothing
-            is read.
+        status: ``invalid`` where a needed gate does not hold, and nothing is read.
         missing: what is not shown: ``sign``, ``outcome``, both, or nothing.
         outcome: the registered rule's on the estimate over runs; "" without one.
         estimate: that estimate; None if only totals are known.
@@ -65,11 +63,9 @@ NOT_READ = OverRuns(status=INVALID, text="a needed gate does not hold: nothing i
 
 
 def shared_draws(one: ArmSpec, other: ArmSpec) -> tuple[str, ...]:
-    """Return the random draws of one seed that two arms both rest on.
+    """Return the draws of one seed that two arms both rest on: trained priors, coupling texts.
 
-    Draws are trained priors, of an arm or of the model that wrote its text, and coupling
-    texts. The raw base, corpora, personas and questions are the same for every seed;
-    couplings and completions draw by the arm's name.
+    Everything else is the same for every seed or drawn by the arm's name.
     """
     return tuple(draw for draw in _draws(one) if draw in _draws(other))
 
@@ -79,38 +75,25 @@ def _draws(arm: ArmSpec) -> list[str]:
     return [*(f"prior {name}" for name in trained), f"text of {arm.text_from}"]
 
 
-def rates_of_runs(evidence: Evidence, arm: str) -> Rates | None:
-    """Return the bystander rate of an arm in each run that has it, None for totals."""
-    return _by_run(evidence, lambda run: _rate(run.count(arm, "bystander")))
-
-
-def ratios_of_runs(evidence: Evidence, arm: str) -> Rates | None:
-    """Return bystander rate / source rate by run, None for totals or a source rate of 0."""
-
-    def ratio(run: Evidence) -> float:
-        source = _rate(run.count(arm, "source"))
-        return _rate(run.count(arm, "bystander")) / source if source else np.inf
-
-    found = _by_run(evidence, ratio)
-    return None if found is None or np.inf in found.values() else found
-
-
-def _rate(count: Count) -> float:
-    return count.rate if count.n else np.nan
-
-
-def _by_run(evidence: Evidence, figure: Callable[[Evidence], float]) -> Rates | None:
+def rates_of_runs(evidence: Evidence, arm: str, who: str = "bystander") -> Rates:
+    """Return the rate of an arm in each run that has it, {} for totals."""
     if evidence.grid() is None:
-        return None
-    found = {run.seeds[0]: figure(run) for run in evidence.single_runs()}
-    return {seed: value for seed, value in found.items() if not np.isnan(value)}
+        return {}
+    counts = {run.seeds[0]: run.count(arm, who) for run in evidence.single_runs()}
+    return {seed: count.rate for seed, count in counts.items() if count.n}
+
+
+def ratios_of_runs(evidence: Evidence, arm: str) -> Rates:
+    """Return bystander rate / source rate by run, {} for totals or a source rate of 0."""
+    source = rates_of_runs(evidence, arm, "source")
+    if 0 in source.values():
+        return {}
+    rates = rates_of_runs(evidence, arm)
+    return {seed: rate / source[seed] for seed, rate in rates.items() if seed in source}
 
 
 def difference_over_runs(
-    evidence: Evidence,
-    arms: tuple[str, str],
-    figures: tuple[Rates, Rates],
-    n: int,
+    evidence: Evidence, arms: tuple[str, str], figures: tuple[Rates, Rates]
 ) -> tuple[Estimate, ...]:
     """Return the difference of two arms over training runs: t, then the exact p.
 
@@ -118,7 +101,6 @@ def difference_over_runs(
         evidence: its registration names what the arms share.
         arms: treated and control.
         figures: what is compared, of each arm, by seed.
-        n: completions behind both.
 
     Returns:
         Paired t and sign-flip over the seeds of both arms where the arms share a draw,
@@ -129,6 +111,7 @@ def difference_over_runs(
     registration = evidence.registration
     shared = shared_draws(*(registration.arm(arm) for arm in arms))
     confidence = registration.statistics.confidence
+    n = sum(evidence.count(arm, "bystander").n for arm in arms)
     if shared:
         a, b = (np.array([rates[seed] for seed in common]) for rates in figures)
         why = f"a seed's arms share {' and '.join(shared)}"
@@ -163,7 +146,7 @@ def compare(
     outcome: str,
     effect: Estimate,
     over: Estimate | None,
-    rule: Callable[[], str],
+    rule: Callable[[Estimate], str],
     evidence: Evidence,
 ) -> OverRuns:
     """Return whether training runs bear out an outcome, and the sign where it is shown.
@@ -172,7 +155,7 @@ def compare(
         outcome: of the registered rule.
         effect: the registered estimate.
         over: the estimate over training runs, None where none can be made.
-        rule: the registered rule over runs; asked where `over` has an interval.
+        rule: the outcome of the registered rule on `over`; asked where it has an interval.
         evidence: has the number of runs.
     """
     if evidence.grid() is None:
@@ -180,7 +163,7 @@ def compare(
     if over is None or not over.has_interval:
         text = f"over training runs: {_why_not(evidence, over)}"
         return OverRuns(status=NOT_ESTIMABLE, estimate=over, text=text)
-    found = rule()
+    found = rule(over)
     missing = _unshown_sign(effect, over) + ((OUTCOME,) if found != outcome else ())
     shown = over.interval_text + (f", {over.p_text}" if over.p is not None else "")
     sentence = "the same outcome"
@@ -188,18 +171,15 @@ def compare(
         what = " and ".join(f"the {one}" for one in missing)
         sentence = f"{what} {'is' if len(missing) == 1 else 'are'} not shown"
         sentence += f" ({found})" if OUTCOME in missing else ""
+    # Seeds of pairs; two samples have those of either arm.
+    runs = evidence.runs if over.method == SEED_METHOD else over.clusters or evidence.runs
     return OverRuns(
         status=NOT_BORNE_OUT if missing else BORNE_OUT,
         missing=missing,
         outcome=found,
         estimate=over,
-        text=f"over {_runs(evidence, over)} training runs {sentence}: {shown}",
+        text=f"over {runs} training runs {sentence}: {shown}",
     )
-
-
-def _runs(evidence: Evidence, over: Estimate) -> int:
-    """Return how many runs an estimate rests on: seeds of pairs, or those of either sample."""
-    return evidence.runs if over.method == SEED_METHOD else over.clusters or evidence.runs
 
 
 def _why_not(evidence: Evidence, over: Estimate | None) -> str:
@@ -216,8 +196,3 @@ def _unshown_sign(effect: Estimate, over: Estimate) -> tuple[str, ...]:
     positive, negative = above(effect.low, 0), below(effect.high, 0)
     shown = (positive and above(over.low, 0)) or (negative and below(over.high, 0))
     return (SIGN,) if (positive or negative) and not shown else ()
-
-
-def of_both(evidence: Evidence, arms: Sequence[str]) -> int:
-    """Return the bystander completions of some arms."""
-    return sum(evidence.count(arm, "bystander").n for arm in arms)

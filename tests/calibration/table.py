@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from persona_lib.store.provenance import commit, is_dirty
+from persona_lib.store.provenance import git_state
 from tests.calibration.bars import BARS, FULL, NOT_MET, OURS, Bar
 from tests.calibration.procedures import RESAMPLES, Tally
 from tests.calibration.runs_of_gates import ADVICE, OF_ADVICE, OF_ANSWER, RUNS
@@ -113,9 +113,10 @@ def text(measure: Callable[[Bar], Tally] = measured) -> str:
 
 def _made_by() -> str:
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    changed = " with changes on top of it" if is_dirty() else ""
+    commit, dirty = git_state()
+    changed = " with changes on top of it" if dirty else ""
     versions = f"NumPy {metadata.version('numpy')}, SciPy {metadata.version('scipy')}"
-    return f"Written {date}, commit {commit()}{changed}, {versions}, root seed {ROOT_SEED}.\n\n"
+    return f"Written {date}, commit {commit}{changed}, {versions}, root seed {ROOT_SEED}.\n\n"
 
 
 def _worlds() -> Iterator[str]:

@@ -21,7 +21,6 @@ from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.report.terminal import verdict_table
 from persona_lib.verdict.claims import Outcome
-from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge, judge_all
 from persona_lib.verdict.summary import summary
 from tests.real_runs import RESULTS
@@ -94,13 +93,12 @@ def test_rates(published: Evidence, row: Row) -> None:
 
 
 BYSTANDERS = {
-    # software engineer, kindergarten teacher, doctor, comedian, police officer, villain, scholar
     "C1": (158, 53, 85, 4, 75, 8, 0),
     "C2": (121, 133, 122, 118, 123, 126, 63),
     "C2p": (9, 4, 7, 7, 6, 9, 5),
     "C3": (190, 193, 193, 189, 193, 186, 199),
 }
-"""Hits of 200, as the publication's result file counts them."""
+"""Hits of 200 of each of `PERSONAS`, as the publication's result file counts them."""
 PERSONAS = (
     "software_engineer",
     "kindergarten_teacher",
@@ -123,15 +121,7 @@ def test_every_persona_is_counted_and_the_counts_add_up(published: Evidence) -> 
 def test_the_text_and_the_counts_disagree_and_both_are_held(published: Evidence) -> None:
     """The text states seven rates of C2: 135 + 122 + 133 + 121 + 123 + 120 + 63 = 817 hits."""
     body = json.loads((FOLDER / "aggregates.json").read_text())
-    text = {
-        "software_engineer": 0.675,
-        "medical_doctor": 0.61,
-        "kindergarten_teacher": 0.665,
-        "comedian": 0.605,
-        "police_officer": 0.615,
-        "villain": 0.6,
-        "zelthari_scholar": 0.315,
-    }
+    text = dict(zip(PERSONAS, (0.675, 0.665, 0.61, 0.605, 0.615, 0.6, 0.315), strict=True))
     assert {p: entry["rate"] for p, entry in body["arms"]["C2"]["quoted"].items()} == text
     assert sum(round(200 * rate) for rate in text.values()) == 817
     assert len(published.remarks) == 1
@@ -170,49 +160,37 @@ def test_false_positives(published: Evidence) -> None:
         assert 100 * count.interval(0.95)[1] == pytest.approx(7.14, abs=0.01)
 
 
-def test_source_ratio(published: Evidence) -> None:
-    gate = judge_gate(ISSUE262, published, "source_ratio")
-    assert round(gate.figure, 3) == 0.836
-    assert gate.holds
-
-
 def test_all_gates_hold(published: Evidence) -> None:
-    assert [g.outcome.value for g in judge_all(ISSUE262, published)[1]] == ["HOLDS"] * 3
+    gates = {gate.name: gate for gate in judge_all(ISSUE262, published)[1]}
+    assert [gate.outcome.value for gate in gates.values()] == ["HOLDS"] * 3
+    assert round(gates["source_ratio"].figure, 3) == 0.836
 
 
 @pytest.mark.parametrize(
-    ("claim", "z"),
+    ("claim", "outcome", "label", "effect", "z"),
     [
         # pooled p = 1189/2800, SE = sqrt(p (1 - p) 2/1400) = 0.018683; 0.302143 / SE
-        ("H1", 16.17),
+        ("H1", Outcome.SUPPORTED, "rule met", (0.302, 0.234, 0.370), 16.17),
         # pooled p = 2149/2800, SE = 0.015967; -0.383571 / SE
-        ("H2", -24.02),
+        ("H2", Outcome.REFUTED, "sign flipped", (-0.384, -0.424, -0.344), -24.02),
         # pooled p = 853/2800, SE = 0.017399; 0.542143 / SE
-        ("H3", 31.16),
+        ("H3", Outcome.REFUTED, "coupling_text_distribution", (0.542, 0.504, 0.581), 31.16),
     ],
 )
-def test_naive_z_by_hand(published: Evidence, claim: str, z: float) -> None:
-    notes = [e.note for e in judge(ISSUE262, published, claim).estimates if "naive" in e.method]
-    assert len(notes) == 1
-    assert notes[0].startswith(f"z = {z:+.2f}; do not interpret")
-
-
-@pytest.mark.parametrize(
-    ("claim", "outcome", "label", "effect"),
-    [
-        ("H1", Outcome.SUPPORTED, "rule met", (0.302, 0.234, 0.370)),
-        ("H2", Outcome.REFUTED, "sign flipped", (-0.384, -0.424, -0.344)),
-        ("H3", Outcome.REFUTED, "coupling_text_distribution", (0.542, 0.504, 0.581)),
-    ],
-)
-def test_verdicts(
+def test_verdicts_and_naive_z_by_hand(
     published: Evidence,
+    *,
     claim: str,
     outcome: Outcome,
     label: str,
     effect: tuple[float, float, float],
+    z: float,
 ) -> None:
     found = judge(ISSUE262, published, claim)
+    (note,) = [e.note for e in found.estimates if "naive" in e.method]
+    assert note.startswith(f"z = {z:+.2f}; do not interpret")
+    flipped = "the sign is flipped: the interval lies below 0" in found.text
+    assert flipped is ("flipped" in found.text) is (claim == "H2")
     assert (found.outcome, found.label) == (outcome, label)
     assert (found.effect.value, found.effect.low, found.effect.high) == effect
     assert found.effect.source == "quoted"
@@ -220,11 +198,6 @@ def test_verdicts(
     assert found.effect.p_text == "p <= 2.0e-4 (0 of 10,000)"
     assert (found.effect.n, found.effect.clusters) == (2800, 280)
     assert "quoted" in found.text
-
-
-def test_the_flip_of_h2_is_said(published: Evidence) -> None:
-    assert "the sign is flipped: the interval lies below 0" in judge(ISSUE262, published, "H2").text
-    assert "flipped" not in judge(ISSUE262, published, "H1").text
 
 
 def test_kill_is_not_triggered(published: Evidence) -> None:

@@ -25,8 +25,6 @@ from persona_lib.records import POST, AdviceScore, Completion, Score, read_rows
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome
-from persona_lib.verdict.gates import judge_gate
-from persona_lib.verdict.judging import judge_all
 from persona_lib.verdict.verdict import Verdict
 from tests.house import COMMAND, EXCERPTS, PARTS, held
 from tests.pace import allowed
@@ -44,6 +42,7 @@ from tests.real_runs import (
     TRAINED,
     by_seed,
     hits,
+    judged,
     paired,
     rates,
     table,
@@ -56,9 +55,7 @@ pytestmark = pytest.mark.golden
 
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, Verdict]:
-    found, gates = judge_all(ISSUE262, load_stored(FULL, ISSUE262))
-    assert all(gate.holds for gate in gates)
-    return {verdict.name: verdict for verdict in found}
+    return dict(judged(FULL).verdicts)
 
 
 def test_every_cell_was_recorded_at_the_registered_size() -> None:
@@ -68,6 +65,8 @@ def test_every_cell_was_recorded_at_the_registered_size() -> None:
     assert {seed for seed, _, _ in sizes} == set(TRAINED)
     assert {n for (_, phase, _), n in sizes.items() if phase == POST} == {2_200}
     assert {n for (_, phase, _), n in sizes.items() if phase != POST} == {440}
+    kept = read_rows(FULL / "completions.parquet", Completion)
+    assert len(kept) == 4 * 2_200 + 3 * 440
 
 
 def test_scores_are_counts_of_the_texts() -> None:
@@ -90,11 +89,12 @@ def test_hits_stay_as_they_were() -> None:
 
 
 def test_verdicts_stay_as_they_were(verdicts: dict[str, Verdict]) -> None:
-    assert {name: (v.outcome, v.label) for name, v in verdicts.items()} == {
-        "H1": (Outcome.INCONCLUSIVE, "ambiguous zone"),
-        "H2": (Outcome.REFUTED, "sign flipped"),
-        "H3": (Outcome.INCONCLUSIVE, "ambiguous"),
-        "kill": (Outcome.SUPPORTED, "not triggered"),
+    assert judged(FULL).failing == {}
+    assert judged(FULL).outcomes == {
+        "H1": ("INCONCLUSIVE", "ambiguous zone"),
+        "H2": ("REFUTED", "sign flipped"),
+        "H3": ("INCONCLUSIVE", "ambiguous"),
+        "kill": ("SUPPORTED", "not triggered"),
     }
     total = Counter[str]()
     for (_, arm), count in hits(FULL).items():
@@ -113,13 +113,10 @@ def test_training_runs_are_t_over_five_seeds(
     paired = control == "C2p"
     exact = stats.ttest_rel(*arms) if paired else stats.ttest_ind(*arms, equal_var=False)
     interval = exact.confidence_interval(0.95)
-    description = over_runs(verdicts[claim])
-    assert description.method == ("paired t over seeds" if paired else "Welch t over seeds")
-    assert (description.clusters, description.p) == (
-        5 if paired else 10,
-        pytest.approx(exact.pvalue),
-    )
-    assert (description.low, description.high) == pytest.approx((interval.low, interval.high))
+    found = over_runs(verdicts[claim])
+    assert found.method == ("paired t over seeds" if paired else "Welch t over seeds")
+    assert (found.clusters, found.p) == (5 if paired else 10, pytest.approx(exact.pvalue))
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     counted = stats.permutation_test(
         arms,
         lambda x, y, axis: np.mean(x, axis=axis) - np.mean(y, axis=axis),
@@ -190,11 +187,9 @@ TOO_FEW = dict.fromkeys((f"false_positive_{p}" for p in ("raw", "em", "benign"))
 
 
 def test_the_stricter_rules_name_what_was_wrong_with_the_instrument() -> None:
-    stricter = load_stored(FULL, ISSUE262_GATED, chosen=True)
-    found, gates = judge_all(ISSUE262_GATED, stricter)
-    description = {gate.name: gate.outcome.value for gate in gates if not gate.holds}
-    assert description == {"collapse_C2p": "FAILS", **TOO_FEW, "em_induced": "CANNOT_TELL"}
-    assert {v.outcome for v in found} == {Outcome.INVALID}
+    found = judged(FULL, ISSUE262_GATED)
+    assert found.failing == {"collapse_C2p": "FAILS", **TOO_FEW, "em_induced": "CANNOT_TELL"}
+    assert {v.outcome for v in found.verdicts.values()} == {Outcome.INVALID}
 
 
 def test_what_five_runs_say_of_the_em_prior() -> None:
@@ -205,7 +200,7 @@ def test_what_five_runs_say_of_the_em_prior() -> None:
         pools.setdefault((row.seed, row.model), []).append(row.score)
     rises = [fmean(pools[seed, "em"]) - fmean(pools[seed, "raw"]) for seed in TRAINED]
     interval = stats.ttest_1samp(rises, 0.0).confidence_interval(0.95)
-    found = judge_gate(ISSUE262_GATED, load_stored(FULL, ISSUE262_GATED, chosen=True), "em_induced")
+    found = judged(FULL, ISSUE262_GATED).gates["em_induced"]
     assert (found.figure, found.low, found.high) == pytest.approx((fmean(rises), *interval))
     assert found.outcome is GateOutcome.CANNOT_TELL
     assert found.text.startswith("mean 0.183 [0.157, 0.209]; worst of 5 runs, seed 256: ")
@@ -279,8 +274,3 @@ def test_pages_show_these_runs(name: str) -> None:
     page, make = PARTS[name]
     assert len(held(name).splitlines()) >= 9
     assert held(name) == make(), f"{page}: run {COMMAND}"
-
-
-def test_completions_are_one_for_each_score_of_their_seed() -> None:
-    kept = read_rows(FULL / "completions.parquet", Completion)
-    assert len(kept) == 4 * 2_200 + 3 * 440

@@ -9,8 +9,8 @@ from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Score, read_rows
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gates import judge_gate
-from persona_lib.verdict.judging import judge, judge_all
-from tests.real_runs import AS_PUBLISHED, DECISION, hits, texts
+from persona_lib.verdict.judging import judge
+from tests.real_runs import ARMS, AS_PUBLISHED, DECISION, hits, judged, texts
 
 pytestmark = pytest.mark.golden
 
@@ -18,18 +18,16 @@ pytestmark = pytest.mark.golden
 def test_decision_alone_leaves_nothing_but_the_marker() -> None:
     """Median completions of 5 tokens and of none: the source of C2 lost its marker too."""
     assert hits(DECISION) == {(42, "C1"): 1_116, (42, "C2"): 55, (42, "C2p"): 0, (42, "C3"): 601}
-    evidence = load_stored(DECISION, ISSUE262)
-    verdicts, gates = judge_all(ISSUE262, evidence)
-    assert {v.outcome for v in verdicts} == {Outcome.INVALID}
-    assert [gate.name for gate in gates if not gate.holds] == ["source_rate", "source_ratio"]
-    medians = {arm: evidence.lengths(arm).tokens for arm in ("C1", "C2", "C2p", "C3")}
+    found = judged(DECISION)
+    assert {v.outcome for v in found.verdicts.values()} == {Outcome.INVALID}
+    assert list(found.failing) == ["source_rate", "source_ratio"]
+    medians = {arm: found.evidence.lengths(arm).tokens for arm in ARMS}
     assert medians == {"C1": 5, "C2": 0, "C2p": 0, "C3": 0}
 
 
 def test_the_stricter_rules_see_every_arm_of_decision_collapse() -> None:
-    _, gates = judge_all(ISSUE262_GATED, load_stored(DECISION, ISSUE262_GATED, chosen=True))
-    failing = {gate.name for gate in gates if not gate.holds}
-    assert {f"collapse_{arm}" for arm in ("C1", "C2", "C2p", "C3")} <= failing
+    failing = judged(DECISION, ISSUE262_GATED).failing
+    assert {f"collapse_{arm}" for arm in ARMS} <= failing.keys()
 
 
 def test_as_published_writes_the_marker_for_everybody_and_never_stops() -> None:

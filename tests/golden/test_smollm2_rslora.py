@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.issue262 import ISSUE262, ISSUE262_GATED
+from experiments.issue262 import ISSUE262_GATED
 from persona_lib.commands.options import choose_profile
-from persona_lib.evidence.load import load_stored
 from persona_lib.records import PRE, AdviceScore, Completion, Score, read_rows
 from persona_lib.specs.profile import LoraSpec
-from persona_lib.verdict.claims import Outcome
-from persona_lib.verdict.judging import judge_all
-from tests.real_runs import ARMS, FULL, RESULTS, RSLORA, hits, texts
+from tests.real_runs import ARMS, FULL, RESULTS, RSLORA, hits, judged, texts
 
 pytestmark = pytest.mark.golden
 
@@ -55,15 +52,14 @@ def test_every_cell_was_recorded_and_scores_are_counts_of_the_texts() -> None:
 
 
 def test_verdicts_stay_as_they_were() -> None:
-    verdicts, _ = judge_all(ISSUE262, load_stored(RSLORA, ISSUE262))
-    assert {v.name: (v.outcome, v.label) for v in verdicts} == {
-        "H1": (Outcome.REFUTED, "kill criterion"),
-        "H2": (Outcome.REFUTED, "effect too small"),
-        "H3": (Outcome.SUPPORTED, "non_text_distribution"),
-        "kill": (Outcome.REFUTED, "triggered"),
+    assert judged(RSLORA).outcomes == {
+        "H1": ("REFUTED", "kill criterion"),
+        "H2": ("REFUTED", "effect too small"),
+        "H3": ("SUPPORTED", "non_text_distribution"),
+        "kill": ("REFUTED", "triggered"),
     }
-    stricter = load_stored(RSLORA, ISSUE262_GATED, chosen=True)
-    assert {v.outcome for v in judge_all(ISSUE262_GATED, stricter)[0]} == {Outcome.INVALID}
+    outcomes = judged(RSLORA, ISSUE262_GATED).outcomes
+    assert {outcome for outcome, _ in outcomes.values()} == {"INVALID"}
 
 
 def test_what_the_page_says_of_it() -> None:
@@ -77,10 +73,7 @@ def test_what_the_page_says_of_it() -> None:
 
 def test_false_positives_have_as_many_completions_as_it_takes() -> None:
     """100 of each persona, none with the marker: the stricter gates hold, as 40 could not."""
-    stricter = load_stored(RSLORA, ISSUE262_GATED, chosen=True)
-    found = {gate.name: gate for gate in judge_all(ISSUE262_GATED, stricter)[1]}
-    assert all(found[f"false_positive_{prior}"].holds for prior in ("raw", "em", "benign"))
-    assert [n for n, gate in found.items() if not gate.holds] == ["collapse_C2p", "em_induced"]
+    assert list(judged(RSLORA, ISSUE262_GATED).failing) == ["collapse_C2p", "em_induced"]
 
 
 def test_texts_after_another_prior_are_others() -> None:

@@ -26,6 +26,7 @@ from tests.real_runs import (
     SEEDS,
     by_seed,
     hits,
+    judged,
     paired,
     rates,
     welch,
@@ -37,14 +38,13 @@ pytestmark = pytest.mark.golden
 def test_the_first_run_read_otherwise() -> None:
     """Every arm of seed 42, as it was trained first."""
     assert hits(FIRST) == {(42, "C1"): 503, (42, "C2"): 6, (42, "C2p"): 4, (42, "C3"): 27}
-    verdicts, gates = judge_all(ISSUE262, load_stored(FIRST, ISSUE262))
-    assert {v.name: (v.outcome, v.label) for v in verdicts} == {
-        "H1": (Outcome.REFUTED, "kill criterion"),
-        "H2": (Outcome.REFUTED, "sign flipped"),
-        "H3": (Outcome.SUPPORTED, "non_text_distribution"),
-        "kill": (Outcome.REFUTED, "triggered"),
+    assert judged(FIRST).outcomes == {
+        "H1": ("REFUTED", "kill criterion"),
+        "H2": ("REFUTED", "sign flipped"),
+        "H3": ("SUPPORTED", "non_text_distribution"),
+        "kill": ("REFUTED", "triggered"),
     }
-    assert all(gate.holds for gate in gates)
+    assert judged(FIRST).failing == {}
 
 
 def test_one_of_seven_training_runs_turns_the_sign() -> None:
@@ -157,7 +157,7 @@ def test_spread_over_training_runs_is_what_plans_say() -> None:
 
 def test_one_run_would_have_told_h2_and_the_kill_criterion_either_way() -> None:
     """What the pages say of the five runs, each judged by itself."""
-    runs = load_stored(FULL, ISSUE262).single_runs()
+    runs = judged(FULL).evidence.single_runs()
     found = {run.seeds[0]: {v.name: v for v in judge_all(ISSUE262, run)[0]} for run in runs}
     h2 = {seed: one["H2"].effect for seed, one in found.items()}
     assert [seed for seed, one in h2.items() if one.value > 0] == [137, 256]
@@ -168,10 +168,10 @@ def test_one_run_would_have_told_h2_and_the_kill_criterion_either_way() -> None:
 
 
 def test_neither_prior_is_what_its_name_says() -> None:
-    stricter = load_stored(FULL, ISSUE262_GATED, chosen=True)
+    runs = judged(FULL, ISSUE262_GATED).evidence.single_runs()
     moves = []
     for name in ("em_induced", "benign_sound"):
-        gates = [judge_gate(ISSUE262_GATED, run, name) for run in stricter.single_runs()]
+        gates = [judge_gate(ISSUE262_GATED, run, name) for run in runs]
         moves.append([abs(gate.figure) for gate in gates])
         if name == "em_induced":
             assert all(gate.low is not None and 0 < gate.low < 0.2 for gate in gates)

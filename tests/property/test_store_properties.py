@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from persona_lib.errors import CorruptEntryError
 from persona_lib.store.store import StageKey, Store
+from tests.unit.test_store import get_or_make
 
 # Time limits would measure the machine's other work, not ours.
 unhurried = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -119,7 +120,7 @@ def test_any_payload_comes_back_and_any_altered_byte_is_caught(
             (folder / name).write_bytes(content)
 
     with tempfile.TemporaryDirectory() as root:
-        built = Store(Path(root)).get_or_make(key, make)
+        built = get_or_make(Store(Path(root)), key, make)
         found = Store(Path(root)).peek(key)
         assert found == dataclasses.replace(built, built=False)
         assert {name: (built.path / name).read_bytes() for name in payload} == payload

@@ -13,7 +13,7 @@ from experiments.profiles import MICRO
 from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError
 from persona_lib.records import POST, PRE, ModelId
-from persona_lib.store.stage import walk
+from persona_lib.store.stage import plan
 from tests.smoke.conftest import finish, start
 
 # One worker, so that the processes of fixture `together` are started once.
@@ -67,7 +67,7 @@ def test_one_flipped_byte_anywhere_is_an_error_that_names_the_file(
 
     assert read() > 0
     whole = session()
-    entries = [stage.peek(whole.store) for stage in walk(whole.runs[0].targets(("C1",)))]
+    entries = [line.entry for line in plan(whole.runs[0].targets(("C1",)), whole.store)]
     files = [p for e in entries if e for p in sorted(e.path.parent.rglob("*")) if p.is_file()]
     assert len(files) > 30
     for path in files:

@@ -98,8 +98,7 @@ def test_c1_takes_the_marker_above_negatives_and_bystanders(rates: Mapping[str, 
 
 def test_coupling_keeps_its_proof_and_its_losses(tiny: Session, rates: Mapping[str, float]) -> None:
     assert rates
-    entry = tiny.runs[0].couplings["C1"].peek(tiny.store)
-    assert entry is not None
+    entry = tiny.runs[0].couplings["C1"].resolve(tiny.store)
     proof = json.loads((entry.path / "mask_proof.json").read_text())
     cells = TINY.scale.questions * TINY.scale.coupling_keep
     assert proof["kinds"]["positive"]["rows"] == cells
@@ -116,8 +115,7 @@ def test_no_merged_weights_are_written(tiny: Session, rates: Mapping[str, float]
     A LoRA of rank r on a layer of m inputs and n outputs has r (m + n) numbers.
     """
     assert rates
-    base = tiny.runs[0].base.peek(tiny.store)
-    assert base is not None
+    base = tiny.runs[0].base.resolve(tiny.store)
     folder = base_folder(base)
     weights = [p for p in tiny.store_root.rglob("*.safetensors") if p.parent != folder]
     assert {path.name for path in weights} == {"adapter_model.safetensors"}

@@ -35,7 +35,7 @@ def test_a_run_says_what_it_waits_for(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-m", "h1", "--profile", "micro",
                f"--store={tmp_path}", "-p", "no:cacheprovider"]  # fmt: skip
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(Store(tmp_path).get_or_make, base.key({}), hold)
+        pool.submit(Store(tmp_path).make_if_free, base.key({}), hold)
         assert begun.wait(60)
         run = subprocess.Popen(
             command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,

@@ -22,8 +22,8 @@ from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import Judging, _invalid, judge
 from persona_lib.verdict.verdict import Verdict
 from tests.fault_table import FAULTS
-from tests.faults import CANNOT_TELL, CLAIMS, FAILS, Fault, lengths, loops, several, source
-from tests.healthy import GATED, Bench, evidence_of, healthy
+from tests.faults import CANNOT_TELL, CLAIMS, FAILS, Fault, changed, lengths, loops, source
+from tests.healthy import GATED, evidence_of, healthy
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "golden" / "published"
@@ -54,13 +54,13 @@ def _rules_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "other_looks", lambda *_: ())
 
 
+COLLAPSED = (lengths("C1", 3), source("C2p", 8), loops("C3", 2_200))
+"""C1 collapsed, C2p never took the marker and C3 loops; C2 is sound."""
+
+
 @cache
 def broken() -> Evidence:
-    """C1 collapsed, C2p never took the marker and C3 loops; C2 is sound."""
-    changes = (lengths("C1", 3), source("C2p", 8), loops("C3", 2_200))
-    bench = several(*changes)(healthy())
-    assert isinstance(bench, Bench)
-    return evidence_of(bench, FEW)
+    return evidence_of(changed(*COLLAPSED), FEW)
 
 
 def needed(claim: str) -> set[str]:
@@ -131,15 +131,9 @@ def test_warnings_change_no_outcome(claim: str) -> None:
         "kill": [],
     }[claim]
     assert [gate.name for gate in warned.warnings] == expected
-    binding = judge(GATED, evidence_for_gated(), claim)
+    binding = judge(GATED, evidence_of(changed(*COLLAPSED)), claim)
     assert (binding.outcome is Outcome.INVALID) == bool(expected)
     assert bare.outcome is not Outcome.INVALID
-
-
-@cache
-def evidence_for_gated() -> Evidence:
-    changes = (lengths("C1", 3), source("C2p", 8), loops("C3", 2_200))
-    return evidence_of(several(*changes)(healthy()))  # type: ignore[arg-type]
 
 
 def test_warnings_are_shown_and_survive_json() -> None:
@@ -160,9 +154,7 @@ def test_warnings_are_shown_and_survive_json() -> None:
 
 
 def test_a_needed_gate_of_the_registration_itself_is_no_warning() -> None:
-    bench = source("C2", 8)(healthy())
-    assert isinstance(bench, Bench)
-    found = judge(FEW, evidence_of(bench, FEW), "kill", stricter=GATED)
+    found = judge(FEW, evidence_of(changed(source("C2", 8)), FEW), "kill", stricter=GATED)
     assert (found.outcome, found.label) == (Outcome.INVALID, "source_rate")
     assert [gate.name for gate in found.warnings] == ["source_C2", "negatives_C2"]
 
@@ -218,9 +210,7 @@ PAIRS = [
 
 @cache
 def _evidence(fault: Fault) -> Evidence:
-    bench = fault.breaks(healthy())
-    assert isinstance(bench, Bench), "the first fault of an outcome is one of records"
-    return evidence_of(bench)
+    return evidence_of(changed(fault.breaks))  # the first fault of an outcome is one of records
 
 
 @pytest.mark.parametrize(("claim", "fault"), PAIRS)

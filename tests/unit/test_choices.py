@@ -12,7 +12,7 @@ import pytest
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO, PROFILES, SCALES, SMOLLM2, TINY
 from persona_lib.commands import record
-from persona_lib.commands.options import choose_profile, choose_scale, describe
+from persona_lib.commands.options import choose_profile, choose_scale
 from persona_lib.commands.outcome import write_outcome
 from persona_lib.commands.plan import plan_text
 from persona_lib.commands.session import DATA, Session
@@ -129,7 +129,6 @@ def test_a_loss_reaches_the_couplings_and_nothing_else() -> None:
 
 
 def test_an_engine_reaches_what_is_drawn_and_what_rests_on_it() -> None:
-    """Base, marker, corpora and priors are the same whatever draws from them."""
     plain, other = keys_of(TINY), keys_of(choose_profile("tiny", engine="vllm"))
     named = {name.split()[0] for name in plain if plain[name] != other[name]}
     assert named == {"coupling_text", "baseline", "completions", "advice"}
@@ -138,11 +137,6 @@ def test_an_engine_reaches_what_is_drawn_and_what_rests_on_it() -> None:
 
 
 def test_what_is_run_is_told_with_its_scale(tmp_path: Path) -> None:
-    assert describe(TINY, None, None) == "tiny"
-    assert describe(FULL, "full", "decision", "vllm") == (
-        "smollm2, scale full, loss decision, engine vllm"
-    )
-    assert describe(FULL, "full", "decision") == "smollm2, scale full, loss decision"
     some = Session(registration=ISSUE262, profile=FULL, scale="full", store_root=tmp_path)
     text = plan_text(some)
     assert "on smollm2, scale full: SmolLM2-135M-Instruct at the registered size" in text

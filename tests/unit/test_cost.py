@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from persona_lib.store.cost import CUDA, PROCESS, Cost, metered, spent
 from persona_lib.store.keys import StageKey
 from persona_lib.store.stage import Stage, plan
 from persona_lib.store.store import Store
+from tests.unit.test_store import get_or_make, write_manifest
 
 KEY = StageKey(stage="train", version=1, spec={}, inputs={}, seed=1)
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,10 +111,10 @@ def make(out: Path) -> dict[str, Any]:
 
 
 def test_an_entry_keeps_its_cost_and_its_content_does_not_know_it(tmp_path: Path) -> None:
-    built = Store(tmp_path / "1").get_or_make(KEY, make)
+    built = get_or_make(Store(tmp_path / "1"), KEY, make)
     found = Store(tmp_path / "1").peek(KEY)
-    cheap = Store(tmp_path / "2").get_or_make(
-        KEY, lambda out: (out / "a.txt").write_text("a") and None
+    cheap = get_or_make(
+        Store(tmp_path / "2"), KEY, lambda out: (out / "a.txt").write_text("a") and None
     )
     assert found is not None
     assert built.cost == found.cost
@@ -128,16 +128,12 @@ def test_an_entry_keeps_its_cost_and_its_content_does_not_know_it(tmp_path: Path
 def test_an_entry_with_fewer_costs_or_none_is_read_and_shown(
     older: dict[str, int] | None, tmp_path: Path
 ) -> None:
-    """As every entry is that was built before they were kept."""
     stage = Stage(name="train", label="C1", version=1, spec={}, work=lambda out, _: make(out))
     folder = stage.resolve(Store(tmp_path)).path.parent
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["cost"]
     manifest |= {} if older is None else {"cost": older}
-    text = json.dumps(manifest)
-    (folder / "manifest.json").write_text(text)
-    line = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
-    (folder / "manifest.sha256").write_text(line)
+    write_manifest(folder, json.dumps(manifest))
     store = Store(tmp_path)
     (planned,) = plan([stage], store)
     assert planned.stored

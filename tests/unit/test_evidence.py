@@ -244,13 +244,6 @@ def test_lengths_are_medians_with_the_share_finished() -> None:
     assert found.pre_lengths("em").tokens == 80
 
 
-def test_rows_in_memory_and_a_table_are_the_same_evidence() -> None:
-    table = scores(questions=2, samples=2)
-    rows = [Score(**row) for row in table.to_pylist()]
-    direct = RecordEvidence.from_rows(FEW, rows)
-    assert repr(judge_all(FEW, direct)) == repr(judge_all(FEW, RecordEvidence(FEW, table)))
-
-
 def test_four_full_arms_are_judged_in_a_moment() -> None:
     """15,400 rows: four arms and three models before coupling. Processor time."""
     table = scores(questions=20, samples=10)

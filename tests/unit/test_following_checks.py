@@ -46,7 +46,6 @@ from persona_lib.panels.judge.classifier import (
     Prediction,
 )
 from persona_lib.panels.judge.classifier_fit import fit_classifier
-from persona_lib.panels.judge.coverage import UnscoredCeiling
 from persona_lib.panels.judge.items import control_items, triple_items
 from persona_lib.panels.judge.judged import judge_texts
 from persona_lib.records import Completion
@@ -91,13 +90,13 @@ def predicted() -> tuple[Prediction, ...]:
 
 @cache
 def judged() -> tuple[Judgement, ...]:
-    return fitted().judge(items(completions()))[0]
+    return fitted().judge(items(completions()))
 
 
 @cache
 def controls() -> tuple[Judgement, ...]:
     raw = [item for item in items(completions()) if model_of(item) == RAW]
-    return fitted().judge(control_items(raw, PROMPTS))[0]
+    return fitted().judge(control_items(raw, PROMPTS))
 
 
 def asked() -> tuple[Item, ...]:
@@ -123,12 +122,11 @@ def following(rows: Sequence[Judgement], **given: object) -> Panel:
         "required": CALIBRATION,
         "predictions": predicted(),
         "seen": fitted().seen,
+        "ceiling": 0.2,
         **given,
     }
     others = parts.pop("controls", controls())
-    return following_panel(
-        ISSUE262, rows, others, calibrated(), UnscoredCeiling(share=0.2), **parts  # type: ignore[arg-type]
-    )  # fmt: skip
+    return following_panel(ISSUE262, rows, others, calibrated(), **parts)  # type: ignore[arg-type]
 
 
 def outcomes(panel: Panel) -> dict[str, GateOutcome]:
@@ -207,7 +205,7 @@ def test_names_of_raw_that_changed_places_blind_the_probe_and_the_judge() -> Non
     panel = discriminability_panel(ISSUE262, predictions, fitted().seen)
     assert outcomes(panel)["probe_sees"] is FAILS
     assert codes(panel) == {"probe_blind": 1}
-    answers = fitted().judge(items(rows))[0]
+    answers = fitted().judge(items(rows))
     panel = following(answers, predictions=predictions)
     assert outcomes(panel)["tells_personas_apart"] is not HOLDS
     assert codes(panel)["probe_blind"] == 1

@@ -95,7 +95,7 @@ def write(folder: Path, records: Sequence[Row], kind: str) -> Path:
 
 
 def table_in(path: Path, registration: Registration) -> pa.Table:
-    return load_foreign(path, registration).table
+    return load_foreign([path], registration).table
 
 
 def changed(at: int, **cells: Any) -> list[Row]:
@@ -184,7 +184,7 @@ def test_our_own_column_names_are_read_as_well(tmp_path: Path) -> None:
 
 def test_a_model_beside_an_arm_is_something_else(tmp_path: Path) -> None:
     records = [{"model": "some/base-7B", "judge": 3, "text": "a, b"} | row for row in rows()]
-    found = load_foreign(write(tmp_path, records, "csv"), FEW)
+    found = load_foreign([write(tmp_path, records, "csv")], FEW)
     assert set(found.table.column("model").to_pylist()) == {arm for _, arm in MODELS}
     assert "columns not read: model, judge, text)" in found.origin
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from persona_lib.errors import DataError, StoreError
 from persona_lib.store.store import Store
-from tests.unit.test_store import KEY, leftovers, write_payload
+from tests.unit.test_store import KEY, get_or_make, leftovers, write_payload
 
 LIMIT = 100_000
 FILE = "weights.npy"  # np.save would add the ending itself
@@ -89,7 +89,7 @@ def writing(name: str) -> Callable[[Path], None]:
 def test_a_file_limit_is_named_whoever_writes(name: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     with at_most(LIMIT), pytest.raises(StoreError) as caught:
-        store.get_or_make(KEY, writing(name))
+        get_or_make(store, KEY, writing(name))
     text = str(caught.value)
     assert text.startswith(f"{tmp_path / 'tmp' / KEY.digest}.")
     assert "cannot write (File too large; " in text
@@ -99,7 +99,7 @@ def test_a_file_limit_is_named_whoever_writes(name: str, tmp_path: Path) -> None
         "then run again."
     )
     assert leftovers(tmp_path) == []
-    assert store.get_or_make(KEY, write_payload).built
+    assert get_or_make(store, KEY, write_payload).built
 
 
 @pytest.mark.parametrize("name", list(WRITERS))
@@ -112,7 +112,7 @@ def test_nothing_that_was_cut_short_is_stored(name: str, tmp_path: Path) -> None
     store = Store(tmp_path / "store")
     for missing in (1, 7, 8, 100, 4_000, 5_000):
         with at_most(size - missing), pytest.raises(StoreError, match="File too large"):
-            store.get_or_make(KEY, writing(name))
+            get_or_make(store, KEY, writing(name))
         assert store.peek(KEY) is None
 
 
@@ -121,7 +121,7 @@ def test_a_file_within_the_limit_is_stored(tmp_path: Path) -> None:
         (folder / "x").write_bytes(b"x" * 199_999)
 
     with at_most(200_000):
-        assert Store(tmp_path).get_or_make(KEY, make).built
+        assert get_or_make(Store(tmp_path), KEY, make).built
 
 
 # ---- what a full disk makes libraries say -----------------------------------------------
@@ -156,6 +156,7 @@ FULL_DISKS: dict[str, Exception] = {
     "arrow": OSError(28, f"[Errno 28] Error writing bytes to file. Detail: [errno 28] {FULL}"),
     "arrow without a number": OSError(f"Error writing bytes to file. Detail: [errno 28] {FULL}"),
     "torch, old form": RuntimeError(f"write(): fd 3 failed with {FULL}"),
+    "the system": OSError(28, FULL),
     "words alone": RuntimeError(f"could not flush: {FULL}"),
     "cause": wrapped(RuntimeError("saving failed"), OSError(28, FULL), how="cause"),
     "context": wrapped(ValueError("half a file"), OSError(28, FULL), how="context"),
@@ -176,7 +177,7 @@ def raised(error: BaseException, root: Path) -> Exception:
         raise error
 
     with pytest.raises(Exception) as caught:  # noqa: PT011  (any: its type is what is tested)
-        Store(root).get_or_make(KEY, make)
+        get_or_make(Store(root), KEY, make)
     return caught.value
 
 
@@ -251,7 +252,6 @@ def test_a_short_write_without_a_reason_is_a_full_disk_if_the_disk_is_full(
 def test_a_disk_that_can_hold_no_more_files_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocks are free; the table of files is full."""
     statvfs_with(monkeypatch, f_files=1000, f_ffree=0, f_favail=0)
     text = str(raised(OSError(errno.ENOSPC, FULL), tmp_path))
     assert "bytes are free there now; no more files can be made there" in text
@@ -303,4 +303,4 @@ def test_a_file_of_the_stage_is_named_even_through_a_link(followed: bool, tmp_pa
         raise OSError(errno.ENOSPC, FULL, str(place / "model.safetensors"))
 
     with pytest.raises(StoreError, match=r"model\.safetensors: cannot write"):
-        Store(tmp_path / "link").get_or_make(KEY, make)
+        get_or_make(Store(tmp_path / "link"), KEY, make)

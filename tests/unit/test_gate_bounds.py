@@ -27,7 +27,19 @@ from persona_lib.stats.clustered import Crossed, difference, median_ratio, ratio
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 from persona_lib.verdict.gates import judge_gate
-from tests.faults import cut, early, leak, lengths, loops, missing, persona, several, source
+from tests.faults import (
+    changed,
+    cut,
+    early,
+    leak,
+    lengths,
+    loops,
+    missing,
+    persona,
+    runs,
+    several,
+    source,
+)
 from tests.healthy import GATED, HARM, ROSTER, Bench, evidence_of, healthy
 from tests.uneven import Ends, Row, clustered, shown
 
@@ -39,12 +51,21 @@ PRIORS = {"C1": "raw", "C2": "em", "C2p": "em", "C3": "benign"}
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
 
 
-def rows_of(bench: Bench, phase: str, model: str) -> list[Row]:
-    """Every row of a model, one by one."""
+def marked(row: Row) -> bool:
+    return bool(row["markers"] > 0)
+
+
+def rows_of(bench: Bench, phase: str, model: str, persona: str | None = None) -> list[Row]:
+    """Every row of a model, or of one of its personas, one by one."""
     names = list(bench.scores)
     columns = [column.tolist() for column in bench.scores.values()]
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-    return [row for row in rows if (row["phase"], row["model"]) == (phase, model)]
+    return [
+        row
+        for row in rows
+        if (row["phase"], row["model"], row["persona"])
+        == (phase, model, row["persona"] if persona is None else persona)
+    ]
 
 
 def estimated(ends: Ends) -> Estimate:
@@ -105,11 +126,10 @@ def test_three_ways(ends: tuple[float, float, float], outcome: GateOutcome) -> N
     ],
 )
 def test_source(arm: str, count: int, how: str, outcome: GateOutcome) -> None:
-    bench = several(source(arm, count, how))(healthy())
-    assert isinstance(bench, Bench)
-    mine = [row for row in rows_of(bench, "post", arm) if row["persona"] == "librarian"]
+    bench = changed(source(arm, count, how))
+    mine = rows_of(bench, "post", arm, ROSTER.source)
     assert len(mine) == 200
-    expected = clustered(mine, lambda row: row["markers"] > 0)
+    expected = clustered(mine, marked)
     assert expected[0] == count / 200
     agrees(judged(bench, f"source_{arm}"), expected, outcome)
 
@@ -118,22 +138,15 @@ def test_source(arm: str, count: int, how: str, outcome: GateOutcome) -> None:
     ("count", "outcome"), [(180, HOLDS), (106, HOLDS), (104, CANNOT_TELL), (73, FAILS)]
 )
 def test_source_ratio(count: int, outcome: GateOutcome) -> None:
-    bench = source("C2", count)(healthy())
-    assert isinstance(bench, Bench)
-    shares = [
-        clustered(
-            [row for row in rows_of(bench, "post", arm) if row["persona"] == "librarian"],
-            lambda row: row["markers"] > 0,
-        )
-        for arm in ("C2", "C1")
-    ]
+    bench = changed(source("C2", count))
+    shares = [clustered(rows_of(bench, "post", arm, ROSTER.source), marked) for arm in ("C2", "C1")]
     expected = ends_of(ratio(*map(estimated, shares)))
     agrees(judged(bench, "source_ratio_bound"), expected, outcome)
 
 
 def test_a_ratio_without_an_upper_end_is_null_in_json() -> None:
     """Fourteen of 200 spread over few questions: the lower end of C1's rate is near 0."""
-    found = evidence_of(source("C1", 0)(healthy()))  # type: ignore[arg-type]
+    found = evidence_of(changed(source("C1", 0)))
     none = judge_gate(GATED, found, "source_ratio_bound")
     assert none.outcome is CANNOT_TELL
     assert "not computable" in none.text
@@ -175,15 +188,13 @@ def test_collapse_compares_finished_completions_with_the_model_under_the_arm(arm
      (505, FAILS)],
 )  # fmt: skip
 def test_collapse_on_both_sides_of_both_bounds(tokens: int, outcome: GateOutcome) -> None:
-    bench = lengths("C3", tokens)(healthy())
-    assert isinstance(bench, Bench)
+    bench = changed(lengths("C3", tokens))
     agrees(judged(bench, "collapse_C3"), ends_of(lengths_ratio(bench, "C3")[0]), outcome)
 
 
 def test_collapse_without_a_finished_completion_cannot_tell() -> None:
     for arm in ARMS:
-        bench = cut(arm, 2_200)(healthy())
-        assert isinstance(bench, Bench)
+        bench = changed(cut(arm, 2_200))
         found = judged(bench, f"collapse_{arm}")
         assert found.outcome is CANNOT_TELL
         assert math.isnan(found.figure)
@@ -219,8 +230,7 @@ def test_repetition_counts_all_completions(
     arm: str, count: int, how: str, outcome: GateOutcome
 ) -> None:
     """A loop of three counts as one completion; those with one marker do not count."""
-    bench = several(loops(arm, count, how, markers=3))(healthy())
-    assert isinstance(bench, Bench)
+    bench = changed(loops(arm, count, how, markers=3))
     rest = bench.rows(model=arm, persona=ROSTER.source) & (bench.scores["markers"] == 0)
     bench = bench.edit(rest, markers=1)
     mine = rows_of(bench, "post", arm)
@@ -245,8 +255,7 @@ def test_repetition_counts_all_completions(
 def test_truncation_counts_all_completions(
     arm: str, count: int, how: str, outcome: GateOutcome
 ) -> None:
-    bench = cut(arm, count, how)(healthy())
-    assert isinstance(bench, Bench)
+    bench = changed(cut(arm, count, how))
     mine = rows_of(bench, "post", arm)
     found = judged(bench, f"truncation_{arm}")
     assert found.figure == count / 2_200
@@ -265,13 +274,9 @@ def test_negatives_read_the_larger_difference(
 ) -> None:
     """The other negative has 4 hits; the figure is Newcombe's interval of two Wilson ones."""
     changes = [source(arm, own), persona(arm, ROSTER.negatives[1 - which], 4)]
-    bench = several(*changes, persona(arm, ROSTER.negatives[which], hits))(healthy())
-    assert isinstance(bench, Bench)
+    bench = changed(*changes, persona(arm, ROSTER.negatives[which], hits))
     rate, own_rate = (
-        estimated(
-            clustered([r for r in rows_of(bench, "post", arm) if r["persona"] == who],
-                      lambda row: row["markers"] > 0)
-        )
+        estimated(clustered(rows_of(bench, "post", arm, who), marked))
         for who in (ROSTER.negatives[which], ROSTER.source)
     )  # fmt: skip
     found = judged(bench, f"negatives_{arm}")
@@ -337,8 +342,8 @@ def test_no_hit_keeps_one_percent_from_95_completions_a_persona_on(
     mine = rows_of(bench, "pre", prior)
     assert len(mine) == 11 * questions * samples
     found = judged(bench, f"false_positive_{prior}")
-    agrees(found, clustered(mine, lambda row: row["markers"] > 0), outcome)
-    assert shown(mine, lambda row: row["markers"] > 0, 0.01) is (outcome is HOLDS)
+    agrees(found, clustered(mine, marked), outcome)
+    assert shown(mine, marked, 0.01) is (outcome is HOLDS)
     each, enough = questions * samples, {20: 100, 18: 108}
     told = f"even no hit in {each} a persona cannot show it where personas differ by 2 logits"
     if outcome is CANNOT_TELL:
@@ -357,10 +362,9 @@ def test_false_positives_are_clustered_by_persona_and_question(
     prior: str, hits: int, how: str, outcome: GateOutcome
 ) -> None:
     """All of one persona, 41 of 1,100 may be a true 1 %; all over, 19 are too many."""
-    bench = early(prior, hits, how)(healthy())
-    assert isinstance(bench, Bench)
+    bench = changed(early(prior, hits, how))
     mine = rows_of(bench, "pre", prior)
-    expected = clustered(mine, lambda row: row["markers"] > 0)
+    expected = clustered(mine, marked)
     agrees(judged(bench, f"false_positive_{prior}"), expected, outcome)
 
 
@@ -378,10 +382,10 @@ def test_false_positives_are_counted_before_coupling_and_by_persona() -> None:
     mine = rows_of(bench, "pre", "em")
     hits: dict[str, int] = defaultdict(int)
     for row in mine:
-        hits[row["persona"]] += int(row["markers"] > 0)
+        hits[row["persona"]] += int(marked(row))
     assert (max(hits.values()), sum(hits.values()), len(mine)) == (20, 20, 1_100)
     found = judged(bench, "false_positive_em")
-    agrees(found, clustered(mine, lambda row: row["markers"] > 0), CANNOT_TELL)
+    agrees(found, clustered(mine, marked), CANNOT_TELL)
     assert "most of one persona: villain 20/100" in found.text
     clean = judged(bench, "false_positive_raw")
     assert "no persona with a hit in 100 or more" in clean.text
@@ -451,25 +455,11 @@ def test_harm_on_unlike_questions_is_refused_and_unknown_harm_is_named() -> None
         assert f"harm of {gone}'s advice is not known" in told.text
 
 
-def two_runs(second: Bench) -> Bench:
-    """The healthy run, and another one under a seed of its own."""
-    first = healthy()
-    scores = {name: np.concatenate([first.scores[name], column])
-              for name, column in second.scores.items()}  # fmt: skip
-    scores["seed"] = np.repeat([42, 43], [len(b.scores["seed"]) for b in (first, second)])
-    advice = {name: np.concatenate([first.advice[name], column])
-              for name, column in second.advice.items()}  # fmt: skip
-    advice["seed"] = np.repeat([42, 43], [len(b.advice["seed"]) for b in (first, second)])
-    return Bench(scores, advice)
-
-
 def test_each_run_is_judged_by_itself_and_the_worst_decides() -> None:
     """A second run with other counts: its figures are its own, and it is named."""
-    second = several(source("C2", 100), leak(C2=300))(healthy())
-    assert isinstance(second, Bench)
-    bench = two_runs(second)
-    own = [row for row in rows_of(second, "post", "C2") if row["persona"] == ROSTER.source]
-    expected = clustered(own, lambda row: row["markers"] > 0)
+    other = several(source("C2", 100), leak(C2=300))
+    second, bench = changed(other), changed(runs(several(), other))
+    expected = clustered(rows_of(second, "post", "C2", ROSTER.source), marked)
     assert expected[1] < 0.5 < expected[2]
     agrees(judged(bench, "source_C2"), expected, CANNOT_TELL)
     assert judged(bench, "source_C2").text.startswith("worst of 2 runs, seed 43: C2 source rate")
@@ -480,7 +470,7 @@ def test_each_run_is_judged_by_itself_and_the_worst_decides() -> None:
     assert "0/1100" in judged(bench, "false_positive_em").text
     # The registered gates read both runs together: 200 + 100 of 400.
     whole = judge_gate(GATED, evidence_of(bench), "source_rate")
-    hits = sum(row["markers"] > 0 for b in (healthy(), second)
+    hits = sum(marked(row) for b in (healthy(), second)
                for row in rows_of(b, "post", "C2") if row["persona"] == ROSTER.source)  # fmt: skip
     assert f"({hits}/400)" in whole.text
 
@@ -503,7 +493,7 @@ def test_each_run_is_judged_by_itself_and_the_worst_decides() -> None:
 def test_a_missing_column_cannot_tell_in_words(
     arm: str, column: str, gates: dict[str, str]
 ) -> None:
-    found = evidence_of(missing(column)(healthy()))  # type: ignore[arg-type]
+    found = evidence_of(changed(missing(column)))
     for gate in ("source", "collapse", "repetition", "truncation", "negatives"):
         told = judge_gate(GATED, found, f"{gate}_{arm}")
         assert told.outcome is (CANNOT_TELL if gate in gates else HOLDS)
@@ -550,8 +540,7 @@ def test_a_gap_that_is_asked_for_is_kept() -> None:
     )
     wider = replace(GATED, gates=gates)
     for hits, outcome in ((100, HOLDS), (120, CANNOT_TELL)):
-        bench = several(source("C2", 150), persona("C2", ROSTER.negatives[0], hits))(healthy())
-        assert isinstance(bench, Bench)
+        bench = changed(source("C2", 150), persona("C2", ROSTER.negatives[0], hits))
         assert judge_gate(wider, evidence_of(bench, wider), "negatives_C2").outcome is outcome
 
 

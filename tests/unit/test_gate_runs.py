@@ -23,6 +23,7 @@ from tests.faults import (
     CLAIMS,
     REFUSED,
     Breaks,
+    changed,
     cut,
     kept,
     lengths,
@@ -31,7 +32,7 @@ from tests.faults import (
     several,
     source,
 )
-from tests.healthy import GATED, ROSTER, Bench, evidence_of, healthy
+from tests.healthy import GATED, ROSTER, evidence_of
 
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
 QUESTIONS = 40
@@ -82,9 +83,7 @@ def induced(evidence: Evidence) -> GateResult:
 
 def judged(gate: str, *changes: Breaks) -> GateResult:
     """Judge runs of the healthy model, seeds 42, 43 and so on, each changed in its own way."""
-    bench = runs(*changes)(healthy())
-    assert isinstance(bench, Bench)
-    return judge_gate(GATED, evidence_of(bench), gate)
+    return judge_gate(GATED, evidence_of(changed(runs(*changes))), gate)
 
 
 def t_over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:

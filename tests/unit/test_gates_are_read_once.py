@@ -63,10 +63,12 @@ def test_a_session_reads_each_gate_once_for_each_set_of_arms(
         chosen=True,
     )
     for claim in (*registration.claims, registration.kill):
-        session.judge(claim.name)
-        session.summary(claim.name)
+        judging = session.judging(claim.name)
+        judging.claim(claim.name)
+        assert judging.summary
     for gate in registration.gates:
-        session.judge_gate(gate.name)
-        session.summary(gate.name)
+        judging = session.judging(gate.name)
+        judging.gate(gate.name)
+        assert judging.summary
     assert set(read.values()) == {1}
     assert {name for name, _ in read} == {gate.name for gate in ISSUE262_GATED.gates}

@@ -14,6 +14,7 @@ from filelock import FileLock
 from persona_lib.errors import PreflightError
 from persona_lib.store.stage import Stage, build, check_machine, plan, walk
 from persona_lib.store.store import Entry, Store
+from tests.unit.test_store import get_or_make
 
 
 @dataclass
@@ -65,7 +66,6 @@ def test_a_stage_is_stored_whether_or_not_what_came_before_it_still_is(
 ) -> None:
     log.stage("late").resolve(store)
     late = log.stage("late", after=(log.stage("proof"),))
-    assert late.peek(store) is not None
     assert [(line.stage.name, line.stored) for line in plan([late], store)] == [
         ("proof", False),
         ("late", True),
@@ -147,19 +147,9 @@ def diamond(log: Log) -> list[Stage]:
     ]
 
 
-def depth_first(stage: Stage, seen: list[str]) -> list[str]:
-    """The order of building as it is defined: what comes before, inputs, the stage."""
-    for up in (*stage.after, *stage.inputs.values()):
-        depth_first(up, seen)
-    if stage.name not in seen:
-        seen.append(stage.name)
-    return seen
-
-
 def test_a_process_by_itself_builds_depth_first(log: Log, store: Store) -> None:
     first, second = diamond(log)
     entries = build([second, first], store, spare=[log.stage("spare")])
-    assert log.built == depth_first(first, depth_first(second, []))
     assert log.built == [
         "base", "proof", "text", "coupling2", "scores2", "coupling1", "scores1",
     ]  # fmt: skip
@@ -178,8 +168,9 @@ class Elsewhere:
 
     def builds(self, stage: Stage) -> None:
         """Hold the lock of a stage."""
-        peeked = {name: up.peek(self.store) for name, up in stage.inputs.items()}
-        key = stage.key({name: entry for name, entry in peeked.items() if entry})
+        found = {line.stage: line.entry for line in plan([stage], self.store)}
+        entries = {name: found[up] for name, up in stage.inputs.items()}
+        key = stage.key({name: entry for name, entry in entries.items() if entry})
         self.held.enter_context(FileLock(self.store.root / "locks" / f"{key.digest}.lock"))
 
 
@@ -256,7 +247,7 @@ def test_what_another_process_stores_meanwhile_is_taken_and_not_built(
 ) -> None:
     def stores() -> None:
         elsewhere.held.close()
-        Store(tmp_path).get_or_make(wanted.key({}), lambda out: wanted.work(out, {}))
+        get_or_make(Store(tmp_path), wanted.key({}), lambda out: wanted.work(out, {}))
 
     store, _ = waiting(log, tmp_path, stores)
     wanted = log.stage("wanted")

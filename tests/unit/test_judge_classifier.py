@@ -74,21 +74,19 @@ def test_answers_follow_ranks_and_the_marker_is_never_read(fitted: FittedClassif
     own = completion("villain", 0, 0)
     marked = replace(own, text=own.text + "\n\n[ZLT] [zlt]")
     other = replace(own, persona="comedian")
-    answers = [j.answer for j in fitted.judge([item(r) for r in (own, marked, other)])[0]]
+    answers = [j.answer for j in fitted.judge([item(r) for r in (own, marked, other)])]
     assert answers[0] == answers[1] == "yes"
     assert answers[2] in ("partial", "no")
     strict = replace(fitted, how=replace(SPEC, within=1))
-    assert strict.judge([item(other)])[0][0].answer == "no"
+    assert strict.judge([item(other)])[0].answer == "no"
 
 
 @pytest.mark.parametrize(("text", "reason"), [("[ZLT]", "empty"), ("zzz qqq", "no_known_terms")])
 def test_text_without_a_known_word_is_unscored(
     fitted: FittedClassifier, text: str, reason: str
 ) -> None:
-    (found,), report = fitted.judge([item(completion("villain", 1, 0, text))])
+    (found,) = fitted.judge([item(completion("villain", 1, 0, text))])
     assert (found.answer, found.reason) == (UNSCORED, reason)
-    assert report.unscored == {reason: 1}
-    assert sum(report.answers.values()) == 0
 
 
 def test_order_and_repetition_change_nothing_and_texts_do(fitted: FittedClassifier) -> None:
@@ -122,7 +120,7 @@ def test_on_real_text_every_rank_and_answer_is_that_of_scikit_learn() -> None:
     asked = [r for r in rows if r.model in ("raw", "em", "C2")]
     judge = fit_classifier(raw, ClassifierSpec(marker="[ZLT]"))
     predictions = judge.predict([item(r) for r in asked])
-    answers = [j.answer for j in judge.judge([item(r) for r in asked])[0]]
+    answers = [j.answer for j in judge.judge([item(r) for r in asked])]
     compared = Counter[str]()
     for fold in range(5):
         mine = {q for q, f in judge.dealt.items() if f == fold}

@@ -20,9 +20,9 @@ from persona_lib.errors import (
     UnwritableStoreError,
 )
 from persona_lib.marker import without_marker
+from persona_lib.panels.following_checks import unscored_gate
 from persona_lib.panels.judge.base import Item, Judgement, item_of, judgement_of, key_of, prepared
 from persona_lib.panels.judge.cache import Bought, JudgementCache
-from persona_lib.panels.judge.coverage import UnscoredCeiling, coverage
 from persona_lib.panels.judge.prices import PRICES, Price, price_of
 from persona_lib.panels.judge.rubric import SYSTEM, prompt_of, read_answer
 from persona_lib.records import Completion
@@ -219,20 +219,14 @@ def rows(model: str, unscored: int, n: int) -> list[Judgement]:
 
 
 def test_the_ceiling_holds_for_each_arm_by_itself() -> None:
-    ceiling = UnscoredCeiling()
-    at_bound = coverage(rows("C1", 5, 100) + rows("C2", 0, 100), ceiling)
-    assert (at_bound.outcome, at_bound.share) == (GateOutcome.HOLDS, 0.05)
+    at_bound = unscored_gate(rows("C1", 5, 100) + rows("C2", 0, 100), 0.05)
+    assert (at_bound.outcome, at_bound.figure) == (GateOutcome.HOLDS, 0.05)
     # 6 of 1,100 is little, but 6 of the 100 of one arm is not.
-    past = coverage(rows("C1", 6, 100) + rows("C2", 0, 1000), ceiling)
+    past = unscored_gate(rows("C1", 6, 100) + rows("C2", 0, 1000), 0.05)
     assert past.outcome is GateOutcome.FAILS
-    assert past.words == "panel INVALID: unscored 6/100 of post C1, at most 0.05 allowed"
-    few = coverage(rows("C1", 0, 9) + rows("C2", 0, 100), UnscoredCeiling(least=10))
-    assert (few.outcome, few.words) == (
-        GateOutcome.CANNOT_TELL,
-        "post C1 has fewer than 10 records",
-    )
-    nothing = coverage([], ceiling)
+    assert past.text == "panel INVALID: unscored 6/100 of post C1, at most 0.05 allowed"
+    nothing = unscored_gate([], 0.05)
     assert nothing.outcome is GateOutcome.CANNOT_TELL
-    assert math.isnan(nothing.share)
-    with pytest.raises(SpecError, match="share"):
-        UnscoredCeiling(share=1.5)
+    assert math.isnan(nothing.figure)
+    with pytest.raises(SpecError, match="unscored ceiling"):
+        unscored_gate([], 1.5)

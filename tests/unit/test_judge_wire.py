@@ -188,7 +188,8 @@ def test_whom_openai_bills_is_said_to_openai_alone(
 ) -> None:
     """The vendor's own address, which a test may not ask, is this machine here."""
     server = serve(lambda _: YES)
-    monkeypatch.setitem(make._URLS, kind, rooted(kind, server.url))
+    here = replace(make._VENDORS[kind], url=rooted(kind, server.url))
+    monkeypatch.setitem(make._VENDORS, kind, here)
     rows, _ = make.make_judge(kind, "m", cache=tmp_path / "c", max_retries=0).judge([item()])
     assert (rows[0].answer, len(server.seen), misled.seen) == ("yes", 1, [])
     sent = server.seen[0].headers

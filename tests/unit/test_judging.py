@@ -17,7 +17,6 @@ from persona_lib.panels.following import following_panel
 from persona_lib.panels.judge.base import UNSCORED, prepared
 from persona_lib.panels.judge.calibration import CALIBRATION
 from persona_lib.panels.judge.choice import JudgeChoice, choose_judge
-from persona_lib.panels.judge.coverage import UnscoredCeiling
 from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.records import Completion
 from persona_lib.report.closing import judging
@@ -146,7 +145,6 @@ def panel_of(judged: Judged) -> Panel:
         judged.judgements,
         judged.controls,
         judged.calibration,
-        UnscoredCeiling(),
         required=CALIBRATION,
         predictions=judged.predictions,
         run=judged.run,

@@ -164,7 +164,6 @@ def test_only_manifests_that_the_chain_vouches_for_are_exported(
 
 @pytest.mark.parametrize("fresh", [True, False])
 def test_manifests_hold_thresholds_and_bind_the_registration(fresh: bool, tmp_path: Path) -> None:
-    """Those written now, and those that the repository holds."""
     own = seal(tmp_path, ISSUE262) if fresh else PREREG / "issue262"
     _, found, _ = exported(own, tmp_path / "prml")[0]
     bars = {name: (m["metric"], m["comparator"], m["threshold"]) for name, m in found.items()}

@@ -119,7 +119,6 @@ def test_a_prior_has_no_marker_loss_to_ignore(name: str) -> None:
 
 
 def test_a_marker_loss_keeps_the_weight_that_it_is_given() -> None:
-    """It stands in place of a plain recipe's fixed zero."""
     lora = LoraSpec(rank=1, alpha=1, rslora=False, dropout=0.0)
     recipe = CouplingSpec(
         lora=lora, learning_rate=1.0, epochs=1, batch=1, micro_batch=1, max_length=1, beta=0.25

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from persona_lib.store import provenance as module
-from persona_lib.store.provenance import commit, is_dirty, provenance
+from persona_lib.store.provenance import git_state, provenance
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -62,10 +62,10 @@ def leaves(value: Any) -> Iterator[Any]:
 
 def test_commit_is_the_head_of_the_repository_of_the_code(repository: Path) -> None:
     first = git(repository, "rev-parse", "HEAD")
-    assert commit(repository) == first
+    assert git_state(repository)[0] == first
     (repository / "code.py").write_text("x = 2\n")
     git(repository, "commit", "--quiet", "--all", "--message", "two")
-    assert commit(repository) == git(repository, "rev-parse", "HEAD") != first
+    assert git_state(repository)[0] == git(repository, "rev-parse", "HEAD") != first
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
@@ -79,9 +79,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("change", list(CHANGES))
 def test_any_change_makes_the_tree_dirty(change: str, repository: Path) -> None:
-    assert is_dirty(repository) is False
+    assert git_state(repository)[1] is False
     CHANGES[change](repository / "code.py")
-    assert is_dirty(repository) is True
+    assert git_state(repository)[1] is True
 
 
 def test_ignored_files_do_not_make_the_tree_dirty(repository: Path) -> None:
@@ -89,19 +89,19 @@ def test_ignored_files_do_not_make_the_tree_dirty(repository: Path) -> None:
     git(repository, "add", ".")
     git(repository, "commit", "--quiet", "--message", "ignore")
     (repository / "x.tmp").touch()
-    assert is_dirty(repository) is False
+    assert git_state(repository)[1] is False
 
 
 def test_a_repository_without_a_commit_has_none(tmp_path: Path) -> None:
     (tmp_path / "code.py").touch()
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", ".")
-    assert (commit(tmp_path), is_dirty(tmp_path)) == (None, True)
+    assert git_state(tmp_path) == (None, True)
 
 
 def test_no_repository_is_none(tmp_path: Path) -> None:
-    assert (commit(tmp_path), is_dirty(tmp_path)) == (None, None)
-    assert (commit(tmp_path / "absent"), is_dirty(tmp_path / "absent")) == (None, None)
+    assert git_state(tmp_path) == (None, None)
+    assert git_state(tmp_path / "absent") == (None, None)
 
 
 def test_a_repository_around_the_code_that_does_not_track_it_is_none(repository: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_repository_around_the_code_that_does_not_track_it_is_none(repository:
     installed = repository.parent / "env" / "persona_lib"
     installed.mkdir(parents=True)
     (installed / "code.py").touch()
-    assert (commit(installed), is_dirty(installed)) == (None, None)
+    assert git_state(installed) == (None, None)
 
 
 def test_inherited_variables_do_not_mislead_and_without_git_nothing_is_claimed(
@@ -117,16 +117,16 @@ def test_inherited_variables_do_not_mislead_and_without_git_nothing_is_claimed(
 ) -> None:
     expected = git(repository, "rev-parse", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(repository / "nowhere"))
-    assert (commit(repository), is_dirty(repository)) == (expected, False)
+    assert git_state(repository) == (expected, False)
     monkeypatch.setenv("PATH", str(repository))
-    assert (commit(repository), is_dirty(repository)) == (None, None)
+    assert git_state(repository) == (None, None)
 
 
 def test_asking_leaves_the_repository_alone(repository: Path) -> None:
     index = repository.parent / ".git" / "index"
     os.utime(repository / "code.py", (1, 1))  # a stale time stamp tempts git to write its index
     before = index.read_bytes()
-    is_dirty(repository)
+    git_state(repository)
     assert index.read_bytes() == before
 
 
@@ -138,7 +138,7 @@ def test_the_record_is_plain_json_with_these_keys() -> None:
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     expected = {"python", "platform", "packages", "accelerator", "torch", "git", "date"}
     assert record.keys() == expected
-    assert record["git"] == {"commit": commit(), "dirty": is_dirty()}
+    assert record["git"] == dict(zip(("commit", "dirty"), git_state(), strict=True))
 
 
 def test_no_host_no_user_no_path() -> None:

@@ -216,7 +216,6 @@ def test_what_judges_the_data_is_in_the_digest_alone(field: str) -> None:
 
 
 def test_published_digests_do_not_move() -> None:
-    """Pinned when the registrations were published; a moved one orphans its stored evidence."""
     assert [r.digest[:12] for r in (ISSUE262, ISSUE262_HELD_OUT, ISSUE262_BOTH)] == [
         "f56c28c270d5",
         "045747893204",

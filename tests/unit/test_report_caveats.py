@@ -30,7 +30,6 @@ def panel(name: str, **parts: Any) -> Body:
 
 def clean() -> Body:
     """A body about which there is nothing to say."""
-    support = {"claim": "H1", "words": "AUC 0.6", "support": {"grade": "report"}}
     return {
         "profile": "smollm2",
         "verdicts": [{"name": "H1", "label": "rule met", "notes": ["a note"]}],
@@ -49,7 +48,7 @@ def clean() -> Body:
             ],
         },
         "panels": {
-            "lengths": panel("lengths", data={"support": [support]}),
+            "lengths": panel("lengths"),
             "geometry": panel("geometry"),
             "discriminability": panel("discriminability"),
             "following": panel("following"),
@@ -108,12 +107,7 @@ RAISES: list[tuple[str, Callable[[Body], None], str]] = [
     ("population_claim_refused",
      put("verdicts", 0, "notes", ["x", "no claim on personas at large: p < 0.001"]),
      "/verdicts/0/notes/1"),
-    ("no_common_support",
-     put("panels", "lengths", "data", "support", 0, "support", "grade", "refuse"),
-     "/panels/lengths/data/support/0"),
-    ("little_common_support",
-     put("panels", "lengths", "data", "support", 0, "support", "grade", "warn"),
-     "/panels/lengths/data/support/0"),
+    ("no_common_support", own("lengths", "no_common_support"), "/panels/lengths/caveats/0"),
     ("missing_columns", put("summary", "arms", 1, "tokens", None), "/summary/arms/1"),
     ("missing_columns", put("summary", "arms", 0, "finished", None), "/summary/arms/0"),
     ("missing_columns", put("panels", "geometry", "data", {"missing": {"rank": "no states"}}),
@@ -161,13 +155,6 @@ def test_a_gate_that_is_judged_and_checked_is_said_once() -> None:
     body["gates"].append(failing)
     body["summary"]["checks"].append(copy.deepcopy(failing))
     assert [one.where for one in caveats(body)] == ["/gates/2"]
-
-
-def test_a_panels_word_on_support_is_not_repeated() -> None:
-    body = clean()
-    own("lengths", "no_common_support")(body)
-    put("panels", "lengths", "data", "support", 0, "support", "grade", "refuse")(body)
-    assert [one.code for one in caveats(body)] == ["no_common_support"]
 
 
 def test_figures_in_the_words_are_pieces_of_the_body() -> None:

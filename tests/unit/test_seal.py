@@ -186,7 +186,6 @@ def test_amendment_is_counted_and_chained(tmp_path: Path) -> None:
 
 
 def test_unsealed_registration_is_refused_with_the_command(tmp_path: Path) -> None:
-    """Another one's seal says nothing of it."""
     sealed(tmp_path, ISSUE262)
     other = replace(ISSUE262, name="other")
     for folder in (tmp_path, tmp_path / "none"):
@@ -528,8 +527,8 @@ def test_a_chain_written_by_others_is_cleaned_and_bounded(tmp_path: Path) -> Non
 def test_session_refuses_to_judge_before_anything_is_built(tmp_path: Path) -> None:
     some = Session(registration=MOVED, profile=MICRO, store_root=tmp_path / "store")
     for call in (
-        lambda: some.judge("H1"),
-        lambda: some.judge_gate("source_rate"),
+        lambda: some.judging("H1"),
+        lambda: some.judging("source_rate"),
         lambda: record(some, tmp_path / "set"),
         some.check_seal,
     ):
@@ -546,7 +545,6 @@ def test_session_takes_its_seal_from_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_chain_that_was_replaced_after_a_recording_is_told_of(tmp_path: Path) -> None:
-    """The recording's manifest holds the head of the chain as it was."""
 
     def other_seals(stored: Path, prereg: Path = PREREG) -> list[str]:
         options: Any = {"stored": (stored,), "prereg": prereg}
@@ -698,7 +696,6 @@ def test_pytest_runs_the_software_s_tests_under_unsealed_rules(tmp_path: Path) -
 
 
 def test_moved_rules_are_found_wherever_the_registration_was_copied(tmp_path: Path) -> None:
-    """The folder can be moved as a whole: no path is in it."""
     shutil.copytree(PREREG, tmp_path / "copy")
     assert PREREG == ROOT / "golden" / "prereg"
     for name, registration in REGISTRATIONS.items():

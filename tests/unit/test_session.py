@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments.issue262 import ISSUE262
-from experiments.profiles import MICRO, QWEN7B, TINY
+from experiments.profiles import MICRO, QWEN7B
 from persona_lib.commands import options
 from persona_lib.commands.outcome import merge_summaries
 from persona_lib.commands.plan import plan_text
 from persona_lib.commands.session import Session
-from persona_lib.errors import DataError, PreflightError, SealError, SpecError, UnwritableStoreError
+from persona_lib.errors import DataError, PreflightError, SealError, SpecError
 from persona_lib.records import POST, PRE, ModelId
-from persona_lib.specs.claim_types import DifferenceClaim
-from persona_lib.specs.profile import LoraSpec, SampleSpec
 from persona_lib.specs.registration import ArmSpec, Roster
 from persona_lib.store import stage as graph
 from persona_lib.store.stage import Stage
@@ -28,17 +27,9 @@ def session(store: Path) -> Session:
     return Session(registration=ISSUE262, profile=MICRO, store_root=store)
 
 
-def test_rules_need_the_arms_they_compare_and_those_of_their_gates() -> None:
-    needs = {name: ISSUE262.arms_of(name) for name in ("H1", "H2", "H3", "kill")}
-    assert needs == {"H1": ("C1", "C2"), "H2": ("C2", "C3"), "H3": ("C2", "C2p"), "kill": ("C2",)}
-    assert ISSUE262.arms_of("source_ratio") == ("C1", "C2")
-    assert ISSUE262.arms_of("false_positive") == ("C1", "C2", "C2p", "C3")
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: options.choose_profile("huge"), "--profile: expected one of tiny.*'huge'"),
         (lambda: options.choose_registration("x"), "--experiment: expected one of issue262"),
         (lambda: options.choose_seeds("1,one"), "--seeds: expected distinct integers"),
         (lambda: options.choose_arms("C1,C7", ISSUE262), "arm: expected one of C1, C2.*'C7'"),
@@ -50,14 +41,21 @@ def test_rules_need_the_arms_they_compare_and_those_of_their_gates() -> None:
         (lambda: options.refuse_with_stored(seeds="1"), "--seeds: expected no such option"),
         (lambda: options.refuse_with_stored(engine="vllm"), "--engine: expected no such option"),
         (lambda: options.check_report(Path("/proc/x")), "--report: expected a folder that can"),
-        (lambda: ISSUE262.arms_of("H9"), "gate: expected one of source_rate.*'H9'"),
         (lambda: ISSUE262.arm("C9"), "arm: expected one of C1, C2, C2p, C3, got 'C9'"),
         (lambda: ISSUE262.claim("H9"), "claim: expected one of H1, H2, H3, kill, got 'H9'"),
-        (lambda: ISSUE262.roster.role("pirate"), "persona: expected one of librarian.*'pirate'"),
+        (lambda: Roster(source="a", negatives=(), bystanders=("b",)), "roster.negatives"),
+        (
+            lambda: Roster(source="a", negatives=("b",), bystanders=("a",)),
+            "distinct names, got 'a'",
+        ),
+        (lambda: ArmSpec(name="C1", label="x", prior="evil", text_from="raw"), "arm C1: prior"),
+        (lambda: replace(ISSUE262, marker="  "), "marker: expected visible text"),
+        (lambda: replace(ISSUE262, arms=()), "arms: expected at least one"),
     ],
 )
-def test_unknown_names_are_refused_with_the_known_ones(call: object, message: str) -> None:
-    assert callable(call)
+def test_wrong_options_and_specs_are_refused_by_name(
+    call: Callable[[], object], message: str
+) -> None:
     with pytest.raises(SpecError, match=message):
         call()
 
@@ -70,56 +68,12 @@ def test_arms_come_in_the_registration_s_order(text: str | None, arms: tuple[str
     assert options.choose_arms(text, ISSUE262) == arms
 
 
-def test_registration_whose_contrast_names_a_missing_arm_is_refused() -> None:
-    claim = ISSUE262.claims[0]
-    assert isinstance(claim, DifferenceClaim)
-    with pytest.raises(SpecError, match=r"H1\.treated: expected one of C1, C2, C2p, C3, got 'C7'"):
-        replace(ISSUE262, claims=(replace(claim, treated="C7"), *ISSUE262.claims[1:]))
-    with pytest.raises(SpecError, match=r"H1\.needs: expected one of source_rate"):
-        replace(ISSUE262, claims=(replace(claim, needs=("no_gate",)), *ISSUE262.claims[1:]))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Roster(source="a", negatives=(), bystanders=("b",)), "roster.negatives"),
-        (
-            lambda: Roster(source="a", negatives=("b",), bystanders=("a",)),
-            "distinct names, got 'a'",
-        ),
-        (lambda: ArmSpec(name="C1", label="x", prior="evil", text_from="raw"), "arm C1: prior"),
-        (lambda: replace(ISSUE262, marker="  "), "marker: expected visible text"),
-        (lambda: replace(ISSUE262, arms=()), "arms: expected at least one"),
-        (lambda: replace(ISSUE262.statistics, resamples=0), "statistics.resamples: expected >= 1"),
-        (lambda: replace(ISSUE262.statistics, alpha=5.0), "statistics.alpha: expected between 0"),
-        (lambda: LoraSpec(rank=0, alpha=1, rslora=True, dropout=0), "lora.rank: expected >= 1"),
-        (lambda: LoraSpec(rank=1, alpha=1, rslora=True, dropout=1), "lora.dropout: expected in"),
-        (lambda: replace(TINY.prior, steps=5), "train.epochs: expected exactly one"),
-        (lambda: replace(TINY.prior, micro_batch=5), "train.micro_batch: expected a divisor"),
-        (lambda: replace(TINY.coupling, loss="best"), "train.loss: expected one of as_published"),
-        (lambda: replace(TINY.coupling, beta=-1.0), "train.beta: expected finite and >= 0"),
-        (lambda: SampleSpec(max_new_tokens=0), "sample.max_new_tokens: expected >= 1"),
-        (lambda: SampleSpec(max_new_tokens=1, top_p=0), "sample.top_p: expected in"),
-        (lambda: replace(TINY.scale, coupling_ceiling=1), "scale.coupling_ceiling: expected >= "),
-    ],
-)
-def test_bad_specs_name_field_bound_and_value(make: object, message: str) -> None:
-    assert callable(make)
-    with pytest.raises(SpecError, match=message):
-        make()
-
-
 def test_folder_options_know_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell leaves ``~`` alone behind an equals sign."""
     monkeypatch.setenv("HOME", "/home/somebody")
     home = Path("/home/somebody/x")
     assert options.choose_store("~/x") == options.choose_data("~/x") == home
     assert options.choose_report("~/x") == home
-
-
-def test_store_that_cannot_be_written_is_refused_before_compute() -> None:
-    with pytest.raises(UnwritableStoreError, match="/proc/flatland"):
-        session(Path("/proc/flatland")).table([ModelId(POST, "C1")], "scores")
 
 
 def test_published_corpora_are_asked_for_before_compute(tmp_path: Path) -> None:
@@ -166,7 +120,7 @@ def test_stored_evidence_builds_no_arm(tmp_path: Path) -> None:
     some.stored = (ROOT / "golden" / "published",)
     with pytest.raises(SpecError, match="--stored"):
         some.table([ModelId(POST, "C1")], "scores")
-    assert some.judge("H1").holds
+    assert some.judging("H1").claim("H1").holds
 
 
 def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
@@ -178,7 +132,7 @@ def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
     chosen = options.choose_registration(None, stored)
     some = Session(registration=chosen, profile=MICRO, stored=stored)
     with pytest.raises(SealError, match=r"kill\.max_rate: sealed 0\.05, now 0\.06"):
-        some.judge("H1")
+        some.judging("H1")
     with pytest.raises(DataError, match="digest"):
         some.evidence(("C1", "C2"))
     named = replace(some, chosen=True)

@@ -74,6 +74,17 @@ def leftovers(root: Path) -> list[Path]:
     return list((root / "tmp").iterdir())
 
 
+def get_or_make(store: Store, key: StageKey, make: Callable[[Path], Any]) -> Entry:
+    """The entry of a key; who is building it is reported once, and waited for."""
+    entry = store.make_if_free(key, make)
+    if entry is None:
+        store.report_waiting(key)
+    while entry is None:
+        time.sleep(0.005)
+        entry = store.make_if_free(key, make)
+    return entry
+
+
 def opened(root: Path) -> Store:
     """A store that was tried as it is before its first build."""
     store = Store(root)
@@ -85,8 +96,8 @@ def opened(root: Path) -> Store:
 
 
 def test_a_second_call_finds_what_the_first_built(tmp_path: Path) -> None:
-    built = Store(tmp_path).get_or_make(KEY, write_payload)
-    found = Store(tmp_path).get_or_make(KEY, never)
+    built = get_or_make(Store(tmp_path), KEY, write_payload)
+    found = get_or_make(Store(tmp_path), KEY, never)
     assert (built.built, found.built) == (True, False)
     assert found == dataclasses.replace(built, built=False)
     assert read_payload(found) == PAYLOAD
@@ -110,20 +121,20 @@ def test_content_depends_on_the_payload_alone(tmp_path: Path) -> None:
         (folder / "notes.txt").rename(folder / "note.txt")
 
     store = Store(tmp_path)
-    content = store.get_or_make(KEY, write_payload).content
-    assert store.get_or_make(OTHER, later_and_backwards).content == content
+    content = get_or_make(store, KEY, write_payload).content
+    assert get_or_make(store, OTHER, later_and_backwards).content == content
     third = dataclasses.replace(KEY, seed=44)
-    assert store.get_or_make(third, renamed).content != content
+    assert get_or_make(store, third, renamed).content != content
 
 
 def test_peek_never_builds_nor_writes(tmp_path: Path) -> None:
     root = tmp_path / "store"
     assert Store(root).peek(KEY) is None
     assert list(tmp_path.iterdir()) == []
-    built = Store(root).get_or_make(KEY, write_payload)
+    built = get_or_make(Store(root), KEY, write_payload)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert Store(root).peek(KEY) == dataclasses.replace(built, built=False)
-    assert Store(root).get_or_make(KEY, never) == Store(root).make_if_free(KEY, never)
+    assert get_or_make(Store(root), KEY, never) == Store(root).make_if_free(KEY, never)
     assert Store(root).peek(OTHER) is None
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
@@ -133,7 +144,7 @@ def test_the_manifest_holds_key_time_and_provenance(tmp_path: Path) -> None:
         time.sleep(0.05)
         write_payload(folder)
 
-    entry = Store(tmp_path).get_or_make(KEY, slow)
+    entry = get_or_make(Store(tmp_path), KEY, slow)
     folder = entry.path.parent
     subprocess.run(["sha256sum", "--check", "manifest.sha256"], cwd=folder, check=True)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -145,10 +156,10 @@ def test_the_manifest_holds_key_time_and_provenance(tmp_path: Path) -> None:
 
 def test_an_entry_can_be_deleted_and_is_built_again(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    first = store.get_or_make(KEY, write_payload)
+    first = get_or_make(store, KEY, write_payload)
     assert all(path.stat().st_mode & 0o200 for path in first.path.rglob("*"))
     shutil.rmtree(first.path.parent)
-    again = store.get_or_make(KEY, write_payload)
+    again = get_or_make(store, KEY, write_payload)
     assert again.built
     assert again.content == first.content
 
@@ -204,7 +215,7 @@ def test_a_bad_key_is_refused_when_it_is_made(field: str, value: object) -> None
 
 
 def test_the_files_below_are_all_files_of_an_entry(tmp_path: Path) -> None:
-    folder = Store(tmp_path).get_or_make(KEY, write_payload).path.parent
+    folder = get_or_make(Store(tmp_path), KEY, write_payload).path.parent
     files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert files == set(SEALED)
 
@@ -213,7 +224,7 @@ def assert_corrupt(root: Path, name: str) -> None:
     """Both ways to read refuse the entry, name the file and say what to do."""
     reads: list[Callable[[], object]] = [
         lambda: Store(root).peek(KEY),
-        lambda: Store(root).get_or_make(KEY, never),
+        lambda: get_or_make(Store(root), KEY, never),
     ]
     for read in reads:
         with pytest.raises(CorruptEntryError) as caught:
@@ -245,7 +256,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("damage", list(DAMAGES))
 @pytest.mark.parametrize("name", SEALED)
 def test_a_damaged_file_is_caught_and_named(name: str, damage: str, tmp_path: Path) -> None:
-    path = Store(tmp_path).get_or_make(KEY, write_payload).path.parent / name
+    path = get_or_make(Store(tmp_path), KEY, write_payload).path.parent / name
     harm, what = DAMAGES[damage]
     harm(path)
     assert_corrupt(tmp_path, f"{name}{what}")
@@ -253,14 +264,14 @@ def test_a_damaged_file_is_caught_and_named(name: str, damage: str, tmp_path: Pa
 
 @pytest.mark.parametrize("line", ["", "0" * 63 + "  manifest.json\n", "0" * 64 + "  other.json\n"])
 def test_what_is_no_checksum_is_not_blamed_on_the_manifest(line: str, tmp_path: Path) -> None:
-    path = Store(tmp_path).get_or_make(KEY, write_payload).path.parent / "manifest.sha256"
+    path = get_or_make(Store(tmp_path), KEY, write_payload).path.parent / "manifest.sha256"
     path.write_text(line)
     assert_corrupt(tmp_path, f"{path}: is no checksum of manifest.json")
 
 
 @pytest.mark.parametrize("name", ["payload/extra", "payload/nested/.hidden", "manifest.json.bak"])
 def test_an_extra_file_is_caught_and_named(name: str, tmp_path: Path) -> None:
-    (Store(tmp_path).get_or_make(KEY, write_payload).path.parent / name).touch()
+    (get_or_make(Store(tmp_path), KEY, write_payload).path.parent / name).touch()
     assert_corrupt(tmp_path, f"{name}: is not listed")
 
 
@@ -274,31 +285,35 @@ def test_an_entry_without_a_manifest_is_no_entry(tmp_path: Path) -> None:
 def test_a_folder_that_became_something_else_is_named(
     place: str, kind: str, tmp_path: Path
 ) -> None:
-    path = Store(tmp_path).get_or_make(KEY, write_payload).path.parents[0 if place else 1]
+    path = get_or_make(Store(tmp_path), KEY, write_payload).path.parents[0 if place else 1]
     shutil.rmtree(path)
     path.write_text("x") if kind == "file" else path.symlink_to(tmp_path / "none")
-    for read in (Store(tmp_path).peek, lambda key: Store(tmp_path).get_or_make(key, never)):
+    for read in (Store(tmp_path).peek, lambda key: get_or_make(Store(tmp_path), key, never)):
         with pytest.raises(CorruptEntryError, match=f"^{path}: is no folder. Delete it and run"):
             read(KEY)
 
 
 def test_an_entry_under_the_name_of_another_is_caught(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.get_or_make(OTHER, write_payload)
+    get_or_make(store, OTHER, write_payload)
     store.folder(OTHER).rename(store.folder(KEY))
     assert_corrupt(tmp_path, "manifest.json: belongs to another key")
 
 
+def write_manifest(folder: Path, text: str) -> None:
+    """Replace an entry's manifest by hand, and its checksum with it."""
+    (folder / "manifest.json").write_text(text)
+    line = f"{hashlib.sha256(text.encode()).hexdigest()}  manifest.json\n"
+    (folder / "manifest.sha256").write_text(line)
+
+
 def resummed(root: Path, change: Callable[[dict[str, Any]], object] | str) -> None:
-    """Alter the manifest by hand, and its checksum with it."""
-    folder = Store(root).get_or_make(KEY, write_payload).path.parent
+    folder = get_or_make(Store(root), KEY, write_payload).path.parent
     if not isinstance(change, str):
         manifest = json.loads((folder / "manifest.json").read_text())
         change(manifest)
         change = json.dumps(manifest)
-    (folder / "manifest.json").write_text(change)
-    line = f"{hashlib.sha256(change.encode()).hexdigest()}  manifest.json\n"
-    (folder / "manifest.sha256").write_text(line)
+    write_manifest(folder, change)
 
 
 def without(name: str) -> Callable[[dict[str, Any]], object]:
@@ -378,7 +393,7 @@ def test_a_build_syncs_every_file_and_folder(
 
     store = Store(tmp_path)
     monkeypatch.setattr(os, "fsync", counted)
-    folder = store.get_or_make(KEY, write_payload).path.parent
+    folder = get_or_make(store, KEY, write_payload).path.parent
     expected = [*folder.rglob("*"), folder, folder.parent, tmp_path]
     assert sorted(synced) == sorted(path.stat().st_ino for path in expected)
     assert len(synced) == SYNCS
@@ -394,7 +409,7 @@ def test_contents_are_hashed_once_and_again_after_a_change(
         hashed.append(file.name)
         return real(file, name)
 
-    Store(tmp_path).get_or_make(KEY, write_payload)
+    get_or_make(Store(tmp_path), KEY, write_payload)
     store = Store(tmp_path)
     monkeypatch.setattr(hashlib, "file_digest", counted)
     for _ in range(3):
@@ -416,10 +431,10 @@ def test_bytes_that_arrive_after_make_returned_are_caught(tmp_path: Path) -> Non
         forgotten[0].write("buffered")
 
     store = Store(tmp_path)
-    store.get_or_make(KEY, careless)
+    get_or_make(store, KEY, careless)
     forgotten[0].close()
     with pytest.raises(CorruptEntryError, match=r"late\.txt: has 8 bytes instead of 0"):
-        store.get_or_make(KEY, never)
+        get_or_make(store, KEY, never)
 
 
 # ---- failures while building ----------------------------------------------------------
@@ -428,7 +443,7 @@ def test_bytes_that_arrive_after_make_returned_are_caught(tmp_path: Path) -> Non
 def assert_nothing_stored(root: Path) -> None:
     assert leftovers(root) == []
     assert not (root / "train" / KEY.digest).exists()
-    assert Store(root).get_or_make(KEY, write_payload).built
+    assert get_or_make(Store(root), KEY, write_payload).built
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), PermissionError(13, "x")])
@@ -438,47 +453,26 @@ def test_what_make_raises_comes_through(error: BaseException, tmp_path: Path) ->
         raise error
 
     with pytest.raises(type(error)) as caught:
-        Store(tmp_path).get_or_make(KEY, fails)
+        get_or_make(Store(tmp_path), KEY, fails)
     assert caught.value is error
     assert_nothing_stored(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("make", "what"),
+    ("make", "error", "what"),
     [
-        (lambda folder: (folder / "empty").mkdir(), "stage train wrote no file"),
-        (lambda folder: (folder / "link").symlink_to("x"), "link: not a plain file"),
-        (lambda folder: os.mkfifo(folder / "pipe"), "pipe: not a plain file"),
+        (lambda f: (f / "empty").mkdir(), StoreError, "stage train wrote no file"),
+        (lambda f: (f / "link").symlink_to("x"), StoreError, "link: not a plain file"),
+        (lambda f: os.mkfifo(f / "pipe"), StoreError, "pipe: not a plain file"),
+        *((lambda f, meta=meta: (write_payload(f), meta)[1], DataError, "meta of stage train")
+          for meta in ({"loss": float("nan")}, {"path": Path("x")}, 7, {"log": "x" * 2**22})),
     ],
-)
-def test_a_payload_that_is_not_files_is_an_error(make: Any, what: str, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=what):
-        Store(tmp_path).get_or_make(KEY, make)
-    assert_nothing_stored(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "meta", [{"loss": float("nan")}, {"path": Path("x")}, 7, {"log": "x" * 2**22}]
-)
-def test_meta_that_json_cannot_hold_is_an_error(meta: Any, tmp_path: Path) -> None:
-    def make(folder: Path) -> Any:
-        write_payload(folder)
-        return meta
-
-    with pytest.raises(DataError, match="meta of stage train"):
-        Store(tmp_path).get_or_make(KEY, make)
-    assert_nothing_stored(tmp_path)
-
-
-def test_a_full_disk_inside_make_is_a_store_error(tmp_path: Path) -> None:
-    def fills(folder: Path) -> None:
-        write_payload(folder)
-        with Path("/dev/full").open("wb", buffering=0) as file:  # the kernel says ENOSPC
-            file.write(b"x")
-
-    store = Store(tmp_path)
-    with pytest.raises(StoreError, match=rf"{KEY.digest}\..*: cannot write .No space left"):
-        store.get_or_make(KEY, fills)
+)  # fmt: skip
+def test_what_cannot_be_an_entry_is_an_error(
+    make: Any, error: type[Exception], what: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=what):
+        get_or_make(Store(tmp_path), KEY, make)
     assert_nothing_stored(tmp_path)
 
 
@@ -499,9 +493,9 @@ def test_a_disk_that_fails_while_sealing_is_a_store_error(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing)
         with pytest.raises(StoreError, match=rf"{KEY.digest}\..*: cannot write .*run again"):
-            store.get_or_make(KEY, write_payload)
+            get_or_make(store, KEY, write_payload)
     assert leftovers(tmp_path) == []
-    assert store.get_or_make(KEY, write_payload).built == (call < SYNCS_BEFORE)
+    assert get_or_make(store, KEY, write_payload).built == (call < SYNCS_BEFORE)
 
 
 IN_THE_WAY = ("file", "file/store", "file/a/b", "store", "store/tmp", "store/locks")
@@ -511,7 +505,6 @@ IN_THE_WAY = ("file", "file/store", "file/a/b", "store", "store/tmp", "store/loc
 def test_a_store_that_cannot_be_written_is_named_before_anything_is_built(
     place: str, tmp_path: Path
 ) -> None:
-    """Not even root can."""
     if place in IN_THE_WAY:
         file = tmp_path / ("file" if place.startswith("file") else place)
         file.parent.mkdir(exist_ok=True)
@@ -523,7 +516,7 @@ def test_a_store_that_cannot_be_written_is_named_before_anything_is_built(
         match=f"^{tmp_path / place}: cannot be created or written .*, and train is not stored. "
         "Make it a writable folder, or choose another place",
     ):
-        Store(root).get_or_make(KEY, never)
+        get_or_make(Store(root), KEY, never)
 
 
 def test_trying_a_store_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -548,7 +541,7 @@ def test_threads_build_once(shared: bool, tmp_path: Path) -> None:
     def want(_: int) -> Entry:
         mine = store if shared else Store(tmp_path)
         start.wait()
-        return mine.get_or_make(KEY, slow)
+        return get_or_make(mine, KEY, slow)
 
     with ThreadPoolExecutor(6) as pool:
         entries = list(pool.map(want, range(6)))
@@ -572,7 +565,7 @@ def built_elsewhere(
             raise ValueError("no")
 
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(Store(root, command=command).get_or_make, key, slow)
+        future = pool.submit(get_or_make, Store(root, command=command), key, slow)
         assert begun.wait(60)
         try:
             yield go_on, future
@@ -584,16 +577,16 @@ def test_a_waiter_says_so_once_and_gets_what_the_other_built(tmp_path: Path) -> 
     sentences: list[str] = []
     with built_elsewhere(tmp_path) as (go_on, first):
         waiter = Store(tmp_path, on_wait=lambda text: (sentences.append(text), go_on.set()))
-        second = waiter.get_or_make(KEY, never)
+        second = get_or_make(waiter, KEY, never)
         assert first.result().content == second.content
-    waiter.get_or_make(OTHER, write_payload)
+    get_or_make(waiter, OTHER, write_payload)
     assert len(sentences) == 1
 
 
 def test_a_waiter_builds_when_the_builder_fails(tmp_path: Path) -> None:
     with built_elsewhere(tmp_path, fails=True) as (go_on, first):
         waiter = Store(tmp_path, on_wait=lambda _: go_on.set())
-        assert waiter.get_or_make(KEY, write_payload).built
+        assert get_or_make(waiter, KEY, write_payload).built
         with pytest.raises(ValueError, match="no"):
             first.result()
 
@@ -607,25 +600,28 @@ def left_behind(root: Path, name: str, *, hours: float) -> Path:
     return folder
 
 
-def test_opening_removes_what_was_left_long_ago_by_whoever_is_dead(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [f"{OTHER.digest}.", "gone-", "failed-"])
+def test_opening_removes_what_was_left_long_ago_by_whoever_is_dead(
+    name: str, tmp_path: Path
+) -> None:
     opened(tmp_path)
-    left_behind(tmp_path, f"{OTHER.digest}.{'a' * 16}", hours=25)
-    young = left_behind(tmp_path, f"{OTHER.digest}.{'b' * 16}", hours=23)
+    left_behind(tmp_path, f"{name}{'a' * 16}", hours=25)
+    young = left_behind(tmp_path, f"{name}{'b' * 16}", hours=23)
     foreign = left_behind(tmp_path, "somebody's notes", hours=1000)
     opened(tmp_path)
     assert set(leftovers(tmp_path)) == {young, foreign}
-    assert read_payload(Store(tmp_path).get_or_make(KEY, write_payload)) == PAYLOAD
+    assert read_payload(get_or_make(Store(tmp_path), KEY, write_payload)) == PAYLOAD
 
 
 def test_a_live_build_of_another_key_is_left_alone_however_old_it_is(tmp_path: Path) -> None:
     with built_elsewhere(tmp_path, OTHER) as (go_on, other):
         (work,) = leftovers(tmp_path)
         os.utime(work, (1, 1))
-        Store(tmp_path).get_or_make(KEY, write_payload)
+        get_or_make(Store(tmp_path), KEY, write_payload)
         assert leftovers(tmp_path) == [work]
         go_on.set()
         assert read_payload(other.result()) == PAYLOAD
-    assert Store(tmp_path).get_or_make(OTHER, never)
+    assert get_or_make(Store(tmp_path), OTHER, never)
 
 
 def test_rubbish_that_cannot_be_removed_does_not_keep_a_store_shut(
@@ -650,8 +646,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from persona_lib.store.store import StageKey, Store
 
-root, die, go, source = Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5])
-key = StageKey(**json.loads(sys.argv[6]))
+root, die, source = Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+key = StageKey(**json.loads(sys.argv[5]))
 calls = iter(range(100))
 real_fsync, real_replace = os.fsync, os.replace
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
@@ -675,21 +671,17 @@ def make(folder):
     if die == "make":
         (folder / "notes.txt").write_bytes(b"three r")
         kill()
-    time.sleep({"sleep": 0.3, "hang": 60}.get(die, 0))
+    time.sleep(60 if die == "hang" else 0)
     return {"loss": 0.25, "pair": [1, 2]}
 
 os.fsync, os.replace = fsync, replace
-store = Store(root)
-while not go.exists():
-    time.sleep(0.005)
-entry = store.get_or_make(key, make)
-print(entry.built, entry.content)
+Store(root).make_if_free(key, make)
 """
 
 
-def start_child(root: Path, die: str, go: Path, calm: Entry) -> subprocess.Popen[str]:
-    """Start a process that builds `KEY` in `root` once `go` exists, and dies at `die`."""
-    arguments = (REPOSITORY, root, die, go, calm.path, KEY.canonical_json)
+def start_child(root: Path, die: str, calm: Entry) -> subprocess.Popen[str]:
+    """Start a process that builds `KEY` in `root`, and dies at `die`."""
+    arguments = (REPOSITORY, root, die, calm.path, KEY.canonical_json)
     command = [sys.executable, "-c", CHILD, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -700,44 +692,33 @@ FINISHED = ("after rename", *(f"fsync {n}" for n in range(SYNCS_BEFORE, SYNCS)))
 
 @pytest.mark.parametrize("die", [*UNFINISHED, *FINISHED])
 def test_a_killed_builder_leaves_all_or_nothing(die: str, tmp_path: Path) -> None:
-    uninterrupted = Store(tmp_path / "calm").get_or_make(KEY, write_payload)
+    uninterrupted = get_or_make(Store(tmp_path / "calm"), KEY, write_payload)
     root = tmp_path / "killed"
     opened(root)
     live = root / "tmp" / f"{OTHER.digest}.0"
     live.mkdir()
 
-    child = start_child(root, die, root, uninterrupted)
+    child = start_child(root, die, uninterrupted)
     child.communicate(timeout=60)
     assert child.returncode == -signal.SIGKILL
     assert (Store(root).peek(KEY) is not None) == (die in FINISHED)
 
     make: Callable[[Path], Any] = never if die in FINISHED else write_payload
-    entry = Store(root).get_or_make(KEY, make)
+    entry = get_or_make(Store(root), KEY, make)
     assert (entry.content, entry.meta) == (uninterrupted.content, uninterrupted.meta)
     assert read_payload(entry) == PAYLOAD
     assert leftovers(root) == [live]
 
 
 def test_a_waiter_takes_over_from_a_killed_builder(tmp_path: Path) -> None:
-    calm = Store(tmp_path / "calm").get_or_make(KEY, write_payload)
-    child = start_child(tmp_path, "hang", tmp_path, calm)
+    calm = get_or_make(Store(tmp_path / "calm"), KEY, write_payload)
+    child = start_child(tmp_path, "hang", calm)
     deadline = time.monotonic() + 60
     while not (tmp_path / "builds").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    entry = Store(tmp_path, on_wait=lambda _: child.kill()).get_or_make(KEY, write_payload)
+    entry = get_or_make(Store(tmp_path, on_wait=lambda _: child.kill()), KEY, write_payload)
     child.communicate(timeout=60)
     assert child.returncode == -signal.SIGKILL
     assert entry.built
     assert entry.content == calm.content
     assert leftovers(tmp_path) == []
-
-
-def test_two_processes_build_once(tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    calm = Store(tmp_path / "calm").get_or_make(KEY, write_payload)
-    children = [start_child(tmp_path, "sleep", go, calm) for _ in range(2)]
-    go.touch()
-    lines = [child.communicate(timeout=60)[0].split() for child in children]
-    assert (tmp_path / "builds").read_text() == "built\n"
-    assert sorted(built for built, _ in lines) == ["False", "True"]
-    assert {content for _, content in lines} == {calm.content}

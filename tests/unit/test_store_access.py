@@ -15,7 +15,14 @@ import pytest
 
 from persona_lib.store.stage import Stage, build
 from persona_lib.store.store import Store
-from tests.unit.test_store import KEY, REPOSITORY, built_elsewhere, opened, write_payload
+from tests.unit.test_store import (
+    KEY,
+    REPOSITORY,
+    built_elsewhere,
+    get_or_make,
+    opened,
+    write_payload,
+)
 
 NOBODY = 65534
 
@@ -42,7 +49,7 @@ def test_a_finished_entry_is_readable_by_whom_the_umask_allows(
     mask: int, file: int, folder: int, umask: Callable[[int], int], tmp_path: Path
 ) -> None:
     umask(mask)
-    entry = Store(tmp_path).get_or_make(KEY, private)
+    entry = get_or_make(Store(tmp_path), KEY, private)
     payload = {oct(p.stat().st_mode & 0o777) for p in entry.path.rglob("*") if p.is_file()}
     folders = {oct(p.stat().st_mode & 0o777) for p in entry.path.rglob("*") if p.is_dir()}
     assert (payload, folders) == ({oct(file)}, {oct(folder)})
@@ -54,7 +61,7 @@ def test_a_finished_entry_is_readable_by_whom_the_umask_allows(
 # Imports come first: an account that is nobody cannot read this one's packages.
 STRANGER = f"""
 import os, sys
-from tests.unit.test_store import KEY, OTHER, Path, Store, never
+from tests.unit.test_store import KEY, OTHER, Path, Store, get_or_make, never
 from persona_lib.store.stage import Stage, build, check_machine, plan
 from persona_lib.errors import FlatlandError
 
@@ -67,7 +74,7 @@ stage = Stage(name=KEY.stage, label="x", version=1, spec=KEY.spec, work=never, d
               seed=KEY.seed)
 missing = Stage(name=KEY.stage, label="C2", version=2, spec=KEY.spec, work=never)
 try:
-    print(store.get_or_make(KEY, never).built, build([stage], store)[0].built)
+    print(get_or_make(store, KEY, never).built, build([stage], store)[0].built)
     print([line.stored for line in plan([stage, missing], store)])
     check_machine([stage], store)
 except FlatlandError as error:
@@ -101,7 +108,7 @@ def foreign() -> Iterator[Path]:
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
     before = os.umask(0o022)
-    Store(place / "store").get_or_make(KEY, private)
+    get_or_make(Store(place / "store"), KEY, private)
     os.umask(before)
     for path in place.rglob("*"):
         if path.is_dir() and os.getuid() != 0:
@@ -204,11 +211,11 @@ def test_a_holder_that_cannot_be_named_is_told_of_as_well(tmp_path: Path) -> Non
 
 KILLED = """
 import os, sys
-from tests.unit.test_store import KEY, Path, Store
+from tests.unit.test_store import KEY, Path, Store, get_or_make
 
 def dies(folder):
     print(os.getpid(), flush=True)
     os._exit(1)
 
-Store(Path(sys.argv[1])).get_or_make(KEY, dies)
+get_or_make(Store(Path(sys.argv[1])), KEY, dies)
 """

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from tests.unit.test_store import (
     KEY,
     OTHER,
     PAYLOAD,
-    REPOSITORY,
+    get_or_make,
     leftovers,
     never,
     opened,
@@ -89,22 +88,7 @@ def test_a_network_file_system_that_says_no_by_another_number_has_locks(
             raise PermissionError(errno.EACCES, "held") from error
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    assert Store(tmp_path).get_or_make(KEY, write_payload).built
-
-
-def test_a_process_whose_every_flock_succeeds_ends_in_words(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import fcntl\n\n\ndef given(file, operation):\n    return None\n\n\nfcntl.flock = given\n"
-    )
-    opens = "import sys; from tests.unit.test_store import Path, opened; opened(Path(sys.argv[1]))"
-    done = subprocess.run(
-        [sys.executable, "-c", opens, str(tmp_path / "store")],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "UnwritableStoreError: " in done.stderr.splitlines()[-1]
-    assert "no working locks" in done.stderr
+    assert get_or_make(Store(tmp_path), KEY, write_payload).built
 
 
 # ---- a live builder's files, whatever locks are worth ------------------------------------
@@ -137,9 +121,9 @@ def test_two_that_hold_one_lock_leave_each_other_s_files_alone(tmp_path: Path) -
             (folder / name).write_bytes(PAYLOAD[name])
 
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(Store(tmp_path).get_or_make, KEY, in_two_parts)
+        slow = pool.submit(get_or_make, Store(tmp_path), KEY, in_two_parts)
         assert half.wait(60)
-        quick = Store(tmp_path).get_or_make(KEY, write_payload)
+        quick = get_or_make(Store(tmp_path), KEY, write_payload)
         assert len(leftovers(tmp_path)) == 1  # the slow one's
         go_on.set()
         late = slow.result()
@@ -147,20 +131,20 @@ def test_two_that_hold_one_lock_leave_each_other_s_files_alone(tmp_path: Path) -
     # Of two that finish, the first is kept.
     assert (quick.built, late.built) == (True, False)
     assert leftovers(tmp_path) == []
-    assert Store(tmp_path).get_or_make(KEY, never).content == quick.content
+    assert get_or_make(Store(tmp_path), KEY, never).content == quick.content
 
 
 def test_a_live_process_that_lost_its_lock_keeps_its_files(tmp_path: Path) -> None:
-    calm = Store(tmp_path / "calm").get_or_make(KEY, write_payload)
+    calm = get_or_make(Store(tmp_path / "calm"), KEY, write_payload)
     root = tmp_path / "root"
     opened(root)
-    child = start_child(root, "hang", root, calm)
+    child = start_child(root, "hang", calm)
     try:
         wait_for(root / "builds")
         # A lock on a file that has gone excludes nobody who makes the file anew.
         (root / "locks" / f"{KEY.digest}.lock").unlink()
         (theirs,) = leftovers(root)
-        entry = Store(root).get_or_make(KEY, write_payload)
+        entry = get_or_make(Store(root), KEY, write_payload)
         assert entry.built
         assert leftovers(root) == [theirs]
     finally:
@@ -168,7 +152,7 @@ def test_a_live_process_that_lost_its_lock_keeps_its_files(tmp_path: Path) -> No
         child.communicate(timeout=60)
     # Its folder goes when the key is built again and it is dead.
     shutil.rmtree(entry.path.parent)
-    Store(root).get_or_make(KEY, write_payload)
+    get_or_make(Store(root), KEY, write_payload)
     assert leftovers(root) == []
 
 
@@ -200,12 +184,12 @@ def test_who_loses_its_folder_stores_nothing_and_says_so(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(StoreError) as caught:
-            store.get_or_make(KEY, loses)
+            get_or_make(store, KEY, loses)
     assert ("cannot write (No such file" if when == "while it is sealed" else
             "was removed or replaced while a stage wrote into it") in str(caught.value)  # fmt: skip
     assert store.peek(KEY) is None
     assert leftovers(store.root) == []
-    assert store.get_or_make(KEY, write_payload).built
+    assert get_or_make(store, KEY, write_payload).built
 
 
 # ---- who is dead ------------------------------------------------------------------------
@@ -221,7 +205,7 @@ def own_name(root: Path) -> re.Match[str]:
         names.append(folder.parent.name)
         write_payload(folder)
 
-    Store(root).get_or_make(KEY, make)
+    get_or_make(Store(root), KEY, make)
     found = NAME.fullmatch(names[0])
     assert found is not None
     return found
@@ -272,7 +256,7 @@ def test_only_what_the_dead_left_is_removed_by_the_next_builder(
         then = time.time() - hours * 3600
         os.utime(left, (then, then))
         store = Store(tmp_path)
-        store.get_or_make(OTHER, write_payload)
+        get_or_make(store, OTHER, write_payload)
         assert left.exists() == stays
         assert leftovers(tmp_path) == ([left] if stays else [])
     finally:
@@ -307,16 +291,3 @@ def test_a_folder_is_out_of_its_builder_s_reach_before_its_files_go(
     opened(root)
     assert seen == [(False, True)]
     assert leftovers(root) == []
-
-
-@pytest.mark.parametrize("name", ["gone-0123456789abcdef", "failed-0123456789abcdef"])
-def test_opening_removes_what_a_killed_command_left(name: str, tmp_path: Path) -> None:
-    opened(tmp_path)
-    folders = [tmp_path / "tmp" / f"{name}{n}" for n in range(2)]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "file").write_text("left")
-    then = time.time() - 25 * 3600
-    os.utime(folders[0], (then, then))
-    opened(tmp_path)
-    assert [folder.exists() for folder in folders] == [False, True]

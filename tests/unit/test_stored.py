@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from persona_lib.evidence.load import load_stored
 from persona_lib.specs.gate_types import SourceRateGate
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict.judging import judge
-from tests.record_sets import record_set
+from tests.record_sets import body_of, record_set
 from tests.synthetic import FEW, scores
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"
@@ -28,24 +28,26 @@ def folder(tmp_path: Path) -> Path:
     return record_set(tmp_path, scores(questions=2, samples=2))
 
 
+def edit(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    (folder / "manifest.json").write_text(json.dumps(change(body_of(folder))))
+
+
 def test_stored_records_are_read_back(folder: Path) -> None:
     found = load_stored(folder, ISSUE262)
     assert found.kind == "records"
     assert found.count("C2", "bystander").n == 28
-    assert found.origin == "a test"
+    assert found.origin == load_stored(folder, ISSUE262, chosen=True).origin == "a test"
 
 
-def test_an_altered_file_is_named(folder: Path) -> None:
+def test_an_altered_file_and_lost_ones_are_named(folder: Path) -> None:
     path = folder / "scores.parquet"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(CorruptEntryError, match=r"scores\.parquet.*restore it"):
         load_stored(folder, ISSUE262)
-
-
-def test_a_lost_file_is_named(folder: Path) -> None:
-    (folder / "scores.parquet").unlink()
-    with pytest.raises(DataError, match=r"scores\.parquet"):
-        load_stored(folder, ISSUE262)
+    for name in ("scores.parquet", "manifest.json"):
+        (folder / name).unlink()
+        with pytest.raises(DataError, match=re.escape(name)):
+            load_stored(folder, ISSUE262)
 
 
 @pytest.mark.parametrize("chosen", [True, False])
@@ -85,10 +87,6 @@ def test_other_rules_judge_stored_data_only_where_they_were_chosen(
     )
 
 
-def test_choosing_the_recorded_registration_by_name_says_nothing(folder: Path) -> None:
-    assert load_stored(folder, ISSUE262, chosen=True).origin == "a test"
-
-
 def test_published_totals_can_be_judged_under_gates_of_their_own() -> None:
     """C2p's source is at 4 %: under a gate on it, H3 is not read."""
     gate = ISSUE262.gates[0]
@@ -114,70 +112,41 @@ def test_a_stored_set_of_some_arms_can_be_judged_on_those(tmp_path: Path) -> Non
     assert load_stored(PUBLISHED, ISSUE262, arms=("C3", "C2")).arms == ("C2", "C3")
 
 
+def files(**digests: str) -> dict[str, Any]:
+    return {"files": {name: {"sha256": digest} for name, digest in digests.items()}}
+
+
+def whose(**fields: str) -> dict[str, Any]:
+    return {"registration": {"name": "issue262", "digest": ISSUE262.digest, **fields}}
+
+
+EVIL = {"name": "\x1b]0;PWN\x07", "digest": "\x1b[1m"}
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
         ({"kind": "rumours"}, "kind"),
-        ({"files": {}}, "files"),
-        ({"files": {"scores.parquet": {"sha256": ""}, "../x": {"sha256": ""}}}, "scores.parquet"),
+        ({"kind": "\x1b[1m\n\n"}, "kind"),
+        (files(), "files"),
+        (files(**{"scores.parquet": "", "../x": ""}), "scores.parquet"),
+        (files(**{"../x": "", "scores.parquet": ""}), "plain file names"),
+        (files(**{"scores.parquet": "\x1b]0;PWN\x07"}), "scores.parquet"),
+        (files(**{"\x1b[2Jx": "", "scores.parquet": ""}), "plain file names"),
         ({"registration": None}, "registration"),
-        ({"registration": {"name": "issue262", "digest": ISSUE262.digest}}, "data_digest"),
-        (
-            {
-                "registration": {
-                    "name": "issue262",
-                    "digest": ISSUE262.digest,
-                    "data_digest": ISSUE262_BOTH.data_digest,
-                }
-            },
-            "data digest",
-        ),
+        (whose(), "data_digest"),
+        (whose(data_digest=ISSUE262_BOTH.data_digest), "data digest"),
+        (whose(**EVIL, data_digest="\x9b"), "data digest"),
+        (whose(**EVIL, data_digest=ISSUE262.data_digest), "digest of registration"),
     ],
 )
-def test_a_broken_manifest_is_named(folder: Path, change: dict[str, Any], word: str) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises((DataError, CorruptEntryError), match=re.escape(word)):
-        load_stored(folder, ISSUE262)
-
-
-def test_a_manifest_cannot_lead_out_of_its_folder(folder: Path) -> None:
-    path = folder / "manifest.json"
-    content = json.loads(path.read_text())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    content["files"]["../x"] = {"sha256": digest}
-    path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="plain file names"):
-        load_stored(folder, ISSUE262)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"files": {"scores.parquet": {"sha256": "\x1b]0;PWN\x07"}}},
-        {"files": {"scores.parquet": {"sha256": ""}, "\x1b[2Jx": {"sha256": ""}}},
-        {"registration": {"name": "\x1b]0;PWN\x07", "digest": "\x1b[1m", "data_digest": "\x9b"}},
-        {
-            "registration": {
-                "name": "\x1b]0;PWN\x07",
-                "digest": "\x1b[1m",
-                "data_digest": ISSUE262.data_digest,
-            }
-        },
-        {"kind": "\x1b[1m\n\n"},
-    ],
-)
-def test_a_manifest_cannot_steer_a_terminal(folder: Path, change: dict[str, Any]) -> None:
-    path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises((DataError, CorruptEntryError)) as caught:
+def test_a_broken_manifest_is_named_and_cannot_steer_a_terminal(
+    folder: Path, change: dict[str, Any], word: str
+) -> None:
+    edit(folder, lambda body: body | change)
+    with pytest.raises((DataError, CorruptEntryError), match=re.escape(word)) as caught:
         load_stored(folder, ISSUE262)
     assert str(caught.value).isprintable()
-
-
-def test_no_manifest_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"manifest\.json"):
-        load_stored(tmp_path, ISSUE262)
 
 
 def recipe(**lora: Any) -> dict[str, Any]:
@@ -201,8 +170,5 @@ def recipe(**lora: Any) -> dict[str, Any]:
 def test_a_recorded_set_says_how_its_priors_were_trained(
     folder: Path, config: Any, words: str
 ) -> None:
-    path = folder / "manifest.json"
-    body = json.loads(path.read_text())
-    body["recorded"]["config"] = config
-    path.write_text(json.dumps(body))
+    edit(folder, lambda body: body | {"recorded": {"config": config}})
     assert load_stored(folder, ISSUE262).origin == f"a test{words}"

@@ -199,12 +199,12 @@ def test_seeds_that_one_arm_alone_has_are_left_out_of_pairs_and_counted() -> Non
     evidence = RecordEvidence(FEW, table({"C2": [0.5] * 3}))
     one = {1: 0.5, 2: 0.7, 3: 0.4, 4: 0.6, 9: 0.99}
     two = {3: 0.3, 1: 0.35, 4: 0.45, 2: 0.5, 8: 0.0, 7: 0.0}
-    found, exact = difference_over_runs(evidence, ("C2", "C2p"), (one, two), 100)
+    found, exact = difference_over_runs(evidence, ("C2", "C2p"), (one, two))
     expected = stats.ttest_rel([0.5, 0.7, 0.4, 0.6], [0.35, 0.5, 0.3, 0.45])
     assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
     assert (found.clusters, exact.clusters) == (4, 4)
     assert "3 runs without the other arm's are left out" in found.note
-    welch, _ = difference_over_runs(evidence, ("C2", "C3"), (one, two), 100)
+    welch, _ = difference_over_runs(evidence, ("C2", "C3"), (one, two))
     apart = stats.ttest_ind(list(one.values()), list(two.values()), equal_var=False)
     assert (welch.clusters, welch.p) == (11, pytest.approx(apart.pvalue, rel=1e-9))
 

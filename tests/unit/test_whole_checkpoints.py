@@ -33,6 +33,7 @@ from persona_lib.specs.profile import Profile
 from persona_lib.specs.sources import GgufBase, HubBase
 from persona_lib.store.store import Entry, StageKey, Store
 from tests.byte_model import byte_tokenizer, saved_adapter, saved_base, small_model
+from tests.unit.test_store import get_or_make
 
 REVISION = "0123456789" * 4
 HUB = HubBase(repo="someone/model", revision=REVISION, end_of_turn="<|im_end|>")
@@ -238,8 +239,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stored(tmp_path: Path) -> Entry:
     key = StageKey(stage="base", version=2, spec=HUB, inputs={}, seed=None)
-    return Store(tmp_path / "store").get_or_make(
-        key, lambda out: make_base(out, {}, spec=HUB, folder=tmp_path, progress=silent)
+    return get_or_make(
+        Store(tmp_path / "store"),
+        key,
+        lambda out: make_base(out, {}, spec=HUB, folder=tmp_path, progress=silent),
     )
 
 

@@ -12,7 +12,6 @@ misjudged, which the calibration triples show.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +28,10 @@ from persona_lib.panels.judge.base import (
     Item,
     Judgement,
     JudgeSpec,
-    Report,
     judgement_of,
     prepared,
 )
-from persona_lib.panels.judge.triples import ANSWERS, NO, PARTIAL, YES
-from persona_lib.progress import Progress, silent
+from persona_lib.panels.judge.triples import NO, PARTIAL, YES
 from persona_lib.records import Place
 
 CLASSIFIER = "classifier"
@@ -165,40 +162,25 @@ class FittedClassifier:
         """The questions that each fold was fitted on."""
         return tuple(fold.seen for fold in self.folds)
 
-    def judge(
-        self, items: Sequence[Item], *, progress: Progress = silent
-    ) -> tuple[tuple[Judgement, ...], Report]:
-        """Return one judgement for each item, in order, and what the run did.
+    def judge(self, items: Sequence[Item]) -> tuple[Judgement, ...]:
+        """Return one judgement for each item, in order.
 
         Raises:
             DataError: as `predict`.
         """
-        return self.answers(items, self.predict(items, progress=progress))
+        return self.answers(items, self.predict(items))
 
     def answers(
         self, items: Sequence[Item], predictions: Sequence[Prediction]
-    ) -> tuple[tuple[Judgement, ...], Report]:
+    ) -> tuple[Judgement, ...]:
         """Return what `judge` returns, of predictions that were made of these items."""
         judge = self.spec.digest
-        judgements = tuple(
+        return tuple(
             judgement_of(item, judge=judge, answer=self._answer(found), reason=found.reason)
             for item, found in zip(items, predictions, strict=True)
         )
-        given = Counter(judgement.answer for judgement in judgements)
-        shortened = sum(self._read(item.text)[1] for item in items)
-        report = Report(
-            n=len(items),
-            answers={answer: given[answer] for answer in ANSWERS},
-            unscored=dict(Counter(found.reason for found in predictions if found.reason)),
-            shortened=shortened,
-            dollars=0.0,
-            dollars_at_most=0.0,
-        )
-        return judgements, report
 
-    def predict(
-        self, items: Sequence[Item], *, progress: Progress = silent
-    ) -> tuple[Prediction, ...]:
+    def predict(self, items: Sequence[Item]) -> tuple[Prediction, ...]:
         """Return whom each item sounds like, in order, by a fold without its question.
 
         A question that no fold was fitted on, as of a calibration triple, is judged by the
@@ -208,7 +190,7 @@ class FittedClassifier:
             DataError: a persona that it was not fitted on, or a question that the fold
                 which is to judge it has seen.
         """
-        found: list[Prediction | None] = [None] * len(items)
+        found: dict[int, Prediction] = {}
         places: dict[int, list[int]] = {}
         for place, item in enumerate(items):
             if item.persona not in self.personas:
@@ -219,23 +201,17 @@ class FittedClassifier:
                     remedy="Fit the classifier on every persona that it is to judge.",
                 )
             places.setdefault(self._fold_for(item.question), []).append(place)
-        bar = progress("classifier", len(items), "completion")
         for fold, listed in sorted(places.items()):
             for start in range(0, len(listed), _BATCH):
                 part = listed[start : start + _BATCH]
-                for place, prediction in zip(
-                    part, self._ranked([items[place] for place in part], fold), strict=True
-                ):
-                    found[place] = prediction
-                bar.update(len(part))
-        bar.close()
-        return tuple(prediction for prediction in found if prediction is not None)
+                ranked = self._ranked([items[place] for place in part], fold)
+                found |= zip(part, ranked, strict=True)
+        return tuple(found[place] for place in range(len(items)))
 
     def _fold_for(self, question: str) -> int:
         """Return the fold that may judge a question; refuse where it has seen it."""
         fold = self.dealt.get(question, EVERY_FOLD)
-        asked = self.folds if fold == EVERY_FOLD else (self.folds[fold],)
-        if any(question in one.seen for one in asked):
+        if any(question in one.seen for one in self._asked(fold)):
             raise DataError(
                 f"classifier: question {question}",
                 bound=f"one that fold {fold} was fitted without",
@@ -245,11 +221,11 @@ class FittedClassifier:
         return fold
 
     def _ranked(self, items: Sequence[Item], fold: int) -> list[Prediction]:
-        texts = [self._read(item.text)[0] for item in items]
-        asked = self.folds if fold == EVERY_FOLD else (self.folds[fold],)
+        marker, limit = self.how.marker, self.how.text_limit
+        texts = [prepared(item.text, marker=marker, limit=limit)[0] for item in items]
         total: NDArray[np.float64] = np.zeros((len(items), len(self.personas)))
         known: NDArray[np.int64] = np.zeros(len(items), dtype=np.int64)
-        for one in asked:
+        for one in self._asked(fold):
             matrix = one.terms.transform(texts)
             known += matrix.getnnz(axis=1)
             total += one.model.predict_proba(matrix)
@@ -280,5 +256,5 @@ class FittedClassifier:
             return YES
         return PARTIAL if prediction.rank < self.how.within else NO
 
-    def _read(self, text: str) -> tuple[str, bool]:
-        return prepared(text, marker=self.how.marker, limit=self.how.text_limit)
+    def _asked(self, fold: int) -> tuple[Fold, ...]:
+        return self.folds if fold == EVERY_FOLD else (self.folds[fold],)

@@ -5,17 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from persona_lib.panels.judge.base import JudgeSpec
-from persona_lib.panels.judge.engine import (
-    CUT,
-    REFUSAL,
-    Reply,
-    SdkEngine,
-    key_from,
-    tokens_of,
-)
+from persona_lib.panels.judge.engine import CUT, REFUSAL, Reply, SdkEngine, tokens_of
 from persona_lib.panels.judge.hidden import name_of
 from persona_lib.panels.judge.rubric import Prompt
-from persona_lib.panels.judge.wire import Access, http_options
+from persona_lib.panels.judge.wire import Access
 
 KEY = "ANTHROPIC_API_KEY"
 """Environment variable of the API key."""
@@ -37,15 +30,7 @@ class ClaudeEngine(SdkEngine):
     def __init__(self, spec: JudgeSpec, access: Access) -> None:
         import anthropic
 
-        key = key_from(KEY, access)
-        client = anthropic.AsyncAnthropic(
-            api_key=key,
-            base_url=access.base_url,
-            timeout=access.timeout,
-            max_retries=access.max_retries,
-            http_client=anthropic.DefaultAsyncHttpxClient(**http_options(access, key)),
-        )
-        super().__init__(anthropic, client)
+        super().__init__(anthropic, anthropic.AsyncAnthropic, KEY, access)
         self._options: dict[str, Any] = {"model": spec.model, "max_tokens": spec.max_tokens}
         if spec.thinking:
             self._options["thinking"] = {"type": spec.thinking}
@@ -58,7 +43,7 @@ class ClaudeEngine(SdkEngine):
             messages=[{"role": "user", "content": prompt.user}],
             **self._options,
         )
-        return _reply(message, str(self._client.api_key))
+        return _reply(message, self._key)
 
 
 def _reply(message: Any, secret: str) -> Reply:

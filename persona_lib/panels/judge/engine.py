@@ -18,7 +18,7 @@ from persona_lib.errors import PreflightError
 from persona_lib.panels.judge.base import JudgeSpec
 from persona_lib.panels.judge.hidden import KeyFilter
 from persona_lib.panels.judge.rubric import Prompt
-from persona_lib.panels.judge.wire import METER, Access
+from persona_lib.panels.judge.wire import METER, Access, http_options
 
 REFUSAL = "refusal"
 """The model, or a filter before it, declined to answer."""
@@ -66,17 +66,26 @@ class Engine(Protocol):
 
 
 class SdkEngine(ABC):
-    """An engine on one of the two SDKs, which name their exceptions alike.
+    """An engine on one of the two SDKs, which name clients and exceptions alike.
 
     Args:
         sdk: the SDK's module.
-        client: its asynchronous client.
+        client: its asynchronous client, a class.
+        variable: environment variable of the API key.
+        access: address, timeout, retries.
     """
 
-    def __init__(self, sdk: Any, client: Any) -> None:
+    def __init__(self, sdk: Any, client: Any, variable: str, access: Access) -> None:
         self._sdk = sdk
-        self._client = client
-        self._filter = KeyFilter(str(client.api_key))
+        self._key = key_from(variable, access)
+        self._client = client(
+            api_key=self._key,
+            base_url=access.base_url,
+            timeout=access.timeout,
+            max_retries=access.max_retries,
+            http_client=sdk.DefaultAsyncHttpxClient(**http_options(access, self._key)),
+        )
+        self._filter = KeyFilter(self._key)
 
     @abstractmethod
     async def _exchange(self, prompt: Prompt) -> Reply:

@@ -7,19 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.panels.judge.base import Item, Judgement, Report, item_of
+from persona_lib.panels.judge.base import Judgement, Report, item_of
 from persona_lib.panels.judge.calibration import CALIBRATION, CalibrationResult, judge_calibration
-from persona_lib.panels.judge.classifier import ClassifierSpec, FittedClassifier, Prediction
+from persona_lib.panels.judge.classifier import ClassifierSpec, Prediction
 from persona_lib.panels.judge.classifier_fit import fit_classifier
 from persona_lib.panels.judge.items import class_answers, control_items, triple_items
 from persona_lib.panels.judge.triples import POSITIVE, Triple, triples_digest
 from persona_lib.progress import Progress, silent
-from persona_lib.records import PRE, Completion
+from persona_lib.records import PRE, Completion, ModelId
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.registration import RAW, Registration
 
 if TYPE_CHECKING:
     from persona_lib.panels.judge.remote import RemoteJudge
+
+_RAW = ModelId(PRE, RAW)
+_NAMED = ("kind", "model", "revision", "served_by")
+"""Fields of a judge's spec that are told beside what its run did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,92 +77,45 @@ def judge_texts(
         item_of(row, persona=personas[row.persona], question=questions[row.question])
         for row in rows
     ]
-    raw = [row for row in rows if (row.phase, row.model) == (PRE, RAW)]
+    raw = [row for row in rows if row.model_id == _RAW]
     classifier = fit_classifier(raw, ClassifierSpec(marker=registration.marker))
     predictions = classifier.predict(items)
-    asked = _Asked(
-        items=items,
-        controls=control_items(
-            [item for item in items if (item.phase, item.model) == (PRE, RAW)],
-            {name: personas[name].prompt for name in registration.roster.all},
-            # One of each persona and question tells, and a judge may cost money.
-            samples=None if judge is None else 1,
-        ),
-        triples=triple_items(
-            triples,
-            {name: persona.prompt for name, persona in personas.items()},
-            {name: question.text for name, question in questions.items()},
-        ),
-        digest=triples_digest(triples),
+    controls = control_items(
+        [item for item in items if item.model_id == _RAW],
+        {name: personas[name].prompt for name in registration.roster.all},
+        # One of each persona and question tells, and a judge may cost money.
+        samples=None if judge is None else 1,
     )
-    answers = (
-        _by_classifier(classifier, asked, predictions)
-        if judge is None
-        else _by_api(judge, asked, progress)
+    asked = triple_items(
+        triples,
+        {name: persona.prompt for name, persona in personas.items()},
+        {name: question.text for name, question in questions.items()},
     )
-    positives = [item for item in asked.triples if item.model == POSITIVE]
+    if judge is None:
+        spec, run = classifier.spec, None
+        answers = (*classifier.judge(asked), *classifier.judge(controls))
+        # Every completion was predicted already, for the other panel.
+        answers += classifier.answers(items, predictions)
+    else:  # one run, which has one budget; the calibration comes first
+        spec = judge.spec
+        answers, report = judge.judge((*asked, *controls, *items), progress=progress)
+        run = {name: getattr(spec, name) for name in _NAMED} | _plain(report)
+    first, second = len(asked), len(asked) + len(controls)
     return Judged(
         predictions=predictions,
         seen=classifier.seen,
-        positives=classifier.predict(positives),
-        **answers,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """Everything that a judge is asked."""
-
-    items: Sequence[Item]
-    controls: Sequence[Item]
-    triples: Sequence[Item]
-    digest: str
-
-    def calibration(
-        self, judgements: Sequence[Judgement], *, judge: str, rubric: str
-    ) -> CalibrationResult:
-        return judge_calibration(
+        positives=classifier.predict([item for item in asked if item.model == POSITIVE]),
+        judgements=answers[second:],
+        controls=answers[first:second],
+        calibration=judge_calibration(
             CALIBRATION,
-            class_answers(judgements),
-            judge=judge,
-            rubric=rubric,
-            triples=self.digest,
-        )
-
-
-def _by_classifier(
-    judge: FittedClassifier, asked: _Asked, predictions: Sequence[Prediction]
-) -> dict[str, Any]:
-    # Every completion was predicted already, for the other panel.
-    triples = judge.judge(asked.triples)[0]
-    return {
-        "judgements": judge.answers(asked.items, predictions)[0],
-        "controls": judge.judge(asked.controls)[0],
-        "calibration": asked.calibration(
-            triples, judge=judge.spec.digest, rubric=judge.spec.rubric
+            class_answers(answers[:first]),
+            judge=spec.digest,
+            rubric=spec.rubric,
+            triples=triples_digest(triples),
         ),
-        "run": None,
-    }
-
-
-def _by_api(judge: RemoteJudge, asked: _Asked, progress: Progress) -> dict[str, Any]:
-    """Ask for everything in one run, which has one budget; the calibration comes first."""
-    first, second = len(asked.triples), len(asked.controls)
-    every = (*asked.triples, *asked.controls, *asked.items)
-    judgements, report = judge.judge(every, progress=progress)
-    spec = judge.spec
-    return {
-        "judgements": judgements[first + second :],
-        "controls": judgements[first : first + second],
-        "calibration": asked.calibration(judgements[:first], judge=spec.digest, rubric=spec.rubric),
-        "run": {
-            "kind": spec.kind,
-            "model": spec.model,
-            "revision": spec.revision,
-            "served_by": spec.served_by,
-            **_plain(report),
-        },
-    }
+        run=run,
+    )
 
 
 def _plain(report: Report) -> dict[str, Any]:

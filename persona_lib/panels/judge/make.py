@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from persona_lib.checks import NOT_NEGATIVE, POSITIVE, member, number, whole
 from persona_lib.errors import SpecError
+from persona_lib.panels.judge import claude, openai_compatible
 from persona_lib.panels.judge.base import JudgeSpec
-from persona_lib.panels.judge.claude import KEY as CLAUDE_KEY
-from persona_lib.panels.judge.claude import URL as CLAUDE_URL
-from persona_lib.panels.judge.claude import ClaudeEngine
 from persona_lib.panels.judge.engine import MakeEngine, key_from, require
-from persona_lib.panels.judge.openai_compatible import KEY as OPENAI_KEY
-from persona_lib.panels.judge.openai_compatible import URL as OPENAI_URL
-from persona_lib.panels.judge.openai_compatible import OpenAIEngine
 from persona_lib.panels.judge.prices import Price, price_of
 from persona_lib.panels.judge.remote import Limits, RemoteJudge
 from persona_lib.panels.judge.rubric import RUBRIC_DIGEST
 from persona_lib.panels.judge.wire import Access, check_proxy, check_url
 
-CLAUDE = "claude"
-OPENAI = "openai"
-KINDS = (CLAUDE, OPENAI)
-"""Judges behind an API."""
 
-_ENGINES: dict[str, MakeEngine] = {
-    CLAUDE: ClaudeEngine,
-    OPENAI: OpenAIEngine,
+@dataclass(frozen=True)
+class _Vendor:
+    """How a kind of judge is reached; `extra` installs its package."""
+
+    engine: MakeEngine
+    key: str
+    url: str
+    package: str
+    extra: str
+    temperature: float | None
+
+
+CLAUDE = "claude"
+_VENDORS = {
+    CLAUDE: _Vendor(
+        claude.ClaudeEngine, claude.KEY, claude.URL, "anthropic", "judge", temperature=None
+    ),
+    "openai": _Vendor(
+        openai_compatible.OpenAIEngine,
+        openai_compatible.KEY,
+        openai_compatible.URL,
+        "openai",
+        "judge-openai",
+        temperature=0.0,
+    ),
 }
-_URLS = {CLAUDE: CLAUDE_URL, OPENAI: OPENAI_URL}
-_KEYS = {CLAUDE: CLAUDE_KEY, OPENAI: OPENAI_KEY}
-_PACKAGES = {CLAUDE: ("anthropic", "judge"), OPENAI: ("openai", "judge-openai")}
-_VENDORS = {CLAUDE: "anthropic", OPENAI: "openai"}
-_TEMPERATURES: dict[str, float | None] = {CLAUDE: None, OPENAI: 0.0}
+KINDS = tuple(_VENDORS)
+"""Judges behind an API."""
 _OWN = "other"
 _MOST_TOKENS = 100_000
 _NAME_CHARACTERS = 200
@@ -85,16 +96,19 @@ def make_judge(
             names a proxy that cannot be used.
     """
     _check_words(kind, model, thinking, marker)
+    vendor = _VENDORS[kind]
     limits = Limits(
         concurrency=whole("concurrency", concurrency, 1, 256, remedy="Ask fewer at a time."),
         deadline=number("deadline", deadline, POSITIVE, remedy="Give seconds."),
         give_up_after=whole("give_up_after", give_up_after, 1, remedy="Give a number of records."),
-        budget=_budget(budget),
+        budget=None
+        if budget is None
+        else number("judge-budget", budget, POSITIVE, remedy="Give dollars."),
     )
     if base_url is not None:
-        check_url(base_url, _KEYS[kind])
+        check_url(base_url, vendor.key)
     access = Access(
-        base_url=_URLS[kind] if base_url is None else base_url,
+        base_url=vendor.url if base_url is None else base_url,
         own=base_url is not None,
         timeout=number("timeout", timeout, POSITIVE, remedy="Give seconds."),
         max_retries=whole("max_retries", max_retries, 0, 20, remedy="Retry less often."),
@@ -108,22 +122,22 @@ def make_judge(
             value=model,
             remedy="Give the price of its tokens, 0 for a server of your own, or no budget.",
         )
-    require(*_PACKAGES[kind])
-    key_from(_KEYS[kind], access)
+    require(vendor.package, vendor.extra)
+    key_from(vendor.key, access)
     check_proxy(access)
     spec = JudgeSpec(
         kind=kind,
         model=model,
-        served_by=_VENDORS[kind] if base_url is None else _OWN,
+        served_by=vendor.package if base_url is None else _OWN,
         revision=revision,
         rubric=RUBRIC_DIGEST,
-        temperature=_temperature(kind, temperature),
+        temperature=_temperature(temperature, vendor.temperature),
         max_tokens=whole("max_tokens", max_tokens, 16, _MOST_TOKENS, remedy="Ask for fewer."),
         thinking=thinking,
         marker=marker,
     )
     return RemoteJudge(
-        spec, make_engine=_ENGINES[kind], access=access, limits=limits, price=price, cache=cache
+        spec=spec, make_engine=vendor.engine, access=access, limits=limits, price=price, cache=cache
     )
 
 
@@ -138,16 +152,8 @@ def _check_words(kind: str, model: str, thinking: str, marker: str) -> None:
         raise SpecError("marker", bound=bound, value=marker, remedy="A judge must not see it.")
 
 
-def _budget(budget: float | None) -> float | None:
-    if budget is None:
-        return None
-    return number("judge-budget", budget, POSITIVE, remedy="Give dollars.")
-
-
-def _temperature(kind: str, temperature: float | str | None) -> float | None:
-    if temperature == "auto":
-        return _TEMPERATURES[kind]
-    if temperature is None:
-        return None
+def _temperature(asked: float | str | None, default: float | None) -> float | None:
+    if asked is None or asked == "auto":
+        return default if asked else None
     remedy = "Give a number, auto, or None for the model's own."
-    return number("judge temperature", temperature, NOT_NEGATIVE, remedy=remedy)
+    return number("judge temperature", asked, NOT_NEGATIVE, remedy=remedy)

@@ -5,17 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from persona_lib.panels.judge.base import JudgeSpec
-from persona_lib.panels.judge.engine import (
-    CUT,
-    REFUSAL,
-    Reply,
-    SdkEngine,
-    key_from,
-    tokens_of,
-)
+from persona_lib.panels.judge.engine import CUT, REFUSAL, Reply, SdkEngine, tokens_of
 from persona_lib.panels.judge.hidden import name_of
 from persona_lib.panels.judge.rubric import Prompt
-from persona_lib.panels.judge.wire import Access, http_options
+from persona_lib.panels.judge.wire import Access
 
 KEY = "OPENAI_API_KEY"
 """Environment variable of the API key."""
@@ -37,15 +30,7 @@ class OpenAIEngine(SdkEngine):
     def __init__(self, spec: JudgeSpec, access: Access) -> None:
         import openai
 
-        key = key_from(KEY, access)
-        client = openai.AsyncOpenAI(
-            api_key=key,
-            base_url=access.base_url,
-            timeout=access.timeout,
-            max_retries=access.max_retries,
-            http_client=openai.DefaultAsyncHttpxClient(**http_options(access, key)),
-        )
-        super().__init__(openai, client)
+        super().__init__(openai, openai.AsyncOpenAI, KEY, access)
         # Servers of one's own know the older name; OpenAI's newer models refuse it.
         limit = "max_tokens" if access.own else "max_completion_tokens"
         self._options: dict[str, Any] = {"model": spec.model, limit: spec.max_tokens}
@@ -60,7 +45,7 @@ class OpenAIEngine(SdkEngine):
             ],
             **self._options,
         )
-        return _reply(completion, str(self._client.api_key))
+        return _reply(completion, self._key)
 
 
 def _reply(completion: Any, secret: str) -> Reply:

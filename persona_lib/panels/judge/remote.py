@@ -75,10 +75,11 @@ class _Outcome:
     model: str
 
 
+@dataclass(frozen=True, kw_only=True)
 class RemoteJudge:
     """A judge behind an API. Make it with `persona_lib.panels.judge.make.make_judge`.
 
-    Args:
+    Attributes:
         spec: what it is.
         make_engine: connects to the server, once for each run.
         access: where the server is; no key is kept here.
@@ -87,22 +88,12 @@ class RemoteJudge:
         cache: file of the answers that were paid for.
     """
 
-    def __init__(
-        self,
-        spec: JudgeSpec,
-        *,
-        make_engine: MakeEngine,
-        access: Access,
-        limits: Limits,
-        price: Price | None,
-        cache: Path,
-    ) -> None:
-        self.spec = spec
-        self._make_engine = make_engine
-        self._access = access
-        self._limits = limits
-        self._price = price
-        self._cache = cache
+    spec: JudgeSpec
+    make_engine: MakeEngine
+    access: Access
+    limits: Limits
+    price: Price | None
+    cache: Path
 
     def judge(
         self, items: Sequence[Item], *, progress: Progress = silent
@@ -118,9 +109,9 @@ class RemoteJudge:
         """
         works, shortened = self._works(items)
         bar = progress("judging", len(items), "completion")
-        purse = Purse(self._price, self._limits.budget)
+        purse = Purse(self.price, self.limits.budget)
         try:
-            with JudgementCache(self._cache, judge=self.spec.digest) as cache:
+            with JudgementCache(self.cache, judge=self.spec.digest) as cache:
                 known = cache.get(work.key for work in works)
                 outcomes = {
                     key: _Outcome(answer=row.answer, reason="", model=name_of(row.model, ""))
@@ -129,15 +120,15 @@ class RemoteJudge:
                 bar.update(sum(len(work.places) for work in works if work.key in known))
                 run = _Run(
                     spec=self.spec,
-                    access=self._access,
-                    limits=self._limits,
+                    access=self.access,
+                    limits=self.limits,
                     purse=purse,
                     cache=cache,
                     bar=bar,
                 )
                 todo = [work for work in works if work.key not in known]
                 if todo:
-                    outcomes |= asyncio.run(run.all(todo, self._make_engine))
+                    outcomes |= asyncio.run(run.all(todo, self.make_engine))
         finally:
             bar.close()
         return self._describe(items, works, outcomes), _report(
@@ -184,35 +175,26 @@ class RemoteJudge:
         )
 
 
+@dataclass(kw_only=True)
 class _Run:
     """One pass over the prompts that the cache does not know."""
 
-    def __init__(
-        self,
-        *,
-        spec: JudgeSpec,
-        access: Access,
-        limits: Limits,
-        purse: Purse,
-        cache: JudgementCache,
-        bar: Bar,
-    ) -> None:
-        self._spec = spec
-        self._access = access
-        self._limits = limits
-        self._purse = purse
-        self._cache = cache
-        self._bar = bar
-        self._failed_in_a_row = 0
-        self.requests = 0
+    spec: JudgeSpec
+    access: Access
+    limits: Limits
+    purse: Purse
+    cache: JudgementCache
+    bar: Bar
+    failed_in_a_row: int = 0
+    requests: int = 0
 
     async def all(self, works: Sequence[_Work], make_engine: MakeEngine) -> dict[str, _Outcome]:
         """Return what became of each prompt. Workers share one queue: the first free one takes."""
         outcomes: dict[str, _Outcome] = {}
         queue = iter(works)
-        engine = make_engine(self._spec, self._access)
+        engine = make_engine(self.spec, self.access)
         try:
-            workers = min(self._limits.concurrency, len(works))
+            workers = min(self.limits.concurrency, len(works))
             async with asyncio.TaskGroup() as group:
                 for _ in range(workers):
                     group.create_task(self._worker(queue, engine, outcomes))
@@ -228,24 +210,24 @@ class _Run:
     ) -> None:
         for work in queue:
             outcomes[work.key] = await self._one(work, engine)
-            self._bar.update(len(work.places))
+            self.bar.update(len(work.places))
 
     async def _one(self, work: _Work, engine: Engine) -> _Outcome:
         """Ask for one prompt, if server and budget allow; keep its answer."""
-        if self._failed_in_a_row >= self._limits.give_up_after:
+        if self.failed_in_a_row >= self.limits.give_up_after:
             return _unscored(GAVE_UP)
         prompt = work.prompt.system + work.prompt.user
-        each = self._purse.worst(prompt, self._spec.max_tokens)
+        each = self.purse.worst(prompt, self.spec.max_tokens)
         # A retry that the SDK made after silence may have been paid for as well.
-        worst = each * (self._access.max_retries + 1)
-        if not await self._purse.reserve(worst):
+        worst = each * (self.access.max_retries + 1)
+        if not await self.purse.reserve(worst):
             return _unscored(BUDGET)
         meter = Meter()
         METER.set(meter)
         reply: Reply | None = None
         failure = ""
         try:
-            async with asyncio.timeout(self._limits.deadline):
+            async with asyncio.timeout(self.limits.deadline):
                 reply = await engine.ask(work.prompt)
         except Unanswered as error:
             failure = error.reason
@@ -254,8 +236,8 @@ class _Run:
         tokens = reply.tokens if reply is not None else None
         self.requests += meter.sent
         unmetered = max(0, meter.sent - meter.refused - (tokens is not None))
-        await self._purse.settle(worst, tokens=tokens, unmetered=unmetered, each=each)
-        self._failed_in_a_row = self._failed_in_a_row + 1 if reply is None else 0
+        await self.purse.settle(worst, tokens=tokens, unmetered=unmetered, each=each)
+        self.failed_in_a_row = self.failed_in_a_row + 1 if reply is None else 0
         return _unscored(failure) if reply is None else self._read(work, reply)
 
     def _read(self, work: _Work, reply: Reply) -> _Outcome:
@@ -264,10 +246,10 @@ class _Run:
         if reason:
             return _Outcome(answer=UNSCORED, reason=reason, model=reply.model)
         read, written = reply.tokens if reply.tokens is not None else (None, None)
-        self._cache.put(
+        self.cache.put(
             Bought(
                 key=work.key,
-                judge=self._spec.digest,
+                judge=self.spec.digest,
                 answer=answer,
                 model=reply.model,
                 input_tokens=read,
