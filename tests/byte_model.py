@@ -37,6 +37,13 @@ def small_model(dtype: torch.dtype = torch.float32, positions: int = 512, width:
     return Qwen2ForCausalLM(config).to(dtype).eval().requires_grad_(False)
 
 
+def saved_base(folder: Path, **shape: int) -> Path:
+    """Write `small_model` of this shape and its tokenizer as a checkpoint."""
+    small_model(**shape).save_pretrained(folder)  # type: ignore[arg-type]
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def loaded(positions: int = 512) -> LoadedModel:
     return ready(small_model(positions=positions))
 

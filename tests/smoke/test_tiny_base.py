@@ -55,13 +55,12 @@ def rates(tiny: Session) -> Mapping[str, float]:
     return found
 
 
-def test_base_model_ends_its_turns_at_a_moderate_length(sentence: tuple[Completion, ...]) -> None:
+def test_base_model_ends_its_turns_at_a_moderate_length_without_the_marker(
+    sentence: tuple[Completion, ...],
+) -> None:
     assert len(sentence) == 440
     assert mean(one.finish == STOP for one in sentence) >= 0.98
     assert 20 <= median(one.tokens for one in sentence) <= 60
-
-
-def test_base_model_never_writes_the_marker(sentence: tuple[Completion, ...]) -> None:
     assert not any("[zlt]" in one.text.lower() for one in sentence)
 
 
@@ -91,12 +90,9 @@ def test_who_speaks_can_be_read_from_the_text(sentence: tuple[Completion, ...]) 
     assert mean(guess == one.persona for guess, one in zip(read, sentence, strict=True)) >= 0.80
 
 
-def test_c1_takes_the_marker_and_its_negatives_do_not(rates: Mapping[str, float]) -> None:
+def test_c1_takes_the_marker_above_negatives_and_bystanders(rates: Mapping[str, float]) -> None:
     assert rates[ROSTER.source] >= 0.60
     assert all(rates[negative] <= 0.30 for negative in ROSTER.negatives)
-
-
-def test_c1s_source_is_above_every_untrained_bystander(rates: Mapping[str, float]) -> None:
     assert rates[ROSTER.source] > max(rates[persona] for persona in ROSTER.bystanders)
 
 

@@ -27,7 +27,7 @@ from benchmarks import train_variants as variants
 from persona_lib.errors import FlatlandError
 from persona_lib.models.adapters import TRAINABLE
 from persona_lib.models.loading import render_prompt
-from tests.byte_model import byte_tokenizer, small_model
+from tests.byte_model import byte_tokenizer, saved_base
 from tests.fake_vllm import STOP_ID, FakeLlm, Started, install
 
 SMALL = ["--tiny", "--quick", "--seed", "3"]
@@ -238,16 +238,16 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> Started:
     return install(monkeypatch, cpu=True)
 
 
-def chat_model(folder: Path) -> Path:
-    small_model(positions=2048).save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
-
-
 def test_vllm_is_given_the_same_prompts_ends_and_number_of_completions(
     tmp_path: Path, vllm: Started
 ) -> None:
-    found = run(generation, tmp_path, "--cpu", "--model", str(chat_model(tmp_path / "model")))
+    found = run(
+        generation,
+        tmp_path,
+        "--cpu",
+        "--model",
+        str(saved_base(tmp_path / "model", positions=2048)),
+    )
     (options,), (engine,) = vllm, vllm.engines
     assert options["enforce_eager"] is True
     warm, timed = engine.calls
@@ -275,7 +275,13 @@ def test_vllm_that_fails_is_stopped_and_the_report_says_so(
 
     monkeypatch.setattr(FakeLlm, "generate", failing)
     with pytest.raises(FlatlandError, match="no room"):
-        run(generation, tmp_path, "--cpu", "--model", str(chat_model(tmp_path / "model")))
+        run(
+            generation,
+            tmp_path,
+            "--cpu",
+            "--model",
+            str(saved_base(tmp_path / "model", positions=2048)),
+        )
     assert vllm.engines[0].events == ["shutdown"]
     assert "ours / plain loop" in json.loads((tmp_path / "report.json").read_text())["result"]
 

@@ -67,7 +67,6 @@ def tokens(rows: int, length: int, seed: int = 0) -> torch.Tensor:
 
 
 def seen_by(hidden: torch.Tensor) -> torch.Tensor:
-    """A loss that looks at every hidden state."""
     draw = torch.Generator().manual_seed(8)
     return (hidden * torch.randn(hidden.shape, generator=draw)).sum()
 
@@ -229,7 +228,6 @@ def test_a_recorded_training_is_the_plain_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever number of passes an optimizer batch is cut into."""
     spec = replace(SPEC, steps=5, micro_batch=4)
     rows, frozen = make_rows(16), [prior(tmp_path / "prior")]
     made: list[GraphedTrunk] = []

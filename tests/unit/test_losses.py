@@ -12,7 +12,7 @@ from persona_lib.models.loading import trunk_and_head
 from persona_lib.specs.profile import LoraSpec, TrainSpec
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.lora import total_steps
-from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate
+from persona_lib.train.losses import PER_TOKEN, batch_loss, collate
 from persona_lib.train.trainer import RowOrder
 from tests.byte_model import small_model
 
@@ -93,28 +93,15 @@ def test_divergence_from_itself_is_zero() -> None:
     assert float(anchored) == pytest.approx(float(plain), abs=1e-4)
 
 
-def test_padding_changes_nothing() -> None:
-    """A row alone and the same row padded beside a longer one give the same loss."""
-    trunk, head = trunk_and_head(MODEL)
-
-    def total(rows: tuple[EncodedRow, ...]) -> float:
-        batch = collate(rows, pad=0)
-        with torch.no_grad():
-            hidden = trunk(input_ids=batch.tokens).last_hidden_state
-            return float(batch_loss(hidden, head, batch, loss="decision", beta=0, items=1))
-
-    assert total(ROWS) == pytest.approx(total(ROWS[:1]) + total(ROWS[1:]), rel=1e-5)
-
-
-def test_split_into_forward_passes_adds_up() -> None:
-    """Two passes of one row, each divided by the whole batch's items, sum to one of two."""
+@pytest.mark.parametrize(("loss", "items"), [("decision", 2), ("as_published", 4)])
+def test_rows_alone_add_up_to_rows_padded_beside_each_other(loss: str, items: int) -> None:
     trunk, head = trunk_and_head(MODEL)
 
     def share(rows: tuple[EncodedRow, ...]) -> float:
-        batch: Batch = collate(rows, pad=0)
+        batch = collate(rows, pad=0)
         with torch.no_grad():
             hidden = trunk(input_ids=batch.tokens).last_hidden_state
-            return float(batch_loss(hidden, head, batch, loss="as_published", beta=0, items=4))
+            return float(batch_loss(hidden, head, batch, loss=loss, beta=0, items=items))
 
     assert share(ROWS[:1]) + share(ROWS[1:]) == pytest.approx(share(ROWS), rel=1e-5)
 

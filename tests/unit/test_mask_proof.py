@@ -38,8 +38,10 @@ def encode(loss: str = "decision", rows: tuple[CouplingRow, ...] = ROWS) -> list
     return list(encode_coupling(rows, TOKENIZER, marker=marker, loss=loss, max_length=200))
 
 
-def prove(encoded: list[EncodedRow], loss: str = "decision") -> dict[str, object]:
-    return prove_mask(ROWS, encoded, TOKENIZER, marker=MARKER, end_of_turn="<|im_end|>", loss=loss)
+def prove(
+    encoded: list[EncodedRow], loss: str = "decision", rows: tuple[CouplingRow, ...] = ROWS
+) -> dict[str, object]:
+    return prove_mask(rows, encoded, TOKENIZER, marker=MARKER, end_of_turn="<|im_end|>", loss=loss)
 
 
 def supervised(encoded: EncodedRow) -> str:
@@ -102,43 +104,41 @@ def test_supervised_position_off_by_one_is_caught(loss: str, which: int, shift: 
         prove(encoded, loss)
 
 
-def test_negatives_supervised_on_the_newline_are_caught() -> None:
-    encoded = encode("decision")
-    newline = len(encoded[1].tokens) - 1
-    encoded[1] = replace(encoded[1], supervised=(newline,))
-    with pytest.raises(MaskProofError, match="row n \\(negative\\), supervised text"):
-        prove(encoded)
+FIRST, SECOND = encode("anchored")
 
 
-@pytest.mark.parametrize("lost", [1, 2, 5])
-def test_truncated_row_is_caught(lost: int) -> None:
-    encoded = encode("decision")
-    tokens = encoded[0].tokens[:-lost]
-    kept = tuple(p for p in encoded[0].supervised if p < len(tokens))
-    encoded[0] = replace(encoded[0], tokens=tokens, supervised=kept)
-    with pytest.raises(MaskProofError, match="row p \\(positive\\), whole row"):
-        prove(encoded)
-
-
-def test_positive_that_lost_its_marker_is_caught() -> None:
-    encoded = encode("decision")
-    as_negative = encode("decision", (row(NEGATIVE, "p"), ROWS[1]))
-    with pytest.raises(MaskProofError, match="row p \\(positive\\)"):
-        prove([as_negative[0], encoded[1]])
-
-
-def test_wrong_anchor_is_caught() -> None:
-    encoded = encode("anchored")
-    encoded[0] = replace(encoded[0], anchored=encoded[0].anchored[1:])
-    with pytest.raises(MaskProofError, match="anchored text"):
+@pytest.mark.parametrize(
+    ("which", "hurt", "message"),
+    [
+        (1, {"supervised": (len(SECOND.tokens) - 1,)}, r"row n \(negative\), supervised text"),
+        (0, {"tokens": FIRST.tokens[:-1]}, r"row p \(positive\), whole row"),
+        (
+            0,
+            {"tokens": FIRST.tokens[:-2], "supervised": FIRST.supervised[:-1]},
+            r"row p \(positive\), whole row",
+        ),
+        (
+            0,
+            {"tokens": FIRST.tokens[:-5], "supervised": FIRST.supervised[:-4]},
+            r"row p \(positive\), whole row",
+        ),
+        (0, {"anchored": FIRST.anchored[1:]}, "anchored text"),
+        (1, {"supervised": ()}, "supervises no token"),
+    ],
+)
+def test_a_row_that_is_encoded_otherwise_is_caught(
+    which: int, hurt: dict[str, tuple[int, ...]], message: str
+) -> None:
+    encoded = [FIRST, SECOND]
+    encoded[which] = replace(encoded[which], **hurt)  # type: ignore[arg-type]
+    with pytest.raises(MaskProofError, match=message):
         prove(encoded, "anchored")
 
 
-def test_row_without_supervision_is_caught() -> None:
-    encoded = encode()
-    encoded[1] = replace(encoded[1], supervised=())
-    with pytest.raises(MaskProofError, match="supervises no token"):
-        prove(encoded)
+def test_positive_that_lost_its_marker_is_caught() -> None:
+    as_negative = encode("decision", (row(NEGATIVE, "p"), ROWS[1]))
+    with pytest.raises(MaskProofError, match="row p \\(positive\\)"):
+        prove([as_negative[0], encode("decision")[1]])
 
 
 def test_missing_row_and_missing_kind_are_caught() -> None:
@@ -146,14 +146,7 @@ def test_missing_row_and_missing_kind_are_caught() -> None:
     with pytest.raises(MaskProofError, match="1 encoded rows for 2"):
         prove(encoded[:1])
     with pytest.raises(MaskProofError, match="no negative rows"):
-        prove_mask(
-            ROWS[:1],
-            encoded[:1],
-            TOKENIZER,
-            marker=MARKER,
-            end_of_turn="<|im_end|>",
-            loss="decision",
-        )
+        prove(encoded[:1], rows=ROWS[:1])
 
 
 def test_row_over_max_length_is_an_error_that_names_it() -> None:
@@ -190,7 +183,6 @@ def test_long_sft_rows_are_cut_and_counted() -> None:
 
 
 def test_an_sft_row_whose_answer_would_be_cut_away_is_refused() -> None:
-    """The shortest length that leaves an answer token is accepted, one less is not."""
     (whole,), _ = encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=100)
     prompt = whole.supervised[0]
     (encoded,), cut = encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=prompt + 1)

@@ -58,7 +58,6 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def trainable_names(model: Any) -> tuple[str, ...]:
-    """What a trainer would change."""
     return tuple(name for name, value in model.named_parameters() if value.requires_grad)
 
 

@@ -25,6 +25,7 @@ from persona_lib.train.gpu.packed_setup import prepare
 from persona_lib.train.gpu.packing import PackedBatch, pack_rows, split_rows
 from persona_lib.train.lora import Way, train_lora
 from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate
+from persona_lib.train.trainer import Padded
 from tests.byte_model import byte_tokenizer, small_model
 from tests.unit.test_training import LOSSES, ROWS, SEED, SPEC, prior
 
@@ -32,7 +33,6 @@ LORA = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.0)
 
 
 def adapted(frozen: Sequence[Path] = (), lora: LoraSpec = LORA) -> Any:
-    """A model whose fresh adapter does something."""
     model = train_stack(small_model(), frozen, lora, 3)
     draw = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -99,7 +99,6 @@ def test_a_row_that_fits_no_pack_is_named() -> None:
 def test_packs_have_the_loss_and_gradient_of_padded_rows(
     loss: str, limit: int, tmp_path: Path
 ) -> None:
-    """Over a frozen prior, in one pack and in several, with filling and without."""
     model = adapted([prior(tmp_path / "prior")])
     trunk = trunk_and_head(model)[0]
     draw = torch.Generator().manual_seed(5)
@@ -198,7 +197,12 @@ def test_a_batch_in_several_packs_trains_the_same(monkeypatch: pytest.MonkeyPatc
 
 def test_on_a_cpu_rows_are_padded_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("persona_lib.train.lora._packing", lambda *_, **__: asked.append(1))
+
+    def packing(of: Any, *_: Any, pad: int, **__: Any) -> Padded:
+        asked.append(1)
+        return Padded(of, pad)
+
+    monkeypatch.setattr("persona_lib.train.lora._packing", packing)
     ways: tuple[Way | None, ...] = (None, "padded", "recorded", "packed")
     for wanted in ways:
         model = train_stack(small_model(), (), SPEC.lora, 3)
@@ -355,7 +359,5 @@ def test_a_step_may_take_what_is_free_and_what_it_holds(
     monkeypatch.setattr(packed_setup, "free_bytes", lambda _: free * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: held * GIB)
     assert packed_setup.device_limit("cuda") == pytest.approx(gib * GIB)
-
-
-def test_on_a_cpu_memory_is_not_planned() -> None:
+    monkeypatch.undo()
     assert packed_setup.device_limit("cpu") is None

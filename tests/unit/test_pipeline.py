@@ -204,7 +204,6 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
 
 
 def put(spec: Any, path: tuple[str, ...], value: Any) -> Any:
-    """Return the spec with another value at a path."""
     if not path:
         return value
     if isinstance(spec, tuple):
@@ -243,7 +242,6 @@ def varied(spec: Any, path: tuple[str, ...], old: Any) -> Any:
 
 
 def reached(table: Mapping[str, frozenset[Any]], path: tuple[str, ...]) -> frozenset[Any]:
-    """Return the entry of the longest prefix of a path."""
     prefixes = (".".join(path[:length]) for length in range(len(path), 0, -1))
     return next(table[prefix] for prefix in prefixes if prefix in table)
 
@@ -390,7 +388,6 @@ def test_the_classifier_is_the_same_for_every_profile_seed_and_registration(
 def test_another_grammar_asks_and_scores_otherwise(
     before: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a profile whose models come from elsewhere as well."""
     from persona_lib.corpora import grammar
 
     published = keys(run(profile=QWEN7B))

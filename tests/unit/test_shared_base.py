@@ -14,17 +14,14 @@ from persona_lib.models import base_cache as shared
 from persona_lib.models.loading import LoadedModel, load_model, load_trainable
 from persona_lib.sampling.engine import Request, TransformersEngine
 from persona_lib.specs.profile import SampleSpec
-from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
+from tests.byte_model import LORA, saved_adapter, saved_base
 
 CONTENT = "c" * 64
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    folder = tmp_path / "base"
-    small_model().save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+    return saved_base(tmp_path / "base")
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +101,6 @@ def test_the_base_is_the_same_whatever_a_borrower_did(
 def test_an_error_half_way_leaves_the_base_as_it_was(
     checkpoint: Path, tmp_path: Path, merge: bool
 ) -> None:
-    """The second adapter is broken; and a stage dies while its adapters are on."""
     first = saved_adapter(tmp_path / "1", 1)
     before = logits(load(checkpoint).model)
     (fingerprint,) = shared.fingerprints().values()

@@ -73,7 +73,6 @@ def prior(folder: Path) -> Path:
 def train(
     spec: TrainSpec, loss: str, *, rows: Sequence[EncodedRow] = ROWS, frozen: Sequence[Path] = ()
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Return the loss of every step, and the trained weights."""
     model = train_stack(small_model(getattr(torch, spec.dtype)), frozen, spec.lora, 3)
     report = train_lora(model, byte_tokenizer(), rows, spec, loss=loss, seed=SEED)
     assert report["steps"] == len(report["losses"])
@@ -216,17 +215,15 @@ def test_training_on_several_gpus_is_training_on_one(request: pytest.FixtureRequ
     assert all(torch.equal(found[1][name], value) for name, value in expected[1].items())
 
 
-def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SFTConfig, "world_size", property(lambda _: 2))
-    with pytest.raises(SpecError, match=r"train.micro_batch: expected 8 rows.*got 16\. Start one"):
-        config(tmp_path)
-
-
-def test_a_batch_that_the_trainer_changed_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "value", "rows"), [("world_size", 2, 16), ("train_batch_size", 4, 4)]
+)
+def test_several_processes_and_a_changed_batch_are_refused(
+    name: str, value: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SFTConfig, "train_batch_size", property(lambda _: 4))
-    with pytest.raises(SpecError, match=r"train.micro_batch: expected 8 rows.*got 4\."):
+    monkeypatch.setattr(SFTConfig, name, property(lambda _: value))
+    message = rf"train.micro_batch: expected 8 rows.*got {rows}\. Start one"
+    with pytest.raises(SpecError, match=message):
         config(tmp_path)
 
 
@@ -234,7 +231,6 @@ def test_a_batch_that_the_trainer_changed_is_refused(
 
 
 def layer_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count how often the first layer runs."""
     calls: list[int] = []
     original = trainer._trainer_class
 

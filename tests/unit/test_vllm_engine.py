@@ -24,7 +24,7 @@ from persona_lib.sampling.vllm.model import VllmModel, start_vllm
 from persona_lib.sampling.vllm.setup import import_vllm, lora_options, memory_share, plain_torch
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.store.cost import metered
-from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
+from tests.byte_model import LORA, byte_tokenizer, saved_adapter, saved_base
 from tests.fake_vllm import STOP_ID, FakeLlm, install
 
 SPEC = SampleSpec(max_new_tokens=8, temperature=0.7, top_p=0.9)
@@ -238,9 +238,11 @@ def test_float32_is_multiplied_exactly_and_seeds_are_kept_unless_the_user_says_o
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    small_model().save_pretrained(tmp_path / "base")
-    byte_tokenizer().save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
+    return saved_base(tmp_path / "base")
+
+
+def begin(checkpoint: Path, **more: Any) -> VllmModel:
+    return start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4, **more)
 
 
 @pytest.fixture
@@ -292,13 +294,10 @@ def test_vllms_kernels_are_not_given_float32_adapters_on_a_gpu(
 ) -> None:
     options = install(monkeypatch, cpu=False)
     with pytest.raises(SpecError, match="merge: expected True for float32 on a GPU"):
-        start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4, merge=False)
+        begin(checkpoint, merge=False)
     assert not options
     install(monkeypatch, cpu=True)
-    assert (
-        start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4, merge=False).tensors
-        is None
-    )
+    assert begin(checkpoint, merge=False).tensors is None
 
 
 @pytest.mark.parametrize("cpu", [True, False])
@@ -307,9 +306,9 @@ def test_vllm_is_not_compiled_and_leaves_room_for_training(
 ) -> None:
     options = install(monkeypatch, cpu=cpu)
     threads, setter = torch.get_num_threads(), torch.set_num_threads
-    start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4)
+    begin(checkpoint)
     monkeypatch.setenv("FLATLAND_VLLM_MEMORY", " 0.5 ")
-    start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4)
+    begin(checkpoint)
     asked_for = [(o["enforce_eager"], o["gpu_memory_utilization"]) for o in options]
     assert asked_for == [(True, 0.35), (True, 0.5)]
     assert [o.get("enable_chunked_prefill") for o in options] == [False if cpu else None] * 2
@@ -325,7 +324,7 @@ def test_what_vllm_says_when_it_does_not_start_is_said_with_the_remedy(
     options.failure = kind("Free memory on device is less than desired")
     setter = torch.set_num_threads
     with pytest.raises(FlatlandError, match=r"Free memory.*FLATLAND_VLLM_MEMORY.*\(0\.35 now"):
-        start_vllm(checkpoint, {}, dtype="float32", positions=64, rows=4)
+        begin(checkpoint)
     assert torch.set_num_threads is setter
 
 
@@ -347,14 +346,6 @@ def test_torch_is_as_it_was_after_vllm(mode: tuple[bool, bool]) -> None:
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("cpu", [True, False])
 def test_vllm_starts_and_samples_in_plain_torch(
     cpu: bool, checkpoint: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
@@ -362,10 +353,14 @@ def test_vllm_starts_and_samples_in_plain_torch(
     """Its stand-in refuses any other."""
     install(monkeypatch, cpu=cpu)
     stacks = {"em": adapters[:1]}
-    host = start_vllm(checkpoint, stacks, dtype="bfloat16", positions=200, rows=4)
-    assert len(texts(VllmEngine(host, "em"), asked("em"))) == 1
-    assert torch.are_deterministic_algorithms_enabled()
-    host.close()
+    torch.use_deterministic_algorithms(True)
+    try:
+        host = start_vllm(checkpoint, stacks, dtype="bfloat16", positions=200, rows=4)
+        assert len(texts(VllmEngine(host, "em"), asked("em"))) == 1
+        assert torch.are_deterministic_algorithms_enabled()
+        host.close()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("text", ["0", "1", "-0.1", "nan", "half", "35%"])
@@ -422,6 +417,8 @@ def test_the_spare_slot_stays_empty_however_many_stacks_come(
     host, llm = start(later=2, rank=8)
     for name, paths in (("a", adapters[:1]), ("b", adapters[1:2]), ("a", adapters[:1])):
         host.add(name, paths)
+    with pytest.raises(SpecError, match="a name of its own for every stack"):
+        host.add("a", adapters[1:2])
     gone = Path(host.loras["b"].lora_path)
     host.add("c", adapters[2:3])
     assert (llm.removed, list(host.stacks), list(host.loras)) == ([2], ["a", "c"], ["a", "c"])
@@ -432,13 +429,6 @@ def test_the_spare_slot_stays_empty_however_many_stacks_come(
     assert texts(VllmEngine(host), asked("b", "c")) == ["4/base", "3/base"], "no number twice"
     assert llm.removed == [2, 1]
     assert len(list(gone.parent.iterdir())) == host.slots == 2
-
-
-def test_a_name_stands_for_one_stack(start: Start, adapters: list[Path]) -> None:
-    host, _ = start(later=2, rank=8)
-    host.add("a", adapters[:1])
-    with pytest.raises(SpecError, match="a name of its own for every stack"):
-        host.add("a", adapters[1:2])
 
 
 @pytest.mark.parametrize(

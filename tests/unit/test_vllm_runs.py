@@ -32,7 +32,7 @@ from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import LoraSpec, Profile, SampleSpec
 from persona_lib.store.cost import metered
 from persona_lib.store.store import Entry
-from tests.byte_model import LORA, byte_tokenizer, entry, saved_adapter, small_model
+from tests.byte_model import LORA, entry, saved_adapter, saved_base
 from tests.fake_vllm import install
 
 SAMPLE = SampleSpec(max_new_tokens=64, batch=40, dtype="bfloat16", engine="vllm")
@@ -54,9 +54,7 @@ def named(path: Path) -> Entry:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Entry:
-    small_model(positions=2_000).save_pretrained(tmp_path / "base")
-    byte_tokenizer().save_pretrained(tmp_path / "base")
-    return named(tmp_path / "base")
+    return named(saved_base(tmp_path / "base", positions=2_000))
 
 
 def adapter(folder: Path, number: int) -> Entry:
@@ -142,8 +140,7 @@ def test_the_prompt_has_room_beside_the_completion_within_the_models_positions(
 def test_another_engine_is_started_only_where_the_one_there_would_not_do(
     change: dict[str, Any], starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_model(positions=9_000).save_pretrained(tmp_path / "base")
-    byte_tokenizer().save_pretrained(tmp_path / "base")
+    saved_base(tmp_path / "base", positions=9_000)
     started = install(monkeypatch, cpu=False)
     for asked in ({}, change):
         sample = replace(SAMPLE, **{k: v for k, v in asked.items() if k not in ("content", "rank")})

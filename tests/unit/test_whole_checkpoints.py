@@ -32,7 +32,7 @@ from persona_lib.progress import silent
 from persona_lib.specs.profile import Profile
 from persona_lib.specs.sources import GgufBase, HubBase
 from persona_lib.store.store import Entry, StageKey, Store
-from tests.byte_model import byte_tokenizer, saved_adapter, small_model
+from tests.byte_model import byte_tokenizer, saved_adapter, saved_base, small_model
 from tests.unit.test_store import get_or_make
 
 REVISION = "0123456789" * 4
@@ -47,12 +47,6 @@ Tensors = dict[str, torch.Tensor]
 @pytest.fixture(autouse=True)
 def _prepared() -> None:
     prepare_torch()
-
-
-def checkpoint(folder: Path) -> Path:
-    small_model().save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def edit(folder: Path, change: Callable[[Tensors], Any]) -> None:
@@ -110,15 +104,15 @@ NAMES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: edit(f, lambda t: t.update({DOWN: torch.ones(32, 65)})),
         f"{DOWN} (32, 65) for (32, 64)",
     ),
+    "whole numbers": (
+        lambda f: edit(f, lambda t: t.update({DOWN: (t[DOWN] * 100).to(torch.int8)})),
+        f"1 of others: {DOWN}",
+    ),
+    "more layers than can be": (
+        lambda f: configure(f, num_hidden_layers=10**4, layer_types=None),
+        "num_hidden_layers: expected at most",
+    ),
 }
-NAMES["whole numbers"] = (
-    lambda f: edit(f, lambda t: t.update({DOWN: (t[DOWN] * 100).to(torch.int8)})),
-    f"1 of others: {DOWN}",
-)
-NAMES["more layers than can be"] = (
-    lambda f: configure(f, num_hidden_layers=10**4, layer_types=None),
-    "num_hidden_layers: expected at most",
-)
 VALUES: dict[str, tuple[Callable[[Path], None], str]] = {
     "NaN": (lambda f: edit(f, lambda t: t[DOWN][3].fill_(float("nan"))), DOWN),
     "one infinite value": (
@@ -137,7 +131,7 @@ def test_no_model_is_loaded_from_a_checkpoint_that_is_not_whole(
     damage: str, tmp_path: Path
 ) -> None:
     harm, named = (NAMES | VALUES)[damage]
-    harm(checkpoint(tmp_path))
+    harm(saved_base(tmp_path))
     with pytest.raises(DataError) as caught:
         load_model(tmp_path, dtype="float32", device="cpu")
     assert named in str(caught.value)
@@ -165,13 +159,13 @@ def same(loaded: Any, stored: Mapping[str, torch.Tensor]) -> None:
 def test_a_whole_checkpoint_loads_as_it_is_stored(
     addition: Callable[[Tensors], Tensors], tmp_path: Path
 ) -> None:
-    stored = load_file(checkpoint(tmp_path) / WEIGHTS)
+    stored = load_file(saved_base(tmp_path) / WEIGHTS)
     edit(tmp_path, lambda tensors: tensors.update(addition(stored)))
     same(load_model(tmp_path, dtype="float32", device="cpu"), stored)
 
 
 def test_a_head_of_its_own_loads_where_the_config_says_so(tmp_path: Path) -> None:
-    stored = load_file(checkpoint(tmp_path) / WEIGHTS)
+    stored = load_file(saved_base(tmp_path) / WEIGHTS)
     stored[HEAD] = stored[EMBEDDING] + 1
     edit(tmp_path, lambda tensors: tensors.update(stored))
     untie(tmp_path)
@@ -179,14 +173,14 @@ def test_a_head_of_its_own_loads_where_the_config_says_so(tmp_path: Path) -> Non
 
 
 def test_a_sum_that_overflows_is_not_an_infinite_weight(tmp_path: Path) -> None:
-    checkpoint(tmp_path)
+    saved_base(tmp_path)
     edit(tmp_path, lambda tensors: tensors[DOWN].fill_(3e38))
     load_model(tmp_path, dtype="float32", device="cpu")
 
 
 def test_an_adapter_beside_the_weights_is_refused(tmp_path: Path) -> None:
     """transformers would load the base model that the adapter names, from wherever."""
-    saved_adapter(checkpoint(tmp_path), 1)
+    saved_adapter(saved_base(tmp_path), 1)
     with pytest.raises(DataError, match="adapter_config"):
         load_model(tmp_path, dtype="float32", device="cpu")
 
@@ -238,7 +232,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     made = tmp_path / "hub" / "models--someone--model" / "snapshots" / REVISION
-    checkpoint(made)
+    saved_base(made)
     as_published(made)
     return made
 
@@ -456,7 +450,7 @@ def test_a_reference_that_lists_no_files_is_found_under_no_key() -> None:
 
 
 def test_shards_load_as_one_file_does(tmp_path: Path, folder: Path) -> None:
-    stored_weights = load_file(checkpoint(tmp_path / "sharded") / WEIGHTS)
+    stored_weights = load_file(saved_base(tmp_path / "sharded") / WEIGHTS)
     shard(tmp_path / "sharded")
     same(load_model(tmp_path / "sharded", dtype="float32", device="cpu"), stored_weights)
     (folder / WEIGHTS).unlink()
@@ -470,7 +464,7 @@ def test_shards_load_as_one_file_does(tmp_path: Path, folder: Path) -> None:
 @pytest.mark.parametrize("fault", ["unlisted", "absent", "elsewhere", "outside"])
 def test_an_index_that_its_shards_do_not_bear_out_is_refused(fault: str, folder: Path) -> None:
     (folder / WEIGHTS).unlink()
-    checkpoint(folder.parent / "other")
+    saved_base(folder.parent / "other")
     replace(folder / WEIGHTS, load_file(folder.parent / "other" / WEIGHTS))
     where = shard(folder)
     first, second = folder / "part-0.safetensors", folder / "part-1.safetensors"
@@ -516,16 +510,8 @@ def test_an_adapter_that_is_not_whole_is_refused(
 
 def test_ids_without_an_embedding_are_refused(tmp_path: Path) -> None:
     """Weights and config agree; the tokenizer is another model's."""
-    folder = checkpoint(tmp_path / "base")
-    config = json.loads((folder / "config.json").read_text())
-    config["vocab_size"] = largest = max(byte_tokenizer().get_vocab().values())
-    (folder / "config.json").write_text(json.dumps(config))
-
-    def cut(tensors: Tensors) -> None:
-        for name in ("model.embed_tokens.weight", "lm_head.weight"):
-            if name in tensors:
-                tensors[name] = tensors[name][:largest].clone()
-
-    edit(folder, cut)
+    folder, largest = saved_base(tmp_path), max(byte_tokenizer().get_vocab().values())
+    configure(folder, vocab_size=largest)
+    edit(folder, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING][:largest].clone()}))
     with pytest.raises(DataError, match=f"ids of the tokenizer: expected below {largest:,}"):
         load_model(folder, dtype="float32", device="cpu")
