@@ -28,7 +28,7 @@ plan: setup
 	$(BIN)/python -m pytest --plan --profile $(PROFILE) $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.smollm2 browser
-	$(BIN)/python -m pytest -ra -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -ra -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/python -m pytest -m vllm $(ARGS)
