@@ -97,7 +97,7 @@ def _conditions(claim: DifferenceClaim, compared: Sequence[_Named]) -> tuple[Con
     for name, e in compared:
         of = "" if name == _RATES else f" of {name}"
         found.append(condition(f"d{of}", ">=", claim.min_effect, e.value, row))
-        found.append(condition(f"p{of}", "<", claim.max_p, e.p, row))
+        found.append(condition(f"p{of}", "<", claim.max_p, e.p, row, exact=True))
     return tuple(found)
 
 
@@ -235,7 +235,7 @@ def _triage_conditions(claim: TriageClaim, effect: Estimate) -> tuple[Condition,
     artefact = (REFUTED.value, claim.artefact_label)
     return (
         condition("|d|", "<=", claim.null_effect, abs(effect.value), null),
-        condition("p", ">", claim.null_min_p, effect.p, null),
+        condition("p", ">", claim.null_min_p, effect.p, null, exact=True),
         condition("lower end", ">", -claim.null_effect, effect.low, null),
         condition("d", ">=", claim.artefact_effect, effect.value, artefact),
     )

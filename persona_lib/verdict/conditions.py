@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import gt, lt
 
 from persona_lib.specs.gate_types import Limits
 from persona_lib.stats.estimate import nan_if_none
@@ -15,6 +16,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": above,
     "<": below,
 }
+_EXACT: dict[str, Callable[[float, float], bool]] = {">": gt, "<": lt}
 RULE_MET = "rule met"
 Row = tuple[str, str]
 """What conditions give if all of a row are met: an outcome, and its label."""
@@ -50,13 +52,17 @@ class Condition:
 
 
 def condition(
-    measure: str, operator: str, bound: float, value: float | None, row: Row
+    measure: str,
+    operator: str,
+    bound: float,
+    value: float | None,
+    row: Row,
+    *,
+    exact: bool = False,
 ) -> Condition:
-    """Return a condition of a row; bounds are met within rounding, a p exactly."""
+    """Return a condition of a row; a bound is met within rounding, or `exact` as that of a p."""
     number = nan_if_none(value)
-    compared = OPERATORS[operator](number, bound)
-    if measure.split(maxsplit=1)[0] == "p":
-        compared = number < bound if operator == "<" else number > bound
+    compared = (_EXACT if exact else OPERATORS)[operator](number, bound)
     return Condition(
         measure=measure,
         operator=operator,

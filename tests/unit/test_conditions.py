@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from experiments.issue262 import ISSUE262
+from persona_lib.specs.claim_types import DifferenceClaim, TriageClaim
 from persona_lib.specs.gate_types import RATIOS, Limits
+from persona_lib.stats.estimate import Estimate
+from persona_lib.verdict import claims
 from persona_lib.verdict.conditions import all_met, condition, rule_text, within
 from tests.synthetic import BYSTANDERS, verdict
 
@@ -30,10 +34,23 @@ ROW = ("SUPPORTED", "rule met")
 def test_a_condition_is_met_within_rounding_and_by_no_nan(
     measure: str, operator: str, bound: float, value: float, met: bool
 ) -> None:
-    found = condition(measure, operator, bound, value, ROW)
+    found = condition(measure, operator, bound, value, ROW, exact=measure.startswith("p"))
     assert found.met is met
     assert found.text == f"{measure} {operator} {rule_text((found,)).split()[-1]}"
     assert all_met((found,)) is met
+
+
+@pytest.mark.parametrize("near", [0.0, 1e-12])
+def test_claims_compare_their_p_exactly_and_their_effect_within_rounding(near: float) -> None:
+    h1, _, h3 = ISSUE262.claims
+    assert isinstance(h1, DifferenceClaim)
+    assert isinstance(h3, TriageClaim)
+    at = Estimate(value=h1.min_effect - 1e-12, low=0.0, high=0.5, p=h1.max_p - near, n=1)
+    d, p = claims._conditions(h1, [("bystander rates", at)])
+    assert (d.met, p.met) == (True, near > 0)
+    at = Estimate(value=h3.null_effect + 1e-12, low=0.0, high=0.5, p=h3.null_min_p + near, n=1)
+    d, p, *_ = claims._triage_conditions(h3, at)
+    assert (d.met, p.met) == (True, near > 0)
 
 
 def test_a_gate_asks_both_ends_of_two_bounds() -> None:
