@@ -19,7 +19,7 @@ from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.rows import Rows, estimate_json, read_rows
 from persona_lib.records import POST, ModelId
 from persona_lib.specs.registration import Registration
-from persona_lib.stats.clustered import Crossed, median, median_ratio
+from persona_lib.stats.clustered import median, median_ratio
 from persona_lib.stats.directions import over_questions
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.lengths import REFUSE, WARN, common_support
@@ -105,8 +105,9 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
 def _finished_median(rows: Rows, model: ModelId) -> Estimate | None:
     """Return the median tokens of a model's finished completions, None where not known."""
     lengths = rows.grid.finished_lengths(rows.of(model))
-    found = None if lengths is None else median(*lengths, rows.confidence)
-    return found if found is not None and found.n else None
+    if lengths is None or not lengths.values.size:
+        return None
+    return median(lengths.values, lengths.questions, rows.confidence)
 
 
 def _length_ratio(rows: Rows, arm: ModelId, kept: Bools | None = None) -> Estimate | None:
@@ -119,17 +120,14 @@ def _length_ratio(rows: Rows, arm: ModelId, kept: Bools | None = None) -> Estima
         arm: the arm.
         kept: (R,) rows to read; None for all.
     """
-    under, grid = rows.pre_coupling(arm), rows.grid
-    if under is None or grid.tokens is None or grid.finish is None:
+    under = rows.pre_coupling(arm)
+    if under is None:
         return None
-    wanted = grid.finish if kept is None else grid.finish & kept
-    found = []
-    for model in (arm, under):
-        of = rows.of(model) & wanted
-        if not of.any():
-            return None
-        found.append(Crossed(grid.tokens[of], grid.row_question[of], grid.row_persona[of]))
-    return median_ratio(found[0], found[1], rows.confidence)[0]
+    of = (rows.of(model) & (True if kept is None else kept) for model in (arm, under))
+    one, two = (rows.grid.finished_lengths(own) for own in of)
+    if one is None or two is None or not (one.values.size and two.values.size):
+        return None
+    return median_ratio(one, two, rows.confidence)[0]
 
 
 def bin_edges(tokens: Floats) -> list[int]:

@@ -56,7 +56,7 @@ class Rows:
 
     def of(self, model: ModelId) -> Bools:
         """Return (R,) whether a row is of a model."""
-        return self.grid.of_model(model)
+        return self.grid.rows(model)
 
     def pre_coupling(self, model: ModelId) -> ModelId | None:
         """Return the pre-coupling model of an arm; None for others or where it is missing."""

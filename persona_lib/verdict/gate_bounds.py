@@ -133,10 +133,10 @@ def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> R
     if count is None or not count.n:
         return _bound(gate, _UNKNOWN, f"{prior} not evaluated before coupling")
     found, doubt = _of_count(count, evidence), UNCLUSTERED
-    if grid is not None and (PRE, prior) in grid.models:
-        at = grid.models.index((PRE, prior))
-        table = grid.hits[at].sum(axis=0), grid.n[at].sum(axis=0)
-        found, doubt = share_at_most(table, gate.max_rate, _confidence(evidence))
+    model = ModelId(PRE, prior)
+    if grid is not None and model in grid.models:
+        hits, n = (cells.sum(axis=0) for cells in grid.cells(model, grid.personas))
+        found, doubt = share_at_most((hits, n), gate.max_rate, _confidence(evidence))
     upper = "not known" if math.isnan(found.high) else f"{found.high:.2%}"
     # If even no hit is not enough, the doubt names the completions of each persona.
     few = doubt not in ("", UNCLUSTERED) and not count.hits
@@ -190,7 +190,7 @@ def _flagged(gate: RepetitionGate | TruncationGate, evidence: Evidence) -> Readi
         flagged = None if grid is None or grid.finish is None else ~grid.finish
     if grid is None or flagged is None:
         return _bound(gate, _UNKNOWN, f"{arm}: {what} are not known")
-    shape, rows = (len(grid.personas), len(grid.questions)), grid.of_model(ModelId(POST, arm))
+    shape, rows = (len(grid.personas), len(grid.questions)), grid.rows(ModelId(POST, arm))
     cell = np.ravel_multi_index((grid.row_persona[rows], grid.row_question[rows]), shape)
     hits, n = (
         np.bincount(cell, weights, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
@@ -255,9 +255,8 @@ def _rate(evidence: Evidence, arm: str, who: str) -> tuple[Estimate, str]:
     grid = evidence.grid()
     if grid is None:
         return _of_count(evidence.count(arm, who), evidence), UNCLUSTERED
-    at = grid.models.index((POST, arm))
-    members = [grid.personas.index(persona) for persona in evidence.members(who)]
-    hits, n = (cells[at][:, members].sum(axis=(0, 1)) for cells in (grid.hits, grid.n))
+    cells = grid.cells(ModelId(POST, arm), evidence.members(who))
+    hits, n = (counts.sum(axis=(0, 1)) for counts in cells)
     return share(hits, n, _confidence(evidence)), ""
 
 
@@ -308,12 +307,9 @@ def _needed(units: str, counts: Table, questions: int, most: float, confidence: 
 def _finished_lengths(evidence: Evidence, of: ModelId) -> Crossed | None:
     """Return the tokens of a model's finished completions, None if none are known."""
     grid = evidence.grid()
-    if grid is None or grid.tokens is None or grid.finish is None or of not in grid.models:
-        return None
-    rows = grid.of_model(of) & grid.finish
-    if not rows.any():
-        return None
-    return Crossed(grid.tokens[rows], grid.row_question[rows], grid.row_persona[rows])
+    known = grid is not None and of in grid.models
+    found = grid.finished_lengths(grid.rows(of)) if grid is not None and known else None
+    return found if found is not None and found.values.size else None
 
 
 def _worst(evidence: Evidence, prior: str) -> str:
