@@ -27,9 +27,8 @@ from persona_lib.panels.following import (
 from persona_lib.panels.judge.calibration import CALIBRATION
 from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.panels.judge.triples import load_triples
-from persona_lib.records import PRE, Completion, ModelId
+from persona_lib.records import Completion, ModelId
 from persona_lib.specs.personas import load_personas, load_questions
-from persona_lib.specs.registration import RAW
 
 if TYPE_CHECKING:
     from persona_lib.commands.session import Session
@@ -131,7 +130,7 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     """Judge every completion of these arms; None where no text was recorded."""
     # The classifier is fitted on the raw model.
-    table = _rows(session, _with_raw(session.registration.models(arms)), "completions")
+    table = _rows(session, session.registration.models(arms, raw=True), "completions")
     if table is None:
         return None
     marker, judge = session.registration.marker, session.text_judge
@@ -164,13 +163,7 @@ def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
     if session.stored:
         return session.opened.geometry
     # Every change is measured from the raw model as well.
-    return session.table(_with_raw(session.registration.models(arms)), "geometry")
-
-
-def _with_raw(models: tuple[ModelId, ...]) -> tuple[ModelId, ...]:
-    """Return the models with the raw one among them, first where it was missing."""
-    raw = ModelId(PRE, RAW)
-    return models if raw in models else (raw, *models)
+    return session.table(session.registration.models(arms, raw=True), "geometry")
 
 
 def _made(name: str, title: str, make: Callable[[], Panel]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _bound(
     )
 
 
-@rule(SourceRateGate)
+@rule.register
 def _source_rate(gate: SourceRateGate, evidence: Evidence) -> Reading:
     """As registered (M6): the point rate."""
     count = evidence.count(gate.arm, "source")
@@ -96,7 +96,7 @@ def _source_rate(gate: SourceRateGate, evidence: Evidence) -> Reading:
     return _point("rate", ">=", gate.min_rate, count.rate, words)
 
 
-@rule(SourceRatioGate)
+@rule.register
 def _source_ratio(gate: SourceRatioGate, evidence: Evidence) -> Reading:
     treated, control = (evidence.count(arm, "source").rate for arm in gate.arms)
     found = treated / control if control > 0 else math.nan
@@ -105,7 +105,7 @@ def _source_ratio(gate: SourceRatioGate, evidence: Evidence) -> Reading:
     return _point("ratio", ">=", gate.min_ratio, found, words)
 
 
-@rule(FalsePositiveGate)
+@rule.register
 def _false_positive(gate: FalsePositiveGate, evidence: Evidence) -> Reading:
     """The largest observed rate; Wilson's upper end is shown."""
     confidence = evidence.registration.statistics.confidence
@@ -126,7 +126,7 @@ def _false_positive(gate: FalsePositiveGate, evidence: Evidence) -> Reading:
     return replace(found, outcome=CANNOT_TELL) if unknown and found.outcome is HOLDS else found
 
 
-@rule(FalsePositiveBoundGate)
+@rule.register
 def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> Reading:
     prior = evidence.registration.arm(gate.arm).prior
     count, grid = evidence.pre_count(prior), evidence.grid()
@@ -144,13 +144,13 @@ def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> R
     return _bound(gate, found, words, doubt)
 
 
-@rule(SourceBoundGate)
+@rule.register
 def _source_bound(gate: SourceBoundGate, evidence: Evidence) -> Reading:
     found, doubt = _rate(evidence, gate.arm, "source")
     return _bound(gate, found, f"{gate.arm} source rate {found.interval_text}", doubt)
 
 
-@rule(SourceRatioBoundGate)
+@rule.register
 def _source_ratio_bound(gate: SourceRatioBoundGate, evidence: Evidence) -> Reading:
     (treated, one), (control, two) = (_rate(evidence, arm, "source") for arm in gate.arms)
     found = ratio(treated, control)
@@ -161,7 +161,7 @@ def _source_ratio_bound(gate: SourceRatioBoundGate, evidence: Evidence) -> Readi
     return _bound(gate, found, words, one or two)
 
 
-@rule(CollapseGate)
+@rule.register
 def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
     prior = evidence.registration.arm(gate.arm).prior
     one = _finished_lengths(evidence, ModelId(POST, gate.arm))
@@ -177,8 +177,7 @@ def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
     return _bound(gate, found, words)
 
 
-@rule(RepetitionGate)
-@rule(TruncationGate)
+@rule.register
 def _flagged(gate: RepetitionGate | TruncationGate, evidence: Evidence) -> Reading:
     """The share of an arm's completions with a flag, clustered both ways."""
     grid, arm = evidence.grid(), gate.arm
@@ -200,7 +199,7 @@ def _flagged(gate: RepetitionGate | TruncationGate, evidence: Evidence) -> Readi
     return _bound(gate, found, f"{arm} {what} {found.interval_text}", doubt)
 
 
-@rule(NegativesGate)
+@rule.register
 def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
     """The negative with the largest difference to the source is the figure."""
     source, doubt = _rate(evidence, gate.arm, "source")
@@ -219,8 +218,7 @@ def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
     return _bound(gate, worst, named, doubt, tuple(gaps))
 
 
-@rule(HarmRaisedGate)
-@rule(HarmNotRaisedGate)
+@rule.register
 def _harm(gate: HarmRaisedGate | HarmNotRaisedGate, evidence: Evidence) -> Reading:
     """The rise of harm, paired by question."""
     priors = [evidence.registration.arm(arm).prior for arm in gate.arms]
