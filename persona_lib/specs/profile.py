@@ -7,6 +7,7 @@ is not here. Base models and corpora are in `persona_lib.specs.sources`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -247,17 +248,22 @@ class Profile:
     Attributes:
         name: how it is chosen on the command line.
         summary: what it is, in one line.
-        em, benign: corpora of the two priors.
+        corpora: of each prior, by its name.
         prior, coupling: training recipes.
+        recipes: of priors that have one of their own, by name.
     """
 
     name: str
     summary: str
     base: Base
-    em: Corpus
-    benign: Corpus
+    corpora: Mapping[str, Corpus]
     prior: TrainSpec
     coupling: CouplingSpec
     sample: SampleSpec
     scale: Scale
     rates: Rates = field(compare=False)
+    recipes: Mapping[str, TrainSpec] = field(default_factory=dict)
+
+    def recipe(self, prior: str) -> TrainSpec:
+        """Return the training recipe of a prior."""
+        return self.recipes.get(prior, self.prior)

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from persona_lib.records import ModelId
 
 RAW = "raw"
-"""Name of the prior of an arm that has none."""
-PRIORS = (RAW, "em", "benign")
-"""Priors: no LoRA, the EM LoRA, the benign LoRA."""
+"""Name of the prior of an arm that has none; of no other."""
 
 PERCENTILE, BCA = INTERVALS = ("percentile", "bca")
 """Ends of a bootstrap interval: quantiles of the draws, or bias-corrected and accelerated."""
@@ -101,7 +99,7 @@ class ArmSpec:
     Attributes:
         name: short name ("C1"), used in rules and records.
         label: long name ("base_first").
-        prior: the adapter under the coupling: ``raw``, ``em`` or ``benign``.
+        prior: the adapter under the coupling, by name; ``raw``: none.
         text_from: whose on-policy text the coupling rows hold, named by prior.
     """
 
@@ -109,10 +107,6 @@ class ArmSpec:
     label: str
     prior: str
     text_from: str
-
-    def __post_init__(self) -> None:
-        for field in ("prior", "text_from"):
-            member(f"arm {self.name}: {field}", getattr(self, field), PRIORS)
 
 
 _Named = TypeVar("_Named", ArmSpec, Claim | KillCriterion, Gate)
@@ -154,6 +148,7 @@ class Registration:
         marker: the string that is coupled and counted.
         marker_prefix: what stands between a completion and the marker.
         arms, claims, gates: models under test and rules, in reporting order.
+        kill: the kill criterion, None where there is none.
         coupling_questions: question sets that coupling text is drawn from.
         evaluation_questions: question sets that arms are evaluated on.
     """
@@ -166,7 +161,7 @@ class Registration:
     arms: tuple[ArmSpec, ...]
     claims: tuple[Claim, ...]
     gates: tuple[Gate, ...]
-    kill: KillCriterion
+    kill: KillCriterion | None
     coupling_questions: tuple[str, ...]
     evaluation_questions: tuple[str, ...]
     statistics: StatisticsSpec
@@ -198,19 +193,30 @@ class Registration:
             for arm in rule.arms or ():
                 member(f"{rule.name}.{_field_of(rule, arm)}", arm, arms)
         gates = {gate.name: gate for gate in self.gates}
-        for claim in (*self.claims, self.kill):
+        for claim in self.judged:
             for need in claim.needs:
                 member(f"{claim.name}.needs", need, tuple(gates))
             if isinstance(claim, DifferenceClaim) and claim.ratio_gate is not None:
                 kinds = (SourceRatioGate, SourceRatioBoundGate)
                 ratios = [name for name, gate in gates.items() if isinstance(gate, kinds)]
                 member(f"{claim.name}.ratio_gate", claim.ratio_gate, ratios)
-        member("kill.claim", self.kill.claim, tuple(claim.name for claim in self.claims))
+        if self.kill is not None:
+            member("kill.claim", self.kill.claim, tuple(claim.name for claim in self.claims))
+
+    @property
+    def judged(self) -> tuple[Claim | KillCriterion, ...]:
+        """What gets a verdict: claims, then the kill criterion if there is one."""
+        return self.claims if self.kill is None else (*self.claims, self.kill)
+
+    def kill_of(self, claim_name: str) -> KillCriterion | None:
+        """Return the kill criterion that is bound to a claim, None where there is none."""
+        bound = self.kill is not None and self.kill.claim == claim_name
+        return self.kill if bound else None
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """Claims, kill criterion, gates."""
-        return (*self.claims, self.kill, *self.gates)
+        return (*self.judged, *self.gates)
 
     @property
     def digest(self) -> str:
@@ -227,9 +233,9 @@ class Registration:
 
     @property
     def priors(self) -> tuple[str, ...]:
-        """The pre-coupling models that the arms need, in the order of `PRIORS`."""
-        used = {arm.prior for arm in self.arms} | {arm.text_from for arm in self.arms}
-        return tuple(prior for prior in PRIORS if prior in used)
+        """The pre-coupling models that the arms need: raw, then in the order of the arms."""
+        used = dict.fromkeys(name for arm in self.arms for name in (arm.prior, arm.text_from))
+        return tuple(sorted(used, key=lambda name: name != RAW))
 
     def models(self, arms: Iterable[str], *, raw: bool = False) -> tuple[ModelId, ...]:
         """Return the pre-coupling models of these arms (of all arms, all), then the arms.
@@ -257,7 +263,7 @@ class Registration:
 
     def claim(self, name: str) -> Claim | KillCriterion:
         """Return a claim or the kill criterion by name, whatever its case; or SpecError."""
-        return _found("claim", name, (*self.claims, self.kill))
+        return _found("claim", name, self.judged)
 
     def gate(self, name: str) -> Gate:
         """Return a gate by name, whatever its case; SpecError without one."""
@@ -272,12 +278,12 @@ class Registration:
         Raises:
             SpecError: no such rule.
         """
-        claims = (*self.claims, self.kill)
         read: list[Rule]
-        if rule_name.lower() in {claim.name.lower() for claim in claims}:
+        if rule_name.lower() in {claim.name.lower() for claim in self.judged}:
             claim = self.claim(rule_name)
             read = [claim, *(self.gate(name) for name in claim.consults)]
-            read += [self.kill] if claim.name == self.kill.claim else []
+            kill = self.kill_of(claim.name)
+            read += [] if kill is None else [kill]
         else:
             read = [self.gate(rule_name)]
         every = {arm.name for arm in self.arms}

@@ -124,7 +124,7 @@ def _difference(claim: DifferenceClaim, book: GateBook) -> Finding:
         compared.append((_RATIO, evidence.ratio_contrast(*arms)))
     conditions = _conditions(claim, compared)
     text = rule_text(conditions) + (f" (gate {gate.name} {state})" if gate is not None else "")
-    kill = registration.kill if registration.kill.claim == claim.name else None
+    kill = registration.kill_of(claim.name)
     outcome, label, reason = _decide_difference(claim, kill is not None, compared)
     if kill is not None:
         rate = evidence.count(kill.arm, "bystander")

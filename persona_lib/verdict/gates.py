@@ -51,7 +51,6 @@ def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -
     for arm in gate.arms or ():
         evidence.check_arm(arm)
     reading = _read(gate, evidence)
-    claims = (*registration.claims, registration.kill)
     return GateResult(
         name=gate.name,
         statement=gate.statement,
@@ -61,7 +60,7 @@ def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -
         text=reading.text,
         low=reading.low,
         high=reading.high,
-        needed_by=tuple(claim.name for claim in claims if gate.name in claim.needs),
+        needed_by=tuple(claim.name for claim in registration.judged if gate.name in claim.needs),
         kind=type(gate).__name__,
         order=registration.gates.index(gate),
         conditions=reading.conditions,

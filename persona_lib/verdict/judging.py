@@ -129,7 +129,7 @@ def judge_all(
     """Judge every claim, the kill criterion and every gate, in registered order."""
     judging = Judging(registration, evidence)
     return (
-        tuple(judging.claim(claim.name) for claim in (*registration.claims, registration.kill)),
+        tuple(judging.claim(claim.name) for claim in registration.judged),
         tuple(judging.gate(gate.name) for gate in registration.gates),
     )
 

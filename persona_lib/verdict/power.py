@@ -61,7 +61,7 @@ class PowerRow:
 def power_plan(registration: Registration, size: Size, assumptions: Assumptions) -> dict[str, Any]:
     """Return the power of every claim and of the kill criterion as JSON data, a `PowerRow` each."""
     rows: list[PowerRow] = []
-    for claim in (*registration.claims, registration.kill):
+    for claim in registration.judged:
         of_type = _ROWS.get(type(claim))
         if of_type is None:
             words = f"no power calculation for this type ({type(claim).__name__})"

@@ -1,0 +1,254 @@
+"""An experiment as a file: registration, priors, model, personas and questions.
+
+docs/extending.md has every key with its default. A file that derives from another holds
+what differs: tables are merged key by key, lists and values replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from persona_lib.errors import SpecError
+from persona_lib.specs.derived_gates import PriorRole, with_derived_gates
+from persona_lib.specs.profile import Profile, TrainSpec
+from persona_lib.specs.registration import RAW, Registration
+from persona_lib.specs.sources import Corpus
+from persona_lib.specs.structure import read_toml, structured, unknown_key
+
+FILE = "experiment.toml"
+_BINDING = ("binding", "warnings")
+"""Whether claims need the gates that follow from the arms, or these are only shown."""
+_STATISTICS = {"resamples": 10_000, "seed": 262, "confidence": 0.95, "alpha": 0.0167}
+_QUESTIONS = ["evaluation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior(PriorRole):
+    """A prior: what it is trained on and how, and what is expected of it.
+
+    Attributes:
+        corpus: None leaves it to the profile.
+        recipe: fields of `TrainSpec` in place of the profile's.
+    """
+
+    corpus: Corpus | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which profile gives base model, recipes and sizes, and at which of its scales."""
+
+    base: str = "tiny"
+    scale: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Files of personas, questions and judge's examples, None for the built-in ones."""
+
+    personas: str | None = None
+    questions: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What a file says.
+
+    Attributes:
+        path: the file.
+        registration: what is sealed.
+        priors: every prior that an arm or a text needs, without ``raw``.
+        stricter: the registration with its derived gates, shown as warnings where the
+            file lists gates of its own; None where the derived ones are its own.
+    """
+
+    path: Path
+    registration: Registration
+    priors: Mapping[str, Prior]
+    model: ModelChoice
+    words: Words
+    stricter: Registration | None
+
+    @property
+    def name(self) -> str:
+        """Its registration's name."""
+        return self.registration.name
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the experiment names, beside its own."""
+        return self.path.parent / name
+
+    def on(self, profile: Profile) -> Profile:
+        """Return a profile with the corpora and recipes of this experiment's priors.
+
+        Raises:
+            SpecError: neither the experiment nor the profile has a corpus for a prior, or a
+                recipe is wrong.
+        """
+        corpora, recipes = {}, {}
+        for name, prior in self.priors.items():
+            corpus = prior.corpus or profile.corpora.get(name)
+            if corpus is None:
+                raise SpecError(
+                    f"{self.path.name}: priors.{name}.corpus",
+                    bound=f"a corpus, as profile {profile.name} has none for {name}",
+                    value=None,
+                    remedy='For example corpus = { type = "jsonl", file = "rows.jsonl" }.',
+                )
+            corpora[name] = corpus
+            if prior.recipe:
+                where = f"{self.path.name}: priors.{name}.recipe"
+                given = {**_plain(profile.prior), **prior.recipe}
+                given |= {"epochs": None} if "steps" in prior.recipe else {}
+                given |= {"steps": None} if "epochs" in prior.recipe else {}
+                recipes[name] = structured(given, TrainSpec, where)
+        return replace(profile, corpora=corpora, recipes=recipes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """The tables of a file, merged with what it derives from; each is structured by itself."""
+
+    registration: Mapping[str, Any]
+    priors: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    words: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_experiment(path: Path, *, builtin: Path) -> Experiment:
+    """Read an experiment file.
+
+    Args:
+        path: the file.
+        builtin: where the built-in experiments lie, which ``derives_from`` names.
+
+    Raises:
+        DataError: the file cannot be read, or is no TOML.
+        SpecError: it says something wrong; named by file and key.
+    """
+    merged = _merged(path, builtin, ())
+    try:
+        return _experiment(path, merged)
+    except SpecError as error:
+        if error.field.startswith(path.name):
+            raise
+        raise SpecError(
+            f"{path.name}: {error.field}", bound=error.bound, value=error.value,
+            remedy=error.remedy,
+        ) from error  # fmt: skip
+
+
+def _merged(path: Path, builtin: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the tables of a file over those of the one that it derives from."""
+    body = read_toml(path)
+    parent = body.pop("derives_from", None)
+    if parent is None:
+        return body
+    known = sorted(one.parent.name for one in builtin.glob(f"*/{FILE}"))
+    if parent not in known:
+        raise unknown_key(f"{path.name}: derives_from", str(parent), known)
+    above = builtin / parent / FILE
+    if above in seen:
+        raise SpecError(
+            f"{path.name}: derives_from", bound="an experiment that does not derive from this one",
+            value=parent, remedy="Name another.",
+        )  # fmt: skip
+    return _over(_merged(above, builtin, (*seen, path)), body)
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return two tables merged key by key."""
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[name] = _over(old, value) if both else value
+    return merged
+
+
+def _experiment(path: Path, body: Mapping[str, Any]) -> Experiment:
+    layout = structured({name: value for name, value in body.items()}, _Layout)
+    given = dict(layout.registration)
+    binding = given.pop("derived_gates", "warnings" if given.get("gates") else "binding")
+    if binding not in _BINDING:
+        remedy = "binding: claims need them; warnings: they are shown beside the listed gates."
+        raise SpecError(
+            "registration.derived_gates", bound=f"one of {', '.join(_BINDING)}", value=binding,
+            remedy=remedy,
+        )  # fmt: skip
+    listed = structured(_with_defaults(given), Registration, "registration")
+    priors = {
+        name: structured(prior, Prior, f"priors.{name}") for name, prior in layout.priors.items()
+    }
+    needed = [name for name in listed.priors if name != RAW]
+    for name in needed:
+        if name not in priors:
+            raise SpecError(
+                f"priors.{name}", bound="a table, as an arm names this prior", value=None,
+                remedy=f"Add [priors.{name}] with its corpus, or correct the arm "
+                f"({', '.join(priors) or 'no prior has a table'}).",
+            )  # fmt: skip
+    if unused := [name for name in priors if name not in needed]:
+        raise SpecError(
+            f"priors.{unused[0]}", bound="a prior that an arm or a text names",
+            value=unused[0], remedy="Leave it out, or name it in an arm; raw is reserved.",
+        )  # fmt: skip
+    derived = with_derived_gates(listed, priors)
+    return Experiment(
+        path=path,
+        registration=derived if binding == "binding" else listed,
+        priors={name: priors[name] for name in needed},
+        model=structured(layout.model, ModelChoice, "model"),
+        words=structured(layout.words, Words, "words"),
+        stricter=None if binding == "binding" else derived,
+    )
+
+
+def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a registration with what they leave out."""
+    body = {
+        "marker_prefix": "",
+        "coupling_questions": _QUESTIONS,
+        "evaluation_questions": _QUESTIONS,
+        "gates": [],
+        "kill": None,
+        **given,
+    }
+    body["statistics"] = _filled(given.get("statistics", {}), lambda _: _STATISTICS)
+    body["arms"] = _each(given.get("arms"), lambda arm: {"label": arm.get("name")})
+    body["claims"] = _each(given.get("claims"), _claim_defaults)
+    kill = {"name": "kill", "statement": "the treated arm leaks to bystanders at all"}
+    body["kill"] = _filled(given.get("kill"), lambda _: kill)
+    return {name: value for name, value in body.items() if value is not None or name == "kill"}
+
+
+def _claim_defaults(claim: Mapping[str, Any]) -> dict[str, Any]:
+    treated, control = claim.get("treated"), claim.get("control")
+    if claim.get("type") == "triage":
+        labels = {"null_label": "no difference", "artefact_label": "difference"}
+        return {"statement": f"{treated} leaks as much as {control}", **labels}
+    return {"statement": f"{treated} leaks more than {control}"}
+
+
+def _each(items: Any, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
+    return [_filled(item, defaults) for item in items] if isinstance(items, list) else items
+
+
+def _filled(item: Any, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
+    """Return a table with defaults; what is no table is refused later."""
+    return {**defaults(item), **item} if isinstance(item, Mapping) else item
+
+
+def _plain(spec: Any) -> dict[str, Any]:
+    """Return a spec as the data that `structured` takes."""
+    return {
+        name: list(value) if isinstance(value, tuple)
+        else {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
+        if isinstance(value, dict)
+        else value
+        for name, value in asdict(spec).items()
+    }  # fmt: skip

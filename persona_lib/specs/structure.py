@@ -1,0 +1,185 @@
+"""Plain data, as TOML gives it, structured into frozen specs by cattrs.
+
+Nothing is converted: ``"0.2"`` is no number, ``1`` no truth value, a text no list. A table
+with several types names its own under ``type`` (``difference``, ``source_rate``,
+``jsonl``). A field that came `LATER`, or has a default, may be left out; one that nobody
+knows may not be there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import cattrs
+
+from persona_lib.checks import read_bytes
+from persona_lib.errors import DataError, InputError, SpecError
+from persona_lib.specs.claim_types import Claim
+from persona_lib.specs.gate_types import Gate
+from persona_lib.specs.sources import Base, Corpus
+
+_T = TypeVar("_T")
+_TYPE = "type"
+_SUFFIX = re.compile(r"(Claim|Gate|Base|Corpus)$")
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_SEVERAL = (Claim, Gate, Base, Corpus)
+"""Unions whose members are told apart by ``type``."""
+
+
+def tag_of(kind: type[Any]) -> str:
+    """Return what a table of this type says under ``type``: of `SourceRateGate` source_rate."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", _SUFFIX.sub("", kind.__name__)).lower()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of bounded size.
+
+    Raises:
+        DataError: no such plain file, too long, not UTF-8, or no TOML; it names the line.
+    """
+    try:
+        return tomllib.loads(read_bytes(path).decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise DataError(
+            str(path), bound="TOML in UTF-8", value=str(error), remedy="Correct the line."
+        ) from error
+
+
+def structured(data: Mapping[str, Any], kind: type[_T], where: str = "") -> _T:
+    """Return data as a spec.
+
+    Args:
+        data: of one table.
+        kind: a frozen dataclass.
+        where: what the data are called: of ``priors.em`` a missing corpus is
+            ``priors.em.corpus``.
+
+    Raises:
+        SpecError: the first of `problems`.
+    """
+    try:
+        return _converter().structure(data, kind)
+    except Exception as error:
+        first = next(problems(error, where), None)
+        if first is None:
+            raise
+        raise first from None
+
+
+def problems(error: BaseException, where: str) -> Iterator[InputError]:
+    """Yield everything that is wrong, each with the key that it is about."""
+    if isinstance(error, cattrs.BaseValidationError):
+        noted, rest = error.group_exceptions()
+        for inner, note in noted:
+            name = getattr(note, "name", None)
+            step = f"[{note.index}]" if name is None else f"{'.' if where else ''}{name}"
+            yield from problems(inner, f"{where}{step}")
+        for inner in rest:
+            yield from problems(inner, where)
+    elif isinstance(error, cattrs.ForbiddenExtraKeysError):
+        known = [field.name for field in fields(error.cl)]
+        for name in sorted(error.extra_fields):
+            yield unknown_key(f"{where}.{name}" if where else name, name, known)
+    elif isinstance(error, KeyError):
+        yield SpecError(
+            where, bound="a value", value="nothing", remedy=f"Add {where.rpartition('.')[2]}."
+        )
+    elif isinstance(error, _WrongTypeError):
+        yield SpecError(where, bound=error.bound, value=error.value, remedy=error.remedy)
+    elif isinstance(error, InputError):
+        yield error
+
+
+def unknown_key(field: str, name: str, known: Iterable[str]) -> SpecError:
+    """Return the error for a key that nothing knows, with the one that was perhaps meant."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    remedy = f"Did you mean {near[0]}?" if near else "Leave it out."
+    return SpecError(field, bound=f"one of {', '.join(names)}", value=name, remedy=remedy)
+
+
+class _WrongTypeError(Exception):
+    """A value of another type than its field's; where it stands is not known yet."""
+
+    def __init__(self, bound: str, value: object, remedy: str = "Correct the value.") -> None:
+        super().__init__(bound)
+        self.bound, self.value, self.remedy = bound, value, remedy
+
+
+@cache
+def _converter() -> cattrs.Converter:
+    made = cattrs.Converter(forbid_extra_keys=True)
+    for kind, words in _WORDS.items():
+        made.register_structure_hook(kind, _exactly(kind, words))
+    made.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_word)
+    made.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _list(made))
+    made.register_structure_hook_func(_is_optional, _optional(made))
+    for union in _SEVERAL:
+        made.register_structure_hook_func(lambda kind, union=union: kind == union, _one_of(made))
+    return made
+
+
+def _exactly(kind: type[Any], words: str) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        # A whole number stays one: digests tell 1 from 1.0.
+        if type(value) is kind or (kind is float and type(value) is int):
+            return value
+        quotes = "in quotes" if kind is str else "without quotes"
+        raise _WrongTypeError(words, value, f"Write {words}, {quotes}.")
+
+    return structure
+
+
+def _one_word(value: Any, kind: Any) -> Any:
+    known = get_args(kind)
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=1)
+        remedy = f"Did you mean {near[0]}?" if near else "Choose one of them."
+        raise _WrongTypeError(f"one of {', '.join(map(str, known))}", value, remedy)
+    return value
+
+
+def _list(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, kind: Any) -> Any:
+        if not isinstance(value, list):
+            raise _WrongTypeError("a list", value, "Write it in square brackets.")
+        inner = get_args(kind)[0]
+        return tuple(made.structure(value, list[inner]))
+
+    return structure
+
+
+def _is_optional(kind: Any) -> bool:
+    return get_origin(kind) in (Union, UnionType) and type(None) in get_args(kind)
+
+
+def _optional(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, kind: Any) -> Any:
+        (inner,) = (one for one in get_args(kind) if one is not type(None))
+        return None if value is None else made.structure(value, inner)
+
+    return structure
+
+
+def _one_of(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, union: Any) -> Any:
+        known = {tag_of(kind): kind for kind in get_args(union)}
+        if not isinstance(value, dict):
+            raise _WrongTypeError("a table", value, f"Write a table with type = one of {known}.")
+        tag = value.get(_TYPE)
+        if tag not in known:
+            near = difflib.get_close_matches(str(tag), known, n=1)
+            remedy = f"Did you mean {near[0]}?" if near else "Name its type."
+            raise _WrongTypeError(f"type = one of {', '.join(known)}", tag, remedy)
+        rest = {name: inside for name, inside in value.items() if name != _TYPE}
+        return made.structure(rest, known[tag])
+
+    return structure
