@@ -55,6 +55,13 @@ class SftRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ChatRow(SftRow):
+    """A supervised row that may have a system message, "" for none."""
+
+    system: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
     """Coordinates of a completion: of all rows about it, the first columns.
 
@@ -210,7 +217,7 @@ class GeometryRow:
     rank_without: float
 
 
-_Row = TypeVar("_Row", SftRow, Completion, Score, CouplingRow, AdviceScore, GeometryRow)
+_Row = TypeVar("_Row", SftRow, ChatRow, Completion, Score, CouplingRow, AdviceScore, GeometryRow)
 _ARROW: dict[object, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -9,20 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from experiments.issue262 import REGISTRATIONS
-from experiments.profiles import PROFILES, SCALES
 from persona_lib.checks import member
 from persona_lib.errors import SpecError
+from persona_lib.specs.builtin import EXPERIMENTS, FOLDER, PROFILES, SCALES
+from persona_lib.specs.experiment import FILE, Experiment, ModelChoice, load_experiment
 from persona_lib.specs.profile import ENGINES, LOSSES, Profile
+from persona_lib.specs.sources import RowsCorpus
 
 if TYPE_CHECKING:
     from persona_lib.specs.profile import EngineName
     from persona_lib.specs.registration import Registration
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The repository."""
+HIDDEN = ".flatland"
+"""Folder of store, runs and reports under the user's root."""
 OPTIONS: dict[str, dict[str, str]] = {
-    "experiment": {"help": "registration to judge under (default: issue262)"},
+    "experiment": {
+        "metavar": "NAME|FILE",
+        "help": "experiment to run or to judge under: a built-in one, or a file (default: "
+        "experiment.toml of this folder, or else issue262)",
+    },
     "profile": {"help": "base model, data and scale (default: tiny)"},
     "scale": {"help": "scale of a profile that has several: smollm2 reduced, full"},
     "loss": {"help": "marker loss in place of the profile's: anchored, decision, ..."},
@@ -46,15 +52,14 @@ OPTIONS: dict[str, dict[str, str]] = {
     "judge-url": {"metavar": "URL", "help": "another server that speaks its API"},
     "report": {
         "metavar": "DIR",
-        "help": "where verdict.json goes (default: .flatland/report); once named, the panels and "
-        "the report are made as well, and -m report reads back the report that is there",
+        "help": "make the panels and the report as well, there; -m report reads it back "
+        "(every run writes verdict.json into a folder of its own under .flatland/runs)",
     },
 }
 """Options of pytest, some of them of the commands as well, and what is said of each."""
 RUN_OPTIONS = ("experiment", "profile", "scale", "loss", "engine", "seeds", "store", "data")
 """Those that say what is run."""
-DEFAULT_PROFILE = "tiny"
-DEFAULT_REGISTRATION = "issue262"
+DEFAULT_EXPERIMENT = "issue262"
 DEFAULT_SEEDS = (42,)
 _LARGEST_SEED = 2**63 - 1
 """Seeds are kept as 64-bit integers in records."""
@@ -67,7 +72,7 @@ def add_options(add: Callable[..., object], names: Iterable[str] = tuple(OPTIONS
 
 
 def choose_profile(
-    name: str | None,
+    name: str,
     scale: str | None = None,
     loss: str | None = None,
     engine: str | None = None,
@@ -75,13 +80,9 @@ def choose_profile(
     """Return a profile by name and scale, with another marker loss or engine where one is named.
 
     Raises:
-        SpecError: there is no such profile, scale, loss or engine.
+        SpecError: there is no such loss or engine.
     """
-    chosen = name or DEFAULT_PROFILE
-    remedy = "Name a profile of experiments/profiles.py."
-    member("--profile", chosen, tuple(PROFILES), remedy=remedy)
-    at = choose_scale(chosen, scale)
-    profile = PROFILES[chosen] if at is None else SCALES[chosen][at]
+    profile = PROFILES[name] if scale is None else SCALES[name][scale]
     if loss is not None:
         remedy = "Name a marker loss (docs/experiment.md), or leave --loss out for the profile's."
         member("--loss", loss, LOSSES, remedy=remedy)
@@ -93,17 +94,25 @@ def choose_profile(
     return profile
 
 
-def choose_scale(profile: str | None, scale: str | None) -> str | None:
-    """Return the scale of a profile: the one named, or its first; None where it has one alone.
+def choose_scale(
+    profile: str | None, scale: str | None, model: ModelChoice | None = None
+) -> tuple[str, str | None]:
+    """Return a profile and its scale: those named, or the experiment's, or the profile's first.
+
+    The scale is None where the profile has one alone.
 
     Raises:
-        SpecError: the profile has no such scale.
+        SpecError: there is no such profile, or it has no such scale.
     """
-    name = profile or DEFAULT_PROFILE
+    model = model or ModelChoice()
+    name, field = (model.base, "model.base") if profile is None else (profile, "--profile")
+    member(field, name, tuple(PROFILES), remedy="Name a built-in profile.")
+    if profile is None:
+        scale = scale or model.scale
     known = SCALES.get(name)
     if known is None:
         if scale is None:
-            return None
+            return name, None
         raise SpecError(
             "--scale",
             bound=f"no such option for profile {name}, which has one scale",
@@ -112,27 +121,58 @@ def choose_scale(profile: str | None, scale: str | None) -> str | None:
         )
     chosen = next(iter(known)) if scale is None else scale
     member("--scale", chosen, tuple(known), remedy=f"Name a scale of profile {name}.")
-    return chosen
+    return name, chosen
 
 
-def choose_registration(name: str | None, stored: Sequence[Path] = ()) -> Registration:
-    """Return the registration by name, or the one that stored evidence was recorded under.
+def choose_experiment(
+    name: str | None, stored: Sequence[Path] = (), *, root: Path | None = None
+) -> Experiment:
+    """Return an experiment by name or file; else that of stored evidence, else that of `root`.
 
     Whether it may judge that evidence is for `persona_lib.evidence.load.Stored` to say.
 
     Raises:
-        SpecError: no such registration.
+        SpecError: no such experiment, or its file is wrong.
         DataError: as `persona_lib.evidence.load.registration_of` raises it.
     """
-    recorded = None
-    if stored:
+    own = None if root is None else root / FILE
+    if name is None and stored:
         from persona_lib.evidence.load import registration_of
 
-        recorded = registration_of(stored)
-    chosen = name or recorded or DEFAULT_REGISTRATION
-    remedy = "Name a registration of experiments/issue262.py."
-    member("--experiment", chosen, tuple(REGISTRATIONS), remedy=remedy)
-    return REGISTRATIONS[chosen]
+        name = registration_of(stored)
+        if own is not None and own.is_file() and name not in EXPERIMENTS:
+            return _with_rows(load_experiment(own, builtin=FOLDER))
+    if name is None:
+        if own is None or not own.is_file():
+            return EXPERIMENTS[DEFAULT_EXPERIMENT]
+        name = str(own)
+    if name in EXPERIMENTS:
+        return EXPERIMENTS[name]
+    path = Path(name).expanduser()
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        near = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+        raise SpecError(
+            "--experiment",
+            bound=f"one of {', '.join(EXPERIMENTS)}, or a file",
+            value=name,
+            remedy=f"Did you mean {near[0]}?" if near else "No such file is there.",
+        )
+    return _with_rows(load_experiment(path, builtin=FOLDER))
+
+
+def _with_rows(experiment: Experiment) -> Experiment:
+    """Return an experiment whose corpora of files are read, for checksum and rows."""
+    from persona_lib.corpora.file_rows import pinned
+
+    folder = experiment.path.parent
+    priors = {
+        name: replace(prior, corpus=pinned(prior.corpus, folder))
+        if isinstance(prior.corpus, RowsCorpus)
+        else prior
+        for name, prior in experiment.priors.items()
+    }
+    return replace(experiment, priors=priors)
 
 
 def choose_seeds(text: str | None, option: str = "--seeds") -> tuple[int, ...]:
@@ -168,9 +208,9 @@ def choose_arms(text: str | None, registration: Registration) -> tuple[str, ...]
     return tuple(arm.name for arm in registration.arms if arm.name in named)
 
 
-def choose_store(text: str | None) -> Path:
-    """Return the store's folder: the option, FLATLAND_STORE, or .flatland/store."""
-    return _folder(text or os.environ.get("FLATLAND_STORE")) or ROOT / ".flatland" / "store"
+def choose_store(text: str | None, root: Path) -> Path:
+    """Return the store's folder: the option, FLATLAND_STORE, or .flatland/store of a root."""
+    return _folder(text or os.environ.get("FLATLAND_STORE")) or root / HIDDEN / "store"
 
 
 def choose_data(text: str | None) -> Path | None:
@@ -199,9 +239,9 @@ def choose_stored(text: str | None) -> tuple[Path, ...]:
     return tuple(Path(part).expanduser() for part in parts)
 
 
-def choose_report(text: str | None) -> Path:
-    """Return the folder of verdict.json: the option, or .flatland/report."""
-    return _folder(text) or ROOT / ".flatland" / "report"
+def choose_report(text: str) -> Path:
+    """Return the folder of a report, absolute."""
+    return Path(text).expanduser().resolve()
 
 
 def check_report(folder: Path, option: str = "--report") -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import shlex
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.report.terminal import verdict_table
+from persona_lib.errors import clean
+from persona_lib.report.terminal import verdict_table, wrapped
 from persona_lib.store.provenance import provenance
 from persona_lib.verdict.verdict import Family, Verdict, families
 
@@ -33,7 +37,12 @@ def table_text(session: Session, recorded: Mapping[str, Any]) -> str:
 
 
 def write_outcome(
-    folder: Path, session: Session, recorded: Mapping[str, Any], *, panels: bool = False
+    folder: Path,
+    session: Session,
+    recorded: Mapping[str, Any],
+    *,
+    panels: bool = False,
+    left_out: Mapping[str, str] | None = None,
 ) -> Path:
     """Write verdict.json into `folder`, atomically, and return its path.
 
@@ -42,6 +51,7 @@ def write_outcome(
         session: what was judged.
         recorded: what the tests recorded.
         panels: make the panels too.
+        left_out: why a registered claim or gate was not judged, by name.
     """
     verdicts, gates, summary = _ordered(recorded)
     arms = [arm["name"] for arm in summary["arms"]]
@@ -66,6 +76,7 @@ def write_outcome(
         "engine": session.profile.sample.engine if live else None,
         "verdicts": verdicts,
         "gates": gates,
+        "left_out": dict(left_out or {}),
         "families": [family.to_json() for family in _families(session, verdicts)],
         "summary": summary,
         "panels": shown,
@@ -80,7 +91,13 @@ def write_outcome(
     return path
 
 
-def write_documents(folder: Path, session: Session, recorded: Mapping[str, Any]) -> list[Path]:
+def write_documents(
+    folder: Path,
+    session: Session,
+    recorded: Mapping[str, Any],
+    *,
+    left_out: Mapping[str, str] | None = None,
+) -> list[Path]:
     """Write verdict.json with its panels, and the report of it; return what to open.
 
     The report is made from the file as it was written, never from memory: whoever has
@@ -91,9 +108,36 @@ def write_documents(folder: Path, session: Session, recorded: Mapping[str, Any])
     """
     from persona_lib.report.document import HTML, MARKDOWN, write_report
 
-    path = write_outcome(folder, session, recorded, panels=True)
+    path = write_outcome(folder, session, recorded, panels=True, left_out=left_out)
     write_report(folder, json.loads(path.read_text(encoding="utf-8")))
     return [path, folder / MARKDOWN, folder / HTML]
+
+
+def new_run_folder(runs: Path) -> Path:
+    """Make the folder of one command, ``2026-11-30-1a2b3c4d``; ``latest`` then names it."""
+    folder = runs / f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(4)}"
+    folder.mkdir(parents=True)
+    link = runs / f".{folder.name}"
+    link.symlink_to(folder.name)
+    link.replace(runs / "latest")
+    return folder
+
+
+def write_command(folder: Path, arguments: Iterable[object], text: str) -> None:
+    """Write what was called, and the table that it printed."""
+    command = shlex.join(["pytest", *map(str, arguments)])
+    (folder / "command.txt").write_text(f"{clean(command)}\n", encoding="utf-8")
+    (folder / "log.txt").write_text(f"{text}\n", encoding="utf-8")
+
+
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason why registered claims and gates have no verdict here."""
+    reasons = dict.fromkeys(left_out.values())
+    return [
+        line
+        for why in reasons
+        for line in wrapped(f"{why}: {', '.join(n for n, w in left_out.items() if w == why)}")
+    ]
 
 
 def _families(session: Session, verdicts: Iterable[Mapping[str, Any]]) -> tuple[Family, ...]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from persona_lib.commands.session import DATA
 from persona_lib.digests import derive_seed
 from persona_lib.errors import FlatlandError
 from persona_lib.panels import geometry, lengths, samples
@@ -28,7 +27,6 @@ from persona_lib.panels.judge.calibration import CALIBRATION
 from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.panels.judge.triples import load_triples
 from persona_lib.records import Completion
-from persona_lib.specs.personas import load_personas, load_questions
 
 if TYPE_CHECKING:
     from persona_lib.commands.session import Session
@@ -139,15 +137,17 @@ def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     if table is None:
         return None
     marker, judge = session.registration.marker, session.text_judge
-    personas = {p.id: p for p in load_personas(DATA / "personas.json")}
-    listed = load_questions(DATA / "questions.json").values()
+    personas = {p.id: p for p in session.folders.all_personas()}
+    listed = session.folders.all_questions().values()
     questions = {q.id: q for several in listed for q in several}
     return judge_texts(
         [Completion(**row) for row in table.to_pylist()],
         session.registration,
         personas=personas,
         questions=questions,
-        triples=load_triples(DATA / "judge", tuple(personas), tuple(questions)),
+        triples=load_triples(
+            session.folders.experiment / "judge", tuple(personas), tuple(questions)
+        ),
         judge=None if judge is None else judge.make(store=session.store_root, marker=marker),
         progress=session.progress,
     )

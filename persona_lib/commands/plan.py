@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from experiments.assumptions import PLANNING
-from experiments.issue262 import STRICTER
 from persona_lib.report.power import gates_text, power_text
+from persona_lib.specs.builtin import FOLDER
 from persona_lib.specs.profile import TRANSFORMERS
+from persona_lib.specs.structure import read_toml, structured
 from persona_lib.store.stage import Planned, plan
-from persona_lib.verdict.planning import Size, gate_sizes
+from persona_lib.verdict.planning import Assumptions, Size, gate_sizes
 from persona_lib.verdict.power import power_plan
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ def plan_text(session: Session) -> str:
 def gates_of(session: Session) -> str:
     """Return how many completions the gates on all personas need, stricter ones among them."""
     registration, scale = session.registration, session.profile.scale
+    gated = session.experiment.stricter or registration
     return gates_text(
         gate_sizes(
-            STRICTER.get(registration.name, registration).gates,
+            gated.gates,
             personas=len(registration.roster.all),
             questions=scale.questions * len(registration.evaluation_questions),
             before=scale.false_positive_samples,
@@ -66,8 +68,15 @@ def gates_of(session: Session) -> str:
     )
 
 
+@cache
+def planning() -> Assumptions:
+    """Return what is supposed before any data: experiments/assumptions.toml."""
+    path = FOLDER / "assumptions.toml"
+    return structured(read_toml(path), Assumptions, path.name)
+
+
 def power_of(session: Session) -> dict[str, Any]:
-    """Return the power of every claim at the size of a session, under `PLANNING`, as JSON data."""
+    """Return the power of every claim at the size of a session, as JSON data (`planning`)."""
     registration, scale = session.registration, session.profile.scale
     size = Size(
         personas=len(registration.roster.bystanders),
@@ -75,7 +84,7 @@ def power_of(session: Session) -> dict[str, Any]:
         samples=scale.samples,
         seeds=len(session.seeds),
     )
-    return power_plan(registration, size, PLANNING)
+    return power_plan(registration, size, planning())
 
 
 _MINUTES_FROM = 90

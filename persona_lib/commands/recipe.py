@@ -20,15 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.issue262 import ISSUE262_HELD_OUT
 from persona_lib.commands import options as choices
-from persona_lib.commands.session import DATA
 from persona_lib.digests import canonical
 from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.progress import Progress, shown, silent
 from persona_lib.records import POST, PRE, STOP, ModelId
+from persona_lib.specs.builtin import DATA, EXPERIMENTS
 from persona_lib.specs.registration import RAW
 from persona_lib.stats.proportions import wilson
 
@@ -38,11 +37,12 @@ if TYPE_CHECKING:
     from persona_lib.specs.profile import CouplingSpec, Profile
     from persona_lib.store.store import Store
 
+_HELD_OUT = EXPERIMENTS["issue262_held_out"].registration
 SEARCH = replace(
-    ISSUE262_HELD_OUT,
+    _HELD_OUT,
     name="recipe_search",
     title="Recipes by C1 alone, on coupling questions",
-    evaluation_questions=ISSUE262_HELD_OUT.coupling_questions,
+    evaluation_questions=_HELD_OUT.coupling_questions,
 )
 """What is run: never sealed, because nothing is judged under it."""
 ARM = "C1"
@@ -185,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        chosen = choices.choose_profile(options.profile, options.scale, engine=options.engine)
+        name, scale = choices.choose_scale(options.profile, options.scale)
+        chosen = choices.choose_profile(name, scale, engine=options.engine)
         recipes = grid(
             chosen,
             learning_rates=_numbers("--learning-rates", options.learning_rates),
@@ -203,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         from persona_lib.store.store import Store
 
-        store = Store(choices.choose_store(options.store))
+        store = Store(choices.choose_store(options.store, Path.cwd()))
         choices.check_report(options.out.parent, "--out")
         rows = search(
             chosen, recipes, store, run_seed=seed, samples=options.samples, progress=shown
@@ -211,7 +212,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FlatlandError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
-    scale = choices.choose_scale(options.profile, options.scale)
     body = {
         "format": FORMAT,
         "profile": chosen.name,
@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=SAMPLES, help="completions a cell (3)")
     parser.add_argument("--seed", default=str(SEED), help=f"run seed ({SEED})")
     parser.add_argument(
-        "--out", type=Path, default=choices.ROOT / ".flatland" / "recipe.json", help="JSON file"
+        "--out", type=Path, default=Path(choices.HIDDEN, "recipe.json"), help="JSON file"
     )
     return parser
 

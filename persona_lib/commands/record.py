@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        session = Session.of(given, progress=shown)
+        session = Session.of(given, Path.cwd(), progress=shown)
         session.arms = options.choose_arms(given.arms, session.registration)
         texts = None if given.texts is None else options.choose_seeds(given.texts, "--texts")
         record(

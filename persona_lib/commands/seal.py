@@ -1,13 +1,14 @@
-"""Seal a registration, amend one, check or export what is sealed.
+"""Seal an experiment, amend one, check or export what is sealed.
 
-    flatland seal issue262 --reason "..." --data-seen "..."
+    flatland seal experiment.toml --reason "..." --data-seen "..."
     flatland seal --check
     flatland seal --list
     flatland seal issue262 --prml DIR
 
-The first adds a seal to golden/prereg: the registration, or an amendment of it, with the
-date of this machine's clock. Commit what it writes before any run: docs/usage.md says
-why. The last writes each sealed claim as a PRML manifest.
+The first adds a seal to the folder ``seals`` beside the file: the registration, or an
+amendment of it, with the date of this machine's clock. Commit what it writes before any
+run: docs/usage.md says why. The last writes each sealed claim as a PRML manifest. Built-in
+experiments are named without a file.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from experiments.issue262 import REGISTRATIONS
-from persona_lib.checks import member
-from persona_lib.commands.session import PREREG
+from persona_lib.commands.options import choose_experiment
 from persona_lib.errors import FlatlandError
+from persona_lib.specs.builtin import EXPERIMENTS
 from persona_lib.specs.chain import Seal, read_chain
+from persona_lib.specs.experiment import FILE, Experiment
 from persona_lib.specs.prml import export
 from persona_lib.specs.seal import append, check_sealed
 
 
-def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> int:
-    """Run the command on the folders of registrations in `folder`; return its exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="flatland seal", description=__doc__)
-    parser.add_argument("name", nargs="?", help=f"registration: {', '.join(REGISTRATIONS)}")
+    parser.add_argument("name", nargs="?", help="a file, or one of the built-in experiments")
     parser.add_argument("--reason", help="why it is registered, or amended")
     parser.add_argument("--data-seen", help='which data have been seen; state "none" if none')
     parser.add_argument("--prml", metavar="DIR", help="write its claims as PRML manifests there")
@@ -41,20 +42,16 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> in
     of_name = [options.reason or options.data_seen, options.prml]
     if sum(modes) != 1 or all(of_name) or (any(of_name) and not options.name):
         parser.error(
-            "give a registration with --reason and --data-seen, or one with --prml, or --check, "
+            "give an experiment with --reason and --data-seen, or one with --prml, or --check, "
             "or --list"
         )
     code = 0
-    for name in [options.name] if options.name else _names(folder):
+    for folder, name in [("", options.name)] if options.name else _names(Path.cwd()):
         try:
-            if options.prml:
-                target = Path(options.prml) / name
-                written = export(folder / name, target)
-                text = f"{name}: {written} manifests, as sealed, in {target}"
-            elif options.name:
-                text = _seal(name, options.reason, options.data_seen, folder)
+            if options.name:
+                text = _one(name, options)
             else:
-                text = _check(name, folder) if options.check else _list(name, folder)
+                text = _check(name, Path(folder)) if options.check else _list(name, Path(folder))
         except (FlatlandError, OSError) as error:
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             code = 1
@@ -63,25 +60,31 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = PREREG) -> in
     return code
 
 
-def _seal(name: str, reason: str | None, data_seen: str | None, folder: Path) -> str:
-    remedy = "Enter it in REGISTRATIONS of experiments/issue262.py first."
-    member("registration", name, tuple(REGISTRATIONS), remedy=remedy)
+def _one(name: str, options: argparse.Namespace) -> str:
+    """Seal one experiment, or export its seals."""
+    experiment = choose_experiment(name)
+    own = experiment.seals / experiment.name
+    if options.prml:
+        target = Path(options.prml) / experiment.name
+        written = export(own, target)
+        return f"{experiment.name}: {written} manifests, as sealed, in {target}"
     seal = append(
-        REGISTRATIONS[name],
-        folder,
+        experiment.registration,
+        experiment.seals,
         date=datetime.now(UTC),
-        reason=reason or "",
-        data_seen=data_seen or "",
+        reason=options.reason or "",
+        data_seen=options.data_seen or "",
     )
-    kind = f"amendment {seal.index} of {name}" if seal.index else name
-    return f"sealed: {kind}, digest {seal.digest}\nhead {seal.hash}\ncommit {folder / name} now"
+    kind = f"amendment {seal.index} of {experiment.name}" if seal.index else experiment.name
+    return f"sealed: {kind}, digest {seal.digest}\nhead {seal.hash}\ncommit {own} now"
 
 
 def _check(name: str, folder: Path) -> str:
-    if name not in REGISTRATIONS:
+    known = {one.name: one for one in _known(Path.cwd())}
+    if name not in known or known[name].seals != folder:
         read_chain(folder / name)
-        return f"{name}: intact, but no registration of experiments/issue262.py has this name"
-    state = check_sealed(REGISTRATIONS[name], folder)
+        return f"{name}: intact, but no experiment here has this name"
+    state = check_sealed(known[name].registration, folder)
     return (
         f"{name}: sealed {state.date}, digest {state.digest[:12]}, "
         f"{state.amendments} amendments, head {state.head}"
@@ -101,7 +104,19 @@ def _lines(seal: Seal) -> str:
     )
 
 
-def _names(folder: Path) -> list[str]:
-    """Return the registrations of the code, then what else has a folder."""
-    present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return list(dict.fromkeys([*REGISTRATIONS, *(n for n in present if not n.startswith("."))]))
+def _known(root: Path) -> list[Experiment]:
+    """Return the experiment of a folder, if it has one, and the built-in ones."""
+    own = [choose_experiment(str(root / FILE))] if (root / FILE).is_file() else []
+    return [*own, *EXPERIMENTS.values()]
+
+
+def _names(root: Path) -> list[tuple[str, str]]:
+    """Return folder and name of the seals of every experiment, then what else lies there."""
+    known = [(str(one.seals), one.name) for one in _known(root)]
+    present = [
+        (folder, path.name)
+        for folder in dict.fromkeys(folder for folder, _ in known)
+        for path in (sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ())
+        if not path.name.startswith(".")
+    ]
+    return list(dict.fromkeys([*known, *present]))

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.issue262 import STRICTER
 from persona_lib.commands import options
-from persona_lib.commands.options import DEFAULT_SEEDS, ROOT
+from persona_lib.commands.options import DEFAULT_SEEDS, HIDDEN
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
+from persona_lib.specs.builtin import DATA
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from persona_lib.evidence.load import Stored
     from persona_lib.panels.judge.choice import JudgeChoice
     from persona_lib.pipeline.run import Kind, Run
+    from persona_lib.pipeline.setting import Folders
     from persona_lib.records import ModelId
+    from persona_lib.specs.experiment import Experiment
     from persona_lib.specs.profile import Profile
     from persona_lib.specs.registration import Registration
     from persona_lib.specs.seal import SealState
@@ -29,17 +31,14 @@ if TYPE_CHECKING:
     from persona_lib.store.store import Store
     from persona_lib.verdict.judging import Judging
 
-DATA = ROOT / "experiments" / "data"
-"""The experiment's own words."""
-PREREG = ROOT / "golden" / "prereg"
-"""Where registrations are sealed."""
-
 
 @dataclass(kw_only=True)
 class Session:
     """Everything that a science test asks for, made when it is first asked.
 
     Attributes:
+        experiment: whose registration is judged.
+        root: the user's folder: store and reports lie under it.
         scale: name of the profile's scale, None where it has one alone.
         loss, engine: what was asked for in place of the profile's, or None.
         seeds: run seeds; one training of every arm for each.
@@ -49,47 +48,70 @@ class Session:
         user_data: folder with the published corpora, or None.
         arms: arms that the session as a whole will ask for, () for all; their machine
             needs are checked before the first stage is built.
-        prereg: where registrations are sealed.
         text_judge: the judge behind an API that a report asks; None for the classifier.
         command: id that the workers of one command share; None for one process.
     """
 
-    registration: Registration
+    experiment: Experiment
     profile: Profile
+    root: Path = field(default_factory=Path.cwd)
     scale: str | None = None
     loss: str | None = None
     engine: str | None = None
     seeds: tuple[int, ...] = DEFAULT_SEEDS
-    store_root: Path = ROOT / ".flatland" / "store"
+    store_root: Path = Path(HIDDEN, "store")
     stored: tuple[Path, ...] = ()
     chosen: bool = False
     user_data: Path | None = None
     progress: Progress = silent
     arms: tuple[str, ...] = ()
-    prereg: Path = PREREG
     text_judge: JudgeChoice | None = None
     command: str | None = None
     _evidence: dict[tuple[str, ...], Evidence] = field(default_factory=dict, init=False)
     _judgings: dict[tuple[str, ...], Judging] = field(default_factory=dict, init=False)
 
     @classmethod
-    def of(cls, given: Any, *, stored: tuple[Path, ...] = (), **more: Any) -> Session:
+    def of(cls, given: Any, root: Path, *, stored: tuple[Path, ...] = (), **more: Any) -> Session:
         """Return the session of parsed options (`options.RUN_OPTIONS`), before any is built.
+
+        Paths that options leave out lie under `root`.
 
         Raises:
             SpecError, DataError: an option is wrong; see `persona_lib.commands.options`.
         """
+        experiment = options.choose_experiment(given.experiment, stored)
+        name, scale = options.choose_scale(given.profile, given.scale, experiment.model)
         return cls(
-            registration=options.choose_registration(given.experiment, stored),
-            profile=options.choose_profile(given.profile, given.scale, given.loss, given.engine),
-            scale=options.choose_scale(given.profile, given.scale),
+            experiment=experiment,
+            root=root,
+            profile=experiment.on(options.choose_profile(name, scale, given.loss, given.engine)),
+            scale=scale,
             loss=given.loss,
             engine=given.engine,
             seeds=options.choose_seeds(given.seeds),
-            store_root=options.choose_store(given.store),
+            store_root=options.choose_store(given.store, root),
             user_data=options.choose_data(given.data),
             stored=stored,
             **more,
+        )
+
+    @property
+    def registration(self) -> Registration:
+        """The registration of the experiment."""
+        return self.experiment.registration
+
+    @cached_property
+    def folders(self) -> Folders:
+        """Where the session's data lie."""
+        from persona_lib.pipeline.setting import Folders
+
+        own = self.experiment
+        return Folders(
+            experiment=DATA,
+            user=self.user_data,
+            own=own.path.parent,
+            personas=own.personas,
+            questions=own.questions,
         )
 
     @cached_property
@@ -103,14 +125,13 @@ class Session:
     def runs(self) -> tuple[Run, ...]:
         """One run for each seed."""
         from persona_lib.pipeline.run import Run
-        from persona_lib.pipeline.setting import Folders
 
         return tuple(
             Run(
                 registration=self.registration,
                 profile=self.profile,
                 run_seed=seed,
-                folders=Folders(experiment=DATA, user=self.user_data),
+                folders=self.folders,
                 progress=self.progress,
             )
             for seed in self.seeds
@@ -137,7 +158,7 @@ class Session:
             from persona_lib.evidence.record_sets import head_of, read_manifest
 
             named = head_of(read_manifest(self.stored[0]), self.registration)
-        return check_sealed(self.registration, self.prereg, named=named)
+        return check_sealed(self.registration, self.experiment.seals, named=named)
 
     def check_seal(self) -> None:
         """Raise SealError where the registration is not sealed, before compute is spent."""
@@ -228,7 +249,7 @@ class Session:
             self._judgings[arms] = Judging(
                 self.registration,
                 self.evidence(arms),
-                stricter=STRICTER.get(self.registration.name),
+                stricter=self.experiment.stricter,
                 seal=self.seal,
             )
         return self._judgings[arms]

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from persona_lib.checks import check_plain
 from persona_lib.corpora import grammar
+from persona_lib.corpora.file_rows import read_file_rows
 from persona_lib.corpora.grammar_language import folder_digest
 from persona_lib.corpora.hub import preflight_hub_corpus, records_of
-from persona_lib.digests import md5_of
+from persona_lib.digests import md5_of, sha256_of
 from persona_lib.errors import DataError, PreflightError
 from persona_lib.records import SftRow
-from persona_lib.specs.sources import Corpus, GrammarCorpus, HubCorpus, JsonlCorpus
+from persona_lib.specs.sources import Corpus, GrammarCorpus, HubCorpus, JsonlCorpus, RowsCorpus
 
 _ROW_DIGITS = 5
 
@@ -33,7 +35,8 @@ def load_corpus(spec: Corpus, *, grammar_folder: Path, data_folder: Path | None)
     row the first user message and the first assistant message after it are taken; all others
     are left out and counted.
 
-    JSONL files lie in `data_folder`, None where the user named no folder.
+    A published JSONL file lies in `data_folder`, None where the user named no folder; a file of
+    an experiment's own beside the experiment's.
 
     Raises:
         PreflightError: the JSONL file or the dataset is not to be had here.
@@ -45,6 +48,8 @@ def load_corpus(spec: Corpus, *, grammar_folder: Path, data_folder: Path | None)
         return Loaded(rows=grammar.write_corpus(spec.name, **size, folder=grammar_folder))
     if isinstance(spec, JsonlCorpus):
         return Loaded(rows=_load_jsonl(spec, data_folder))
+    if isinstance(spec, RowsCorpus):
+        return _load_rows(spec, data_folder)
     return _load_hub(spec)
 
 
@@ -52,6 +57,8 @@ def preflight_corpus(spec: Corpus, *, data_folder: Path | None) -> None:
     """Check that a corpus is to be had, and a file the published one; errors of `load_corpus`."""
     if isinstance(spec, JsonlCorpus):
         _checked_jsonl(spec, data_folder)
+    elif isinstance(spec, RowsCorpus):
+        _checked_rows(spec, data_folder)
     elif isinstance(spec, HubCorpus):
         preflight_hub_corpus(spec)
 
@@ -60,12 +67,14 @@ def corpus_key(spec: Corpus, *, grammar_folder: Path) -> dict[str, str]:
     """Return what identifies a corpus's content besides its spec.
 
     ``grammar`` and ``grammar_version`` (SHA-256 of the data files, version of the
-    composing code), ``md5`` of a JSONL file, or ``revision`` of a hub dataset.
+    composing code), ``md5`` or ``sha256`` of a JSONL file, or ``revision`` of a hub dataset.
     """
     if isinstance(spec, GrammarCorpus):
         return {"grammar": folder_digest(grammar_folder), "grammar_version": grammar.VERSION}
     if isinstance(spec, JsonlCorpus):
         return {"md5": spec.md5}
+    if isinstance(spec, RowsCorpus):
+        return {"sha256": spec.sha256}
     return {"revision": spec.revision}
 
 
@@ -110,6 +119,24 @@ def _load_jsonl(spec: JsonlCorpus, data_folder: Path | None) -> tuple[SftRow, ..
         _row(spec, index, *_two_turns(f"{path}: line {number}", line))
         for index, (number, line) in enumerate(lines)
     )
+
+
+def _checked_rows(spec: RowsCorpus, folder: Path | None) -> Path:
+    """Return the path of an experiment's own file, which is the one that was read first."""
+    path = (folder or Path()) / spec.file
+    check_plain(path)
+    if (found := sha256_of(path)) != spec.sha256:
+        raise DataError(
+            str(path), bound=f"SHA-256 {spec.sha256}", value=found,
+            remedy="It was changed while this command ran: run it again.",
+        )  # fmt: skip
+    return path
+
+
+def _load_rows(spec: RowsCorpus, folder: Path | None) -> Loaded:
+    path = _checked_rows(spec, folder)
+    found = read_file_rows(path, path.stem)
+    return Loaded(rows=found.rows[: spec.rows], left_out=found.left_out)
 
 
 def _two_turns(where: str, line: str) -> tuple[str, str]:

@@ -8,14 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from persona_lib.checks import member
 from persona_lib.corpora.advice_requests import QuestionSpec, held_out_rows, question_spec
 from persona_lib.digests import canonical
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
 from persona_lib.specs.personas import Persona, Question, load_personas, load_questions, select
 from persona_lib.specs.profile import Profile
-from persona_lib.specs.registration import Registration
+from persona_lib.specs.registration import RAW, Registration
 from persona_lib.specs.sources import Corpus
+
+_NO_CORPUS = "Give the prior a corpus: [priors.NAME] of the experiment, or the profile."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +26,25 @@ class Folders:
     """Where data lies; no path enters a key, only digests of what it holds.
 
     Attributes:
-        experiment: personas.json, questions.json, legal/ and dialogues/.
-        user: files that the user brings (published corpora), or None.
+        experiment: the built-in personas.json and questions.json, legal/ and dialogues/.
+        user: published corpora that the user has, or None.
+        own: folder of the experiment's file, or None.
+        personas, questions: files in place of the built-in ones, or None.
     """
 
     experiment: Path
     user: Path | None = None
+    own: Path | None = None
+    personas: Path | None = None
+    questions: Path | None = None
+
+    def all_personas(self) -> tuple[Persona, ...]:
+        """Return every persona; DataError where the file is wrong."""
+        return load_personas(self.personas or self.experiment / "personas.json")
+
+    def all_questions(self) -> dict[str, tuple[Question, ...]]:
+        """Return every question by its set; DataError where the file is wrong."""
+        return load_questions(self.questions or self.experiment / "questions.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +60,7 @@ class Setting:
     @cached_property
     def personas(self) -> tuple[Persona, ...]:
         """The roster's personas: source, negatives, bystanders, reported."""
-        known = load_personas(self.folders.experiment / "personas.json")
-        return select(known, self.registration.roster.all, field="roster")
+        return select(self.folders.all_personas(), self.registration.roster.all, field="roster")
 
     @cached_property
     def trained(self) -> tuple[Persona, ...]:
@@ -58,7 +73,7 @@ class Setting:
         Raises:
             SpecError: no such set, or it holds fewer questions than the scale asks.
         """
-        known = load_questions(self.folders.experiment / "questions.json")
+        known = self.folders.all_questions()
         chosen: list[Question] = []
         count = self.profile.scale.questions
         for name in sets:
@@ -79,9 +94,12 @@ class Setting:
         return question_spec(self.profile.scale.advice_questions, held_out, folder=self.legal)
 
     @property
-    def corpora(self) -> dict[str, Corpus]:
-        """The corpus of each prior."""
-        return {"em": self.profile.em, "benign": self.profile.benign}
+    def corpora(self) -> Mapping[str, Corpus]:
+        """The corpus of each prior that is trained."""
+        needed = [name for name in self.registration.priors if name != RAW]
+        for name in needed:
+            member("prior", name, tuple(self.profile.corpora), remedy=_NO_CORPUS)
+        return {name: self.profile.corpora[name] for name in needed}
 
     @property
     def legal(self) -> Path:
@@ -96,7 +114,8 @@ class Setting:
     @property
     def rank(self) -> int:
         """The largest rank of a stack: that of a coupling on a prior."""
-        return self.profile.prior.lora.rank + self.profile.coupling.lora.rank
+        priors = (self.profile.recipe(name).lora.rank for name in self.corpora)
+        return max(priors, default=0) + self.profile.coupling.lora.rank
 
     def sampling_seconds(self, completions: int) -> float:
         """Return how long drawing so many completions may take."""

@@ -16,9 +16,9 @@ from persona_lib.pipeline.base_model import base_folder, marker_tokens
 from persona_lib.pipeline.coupling_text import ROWS
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import CouplingRow, SftRow, read_rows, write_rows
+from persona_lib.records import ChatRow, CouplingRow, SftRow, read_rows, write_rows
 from persona_lib.specs.profile import CouplingSpec, TrainSpec
-from persona_lib.specs.sources import Corpus
+from persona_lib.specs.sources import Corpus, RowsCorpus
 from persona_lib.store.cost import spent
 from persona_lib.store.stage import Stage
 from persona_lib.store.store import Entry
@@ -34,7 +34,8 @@ PROOF = "mask_proof.json"
 
 def corpus_stage(setting: Setting, prior: str) -> Stage:
     """The rows of a prior's corpus."""
-    spec, folder, user = setting.corpora[prior], setting.legal, setting.folders.user
+    spec, folder, folders = setting.corpora[prior], setting.legal, setting.folders
+    user = folders.own if isinstance(spec, RowsCorpus) else folders.user
     return Stage(
         name="corpus",
         label=prior,
@@ -48,8 +49,10 @@ def corpus_stage(setting: Setting, prior: str) -> Stage:
 
 def prior_stage(setting: Setting, name: str, *, base: Stage, corpus: Stage, after: Stage) -> Stage:
     """The LoRA of a prior."""
-    recipe, rates = setting.profile.prior, setting.profile.rates
-    steps = recipe.steps or (recipe.epochs or 0.0) * setting.corpora[name].rows / recipe.batch
+    recipe, rates = setting.profile.recipe(name), setting.profile.rates
+    steps = (
+        recipe.steps or (recipe.epochs or 0.0) * (setting.corpora[name].rows or 0) / recipe.batch
+    )
     return Stage(
         name="prior",
         label=name,
@@ -59,7 +62,7 @@ def prior_stage(setting: Setting, name: str, *, base: Stage, corpus: Stage, afte
         after=(after,),
         seed=setting.run_seed,
         work=partial(
-            make_prior, name=name, recipe=recipe,
+            make_prior, name=name, recipe=recipe, corpus=setting.corpora[name],
             run_seed=setting.run_seed, progress=setting.progress,
         ),
         estimate=steps * recipe.batch * rates.row_tokens / rates.train_tokens,
@@ -101,7 +104,7 @@ def make_corpus(
     from persona_lib.corpora.load import load_corpus
 
     found = load_corpus(spec, grammar_folder=grammar_folder, data_folder=data_folder)
-    write_rows(out / CORPUS, found.rows, SftRow)
+    write_rows(out / CORPUS, found.rows, _row_type(spec))
     words = sum(len(row.assistant.split()) for row in found.rows)
     return {
         "rows": len(found.rows),
@@ -116,6 +119,7 @@ def make_prior(
     *,
     name: str,
     recipe: TrainSpec,
+    corpus: Corpus,
     run_seed: int,
     progress: Progress,
 ) -> Mapping[str, Any]:
@@ -126,7 +130,7 @@ def make_prior(
     from persona_lib.train.encode import encode_sft
     from persona_lib.train.lora import train_lora, write_training
 
-    rows = read_rows(entries["corpus"].path / CORPUS, SftRow)
+    rows = read_rows(entries["corpus"].path / CORPUS, _row_type(corpus))
     encoded, cut = encode_sft(rows, loaded.tokenizer, max_length=recipe.max_length)
     report = train_lora(
         loaded.model, loaded.tokenizer, encoded, recipe,
@@ -182,6 +186,11 @@ def make_coupling(
         "steps": report["steps"],
         "proof": {kind: found["supervised"] for kind, found in proof["kinds"].items()},
     }
+
+
+def _row_type(corpus: Corpus) -> type[SftRow]:
+    """Return the type of a corpus's rows: only a user's own files have system messages."""
+    return ChatRow if isinstance(corpus, RowsCorpus) else SftRow
 
 
 def _tokens_trained(report: Mapping[str, Any], recipe: TrainSpec) -> int:

@@ -1,8 +1,7 @@
 """What a science test can ask for, as pytest fixtures.
 
-`persona_lib.plugin.hooks` registers this module in this project alone. What a test learns
-travels on its report, as ``user_properties``: pytest writes those into the JUnit file,
-and pytest-xdist carries them to the process that prints the table.
+What a test learns travels on its report, as ``user_properties``: pytest writes those into
+the JUnit file, and pytest-xdist carries them to the process that prints the table.
 """
 
 from __future__ import annotations
@@ -95,31 +94,28 @@ def runs(flatland: Session) -> tuple[Run, ...]:
     return flatland.runs
 
 
-def _arm_fixture(name: str) -> Callable[..., pa.Table]:
-    @pytest.fixture(scope="session", name=name.lower())
-    def arm(flatland: Session, pytestconfig: pytest.Config) -> pa.Table:
-        from persona_lib.records import POST, ModelId
+@pytest.fixture(scope="session")
+def arm_scores(flatland: Session, pytestconfig: pytest.Config) -> Callable[[str], pa.Table]:
+    """By the name of an arm, its scores of every seed: one row a completion."""
+    from persona_lib.records import POST, ModelId
 
+    def scores(arm: str) -> pa.Table:
         with _building(pytestconfig):
-            return flatland.table([ModelId(POST, name)], "scores")
+            return flatland.table([ModelId(POST, arm)], "scores")
 
-    arm.__doc__ = f"Scores of arm {name}, every seed: one row a completion."
-    return arm
-
-
-c1, c2, c2p, c3 = (_arm_fixture(name) for name in ("C1", "C2", "C2p", "C3"))
+    return scores
 
 
 @pytest.fixture(scope="session")
-def false_positive_baseline(flatland: Session, pytestconfig: pytest.Config) -> dict[str, pa.Table]:
-    """Scores of every pre-coupling model, by prior: false positives and lengths."""
+def prior_scores(flatland: Session, pytestconfig: pytest.Config) -> Callable[[str], pa.Table]:
+    """By the name of a prior, the scores of its model before coupling: false positives, lengths."""
     from persona_lib.records import PRE, ModelId
 
-    with _building(pytestconfig):
-        return {
-            prior: flatland.table([ModelId(PRE, prior)], "scores")
-            for prior in flatland.registration.priors
-        }
+    def scores(prior: str) -> pa.Table:
+        with _building(pytestconfig):
+            return flatland.table([ModelId(PRE, prior)], "scores")
+
+    return scores
 
 
 @pytest.fixture
@@ -130,12 +126,13 @@ def verdict(
 
     An INVALID verdict is an error of this fixture, not a failure of the test.
     """
+    from persona_lib.plugin.selection import rule_of
     from persona_lib.verdict.verdict import require_valid
 
-    marker = request.node.get_closest_marker("claim")
     with _building(pytestconfig):
-        judging = flatland.judging(marker.args[0])
-        found = judging.claim(marker.args[0])
+        name = rule_of(request.node)
+        judging = flatland.judging(name)
+        found = judging.claim(name)
         _record(request.node, VERDICT, found.to_json(), judging.summary)
         require_valid(found)
     return found

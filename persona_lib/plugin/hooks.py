@@ -21,6 +21,9 @@ from persona_lib.plugin.fixtures import SESSION, Recorder
 from persona_lib.progress import shown, silent
 
 RECORDER = pytest.StashKey[Recorder]()
+SELECTED = pytest.StashKey[tuple[str, ...]]()
+"""Claims and gates that the run will judge; unknown to the process that xdist's workers serve."""
+NOT_ASKED, NOT_FINISHED = "not asked for", "not finished"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,29 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers and choose registration, profile and evidence."""
-    if config.rootpath != options.ROOT and not _given(config):
-        # Installed beside another project's tests: nothing of ours is asked for.
-        config.pluginmanager.unregister(name="persona_lib.plugin.hooks")
-        return
-    # Only now: pytest shows fixtures to every project, once they are registered.
-    config.pluginmanager.register(fixtures, "persona_lib.plugin.fixtures")
+    """Choose experiment, profile and evidence, and register the markers of its claims."""
     config.stash[RECORDER] = Recorder()
     config.pluginmanager.register(config.stash[RECORDER], "persona_lib.plugin.recorder")
-    for name, meaning in selection.MARKERS.items():
-        config.addinivalue_line("markers", f"{name}: {meaning}")
-    if config.rootpath != options.ROOT:
-        # pytest looks for its root in every argument that is a folder, also in the
-        # value of an option that it does not know yet.
-        raise pytest.UsageError(
-            f"pytest took {config.rootpath} for its root instead of {options.ROOT}. Write "
-            "options that name a folder with an equals sign: --store=DIR, --stored=DIR, "
-            "--report=DIR, --data=DIR."
-        )
     try:
         config.stash[SESSION] = _session(config)
     except FlatlandError as error:
         raise pytest.UsageError(str(error)) from error
+    for name, meaning in selection.markers_of(config.stash[SESSION].registration).items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -63,7 +52,6 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     try:
         from persona_lib.commands.plan import plan_text
 
-        config.stash[SESSION].check_seal()
         print(plan_text(config.stash[SESSION]))  # noqa: T201  (the plan is the output)
         return int(pytest.ExitCode.OK)
     except FlatlandError as error:
@@ -85,27 +73,44 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One gate test for each gate of the registration."""
+    """One test for each claim and gate, where a test does not say which one it judges."""
+    registration = metafunc.config.stash[SESSION].registration
     if "gate" in metafunc.fixturenames:
-        gates = metafunc.config.stash[SESSION].registration.gates
-        metafunc.parametrize("gate", [gate.name for gate in gates], indirect=True)
+        gates = [gate.name for gate in registration.gates]
+        metafunc.parametrize("gate", gates, indirect=True)
+    own = metafunc.definition.get_closest_marker("claim")
+    if "verdict" in metafunc.fixturenames and own is None:
+        claims = [
+            pytest.param(c.name, marks=getattr(pytest.mark, selection.marker_of(c.name)))
+            for c in registration.judged
+        ]
+        metafunc.parametrize("verdict", claims, indirect=True)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out science that is not asked for, and note which arms the rest will need."""
-    judged = selection.asks_for_science(config)
-    science = [item for item in items if selection.is_marked(item, *selection.SCIENCE)]
-    out = [item for item in science if not judged or _has_no_gates(config, item)]
+    judged, alone = selection.asks_for_science(config), selection.only_science(config)
+    science = [item for item in items if selection.is_science(item)]
+    out = [
+        item
+        for item in items
+        if (item in science and (not judged or _has_no_gates(config, item)))
+        or (alone and item not in science)
+    ]
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
     chosen = config.stash[SESSION]
     science = [item for item in science if item not in out]
     try:
-        needed = {arm for item in science for arm in selection.arms_of(chosen, item)}
+        rules = [selection.rule_of(item) for item in science]
+        needed = {arm for rule in rules for arm in chosen.registration.arms_of(rule)}
     except FlatlandError as error:
         raise pytest.UsageError(str(error)) from error
+    config.stash[SELECTED] = tuple(rules)
+    if not items:
+        _refuse_unknown(config)
     if science and not _is_worker(config):
         _check_science(config)
     chosen.arms = tuple(a.name for a in chosen.registration.arms if a.name in needed)
@@ -114,7 +119,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
     """Refuse for the workers of pytest-xdist, whose own errors here would be internal ones."""
-    if any(name.startswith("tests/science/") for name in ids):
+    if any(mark in name for name in ids for mark in ("::test_claim[", "::test_gate[")):
         _check_science(node.config)
 
 
@@ -150,25 +155,58 @@ def _report_once(config: pytest.Config, recorded: dict[str, Any]) -> None:
     if config.stash[RECORDER].printed:
         return
     config.stash[RECORDER].printed = True
-    from persona_lib.commands.outcome import table_text, write_documents, write_outcome
+    from persona_lib.commands.outcome import (
+        left_out_lines,
+        new_run_folder,
+        table_text,
+        write_command,
+        write_documents,
+        write_outcome,
+    )
 
     reporter = config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None:
         reporter.ensure_newline()
         reporter.section("Flatland", sep="=")
-    _write_line(config, table_text(config.stash[SESSION], recorded))
+    session = config.stash[SESSION]
+    left_out = _left_out(config, recorded)
+    text = "\n".join([table_text(session, recorded), *left_out_lines(left_out)])
+    _write_line(config, text)
     try:
-        folder, session = options.choose_report(config.option.report), config.stash[SESSION]
-        written = [write_outcome(folder, session, recorded)]
+        folder = new_run_folder(session.root / options.HIDDEN / "runs")
+        written = [write_outcome(folder, session, recorded, left_out=left_out)]
+        write_command(folder, config.invocation_params.args, text)
         if config.option.report:
             # Written first without them: what a panel may break loses no verdict.
-            written = write_documents(folder, session, recorded)
+            shown_in = options.choose_report(config.option.report)
+            written += write_documents(shown_in, session, recorded, left_out=left_out)
     except (OSError, FlatlandError) as error:
         # The verdicts stand above all the same: what was computed is not lost.
         _write_line(config, f"not everything could be written: {error}", red=True)
     else:
         for path in written:
             _write_line(config, f"written: {path}")
+
+
+def _left_out(config: pytest.Config, recorded: dict[str, Any]) -> dict[str, str]:
+    """Return why each registered claim and gate that has no verdict has none."""
+    registration = config.stash[SESSION].registration
+    selected = config.stash.get(SELECTED, None)
+    judged = {*recorded["verdicts"], *recorded["gates"]}
+    rest = [rule.name for rule in registration.rules if rule.name not in judged]
+    asked = {name.lower() for name in selected or ()}
+    return {name: NOT_FINISHED if name.lower() in asked else NOT_ASKED for name in rest}
+
+
+def _refuse_unknown(config: pytest.Config) -> None:
+    """Say which claims there are, where ``-m`` names others and nothing is left to run."""
+    unknown, registration = selection.unknown_names(config), config.stash[SESSION].registration
+    if unknown:
+        known = [f"{selection.marker_of(c.name)} ({c.name})" for c in registration.judged]
+        raise pytest.UsageError(
+            f"-m: {registration.name} has no claim {', '.join(unknown)}; it has "
+            f"{', '.join(known)}, and gate"
+        )
 
 
 def _write_line(config: pytest.Config, text: str, **markup: bool) -> None:
@@ -180,12 +218,6 @@ def _write_line(config: pytest.Config, text: str, **markup: bool) -> None:
         print(text)  # noqa: T201  (the verdict is the output)
 
 
-def _given(config: pytest.Config) -> bool:
-    """Whether any of our options is on the command line."""
-    names = (name.replace("-", "_") for name in options.OPTIONS)
-    return any(getattr(config.option, name, None) for name in names)
-
-
 def _check_science(config: pytest.Config) -> None:
     """Refuse what could not be judged, or not written, before compute is spent."""
     try:
@@ -193,7 +225,9 @@ def _check_science(config: pytest.Config) -> None:
         session.check_seal()
         if not session.stored:
             selection.refuse_without_docstrings()
-        options.check_report(options.choose_report(config.option.report))
+        if config.option.report:
+            options.check_report(options.choose_report(config.option.report))
+        options.check_report(session.root / options.HIDDEN / "runs", "the folder of runs")
         if session.text_judge is not None:
             # Made once and thrown away: it says now what would be missing then.
             session.text_judge.make(store=session.store_root, marker=session.registration.marker)
@@ -219,6 +253,7 @@ def _session(config: pytest.Config) -> Session:
         options.refuse_with_stored(**{name: getattr(option, name) for name in ours})
     return Session.of(
         option,
+        config.rootpath,
         stored=stored,
         chosen=option.experiment is not None,
         text_judge=choose_judge(

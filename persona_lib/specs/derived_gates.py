@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
-from persona_lib.specs.claim_types import DifferenceClaim, KillCriterion, TriageClaim
+from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion
 from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
@@ -33,7 +33,6 @@ MIN_SOURCE, MIN_RATIO, MAX_RATIO = 0.50, 0.5, 2.0
 MAX_REPEATED, MAX_CUT, MAX_BEFORE = 0.05, 0.10, 0.01
 MIN_RISE, MAX_RISE = 0.20, 0.10
 Harm = Literal["raised", "not_raised"]
-_Judged = TypeVar("_Judged", DifferenceClaim, TriageClaim, KillCriterion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,26 +70,33 @@ def with_derived_gates(registration: Registration, roles: Roles) -> Registration
     kill = registration.kill
     return replace(
         registration,
-        claims=tuple(_needing(claim, registration, derived) for claim in registration.claims),
-        kill=None if kill is None else _needing(kill, registration, derived),
+        claims=tuple(
+            _bounded(replace(claim, needs=_needs(claim, registration, derived)))
+            for claim in registration.claims
+        ),
+        kill=kill and replace(kill, needs=_needs(kill, registration, derived)),
         gates=(*registration.gates, *derived),
     )
 
 
-def _needing(
-    claim: _Judged, registration: Registration, derived: Sequence[Gate]
-) -> _Judged:
+def _needs(
+    claim: Claim | KillCriterion, registration: Registration, derived: Sequence[Gate]
+) -> tuple[str, ...]:
+    """Return the gates that a claim needs, those that it needed before first."""
     arms = [arm for arm in registration.arms if arm.name in claim.arms]
     priors = list(dict.fromkeys(arm.prior for arm in arms))
     named = [gate.name for arm in arms for gate in _of_arm(arm.name)]
     named += [_of_model(registration, prior).name for prior in priors]
-    kinds = (HarmRaisedGate, HarmNotRaisedGate)
-    harm = [gate for gate in derived if isinstance(gate, kinds)]
+    harm = [gate for gate in derived if isinstance(gate, HarmRaisedGate | HarmNotRaisedGate)]
     named += [gate.name for gate in harm if registration.arm(gate.treated).prior in priors]
-    found = replace(claim, needs=tuple(dict.fromkeys((*claim.needs, *named))))
-    if isinstance(found, DifferenceClaim) and found.ratio_gate is not None:
-        return replace(found, ratio_gate=f"{found.ratio_gate}_bound")
-    return found
+    return tuple(dict.fromkeys((*claim.needs, *named)))
+
+
+def _bounded(claim: Claim) -> Claim:
+    """Return a claim whose ratio gate, if it has one, is the one with an interval."""
+    if isinstance(claim, DifferenceClaim) and claim.ratio_gate is not None:
+        return replace(claim, ratio_gate=f"{claim.ratio_gate}_bound")
+    return claim
 
 
 def _of_arm(arm: str) -> tuple[Gate, ...]:

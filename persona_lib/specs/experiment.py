@@ -7,7 +7,7 @@ what differs: tables are merged key by key, lists and values replaced.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from persona_lib.specs.registration import RAW, Registration
 from persona_lib.specs.sources import Corpus
 from persona_lib.specs.structure import read_toml, structured, unknown_key
 
-FILE = "experiment.toml"
+FILE, SEALS = "experiment.toml", "seals"
 _BINDING = ("binding", "warnings")
 """Whether claims need the gates that follow from the arms, or these are only shown."""
 _STATISTICS = {"resamples": 10_000, "seed": 262, "confidence": 0.95, "alpha": 0.0167}
@@ -62,6 +62,7 @@ class Experiment:
         path: the file.
         registration: what is sealed.
         priors: every prior that an arm or a text needs, without ``raw``.
+        seals: folder of its seals: beside the file; of the built-in ones, one for all.
         stricter: the registration with its derived gates, shown as warnings where the
             file lists gates of its own; None where the derived ones are its own.
     """
@@ -71,6 +72,7 @@ class Experiment:
     priors: Mapping[str, Prior]
     model: ModelChoice
     words: Words
+    seals: Path
     stricter: Registration | None
 
     @property
@@ -78,9 +80,18 @@ class Experiment:
         """Its registration's name."""
         return self.registration.name
 
-    def file(self, name: str) -> Path:
-        """Return the path of a file that the experiment names, beside its own."""
-        return self.path.parent / name
+    @property
+    def personas(self) -> Path | None:
+        """The file of its personas, None for the built-in ones."""
+        return self._beside(self.words.personas)
+
+    @property
+    def questions(self) -> Path | None:
+        """The file of its questions, None for the built-in ones."""
+        return self._beside(self.words.questions)
+
+    def _beside(self, name: str | None) -> Path | None:
+        return None if name is None else self.path.parent / name
 
     def on(self, profile: Profile) -> Profile:
         """Return a profile with the corpora and recipes of this experiment's priors.
@@ -130,9 +141,11 @@ def load_experiment(path: Path, *, builtin: Path) -> Experiment:
         DataError: the file cannot be read, or is no TOML.
         SpecError: it says something wrong; named by file and key.
     """
+    own = path.resolve()
+    seals = (builtin if builtin.resolve() in own.parents else own.parent) / SEALS
     merged = _merged(path, builtin, ())
     try:
-        return _experiment(path, merged)
+        return _experiment(path, seals, merged)
     except SpecError as error:
         if error.field.startswith(path.name):
             raise
@@ -165,13 +178,14 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for name, value in above.items():
         old = merged.get(name)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[name] = _over(old, value) if both else value
+        merged[name] = value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[name] = _over(old, value)
     return merged
 
 
-def _experiment(path: Path, body: Mapping[str, Any]) -> Experiment:
-    layout = structured({name: value for name, value in body.items()}, _Layout)
+def _experiment(path: Path, seals: Path, body: Mapping[str, Any]) -> Experiment:
+    layout = structured(body, _Layout)
     given = dict(layout.registration)
     binding = given.pop("derived_gates", "warnings" if given.get("gates") else "binding")
     if binding not in _BINDING:
@@ -200,6 +214,7 @@ def _experiment(path: Path, body: Mapping[str, Any]) -> Experiment:
     derived = with_derived_gates(listed, priors)
     return Experiment(
         path=path,
+        seals=seals,
         registration=derived if binding == "binding" else listed,
         priors={name: priors[name] for name in needed},
         model=structured(layout.model, ModelChoice, "model"),

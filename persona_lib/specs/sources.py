@@ -156,6 +156,25 @@ class JsonlCorpus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowsCorpus:
+    """Rows of a JSONL file beside the experiment's: messages, or prompt and completion.
+
+    Attributes:
+        file: its path from the experiment's folder.
+        rows: rows to take, from the first usable one on; None takes all.
+        sha256: of the whole file; filled in when the experiment is read.
+    """
+
+    file: str
+    rows: int | None = None
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rows is not None:
+            whole("corpus.rows", self.rows, 1, remedy=_REMEDY)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reservoir:
     """A random sample of the first rows of a split, in random order.
 
@@ -210,4 +229,4 @@ class HubCorpus:
             )
 
 
-Corpus = GrammarCorpus | JsonlCorpus | HubCorpus
+Corpus = GrammarCorpus | JsonlCorpus | RowsCorpus | HubCorpus

@@ -9,11 +9,12 @@ knows may not be there.
 from __future__ import annotations
 
 import difflib
+import operator
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -24,7 +25,7 @@ from persona_lib.checks import read_bytes
 from persona_lib.errors import DataError, InputError, SpecError
 from persona_lib.specs.claim_types import Claim
 from persona_lib.specs.gate_types import Gate
-from persona_lib.specs.sources import Base, Corpus
+from persona_lib.specs.sources import Base, Corpus, JsonlCorpus, RowsCorpus
 
 _T = TypeVar("_T")
 _TYPE = "type"
@@ -34,8 +35,13 @@ _SEVERAL = (Claim, Gate, Base, Corpus)
 """Unions whose members are told apart by ``type``."""
 
 
+_TAGS = {RowsCorpus: "jsonl", JsonlCorpus: "published_jsonl"}
+
+
 def tag_of(kind: type[Any]) -> str:
     """Return what a table of this type says under ``type``: of `SourceRateGate` source_rate."""
+    if kind in _TAGS:
+        return _TAGS[kind]
     return re.sub(r"(?<!^)(?=[A-Z])", "_", _SUFFIX.sub("", kind.__name__)).lower()
 
 
@@ -76,7 +82,7 @@ def structured(data: Mapping[str, Any], kind: type[_T], where: str = "") -> _T:
 
 def problems(error: BaseException, where: str) -> Iterator[InputError]:
     """Yield everything that is wrong, each with the key that it is about."""
-    if isinstance(error, cattrs.BaseValidationError):
+    if isinstance(error, (cattrs.ClassValidationError, cattrs.IterableValidationError)):
         noted, rest = error.group_exceptions()
         for inner, note in noted:
             name = getattr(note, "name", None)
@@ -119,12 +125,16 @@ def _converter() -> cattrs.Converter:
     made = cattrs.Converter(forbid_extra_keys=True)
     for kind, words in _WORDS.items():
         made.register_structure_hook(kind, _exactly(kind, words))
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_word)
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _list(made))
+    made.register_structure_hook_func(_has_origin(Literal), _one_word)
+    made.register_structure_hook_func(_has_origin(tuple), _list(made))
     made.register_structure_hook_func(_is_optional, _optional(made))
     for union in _SEVERAL:
-        made.register_structure_hook_func(lambda kind, union=union: kind == union, _one_of(made))
+        made.register_structure_hook_func(partial(operator.eq, union), _one_of(made))
     return made
+
+
+def _has_origin(origin: Any) -> Callable[[Any], bool]:
+    return lambda kind: get_origin(kind) is origin
 
 
 def _exactly(kind: type[Any], words: str) -> Callable[[Any, Any], Any]:
@@ -151,7 +161,7 @@ def _list(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
     def structure(value: Any, kind: Any) -> Any:
         if not isinstance(value, list):
             raise _WrongTypeError("a list", value, "Write it in square brackets.")
-        inner = get_args(kind)[0]
+        inner: Any = get_args(kind)[0]
         return tuple(made.structure(value, list[inner]))
 
     return structure

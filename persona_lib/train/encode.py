@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from persona_lib.errors import DataError
 from persona_lib.models.loading import end_of_turn_id, render_prompt
-from persona_lib.records import CouplingRow, SftRow
+from persona_lib.records import ChatRow, CouplingRow, SftRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,7 +106,7 @@ def encode_coupling(
 def encode_sft(
     rows: Sequence[SftRow], tokenizer: PreTrainedTokenizerBase, *, max_length: int
 ) -> tuple[tuple[EncodedRow, ...], int]:
-    """Encode rows, without system message, for fine-tuning on the answer and its end of turn.
+    """Encode rows for fine-tuning on the answer and its end of turn.
 
     A row longer than `max_length` is cut at its end; the number of these is returned as well.
 
@@ -117,7 +117,8 @@ def encode_sft(
     end = end_of_turn_id(tokenizer)
     encoded, cut = [], 0
     for row in rows:
-        prompt = render_prompt(tokenizer, None, row.user)
+        system = row.system if isinstance(row, ChatRow) else ""
+        prompt = render_prompt(tokenizer, system or None, row.user)
         body = tokenizer.encode(row.assistant, add_special_tokens=False)
         whole = (*prompt, *body, end)
         tokens = whole[:max_length]

@@ -1,1 +1,0 @@
-"""The experiments: registrations, profiles, data and the pytest plugin."""
