@@ -157,10 +157,18 @@ def train_stack(
         SpecError, DataError: see `attach_stack`.
     """
     import torch
-    from peft import get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     _check_targets(model, lora.targets)
-    config = _fresh_config(lora)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        use_rslora=lora.rslora,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
     with torch.random.fork_rng(devices=[]):
         if frozen:
             peft_model: Any = attach_stack(model, frozen)
@@ -288,19 +296,5 @@ def stack_config(stack: Stack) -> LoraConfig:
         target_modules=sorted(stack.factors),
         bias="none",
         inference_mode=True,
-        task_type="CAUSAL_LM",
-    )
-
-
-def _fresh_config(lora: LoraSpec) -> LoraConfig:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        use_rslora=lora.rslora,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
-        bias="none",
         task_type="CAUSAL_LM",
     )

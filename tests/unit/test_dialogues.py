@@ -346,7 +346,7 @@ def test_the_loss_is_that_of_the_labelled_tokens(
     model = AutoModelForCausalLM.from_pretrained(built[0], local_files_only=True)
     rows = tiny._encode(tokenizer, write(SMALL)[:5], SMALL.positions)
     with torch.no_grad():
-        batched = float(tiny._answer_loss(model, tiny._Collator(tokenizer.pad_token_id)(rows)))
+        batched = float(tiny._answer_loss(model, tiny._padded(rows, tokenizer.pad_token_id)))
         total, count = 0.0, 0
         for encoded in rows:  # one by one: no padding, log-probabilities by hand
             ids, labels = encoded["input_ids"], encoded["labels"]

@@ -7,13 +7,12 @@ record ``unscored``, with a reason. A judge returns one judgement for each item,
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from persona_lib.digests import canonical_json, digest
+from persona_lib.digests import digest
 from persona_lib.errors import DataError
 from persona_lib.marker import without_marker
 from persona_lib.panels.judge.triples import ANSWERS
@@ -208,5 +207,4 @@ def key_of(spec_digest: str, persona_prompt: str, question: str, text: str) -> s
         question: the user message, as in the prompt.
         text: the completion as `prepared`.
     """
-    parts = canonical_json(["judgement", spec_digest, persona_prompt, question, text])
-    return hashlib.sha256(parts.encode("ascii")).hexdigest()
+    return digest(["judgement", spec_digest, persona_prompt, question, text])

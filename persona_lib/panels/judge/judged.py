@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from persona_lib.progress import Progress, silent
 from persona_lib.records import PRE, Completion, ModelId
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.registration import RAW, Registration
+from persona_lib.stats.estimate import none_if_nan
 
 if TYPE_CHECKING:
     from persona_lib.panels.judge.remote import RemoteJudge
@@ -120,7 +120,5 @@ def judge_texts(
 
 def _plain(report: Report) -> dict[str, Any]:
     """Return a report as strict JSON: what is not known is null."""
-    description = asdict(report) | {"models": list(report.models)}
-    for name in ("dollars", "dollars_at_most"):
-        description[name] = None if math.isnan(description[name]) else description[name]
-    return description
+    plain = {name: none_if_nan(value) for name, value in asdict(report).items()}
+    return plain | {"models": list(report.models)}

@@ -10,7 +10,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 
-from persona_lib.checks import NOT_NEGATIVE, number
+from persona_lib.checks import NOT_NEGATIVE, numbers
 
 _MILLION = 1_000_000
 _OVERHEAD_TOKENS = 512
@@ -33,9 +33,8 @@ class Price:
     source: str
 
     def __post_init__(self) -> None:
-        for name in ("input", "output"):
-            remedy = "Give dollars for a million tokens; 0 for a server of your own."
-            number(f"price.{name}", getattr(self, name), NOT_NEGATIVE, remedy=remedy)
+        remedy = "Give dollars for a million tokens; 0 for a server of your own."
+        numbers("price", self, ("input", "output"), NOT_NEGATIVE, remedy=remedy)
 
     def of(self, input_tokens: int, output_tokens: int) -> float:
         """Return the dollars that these tokens cost."""
