@@ -102,7 +102,13 @@ def attach_stack(model: nn.Module, paths: Sequence[Path]) -> PeftModel:
         for module, (a, b) in stack.factors.items():
             layers[module].lora_A[PRIOR].weight.copy_(a)
             layers[module].lora_B[PRIOR].weight.copy_(b)
-    _check_attached(layers, stack)
+    if set(layers) != set(stack.factors):
+        raise DataError(
+            "attached modules",
+            bound=f"the {len(stack.factors)} modules of the adapters",
+            value=sorted(set(layers) ^ set(stack.factors)),
+            remedy="Use the base model that the adapters were trained on.",
+        )
     attached.base_model.set_adapter([PRIOR])
     attached.base_model.set_requires_grad(PRIOR, False)
     return attached.eval()
@@ -259,16 +265,6 @@ def _check_targets(model: nn.Module, targets: Sequence[str]) -> None:
             bound=f"some of {', '.join(sorted(linear))}",
             value=absent,
             remedy="Name linear layers of the base model.",
-        )
-
-
-def _check_attached(layers: Mapping[str, Any], stack: Stack) -> None:
-    if set(layers) != set(stack.factors):
-        raise DataError(
-            "attached modules",
-            bound=f"the {len(stack.factors)} modules of the adapters",
-            value=sorted(set(layers) ^ set(stack.factors)),
-            remedy="Use the base model that the adapters were trained on.",
         )
 
 

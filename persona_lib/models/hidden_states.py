@@ -212,8 +212,7 @@ def _read(
     finally:
         for handle in handles:
             handle.remove()
-    stacked: NDArray[np.float32] = torch.stack([pooled[k] for k in layers], dim=2).numpy()
-    return stacked
+    return np.asarray(torch.stack([pooled[k] for k in layers], dim=2).numpy())
 
 
 def _weights(passages: Sequence[Passage], length: int) -> torch.Tensor:

@@ -81,10 +81,9 @@ def list_files(folder: Path, *, get: str) -> list[dict[str, Any]]:
         # The signature is taken before the contents are read: a file that changes
         # meanwhile differs from it next time and is hashed again.
         now = signature(folder)
-        known = _hashed.get(folder)
-        if known is None or known[0] != now:
-            known = _hashed[folder] = (now, [_hash(path, get) for path in used_files(folder)])
-        return known[1]
+        if folder not in _hashed or _hashed[folder][0] != now:
+            _hashed[folder] = (now, [_hash(path, get) for path in used_files(folder)])
+        return _hashed[folder][1]
 
 
 def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) -> None:

@@ -330,7 +330,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty hub cache, no switch that forbids the network, and a hub that knows HUB."""
     from huggingface_hub import HfApi, constants
 
-    def dataset_info(_: HfApi, repo: str, *, revision: str, timeout: float) -> None:
+    def dataset_info(
+        _: HfApi, repo: str, *, revision: str, timeout: float, **_more: object
+    ) -> None:
         assert (repo, revision) == (HUB.repo, HUB.revision)
         assert timeout > 0
 

@@ -18,6 +18,7 @@ from persona_lib.marker import without_marker
 from persona_lib.panels.judge.triples import ANSWERS
 from persona_lib.records import Completion, Place
 from persona_lib.specs.personas import Persona, Question
+from persona_lib.verdict.as_json import AsJson
 
 UNSCORED = "unscored"
 """In place of an answer where there is none; the judgement's reason says why."""
@@ -107,7 +108,7 @@ class JudgeSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(AsJson):
     """What a run of a judge did; figures are of this run alone.
 
     Attributes:
@@ -139,11 +140,6 @@ class Report:
     dollars_at_most: float = math.nan
     models: tuple[str, ...] = ()
     stopped_by_budget: bool = False
-
-    @property
-    def answered(self) -> int:
-        """Records with an answer."""
-        return sum(self.answers.values())
 
 
 def item_of(completion: Completion, *, persona: Persona, question: Question) -> Item:

@@ -110,7 +110,8 @@ class Purse:
         """
         async with self._changed:
             while not self.exhausted:
-                if self._spent() + self._reserved + worst <= self._budget:
+                spent = 0.0 if self._price is None else self.dollars_at_most
+                if spent + self._reserved + worst <= self._budget:
                     self._reserved += worst
                     self._underway += 1
                     return True
@@ -146,6 +147,3 @@ class Purse:
     def worst(self, prompt: str, max_tokens: int) -> float:
         """Return the most that one request can cost, 0 where no price is known."""
         return 0.0 if self._price is None else self._price.worst(prompt, max_tokens)
-
-    def _spent(self) -> float:
-        return 0.0 if self._price is None else self.dollars_at_most

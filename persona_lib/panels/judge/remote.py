@@ -72,8 +72,8 @@ class _Work:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Outcome:
     answer: str
-    reason: str
-    model: str
+    reason: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class RemoteJudge:
         ):
             known = cache.get(work.key for work in works)
             outcomes = {
-                key: _Outcome(answer=row.answer, reason="", model=name_of(row.model, ""))
+                key: _Outcome(answer=row.answer, model=name_of(row.model, ""))
                 for key, row in known.items()
             }
             bar.update(sum(len(work.places) for work in works if work.key in known))
@@ -197,13 +197,13 @@ class _Run:
     async def _one(self, work: _Work, engine: Engine) -> _Outcome:
         """Ask for one prompt, if server and budget allow; keep its answer."""
         if self.failed_in_a_row >= self.judge.limits.give_up_after:
-            return _unscored(GAVE_UP)
+            return _Outcome(answer=UNSCORED, reason=GAVE_UP)
         prompt = work.prompt.system + work.prompt.user
         each = self.purse.worst(prompt, self.judge.spec.max_tokens)
         # A retry that the SDK made after silence may have been paid for as well.
         worst = each * (self.judge.access.max_retries + 1)
         if not await self.purse.reserve(worst):
-            return _unscored(BUDGET)
+            return _Outcome(answer=UNSCORED, reason=BUDGET)
         meter = Meter()
         METER.set(meter)
         reply: Reply | None = None
@@ -220,7 +220,9 @@ class _Run:
         unmetered = max(0, meter.sent - meter.refused - (tokens is not None))
         await self.purse.settle(worst, tokens=tokens, unmetered=unmetered, each=each)
         self.failed_in_a_row = self.failed_in_a_row + 1 if reply is None else 0
-        return _unscored(failure) if reply is None else self._read(work, reply)
+        if reply is None:
+            return _Outcome(answer=UNSCORED, reason=failure)
+        return self._read(work, reply)
 
     def _read(self, work: _Work, reply: Reply) -> _Outcome:
         """Read a reply, and bring its answer to disk."""
@@ -238,11 +240,7 @@ class _Run:
                 output_tokens=written,
             )
         )
-        return _Outcome(answer=answer, reason="", model=reply.model)
-
-
-def _unscored(reason: str) -> _Outcome:
-    return _Outcome(answer=UNSCORED, reason=reason, model="")
+        return _Outcome(answer=answer, model=reply.model)
 
 
 def _report(
