@@ -19,7 +19,7 @@ from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.rows import Rows, estimate_json, read_rows
 from persona_lib.records import POST, ModelId
 from persona_lib.specs.registration import Registration
-from persona_lib.stats.clustered import Crossed, median, median_ratio
+from persona_lib.stats.clustered import median, median_ratio
 from persona_lib.stats.directions import over_questions
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.lengths import REFUSE, WARN, common_support
@@ -110,9 +110,10 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
 
 def _finished_median(rows: Rows, model: ModelId) -> Estimate | None:
     """Return the median tokens of a model's finished completions, None where not known."""
-    lengths = rows.grid.finished_lengths(rows.grid.of_model(model))
-    found = None if lengths is None else median(*lengths, rows.confidence)
-    return found if found is not None and found.n else None
+    lengths = rows.grid.finished_lengths(rows.grid.rows(model))
+    if lengths is None or not lengths.values.size:
+        return None
+    return median(lengths.values, lengths.questions, rows.confidence)
 
 
 def _length_ratio(rows: Rows, arm: ModelId, kept: Bools | None = None) -> Estimate | None:
@@ -125,17 +126,14 @@ def _length_ratio(rows: Rows, arm: ModelId, kept: Bools | None = None) -> Estima
         arm: the arm.
         kept: (R,) rows to read; None for all.
     """
-    under, grid = rows.pre_coupling(arm), rows.grid
-    if under is None or grid.tokens is None or grid.finish is None:
+    under = rows.pre_coupling(arm)
+    if under is None:
         return None
-    wanted = grid.finish if kept is None else grid.finish & kept
-    found = []
-    for model in (arm, under):
-        of = rows.grid.of_model(model) & wanted
-        if not of.any():
-            return None
-        found.append(Crossed(grid.tokens[of], grid.row_question[of], grid.row_persona[of]))
-    return median_ratio(found[0], found[1], rows.confidence)[0]
+    of = (rows.grid.rows(model) & (True if kept is None else kept) for model in (arm, under))
+    one, two = (rows.grid.finished_lengths(own) for own in of)
+    if one is None or two is None or not (one.values.size and two.values.size):
+        return None
+    return median_ratio(one, two, rows.confidence)[0]
 
 
 def bin_edges(tokens: Floats) -> list[int]:
@@ -149,7 +147,7 @@ def bin_edges(tokens: Floats) -> list[int]:
 
 
 def _of_model(rows: Rows, tokens: Floats, model: ModelId, edges: list[int]) -> dict[str, Any]:
-    under, of = rows.pre_coupling(model), rows.grid.of_model(model)
+    under, of = rows.pre_coupling(model), rows.grid.rows(model)
     roles = {role: _summary(rows, tokens, of & mine, edges) for role, mine in rows.roles.items()}
     return {
         "phase": model.phase,
@@ -211,7 +209,7 @@ def _supports(rows: Rows, tokens: Floats) -> list[dict[str, Any]]:
         if absent := [arm for arm in arms if arm not in rows.models]:
             entry |= {"support": None, "words": f"{absent[0].name} was not recorded"}
         else:
-            one, two = (tokens[rows.grid.of_model(arm) & rows.roles[BYSTANDER]] for arm in arms)
+            one, two = (tokens[rows.grid.rows(arm) & rows.roles[BYSTANDER]] for arm in arms)
             support = common_support(one, two)
             entry |= {
                 "support": {**asdict(support), "grade": support.grade},
@@ -263,7 +261,7 @@ def _truncated(rows: Rows) -> list[Caveat]:
         return []
     caveats = []
     for model in rows.models:
-        cut = rows.share(~rows.grid.finish, rows.grid.of_model(model))
+        cut = rows.share(~rows.grid.finish, rows.grid.rows(model))
         if not math.isnan(cut.value) and above(cut.value, MAX_CUT):
             words = (
                 f"{model.name}: {cut.interval_text} of {cut.n:,} completions were cut at the token "

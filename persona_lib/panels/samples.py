@@ -141,7 +141,7 @@ def _chosen(texts: _Texts, model: ModelId, draw_seed: int) -> list[int]:
     """Return the rows that are shown of an arm, role by role."""
     rng = np.random.default_rng(derive_seed(draw_seed, SEED_NAME, model.name))
     rows = texts.rows
-    queues = [_in_turn(texts, rows.grid.of_model(model) & rows.roles[role], rng) for role in ROLES]
+    queues = [_in_turn(texts, rows.grid.rows(model) & rows.roles[role], rng) for role in ROLES]
     turns = sorted((turn, i) for i, queue in enumerate(queues) for turn in range(len(queue)))
     taken = Counter(i for _, i in turns[:PER_ARM])
     return [row for i, queue in enumerate(queues) for row in queue[: taken[i]]]

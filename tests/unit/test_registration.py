@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from experiments.issue262 import (
 )
 from persona_lib.digests import canonical
 from persona_lib.errors import SpecError
-from persona_lib.specs.claim_types import DifferenceClaim, Judges
-from persona_lib.specs.gate_types import SourceRateGate
+from persona_lib.specs.claim_types import DifferenceClaim
 from persona_lib.specs.registration import Registration, Roster
 
 H1, H2, H3 = ISSUE262.claims
@@ -240,18 +239,6 @@ def test_the_kind_of_interval_moves_no_older_digest_and_is_in_its_own() -> None:
         ISSUE262_BCA, name=ISSUE262.name, title=ISSUE262.title, statistics=plain
     )  # nothing else tells them apart
     assert same.digest == ISSUE262.digest
-
-
-def test_a_type_of_rule_without_a_judge_is_named() -> None:
-    @dataclass(frozen=True)
-    class Weather:
-        name: str = "rain"
-
-    book: Judges[Any] = Judges("gate", "persona_lib.verdict.gates")
-    assert book(SourceRateGate)(len) is len
-    assert book.of(SOURCE_RATE) is len
-    with pytest.raises(SpecError, match=r"gate rain: expected a type of SourceRateGate.*'Weather'"):
-        book.of(Weather())
 
 
 def test_roles_of_the_roster() -> None:
