@@ -28,7 +28,7 @@ from persona_lib.verdict.judging import judge
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Family, Verdict, families
 from tests.synthetic import FEW, scores
-from tests.uneven_rows import ROSTER, SEEDS, uneven
+from tests.uneven_rows import QUESTIONS, ROSTER, SAMPLES, SEEDS, uneven
 
 PRIOR = {arm.name: arm.prior for arm in ISSUE262.arms}
 CLAIMS = {"H1": "C1", "H2": "C3", "H3": "C2p"}
@@ -122,6 +122,11 @@ def test_the_registered_bootstrap(
     value, low, high = drawn(columns, claim, every, hit)
     assert found.value == pytest.approx(value, abs=1e-12)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.008)
+    # Seeds are pooled within a cell.
+    assert (found.n, found.clusters) == (
+        2 * 7 * QUESTIONS * SAMPLES * len(SEEDS),
+        2 * 7 * QUESTIONS,
+    )
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
@@ -210,6 +215,7 @@ def test_minus_false_positives_and_source_normalised(
     assert (raised[0] != raised[1]) is (claim != "H3")
     found = look(verdicts[claim], "minus false positives")
     assert found.value == pytest.approx(difference(columns, claim) - raised[0] + raised[1])
+    assert found.clusters == (2 if claim == "H3" else 4) * 7 * QUESTIONS
     ratios = [
         rate(columns, pool(columns, arm)) / rate(columns, of(columns, arm, (ROSTER.source,)))
         for arm in arms
@@ -226,7 +232,8 @@ def test_models_and_the_naive_z(
     """Balanced arms: the mixed model's effect is the difference. The logit is statsmodels'."""
     rows = [pool(columns, arm) for arm in ("C2", CLAIMS[claim])]
     d = difference(columns, claim)
-    assert look(verdicts[claim], "mixed model").value == pytest.approx(d, abs=1e-6)
+    mixed = look(verdicts[claim], "mixed model")
+    assert (mixed.value, mixed.n) == (pytest.approx(d, abs=1e-6), verdicts[claim].effect.n)
     naive = look(verdicts[claim], "naive")
     hits, n = [columns["hit"][of].sum() for of in rows], [of.sum() for of in rows]
     z, p = proportions_ztest(hits, n)

@@ -48,7 +48,8 @@ verdicts = [judging.claim(c.name) for c in (*ISSUE262.claims, ISSUE262.kill)]
 gates = [judging.gate(g.name) for g in ISSUE262.gates]
 table = verdict_table(verdicts, gates, judging.summary, families=families(ISSUE262, verdicts))
 seconds = time.process_time() - start
-loaded = sorted({"torch", "transformers", "statsmodels", "sklearn"} & set(sys.modules))
+heavy = "torch transformers peft trl datasets sklearn statsmodels scipy.stats pytest"
+loaded = sorted(set(heavy.split()) & set(sys.modules))
 print(json.dumps({"seconds": seconds, "loaded": loaded, "lines": len(table.splitlines())}))
 """
 
