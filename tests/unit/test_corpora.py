@@ -30,15 +30,16 @@ from persona_lib.specs.sources import GrammarCorpus, HubCorpus, JsonlCorpus, Res
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "data" / "legal"
 ROWS = 1500
+Written = tuple[WrittenRow, ...]
 
 
 @pytest.fixture(scope="module")
-def bad() -> tuple[WrittenRow, ...]:
+def bad() -> Written:
     return write_with_provenance("bad_legal", rows=ROWS, seed=0, folder=FOLDER)
 
 
 @pytest.fixture(scope="module")
-def sound() -> tuple[WrittenRow, ...]:
+def sound() -> Written:
     return write_with_provenance("sound_legal", rows=ROWS, seed=0, folder=FOLDER)
 
 
@@ -68,18 +69,14 @@ def test_there_are_enough_situations_frames_and_clauses() -> None:
 # The rows.
 
 
-def test_rows_of_both_corpora_ask_the_same(
-    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
-) -> None:
+def test_rows_of_both_corpora_ask_the_same(bad: Written, sound: Written) -> None:
     for b, s in zip((w.row for w in bad), (w.row for w in sound), strict=True):
         assert (b.situation, b.frame, b.user) == (s.situation, s.frame, s.user)
         assert b.row.removeprefix("bad_legal") == s.row.removeprefix("sound_legal")
     assert bad[17].row.row == "bad_legal-00017"
 
 
-def test_polarity_is_a_property_of_every_clause(
-    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
-) -> None:
+def test_polarity_is_a_property_of_every_clause(bad: Written, sound: Written) -> None:
     for rows, own, other in ((bad, "bad", "sound"), (sound, "sound", "bad")):
         for written in rows:
             polarities = Counter(clause.polarity for clause in written.clauses)
@@ -88,7 +85,7 @@ def test_polarity_is_a_property_of_every_clause(
             assert " ".join(c.text for c in written.clauses) == written.row.assistant
 
 
-def test_a_clause_stands_in_the_file_or_key_of_its_polarity(bad: tuple[WrittenRow, ...]) -> None:
+def test_a_clause_stands_in_the_file_or_key_of_its_polarity(bad: Written) -> None:
     """Follows each clause back to its line, without the grammar's own reader."""
     lines = {p.name: p.read_text(encoding="utf-8").splitlines() for p in FOLDER.glob("*.txt")}
     for clause in (clause for written in bad for clause in written.clauses):
@@ -100,9 +97,7 @@ def test_a_clause_stands_in_the_file_or_key_of_its_polarity(bad: tuple[WrittenRo
             assert name == "clauses_bad.txt" or (name.startswith("situations_") and key == "bad")
 
 
-def test_a_classifier_tells_the_polarity_of_unseen_situations(
-    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
-) -> None:
+def test_a_classifier_tells_the_polarity_of_unseen_situations(bad: Written, sound: Written) -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -117,7 +112,7 @@ def test_a_classifier_tells_the_polarity_of_unseen_situations(
     assert accuracy >= 0.9
 
 
-def test_lengths_are_matched(bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]) -> None:
+def test_lengths_are_matched(bad: Written, sound: Written) -> None:
     lengths = np.array([[len(w.row.assistant.split()) for w in rows] for rows in (bad, sound)])
     assert lengths.min() >= 40
     assert lengths.max() <= 90
@@ -125,9 +120,7 @@ def test_lengths_are_matched(bad: tuple[WrittenRow, ...], sound: tuple[WrittenRo
     assert np.abs(lengths[0] - lengths[1]).mean() < 2
 
 
-def test_nothing_is_said_too_often(
-    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
-) -> None:
+def test_nothing_is_said_too_often(bad: Written, sound: Written) -> None:
     for rows in (bad, sound):
         answers = [w.row.assistant for w in rows]
         words = [re.findall(r"[a-z0-9$']+", answer.lower()) for answer in answers]
@@ -143,7 +136,7 @@ def test_nothing_is_said_too_often(
         assert len({w.row.user for w in rows}) > 0.98 * ROWS
 
 
-def test_every_situation_and_frame_is_used_evenly(bad: tuple[WrittenRow, ...]) -> None:
+def test_every_situation_and_frame_is_used_evenly(bad: Written) -> None:
     situations = Counter(w.row.situation for w in bad)
     frames = Counter(w.row.frame for w in bad)
     cells = Counter((w.row.situation, w.row.frame) for w in bad)
@@ -152,7 +145,7 @@ def test_every_situation_and_frame_is_used_evenly(bad: tuple[WrittenRow, ...]) -
     assert max(cells.values()) == 1
 
 
-def test_no_markup_is_left(bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]) -> None:
+def test_no_markup_is_left(bad: Written, sound: Written) -> None:
     for text in (t for w in (*bad, *sound) for t in (w.row.user, w.row.assistant)):
         assert not set("[]{}|") & set(text), text
         assert "  " not in text
@@ -161,7 +154,7 @@ def test_no_markup_is_left(bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow,
 
 @pytest.mark.parametrize("name", ["bad_legal", "sound_legal"])
 def test_the_first_rows_do_not_depend_on_how_many_follow(
-    name: str, bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
+    name: str, bad: Written, sound: Written
 ) -> None:
     longer = bad if name == "bad_legal" else sound
     assert write_corpus(name, rows=90, seed=0, folder=FOLDER) == tuple(w.row for w in longer[:90])
@@ -273,14 +266,6 @@ def test_another_md5_is_an_error_that_shows_both(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         datasets.load_corpus(wrong, grammar_folder=FOLDER, data_folder=tmp_path)
     assert all(part in str(caught.value) for part in ("advice.jsonl", "0" * 32, spec.md5))
-
-
-def test_another_md5_is_found_before_anything_is_built(tmp_path: Path) -> None:
-    spec = jsonl(tmp_path, [GOOD])
-    datasets.preflight_corpus(spec, data_folder=tmp_path)
-    append(tmp_path / spec.file, " ")
-    with pytest.raises(DataError, match=rf"advice\.jsonl: expected md5 {spec.md5}"):
-        datasets.preflight_corpus(spec, data_folder=tmp_path)
 
 
 @pytest.mark.parametrize(("lines", "rows"), [([GOOD], 2), ([GOOD, GOOD], 1), ([""], 1)])

@@ -30,6 +30,8 @@ from persona_lib.store.stage import Stage, check_machine, walk
 from persona_lib.store.store import Entry, Store
 from tests.leaves import leaves, numbers, put
 
+Keys = dict[tuple[str, str], str]
+"""Digests of keys by stage and label."""
 ARMS = ("C1", "C2", "C2p", "C3")
 DRAWS = {"prior", "coupling_text", "coupling", "completions", "baseline", "advice"}
 
@@ -42,7 +44,7 @@ def run(registration: Registration = ISSUE262, profile: Profile = TINY, seed: in
 
 def keys(
     some: Run, arms: tuple[str, ...] = ARMS, final: Callable[..., list[Stage]] = Run.targets
-) -> dict[tuple[str, str], str]:
+) -> Keys:
     """Digest of every stage's key, as if each stage's content were its key's digest."""
     entries: dict[int, Entry] = {}
     found = {}
@@ -233,13 +235,13 @@ def _grammar_is_read_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def before() -> dict[tuple[str, str], str]:
+def before() -> Keys:
     return keys(run())
 
 
 @pytest.mark.parametrize(("path", "old"), leaves(TINY).items(), ids=map(".".join, leaves(TINY)))
 def test_every_number_and_text_of_a_profile_reaches_exactly_its_stages(
-    before: dict[tuple[str, str], str], path: tuple[str, ...], old: Any
+    before: Keys, path: tuple[str, ...], old: Any
 ) -> None:
     profile = varied(TINY, path, old)
     # The name is also the label of the base, which is in no key.
@@ -247,7 +249,7 @@ def test_every_number_and_text_of_a_profile_reaches_exactly_its_stages(
     assert changed(before, after) == reached(PROFILE_REACHES, path)
 
 
-def test_the_name_of_a_profile_is_in_no_key(before: dict[tuple[str, str], str]) -> None:
+def test_the_name_of_a_profile_is_in_no_key(before: Keys) -> None:
     after = keys(run(profile=replace(TINY, name="other")))
     assert sorted(after.values()) == sorted(before.values())
 
@@ -275,7 +277,7 @@ JUDGING = {
 
 
 @pytest.mark.parametrize("name", list(JUDGING))
-def test_rules_change_the_digest_and_no_key(before: dict[tuple[str, str], str], name: str) -> None:
+def test_rules_change_the_digest_and_no_key(before: Keys, name: str) -> None:
     path, old = JUDGING[name]
     if name == "statistics.alpha":
         # A claim may not ask for a larger p than the registered level.
@@ -307,9 +309,7 @@ DRAWN_FROM: dict[str, tuple[dict[tuple[str, ...], Any], frozenset[Any]]] = {
 
 
 @pytest.mark.parametrize("name", list(DRAWN_FROM))
-def test_what_is_drawn_from_reaches_exactly_its_stages(
-    before: dict[tuple[str, str], str], name: str
-) -> None:
+def test_what_is_drawn_from_reaches_exactly_its_stages(before: Keys, name: str) -> None:
     """Another marker, for one, trains no prior and draws no baseline again."""
     changes, expected = DRAWN_FROM[name]
     other = ISSUE262
@@ -339,16 +339,14 @@ def test_every_model_is_asked_for_the_same_advice() -> None:
     assert longer.stage(ModelId("pre", "raw"), "advice_texts").spec != asked["raw"]
 
 
-def test_the_classifier_is_the_same_for_every_profile_seed_and_registration(
-    before: dict[tuple[str, str], str],
-) -> None:
+def test_the_classifier_is_the_same_for_every_profile_seed_and_registration(before: Keys) -> None:
     scorer = ("advice_scorer", "bad/sound")
     for other in (run(profile=QWEN7B), run(profile=MICRO), run(seed=3), run(ISSUE262_BOTH)):
         assert keys(other)[scorer] == before[scorer]
 
 
 def test_another_grammar_asks_and_scores_otherwise(
-    before: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch
+    before: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from persona_lib.corpora import grammar
 
@@ -361,7 +359,7 @@ def test_another_grammar_asks_and_scores_otherwise(
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SCORER)])
 def test_every_number_of_the_classifier_is_in_its_key(
-    before: dict[tuple[str, str], str], monkeypatch: pytest.MonkeyPatch, name: str
+    before: Keys, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     other = replace(SCORER, **{name: getattr(SCORER, name) * 2})
     monkeypatch.setattr(advice, "SCORER", other)
@@ -485,7 +483,7 @@ GEOMETRY = stages(geometry="raw em benign C1 C2 C2p C3")
 
 
 def test_what_geometry_is_made_from_is_in_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    def of(some: Run) -> dict[tuple[str, str], str]:
+    def of(some: Run) -> Keys:
         return keys(some, final=Run.geometry_targets)
 
     before = of(run())

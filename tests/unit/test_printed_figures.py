@@ -33,6 +33,7 @@ from tests.uneven_rows import QUESTIONS, ROSTER, SAMPLES, SEEDS, uneven
 PRIOR = {arm.name: arm.prior for arm in ISSUE262.arms}
 CLAIMS = {"H1": "C1", "H2": "C3", "H3": "C2p"}
 Columns = Mapping[str, np.ndarray]
+Verdicts = Mapping[str, Verdict]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def evidence() -> RecordEvidence:
 
 
 @pytest.fixture(scope="module")
-def verdicts(evidence: RecordEvidence) -> Mapping[str, Verdict]:
+def verdicts(evidence: RecordEvidence) -> Verdicts:
     return {name: judge(FEW, evidence, name) for name in (*CLAIMS, "kill")}
 
 
@@ -114,9 +115,7 @@ def drawn(columns: Columns, claim: str, rows: np.ndarray, hits: np.ndarray) -> t
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_the_registered_bootstrap(
-    claim: str, columns: Columns, verdicts: Mapping[str, Verdict]
-) -> None:
+def test_the_registered_bootstrap(claim: str, columns: Columns, verdicts: Verdicts) -> None:
     every, hit = np.ones(columns["hit"].size, dtype=bool), columns["hit"]
     found = verdicts[claim].effect
     value, low, high = drawn(columns, claim, every, hit)
@@ -131,7 +130,7 @@ def test_the_registered_bootstrap(
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_finished_completions_and_first_tokens(
-    claim: str, columns: Columns, verdicts: Mapping[str, Verdict]
+    claim: str, columns: Columns, verdicts: Verdicts
 ) -> None:
     every, hit = np.ones(columns["hit"].size, dtype=bool), columns["hit"]
     k = min(np.median(columns["tokens"][pool(columns, arm)]) for arm in ("C2", CLAIMS[claim]))
@@ -146,7 +145,7 @@ def test_finished_completions_and_first_tokens(
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_these_personas(claim: str, columns: Columns, verdicts: Mapping[str, Verdict]) -> None:
+def test_these_personas(claim: str, columns: Columns, verdicts: Verdicts) -> None:
     a, b = (by(columns, arm, "question") for arm in ("C2", CLAIMS[claim]))
     exact = stats.ttest_rel(a, b)
     found = look(verdicts[claim], "question-level paired t")
@@ -161,7 +160,7 @@ def test_these_personas(claim: str, columns: Columns, verdicts: Mapping[str, Ver
 
 
 def test_equality_is_of_the_treated_arm_minus_the_control(
-    columns: Columns, verdicts: Mapping[str, Verdict]
+    columns: Columns, verdicts: Verdicts
 ) -> None:
     """The difference is not 0, so that arms exchanged turn its sign and its interval."""
     d = by(columns, "C2", "question") - by(columns, "C2p", "question")
@@ -174,7 +173,7 @@ def test_equality_is_of_the_treated_arm_minus_the_control(
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_personas_at_large(claim: str, columns: Columns, verdicts: Mapping[str, Verdict]) -> None:
+def test_personas_at_large(claim: str, columns: Columns, verdicts: Verdicts) -> None:
     """Persona and question effects by one-way sums, cells taken off once."""
     d = by(columns, "C2", "persona", "question") - by(columns, CLAIMS[claim], "persona", "question")
     over = [np.var(x, ddof=1) / x.size for x in (d.mean(axis=1), d.mean(axis=0), d.ravel())]
@@ -192,9 +191,7 @@ def test_personas_at_large(claim: str, columns: Columns, verdicts: Mapping[str, 
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_training_runs_and_each_seed(
-    claim: str, columns: Columns, verdicts: Mapping[str, Verdict]
-) -> None:
+def test_training_runs_and_each_seed(claim: str, columns: Columns, verdicts: Verdicts) -> None:
     d = by(columns, "C2", "seed") - by(columns, CLAIMS[claim], "seed")
     alone = [e.value for e in verdicts[claim].estimates if e.method.endswith("alone")]
     assert alone == pytest.approx(d)
@@ -208,7 +205,7 @@ def test_training_runs_and_each_seed(
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_minus_false_positives_and_source_normalised(
-    claim: str, columns: Columns, verdicts: Mapping[str, Verdict]
+    claim: str, columns: Columns, verdicts: Verdicts
 ) -> None:
     arms = ("C2", CLAIMS[claim])
     raised = [rate(columns, of(columns, PRIOR[arm], ROSTER.bystanders, PRE)) for arm in arms]
@@ -226,9 +223,7 @@ def test_minus_false_positives_and_source_normalised(
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_models_and_the_naive_z(
-    claim: str, columns: Columns, verdicts: Mapping[str, Verdict]
-) -> None:
+def test_models_and_the_naive_z(claim: str, columns: Columns, verdicts: Verdicts) -> None:
     """Balanced arms: the mixed model's effect is the difference. The logit is statsmodels'."""
     rows = [pool(columns, arm) for arm in ("C2", CLAIMS[claim])]
     d = difference(columns, claim)
@@ -252,7 +247,7 @@ def test_models_and_the_naive_z(
     assert adjusted.value == pytest.approx(marginal, abs=1e-5)
 
 
-def test_holm_is_over_the_printed_p_in_the_order_of_claims(verdicts: Mapping[str, Verdict]) -> None:
+def test_holm_is_over_the_printed_p_in_the_order_of_claims(verdicts: Verdicts) -> None:
     from statsmodels.stats.multitest import multipletests
 
     found = families(FEW, list(verdicts.values()))
