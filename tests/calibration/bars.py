@@ -295,12 +295,13 @@ def _gates_over_runs() -> list[Bar]:
     """The mean over runs at a bound, and where a gate has to decide."""
     bars = []
     for name, asked in RUN_GATES.items():
+        at_bounds, fails, holds = asked.truths
         for sd in asked.sds:
             world = f"{RUNS_OF_GATES} runs, SD {sd:g}"
             for truths, events, bounds, count in (
-                (asked.bounds, (FAILS, HOLDS), (0.0, 0.05), asked.count),
-                (asked.fails, (FAILS,), (asked.power, 1.0), asked.count // 4),
-                (asked.holds, (HOLDS,), (asked.power, 1.0), asked.count // 4),
+                (at_bounds, (FAILS, HOLDS), (0.0, 0.05), asked.count),
+                (fails, (FAILS,), (asked.power, 1.0), asked.count // 4),
+                (holds, (HOLDS,), (asked.power, 1.0), asked.count // 4),
             ):
                 for truth in truths:
                     trial = Trial(
@@ -317,7 +318,7 @@ def _gates_over_runs() -> list[Bar]:
                             low=bounds[0],
                             high=bounds[1],
                             count=count,
-                            fast=asked.fast if truths is asked.bounds else 20,
+                            fast=asked.fast if truths is at_bounds else 20,
                             origin=OURS,
                         )
                         for event in events
