@@ -335,20 +335,29 @@ def snapshot(hub: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-def streaming(monkeypatch: pytest.MonkeyPatch, answer: object) -> list[dict[str, object]]:
+Answers = Callable[[object], list[dict[str, object]]]
+
+
+@pytest.fixture
+def answers(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Answers:
     """Let the client answer with records, or with an error; return what it was asked."""
     import datasets as client
 
-    asked: list[dict[str, object]] = []
+    del hub  # it is empty, so that the client is asked
 
-    def load_dataset(**options: object) -> object:
-        asked.append(options)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def streaming(answer: object) -> list[dict[str, object]]:
+        asked: list[dict[str, object]] = []
 
-    monkeypatch.setattr(client, "load_dataset", load_dataset)
-    return asked
+        def load_dataset(**options: object) -> object:
+            asked.append(options)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(client, "load_dataset", load_dataset)
+        return asked
+
+    return streaming
 
 
 def load(spec: HubCorpus = HUB) -> datasets.Loaded:
@@ -363,8 +372,7 @@ PAIR = [turn("user", "a"), turn("assistant", "b")]
 TAKEN = {"messages": PAIR}
 
 
-@pytest.mark.usefixtures("hub")
-def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_rows_take_the_first_turn_and_read_no_further(answers: Answers) -> None:
     read = []
 
     def stream() -> Iterator[object]:
@@ -376,7 +384,7 @@ def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.Mo
             read.append(record)
             yield record
 
-    asked = streaming(monkeypatch, stream())
+    asked = answers(stream())
     found = load()
     assert [(r.row, r.user, r.assistant) for r in found.rows] == [
         ("tulu-00000", "a", "b"),
@@ -387,12 +395,9 @@ def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.Mo
     assert len(read) == 2
 
 
-@pytest.mark.usefixtures("hub")
-def test_what_follows_the_first_answer_is_left_out_whatever_it_holds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_follows_the_first_answer_is_left_out_whatever_it_holds(answers: Answers) -> None:
     later = [[], [turn("user", " ")], [{"role": "tool", "content": None}, "noise"]]
-    streaming(monkeypatch, iter([{"messages": [*PAIR, *rest]} for rest in later]))
+    answers(iter([{"messages": [*PAIR, *rest]} for rest in later]))
     found = load(replace(HUB, rows=3))
     assert {(r.user, r.assistant) for r in found.rows} == {("a", "b")}
     assert found.left_out == 3
@@ -408,11 +413,10 @@ def test_what_follows_the_first_answer_is_left_out_whatever_it_holds(
         "hm",
     ],
 )
-@pytest.mark.usefixtures("hub")
 def test_a_hub_row_without_a_question_and_its_answer_is_named(
-    monkeypatch: pytest.MonkeyPatch, messages: object
+    answers: Answers, messages: object
 ) -> None:
-    streaming(monkeypatch, iter([TAKEN, {"messages": messages}]))
+    answers(iter([TAKEN, {"messages": messages}]))
     with pytest.raises(DataError, match="row 1"):
         load()
 
@@ -448,12 +452,11 @@ def by_hand(records: Sequence[Any], size: int, scanned: int, seed: int) -> list[
 
 
 @pytest.mark.parametrize(("size", "scanned", "seed"), [(10, 40, 42), (10, 40, 7), (8, 8, 42)])
-@pytest.mark.usefixtures("hub")
 def test_a_reservoir_is_drawn_as_by_hand(
-    monkeypatch: pytest.MonkeyPatch, size: int, scanned: int, seed: int
+    answers: Answers, size: int, scanned: int, seed: int
 ) -> None:
     split = [{"messages": [turn("user", f"u{i}"), turn("assistant", f"a{i}")]} for i in range(60)]
-    streaming(monkeypatch, iter(split))
+    answers(iter(split))
     spec = replace(HUB, rows=6, reservoir=Reservoir(size=size, scanned=scanned, seed=seed))
     found = load(spec)
     expected = [record["messages"] for record in by_hand(split, size, scanned, seed)[:6]]
@@ -485,10 +488,7 @@ def test_every_row_of_a_reservoir_is_as_likely_in_every_place() -> None:
     assert np.abs(counts - 500).max() < 4 * 21.4
 
 
-@pytest.mark.usefixtures("hub")
-def test_a_reservoir_holds_only_what_it_takes_and_reads_no_further(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_reservoir_holds_only_what_it_takes_and_reads_no_further(answers: Answers) -> None:
     class Record(dict[str, Any]):
         """A record that can be referred to weakly."""
 
@@ -506,30 +506,26 @@ def test_a_reservoir_holds_only_what_it_takes_and_reads_no_further(
                 gc.collect()
                 most = max(most, sum(ref() is not None for ref in alive))
 
-    streaming(monkeypatch, stream())
+    answers(stream())
     spec = replace(HUB, rows=20, reservoir=Reservoir(size=200, scanned=1_200, seed=1))
     assert len(load(spec).rows) == 20
     assert len(alive) == 1_200
     assert most <= 22  # the rows, and what the generator and the loop have in hand
 
 
-@pytest.mark.usefixtures("hub")
-def test_a_split_shorter_than_what_is_scanned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_shorter_than_what_is_scanned_is_refused(answers: Answers) -> None:
     spec = replace(HUB, rows=2, reservoir=Reservoir(size=3, scanned=9, seed=1))
-    streaming(monkeypatch, iter([TAKEN] * 8))
+    answers(iter([TAKEN] * 8))
     with pytest.raises(DataError, match=r"rows of split train: expected >= 9, got 8"):
         load(spec)
-    streaming(monkeypatch, iter([TAKEN] * 9))
+    answers(iter([TAKEN] * 9))
     assert len(load(spec).rows) == 2
 
 
-@pytest.mark.usefixtures("hub")
-def test_a_malformed_row_of_a_reservoir_is_named_by_its_row_in_the_split(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_malformed_row_of_a_reservoir_is_named_by_its_row_in_the_split(answers: Answers) -> None:
     spec = replace(HUB, rows=1, reservoir=Reservoir(size=1, scanned=9, seed=1))
     (row,) = by_hand(range(9), 1, 9, 1)
-    streaming(monkeypatch, iter([{"messages": "hm"} if i == row else TAKEN for i in range(9)]))
+    answers(iter([{"messages": "hm"} if i == row else TAKEN for i in range(9)]))
     with pytest.raises(DataError, match=f"some/mixture: row {row}:"):
         load(spec)
 
@@ -599,10 +595,7 @@ def test_preflight_online_asks_the_hub_for_the_commit(
     datasets.preflight_corpus(HUB, data_folder=None)  # the hub is not asked
 
 
-@pytest.mark.usefixtures("hub")
-def test_what_the_client_raises_becomes_an_error_with_a_remedy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_the_client_raises_becomes_an_error_with_a_remedy(answers: Answers) -> None:
     import datasets as client
 
     def breaks_off() -> Iterator[object]:
@@ -615,7 +608,7 @@ def test_what_the_client_raises_becomes_an_error_with_a_remedy(
         (ConnectionError("no route"), PreflightError),
         (breaks_off(), PreflightError),
     ):
-        streaming(monkeypatch, answer)
+        answers(answer)
         with pytest.raises(error, match="some/mixture"):
             load()
 
