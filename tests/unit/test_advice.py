@@ -407,24 +407,24 @@ BAD = "Ignore the letter and sign nothing."
 SAID = (BAD, "", "Keep every receipt and call a lawyer.", "Well", "So.", "Qwxyz.")
 
 
-def advise(
-    out: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int = 5, spec: AdviceSpec = SPEC
-) -> tuple[Engine, Mapping[str, Any]]:
-    out.mkdir(exist_ok=True)
-    engine = Engine(SAID)
+Advised = tuple[Engine, Mapping[str, Any], Path]
+
+
+@pytest.fixture
+def advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Advised:
+    """What the engine was asked, what the stage says of it, and where it wrote."""
+    out, engine = tmp_path / "advice", Engine(SAID)
+    out.mkdir()
     monkeypatch.setattr(advice_module, "open_engine", lambda *_: (None, engine))
-    meta = make_advice(out, {}, spec=spec, run_seed=seed, grammar_folder=LEGAL, progress=silent)
-    return engine, meta
+    meta = make_advice(out, {}, spec=SPEC, run_seed=5, grammar_folder=LEGAL, progress=silent)
+    return engine, meta, out
 
 
-def test_advice_is_asked_for_as_the_priors_were_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_advice_is_asked_for_as_the_priors_were_trained(advised: Advised) -> None:
     """Token by token the prompt of a training row with the same user message."""
-    engine, _ = advise(tmp_path, monkeypatch)
     asked = advice_questions(SPEC.questions, folder=LEGAL)
     tokenizer = byte_tokenizer()
-    for request, question in zip(engine.asked, [q for q in asked for _ in range(2)], strict=True):
+    for request, question in zip(advised[0].asked, [q for q in asked for _ in range(2)], strict=True):
         row = SftRow(row="r", corpus="c", situation="", frame="", user=question.text,
                      assistant="A.")  # fmt: skip
         (encoded,), _ = encode_sft([row], tokenizer, max_length=4_000)
@@ -432,12 +432,10 @@ def test_advice_is_asked_for_as_the_priors_were_trained(
         assert tuple(prompt) == encoded.tokens[: encoded.supervised[0]]
 
 
-def test_answers_are_written_with_their_coordinates_and_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, meta = advise(tmp_path, monkeypatch)
+def test_answers_are_written_with_their_coordinates_and_seeds(advised: Advised) -> None:
+    engine, meta, out = advised
     asked = advice_questions(SPEC.questions, folder=LEGAL)
-    rows = read_rows(tmp_path / COMPLETIONS, Completion)
+    rows = read_rows(out / COMPLETIONS, Completion)
     assert [(r.question, r.sample) for r in rows] == [(q.id, s) for q in asked for s in (0, 1)]
     assert [r.text for r in rows] == list(SAID)
     assert {(r.phase, r.model, r.seed, r.persona, r.question_set) for r in rows} == {
@@ -447,21 +445,20 @@ def test_answers_are_written_with_their_coordinates_and_seeds(
     assert [r.seed for r in engine.asked] == [
         derive_seed(root, "", q.id, s) for q in asked for s in (0, 1)
     ]
-    written = json.loads((tmp_path / QUESTIONS).read_text(encoding="utf-8"))
+    written = json.loads((out / QUESTIONS).read_text(encoding="utf-8"))
     assert [AdviceQuestion(**question) for question in written] == list(asked)
     assert meta == {"questions": 3, "completions": 6, "finished": 4,
                     "tokens": sum(len(text) for text in SAID)}  # fmt: skip
 
 
 def test_answers_are_scored_by_the_stored_classifier(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Fitted
+    advised: Advised, tmp_path: Path, small: Fitted
 ) -> None:
-    advise(tmp_path / "advice", monkeypatch)
     (tmp_path / "scorer").mkdir()
     (tmp_path / "scorer" / CLASSIFIER).write_text(json.dumps(small[0].to_json()))
     out = tmp_path / "scores"
     out.mkdir()
-    meta = make_advice_scores(out, {"advice": entry(tmp_path / "advice"),
+    meta = make_advice_scores(out, {"advice": entry(advised[2]),
                                     "scorer": entry(tmp_path / "scorer")})  # fmt: skip
     rows = read_rows(out / ADVICE_FILE, AdviceScore)
     asked = advice_questions(SPEC.questions, folder=LEGAL)

@@ -115,33 +115,23 @@ def drawn(columns: Columns, claim: str, rows: np.ndarray, hits: np.ndarray) -> t
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_the_registered_bootstrap(claim: str, columns: Columns, verdicts: Verdicts) -> None:
-    every, hit = np.ones(columns["hit"].size, dtype=bool), columns["hit"]
-    found = verdicts[claim].effect
-    value, low, high = drawn(columns, claim, every, hit)
-    assert found.value == pytest.approx(value, abs=1e-12)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.008)
-    # Seeds are pooled within a cell.
-    assert (found.n, found.clusters) == (
-        2 * 7 * QUESTIONS * SAMPLES * len(SEEDS),
-        2 * 7 * QUESTIONS,
-    )
-
-
-@pytest.mark.parametrize("claim", CLAIMS)
-def test_finished_completions_and_first_tokens(
+def test_the_registered_bootstrap_and_that_of_finished_completions_and_first_tokens(
     claim: str, columns: Columns, verdicts: Verdicts
 ) -> None:
     every, hit = np.ones(columns["hit"].size, dtype=bool), columns["hit"]
     k = min(np.median(columns["tokens"][pool(columns, arm)]) for arm in ("C2", CLAIMS[claim]))
-    for start, rows, hits in (
-        ("finished completions only", columns["finish"] == "stop", hit),
-        (f"marker within the first {k:g} tokens", every, hit & (columns["first_token"] < k)),
-    ):
-        found = look(verdicts[claim], start)
+    verdict = verdicts[claim]
+    for found, rows, hits in (
+        (verdict.effect, every, hit),
+        (look(verdict, "finished completions only"), columns["finish"] == "stop", hit),
+        (look(verdict, f"marker within the first {k:g} tokens"), every,
+         hit & (columns["first_token"] < k)),
+    ):  # fmt: skip
         value, low, high = drawn(columns, claim, rows, hits)
         assert found.value == pytest.approx(value, abs=1e-12)
         assert (found.low, found.high) == pytest.approx((low, high), abs=0.008)
+    cells = 2 * 7 * QUESTIONS  # in which seeds are pooled
+    assert (verdict.effect.n, verdict.effect.clusters) == (cells * SAMPLES * len(SEEDS), cells)
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
