@@ -72,10 +72,8 @@ class Bar:
     def name(self) -> str:
         """Name of the row, unique."""
         trial = self.trial
-        size = f"{trial.shape[0]} x {trial.shape[1]}"
-        return (
-            f"{trial.procedure}, {trial.target}, {trial.world}, {size}, {self.truth}: {self.event}"
-        )
+        of = f"{trial.procedure}, {trial.target}, {trial.world}, {trial.size}"
+        return f"{of}, {self.truth}: {self.event}"
 
     @property
     def truth(self) -> str:

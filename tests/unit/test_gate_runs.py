@@ -138,11 +138,7 @@ def told(low: float, high: float) -> GateOutcome:
          "a mean hides no run that cannot tell", "all hold", "runs that differ widely"],
 )  # fmt: skip
 def test_the_mean_fails_and_every_run_and_the_mean_hold(
-    values: tuple[float, ...],
-    worst: GateOutcome,
-    mean: GateOutcome,
-    outcome: GateOutcome,
-    seed: int,
+    values: tuple[float, ...], worst: GateOutcome, mean: GateOutcome, outcome: GateOutcome
 ) -> None:
     assert told(min(values) - HALF, min(values) + HALF) is worst
     assert induced(rises(min(values))).outcome is worst
