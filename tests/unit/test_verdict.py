@@ -31,22 +31,12 @@ STRICT_RATIO = replace(
 
 
 @pytest.mark.parametrize(
-    ("claim", "label"),
-    [
-        ("H1", "rule met"),
-        ("H2", "rule met"),
-        ("H3", "non_text_distribution"),
-        ("kill", "not triggered"),
-    ],
-)
-def test_holding_data_support_every_claim(claim: str, label: str) -> None:
-    found = verdict(claim)
-    assert (found.outcome, found.label, found.holds) == (Outcome.SUPPORTED, label, True)
-
-
-@pytest.mark.parametrize(
     ("claim", "rates", "outcome", "label"),
     [
+        ("H1", {}, Outcome.SUPPORTED, "rule met"),
+        ("H2", {}, Outcome.SUPPORTED, "rule met"),
+        ("H3", {}, Outcome.SUPPORTED, "non_text_distribution"),
+        ("kill", {}, Outcome.SUPPORTED, "not triggered"),
         # H1: with the kill criterion not triggered, a rule that is not met claims nothing.
         ("H1", {"C1": 0.45}, Outcome.INCONCLUSIVE, "ambiguous zone"),
         ("H1", {"C1": 0.60}, Outcome.INCONCLUSIVE, "ambiguous zone"),
@@ -67,11 +57,12 @@ def test_holding_data_support_every_claim(claim: str, label: str) -> None:
         ("kill", {"C2": 0.06}, Outcome.SUPPORTED, "not triggered"),
     ],
 )
-def test_broken_data_flip_every_claim(
+def test_holding_data_support_every_claim_and_broken_data_flip_it(
     claim: str, rates: dict[str, float], outcome: Outcome, label: str
 ) -> None:
     found = verdict(claim, rates=rates)
     assert (found.outcome, found.label) == (outcome, label), found.text
+    assert found.holds is (outcome is Outcome.SUPPORTED)
     # Whatever the outcome, the effect is that of the rates, and it is shown.
     now = {**BYSTANDERS, **rates}
     control = {"H1": "C1", "H2": "C3", "H3": "C2p"}.get(claim)
@@ -241,9 +232,7 @@ def test_a_new_gate_type_needs_one_function(monkeypatch: pytest.MonkeyPatch) -> 
 
     registration = replace(FEW, gates=(*FEW.gates, Weather()))  # type: ignore[arg-type]
     found = evidence(questions=2, samples=2)
-    with pytest.raises(
-        SpecError, match=r"gate weather: expected a type of Source.*'Weather'"
-    ):
+    with pytest.raises(SpecError, match=r"gate weather: expected a type of Source.*'Weather'"):
         judge_gate(registration, found, "weather")
     monkeypatch.setattr(gates.rule, "_functions", dict(gates.rule._functions))
     gates.rule(Weather)(lambda _gate, _found: Reading(GateOutcome.HOLDS, 0.0, 1.0, "dry"))
