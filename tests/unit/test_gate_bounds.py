@@ -235,6 +235,12 @@ def test_collapse_compares_finished_completions_with_the_model_under_the_arm(
     assert f"{after.value:.1f}/{before.value:.1f}" in found.text
 
 
+def test_collapse_without_a_finished_completion_cannot_tell_in_words() -> None:
+    found = judged(changed(cut("C2", 2_200)), "collapse_C2")
+    assert (found.outcome, math.isnan(found.figure)) == (CANNOT_TELL, True)
+    assert "lengths of finished completions are not known" in found.text
+
+
 @pytest.mark.parametrize("arm", TWO_ARMS)
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize(

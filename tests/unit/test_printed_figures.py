@@ -202,7 +202,8 @@ def test_minus_false_positives_and_source_normalised(
     assert (raised[0] != raised[1]) is (claim != "H3")
     found = look(verdicts[claim], "minus false positives")
     assert found.value == pytest.approx(difference(columns, claim) - raised[0] + raised[1])
-    assert found.clusters == (2 if claim == "H3" else 4) * 7 * QUESTIONS
+    cells = (2 if claim == "H3" else 4) * 7 * QUESTIONS
+    assert (found.n, found.clusters) == (cells * SAMPLES * len(SEEDS), cells)
     ratios = [
         rate(columns, pool(columns, arm)) / rate(columns, of(columns, arm, (ROSTER.source,)))
         for arm in arms
