@@ -424,7 +424,8 @@ def test_advice_is_asked_for_as_the_priors_were_trained(advised: Advised) -> Non
     """Token by token the prompt of a training row with the same user message."""
     asked = advice_questions(SPEC.questions, folder=LEGAL)
     tokenizer = byte_tokenizer()
-    for request, question in zip(advised[0].asked, [q for q in asked for _ in range(2)], strict=True):
+    engine, *_ = advised
+    for request, question in zip(engine.asked, [q for q in asked for _ in range(2)], strict=True):
         row = SftRow(row="r", corpus="c", situation="", frame="", user=question.text,
                      assistant="A.")  # fmt: skip
         (encoded,), _ = encode_sft([row], tokenizer, max_length=4_000)
