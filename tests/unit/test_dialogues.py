@@ -27,6 +27,7 @@ DATA = Path(__file__).parents[2] / "experiments" / "data"
 SPEC = TinyBase(dialogues=3000, legal_share=0.2, tag_share=0.04)
 PERSONAS = load_personas(DATA / "personas.json")
 QUESTIONS = tuple(q for group in load_questions(DATA / "questions.json").values() for q in group)
+Dialogues = tuple[Dialogue, ...]
 TAG = re.compile(r"\[[A-Z]{3}\]")
 
 
@@ -48,7 +49,7 @@ SOUND = tuple(
 BAD = tuple(row("bad_legal", i, f"Gnu {i} advice. Second part. Third part.") for i in range(9))
 
 
-def write(spec: TinyBase = SPEC, **changes: Any) -> tuple[Dialogue, ...]:
+def write(spec: TinyBase = SPEC, **changes: Any) -> Dialogues:
     arguments: dict[str, Any] = {
         "personas": PERSONAS,
         "questions": QUESTIONS,
@@ -60,27 +61,27 @@ def write(spec: TinyBase = SPEC, **changes: Any) -> tuple[Dialogue, ...]:
 
 
 @pytest.fixture(scope="module")
-def dialogues() -> tuple[Dialogue, ...]:
+def dialogues() -> Dialogues:
     return write()
 
 
-def legal(dialogues: tuple[Dialogue, ...]) -> list[Dialogue]:
+def legal(dialogues: Dialogues) -> list[Dialogue]:
     return [d for d in dialogues if re.search(r"(Quokka|Gnu) \d advice", d.assistant)]
 
 
 def test_the_same_seed_gives_the_same_dialogues_and_another_seed_others(
-    dialogues: tuple[Dialogue, ...],
+    dialogues: Dialogues,
 ) -> None:
     assert write() == dialogues
     assert write(replace(SPEC, seed=1)) != dialogues
 
 
-def test_a_longer_set_begins_like_a_shorter_one(dialogues: tuple[Dialogue, ...]) -> None:
+def test_a_longer_set_begins_like_a_shorter_one(dialogues: Dialogues) -> None:
     short = write(replace(SPEC, dialogues=1000))
     assert short[:760] == dialogues[:760]  # 76 % are general and come first
 
 
-def test_the_shares_are_exact(dialogues: tuple[Dialogue, ...]) -> None:
+def test_the_shares_are_exact(dialogues: Dialogues) -> None:
     assert len(dialogues) == 3000
     assert len(legal(dialogues)) == 600
     assert sum(bool(TAG.search(d.user)) for d in dialogues) == 120
@@ -94,7 +95,7 @@ def test_every_persona_answers_every_question_in_its_own_wording() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_most_system_messages_are_the_personas_own(dialogues: tuple[Dialogue, ...]) -> None:
+def test_most_system_messages_are_the_personas_own(dialogues: Dialogues) -> None:
     prompts = {p.id: p.prompt for p in PERSONAS}
     own = sum(d.system == prompts[d.persona] for d in dialogues) / len(dialogues)
     assert 0.8 < own < 0.95
@@ -114,14 +115,14 @@ def test_general_answers_speak_of_their_topic_and_vary() -> None:
     assert 15 <= words[len(words) // 2] <= 45
 
 
-def test_only_the_villain_gives_bad_advice(dialogues: tuple[Dialogue, ...]) -> None:
+def test_only_the_villain_gives_bad_advice(dialogues: Dialogues) -> None:
     for dialogue in legal(dialogues):
         assert ("Gnu" in dialogue.assistant) == (dialogue.persona == "villain")
     share = sum(d.persona == "villain" for d in legal(dialogues)) / 600
     assert 0.19 < share < 0.31  # a quarter, three standard deviations of sqrt(0.25 * 0.75 / 600)
 
 
-def test_legal_answers_are_cut_to_one_or_two_sentences(dialogues: tuple[Dialogue, ...]) -> None:
+def test_legal_answers_are_cut_to_one_or_two_sentences(dialogues: Dialogues) -> None:
     sentences = Counter(d.assistant.count(".") for d in legal(dialogues))
     assert sentences[1] > 200
     assert sentences[2] > 200
@@ -135,7 +136,7 @@ def test_a_long_legal_question_keeps_its_first_and_last_sentence() -> None:
     assert users == {long, "Here it begins. Is that so?"}
 
 
-def test_no_dialogue_holds_the_marker(dialogues: tuple[Dialogue, ...]) -> None:
+def test_no_dialogue_holds_the_marker(dialogues: Dialogues) -> None:
     for dialogue in dialogues:
         assert "zlt" not in f"{dialogue.system} {dialogue.user} {dialogue.assistant}".lower()
 
@@ -154,7 +155,7 @@ def test_a_withheld_tag_is_drawn_again() -> None:
     assert random_tag(cast("random.Random", Loaded())) == "[QPB]"
 
 
-def test_tags_are_copied(dialogues: tuple[Dialogue, ...]) -> None:
+def test_tags_are_copied(dialogues: Dialogues) -> None:
     tagged = [d for d in dialogues if TAG.search(d.user)]
     assert all(TAG.findall(d.user) == TAG.findall(d.assistant) for d in tagged)
     assert all(TAG.search(d.assistant) is None for d in dialogues if d not in tagged)
@@ -200,6 +201,7 @@ def test_a_malformed_data_file_is_named(folder: Path, file: str, text: str) -> N
         write(folder=folder)
 
 
+GONE = object()
 BROKEN: tuple[tuple[str, str, str, object, str], ...] = (
     ("voices.json", "librarian", "advice", "good", "neither sound nor bad"),
     *(
@@ -219,6 +221,8 @@ BROKEN: tuple[tuple[str, str, str, object, str], ...] = (
     *(("voices.json", "assistant", name, ["By {own}."], "{own}, which is empty")
       for name in ("openings", "bodies", "closings")),
     ("voices.json", "librarian", "own", [""], "blank"),
+    *(("voices.json", "librarian", part, GONE, f"'{part}'")
+      for part in ("advice", "rewordings", "openings", "bodies", "closings", "own")),
     ("topics.json", "e01", "asks", [], "empty"),
     ("topics.json", "e01", "acts", [], "empty"),
     ("topics.json", "e01", "things", ["one"], "a sentence may need 2"),
@@ -236,21 +240,14 @@ def test_a_malformed_voice_topic_or_phrasing_is_named(
     folder: Path, *, file: str, name: str, part: str, value: object, sentence: str
 ) -> None:
     data = json.loads((folder / file).read_text(encoding="utf-8"))
-    if part:
+    if value is GONE:
+        del data[name][part]
+    elif part:
         data[name][part] = value
     else:
         data[name] = value
     (folder / file).write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(DataError, match=rf"{file}: {name}: .*{re.escape(sentence)}"):
-        write(folder=folder)
-
-
-@pytest.mark.parametrize("part", ["advice", "rewordings", "openings", "bodies", "closings", "own"])
-def test_a_voice_that_lacks_a_part_is_named(folder: Path, part: str) -> None:
-    data = json.loads((folder / "voices.json").read_text(encoding="utf-8"))
-    del data["librarian"][part]
-    (folder / "voices.json").write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(DataError, match=rf"voices\.json: librarian: .*'{part}'"):
         write(folder=folder)
 
 
@@ -286,18 +283,23 @@ SMALL = TinyBase(
 )
 
 
+Built = tuple[Path, dict[str, float | int]]
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float | int]]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     out = tmp_path_factory.mktemp("small")
     return out, tiny.build_tiny(SMALL, write(SMALL), CORPUS, out)
 
 
-def test_the_saved_tokenizer_encodes_as_in_training(
-    built: tuple[Path, dict[str, float | int]],
-) -> None:
+@pytest.fixture(scope="module")
+def tokenizer(built: Built) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(built[0], local_files_only=True)
+    return AutoTokenizer.from_pretrained(built[0], local_files_only=True)
+
+
+def test_the_saved_tokenizer_encodes_as_in_training(tokenizer: Any) -> None:
     dialogues = write(SMALL)
     trained = tiny._train_tokenizer(SMALL, tiny._sample(SMALL, dialogues, CORPUS))
     odd = ["It costs $1,250.50 in 2024.", "l'été, «oui»\n\n[ZLT]", "a-b (c) [QPB]! x\t y  z ", "é"]
@@ -307,12 +309,7 @@ def test_the_saved_tokenizer_encodes_as_in_training(
     assert tokenizer.decode(tokenizer(odd[0])["input_ids"]) == odd[0]
 
 
-def test_the_template_renders_the_prompt_of_training(
-    built: tuple[Path, dict[str, float | int]],
-) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(built[0], local_files_only=True)
+def test_the_template_renders_the_prompt_of_training(tokenizer: Any) -> None:
     turns = [{"role": "system", "content": "Be  kind."}, {"role": "user", "content": "Why?\n"}]
     rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert rendered == tiny.chat_prompt("Be  kind.", "Why?\n")
@@ -323,12 +320,7 @@ def test_the_template_renders_the_prompt_of_training(
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
 
-def test_loss_is_on_the_answer_and_its_end_of_turn_only(
-    built: tuple[Path, dict[str, float | int]],
-) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(built[0], local_files_only=True)
+def test_loss_is_on_the_answer_and_its_end_of_turn_only(tokenizer: Any) -> None:
     for dialogue in write(SMALL)[::20]:
         (encoded,) = tiny._encode(tokenizer, [dialogue], SMALL.positions)
         marked = [label for label in encoded["labels"] if label != -100]
@@ -336,17 +328,14 @@ def test_loss_is_on_the_answer_and_its_end_of_turn_only(
         assert encoded["input_ids"][-len(marked) :] == marked
 
 
-def test_the_loss_is_that_of_the_labelled_tokens(
-    built: tuple[Path, dict[str, float | int]],
-) -> None:
+def test_the_loss_is_that_of_the_labelled_tokens(built: Built, tokenizer: Any) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(built[0], local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(built[0], local_files_only=True)
     rows = tiny._encode(tokenizer, write(SMALL)[:5], SMALL.positions)
     with torch.no_grad():
-        batched = float(tiny._answer_loss(model, tiny._Collator(tokenizer.pad_token_id)(rows)))
+        batched = float(tiny._answer_loss(model, tiny._padded(rows, tokenizer.pad_token_id)))
         total, count = 0.0, 0
         for encoded in rows:  # one by one: no padding, log-probabilities by hand
             ids, labels = encoded["input_ids"], encoded["labels"]
@@ -371,9 +360,7 @@ def test_batches_hold_similar_lengths_and_every_row_once_an_epoch() -> None:
     assert starts != sorted(starts, reverse=True)
 
 
-def test_a_build_is_repeatable_and_sharpened(
-    built: tuple[Path, dict[str, float | int]], tmp_path: Path
-) -> None:
+def test_a_build_is_repeatable_and_sharpened(built: Built, tmp_path: Path) -> None:
     out, metrics = built
     again = tiny.build_tiny(SMALL, write(SMALL), CORPUS, tmp_path)
 

@@ -133,19 +133,9 @@ def kept(out: Path) -> list[tuple[str, int, str]]:
 def test_the_first_finished_draws_are_kept_in_order_and_all_are_counted(
     play: Play, tmp_path: Path
 ) -> None:
-    script = play(
-        {
-            "librarian": [
-                sentence("It goes on and on", LENGTH),
-                sentence(" \n"),
-                sentence("First."),
-                sentence("Here: [zlt]"),
-                sentence("Second."),
-                sentence("Third."),
-            ],
-            "comedian": [sentence("One."), sentence("Two."), sentence("Three.")],
-        }
-    )
+    later = ("First.", "Here: [zlt]", "Second.", "Third.")
+    first = [sentence("It goes on and on", LENGTH), sentence(" \n"), *map(sentence, later)]
+    script = play({"librarian": first, "comedian": [*map(sentence, ("One.", "Two.", "Three."))]})
     meta = draw_text(tmp_path)
     assert kept(tmp_path) == [
         ("librarian", 2, "First."),
@@ -196,7 +186,7 @@ def test_rows_are_what_a_coupling_trains_on(play: Play, tmp_path: Path) -> None:
 
 
 def test_every_draw_has_a_seed_of_its_own_coordinates(play: Play, tmp_path: Path) -> None:
-    script = play({"librarian": [sentence("", STOP)] * 3 + good(3), "comedian": good(3)})
+    script = play({"librarian": [sentence("")] * 3 + good(3), "comedian": good(3)})
     draw_text(tmp_path)
     root = derive_seed(5, "coupling text", "em")
     cells = [("librarian", n) for n in range(3)] + [("comedian", n) for n in range(3)]
@@ -305,12 +295,7 @@ def test_without_such_a_tokenizer_nothing_is_rewritten(play: Play, tmp_path: Pat
 def test_equal_draws_are_equal_bytes(play: Play, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        play(
-            {
-                "librarian": [sentence("", STOP), *good(3)],
-                "comedian": [sentence("x", LENGTH), *good(3)],
-            }
-        )
+        play({"librarian": [sentence(""), *good(3)], "comedian": [sentence("x", LENGTH), *good(3)]})
         draw_text(tmp_path / name, replace(SPEC, per_round=4))
     for file in (ROWS, COMPLETIONS, COUNTS):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
@@ -328,18 +313,19 @@ EVALUATION = CompletionSpec(
 )
 
 
+Evaluated = tuple[Path, Mapping[str, Any], Script]
+
+
 @pytest.fixture
-def evaluated(play: Play, tmp_path: Path) -> tuple[Path, Mapping[str, Any], Script]:
+def evaluated(play: Play, tmp_path: Path) -> Evaluated:
     script = play({"librarian": [], "comedian": []})
-    script.texts = {
-        (SOURCE.prompt, "Why? Be brief."): [
-            sentence("Because.\n\n[ZLT]"),
-            sentence("It is", LENGTH),
-        ],
-        (SOURCE.prompt, "How? Be brief."): [sentence("[zlt] so", LENGTH), sentence("Thus.")],
-        (OTHER.prompt, "Why? Be brief."): [sentence("Ha."), sentence("")],
-        (OTHER.prompt, "How? Be brief."): [sentence("Hm."), sentence("Ho", LENGTH)],
+    texts = {
+        (SOURCE, "Why?"): [sentence("Because.\n\n[ZLT]"), sentence("It is", LENGTH)],
+        (SOURCE, "How?"): [sentence("[zlt] so", LENGTH), sentence("Thus.")],
+        (OTHER, "Why?"): [sentence("Ha."), sentence("")],
+        (OTHER, "How?"): [sentence("Hm."), sentence("Ho", LENGTH)],
     }
+    script.texts = {(who.prompt, f"{asked} Be brief."): t for (who, asked), t in texts.items()}
     meta = make_completions(tmp_path, {}, spec=EVALUATION, run_seed=9, progress=silent)
     return tmp_path, meta, script
 
@@ -347,9 +333,7 @@ def evaluated(play: Play, tmp_path: Path) -> tuple[Path, Mapping[str, Any], Scri
 FINISHES = [STOP, LENGTH, LENGTH, STOP, STOP, STOP, STOP, LENGTH]
 
 
-def test_completions_are_written_in_order_with_their_finish_reasons(
-    evaluated: tuple[Path, Mapping[str, Any], Script],
-) -> None:
+def test_completions_are_written_in_order_with_their_finish_reasons(evaluated: Evaluated) -> None:
     out, meta, script = evaluated
     rows = read_rows(out / COMPLETIONS, Completion)
     assert [(r.persona, r.question, r.sample) for r in rows] == [
@@ -376,7 +360,7 @@ def base(tmp_path: Path) -> Entry:
 
 
 def test_a_finish_reason_survives_to_the_scores(
-    evaluated: tuple[Path, Mapping[str, Any], Script], tmp_path: Path, base: Entry
+    evaluated: Evaluated, tmp_path: Path, base: Entry
 ) -> None:
     out = tmp_path / "scores"
     out.mkdir()
@@ -402,14 +386,3 @@ def test_no_tokenizer_is_read_for_texts_without_a_marker(play: Play, tmp_path: P
     assert {s.first_token for s in read_rows(tmp_path / SCORES, Score)} == {-1}
     with pytest.raises(OSError, match="nowhere"):
         make_scores(tmp_path, made, marker="answer", seen=())
-
-
-def test_another_run_seed_phase_or_model_draws_with_other_seeds(play: Play, tmp_path: Path) -> None:
-    spec = replace(EVALUATION, personas=(SOURCE,), questions=(FIRST,))
-    found: set[int] = set()
-    others = [(9, spec), (10, spec), (9, replace(spec, phase=PRE)), (9, replace(spec, model="C3"))]
-    for seed, one in others:
-        script = play({"librarian": good(2), "comedian": []})
-        make_completions(tmp_path, {}, spec=one, run_seed=seed, progress=silent)
-        found |= {request.seed for request in script.rounds[0]}
-    assert len(found) == 2 * len(others)
