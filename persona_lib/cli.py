@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
-    "seal": "seal a registration, amend one, or check what is sealed",
+    "new": "write the folder of a study that runs at once",
+    "check": "say what an experiment lacks here, and what it will cost",
+    "seal": "seal an experiment, amend one, or check what is sealed",
     "record": "keep a run's scores and texts as a record set",
     "recipe": "try coupling recipes on C1 alone",
 }

@@ -29,8 +29,7 @@ HERE = Path(__file__).resolve().parent
 USERS = (HERE / "science", HERE / "report" / "test_the_report.py")
 """Tests that users run."""
 OWN = ("smoke", "golden", "report", "calibration", "vllm")
-FOLDERS = dict.fromkeys(selection.SCIENCE, "science") | {name: name for name in OWN}
-"""Where the tests of each marker lie, all of them."""
+"""Markers of the software's own tests, and the folders in which all of theirs lie."""
 HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
 WITHOUT_VLLM = (
     "vllm: tests/vllm was left out, as vllm is not installed here: make test-vllm runs it"
@@ -40,12 +39,15 @@ WITHOUT_VLLM = (
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With ``-m h1`` import the science tests only: the others import torch.
 
-    Only where the expression is made of markers of `FOLDERS` with ``and`` and ``or`` alone.
+    Only where the expression is made of markers with ``and`` and ``or`` alone; those that are
+    not our `OWN` are names of claims.
     """
     names = set(re.findall(r"\w+", config.option.markexpr or "")) - {"and", "or"}
-    if not names or not names <= set(FOLDERS) or HERE not in collection_path.parents:
+    if selection.only_science(config):
+        names = {"science"}
+    if not names or "not" in names or HERE not in collection_path.parents:
         return None
-    wanted = {FOLDERS[name] for name in names}
+    wanted = {name if name in OWN else "science" for name in names}
     return True if collection_path.relative_to(HERE).parts[0] not in wanted else None
 
 
@@ -54,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out the simulations unless they are named, and vLLM's tests where it is missing."""
     left = ["calibration"] if not _names(config, "calibration") else []
     left += ["vllm"] if _leaves_out_vllm(config) else []
-    out = [item for item in items if left and selection.is_marked(item, *left)]
+    out = [item for item in items if left and any(map(item.get_closest_marker, left))]
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]

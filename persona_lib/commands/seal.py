@@ -18,8 +18,10 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from persona_lib.commands.options import choose_experiment
+from persona_lib.commands.options import choose_experiment, choose_profile, choose_scale
+from persona_lib.commands.session import Session
 from persona_lib.errors import FlatlandError
 from persona_lib.specs.builtin import EXPERIMENTS
 from persona_lib.specs.chain import Seal, read_chain
@@ -68,15 +70,24 @@ def _one(name: str, options: argparse.Namespace) -> str:
         target = Path(options.prml) / experiment.name
         written = export(own, target)
         return f"{experiment.name}: {written} manifests, as sealed, in {target}"
+    study = None if experiment.is_builtin else _study(experiment)
     seal = append(
         experiment.registration,
         experiment.seals,
+        study=study,
         date=datetime.now(UTC),
         reason=options.reason or "",
         data_seen=options.data_seen or "",
     )
     kind = f"amendment {seal.index} of {experiment.name}" if seal.index else experiment.name
     return f"sealed: {kind}, digest {seal.digest}\nhead {seal.hash}\ncommit {own} now"
+
+
+def _study(experiment: Experiment) -> dict[str, Any]:
+    """Return the study of a file: its model at its scale, its corpora, personas and questions."""
+    name, scale = choose_scale(None, None, experiment.model)
+    profile = experiment.on(choose_profile(name, scale))
+    return Session(experiment=experiment, profile=profile).study
 
 
 def _check(name: str, folder: Path) -> str:

@@ -158,7 +158,21 @@ class Session:
             from persona_lib.evidence.record_sets import head_of, read_manifest
 
             named = head_of(read_manifest(self.stored[0]), self.registration)
-        return check_sealed(self.registration, self.experiment.seals, named=named)
+        study = None if self.stored or self.experiment.is_builtin else self.study
+        return check_sealed(self.registration, self.experiment.seals, study=study, named=named)
+
+    @property
+    def study(self) -> dict[str, Any]:
+        """What data are made from here, as JSON data."""
+        from persona_lib.specs.study import study_of
+
+        own = self.experiment
+        return study_of(
+            self.profile,
+            personas=own.personas or DATA / "personas.json",
+            questions=own.questions or DATA / "questions.json",
+            words=DATA,
+        )
 
     def check_seal(self) -> None:
         """Raise SealError where the registration is not sealed, before compute is spent."""

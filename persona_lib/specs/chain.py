@@ -5,6 +5,7 @@ A registration named ``x`` is sealed in a folder ``x``::
     chain.jsonl              one seal a line, oldest first, each naming the one before
     0000-f56c28c270d5/       one folder for each seal: its index, its digest
         canonical.json       the canonical form; SHA-256 of this file is the digest
+        study.json           what data are made from, where it is sealed too; likewise
 
 A seal's hash is the SHA-256 of its canonical JSON without ``hash``. Everything is
 checked whenever a chain is read: each byte of each file, the order of the seals, and
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CHAIN = "chain.jsonl"
-CANONICAL = "canonical.json"
+CANONICAL, STUDY = "canonical.json", "study.json"
 _RESTORE = "Restore it from version control."
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
@@ -46,6 +47,7 @@ class Seal:
         date: when it was sealed: UTC, ``2026-11-25T01:48:20Z``.
         reason: why.
         data_seen: which data had been seen by then.
+        study: SHA-256 of the study, None where none was sealed.
         prml: ``claim_id`` and ``sha256`` of each claim's PRML manifest.
         previous: hash of the seal before, or None.
         hash: SHA-256 of the canonical JSON of all the others.
@@ -61,6 +63,7 @@ class Seal:
     prml: Mapping[str, Mapping[str, str]]
     previous: str | None
     hash: str
+    study: str | None = None
 
     @property
     def folder(self) -> str:
@@ -85,21 +88,28 @@ def read_chain(own: Path) -> tuple[Seal, ...]:
         where = f"{own / CHAIN}, line {number + 1}"
         seal = _seal(where, line)
         _check_order(where, seal, own.name, seals)
-        form = own / seal.folder / CANONICAL
-        found = hashlib.sha256(_read(form)).hexdigest()
-        if found != seal.digest:
-            problem = f"SHA-256 is {found[:12]}..., seal {seal.index} says {seal.digest[:12]}..."
-            raise SealError(str(form), problem, remedy=_RESTORE)
-        _nothing_else(own / seal.folder, {CANONICAL})
+        sealed = {CANONICAL: seal.digest} | ({} if seal.study is None else {STUDY: seal.study})
+        for name, wanted in sealed.items():
+            form = own / seal.folder / name
+            found = hashlib.sha256(_read(form)).hexdigest()
+            if found != wanted:
+                problem = f"SHA-256 is {found[:12]}..., seal {seal.index} says {wanted[:12]}..."
+                raise SealError(str(form), problem, remedy=_RESTORE)
+        _nothing_else(own / seal.folder, {*sealed})
         seals.append(seal)
     _nothing_else(own, {CHAIN, *(seal.folder for seal in seals)})
     return tuple(seals)
 
 
-def read_form(own: Path, seal: Seal) -> dict[str, Any]:
-    """Return the canonical form of a registration as it was sealed."""
-    form: dict[str, Any] = json.loads(_read(own / seal.folder / CANONICAL))
+def read_form(own: Path, seal: Seal, name: str = CANONICAL) -> dict[str, Any]:
+    """Return the canonical form of a registration, or of a study, as it was sealed."""
+    form: dict[str, Any] = json.loads(_read(own / seal.folder / name))
     return form
+
+
+def body_of(seal: Seal) -> dict[str, Any]:
+    """Return a seal as JSON data; one without a study does not mention it."""
+    return {k: v for k, v in vars(seal).items() if k != "study" or v is not None}
 
 
 def _read(path: Path) -> bytes:
@@ -119,7 +129,7 @@ def _seal(where: str, line: bytes) -> Seal:
             raise ValueError("it is not canonical JSON")
         seal = Seal(**body)
         strings = [seal.registration, seal.digest, seal.date, seal.hash]
-        strings += [seal.reason, seal.data_seen]
+        strings += [seal.reason, seal.data_seen, seal.study or ""]
         strings += [link[name] for link in seal.prml.values() for name in ("claim_id", "sha256")]
         if type(seal.index) is not int or not all(isinstance(s, str) for s in strings):
             raise ValueError("a field has another type")
@@ -154,18 +164,20 @@ def _nothing_else(folder: Path, expected: set[str]) -> None:
             )
 
 
-def write_seal(own: Path, seal: Seal, form: str) -> None:
+def write_seal(own: Path, seal: Seal, forms: Mapping[str, str]) -> None:
     """Add a seal to a chain that has been read: its own folder whole, then the chain.
 
-    `own` is the registration's folder, `form` its canonical JSON.
+    `own` is the registration's folder, `forms` the canonical JSON of what is sealed, by the
+    names of the files.
     """
     own.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=own, prefix=".") as draft:
         work = Path(draft) / seal.folder
         work.mkdir()
-        (work / CANONICAL).write_bytes(form.encode("ascii"))
+        for name, form in forms.items():
+            (work / name).write_bytes(form.encode("ascii"))
         chain = Path(draft) / CHAIN
         before = (own / CHAIN).read_bytes() if seal.index else b""
-        chain.write_bytes(before + canonical_json(vars(seal)).encode("ascii") + b"\n")
+        chain.write_bytes(before + canonical_json(body_of(seal)).encode("ascii") + b"\n")
         work.replace(own / seal.folder)
         chain.replace(own / CHAIN)

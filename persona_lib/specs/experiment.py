@@ -81,6 +81,11 @@ class Experiment:
         return self.registration.name
 
     @property
+    def is_builtin(self) -> bool:
+        """Whether it comes with the library: its rules are sealed, for any profile."""
+        return self.seals != self.path.resolve().parent / SEALS
+
+    @property
     def personas(self) -> Path | None:
         """The file of its personas, None for the built-in ones."""
         return self._beside(self.words.personas)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.digests import canonical, canonical_json, digest
 from persona_lib.errors import SealError, SpecError, clean
-from persona_lib.specs.chain import Seal, read_chain, read_form, write_seal
+from persona_lib.specs.chain import CANONICAL, STUDY, Seal, read_chain, read_form, write_seal
 from persona_lib.specs.prml import DATE, manifests, notes_of
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class SealState:
         date, reason: when (UTC) and why the newest seal was made.
         amendments: seals after the first.
         head: hash of the newest seal: it fixes the whole chain.
+        study: SHA-256 of the sealed study, "" where none was.
         seen: statements that data had been seen, oldest first, the first of each
             wording; empty if every seal says that none had been.
     """
@@ -76,6 +77,7 @@ class SealState:
     amendments: int
     head: str
     reason: str = ""
+    study: str = ""
     seen: tuple[Seen, ...] = ()
 
 
@@ -109,11 +111,18 @@ def _cut(text: str) -> str:
     return textwrap.shorten(clean(text), _MOST_PRINTED, placeholder=" ...")
 
 
-def check_sealed(registration: Registration, folder: Path, *, named: str = "") -> SealState:
-    """Return how a registration, as it stands in code, is sealed.
+def check_sealed(
+    registration: Registration,
+    folder: Path,
+    *,
+    study: Mapping[str, Any] | None = None,
+    named: str = "",
+) -> SealState:
+    """Return how a registration, as it stands, is sealed.
 
     Args:
         registration: the registration.
+        study: what data would be made from now; None where none are made.
         folder: where the folders of all registrations lie.
         named: head of its chain that a recording noted, or "".
 
@@ -131,14 +140,19 @@ def check_sealed(registration: Registration, folder: Path, *, named: str = "") -
         )
     newest = chain[-1]
     if newest.digest != registration.digest:
-        moved = list(differences(read_form(folder / name, newest), canonical(registration)))
-        more = len(moved) - _MOST_DIFFERENCES
-        shown = "; ".join(moved[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
         raise SealError(
             f"registration {name}",
             f"digest {registration.digest[:12]} is not the sealed {newest.digest[:12]} of "
-            f"{newest.date}. {shown}",
+            f"{newest.date}. {_moved(read_form(folder / name, newest), canonical(registration))}",
             remedy="Restore the sealed rules, or register these under another name, or amend: "
+            f"{_command(name)}",
+        )
+    if study is not None and newest.study not in (None, digest(study)):
+        raise SealError(
+            f"study of {name}",
+            f"digest {digest(study)[:12]} is not the sealed {(newest.study or '')[:12]} of "
+            f"{newest.date}. {_moved(read_form(folder / name, newest, STUDY), study)}",
+            remedy="Restore what was sealed, or seal this as another experiment, or amend: "
             f"{_command(name)}",
         )
     return SealState(
@@ -148,8 +162,16 @@ def check_sealed(registration: Registration, folder: Path, *, named: str = "") -
         amendments=len(chain) - 1,
         head=newest.hash,
         reason=_bounded(newest.reason),
+        study=newest.study or "",
         seen=_seen(chain, named),
     )
+
+
+def _moved(sealed: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return where two canonical forms differ, in words."""
+    moved = list(differences(sealed, now))
+    more = len(moved) - _MOST_DIFFERENCES
+    return "; ".join(moved[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _seen(chain: Sequence[Seal], named: str) -> tuple[Seen, ...]:
@@ -176,7 +198,13 @@ def _bounded(text: str) -> str:
 
 
 def append(
-    registration: Registration, folder: Path, *, date: datetime, reason: str, data_seen: str
+    registration: Registration,
+    folder: Path,
+    *,
+    date: datetime,
+    reason: str,
+    data_seen: str,
+    study: Mapping[str, Any] | None = None,
 ) -> Seal:
     """Seal a registration, or an amendment of it, and return the new seal.
 
@@ -186,6 +214,7 @@ def append(
         date: now, with a time zone; kept in UTC, to the second.
         reason: why, in words.
         data_seen: which data have been seen; "none" has to be stated too.
+        study: what data will be made from, sealed with it; None seals the rules alone.
 
     Raises:
         SpecError: a text is empty or too long, the date has no zone or precedes
@@ -196,7 +225,8 @@ def append(
     own = folder / registration.name
     chain = read_chain(own)
     moment = _moment(date, chain)
-    if chain and chain[-1].digest == registration.digest:
+    pinned = None if study is None else digest(study)
+    if chain and (chain[-1].digest, chain[-1].study) == (registration.digest, pinned):
         raise SpecError(
             "registration",
             bound="a change since the newest seal",
@@ -220,8 +250,11 @@ def append(
         "prml": {name: manifest.link for name, manifest in written.items()},
         "previous": chain[-1].hash if chain else None,
     }
+    body |= {} if pinned is None else {"study": pinned}
     seal = Seal(**body, hash=digest(body))
-    write_seal(own, seal, canonical_json(registration))
+    forms = {CANONICAL: canonical_json(registration)}
+    forms |= {} if study is None else {STUDY: canonical_json(study)}
+    write_seal(own, seal, forms)
     return seal
 
 

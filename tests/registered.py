@@ -1,0 +1,42 @@
+"""The built-in experiments and profiles by the names that tests use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from persona_lib.commands.plan import planning
+from persona_lib.specs.builtin import EXPERIMENTS, FOLDER, PROFILES, SCALES
+from persona_lib.specs.derived_gates import derived_gates, with_derived_gates
+from persona_lib.specs.experiment import Experiment
+from persona_lib.specs.registration import Registration
+
+REGISTRATIONS = {name: one.registration for name, one in EXPERIMENTS.items()}
+ISSUE262 = REGISTRATIONS["issue262"]
+ISSUE262_HELD_OUT = REGISTRATIONS["issue262_held_out"]
+ISSUE262_BOTH = REGISTRATIONS["issue262_both"]
+ISSUE262_GATED = REGISTRATIONS["issue262_gated"]
+ISSUE262_BCA = REGISTRATIONS["issue262_bca"]
+ROLES = EXPERIMENTS["issue262"].priors
+CHECKS = derived_gates(ISSUE262, ROLES)
+STRICTER = {name: one.stricter for name, one in EXPERIMENTS.items() if one.stricter is not None}
+TINY, SMOLLM2, QWEN7B, MICRO = (PROFILES[name] for name in ("tiny", "smollm2", "qwen7b", "micro"))
+SMOLLM2_FULL = SCALES["smollm2"]["full"]
+PLANNING = planning()
+
+__all__ = ["PROFILES", "SCALES"]
+
+
+def gated(registration: Registration) -> Registration:
+    """Return a registration with its derived gates, which claims then need."""
+    return with_derived_gates(registration, ROLES)
+
+
+def experiment_of(registration: Registration, seals: Path = FOLDER / "seals") -> Experiment:
+    """Return the built-in experiment under other rules, sealed elsewhere perhaps."""
+    known = EXPERIMENTS.get(registration.name)
+    if known is not None and known.registration == registration:
+        return replace(known, seals=seals)
+    stricter = None if registration.name.endswith("_gated") else gated(registration)
+    like = EXPERIMENTS["issue262"]
+    return replace(like, registration=registration, stricter=stricter, seals=seals)
