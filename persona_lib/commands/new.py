@@ -2,9 +2,12 @@
 
     flatland new my_study
     cd my_study
+    pytest -m h1
+
+It is sealed as it is written. Change experiment.toml, then plan it and seal your own::
+
     pytest --plan
     flatland seal experiment.toml --reason "..." --data-seen none
-    pytest -m h1
 
 Nothing that is there is overwritten. docs/extending.md has every key of experiment.toml.
 """
@@ -16,8 +19,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from persona_lib.commands.options import choose_experiment
+from persona_lib.commands.seal import seal_experiment
 from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.specs.builtin import FOLDER
+from persona_lib.specs.experiment import FILE
+from persona_lib.specs.seal import NONE_SEEN
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
     sys.stdout.write("".join(f"written: {path}\n" for path in written))
-    sys.stdout.write(f"next: cd {given.folder} && pytest --plan\n")
+    sys.stdout.write(f"next: cd {given.folder} && pytest -m h1\n")
     return 0
 
 
@@ -59,7 +66,9 @@ def write_study(folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for source, target in files.items():
         target.write_bytes(source.read_bytes())
-    return list(files.values())
+    experiment = choose_experiment(str(folder / FILE))
+    seal_experiment(experiment, "the study that flatland new writes", NONE_SEEN)
+    return [*files.values(), experiment.seals / experiment.name]
 
 
 def _name(path: Path) -> str:

@@ -70,17 +70,21 @@ def _one(name: str, options: argparse.Namespace) -> str:
         target = Path(options.prml) / experiment.name
         written = export(own, target)
         return f"{experiment.name}: {written} manifests, as sealed, in {target}"
-    study = None if experiment.is_builtin else _study(experiment)
-    seal = append(
-        experiment.registration,
-        experiment.seals,
-        study=study,
-        date=datetime.now(UTC),
-        reason=options.reason or "",
-        data_seen=options.data_seen or "",
-    )
+    seal = seal_experiment(experiment, options.reason or "", options.data_seen or "")
     kind = f"amendment {seal.index} of {experiment.name}" if seal.index else experiment.name
     return f"sealed: {kind}, digest {seal.digest}\nhead {seal.hash}\ncommit {own} now"
+
+
+def seal_experiment(experiment: Experiment, reason: str, data_seen: str) -> Seal:
+    """Seal the rules of an experiment, and of a file its study; see `specs.seal.append`."""
+    return append(
+        experiment.registration,
+        experiment.seals,
+        study=None if experiment.is_builtin else _study(experiment),
+        date=datetime.now(UTC),
+        reason=reason,
+        data_seen=data_seen,
+    )
 
 
 def _study(experiment: Experiment) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Session:
         Raises:
             SpecError, DataError: an option is wrong; see `persona_lib.commands.options`.
         """
-        experiment = options.choose_experiment(given.experiment, stored)
+        experiment = options.choose_experiment(given.experiment, stored, root=root)
         name, scale = options.choose_scale(given.profile, given.scale, experiment.model)
         return cls(
             experiment=experiment,
@@ -159,7 +159,9 @@ class Session:
 
             named = head_of(read_manifest(self.stored[0]), self.registration)
         study = None if self.stored or self.experiment.is_builtin else self.study
-        return check_sealed(self.registration, self.experiment.seals, study=study, named=named)
+        own = self.experiment
+        file = "" if own.is_builtin else own.path.name
+        return check_sealed(self.registration, own.seals, study=study, named=named, file=file)
 
     @property
     def study(self) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def manifests(
         SpecError: a type of claim without a line in `_BARS`.
     """
     found = {}
-    for claim in (*sealed["claims"], sealed["kill"]):
+    for claim in (*sealed["claims"], *filter(None, [sealed["kill"]])):
         name = claim["name"]
         prior = priors.get(name, {})
         claim_id = prior.get("claim_id") or _uuid7(date, sealed["name"], name)

@@ -117,6 +117,7 @@ def check_sealed(
     *,
     study: Mapping[str, Any] | None = None,
     named: str = "",
+    file: str = "",
 ) -> SealState:
     """Return how a registration, as it stands, is sealed.
 
@@ -125,18 +126,19 @@ def check_sealed(
         study: what data would be made from now; None where none are made.
         folder: where the folders of all registrations lie.
         named: head of its chain that a recording noted, or "".
+        file: what ``flatland seal`` is given, by default the name.
 
     Raises:
         SealError: it is not sealed, differs from what was sealed last, or
             something in its folder was altered.
     """
-    name = registration.name
+    name, command = registration.name, _command(file or registration.name)
     chain = read_chain(folder / name)
     if not chain:
         raise SealError(
             f"registration {name}",
             f"it is not sealed in {folder / name}",
-            remedy=f"Seal it before any data are seen: {_command(name)}",
+            remedy=f"Seal it before any data are seen: {command}",
         )
     newest = chain[-1]
     if newest.digest != registration.digest:
@@ -145,7 +147,7 @@ def check_sealed(
             f"digest {registration.digest[:12]} is not the sealed {newest.digest[:12]} of "
             f"{newest.date}. {_moved(read_form(folder / name, newest), canonical(registration))}",
             remedy="Restore the sealed rules, or register these under another name, or amend: "
-            f"{_command(name)}",
+            f"{command}",
         )
     if study is not None and newest.study not in (None, digest(study)):
         raise SealError(
@@ -153,7 +155,7 @@ def check_sealed(
             f"digest {digest(study)[:12]} is not the sealed {(newest.study or '')[:12]} of "
             f"{newest.date}. {_moved(read_form(folder / name, newest, STUDY), study)}",
             remedy="Restore what was sealed, or seal this as another experiment, or amend: "
-            f"{_command(name)}",
+            f"{command}",
         )
     return SealState(
         registration=name,

@@ -173,7 +173,7 @@ def _is_optional(kind: Any) -> bool:
 
 def _optional(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
     def structure(value: Any, kind: Any) -> Any:
-        (inner,) = (one for one in get_args(kind) if one is not type(None))
+        inner: Any = Union[tuple(one for one in get_args(kind) if one is not type(None))]  # noqa: UP007
         return None if value is None else made.structure(value, inner)
 
     return structure
