@@ -68,17 +68,6 @@ def test_what_arms_share_is_what_the_graph_of_a_run_shares(registration: Registr
         assert set(found) == under[one.name] & under[other.name], (one.name, other.name)
 
 
-def test_the_pairs_of_issue_262() -> None:
-    """C2 and C2p have their prior in common, C1 and C2p the raw model's text; the rest nothing."""
-    pairs = {
-        (a.name, b.name): shared_draws(a, b) for a, b in itertools.combinations(ISSUE262.arms, 2)
-    }
-    assert {pair: found for pair, found in pairs.items() if found} == {
-        ("C1", "C2p"): ("text of raw",),
-        ("C2", "C2p"): ("prior em",),
-    }
-
-
 # Records whose seeds differ
 
 
