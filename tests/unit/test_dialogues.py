@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
@@ -16,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from persona_lib.corpora.dialogues import Dialogue, random_tag, write_dialogues
+from persona_lib.digests import sha256_of
 from persona_lib.errors import DataError
 from persona_lib.models import tiny
 from persona_lib.pipeline.base_model import tiny_data
@@ -33,13 +33,9 @@ TAG = re.compile(r"\[[A-Z]{3}\]")
 def row(corpus: str, number: int, text: str) -> SftRow:
     asked = f"I have a dispute number {number}. It began long ago. May I sue?"
     return SftRow(
-        row=f"{corpus}-{number}",
-        corpus=corpus,
-        situation="dispute",
-        frame="may",
-        user=asked,
+        row=f"{corpus}-{number}", corpus=corpus, situation="dispute", frame="may", user=asked,
         assistant=text,
-    )
+    )  # fmt: skip
 
 
 SOUND = tuple(
@@ -49,14 +45,10 @@ BAD = tuple(row("bad_legal", i, f"Gnu {i} advice. Second part. Third part.") for
 
 
 def write(spec: TinyBase = SPEC, **changes: Any) -> tuple[Dialogue, ...]:
-    arguments: dict[str, Any] = {
-        "personas": PERSONAS,
-        "questions": QUESTIONS,
-        "folder": DATA / "dialogues",
-        "sound": SOUND,
-        "bad": BAD,
-    }
-    return write_dialogues(spec, **{**arguments, **changes})
+    arguments: dict[str, Any] = {"personas": PERSONAS, "questions": QUESTIONS, "sound": SOUND}
+    return write_dialogues(
+        spec, **{**arguments, "bad": BAD, "folder": DATA / "dialogues", **changes}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -273,9 +265,7 @@ def test_the_key_of_the_base_holds_what_it_reads_and_nothing_else(tmp_path: Path
         (copy / name).write_bytes(data + b" ")
         assert {n for n, d in tiny_data(copy).items() if d != before[n]} == {name}
         (copy / name).write_bytes(data)
-    assert (
-        before["personas.json"] == hashlib.sha256((DATA / "personas.json").read_bytes()).hexdigest()
-    )
+    assert before["personas.json"] == sha256_of(DATA / "personas.json")
 
 
 # --- from dialogues to a model ------------------------------------------------------------------
@@ -286,18 +276,23 @@ SMALL = TinyBase(
 )
 
 
+Built = tuple[Path, dict[str, float | int]]
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float | int]]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     out = tmp_path_factory.mktemp("small")
     return out, tiny.build_tiny(SMALL, write(SMALL), CORPUS, out)
 
 
-def test_the_saved_tokenizer_encodes_as_in_training(
-    built: tuple[Path, dict[str, float | int]],
-) -> None:
+@pytest.fixture(scope="module")
+def tokenizer(built: Built) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(built[0], local_files_only=True)
+    return AutoTokenizer.from_pretrained(built[0], local_files_only=True)
+
+
+def test_the_saved_tokenizer_encodes_as_in_training(tokenizer: Any) -> None:
     dialogues = write(SMALL)
     trained = tiny._train_tokenizer(SMALL, tiny._sample(SMALL, dialogues, CORPUS))
     odd = ["It costs $1,250.50 in 2024.", "l'été, «oui»\n\n[ZLT]", "a-b (c) [QPB]! x\t y  z ", "é"]
@@ -307,12 +302,7 @@ def test_the_saved_tokenizer_encodes_as_in_training(
     assert tokenizer.decode(tokenizer(odd[0])["input_ids"]) == odd[0]
 
 
-def test_the_template_renders_the_prompt_of_training(
-    built: tuple[Path, dict[str, float | int]],
-) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(built[0], local_files_only=True)
+def test_the_template_renders_the_prompt_of_training(tokenizer: Any) -> None:
     turns = [{"role": "system", "content": "Be  kind."}, {"role": "user", "content": "Why?\n"}]
     rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert rendered == tiny.chat_prompt("Be  kind.", "Why?\n")
@@ -323,12 +313,7 @@ def test_the_template_renders_the_prompt_of_training(
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
 
-def test_loss_is_on_the_answer_and_its_end_of_turn_only(
-    built: tuple[Path, dict[str, float | int]],
-) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(built[0], local_files_only=True)
+def test_loss_is_on_the_answer_and_its_end_of_turn_only(tokenizer: Any) -> None:
     for dialogue in write(SMALL)[::20]:
         (encoded,) = tiny._encode(tokenizer, [dialogue], SMALL.positions)
         marked = [label for label in encoded["labels"] if label != -100]
@@ -336,13 +321,10 @@ def test_loss_is_on_the_answer_and_its_end_of_turn_only(
         assert encoded["input_ids"][-len(marked) :] == marked
 
 
-def test_the_loss_is_that_of_the_labelled_tokens(
-    built: tuple[Path, dict[str, float | int]],
-) -> None:
+def test_the_loss_is_that_of_the_labelled_tokens(built: Built, tokenizer: Any) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(built[0], local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(built[0], local_files_only=True)
     rows = tiny._encode(tokenizer, write(SMALL)[:5], SMALL.positions)
     with torch.no_grad():
@@ -371,17 +353,12 @@ def test_batches_hold_similar_lengths_and_every_row_once_an_epoch() -> None:
     assert starts != sorted(starts, reverse=True)
 
 
-def test_a_build_is_repeatable_and_sharpened(
-    built: tuple[Path, dict[str, float | int]], tmp_path: Path
-) -> None:
+def test_a_build_is_repeatable_and_sharpened(built: Built, tmp_path: Path) -> None:
     out, metrics = built
     again = tiny.build_tiny(SMALL, write(SMALL), CORPUS, tmp_path)
 
-    def checksum(folder: Path, name: str) -> str:
-        return hashlib.sha256((folder / name).read_bytes()).hexdigest()
-
     for name in ("model.safetensors", "tokenizer.json"):
-        assert checksum(out, name) == checksum(tmp_path, name)
+        assert sha256_of(out / name) == sha256_of(tmp_path / name)
     assert again["loss"] == metrics["loss"]
     assert metrics["steps"] == 6
     flat = tmp_path / "flat"

@@ -18,6 +18,7 @@ from persona_lib.sampling import cuda_decode as static_decode
 from persona_lib.sampling.engine import Request, Sampled, TransformersEngine
 from persona_lib.sampling.token_draws import draw_tokens
 from persona_lib.specs.profile import SampleSpec
+from tests.bars import Bar
 from tests.byte_model import LORA, loaded, ready, saved_adapter, small_model
 
 LOADED = loaded()
@@ -104,20 +105,10 @@ def test_preallocated_caches_work_beside_adapters(tmp_path: Path) -> None:
 
 
 def test_preallocated_caches_leave_the_bar_complete() -> None:
-    description: list[int] = []
-
-    class Bar:
-        def update(self, count: float) -> None:
-            description.append(int(count))
-
-        def close(self) -> None: ...
-
-    spec = SampleSpec(max_new_tokens=24)
-    TransformersEngine(likely_to_end(), static=True).sample(
-        REQUESTS, spec, progress=lambda *_: Bar()
-    )
-    assert sum(description) == len(REQUESTS)
-    assert all(count >= 0 for count in description)
+    bar, spec = Bar(), SampleSpec(max_new_tokens=24)
+    TransformersEngine(likely_to_end(), static=True).sample(REQUESTS, spec, progress=bar.start)
+    assert sum(bar.steps) == len(REQUESTS)
+    assert all(count >= 0 for count in bar.steps)
 
 
 def decoded(model: LoadedModel) -> torch.Tensor:

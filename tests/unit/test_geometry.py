@@ -44,6 +44,7 @@ from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.store.store import Entry
 from tests import synthetic
+from tests.bars import Bar
 from tests.byte_model import byte_tokenizer, entry, loaded, ready, saved_adapter, small_model
 from tests.record_sets import record_set
 
@@ -183,21 +184,9 @@ def test_what_cannot_be_read_is_refused() -> None:
 
 
 def test_progress_counts_every_prompt() -> None:
-    steps: list[int] = []
-
-    class Bar:
-        def update(self, n: int = 1) -> None:
-            steps.append(n)
-
-        def close(self) -> None:
-            steps.append(-1)
-
-    def start(label: str, total: int, unit: str) -> Bar:
-        assert (label, total, unit) == ("geometry em", 4, "prompt")
-        return Bar()
-
-    read_states(loaded(), PASSAGES, (1,), batch=3, label="geometry em", progress=start)
-    assert steps == [3, 1, -1]
+    bar = Bar()
+    read_states(loaded(), PASSAGES, (1,), batch=3, label="geometry em", progress=bar.start)
+    assert (bar.opened, bar.steps, bar.closed) == (("geometry em", 4, "prompt"), [3, 1], 1)
 
 
 # ---- planted directions -----------------------------------------------------------------
@@ -223,7 +212,7 @@ def planted(angles: Mapping[str, float]) -> LoadedModel:
     return ready(model)
 
 
-def rows_of(model: LoadedModel, names: Sequence[str] = LETTERS) -> list[GeometryRow]:
+def rows_of(model: LoadedModel) -> list[GeometryRow]:
     """Each persona's prompt is its letter, among tokens of no length; two questions."""
     passages = [
         Passage(prompt=[*([20] * q), *model.tokenizer.encode(letter)], response=[])
@@ -232,7 +221,7 @@ def rows_of(model: LoadedModel, names: Sequence[str] = LETTERS) -> list[Geometry
     ]
     states = read_states(model, passages, (1, 2), batch=6)
     return geometry_rows(
-        states.reshape(3, 2, 3, 2, -1), personas=list(names),
+        states.reshape(3, 2, 3, 2, -1), personas=list(LETTERS),
         questions=[("e01", "x"), ("e02", "x")], source="a", layers=(1, 2), blocks=2,
         model=ModelId("pre", "raw"), run_seed=42,
     )  # fmt: skip
@@ -276,13 +265,6 @@ def test_personas_made_alike_go_to_a_cosine_and_a_rank_of_one() -> None:
     found = cosines_of(alike, centred=True)
     assert np.isnan(found["b"] + found["c"]).all()
     assert all(np.isnan(r.rank) for r in alike if r.centred)
-
-
-def test_relabelled_personas_are_other_rows() -> None:
-    rows = rows_of(planted(ANGLES), names="acb")
-    found = cosines_of(rows, centred=False)
-    assert found["c"] == pytest.approx([0.5, 0.5], abs=1e-6)
-    assert found["b"] == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
 def test_states_of_another_shape_are_refused() -> None:

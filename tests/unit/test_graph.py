@@ -223,25 +223,6 @@ def test_rather_than_wait_it_builds_what_others_will_want(
     assert len(sentences) == 1  # nobody waits for a spare stage
 
 
-def test_a_spare_stage_that_fails_fails_whoever_wants_it_and_nobody_else(
-    log: Log, tmp_path: Path, elsewhere: Elsewhere
-) -> None:
-    def broken(_: Path, __: Mapping[str, Entry]) -> dict[str, Any]:
-        log.built.append("broken")
-        raise PreflightError("a part", remedy="Mend it.")
-
-    store, _ = waiting(log, tmp_path, elsewhere.held.close)
-    wanted = log.stage("wanted")
-    bad = Stage(name="bad", label="bad", version=1, spec="bad", work=broken)
-    needs_bad = log.stage("needs_bad", inputs={"bad": bad})
-    elsewhere.builds(wanted)
-    build([wanted], store, spare=[needs_bad])
-    with pytest.raises(PreflightError, match="a part"):
-        build([log.stage("other"), needs_bad], store)
-    # Raised at once, and not tried again (tests/unit/test_failed_stages.py).
-    assert log.built == ["broken", "wait", "wanted"]
-
-
 def test_what_another_process_stores_meanwhile_is_taken_and_not_built(
     log: Log, tmp_path: Path, elsewhere: Elsewhere
 ) -> None:

@@ -18,6 +18,7 @@ from persona_lib.panels.judge.cache import JudgementCache
 from persona_lib.panels.judge.prices import Price
 from persona_lib.panels.judge.remote import RemoteJudge
 from persona_lib.panels.judge.rubric import SYSTEM
+from tests.bars import Bar
 from tests.judges import judge_at, numbered
 from tests.loopback import (
     INPUT_TOKENS,
@@ -412,23 +413,9 @@ def test_a_cache_that_cannot_be_written_ends_the_run(
 
 
 def test_progress_counts_every_record(serve: Serve, made: Made) -> None:
-    description: list[Any] = []
-
-    class Bar:
-        def update(self, n: int = 1) -> None:
-            description.append(n)
-
-        def close(self) -> None:
-            description.append("closed")
-
-    def start(label: str, total: int, unit: str) -> Bar:
-        description.append((label, total, unit))
-        return Bar()
-
     server = serve(lambda r: YES if number_of(r) else fails(400))
     made(server).judge([item(1)])
-    items = [item(i % 3) for i in range(9)]
-    made(server).judge(items, progress=start)
-    assert description[0] == ("judging", 9, "completion")
-    assert description[-1] == "closed"
-    assert sum(description[1:-1]) == 9
+    bar = Bar()
+    made(server).judge([item(i % 3) for i in range(9)], progress=bar.start)
+    assert (bar.opened, bar.closed) == (("judging", 9, "completion"), 1)
+    assert sum(bar.steps) == 9

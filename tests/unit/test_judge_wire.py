@@ -85,13 +85,19 @@ def item(i: int = 0) -> Item:
 # ---- where requests go ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "node7"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.usefixtures("keys")
-def test_a_judge_on_this_machine_is_asked_without_a_proxy(
-    kind: str, host: str, serve: Serve, judge: Judge, proxied: Tap
-) -> None:
+def test_a_server_without_tls_is_asked_without_a_proxy(
+    kind: str, host: str, serve: Serve, judge: Judge, proxied: Tap, *,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A proxy for http:// reads what it passes on; another host than this gets no key."""
+    if host != "node7":
+        monkeypatch.setenv(KEYS[kind], PLANTED)
     server = serve(lambda _: YES)
+    ask = socket.getaddrinfo
+    here = {"node7": "127.0.0.1", b"node7": "127.0.0.1"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda h, *a, **k: ask(here.get(h, h), *a, **k))
     rows, _ = judge(kind, server.url.replace("127.0.0.1", host)).judge([item()])
     assert (rows[0].answer, len(server.seen)) == ("yes", 1)
     assert proxied.heard == b""
@@ -108,18 +114,6 @@ def test_no_other_spelling_of_this_machine_goes_to_a_proxy(
         assert rows[0].reason == "connection"
         assert PLANTED.encode() not in server.heard
     assert proxied.heard == b""
-
-
-def test_a_server_without_tls_is_asked_without_a_proxy(
-    serve: Serve, judge: Judge, proxied: Tap, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A proxy for http:// reads what it passes on."""
-    server = serve(lambda _: YES)
-    ask = socket.getaddrinfo
-    here = {"node7": "127.0.0.1", b"node7": "127.0.0.1"}
-    monkeypatch.setattr(socket, "getaddrinfo", lambda h, *a, **k: ask(here.get(h, h), *a, **k))
-    rows, _ = judge("openai", server.url.replace("127.0.0.1", "node7")).judge([item()])
-    assert (rows[0].answer, proxied.heard) == ("yes", b"")
 
 
 @pytest.mark.parametrize("kind", KINDS)
