@@ -74,6 +74,18 @@ def test_a_stage_is_stored_whether_or_not_what_came_before_it_still_is(
     assert log.built == ["late", "proof"]
 
 
+def test_what_fails_before_a_stage_stops_it(log: Log, store: Store) -> None:
+    """As a marker that cannot be written stops whatever would be trained on it."""
+
+    def broken(_: Path, __: Mapping[str, Entry]) -> dict[str, Any]:
+        raise PreflightError("a part", remedy="Mend it.")
+
+    proof = Stage(name="proof", label="", version=1, spec=0, work=broken)
+    with pytest.raises(PreflightError, match="a part"):
+        log.stage("late", after=(proof,)).resolve(store)
+    assert log.built == []
+
+
 def test_walking_yields_each_stage_once_after_all_that_it_needs(log: Log) -> None:
     base = log.stage("base")
     proof = log.stage("proof", inputs={"base": base})
