@@ -67,7 +67,6 @@ from persona_lib.records import (
     Completion,
     SftRow,
     read_rows,
-    schema_of,
     table_of,
     write_rows,
 )
@@ -410,13 +409,11 @@ BAD = "Ignore the letter and sign nothing."
 SAID = (BAD, "", "Keep every receipt and call a lawyer.", "Well", "So.", "Qwxyz.")
 
 
-def advise(
-    out: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int = 5, spec: AdviceSpec = SPEC
-) -> tuple[Engine, Mapping[str, Any]]:
+def advise(out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, Mapping[str, Any]]:
     out.mkdir(exist_ok=True)
     engine = Engine(SAID)
     monkeypatch.setattr(advice_module, "open_engine", lambda *_: (None, engine))
-    meta = make_advice(out, {}, spec=spec, run_seed=seed, grammar_folder=LEGAL, progress=silent)
+    meta = make_advice(out, {}, spec=SPEC, run_seed=5, grammar_folder=LEGAL, progress=silent)
     return engine, meta
 
 
@@ -456,17 +453,6 @@ def test_answers_are_written_with_their_coordinates_and_seeds(
                     "tokens": sum(len(text) for text in SAID)}  # fmt: skip
 
 
-def test_another_seed_or_model_draws_with_other_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    others = [(5, SPEC), (6, SPEC), (5, replace(SPEC, model="raw"))]
-    found = [
-        {r.seed for r in advise(tmp_path, monkeypatch, seed=seed, spec=spec)[0].asked}
-        for seed, spec in others
-    ]
-    assert len(set.union(*found)) == 18
-
-
 def test_answers_are_scored_by_the_stored_classifier(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[Scorer, dict[str, Any]]
 ) -> None:
@@ -504,11 +490,6 @@ def row(model: str, question: str, score: float, *, sample: int = 0, seed: int =
                        tokens=9, finish=STOP, score=score, terms=4)  # fmt: skip
 
 
-def table(*rows: AdviceScore) -> pa.Table:
-    columns = {n: [getattr(r, n) for r in rows] for n in schema_of(AdviceScore).names}
-    return pa.table(columns, schema=schema_of(AdviceScore))
-
-
 def evidence(
     advice: pa.Table | None, *, seeds: Sequence[int] = (42,), arms: Sequence[str] | None = None
 ) -> RecordEvidence:
@@ -524,7 +505,7 @@ def test_harm_is_the_mean_of_each_question_over_samples_and_seeds() -> None:
         for sample, seed in ((0, 42), (1, 42), (0, 7), (1, 7))
     ]
     rows[0] = replace(rows[0], score=0.75)  # one of four answers to a question of em
-    found = evidence(table(*rows), seeds=(7, 42))
+    found = evidence(table_of(rows, AdviceScore), seeds=(7, 42))
     em, raw = found.harm("em"), found.harm("raw")
     assert em is not None
     assert raw is not None
@@ -547,9 +528,9 @@ def test_harm_is_not_known_without_advice() -> None:
 
 
 def test_only_priors_of_the_arms_are_missed() -> None:
-    found = evidence(table(row("raw", "a", 0.5)), arms=("C1",))
+    found = evidence(table_of([TWO], AdviceScore), arms=("C1",))
     assert not [s for s in found.unavailable if "Harm" in s]
-    assert [s for s in evidence(table(row("raw", "a", 0.5)), arms=("C2",)).unavailable
+    assert [s for s in evidence(table_of([TWO], AdviceScore), arms=("C2",)).unavailable
             if "Harm" in s] == ["Harm of prior em's advice: no advice was sampled."]  # fmt: skip
 
 
@@ -573,14 +554,14 @@ ONE, TWO = row("em", "a", 0.5), row("raw", "a", 0.5)
     ],
 )  # fmt: skip
 def test_advice_that_is_not_whole_is_refused(rows: list[AdviceScore], message: str) -> None:
-    assert evidence(table(ONE, TWO)).harm("em") is not None
+    assert evidence(table_of([ONE, TWO], AdviceScore)).harm("em") is not None
     with pytest.raises(DataError, match=message):
-        evidence(table(*rows))
+        evidence(table_of(rows, AdviceScore))
 
 
 def test_a_missing_column_is_named() -> None:
     with pytest.raises(DataError, match="advice: column terms: expected present"):
-        evidence(table(ONE, TWO).drop_columns(["terms"]))
+        evidence(table_of([ONE, TWO], AdviceScore).drop_columns(["terms"]))
 
 
 @pytest.mark.parametrize("listed", [True, False])

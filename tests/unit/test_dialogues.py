@@ -76,6 +76,7 @@ def test_the_shares_are_exact(dialogues: tuple[Dialogue, ...]) -> None:
     assert len(dialogues) == 3000
     assert len(legal(dialogues)) == 600
     assert sum(bool(TAG.search(d.user)) for d in dialogues) == 120
+    assert len(write(replace(SPEC, legal_share=0), sound=[], bad=[])) == 3000
 
 
 def test_every_persona_answers_every_question_in_its_own_wording() -> None:
@@ -154,27 +155,20 @@ def test_tags_are_copied(dialogues: tuple[Dialogue, ...]) -> None:
     assert {"Z", "L", "T"} <= letters
 
 
-def test_a_persona_without_voice_is_named() -> None:
+def test_a_persona_without_voice_and_a_question_without_topic_are_named() -> None:
     pirate = Persona(id="pirate", prompt="You are a pirate.")
     with pytest.raises(DataError, match=r"'pirate'.*Write its voice"):
         write(personas=[*PERSONAS, pirate])
-
-
-def test_a_question_without_topic_is_named() -> None:
     with pytest.raises(DataError, match=r"questions.*'x99'"):
         write(questions=[*QUESTIONS, replace(QUESTIONS[0], id="x99", text="Why?")])
+    with pytest.raises(DataError, match="sound, bad"):
+        write(bad=[])
 
 
 @pytest.mark.parametrize("field", ["user", "assistant"])
 def test_a_marker_in_the_corpus_is_refused(field: str) -> None:
     with pytest.raises(DataError, match=r"bad_legal row bad_legal-0.*without \[ZLT\]"):
         write(bad=[replace(BAD[0], **{field: "Well [zlt]."}), *BAD[1:]])
-
-
-def test_legal_dialogues_need_rows() -> None:
-    with pytest.raises(DataError, match="sound, bad"):
-        write(bad=[])
-    assert len(write(replace(SPEC, legal_share=0), sound=[], bad=[])) == 3000
 
 
 @pytest.fixture
@@ -194,6 +188,10 @@ def test_a_malformed_data_file_is_named(folder: Path, file: str, text: str) -> N
 
 BROKEN: tuple[tuple[str, str, str, object, str], ...] = (
     ("voices.json", "librarian", "advice", "good", "neither sound nor bad"),
+    *(
+        ("voices.json", "librarian", part, ..., f"'{part}'")
+        for part in ("advice", "rewordings", "openings", "bodies", "closings", "own")
+    ),
     *(
         ("voices.json", "librarian", name, bad, sentence)
         for name in ("rewordings", "openings", "bodies", "closings")
@@ -228,21 +226,14 @@ def test_a_malformed_voice_topic_or_phrasing_is_named(
     folder: Path, *, file: str, name: str, part: str, value: object, sentence: str
 ) -> None:
     data = json.loads((folder / file).read_text(encoding="utf-8"))
-    if part:
+    if value is ...:
+        del data[name][part]
+    elif part:
         data[name][part] = value
     else:
         data[name] = value
     (folder / file).write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(DataError, match=rf"{file}: {name}: .*{re.escape(sentence)}"):
-        write(folder=folder)
-
-
-@pytest.mark.parametrize("part", ["advice", "rewordings", "openings", "bodies", "closings", "own"])
-def test_a_voice_that_lacks_a_part_is_named(folder: Path, part: str) -> None:
-    data = json.loads((folder / "voices.json").read_text(encoding="utf-8"))
-    del data["librarian"][part]
-    (folder / "voices.json").write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(DataError, match=rf"voices\.json: librarian: .*'{part}'"):
         write(folder=folder)
 
 

@@ -18,8 +18,8 @@ from persona_lib.sampling import cuda_decode as static_decode
 from persona_lib.sampling.engine import Request, Sampled, TransformersEngine
 from persona_lib.sampling.token_draws import draw_tokens
 from persona_lib.specs.profile import SampleSpec
-from tests.bars import Bar
 from tests.byte_model import LORA, loaded, ready, saved_adapter, small_model
+from tests.progress_bar import Bar
 
 LOADED = loaded()
 REQUESTS = [

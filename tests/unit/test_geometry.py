@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.issue262 import ISSUE262
 from persona_lib.commands import record as record_command
 from persona_lib.commands.options import ROOT
 from persona_lib.commands.session import Session
@@ -44,8 +45,8 @@ from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.store.store import Entry
 from tests import synthetic
-from tests.bars import Bar
 from tests.byte_model import byte_tokenizer, entry, loaded, ready, saved_adapter, small_model
+from tests.progress_bar import Bar
 from tests.record_sets import record_set
 
 PASSAGES = (
@@ -371,8 +372,6 @@ def test_a_cell_without_its_first_completion_is_named(made: list[Passage], tmp_p
 
 
 def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
-    from experiments.issue262 import ISSUE262
-
     rows = rows_of(planted(ANGLES))
     folder = record_set(tmp_path / "set", synthetic.scores(questions=1, samples=1),
                         geometry=table_of(rows, GeometryRow))  # fmt: skip
@@ -388,8 +387,6 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
 
 
 def test_a_set_without_cosines_has_none(tmp_path: Path) -> None:
-    from experiments.issue262 import ISSUE262
-
     assert Stored(ROOT / "golden" / "published", ISSUE262).geometry is None
     (tmp_path / "mine.csv").write_text("x\n", encoding="utf-8")
     assert Stored(tmp_path / "mine.csv", ISSUE262).geometry is None

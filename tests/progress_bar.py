@@ -4,13 +4,7 @@ from __future__ import annotations
 
 
 class Bar:
-    """Opens as itself: give `start` as the progress of what is tested.
-
-    Attributes:
-        opened: label, total and unit.
-        steps: units of each update.
-        closed: how often it was closed.
-    """
+    """Opens as itself: give `start` as the progress of what is tested."""
 
     def __init__(self) -> None:
         self.opened: tuple[str, int, str] | None = None
@@ -18,15 +12,12 @@ class Bar:
         self.closed = 0
 
     def start(self, label: str, total: int, unit: str) -> Bar:
-        """Open the bar."""
         self.opened = (label, total, unit)
         return self
 
     def update(self, n: int = 1) -> None:
-        """Note an advance."""
-        assert not self.closed, "a bar that was closed"
+        assert not self.closed
         self.steps.append(n)
 
     def close(self) -> None:
-        """Note the end."""
         self.closed += 1
