@@ -121,8 +121,11 @@ def test_supported_and_invalid_claims_where_no_assert_is_executed(tmp_path: Path
     assert (done.returncode, found) == (0, {"H1": "SUPPORTED"})
     rates = {**dict.fromkeys(BYSTANDERS, 0.9), "C2": 0.2}
     stored = record_set(tmp_path / "set", scores(source=rates))
-    done, found = judge(tmp_path, *plain, f"--stored={stored}", PYTHONOPTIMIZE="2")
+    both = (*plain[:-1], "h1 or gate", f"--stored={stored}")
+    done, found = judge(tmp_path, *both, PYTHONOPTIMIZE="2")
     assert (done.returncode, found) == (1, {"H1": "INVALID"})
+    gates = json.loads((tmp_path / "verdict.json").read_text())["gates"]
+    assert {g["name"]: g["outcome"] for g in gates}["source_rate"] == "FAILS"
     assert "InvalidClaimError: H1: INVALID" in done.stdout
     assert "1 error" in done.stdout
 

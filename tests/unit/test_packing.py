@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.train_setup import QWEN
 from experiments.profiles import QWEN7B
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.models.adapters import train_stack
@@ -25,7 +26,6 @@ from persona_lib.train.gpu.packed_setup import prepare
 from persona_lib.train.gpu.packing import PackedBatch, pack_rows, split_rows
 from persona_lib.train.lora import Way, train_lora
 from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate
-from persona_lib.train.trainer import Padded
 from tests.byte_model import byte_tokenizer, small_model
 from tests.unit.test_training import LOSSES, ROWS, SEED, SPEC, prior
 
@@ -181,21 +181,6 @@ def test_a_packed_training_is_the_padded_one(
     assert float((found[0][1] - found[1][1]).norm() / found[0][1].norm()) < 1e-3
 
 
-def test_on_a_cpu_rows_are_padded_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def packing(of: Any, *_: Any, pad: int, **__: Any) -> Padded:
-        asked.append(1)
-        return Padded(of, pad)
-
-    monkeypatch.setattr("persona_lib.train.lora._packing", packing)
-    ways: tuple[Way | None, ...] = (None, "padded", "recorded", "packed")
-    for wanted in ways:
-        model = train_stack(small_model(), (), SPEC.lora, 3)
-        train_lora(model, byte_tokenizer(), ROWS, SPEC, loss="sft", seed=SEED, way=wanted)
-        assert len(asked) == (wanted == "packed")
-
-
 # ---- attention -------------------------------------------------------------------------
 
 
@@ -329,8 +314,6 @@ def test_decoders_that_are_built_otherwise_are_named() -> None:
 
 
 def test_the_published_recipe_is_what_is_benchmarked() -> None:
-    from benchmarks.train_setup import QWEN
-
     assert QWEN.lora == LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05)
     assert len(QWEN.lora.targets) == 7
     assert (QWEN.batch, QWEN.micro) == (QWEN7B.coupling.batch, QWEN7B.coupling.micro_batch)
