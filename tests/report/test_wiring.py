@@ -109,6 +109,7 @@ def test_a_judge_behind_an_api_is_asked_once_and_its_cost_is_told(tmp_path: Path
         pytest_of(*asked)
         first = len(server.seen)
         body = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+        page = (out / "report.md").read_text(encoding="utf-8")
         pytest_of(*asked)
         assert len(server.seen) == first  # answers are cached in the store's folder
     panel = body["panels"]["following"]
@@ -116,7 +117,6 @@ def test_a_judge_behind_an_api_is_asked_once_and_its_cost_is_told(tmp_path: Path
     assert panel["data"]["run"]["n"] == 219 + cells + 4 * cells
     assert panel["data"]["run"]["requests"] == first
     assert panel["state"] == "INVALID"  # one that says yes to everything
-    page = (out / "report.md").read_text(encoding="utf-8")
     assert "## Cost of the judge" in page
     assert f"| requests, retries among them | {first:,} |" in page
     assert "| dollars | – |" in page

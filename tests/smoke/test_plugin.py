@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -100,45 +99,24 @@ def test_two_workers_give_the_same_verdicts_as_none(worlds: str, tmp_path: Path)
         assert len(outcomes) > 1
 
 
-def test_invalid_claim_is_an_error_of_the_fixture_and_stays_in_the_table(tmp_path: Path) -> None:
-    stored = record_set(tmp_path / "set", scores(source={**dict.fromkeys(BYSTANDERS, 0.9),
-                                                            "C2": 0.2}))  # fmt: skip
-    done = run("-m", "h1 or gate", f"--stored={stored}", report=tmp_path)
-    assert done.returncode == 1
-    assert "InvalidClaimError" in done.stdout
-    assert "1 error" in done.stdout
-    (verdict,) = outcome(tmp_path)["verdicts"]
-    assert verdict["outcome"] == "INVALID"
-    gates = {g["name"]: g["outcome"] for g in outcome(tmp_path)["gates"]}
-    assert gates["source_rate"] == "FAILS"
-
-
-def test_bad_record_sets_are_errors_that_name_the_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "error", "place"),
+    [("missing", "DataError", "cell"), ("altered", "CorruptEntryError", "scores.parquet")],
+)
+def test_bad_record_sets_are_errors_that_name_the_place(
+    name: str, error: str, place: str, tmp_path: Path
+) -> None:
     table = scores()
-    column = [None, *table.column("tokens").to_pylist()[1:]]
-    at, kind = table.column_names.index("tokens"), pa.field("tokens", pa.int64())
-    stored = {
-        "missing": record_set(tmp_path / "missing", table.slice(1)),
-        "twice": record_set(tmp_path / "twice", pa.concat_tables([table, table.slice(0, 1)])),
-        "null": record_set(
-            tmp_path / "null", table.set_column(at, kind, pa.array(column, type=pa.int64()))
-        ),
-        "altered": record_set(tmp_path / "altered", table),
-    }
-    path = stored["altered"] / "scores.parquet"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-    for name, error, place in (
-        ("missing", "DataError", "cell"),
-        ("twice", "DataError", "coordinates repeat"),
-        ("null", "DataError", "tokens"),
-        ("altered", "CorruptEntryError", "scores.parquet"),
-    ):
-        done = run("-q", "-m", "h1", f"--stored={stored[name]}", report=tmp_path / "report")
-        assert done.returncode == 1, name
-        assert error in done.stdout, name
-        assert place in done.stdout.lower(), done.stdout[-1500:]
+    stored = record_set(tmp_path / "set", table.slice(1) if name == "missing" else table)
+    if name == "altered":
+        path = stored / "scores.parquet"
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(bytes(data))
+    done = run("-q", "-m", "h1", f"--stored={stored}", report=tmp_path / "report")
+    assert done.returncode == 1
+    assert error in done.stdout
+    assert place in done.stdout.lower(), done.stdout[-1500:]
 
 
 @pytest.mark.parametrize(
@@ -453,8 +431,13 @@ def test_seeds_recorded_one_by_one_are_judged_as_one_recording(micro: Path, tmp_
         record_command.record(session, folder, texts=[s for s in seeds if s == 3], geometry=True)
         return folder
 
-    parts = [recorded(5), recorded(3)]
-    found, wanted = Stored(parts, ISSUE262), Stored(recorded(3, 5), ISSUE262)
+    parts, whole = [recorded(5), recorded(3)], recorded(3, 5)
+    found, wanted = Stored(parts, ISSUE262), Stored(whole, ISSUE262)
+    assert read_manifest(whole).recorded["texts_of_seeds"] == [3]
+    assert {
+        name: set(pq.read_table(whole / f"{name}.parquet")["seed"].to_pylist())
+        for name in ("scores", "advice", "completions", "advice_completions")
+    } == {"scores": {3, 5}, "advice": {3, 5}, "completions": {3}, "advice_completions": {3}}
     for name in ("scores", "texts", "geometry"):
         one, two = (getattr(stored, name) for stored in (found, wanted))
         assert one.to_pandas().equals(two.to_pandas()), name
@@ -485,26 +468,6 @@ def test_two_arms_of_four_are_recorded_and_judged(micro: Path, tmp_path: Path) -
     (stored,) = outcome(tmp_path / "report")["verdicts"]
     assert stored in outcome(micro / "again")["verdicts"]
     assert stored["name"] == "H1"
-
-
-@pytest.mark.usefixtures("clean_tree")
-def test_texts_of_one_seed_of_several_are_recorded_and_judged(micro: Path, tmp_path: Path) -> None:
-    record_command.record(session_of(micro), tmp_path / "set", texts=(5,))
-    seeds = {
-        name: set(pq.read_table(tmp_path / "set" / f"{name}.parquet")["seed"].to_pylist())
-        for name in ("scores", "advice", "completions", "advice_completions")
-    }
-    assert seeds == {
-        "scores": {3, 5}, "advice": {3, 5}, "completions": {5}, "advice_completions": {5},
-    }  # fmt: skip
-    assert read_manifest(tmp_path / "set").recorded["texts_of_seeds"] == [5]
-    run("-m", SCIENCE, f"--stored={tmp_path / 'set'}", report=tmp_path / "report")
-    assert outcome(tmp_path / "report")["verdicts"] == outcome(micro / "again")["verdicts"]
-    panels = json.loads((tmp_path / "report" / "verdict.json").read_text())["panels"]
-    codes = [caveat["code"] for caveat in panels["samples"]["caveats"]]
-    assert "texts_of_some_seeds" in codes, panels["samples"]["reason"]
-    for name in ("discriminability", "following"):
-        assert "of 1 of 2 seeds (5)" in str(panels[name]["caveats"]), panels[name]["reason"]
 
 
 def test_stages_of_a_dirty_tree_are_not_recorded(
