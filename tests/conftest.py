@@ -1,4 +1,4 @@
-"""Warnings are errors in the software's own tests, while they are collected and run.
+"""What holds in the software's own tests alone: which are run, and that warnings are errors.
 
 A user's run, which judges claims or reads back a report, must not fail by what a
 library or another plugin warns of: there pytest.ini shows warnings.
@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import gc
 import os
+import re
+import sys
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.config import parse_warning_filter
+
+from persona_lib.plugin import selection
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores: torch's threads beyond them would wait for each other.
@@ -22,6 +28,58 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 HERE = Path(__file__).resolve().parent
 USERS = (HERE / "science", HERE / "report" / "test_the_report.py")
 """Tests that users run."""
+OWN = ("smoke", "golden", "report", "calibration", "vllm")
+FOLDERS = dict.fromkeys(selection.SCIENCE, "science") | {name: name for name in OWN}
+"""Where the tests of each marker lie, all of them."""
+HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
+WITHOUT_VLLM = (
+    "vllm: tests/vllm was left out, as vllm is not installed here: make test-vllm runs it"
+)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m h1`` import the science tests only: the others import torch.
+
+    Only where the expression is made of markers of `FOLDERS` with ``and`` and ``or`` alone.
+    """
+    names = set(re.findall(r"\w+", config.option.markexpr or "")) - {"and", "or"}
+    if not names or not names <= set(FOLDERS) or HERE not in collection_path.parents:
+        return None
+    wanted = {FOLDERS[name] for name in names}
+    return True if collection_path.relative_to(HERE).parts[0] not in wanted else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the simulations unless they are named, and vLLM's tests where it is missing."""
+    left = ["calibration"] if not _names(config, "calibration") else []
+    left += ["vllm"] if _leaves_out_vllm(config) else []
+    out = [item for item in items if left and selection.is_marked(item, *left)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+    if not hasattr(config, "workerinput"):
+        _refuse_optimised(item.nodeid for item in items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:  # noqa: ARG001
+    """Refuse for the workers of pytest-xdist, whose own errors here would be internal ones."""
+    _refuse_optimised(ids)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what was left out, and how science is asked for."""
+    folder, expression = HERE / "vllm", config.option.markexpr
+    paths = selection.paths(config)
+    asked = any(p in (folder, *folder.parents) or folder in p.parents for p in paths)
+    wanted = asked and (not expression or selection.satisfied_by(expression, "vllm"))
+    if wanted and _leaves_out_vllm(config):
+        terminalreporter.write_line(WITHOUT_VLLM)
+    if not selection.asks_for_science(config):
+        terminalreporter.write_line(HINT)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -62,3 +120,41 @@ def _strict(config: pytest.Config) -> tuple[str, ...]:
     """Return filters, the later ones stronger: `-W` of the command line is the strongest."""
     ignored = [text for text in config.getini("filterwarnings") if text.startswith("ignore")]
     return ("error", *ignored, *(config.option.pythonwarnings or ()))
+
+
+def _names(config: pytest.Config, name: str) -> bool:
+    """Whether ``-m`` names this marker, and not merely as one to leave out."""
+    expression = config.option.markexpr or ""
+    named = re.search(rf"\b{name}\b", expression) is not None
+    return named and not selection.satisfied_by(expression, "")
+
+
+def _leaves_out_vllm(config: pytest.Config) -> bool:
+    """Whether vLLM is not installed and ``-m`` does not name it.
+
+    Named, its tests are run, and their error says what to install.
+    """
+    if _names(config, "vllm"):
+        return False
+    if "vllm" in sys.modules:
+        return sys.modules["vllm"] is None
+    found = find_spec("vllm")
+    # A mere folder of that name, like that of the tests, is found too and has no origin.
+    return found is None or found.origin is None
+
+
+def _refuse_optimised(names: Iterable[str]) -> None:
+    """Refuse to run tests, by their node ids, where ``assert`` is left out.
+
+    Science tests raise errors instead, and are judged.
+
+    Raises:
+        UsageError: Python runs with -O, and such a test would be run.
+    """
+    ours = (n for n in names if n.startswith("tests/") and not n.startswith("tests/science/"))
+    if sys.flags.optimize and (name := next(ours, None)) is not None:
+        raise pytest.UsageError(
+            "the software's own tests check by assert, which python -O and PYTHONOPTIMIZE leave "
+            f"out: {name} and others could not fail. Run them without; science tests may be run "
+            "with it."
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import pytest
@@ -30,7 +30,7 @@ from persona_lib.specs.gate_types import (
     TruncationGate,
 )
 from persona_lib.stats.estimate import Estimate
-from persona_lib.verdict import claims, gate_bounds
+from persona_lib.verdict import claims, gate_bounds, gates
 from persona_lib.verdict import gate_result as gate_base
 from persona_lib.verdict.gate_result import GateOutcome, Reading
 from tests.fault_table import ROWS
@@ -103,9 +103,13 @@ def wrap(kind: type[Any], around: Callable[..., Any]) -> Callable[[Patch], None]
     """Return what replaces the function of a type of rule: around(function, rule, *rest)."""
 
     def apply(patch: Patch) -> None:
-        judges: Any = claims.rule if kind in CLAIM_TYPES else gate_base.rule
-        function = judges._functions[kind]
-        patch.setitem(judges._functions, kind, partial(around, function))
+        module: Any = claims if kind in CLAIM_TYPES else gates
+        judge = module.rule
+
+        def rule(one: Any, *rest: Any) -> Any:
+            return around(judge, one, *rest) if type(one) is kind else judge(one, *rest)
+
+        patch.setattr(module, "rule", rule)
 
     return apply
 

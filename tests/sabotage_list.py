@@ -286,7 +286,7 @@ def _runs() -> Iterator[Mutant]:
 
 
 def _hits(run: Any, arm: str) -> float:
-    hits, _ = run._cells(ModelId("post", arm), "bystander")
+    hits, _ = run.grid().cells(ModelId("post", arm), run.members("bystander"))
     return float(hits.sum())
 
 

@@ -23,23 +23,22 @@ SD = 2.0
 """Logits; the worst case of `persona_lib.stats.uneven`, stated again."""
 
 
-def one_way(values: Floats, groups: Iterable[Any]) -> float:
-    """Return the clustered variance of a mean: a regression on a constant."""
-    codes = np.unique(list(groups), return_inverse=True)[1]
-    fit = sm.OLS(values, np.ones_like(values)).fit(cov_type="cluster", cov_kwds={"groups": codes})
-    return float(fit.bse[0]) ** 2
+def clustered_variance(values: Floats, *groups: Iterable[Any]) -> float:
+    """Return the variance of a mean, clustered one way or two: a regression on a constant."""
+    codes = [np.unique(list(each), return_inverse=True)[1] for each in groups]
+    fit = sm.OLS(values, np.ones_like(values)).fit(
+        cov_type="cluster", cov_kwds={"groups": np.column_stack(codes).squeeze()}
+    )
+    return float(fit.cov_params()[0, 0])
 
 
 def two_way(values: Floats, personas: Iterable[Any], questions: Iterable[Any]) -> float:
     """Return the larger of the two-way clustered variance and of either one-way variance."""
-    personas, questions = list(personas), list(questions)
-    cells = [f"{p}|{q}" for p, q in zip(personas, questions, strict=True)]
-    by_persona, by_question = one_way(values, personas), one_way(values, questions)
-    both = by_persona + by_question - one_way(values, cells)
-    return max(both, by_persona, by_question)
+    groups = (list(personas), list(questions))
+    return max(clustered_variance(values, *of) for of in (groups, groups[:1], groups[1:]))
 
 
-def effective(rows: Iterable[Row], hit: Callable[[Row], float]) -> float:
+def effective(rows: Iterable[Row], hit: Callable[[Row], float], confidence: float = 0.95) -> float:
     """Return how many completions so many clustered ones are worth, t for z included.
 
     Questions are clusters, and so are personas where there are several.
@@ -50,17 +49,18 @@ def effective(rows: Iterable[Row], hit: Callable[[Row], float]) -> float:
     units, p, n, effect = len(set(questions)), y.mean(), y.size, 1.0
     crossed = len(set(personas)) > 1
     if 0 < p < 1:
-        variance = two_way(y, personas, questions) if crossed else one_way(y, questions)
+        variance = two_way(y, personas, questions) if crossed else clustered_variance(y, questions)
         effect = max(1.0, variance / (p * (1 - p) / n))
     fewer = min(units, len(set(personas))) if crossed else units
-    return float(n / effect * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, fewer - 1)) ** 2)
+    end = 0.5 + confidence / 2
+    return float(n / effect * (stats.norm.ppf(end) / stats.t.ppf(end, fewer - 1)) ** 2)
 
 
-def clustered(rows: Iterable[Row], hit: Callable[[Row], float]) -> Ends:
+def clustered(rows: Iterable[Row], hit: Callable[[Row], float], confidence: float = 0.95) -> Ends:
     """Return share and ends: Wilson's interval of the completions that they are worth."""
     rows = list(rows)
-    p, size = float(np.mean([float(hit(row)) for row in rows])), effective(rows, hit)
-    low, high = proportion_confint(p * size, size, method="wilson")
+    p, size = float(np.mean([float(hit(row)) for row in rows])), effective(rows, hit, confidence)
+    low, high = proportion_confint(p * size, size, alpha=1 - confidence, method="wilson")
     return p, float(low), float(high)
 
 

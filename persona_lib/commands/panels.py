@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,14 +27,14 @@ from persona_lib.panels.following import (
 from persona_lib.panels.judge.calibration import CALIBRATION
 from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.panels.judge.triples import load_triples
-from persona_lib.records import PRE, Completion, ModelId
+from persona_lib.records import Completion
 from persona_lib.specs.personas import load_personas, load_questions
-from persona_lib.specs.registration import RAW
 
 if TYPE_CHECKING:
     from persona_lib.commands.session import Session
-    from persona_lib.pipeline.run import Kind
 
+Seen = Literal["scores", "completions", "geometry"]
+Reader = Callable[[], "pa.Table | None"]
 _SAMPLES = "samples of the report"
 _FOLLOWED = {"discriminability": DISCRIMINABILITY, "following": FOLLOWING}
 
@@ -53,43 +53,47 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 
     @cache
     def scores() -> pa.Table | None:
-        return scores_of(session, arms)
+        return _rows(session, arms, "scores")
+
+    def cosines() -> pa.Table | None:
+        # Every change is measured from the raw model as well.
+        return _rows(session, arms, "geometry", raw=True)
+
+    def texts() -> pa.Table | None:
+        return _rows(session, arms, "completions")
 
     makers: dict[str, tuple[str, Callable[[], Panel]]] = {
         "lengths": (lengths.TITLE, lambda: lengths.lengths_panel(scores(), registration)),
         "samples": (
             samples.TITLE,
             lambda: samples.samples_panel(
-                scores(), texts_of(session, arms), registration, draw_seed=draw_seed
+                scores(),
+                texts(),
+                registration,
+                draw_seed=draw_seed,
             ),
         ),
         "geometry": (
             geometry.TITLE,
-            lambda: geometry.geometry_panel(geometry_of(session, arms), registration),
+            lambda: geometry.geometry_panel(cosines(), registration),
         ),
     }
     found = {name: _made(name, *maker) for name, maker in makers.items()}
     found |= _followed(session, arms)
-    texts = _of_some(session, arms, scores, texts_of, samples.texts_of_some)
-    for name in _FOLLOWED:  # they read texts alone
-        found[name]["caveats"] += texts
-    states = _of_some(session, arms, scores, geometry_of, geometry.states_of_some)
-    found["geometry"]["caveats"] += states
+    if session.stored:  # a live run has rows of every seed
+        some = _of_some(scores, texts, samples.texts_of_some)
+        for name in _FOLLOWED:  # they read texts alone
+            found[name]["caveats"] += some
+        found["geometry"]["caveats"] += _of_some(scores, cosines, geometry.states_of_some)
     return found
 
 
 def _of_some(
-    session: Session,
-    arms: Sequence[str],
-    scores: Callable[[], pa.Table | None],
-    read: Callable[[Session, Sequence[str]], pa.Table | None],
-    of_some: Callable[[pa.Table, pa.Table], tuple[Caveat, ...]],
+    scores: Reader, read: Reader, of_some: Callable[[pa.Table, pa.Table], tuple[Caveat, ...]]
 ) -> list[dict[str, str]]:
     """Return caveats, as JSON data, where a recording holds such rows of some seeds only."""
-    if not session.stored:  # a live run has them of every seed
-        return []
     try:
-        scored, rows = scores(), read(session, arms)
+        scored, rows = scores(), read()
     except FlatlandError:  # the panels themselves say so
         return []
     if scored is None or rows is None:
@@ -131,7 +135,7 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
 def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     """Judge every completion of these arms; None where no text was recorded."""
     # The classifier is fitted on the raw model.
-    table = _rows(session, _with_raw(session.registration.models(arms)), "completions")
+    table = _rows(session, arms, "completions", raw=True)
     if table is None:
         return None
     marker, judge = session.registration.marker, session.text_judge
@@ -149,30 +153,6 @@ def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     )
 
 
-def scores_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
-    """Return the scores of these arms and of their pre-coupling models, None for totals."""
-    return _rows(session, session.registration.models(arms), "scores")
-
-
-def texts_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
-    """Return the completions behind those scores, None where no text was recorded."""
-    return _rows(session, session.registration.models(arms), "completions")
-
-
-def geometry_of(session: Session, arms: Sequence[str]) -> pa.Table | None:
-    """Return the cosines of these models' hidden states, None where none were recorded."""
-    if session.stored:
-        return session.opened.geometry
-    # Every change is measured from the raw model as well.
-    return session.table(_with_raw(session.registration.models(arms)), "geometry")
-
-
-def _with_raw(models: tuple[ModelId, ...]) -> tuple[ModelId, ...]:
-    """Return the models with the raw one among them, first where it was missing."""
-    raw = ModelId(PRE, RAW)
-    return models if raw in models else (raw, *models)
-
-
 def _made(name: str, title: str, make: Callable[[], Panel]) -> dict[str, Any]:
     try:
         panel = make()
@@ -181,13 +161,18 @@ def _made(name: str, title: str, make: Callable[[], Panel]) -> dict[str, Any]:
     return panel.to_json()
 
 
-def _rows(session: Session, models: Sequence[ModelId], of: Kind) -> pa.Table | None:
-    """Return the ``scores`` or ``completions`` of some models, None where none were recorded."""
+def _rows(session: Session, arms: Sequence[str], of: Seen, *, raw: bool = False) -> pa.Table | None:
+    """Return rows of these arms and their pre-coupling models, None where none were recorded.
+
+    With `raw` those of the raw model are among them. A recording's cosines are those of all
+    its models.
+    """
+    models = session.registration.models(arms, raw=raw)
     if not session.stored:
         return session.table(models, of)
-    table = session.opened.scores if of == "scores" else session.opened.texts
-    if table is None:
-        return None
+    table = session.opened.rows(of)
+    if table is None or of == "geometry":
+        return table
     wanted = pc.scalar(False)
     for model in models:
         wanted |= (pc.field("phase") == model.phase) & (pc.field("model") == model.name)

@@ -180,8 +180,7 @@ def fit_scorer(spec: ScorerSpec, *, folder: Path) -> tuple[Scorer, dict[str, Any
         for row in write_corpus(name, rows=spec.rows, seed=spec.seed, folder=folder)
     ]
     bad = np.array([row.corpus == "bad_legal" for row in rows])
-    situations = sorted({row.situation for row in rows})
-    dealt = list(situations)
+    dealt = sorted({row.situation for row in rows})
     random.Random(derive_seed(spec.seed, "advice", "folds")).shuffle(dealt)  # noqa: S311
     parts = [tuple(sorted(dealt[part :: spec.folds])) for part in range(spec.folds)]
     scorer = Scorer(folds=tuple(_fit_fold(spec, rows, bad, part) for part in parts))
@@ -190,7 +189,7 @@ def fit_scorer(spec: ScorerSpec, *, folder: Path) -> tuple[Scorer, dict[str, Any
     within = [np.array([row.situation in part for row in rows]) for part in parts]
     return scorer, {
         "rows": len(rows),
-        "situations": len(situations),
+        "situations": len(dealt),
         "accuracy": float(right.mean()),
         "least_accuracy": min(float(right[rows_in].mean()) for rows_in in within),
         "auc": float(roc_auc_score(bad, scores)),

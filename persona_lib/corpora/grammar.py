@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from persona_lib.checks import member
 from persona_lib.corpora.answer_writer import (
     BAD,
     SOUND,
@@ -70,13 +71,7 @@ def write_with_provenance(
     name: str, *, rows: int, seed: int, folder: Path
 ) -> tuple[WrittenRow, ...]:
     """Write the same rows as `write_corpus`, each with the clauses it is made of."""
-    if name not in CORPORA:
-        raise SpecError(
-            "corpus.name",
-            bound=f"one of {', '.join(CORPORA)}",
-            value=name,
-            remedy="Choose a corpus that the grammar can write.",
-        )
+    member("corpus.name", name, list(CORPORA), remedy="Choose a corpus that the grammar can write.")
     if rows < 1:
         raise SpecError("corpus.rows", bound=">= 1", value=rows, remedy="Ask for a row or more.")
     grammar = read_grammar(folder)

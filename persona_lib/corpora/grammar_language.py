@@ -37,7 +37,7 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    options: tuple[str | _Sequence, ...]
+    options: tuple[_Sequence, ...]
 
 
 _Sequence = tuple["str | _Slot | _Choice", ...]
@@ -133,8 +133,7 @@ def folder_digest(folder: Path) -> str:
         )
     total = hashlib.sha256()
     for path in paths:
-        content = sha256_of(path)
-        total.update(f"{path.name}\n{content}\n".encode())
+        total.update(f"{path.name}\n{sha256_of(path)}\n".encode())
     return total.hexdigest()
 
 
@@ -165,7 +164,7 @@ def parse(text: str, *, source: str, field: str) -> Template:
             stack.append([[]])
         elif piece == "]" and len(stack) > 1:
             options = stack.pop()
-            stack[-1][-1].append(_Choice(tuple(_option(option) for option in options)))
+            stack[-1][-1].append(_Choice(tuple(tuple(option) for option in options)))
         elif piece == "|" and len(stack) > 1:
             stack[-1].append([])
         elif piece in ("]", "|", "{", "}"):
@@ -201,12 +200,5 @@ def _render(body: _Sequence, rng: random.Random, fill: Fill) -> str:
             pieces.append(fill(node.name))
         else:
             option = node.options[int(rng.random() * len(node.options))]
-            pieces.append(option if isinstance(option, str) else _render(option, rng, fill))
+            pieces.append(_render(option, rng, fill))
     return "".join(pieces)
-
-
-def _option(nodes: list[str | _Slot | _Choice]) -> str | _Sequence:
-    """Return plain text as a string, which renders without recursion."""
-    if all(isinstance(node, str) for node in nodes):
-        return "".join(str(node) for node in nodes)
-    return tuple(nodes)

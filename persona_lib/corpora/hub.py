@@ -40,16 +40,24 @@ def preflight_hub_corpus(spec: HubCorpus) -> None:
         raise PreflightError(
             f"dataset {spec.repo} at revision {spec.revision} in the local cache",
             remedy=f"Unset {' and '.join(_OFFLINE_SWITCHES)}, or download it beforehand: "
-            f"{_download(spec)}.",
+            f"{download_command(spec.repo, spec.revision, kind='dataset')}.",
         )
+    check_reached(spec.repo, spec.revision, kind="dataset")
+
+
+def check_reached(repo: str, revision: str, *, kind: str) -> None:
+    """Raise PreflightError where the hub has no such commit of a repository, or is out of reach.
+
+    `kind` is ``dataset`` or ``model``.
+    """
     from huggingface_hub import HfApi
 
     try:
-        HfApi().dataset_info(spec.repo, revision=spec.revision, timeout=_TIMEOUT_SECONDS)
+        HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=_TIMEOUT_SECONDS)
     except Exception as error:
         # The client raises a different family for each cause (no route, unknown
         # repository, unknown commit, gated repository); all mean the same here.
-        raise _absent(spec, error) from error
+        raise absent(repo, revision, kind, error) from error
 
 
 def records_of(spec: HubCorpus) -> list[tuple[int, object]]:
@@ -115,8 +123,8 @@ def _stream(spec: HubCorpus, most: int) -> Iterator[tuple[int, object]]:
             value=f"{type(error).__name__}: {_first_line(error)}",
             remedy="Correct repository, revision or split in the profile.",
         ) from error
-    except Exception as error:  # see preflight_hub_corpus
-        raise _absent(spec, error) from error
+    except Exception as error:  # see check_reached
+        raise absent(spec.repo, spec.revision, "dataset", error) from error
 
 
 def offline() -> bool:
@@ -148,16 +156,20 @@ def _is_complete(folder: Path) -> bool:
     return bool(names) and all(len(held) == int(key[1]) for key, held in series.items())
 
 
-def _absent(spec: HubCorpus, error: Exception) -> PreflightError:
+def absent(repo: str, revision: str, kind: str, error: Exception) -> PreflightError:
+    """Return the error for a dataset or model of the hub that is not to be had here."""
     return PreflightError(
-        f"dataset {spec.repo} at {spec.revision} ({type(error).__name__}: {_first_line(error)})",
-        remedy=f"On a machine with network access run: {_download(spec)}; set HF_HOME to the "
-        "cache that holds it. A gated dataset also needs: hf auth login",
+        f"{kind} {repo} at {revision} ({type(error).__name__}: {_first_line(error)})",
+        remedy="On a machine with network access run: "
+        f"{download_command(repo, revision, kind=kind)}; set HF_HOME to the "
+        f"cache that holds it. A gated {kind} also needs: hf auth login",
     )
 
 
-def _download(spec: HubCorpus) -> str:
-    return f"hf download --repo-type dataset {spec.repo} --revision {spec.revision}"
+def download_command(repo: str, revision: str, *, kind: str) -> str:
+    """Return the command that downloads a commit of the hub."""
+    of = "" if kind == "model" else f"--repo-type {kind} "
+    return f"hf download {of}{repo} --revision {revision}"
 
 
 def _first_line(error: Exception) -> str:

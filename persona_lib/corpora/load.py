@@ -153,15 +153,13 @@ def _messages(where: str, record: object) -> list[object]:
 
 
 def _turn(where: str, message: object) -> tuple[str, str]:
-    role, content = _text(message, "role"), _text(message, "content")
-    if not role or content is None or (role != "system" and not content.strip()):
+    given = message if isinstance(message, Mapping) else {}
+    role, content = given.get("role"), given.get("content")
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise _malformed(where, str(message))
+    if not role or (role != "system" and not content.strip()):
         raise _malformed(where, str(message))
     return role, content
-
-
-def _text(message: object, key: str) -> str | None:
-    value = message.get(key) if isinstance(message, Mapping) else None
-    return value if isinstance(value, str) else None
 
 
 def _malformed(where: str, value: str) -> DataError:

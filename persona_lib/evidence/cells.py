@@ -31,6 +31,7 @@ from persona_lib.evidence.score_table import (
 )
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import Registration
+from persona_lib.stats.clustered import Crossed
 
 __all__ = ["Bools", "Floats", "Grid", "Ints", "build"]
 
@@ -78,10 +79,18 @@ class Grid:
     markers: Ints | None
     first_token: Ints | None
 
-    def of_model(self, model: ModelId) -> Bools:
-        """Return (R,) whether a row is of a model."""
+    def rows(self, model: ModelId, personas: Sequence[str] | None = None) -> Bools:
+        """Return (R,) whether a row is of a model, and of one of these personas."""
         found: Bools = self.row_model == self.models.index(model)
-        return found
+        return found if personas is None else found & np.isin(self.row_persona, self._at(personas))
+
+    def cells(self, model: ModelId, personas: Sequence[str]) -> tuple[Floats, Floats]:
+        """Return (S, P, Q) hits and completions of a model as these personas."""
+        at, who = self.models.index(model), self._at(personas)
+        return self.hits[at][:, who], self.n[at][:, who]
+
+    def _at(self, personas: Sequence[str]) -> list[int]:
+        return [self.personas.index(persona) for persona in personas]
 
     def by_question(self, values: Bools | Floats, rows: Bools) -> tuple[Floats, Floats]:
         """Return (Q,) sums of a number over some rows, and (Q,) how many rows those are."""
@@ -90,12 +99,12 @@ class Grid:
         counts = np.bincount(question, minlength=size)
         return sums.astype(np.float64), counts.astype(np.float64)
 
-    def finished_lengths(self, rows: Bools) -> tuple[Floats, Floats] | None:
-        """Return tokens and question of those of some rows that finished, None if not known."""
+    def finished_lengths(self, rows: Bools) -> Crossed | None:
+        """Return the tokens of those of some rows that finished, None if not known."""
         if self.tokens is None or self.finish is None:
             return None
         of = rows & self.finish
-        return self.tokens[of], self.row_question[of].astype(np.float64)
+        return Crossed(self.tokens[of], self.row_question[of], self.row_persona[of])
 
     def of_seed(self, at: int) -> Grid:
         """Return the cells and rows of one training run, the seed at this place."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from persona_lib.digests import derive_seed
 from persona_lib.evidence.advice_means import question_means
-from persona_lib.evidence.cells import Floats, Grid, build
+from persona_lib.evidence.cells import Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths, priors_of
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
 from persona_lib.records import POST, PRE, ModelId
@@ -211,19 +211,17 @@ class RecordEvidence(Evidence):
     def split(self, arm: str) -> dict[str, Count]:
         """Return bystander counts on seen and unseen questions, if both exist."""
         self.check_arm(arm)
-        grid, at = self._grid, self._grid.models.index(ModelId(POST, arm))
+        grid = self._grid
         if grid.seen_hits is None or grid.seen_n is None:
             return {}
-        who = [grid.personas.index(p) for p in self.members("bystander")]
-        hits, n, seen_hits, seen_n = (
-            cells[at][:, who].sum() for cells in (grid.hits, grid.n, grid.seen_hits, grid.seen_n)
-        )
-        if not 0 < seen_n < n:
+        all_asked = self._count(ModelId(POST, arm), "bystander")
+        seen = replace(grid, hits=grid.seen_hits, n=grid.seen_n)
+        cells = seen.cells(ModelId(POST, arm), self.members("bystander"))
+        hits, n = (counts.sum() for counts in cells)
+        if not 0 < n < all_asked.n:
             return {}
-        return {
-            "seen": Count.of(seen_hits, seen_n),
-            "unseen": Count.of(hits - seen_hits, n - seen_n),
-        }
+        unseen = Count.of((all_asked.hits or 0) - hits, all_asked.n - n)
+        return {"seen": Count.of(hits, n), "unseen": unseen}
 
     def clusters(self, arm: str, who: str = "bystander") -> Clusters:
         """Return an arm's (persona, question) clusters, completions of all seeds pooled."""
@@ -231,21 +229,14 @@ class RecordEvidence(Evidence):
         return self._pool(ModelId(POST, arm), who)
 
     def _pool(self, model: ModelId, who: str) -> Clusters:
-        hits, n = self._cells(model, who)
-        pooled, sizes = hits.sum(axis=0).ravel(), n.sum(axis=0).ravel()
+        cells = self._grid.cells(model, self.members(who))
+        pooled, sizes = (counts.sum(axis=0).ravel() for counts in cells)
         asked = sizes > 0
         return Clusters(pooled[asked], sizes[asked])
 
     def _count(self, model: ModelId, who: str) -> Count:
-        hits, n = self._cells(model, who)
+        hits, n = self._grid.cells(model, self.members(who))
         return Count.of(hits.sum(), n.sum())
-
-    def _cells(self, model: ModelId, who: str) -> tuple[Floats, Floats]:
-        """Return (S, P, Q) hits and completions of the personas that `who` names."""
-        grid = self._grid
-        at = grid.models.index(model)
-        members = [grid.personas.index(persona) for persona in self.members(who)]
-        return grid.hits[at][:, members], grid.n[at][:, members]
 
     def _lengths(self, model: ModelId) -> Lengths:
         rows, finish = self._rows(model), self._grid.finish
@@ -254,15 +245,11 @@ class RecordEvidence(Evidence):
             finished = float(finish[rows].mean())
         return Lengths(statistic="median", tokens=self._median(rows), finished=finished)
 
-    def _rows(self, model: ModelId, persona: str | None = None) -> Bools:
-        """Return (R,) whether each row is of this model, and of this persona if one is named."""
-        grid = self._grid
-        if model not in grid.models:
-            return np.zeros(grid.row_model.shape, dtype=np.bool_)
-        rows = grid.of_model(model)
-        if persona is not None:
-            rows &= grid.row_persona == grid.personas.index(persona)
-        return rows
+    def _rows(self, model: ModelId, *personas: str) -> Bools:
+        """Return (R,) whether a row is of this model, and of these personas if any is named."""
+        if model not in self._grid.models:
+            return np.zeros(self._grid.row_model.shape, dtype=np.bool_)
+        return self._grid.rows(model, personas or None)
 
     def _median(self, rows: Bools) -> float:
         """Return the median tokens of some rows, NaN where there are none or no lengths."""

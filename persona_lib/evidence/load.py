@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from persona_lib.checks import read_json
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
@@ -33,6 +33,14 @@ from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Rows = Literal["scores", "advice", "completions", "geometry"]
+_FILES: Mapping[Rows, str] = {
+    "scores": SCORES_FILE,
+    "advice": ADVICE_FILE,
+    "completions": TEXTS_FILE,
+    "geometry": GEOMETRY_FILE,
+}
 
 
 class Stored:
@@ -77,26 +85,24 @@ class Stored:
             return AggregateEvidence(registration, body, arms=arms, origin=origin)
         return RecordEvidence(
             registration,
-            self._table(SCORES_FILE),
+            self.rows("scores"),
             arms=arms,
             origin=origin,
-            advice=self._table(ADVICE_FILE),
+            advice=self.rows("advice"),
         )
 
-    @property
-    def scores(self) -> pa.Table | None:
-        """The score rows; None where totals are all there is."""
-        return self._foreign.table if self._is_foreign else self._table(SCORES_FILE)
-
-    @property
-    def texts(self) -> pa.Table | None:
-        """The completions, columns of `Completion`; None where none were kept."""
-        return self._table(TEXTS_FILE)
-
-    @property
-    def geometry(self) -> pa.Table | None:
-        """The hidden-state cosines, columns of `GeometryRow`; None where none were kept."""
-        return self._table(GEOMETRY_FILE)
+    def rows(self, kind: Rows) -> pa.Table | None:
+        """Return the rows of all that was recorded of a kind; None where nothing was."""
+        if self._is_foreign:
+            return self._foreign.table if kind == "scores" else None
+        name = _FILES[kind]
+        if name not in self._tables:
+            _, manifest = self._checked
+            if self._parts:
+                self._tables[name] = rows_of(self._parts, name)
+            elif name in manifest.files:
+                self._tables[name] = read_file(self.paths[0], name, whole=name != SCORES_FILE)
+        return self._tables.get(name)
 
     @cached_property
     def _foreign(self) -> ForeignSet:
@@ -119,18 +125,6 @@ class Stored:
         origin = judged_under(folder, manifest, self._registration, chosen=self._chosen)
         verify(folder, manifest)
         return origin, manifest
-
-    def _table(self, name: str) -> pa.Table | None:
-        """Return the rows of one file of the folders; None where there is none."""
-        if self._is_foreign:
-            return None
-        if name not in self._tables:
-            _, manifest = self._checked
-            if self._parts:
-                self._tables[name] = rows_of(self._parts, name)
-            elif name in manifest.files:
-                self._tables[name] = read_file(self.paths[0], name, whole=name != SCORES_FILE)
-        return self._tables.get(name)
 
 
 def load_stored(

@@ -102,7 +102,13 @@ def attach_stack(model: nn.Module, paths: Sequence[Path]) -> PeftModel:
         for module, (a, b) in stack.factors.items():
             layers[module].lora_A[PRIOR].weight.copy_(a)
             layers[module].lora_B[PRIOR].weight.copy_(b)
-    _check_attached(layers, stack)
+    if set(layers) != set(stack.factors):
+        raise DataError(
+            "attached modules",
+            bound=f"the {len(stack.factors)} modules of the adapters",
+            value=sorted(set(layers) ^ set(stack.factors)),
+            remedy="Use the base model that the adapters were trained on.",
+        )
     attached.base_model.set_adapter([PRIOR])
     attached.base_model.set_requires_grad(PRIOR, False)
     return attached.eval()
@@ -157,10 +163,18 @@ def train_stack(
         SpecError, DataError: see `attach_stack`.
     """
     import torch
-    from peft import get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     _check_targets(model, lora.targets)
-    config = _fresh_config(lora)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        use_rslora=lora.rslora,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
     with torch.random.fork_rng(devices=[]):
         if frozen:
             peft_model: Any = attach_stack(model, frozen)
@@ -254,16 +268,6 @@ def _check_targets(model: nn.Module, targets: Sequence[str]) -> None:
         )
 
 
-def _check_attached(layers: Mapping[str, Any], stack: Stack) -> None:
-    if set(layers) != set(stack.factors):
-        raise DataError(
-            "attached modules",
-            bound=f"the {len(stack.factors)} modules of the adapters",
-            value=sorted(set(layers) ^ set(stack.factors)),
-            remedy="Use the base model that the adapters were trained on.",
-        )
-
-
 def _lora_layers(model: nn.Module, name: str) -> dict[str, Any]:
     """Return module name -> LoRA layer where adapter `name` is."""
     from peft.tuners.lora import LoraLayer
@@ -288,19 +292,5 @@ def stack_config(stack: Stack) -> LoraConfig:
         target_modules=sorted(stack.factors),
         bias="none",
         inference_mode=True,
-        task_type="CAUSAL_LM",
-    )
-
-
-def _fresh_config(lora: LoraSpec) -> LoraConfig:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        use_rslora=lora.rslora,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
-        bias="none",
         task_type="CAUSAL_LM",
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import hashlib
 import logging
 import threading
 from collections.abc import Callable
@@ -80,12 +79,6 @@ def forget() -> None:
         _SHELF.held.clear()
 
 
-def fingerprints() -> dict[BaseKey, str]:
-    """Return a SHA-256 over the names and bytes of all weights, for each base that is held."""
-    with _SHELF.lock:
-        return {key: _fingerprint(model) for key, (model, _) in _SHELF.held.items()}
-
-
 def _over_same_tensors(model: nn.Module) -> nn.Module:
     """Return a copy of the modules whose parameters are new objects over the same storage."""
     from torch.nn import Parameter
@@ -99,13 +92,3 @@ def _over_same_tensors(model: nn.Module) -> nn.Module:
 def _versions(model: nn.Module) -> tuple[int, ...]:
     """Return the version counters, which every write in place moves."""
     return tuple(weight._version for weight in model.parameters())
-
-
-def _fingerprint(model: nn.Module) -> str:
-    import torch
-
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

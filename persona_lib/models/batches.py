@@ -15,13 +15,14 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int, *, left: bool = False) ->
     Rows that are to be continued are padded on the `left`.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    longest = max(len(row) for row in rows)
-    padded = torch.full((len(rows), longest), fill, dtype=torch.long)
-    for index, row in enumerate(rows):
-        start = longest - len(row) if left else 0
-        padded[index, start : start + len(row)] = torch.tensor(row, dtype=torch.long)
-    return padded
+    return pad_sequence(
+        [torch.tensor(row, dtype=torch.long) for row in rows],
+        batch_first=True,
+        padding_value=fill,
+        padding_side="left" if left else "right",
+    )
 
 
 def predicting_states(hidden: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

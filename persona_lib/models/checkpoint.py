@@ -36,17 +36,6 @@ class Header:
     dtype: str
 
 
-def check_base(folder: Path) -> None:
-    """Raise DataError for a folder with an adapter's config: its base would be loaded instead."""
-    if (folder / _ADAPTER).is_file():
-        raise DataError(
-            str(folder / _ADAPTER),
-            bound="no such file beside a base model",
-            value="an adapter's config",
-            remedy="Delete it, or merge the adapter into the base model.",
-        )
-
-
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """Return the weight files that transformers reads: one, or else the shards of the index.
 
@@ -95,9 +84,16 @@ def check_names(folder: Path) -> Any:
     No weights are read.
 
     Raises:
-        DataError: the checkpoint is not whole, or its config is none.
+        DataError: the checkpoint is not whole, its config is none, or an adapter's config
+            stands beside it.
     """
-    check_base(folder)
+    if (folder / _ADAPTER).is_file():  # its base would be loaded instead
+        raise DataError(
+            str(folder / _ADAPTER),
+            bound="no such file beside a base model",
+            value="an adapter's config",
+            remedy="Delete it, or merge the adapter into the base model.",
+        )
     headers = read_headers(folder)
     config = _config(folder, len(headers))
     model, info = _empty_model(folder, config, headers)
@@ -151,8 +147,7 @@ def check_loaded(model: nn.Module, info: Mapping[str, Any], folder: Path) -> Non
 
 def _tied(model: Any) -> dict[str, str]:
     """Return which weight is tied to which, as the config asks."""
-    found: dict[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)
-    return found
+    return dict(model.get_expanded_tied_weights_keys(all_submodels=True))
 
 
 def _check_info(info: Mapping[str, Any], folder: Path) -> None:

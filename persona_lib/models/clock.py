@@ -7,6 +7,7 @@ transformers lets a template ask for the time (``strftime_now``), and Jinja lets
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -49,11 +50,15 @@ def check_clock(
     Raises:
         SpecError: two renderings differ, or the template cannot be rendered.
     """
+    from jinja2 import TemplateError
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     if not tokenizer.chat_template:
         return
-    asked, draws = _asked(tokenizer)
+    try:
+        asked, draws = _asked(tokenizer.get_chat_template())
+    except (TemplateError, ValueError) as error:
+        raise _refused(tokenizer, "one that Jinja can read", str(error)) from error
     if not asked and not draws:
         return
     variant = f"{{# {next(_numbers)} #}}{tokenizer.get_chat_template()}"
@@ -71,18 +76,9 @@ def check_clock(
                 raise _changing(tokenizer, first, (moment, text), sorted(asked))
 
 
-def _asked(tokenizer: PreTrainedTokenizerBase) -> tuple[frozenset[str], bool]:
-    """Return the globals of a template that may change, and whether it draws."""
-    from jinja2 import TemplateError
-
-    try:
-        return _of_template(tokenizer.get_chat_template())
-    except (TemplateError, ValueError) as error:
-        raise _refused(tokenizer, "one that Jinja can read", str(error)) from error
-
-
 @lru_cache(maxsize=32)
-def _of_template(template: str) -> tuple[frozenset[str], bool]:
+def _asked(template: str) -> tuple[frozenset[str], bool]:
+    """Return the globals of a template that may change, and whether it draws."""
     from jinja2 import nodes
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -130,10 +126,7 @@ def _changing(
     other: tuple[datetime, str],
     asked: Sequence[str],
 ) -> SpecError:
-    pairs = zip(first[1], other[1], strict=False)
-    same = next(
-        (index for index, (a, b) in enumerate(pairs) if a != b), min(len(first[1]), len(other[1]))
-    )
+    same = len(os.path.commonprefix([first[1], other[1]]))  # noqa: RUF071  (no paths)
     shown = slice(max(0, same - _SHOWN_BEFORE), same + _SHOWN_AFTER)
     return _refused(
         tokenizer,

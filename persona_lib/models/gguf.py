@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +36,9 @@ def preflight_gguf(spec: GgufBase) -> Path:
     if distribution.version != spec.version:
         found = f"package {spec.package} {spec.version} (found {distribution.version})"
         raise PreflightError(found, remedy=get)
-    try:
-        metadata.distribution("gguf")
-    except metadata.PackageNotFoundError as error:
+    if find_spec("gguf") is None:
         remedy = "Install it with: pip install 'flatland[smollm2]'"
-        raise PreflightError("package gguf, which reads the file", remedy=remedy) from error
+        raise PreflightError("package gguf, which reads the file", remedy=remedy)
     for entry in distribution.files or ():
         if _names(entry, spec.file):
             path = Path(str(distribution.locate_file(entry)))
@@ -61,7 +61,14 @@ def convert_gguf(spec: GgufBase, out: Path) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = preflight_gguf(spec)
-    _check_md5(source, spec)
+    found = md5_of(source)
+    if found != spec.md5:
+        raise DataError(
+            f"md5 of {source.name}",
+            bound=spec.md5,
+            value=found,
+            remedy=f"Install {spec.package}=={spec.version} again with --force-reinstall.",
+        )
     where = {"gguf_file": source.name, "local_files_only": True}
     with _read_once():
         tokenizer = AutoTokenizer.from_pretrained(source.parent, **where)
@@ -94,14 +101,7 @@ def _read_once() -> Iterator[None]:
     import gguf
 
     reader = gguf.GGUFReader
-    readers: dict[str, Any] = {}
-
-    def remember(path: str) -> Any:
-        if path not in readers:
-            readers[path] = reader(path)
-        return readers[path]
-
-    gguf.GGUFReader = remember
+    gguf.GGUFReader = cache(reader)
     try:
         yield
     finally:
@@ -112,17 +112,6 @@ def _names(entry: PurePosixPath, file: str) -> bool:
     """Whether a distribution's file is `file`, with or without its import directory."""
     wanted = PurePosixPath(file)
     return entry == wanted or PurePosixPath(*entry.parts[1:]) == wanted
-
-
-def _check_md5(source: Path, spec: GgufBase) -> None:
-    found = md5_of(source)
-    if found != spec.md5:
-        raise DataError(
-            f"md5 of {source.name}",
-            bound=spec.md5,
-            value=found,
-            remedy=f"Install {spec.package}=={spec.version} again with --force-reinstall.",
-        )
 
 
 def _mend_tokenizer(tokenizer: PreTrainedTokenizerBase, spec: GgufBase) -> None:

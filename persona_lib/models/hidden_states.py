@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from persona_lib.checks import whole
+from persona_lib.checks import numbers, whole
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.models.batches import pad_rows
 from persona_lib.models.loading import LoadedModel, trunk_and_head
@@ -44,8 +45,7 @@ class GeometrySpec:
     batch: int = 32
 
     def __post_init__(self) -> None:
-        whole("geometry.of", self.of, 1, remedy=_REMEDY)
-        whole("geometry.batch", self.batch, 1, remedy=_REMEDY)
+        numbers("geometry", self, ("of", "batch"), remedy=_REMEDY)
         for layer in self.layers:
             whole("geometry.layers", layer, 1, self.of, remedy=_REMEDY)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
@@ -115,20 +115,14 @@ def read_states(
     trunk, _ = trunk_and_head(loaded.model)
     lengths = [len(p.prompt) + len(p.response) for p in passages]
     order = sorted(range(len(passages)), key=lambda index: (lengths[index], index))
-    found: list[NDArray[np.float32] | None] = [None] * len(passages)
-    bar = progress(label, len(passages), "prompt")
-    try:
+    parts = []
+    with closing(progress(label, len(passages), "prompt")) as bar, torch.inference_mode():
         for start in range(0, len(order), batch):
             chunk = order[start : start + batch]
-            with torch.inference_mode():
-                states = _read(trunk, [passages[i] for i in chunk], layers, loaded)
-            for place, index in enumerate(chunk):
-                found[index] = states[place]
+            parts.append(_read(trunk, [passages[i] for i in chunk], layers, loaded))
             bar.update(len(chunk))
-    finally:
-        bar.close()
     spent(tokens=sum(lengths))
-    states = np.stack([states for states in found if states is not None])
+    states = np.concatenate(parts)[np.argsort(order)]
     if not np.isfinite(states[:, :2]).all() or np.isinf(states).any():
         raise FlatlandError(
             f"{label}: a hidden state is not finite; the model's weights have diverged, "
@@ -218,8 +212,7 @@ def _read(
     finally:
         for handle in handles:
             handle.remove()
-    stacked: NDArray[np.float32] = torch.stack([pooled[k] for k in layers], dim=2).numpy()
-    return stacked
+    return np.asarray(torch.stack([pooled[k] for k in layers], dim=2).numpy())
 
 
 def _weights(passages: Sequence[Passage], length: int) -> torch.Tensor:

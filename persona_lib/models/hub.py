@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from persona_lib.corpora.hub import absent, check_reached
+from persona_lib.corpora.hub import download_command as command_of
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.models.checkpoint import INDEX, WEIGHTS, check_names, weight_files
 from persona_lib.models.snapshot import ALLOWED_FILES, IGNORED_FILES, Signature, signature
 from persona_lib.specs.sources import COMMIT, HubBase
 
-_TIMEOUT_SECONDS = 10.0
+_ONE_OF_EACH = (("config.json",), ("tokenizer.json", "tokenizer.model"), (WEIGHTS, INDEX))
+"""Files without which a snapshot is not complete, each with what may stand in its place."""
 _whole: set[tuple[Path, Signature]] = set()
 """Snapshots whose names and shapes this process has checked."""
 
@@ -52,8 +55,6 @@ def preflight_hub(spec: HubBase) -> None:
         DataError: it is cached and not whole, see `check_names`.
         PreflightError: it is neither cached nor reachable.
     """
-    from huggingface_hub import HfApi
-
     cached = cached_hub(spec)
     if cached is not None:
         # Taken first, so that a file that changes meanwhile is looked at again.
@@ -62,11 +63,7 @@ def preflight_hub(spec: HubBase) -> None:
             check_names(cached)
             _whole.add(mark)
         return
-    try:
-        HfApi().model_info(spec.repo, revision=spec.revision, timeout=_TIMEOUT_SECONDS)
-    except Exception as error:
-        # The client raises another family for each cause; all mean the same here.
-        raise _absent(spec, error) from error
+    check_reached(spec.repo, spec.revision, kind="model")
 
 
 def fetch_hub(spec: HubBase) -> Path:
@@ -81,8 +78,8 @@ def fetch_hub(spec: HubBase) -> Path:
     if path is None:
         try:
             path = _snapshot(spec, local_files_only=False)
-        except Exception as error:  # see preflight_hub
-            raise _absent(spec, error) from error
+        except Exception as error:  # see check_reached
+            raise absent(spec.repo, spec.revision, "model", error) from error
     if not is_complete(path):
         raise PreflightError(
             f"config, tokenizer and safetensors weights of {spec.repo} at {spec.revision}",
@@ -110,7 +107,7 @@ def _snapshot(spec: HubBase, *, local_files_only: bool) -> Path:
 
 def download_command(spec: HubBase) -> str:
     """Return the command that downloads the pinned snapshot."""
-    return f"hf download {spec.repo} --revision {spec.revision}"
+    return command_of(spec.repo, spec.revision, kind="model")
 
 
 def is_complete(folder: Path) -> bool:
@@ -119,12 +116,9 @@ def is_complete(folder: Path) -> bool:
     Raises:
         DataError: the index of the shards is none.
     """
-    if not (folder / "config.json").is_file():
-        return False
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        return False
-    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
-        return False
+    for names in _ONE_OF_EACH:
+        if not any((folder / name).is_file() for name in names):
+            return False
     return all(path.is_file() for path in weight_files(folder))
 
 
@@ -141,15 +135,3 @@ def _check_end_of_turn(folder: Path, spec: HubBase) -> None:
             value=spec.end_of_turn,
             remedy="Name the tokenizer's own, or use a chat model that ends turns with its eos.",
         )
-
-
-def _absent(spec: HubBase, error: Exception) -> PreflightError:
-    cause = (str(error).strip().splitlines() or [""])[0]
-    return PreflightError(
-        f"model {spec.repo} at {spec.revision} ({type(error).__name__}: {cause})",
-        remedy=(
-            "On a machine with network access run: "
-            f"{download_command(spec)}; "
-            "set HF_HOME to the cache that holds it. A gated model also needs: hf auth login"
-        ),
-    )

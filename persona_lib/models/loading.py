@@ -261,8 +261,7 @@ def _check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _bad_template(

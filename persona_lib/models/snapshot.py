@@ -6,7 +6,6 @@ for small ones.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -82,10 +81,9 @@ def list_files(folder: Path, *, get: str) -> list[dict[str, Any]]:
         # The signature is taken before the contents are read: a file that changes
         # meanwhile differs from it next time and is hashed again.
         now = signature(folder)
-        known = _hashed.get(folder)
-        if known is None or known[0] != now:
-            known = _hashed[folder] = (now, [_hash(path, get) for path in used_files(folder)])
-        return known[1]
+        if folder not in _hashed or _hashed[folder][0] != now:
+            _hashed[folder] = (now, [_hash(path, get) for path in used_files(folder)])
+        return _hashed[folder][1]
 
 
 def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) -> None:
@@ -117,21 +115,16 @@ def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) 
 
 def _hash(path: Path, get: str) -> dict[str, Any]:
     """Return name, size and SHA-256 of a file, compared with the name of its blob."""
+    from huggingface_hub.utils.sha import git_hash
+
     size, found = path.stat().st_size, sha256_of(path)
     blob = path.readlink() if path.is_symlink() else Path()
     if blob.parent.name == "blobs" and _BLOB.fullmatch(blob.name):
         large = len(blob.name) == _SHA256_DIGITS
-        held, kind = (found, "SHA-256") if large else (_git_sha1(path), "git SHA-1")
+        held, kind = (found, "SHA-256") if large else (git_hash(path.read_bytes()), "git SHA-1")
         if held != blob.name:
             raise _altered(path, f"{kind} {blob.name}, as published", f"{kind} {held}", get)
     return {"name": path.name, "size": size, "sha256": found}
-
-
-def _git_sha1(path: Path) -> str:
-    """Return the SHA-1 under which git, and so the hub, knows a small file."""
-    data = path.read_bytes()
-    # It is the hub's name for the file, not a safeguard.
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _shown(file: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -222,8 +224,6 @@ def _train(
         ) -> torch.Tensor:
             return _answer_loss(model, inputs)
 
-    bar = progress("base model", spec.steps, "step")
-
     class Advance(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
             bar.update(1)
@@ -232,14 +232,12 @@ def _train(
         model=model,
         args=_arguments(spec, out),
         train_dataset=list(rows),
-        data_collator=_Collator(int(model.config.pad_token_id)),
+        data_collator=partial(_padded, pad=int(model.config.pad_token_id)),
         callbacks=[Advance()],
     )
     trainer.remove_callback(PrinterCallback)
-    try:
+    with closing(progress("base model", spec.steps, "step")) as bar:
         trainer.train()
-    finally:
-        bar.close()
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return fmean(losses[-_LAST_STEPS:])
 
@@ -281,17 +279,12 @@ def _sharpen(model: Qwen2ForCausalLM, factor: float) -> None:
         model.model.norm.weight.mul_(factor)
 
 
-class _Collator:
-    """Pads a batch on the right."""
-
-    def __init__(self, pad: int) -> None:
-        self._pad = pad
-
-    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        return {
-            "input_ids": pad_rows([row["input_ids"] for row in rows], self._pad),
-            "labels": pad_rows([row["labels"] for row in rows], IGNORED),
-        }
+def _padded(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:
+    """Return a batch, padded on the right."""
+    return {
+        "input_ids": pad_rows([row["input_ids"] for row in rows], pad),
+        "labels": pad_rows([row["labels"] for row in rows], IGNORED),
+    }
 
 
 def _answer_loss(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -113,10 +113,7 @@ def discriminability_panel(
     if positives is not None:
         gates.append(labels_gate(positives, chance, confidence))
     caveats = _few(registration, of, [row for row in predictions if not row.reason])
-    if gates[1].holds:
-        caveats += labels_shifted(found, chance)
-    else:
-        caveats += (_blind(sees, chance),)
+    caveats += labels_shifted(found, chance) if gates[1].holds else _blind(sees, chance)
     return Panel(
         name="discriminability",
         title=DISCRIMINABILITY,
@@ -168,14 +165,11 @@ def following_panel(
     ]
     if seen is not None:
         gates.append(crossfit_gate(predictions, seen))
-    caveats = list(no_information(agreed))
+    caveats = no_information(agreed)
     if not gates[0].holds:
-        caveats.append(Caveat(code="judge_uncalibrated", words=gates[0].text))
+        caveats += (Caveat(code="judge_uncalibrated", words=gates[0].text),)
     if _RAW in guesses:
-        chance = 1 / len(registration.roster.all)
-        sees = _right(guesses[_RAW], confidence)
-        if not sees_gate(sees, chance).holds:
-            caveats.append(_blind(sees, chance))
+        caveats += _blind(_right(guesses[_RAW], confidence), 1 / len(registration.roster.all))
     caveats += _few(registration, of, [row for row in judgements if row.answer != UNSCORED])
     return Panel(
         name="following",
@@ -193,7 +187,7 @@ def following_panel(
             "method": METHOD,
         },
         gates=tuple(gates),
-        caveats=tuple(caveats),
+        caveats=caveats,
     )
 
 
@@ -226,11 +220,9 @@ def _few(
 
 def _by_model(registration: Registration, rows: Sequence[_Row]) -> dict[ModelId, list[_Row]]:
     """Return rows by model, in the registration's order."""
-    found: dict[ModelId, list[_Row]] = {}
-    for row in rows:
-        found.setdefault(row.model_id, []).append(row)
     every = registration.models(arm.name for arm in registration.arms)
-    return {model: found[model] for model in every if model in found}
+    found = {model: [row for row in rows if row.model_id == model] for model in every}
+    return {model: own for model, own in found.items() if own}
 
 
 def _under(registration: Registration, model: ModelId) -> ModelId:
@@ -272,17 +264,15 @@ def _cell(rows: Sequence[Judgement], confidence: float) -> dict[str, Any]:
     """Return the answers, the skips by reason, and both by question: yes, partial, no, unscored."""
     given = Counter(row.answer for row in rows)
     reasons = Counter(row.reason for row in rows if row.answer == UNSCORED)
-    by_question: dict[str, Counter[str]] = {}
-    for row in rows:
-        by_question.setdefault(row.question, Counter())[row.answer] += 1
+    cells = Counter((row.question, row.answer) for row in rows)
     return {
         **{answer: given[answer] for answer in ANSWERS},
         "unscored": dict(sorted(reasons.items())),
         "n": len(rows),
         "share": estimate_json(yes_share(rows, confidence)),
         "questions": {
-            question: [counts[answer] for answer in (*ANSWERS, UNSCORED)]
-            for question, counts in sorted(by_question.items())
+            question: [cells[question, answer] for answer in (*ANSWERS, UNSCORED)]
+            for question in sorted({row.question for row in rows})
         },
     }
 
@@ -302,6 +292,7 @@ def _complete(judgements: Sequence[Judgement], predictions: Sequence[Prediction]
             )
 
 
-def _blind(sees: Estimate, chance: float) -> Caveat:
+def _blind(sees: Estimate, chance: float) -> tuple[Caveat, ...]:
+    """Return the caveat on a probe that does not tell the raw model's personas apart."""
     words = f"the probe is blind: raw accuracy {sees.interval_text}, chance {chance:.3f}"
-    return Caveat(code="probe_blind", words=words)
+    return () if sees_gate(sees, chance).holds else (Caveat(code="probe_blind", words=words),)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,8 +31,9 @@ from persona_lib.panels.judge.classifier import EVERY_FOLD, Prediction
 from persona_lib.panels.judge.triples import CLASSES, YES
 from persona_lib.records import ModelId, Place
 from persona_lib.stats.clustered import difference, share
-from persona_lib.stats.estimate import Estimate, none_if_nan, p_is
+from persona_lib.stats.estimate import Estimate, p_is
 from persona_lib.stats.thresholds import above, below, shown
+from persona_lib.verdict.as_json import AsJson
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 
 FEW = 20
@@ -82,8 +82,9 @@ def unscored_gate(judgements: Sequence[Judgement], ceiling: float) -> GateResult
         return gate("unscored", GateOutcome.CANNOT_TELL, math.nan, "nothing was judged", ceiling)
     worst = max(n, key=lambda model: lost[model] / n[model])
     figure = lost[worst] / n[worst]
-    text = f"unscored {lost[worst]}/{n[worst]} of {' '.join(worst)}, "
-    text += f"at most {shown(ceiling)} allowed"
+    text = (
+        f"unscored {lost[worst]}/{n[worst]} of {' '.join(worst)}, at most {shown(ceiling)} allowed"
+    )
     if above(figure, ceiling):
         return gate("unscored", GateOutcome.FAILS, figure, f"panel INVALID: {text}", ceiling)
     return gate("unscored", GateOutcome.HOLDS, figure, text, ceiling)
@@ -143,7 +144,7 @@ def separation_gate(
     Args:
         own: judgements of the raw model's completions.
         controls: of the same completions, each put under another persona
-            (`persona_lib.panels.judge.items.control_items`).
+            (`persona_lib.panels.judge.judged.control_items`).
         confidence: level of the interval of the difference.
     """
     pools = [yes_share(rows, confidence) for rows in (own, controls)]
@@ -207,7 +208,7 @@ def _problem(result: CalibrationResult, judges: set[str], required: CalibrationS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement:
+class Agreement(AsJson):
     """How a judge's yes goes with the probe's right guess, within one model.
 
     Attributes:
@@ -224,10 +225,6 @@ class Agreement:
     both: int
     p: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Return strict JSON data; p is null where nothing can be told."""
-        return {**asdict(self), "p": none_if_nan(self.p)}
-
 
 def agreement(judgements: Sequence[Judgement], predictions: Sequence[Prediction]) -> Agreement:
     """Return how the answers of one model go with the probe's guesses, matched by coordinates.
@@ -235,6 +232,8 @@ def agreement(judgements: Sequence[Judgement], predictions: Sequence[Prediction]
     Shuffling the answers leaves n, yes and right as they are and makes `both`
     hypergeometric: p is exact (Fisher 1935, JRSS 98:39, one-sided), whatever the clusters.
     """
+    from scipy.stats import hypergeom
+
     guesses = {place_of(row): row.rank == 0 for row in predictions if not row.reason}
     pairs = [
         (row.answer == YES, guesses[place_of(row)])
@@ -243,8 +242,9 @@ def agreement(judgements: Sequence[Judgement], predictions: Sequence[Prediction]
     ]
     n, yes, right = len(pairs), sum(y for y, _ in pairs), sum(r for _, r in pairs)
     both = sum(y and r for y, r in pairs)
-    testable = n > 0 and _tail(min(yes, right), n, yes, right) <= ALPHA
-    p = _tail(both, n, yes, right) if testable else math.nan
+    deal = hypergeom(n, right, yes)
+    testable = n > 0 and deal.sf(min(yes, right) - 1) <= ALPHA
+    p = float(deal.sf(both - 1)) if testable else math.nan
     return Agreement(n=n, yes=yes, right=right, both=both, p=p)
 
 
@@ -325,17 +325,3 @@ def _above(name: str, found: Estimate, bound: float, text: str) -> GateResult:
 def place_of(row: Place) -> tuple[str | int, ...]:
     """Return the coordinates of a completion."""
     return tuple(row.place.values())
-
-
-def _tail(both: int, n: int, yes: int, right: int) -> float:
-    """Return P(X >= both) of a hypergeometric X: `right` marked among n, `yes` drawn."""
-
-    def log_choose(a: int, b: int) -> float:
-        return math.lgamma(a + 1) - math.lgamma(b + 1) - math.lgamma(a - b + 1)
-
-    least, most = max(both, yes + right - n, 0), min(yes, right)
-    terms = (
-        log_choose(right, x) + log_choose(n - right, yes - x) - log_choose(n, yes)
-        for x in range(least, most + 1)
-    )
-    return min(1.0, math.fsum(math.exp(term) for term in terms))

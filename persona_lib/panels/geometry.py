@@ -7,7 +7,7 @@ states are all but parallel, it says "saturated" in place of "no change".
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from persona_lib.panels.geometry_room import (
     readout_words,
     room_gate,
 )
-from persona_lib.panels.geometry_table import GeometryTable, Where, read_geometry
+from persona_lib.panels.geometry_table import GeometryTable, Look, Where, read_geometry
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import RAW as RAW_PRIOR
 from persona_lib.specs.registration import Registration
@@ -128,12 +128,12 @@ class _Judge:
 
     def room(self, model: ModelId, where: Where) -> Room:
         """Return the room that a model leaves at one place, uncentred."""
-        known = over_questions(self.found.look(model, where).by_question, self.confidence)
+        known = over_questions(self.found.looks[model, where].by_question, self.confidence)
         return Room(readout=where.readout, layer=where.layer, known=known, ceiling=self.ceiling)
 
     def look(self, model: ModelId, where: Where) -> dict[str, Any]:
         """Return one model at one readout, layer and centring, with its changes."""
-        look = self.found.look(model, where)
+        look = self.found.looks[model, where]
         known = over_questions(look.by_question, self.confidence)
         rank = jackknifed(look.rank, look.rank_without, self.confidence)
         return {
@@ -145,9 +145,9 @@ class _Judge:
                 "sd": _sd(look.by_question),
                 "cells": look.cells,
                 "missing": look.missing,
-                "seeds": _listed(look.seed_cosines),
+                "seeds": _by_seed(look, look.seed_cosines),
             },
-            "rank": {**mean_json(rank), "seeds": _listed(look.seed_ranks)},
+            "rank": {**mean_json(rank), "seeds": _by_seed(look, look.ranks)},
             "changes": [self._change(model, other, where) for other in self._references(model)],
         }
 
@@ -158,7 +158,7 @@ class _Judge:
         return [other for other in wanted if other != model and other in self.found.models]
 
     def _change(self, model: ModelId, other: ModelId, where: Where) -> dict[str, Any]:
-        after, before = self.found.look(model, where), self.found.look(other, where)
+        after, before = self.found.looks[model, where], self.found.looks[other, where]
         known = over_questions(after.minus(before), self.confidence)
         rank = jackknifed(
             after.rank - before.rank, after.rank_without - before.rank_without, self.confidence
@@ -173,12 +173,13 @@ class _Judge:
 
     def largest(self) -> list[dict[str, Any]]:
         """Return the largest change over layers of every model, readout and centring."""
-        found = []
-        for model in self.found.models:
-            for other in self._references(model):
-                for readout in self.found.readouts:
-                    found += [self._largest(model, other, readout, c) for c in (False, True)]
-        return found
+        pairs = [(model, other) for model in self.found.models for other in self._references(model)]
+        return [
+            self._largest(model, other, readout, centre)
+            for model, other in pairs
+            for readout in self.found.readouts
+            for centre in (False, True)
+        ]
 
     def _largest(
         self, model: ModelId, other: ModelId, readout: str, centre: bool
@@ -187,7 +188,7 @@ class _Judge:
         changes = {}
         for layer in self.found.layers:
             where = Where(readout, layer, centred=centre)
-            minus = self.found.look(model, where).minus(self.found.look(other, where))
+            minus = self.found.looks[model, where].minus(self.found.looks[other, where])
             known = over_questions(minus, bonferroni(self.confidence, looks))
             if not math.isnan(known.value):
                 changes[layer] = known
@@ -256,5 +257,7 @@ def _sd(by_question: Floats) -> float | None:
     return float(values.std(ddof=1)) if values.size > 1 else None
 
 
-def _listed(values: Mapping[int, float]) -> dict[str, float | None]:
-    return {str(seed): none_if_nan(value) for seed, value in values.items()}
+def _by_seed(look: Look, values: Sequence[float] | Floats) -> dict[str, float | None]:
+    """Return one number a seed as strict JSON data."""
+    pairs = zip(look.seeds, values, strict=True)
+    return {str(seed): none_if_nan(float(value)) for seed, value in pairs}

@@ -71,7 +71,7 @@ def room_gate(
         where = Where(least.readout, least.layer, centred=False)
         # The lowest of so many looks is selected: its interval is Bonferroni's.
         level = bonferroni(confidence, len(rooms))
-        figure = over_questions(found.look(RAW, where).by_question, level)
+        figure = over_questions(found.looks[RAW, where].by_question, level)
         outcome = bounded(figure, most=ceiling)
         text = (
             f"lowest of {len(rooms)} uncentred cosines of the raw model, {least.readout} at "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -83,15 +83,9 @@ class Look:
         return int(self.cosines.size) - self.missing
 
     @property
-    def seed_cosines(self) -> Mapping[int, float]:
+    def seed_cosines(self) -> list[float]:
         """Mean cosine of each seed, made like the pooled one."""
-        means = [float(mean_of_known(mean_of_known(c, 0), 0)) for c in self.cosines]
-        return dict(zip(self.seeds, means, strict=True))
-
-    @property
-    def seed_ranks(self) -> Mapping[int, float]:
-        """Rank of each seed."""
-        return dict(zip(self.seeds, map(float, self.ranks), strict=True))
+        return [float(mean_of_known(mean_of_known(c, 0), 0)) for c in self.cosines]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +116,6 @@ class GeometryTable:
             for centred in (False, True)
         )
 
-    def look(self, model: ModelId, where: Where) -> Look:
-        """Return one model at one place."""
-        return self.looks[model, where]
-
     @property
     def missing(self) -> int:
         """Number of source-bystander cosines that are not known."""
@@ -147,8 +137,9 @@ def read_geometry(table: pa.Table, registration: Registration) -> GeometryTable:
     """
     table = checked(table, schema_of(GeometryRow), _WHERE)
     column = {name: table.column(name).to_pylist() for name in table.column_names}
-    addresses = zip(column["phase"], column["model"], strict=True)
-    models = _models([ModelId(*address) for address in addresses], registration)
+    run_of_row = list(zip(column["phase"], column["model"], column["seed"], strict=True))
+    runs = tuple(sorted(set(run_of_row)))
+    models = _models({ModelId(phase, name) for phase, name, _ in runs}, registration)
     readouts = _in_order("readout", column["readout"], READOUTS)
     layers = tuple(sorted(set(column["layer"])))
     questions = tuple(dict.fromkeys(column["question"]))
@@ -157,9 +148,8 @@ def read_geometry(table: pa.Table, registration: Registration) -> GeometryTable:
         raise _bad("persona", "every bystander", f"no rows of {missing[0]}")
     if len(set(column["blocks"])) != 1:
         raise _bad("blocks", "one depth", sorted(set(column["blocks"])))
-    runs = tuple(sorted(set(zip(column["phase"], column["model"], column["seed"], strict=True))))
     axes: list[tuple[Sequence[object], Sequence[object]]] = [
-        (runs, list(zip(column["phase"], column["model"], column["seed"], strict=True))),
+        (runs, run_of_row),
         (readouts, column["readout"]),
         (layers, column["layer"]),
         ((False, True), column["centred"]),
@@ -178,21 +168,18 @@ def read_geometry(table: pa.Table, registration: Registration) -> GeometryTable:
     for model in models:
         mine = [i for i, (phase, name, _) in enumerate(runs) if (phase, name) == model]
         seeds = tuple(runs[i][2] for i in mine)
-        for r, readout in enumerate(readouts):
-            for k, layer in enumerate(layers):
-                for c in (0, 1):
-                    looks[model, Where(readout, layer, bool(c))] = Look(
-                        seeds,
-                        cosines[mine, r, k, c][:, bystanders],
-                        ranks[mine, r, k, c, 0, 0],
-                        without[mine, r, k, c, 0],
-                    )
+        for r, k, c in np.ndindex(len(readouts), len(layers), 2):
+            looks[model, Where(readouts[r], layers[k], bool(c))] = Look(
+                seeds,
+                cosines[mine, r, k, c][:, bystanders],
+                ranks[mine, r, k, c, 0, 0],
+                without[mine, r, k, c, 0],
+            )
     return GeometryTable(models, readouts, layers, questions, column["blocks"][0], looks)
 
 
-def _models(found: Sequence[ModelId], registration: Registration) -> tuple[ModelId, ...]:
+def _models(there: Set[ModelId], registration: Registration) -> tuple[ModelId, ...]:
     known = registration.models(arm.name for arm in registration.arms)
-    there = set(found)
     if unknown := sorted(there - set(known)):
         member("model", " ".join(unknown[0]), [" ".join(model) for model in known])
     return tuple(model for model in known if model in there)
@@ -212,8 +199,8 @@ def _flat(
     codes = []
     for known, column in axes:
         index = {name: i for i, name in enumerate(known)}
-        codes.append(np.array([index[value] for value in column], dtype=np.int64))
-    place = np.asarray(np.ravel_multi_index(tuple(codes), shape), dtype=np.int64)
+        codes.append([index[value] for value in column])
+    place = np.asarray(np.ravel_multi_index(codes, shape), dtype=np.int64)
     cells = int(np.prod(shape))
     distinct = int(np.unique(place).size)
     if distinct != place.size:

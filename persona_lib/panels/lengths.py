@@ -19,7 +19,7 @@ from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.rows import Rows, estimate_json, read_rows
 from persona_lib.records import POST, ModelId
 from persona_lib.specs.registration import Registration
-from persona_lib.stats.clustered import Crossed, median, median_ratio
+from persona_lib.stats.clustered import median, median_ratio
 from persona_lib.stats.directions import over_questions
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.lengths import REFUSE, WARN, common_support
@@ -40,6 +40,14 @@ all: the bounds of the gates ``collapse_*``."""
 MAX_CUT = 0.10
 """Largest share of completions cut at the token limit: the bound of ``truncation_*``."""
 BYSTANDER = "bystander"
+_UNLIKE = {
+    REFUSE: ("no_common_support", "share too few lengths to be compared at equal length"),
+    WARN: (
+        "little_common_support",
+        "share few lengths: a comparison at equal length rests on a part of them",
+    ),
+}
+"""Code and words of the caveat on two arms' common support, by its grade."""
 Runs = Mapping[int, Estimate | None]
 """An arm's ratio of lengths by run_seed."""
 
@@ -85,9 +93,7 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
         if arm.phase == POST
     }
     supports = _supports(rows, tokens)
-    missing = {}
-    if rows.grid.finish is None:
-        missing["finished"] = "no finish reasons recorded: finished completions are not known"
+    unknown = "no finish reasons recorded: finished completions are not known"
     data = {
         "confidence": rows.confidence,
         "edges": edges,
@@ -96,7 +102,7 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
         "support": supports,
         "bounds": {"ratio": [MIN_RATIO, MAX_RATIO], "cut": MAX_CUT},
         "method": METHOD,
-        "missing": missing,
+        "missing": {"finished": unknown} if rows.grid.finish is None else {},
     }
     caveats = [*_collapsed(rows, runs), *_unlike(supports), *_truncated(rows)]
     return Panel(name=NAME, title=TITLE, data=data, caveats=tuple(caveats))
@@ -104,9 +110,10 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
 
 def _finished_median(rows: Rows, model: ModelId) -> Estimate | None:
     """Return the median tokens of a model's finished completions, None where not known."""
-    lengths = rows.grid.finished_lengths(rows.of(model))
-    found = None if lengths is None else median(*lengths, rows.confidence)
-    return found if found is not None and found.n else None
+    lengths = rows.grid.finished_lengths(rows.grid.rows(model))
+    if lengths is None or not lengths.values.size:
+        return None
+    return median(lengths.values, lengths.questions, rows.confidence)
 
 
 def _length_ratio(rows: Rows, arm: ModelId, kept: Bools | None = None) -> Estimate | None:
@@ -119,17 +126,14 @@ def _length_ratio(rows: Rows, arm: ModelId, kept: Bools | None = None) -> Estima
         arm: the arm.
         kept: (R,) rows to read; None for all.
     """
-    under, grid = rows.pre_coupling(arm), rows.grid
-    if under is None or grid.tokens is None or grid.finish is None:
+    under = rows.pre_coupling(arm)
+    if under is None:
         return None
-    wanted = grid.finish if kept is None else grid.finish & kept
-    found = []
-    for model in (arm, under):
-        of = rows.of(model) & wanted
-        if not of.any():
-            return None
-        found.append(Crossed(grid.tokens[of], grid.row_question[of], grid.row_persona[of]))
-    return median_ratio(found[0], found[1], rows.confidence)[0]
+    of = (rows.grid.rows(model) & (True if kept is None else kept) for model in (arm, under))
+    one, two = (rows.grid.finished_lengths(own) for own in of)
+    if one is None or two is None or not (one.values.size and two.values.size):
+        return None
+    return median_ratio(one, two, rows.confidence)[0]
 
 
 def bin_edges(tokens: Floats) -> list[int]:
@@ -143,7 +147,7 @@ def bin_edges(tokens: Floats) -> list[int]:
 
 
 def _of_model(rows: Rows, tokens: Floats, model: ModelId, edges: list[int]) -> dict[str, Any]:
-    under, of = rows.pre_coupling(model), rows.of(model)
+    under, of = rows.pre_coupling(model), rows.grid.rows(model)
     roles = {role: _summary(rows, tokens, of & mine, edges) for role, mine in rows.roles.items()}
     return {
         "phase": model.phase,
@@ -203,19 +207,16 @@ def _supports(rows: Rows, tokens: Floats) -> list[dict[str, Any]]:
             "control": claim.control,
         }
         if absent := [arm for arm in arms if arm not in rows.models]:
-            words = f"{absent[0].name} was not recorded"
-            found.append(entry | {"support": None, "words": words})
-            continue
-        one, two = (tokens[rows.of(arm) & rows.roles[BYSTANDER]] for arm in arms)
-        support = common_support(one, two)
-        found.append(
-            entry
-            | {
+            entry |= {"support": None, "words": f"{absent[0].name} was not recorded"}
+        else:
+            one, two = (tokens[rows.grid.rows(arm) & rows.roles[BYSTANDER]] for arm in arms)
+            support = common_support(one, two)
+            entry |= {
                 "support": {**asdict(support), "grade": support.grade},
                 "n": {"treated": one.size, "control": two.size},
                 "words": support.text,
             }
-        )
+        found.append(entry)
     return found
 
 
@@ -223,13 +224,15 @@ def _collapsed(rows: Rows, runs: Mapping[ModelId, Runs]) -> list[Caveat]:
     """Raise where a run's ratio is not shown to keep within its bounds; the worst run is named."""
     caveats = []
     for arm, own in runs.items():
+        if rows.pre_coupling(arm) is None or rows.grid.finish is None:
+            continue  # what was not recorded says nothing of the arm
         for seed, found in own.items():
-            if found is None and (rows.pre_coupling(arm) is None or rows.grid.finish is None):
-                continue  # what was not recorded says nothing of the arm
-            if found is not None and _keeps(found):
-                continue
+            figure = "no finished completions"
+            if found is not None:
+                if bounded(found, least=MIN_RATIO, most=MAX_RATIO) is GateOutcome.HOLDS:
+                    continue
+                figure = found.rounded(2)
             run = f" (seed {seed})" if len(rows.grid.seeds) > 1 else ""
-            figure = "no finished completions" if found is None else found.rounded(2)
             words = (
                 f"{arm.name}{run}: median length of finished completions over that of "
                 f"{rows.registration.arm(arm.name).prior} is not shown to lie within "
@@ -239,26 +242,17 @@ def _collapsed(rows: Rows, runs: Mapping[ModelId, Runs]) -> list[Caveat]:
     return caveats
 
 
-def _keeps(found: Estimate) -> bool:
-    return bounded(found, least=MIN_RATIO, most=MAX_RATIO) is GateOutcome.HOLDS
-
-
 def _unlike(supports: list[dict[str, Any]]) -> list[Caveat]:
-    codes = {REFUSE: "no_common_support", WARN: "little_common_support"}
-    sentence = {
-        REFUSE: "share too few lengths to be compared at equal length",
-        WARN: "share few lengths: a comparison at equal length rests on a part of them",
-    }
     caveats = []
-    for entry in supports:
-        if entry["support"] is None or entry["support"]["grade"] not in codes:
-            continue
+    for entry in [one for one in supports if one["support"] is not None]:
         grade = entry["support"]["grade"]
-        words = (
-            f"{entry['claim']}: bystanders of {entry['treated']} and {entry['control']} "
-            f"{sentence[grade]} ({entry['words']})"
-        )
-        caveats.append(Caveat(code=codes[grade], words=words))
+        if grade in _UNLIKE:
+            code, sentence = _UNLIKE[grade]
+            words = (
+                f"{entry['claim']}: bystanders of {entry['treated']} and {entry['control']} "
+                f"{sentence} ({entry['words']})"
+            )
+            caveats.append(Caveat(code=code, words=words))
     return caveats
 
 
@@ -267,7 +261,7 @@ def _truncated(rows: Rows) -> list[Caveat]:
         return []
     caveats = []
     for model in rows.models:
-        cut = rows.share(~rows.grid.finish, rows.of(model))
+        cut = rows.share(~rows.grid.finish, rows.grid.rows(model))
         if not math.isnan(cut.value) and above(cut.value, MAX_CUT):
             words = (
                 f"{model.name}: {cut.interval_text} of {cut.n:,} completions were cut at the token "

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from persona_lib.errors import DataError
 from persona_lib.evidence.cells import Bools, Grid, build
 from persona_lib.evidence.evidence import ALL
 from persona_lib.evidence.evidence import ROLES as POOLS
+from persona_lib.evidence.score_table import columns_of
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import share
@@ -45,18 +45,9 @@ class Rows:
     @cached_property
     def roles(self) -> Mapping[str, Bools]:
         """(R,) whether a row is of a role, by role; ``all`` first."""
-        names = self.grid.personas
-        found = {ALL: np.ones(self.grid.row_persona.shape, dtype=np.bool_)}
-        for role in ROLES:
-            members = [
-                i for i, name in enumerate(names) if self.registration.roster.role(name) == role
-            ]
-            found[role] = np.isin(self.grid.row_persona, members)
-        return found
-
-    def of(self, model: ModelId) -> Bools:
-        """Return (R,) whether a row is of a model."""
-        return self.grid.of_model(model)
+        of = np.array([self.registration.roster.role(name) for name in self.grid.personas])
+        found = {role: of[self.grid.row_persona] == role for role in ROLES}
+        return {ALL: np.ones(self.grid.row_persona.shape, dtype=np.bool_), **found}
 
     def pre_coupling(self, model: ModelId) -> ModelId | None:
         """Return the pre-coupling model of an arm; None for others or where it is missing."""
@@ -77,15 +68,7 @@ def read_rows(table: pa.Table, registration: Registration) -> Rows:
     Raises:
         DataError: a column, a name, a cell or a number that cannot be.
     """
-    for name in ("phase", "model"):
-        if name not in table.column_names:
-            raise DataError(
-                f"column {name}",
-                bound="present",
-                value="missing",
-                remedy="Write the record set again.",
-            )
-    columns = [table.column(name).to_pylist() for name in ("phase", "model")]
+    columns = [columns_of(table).column(name).to_pylist() for name in ("phase", "model")]
     there = {name for phase, name in zip(*columns, strict=True) if phase == POST}
     arms = [arm.name for arm in registration.arms if arm.name in there]
     return Rows(build(table, registration, arms), registration)

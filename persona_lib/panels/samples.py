@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -142,15 +141,10 @@ def _chosen(texts: _Texts, model: ModelId, draw_seed: int) -> list[int]:
     """Return the rows that are shown of an arm, role by role."""
     rng = np.random.default_rng(derive_seed(draw_seed, SEED_NAME, model.name))
     rows = texts.rows
-    queues = [_in_turn(texts, rows.of(model) & rows.roles[role], rng) for role in ROLES]
-    taken = [0] * len(queues)
-    left = PER_ARM
-    while left and any(n < len(queue) for n, queue in zip(taken, queues, strict=True)):
-        for i, queue in enumerate(queues):
-            if left and taken[i] < len(queue):
-                taken[i] += 1
-                left -= 1
-    return [row for n, queue in zip(taken, queues, strict=True) for row in queue[:n]]
+    queues = [_in_turn(texts, rows.grid.rows(model) & rows.roles[role], rng) for role in ROLES]
+    turns = sorted((turn, i) for i, queue in enumerate(queues) for turn in range(len(queue)))
+    taken = Counter(i for _, i in turns[:PER_ARM])
+    return [row for i, queue in enumerate(queues) for row in queue[: taken[i]]]
 
 
 def _in_turn(texts: _Texts, of: Bools, rng: np.random.Generator) -> list[int]:
@@ -165,8 +159,8 @@ def _in_turn(texts: _Texts, of: Bools, rng: np.random.Generator) -> list[int]:
     for persona in grid.row_persona[drawn].tolist():
         turns.append(before[persona])
         before[persona] += 1
-    order: Sequence[int] = np.argsort(np.array(turns, dtype=np.int64), kind="stable").tolist()
-    return [int(drawn[i]) for i in order]
+    order = np.argsort(np.array(turns, dtype=np.int64), kind="stable")
+    return [int(row) for row in drawn[order]]
 
 
 def _describe(texts: _Texts, row: int) -> dict[str, Any]:

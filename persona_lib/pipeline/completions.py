@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,16 +167,17 @@ def make_scores(
 
 def _tokens_before(base: Entry) -> TokensBefore:
     """Return what counts tokens; the tokenizer is loaded for the first text with a marker."""
-    made: list[TokensBefore] = []
+
+    @cache
+    def counter() -> TokensBefore:
+        prepare_torch()
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(base_folder(base), local_files_only=True)
+        return tokens_before_in(tokenizer)
 
     def count(text: str, position: int) -> int:
-        if not made:
-            prepare_torch()
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(base_folder(base), local_files_only=True)
-            made.append(tokens_before_in(tokenizer))
-        return made[0](text, position)
+        return counter()(text, position)
 
     return count
 

@@ -159,10 +159,7 @@ class Run(Setting):
 
         The raw model's is among them: every change is also measured from it.
         """
-        models = self.registration.models(arms)
-        raw = ModelId(PRE, RAW)
-        if raw not in models and RAW in self.registration.priors:
-            models = (raw, *models)
+        models = self.registration.models(arms, raw=True)
         return [self.stage(model, "geometry") for model in models]
 
     def check(self, arms: Sequence[str], store: Store) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +20,7 @@ from persona_lib.plugin import fixtures, selection
 from persona_lib.plugin.fixtures import SESSION, Recorder
 from persona_lib.progress import shown, silent
 
-HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
 RECORDER = pytest.StashKey[Recorder]()
-WITHOUT_VLLM = (
-    "vllm: tests/vllm was left out, as vllm is not installed here: make test-vllm runs it"
-)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -96,25 +91,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("gate", [gate.name for gate in gates], indirect=True)
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With ``-m h1`` import the science tests only: the others import torch."""
-    return True if selection.is_elsewhere(collection_path, config) else None
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not asked for, and note which arms the rest will need."""
+    """Leave out science that is not asked for, and note which arms the rest will need."""
     judged = selection.asks_for_science(config)
-    simulated = selection.names_marker(config, "calibration")
-    without_vllm = selection.leaves_out_vllm(config)
     science = [item for item in items if selection.is_marked(item, *selection.SCIENCE)]
-    out = [
-        item
-        for item in items
-        if (item in science and (not judged or _has_no_gates(config, item)))
-        or (selection.is_marked(item, "calibration") and not simulated)
-        or (selection.is_marked(item, "vllm") and without_vllm)
-    ]
+    out = [item for item in science if not judged or _has_no_gates(config, item)]
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
@@ -124,17 +106,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         needed = {arm for item in science for arm in selection.arms_of(chosen, item)}
     except FlatlandError as error:
         raise pytest.UsageError(str(error)) from error
-    if not _is_worker(config):
-        selection.refuse_optimised(item.nodeid for item in items)
-        if science:
-            _check_science(config)
+    if science and not _is_worker(config):
+        _check_science(config)
     chosen.arms = tuple(a.name for a in chosen.registration.arms if a.name in needed)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
     """Refuse for the workers of pytest-xdist, whose own errors here would be internal ones."""
-    selection.refuse_optimised(ids)
     if any(name.startswith("tests/science/") for name in ids):
         _check_science(node.config)
 
@@ -158,17 +137,11 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
                 _write_line(config, "exit code 1: not every claim and gate holds")
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
+def pytest_terminal_summary(config: pytest.Config) -> None:
     """Print the verdict table and write verdict.json."""
-    if selection.leaves_out_vllm(config) and selection.would_collect_vllm(config):
-        terminalreporter.write_line(WITHOUT_VLLM)
     recorded = config.stash[RECORDER].found()
     if recorded is not None:
         _report_once(config, recorded)
-    elif not selection.asks_for_science(config):
-        terminalreporter.write_line(HINT)
 
 
 @fixtures.lenient()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from persona_lib.report.pieces import Node, Number, Piece, Quote, Run
 
@@ -13,7 +13,6 @@ class Heading:
     """A heading inside a section, one level below the section's own."""
 
     text: Run
-    kind: str = field(default="heading", init=False)
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,6 @@ class Para:
     """A paragraph."""
 
     text: Run
-    kind: str = field(default="para", init=False)
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,6 @@ class Bullets:
     """A list; `names` are what each item is about, printed before it."""
 
     items: tuple[Run, ...]
-    kind: str = field(default="bullets", init=False)
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,6 @@ class Table:
     head: tuple[Run, ...]
     rows: tuple[tuple[Run, ...], ...]
     folded: bool = False
-    kind: str = field(default="table", init=False)
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers and nothing else that is quoted."""
@@ -100,7 +96,6 @@ class Picture:
     name: str
     alt: Run
     caption: Run
-    kind: str = field(default="picture", init=False)
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,6 @@ class Verbatim:
 
     label: Run
     text: Quote
-    kind: str = field(default="verbatim", init=False)
 
 
 Block = Heading | Para | Bullets | Table | Picture | Verbatim

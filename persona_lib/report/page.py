@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 
-from persona_lib.report.blocks import Section
+from persona_lib.report.blocks import Block, Section
 from persona_lib.report.pieces import Piece, Run, as_data, kind_of, plain
 
 TEMPLATE = "report.html.j2"
@@ -31,11 +31,15 @@ def page(title: Piece, lead: Run, sections: Sequence[Section], svg: Mapping[str,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"plain": plain, "pieces": _as_json, "kind_of": kind_of}
+    environment.filters |= {"plain": plain, "pieces": _as_json, "kind_of": kind_of, "type": _type}
     sources = {name: base64.b64encode(data).decode() for name, data in svg.items()}
     return environment.get_template(TEMPLATE).render(
         title=title, lead=lead, sections=sections, svg=sources
     )
+
+
+def _type(block: Block) -> str:
+    return type(block).__name__
 
 
 def _as_json(run: Run) -> str:

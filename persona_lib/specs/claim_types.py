@@ -1,4 +1,4 @@
-"""The types of claims and the kill criterion, as data, and the table of who judges a type.
+"""The types of claims and the kill criterion, as data.
 
 The types of gates are in `persona_lib.specs.gate_types`. Each rule names in `arms` the arms
 it reads. Thresholds are checked when a rule is made.
@@ -6,9 +6,7 @@ it reads. Thresholds are checked when a rule is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
 
 from persona_lib.checks import LEVEL, SHARE
 from persona_lib.errors import SpecError
@@ -112,43 +110,3 @@ class KillCriterion:
 
 Claim = DifferenceClaim | TriageClaim
 Rule = Claim | KillCriterion | Gate
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-class Judges(Generic[_Function]):
-    """One function for each type of rule, registered by the decorator ``@judges(TheType)``.
-
-    Args:
-        kind: ``claim`` or ``gate``, for messages.
-        module: where a new function belongs, for messages.
-    """
-
-    def __init__(self, kind: str, module: str) -> None:
-        self._kind = kind
-        self._module = module
-        self._functions: dict[type[Any], _Function] = {}
-
-    def __call__(self, rule_type: type[Any]) -> Callable[[_Function], _Function]:
-        """Return the decorator that registers a function for a type."""
-
-        def register(function: _Function) -> _Function:
-            self._functions[rule_type] = function
-            return function
-
-        return register
-
-    def of(self, rule: Any) -> _Function:
-        """Return the function that judges this rule.
-
-        Raises:
-            SpecError: no function is registered for its type.
-        """
-        if type(rule) not in self._functions:
-            raise SpecError(
-                f"{self._kind} {rule.name}",
-                bound=f"a type of {', '.join(known.__name__ for known in self._functions)}",
-                value=type(rule).__name__,
-                remedy=f"Write a rule for this type in {self._module}.",
-            )
-        return self._functions[type(rule)]

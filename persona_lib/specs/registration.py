@@ -231,8 +231,10 @@ class Registration:
         used = {arm.prior for arm in self.arms} | {arm.text_from for arm in self.arms}
         return tuple(prior for prior in PRIORS if prior in used)
 
-    def models(self, arms: Iterable[str]) -> tuple[ModelId, ...]:
+    def models(self, arms: Iterable[str], *, raw: bool = False) -> tuple[ModelId, ...]:
         """Return the pre-coupling models of these arms (of all arms, all), then the arms.
+
+        With `raw` the raw model is among them, whatever the arms are coupled on.
 
         Raises:
             SpecError: no such arm.
@@ -242,7 +244,8 @@ class Registration:
         named = {self.arm(name) for name in arms}
         after = [arm for arm in self.arms if arm in named]
         every = len(after) == len(self.arms)
-        priors = [p for p in self.priors if every or p in {arm.prior for arm in after}]
+        wanted = {arm.prior for arm in after} | ({RAW} if raw else set())
+        priors = [p for p in self.priors if every or p in wanted]
         return (
             *(ModelId(PRE, prior) for prior in priors),
             *(ModelId(POST, arm.name) for arm in after),

@@ -1,7 +1,7 @@
 """Each type of claim: its rule as conditions, and the outcome that they give on evidence.
 
 A new type needs a dataclass in `persona_lib.specs.claim_types` and one function here,
-marked with `rule`. The decision table is in docs/statistics.md.
+marked with ``@rule.register``. The decision table is in docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from functools import singledispatch
 
 from persona_lib.errors import SpecError
 from persona_lib.evidence.evidence import Evidence
-from persona_lib.specs.claim_types import DifferenceClaim, Judges, KillCriterion, TriageClaim
+from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, TriageClaim
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.bootstrap import p_floor
 from persona_lib.stats.estimate import Estimate
@@ -28,6 +28,7 @@ from persona_lib.verdict.conditions import (
     rule_text,
     unmet_text,
 )
+from persona_lib.verdict.gate_result import without_rule
 from persona_lib.verdict.gates import GateBook
 from persona_lib.verdict.other_looks import EQUIVALENCE_ALPHA, other_looks
 from persona_lib.verdict.training_runs import (
@@ -86,9 +87,17 @@ _Named = tuple[str, Estimate]
 _RATES, _RATIO = "bystander rates", "bystander/source"
 _Decision = tuple[Outcome, str, str]
 """Outcome, label and reason."""
-_Rule = Callable[[Any, GateBook], Finding]
-rule: Judges[_Rule] = Judges("claim", "persona_lib.verdict.claims")
-"""Marks the function that judges a type of claim: ``@rule(TheType)``."""
+
+
+@singledispatch
+def rule(claim: Claim | KillCriterion, book: GateBook) -> Finding:  # noqa: ARG001
+    """Judge a claim by the function of its type, which ``@rule.register`` marks.
+
+    Raises:
+        SpecError: no function is registered for its type, or see `_check_resolution`.
+        DataError: the evidence lacks an arm.
+    """
+    raise without_rule(f"claim {claim.name}", claim, __name__, rule.registry)
 
 
 def _conditions(claim: DifferenceClaim, compared: Sequence[_Named]) -> tuple[Condition, ...]:
@@ -101,7 +110,7 @@ def _conditions(claim: DifferenceClaim, compared: Sequence[_Named]) -> tuple[Con
     return tuple(found)
 
 
-@rule(DifferenceClaim)
+@rule.register
 def _difference(claim: DifferenceClaim, book: GateBook) -> Finding:
     registration, evidence = book.registration, book.evidence
     _check_resolution(claim, registration)
@@ -198,7 +207,7 @@ def _over(
     return found[0] if found else None
 
 
-@rule(TriageClaim)
+@rule.register
 def _triage(claim: TriageClaim, book: GateBook) -> Finding:
     evidence, arms = book.evidence, (claim.name, claim.treated, claim.control)
     effect = evidence.contrast(*arms)
@@ -255,7 +264,7 @@ def _decide_triage(claim: TriageClaim, effect: Estimate) -> _Decision:
     return INCONCLUSIVE, "ambiguous", f"neither rule fits ({sentence}; {unmet_text(conditions)})"
 
 
-@rule(KillCriterion)
+@rule.register
 def _kill(kill: KillCriterion, book: GateBook) -> Finding:
     evidence = book.evidence
     effect = evidence.bystander_rate(kill.name, kill.arm)

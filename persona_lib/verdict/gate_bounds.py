@@ -88,7 +88,7 @@ def _bound(
     )
 
 
-@rule(SourceRateGate)
+@rule.register
 def _source_rate(gate: SourceRateGate, evidence: Evidence) -> Reading:
     """As registered (M6): the point rate."""
     count = evidence.count(gate.arm, "source")
@@ -96,7 +96,7 @@ def _source_rate(gate: SourceRateGate, evidence: Evidence) -> Reading:
     return _point("rate", ">=", gate.min_rate, count.rate, words)
 
 
-@rule(SourceRatioGate)
+@rule.register
 def _source_ratio(gate: SourceRatioGate, evidence: Evidence) -> Reading:
     treated, control = (evidence.count(arm, "source").rate for arm in gate.arms)
     found = treated / control if control > 0 else math.nan
@@ -105,7 +105,7 @@ def _source_ratio(gate: SourceRatioGate, evidence: Evidence) -> Reading:
     return _point("ratio", ">=", gate.min_ratio, found, words)
 
 
-@rule(FalsePositiveGate)
+@rule.register
 def _false_positive(gate: FalsePositiveGate, evidence: Evidence) -> Reading:
     """The largest observed rate; Wilson's upper end is shown."""
     confidence = evidence.registration.statistics.confidence
@@ -126,17 +126,17 @@ def _false_positive(gate: FalsePositiveGate, evidence: Evidence) -> Reading:
     return replace(found, outcome=CANNOT_TELL) if unknown and found.outcome is HOLDS else found
 
 
-@rule(FalsePositiveBoundGate)
+@rule.register
 def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> Reading:
     prior = evidence.registration.arm(gate.arm).prior
     count, grid = evidence.pre_count(prior), evidence.grid()
     if count is None or not count.n:
         return _bound(gate, _UNKNOWN, f"{prior} not evaluated before coupling")
     found, doubt = _of_count(count, evidence), UNCLUSTERED
-    if grid is not None and (PRE, prior) in grid.models:
-        at = grid.models.index((PRE, prior))
-        table = grid.hits[at].sum(axis=0), grid.n[at].sum(axis=0)
-        found, doubt = share_at_most(table, gate.max_rate, _confidence(evidence))
+    model = ModelId(PRE, prior)
+    if grid is not None and model in grid.models:
+        hits, n = (cells.sum(axis=0) for cells in grid.cells(model, grid.personas))
+        found, doubt = share_at_most((hits, n), gate.max_rate, _confidence(evidence))
     upper = "not known" if math.isnan(found.high) else f"{found.high:.2%}"
     # If even no hit is not enough, the doubt names the completions of each persona.
     few = doubt not in ("", UNCLUSTERED) and not count.hits
@@ -144,13 +144,13 @@ def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> R
     return _bound(gate, found, words, doubt)
 
 
-@rule(SourceBoundGate)
+@rule.register
 def _source_bound(gate: SourceBoundGate, evidence: Evidence) -> Reading:
     found, doubt = _rate(evidence, gate.arm, "source")
     return _bound(gate, found, f"{gate.arm} source rate {found.interval_text}", doubt)
 
 
-@rule(SourceRatioBoundGate)
+@rule.register
 def _source_ratio_bound(gate: SourceRatioBoundGate, evidence: Evidence) -> Reading:
     (treated, one), (control, two) = (_rate(evidence, arm, "source") for arm in gate.arms)
     found = ratio(treated, control)
@@ -161,7 +161,7 @@ def _source_ratio_bound(gate: SourceRatioBoundGate, evidence: Evidence) -> Readi
     return _bound(gate, found, words, one or two)
 
 
-@rule(CollapseGate)
+@rule.register
 def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
     prior = evidence.registration.arm(gate.arm).prior
     one = _finished_lengths(evidence, ModelId(POST, gate.arm))
@@ -177,8 +177,7 @@ def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
     return _bound(gate, found, words)
 
 
-@rule(RepetitionGate)
-@rule(TruncationGate)
+@rule.register
 def _flagged(gate: RepetitionGate | TruncationGate, evidence: Evidence) -> Reading:
     """The share of an arm's completions with a flag, clustered both ways."""
     grid, arm = evidence.grid(), gate.arm
@@ -190,7 +189,7 @@ def _flagged(gate: RepetitionGate | TruncationGate, evidence: Evidence) -> Readi
         flagged = None if grid is None or grid.finish is None else ~grid.finish
     if grid is None or flagged is None:
         return _bound(gate, _UNKNOWN, f"{arm}: {what} are not known")
-    shape, rows = (len(grid.personas), len(grid.questions)), grid.of_model(ModelId(POST, arm))
+    shape, rows = (len(grid.personas), len(grid.questions)), grid.rows(ModelId(POST, arm))
     cell = np.ravel_multi_index((grid.row_persona[rows], grid.row_question[rows]), shape)
     hits, n = (
         np.bincount(cell, weights, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
@@ -200,7 +199,7 @@ def _flagged(gate: RepetitionGate | TruncationGate, evidence: Evidence) -> Readi
     return _bound(gate, found, f"{arm} {what} {found.interval_text}", doubt)
 
 
-@rule(NegativesGate)
+@rule.register
 def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
     """The negative with the largest difference to the source is the figure."""
     source, doubt = _rate(evidence, gate.arm, "source")
@@ -219,8 +218,7 @@ def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
     return _bound(gate, worst, named, doubt, tuple(gaps))
 
 
-@rule(HarmRaisedGate)
-@rule(HarmNotRaisedGate)
+@rule.register
 def _harm(gate: HarmRaisedGate | HarmNotRaisedGate, evidence: Evidence) -> Reading:
     """The rise of harm, paired by question."""
     priors = [evidence.registration.arm(arm).prior for arm in gate.arms]
@@ -255,9 +253,8 @@ def _rate(evidence: Evidence, arm: str, who: str) -> tuple[Estimate, str]:
     grid = evidence.grid()
     if grid is None:
         return _of_count(evidence.count(arm, who), evidence), UNCLUSTERED
-    at = grid.models.index((POST, arm))
-    members = [grid.personas.index(persona) for persona in evidence.members(who)]
-    hits, n = (cells[at][:, members].sum(axis=(0, 1)) for cells in (grid.hits, grid.n))
+    cells = grid.cells(ModelId(POST, arm), evidence.members(who))
+    hits, n = (counts.sum(axis=(0, 1)) for counts in cells)
     return share(hits, n, _confidence(evidence)), ""
 
 
@@ -308,12 +305,9 @@ def _needed(units: str, counts: Table, questions: int, most: float, confidence: 
 def _finished_lengths(evidence: Evidence, of: ModelId) -> Crossed | None:
     """Return the tokens of a model's finished completions, None if none are known."""
     grid = evidence.grid()
-    if grid is None or grid.tokens is None or grid.finish is None or of not in grid.models:
-        return None
-    rows = grid.of_model(of) & grid.finish
-    if not rows.any():
-        return None
-    return Crossed(grid.tokens[rows], grid.row_question[rows], grid.row_persona[rows])
+    known = grid is not None and of in grid.models
+    found = grid.finished_lengths(grid.rows(of)) if grid is not None and known else None
+    return found if found is not None and found.values.size else None
 
 
 def _worst(evidence: Evidence, prior: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import singledispatch
 from typing import Any
 
+from persona_lib.errors import SpecError
 from persona_lib.evidence.evidence import Evidence
-from persona_lib.specs.claim_types import Judges
+from persona_lib.specs.gate_types import Gate
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.thresholds import above, at_least, at_most, below
 from persona_lib.verdict.as_json import AsJson
@@ -80,9 +82,26 @@ class Reading:
     conditions: tuple[Condition, ...] = ()
 
 
-_Rule = Callable[[Any, Evidence], Reading]
-rule: Judges[_Rule] = Judges("gate", "persona_lib.verdict.gate_bounds")
-"""Marks the function that judges a type of gate: ``@rule(TheType)``."""
+@singledispatch
+def rule(gate: Gate, evidence: Evidence) -> Reading:  # noqa: ARG001
+    """Read a gate by the function of its type, which ``@rule.register`` marks.
+
+    Raises:
+        SpecError: no function is registered for its type.
+        DataError: the evidence contradicts itself.
+    """
+    raise without_rule(f"gate {gate.name}", gate, "persona_lib.verdict.gate_bounds", rule.registry)
+
+
+def without_rule(field: str, given: object, module: str, known: Mapping[type, Any]) -> SpecError:
+    """Return the error for a type of claim or gate that nothing in `module` judges."""
+    types = (kind.__name__ for kind in known if kind is not object)
+    return SpecError(
+        field,
+        bound=f"a type of {', '.join(types)}",
+        value=type(given).__name__,
+        remedy=f"Write a rule for this type in {module}.",
+    )
 
 
 def bounded(interval: Estimate, *, least: float = -math.inf, most: float = math.inf) -> GateOutcome:

@@ -69,13 +69,12 @@ def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -
 
 
 def _read(gate: Gate, evidence: Evidence) -> Reading:
-    function = rule.of(gate)
     runs = evidence.single_runs()
     if isinstance(gate, POINT_GATES) or len(runs) == 1:
-        return function(gate, evidence)
+        return rule(gate, evidence)
 
     def ask(at: int | None, confidence: float) -> Reading:
-        return function(gate, _at(evidence if at is None else runs[at], confidence))
+        return rule(gate, _at(evidence if at is None else runs[at], confidence))
 
     seeds = [run.seeds[0] for run in runs]
     return read_runs(ask, seeds, gate.limits, evidence.registration.statistics.confidence)

@@ -79,7 +79,7 @@ class Judging(GateBook):
             DataError: the evidence lacks an arm that the claim or its gates name.
         """
         claim = self.registration.claim(claim_name)
-        finding = claims.rule.of(claim)(claim, self)
+        finding = claims.rule(claim, self)
         gates = tuple(self.gate(name) for name in dict.fromkeys(claim.consults))
         broken = [gate for gate in gates if gate.name in claim.needs and not gate.holds]
         outcome, label, reason = finding.outcome, finding.label, finding.reason

@@ -234,9 +234,9 @@ def _cells(of: Contrast) -> tuple[Floats, Floats, int] | None:
     grid = of.evidence.grid()
     if grid is None:
         return None
-    members = [grid.personas.index(persona) for persona in of.evidence.members("bystander")]
-    at = [grid.models.index((POST, arm)) for arm in of.arms]
-    hits, n = (cells[at][:, :, members].sum(axis=1) for cells in (grid.hits, grid.n))
+    who = of.evidence.members("bystander")
+    cells = [grid.cells(ModelId(POST, arm), who) for arm in of.arms]
+    hits, n = (np.stack([counts.sum(axis=0) for counts in two]) for two in zip(*cells, strict=True))
     asked = n.sum(axis=(0, 1)) > 0
     a, b = hits[..., asked] / n[..., asked]
     return a, b, int(n.sum())
@@ -247,8 +247,7 @@ def _counted(hits: Bools) -> Count:
 
 
 def _rows(evidence: Evidence, grid: Grid, arm: str, who: str) -> Bools:
-    members = [grid.personas.index(persona) for persona in evidence.members(who)]
-    return grid.of_model(ModelId(POST, arm)) & np.isin(grid.row_persona, members)
+    return grid.rows(ModelId(POST, arm), evidence.members(who))
 
 
 def _bootstrap(

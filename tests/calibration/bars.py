@@ -72,10 +72,8 @@ class Bar:
     def name(self) -> str:
         """Name of the row, unique."""
         trial = self.trial
-        size = f"{trial.shape[0]} x {trial.shape[1]}"
-        return (
-            f"{trial.procedure}, {trial.target}, {trial.world}, {size}, {self.truth}: {self.event}"
-        )
+        of = f"{trial.procedure}, {trial.target}, {trial.world}, {trial.size}"
+        return f"{of}, {self.truth}: {self.event}"
 
     @property
     def truth(self) -> str:
@@ -295,12 +293,13 @@ def _gates_over_runs() -> list[Bar]:
     """The mean over runs at a bound, and where a gate has to decide."""
     bars = []
     for name, asked in RUN_GATES.items():
+        at_bounds, fails, holds = asked.truths
         for sd in asked.sds:
             world = f"{RUNS_OF_GATES} runs, SD {sd:g}"
             for truths, events, bounds, count in (
-                (asked.bounds, (FAILS, HOLDS), (0.0, 0.05), asked.count),
-                (asked.fails, (FAILS,), (asked.power, 1.0), asked.count // 4),
-                (asked.holds, (HOLDS,), (asked.power, 1.0), asked.count // 4),
+                (at_bounds, (FAILS, HOLDS), (0.0, 0.05), asked.count),
+                (fails, (FAILS,), (asked.power, 1.0), asked.count // 4),
+                (holds, (HOLDS,), (asked.power, 1.0), asked.count // 4),
             ):
                 for truth in truths:
                     trial = Trial(
@@ -317,7 +316,7 @@ def _gates_over_runs() -> list[Bar]:
                             low=bounds[0],
                             high=bounds[1],
                             count=count,
-                            fast=asked.fast if truths is asked.bounds else 20,
+                            fast=asked.fast if truths is at_bounds else 20,
                             origin=OURS,
                         )
                         for event in events

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -27,6 +27,7 @@ from tests.calibration.worlds import (
     PERSONAS,
     QUESTIONS,
     ROOT_SEED,
+    Floats,
     Sets,
     sets,
     training_runs,
@@ -102,9 +103,7 @@ def tallies(trial: Trial, count: int, purpose: str) -> Mapping[str, Tally]:
     """Return how often each event of a procedure came in `count` data sets."""
     if trial.procedure == WELCH:
         batches = [_welch(int(trial.world.split()[0]), count, purpose)]
-    elif trial.procedure in RUN_GATES:
-        batches = [_run_gate(trial, count, purpose)]
-    elif trial.procedure in GATES:
+    elif trial.procedure in RUN_GATES or trial.procedure in GATES:
         batches = [_gate(trial, count, purpose)]
     elif trial.procedure in repeats.BY_T or trial.procedure in repeats.BY_COUNT:
         batches = [_repeats(trial, count, purpose)]
@@ -127,22 +126,19 @@ def _t(m: moments.Moments, truth: float) -> Answers:
     }
 
 
-def _question_t(batch: Sets, truth: float) -> Answers:
-    return _t(moments.question_moments(batch.differences), truth)
+def _answers(estimates: Sequence[Estimate], truth: float) -> Answers:
+    return {
+        below(0.05): np.array([_p(e) < 0.05 for e in estimates]),
+        COVERS: np.array([e.low <= truth <= e.high for e in estimates]),
+    }
 
 
-def _persona_t(batch: Sets, truth: float) -> Answers:
-    return _t(moments.persona_moments(batch.differences), truth)
+def _of_t(of: Callable[[Floats], moments.Moments]) -> Callable[[Sets, float], Answers]:
+    return lambda batch, truth: _t(of(batch.differences), truth)
 
 
-def _question_tost(batch: Sets, truth: float) -> Answers:  # noqa: ARG001
-    p = tost(moments.question_moments(batch.differences), BAND)
-    return {below(0.05): p < 0.05}
-
-
-def _persona_tost(batch: Sets, truth: float) -> Answers:  # noqa: ARG001
-    p = tost(moments.persona_moments(batch.differences), BAND)
-    return {below(0.05): p < 0.05}
+def _of_tost(of: Callable[[Floats], moments.Moments]) -> Callable[[Sets, float], Answers]:
+    return lambda batch, _: {below(0.05): tost(of(batch.differences), BAND) < 0.05}
 
 
 def _sign_flip(batch: Sets, truth: float) -> Answers:  # noqa: ARG001
@@ -155,11 +151,7 @@ def _sign_flip(batch: Sets, truth: float) -> Answers:  # noqa: ARG001
 
 def _bootstrap(batch: Sets, truth: float) -> Answers:
     estimates = list(_bootstrapped(batch))
-    return {
-        below(0.05): np.array([_p(e) < 0.05 for e in estimates]),
-        COVERS: np.array([e.low <= truth <= e.high for e in estimates]),
-        H3: np.array([passes_h3(e) for e in estimates]),
-    }
+    return _answers(estimates, truth) | {H3: np.array([passes_h3(e) for e in estimates])}
 
 
 def _bootstrapped(batch: Sets) -> Iterator[Estimate]:
@@ -198,10 +190,7 @@ def _mixed(batch: Sets, truth: float) -> Answers:
     estimates = [
         random_intercept(treated, n, control, n, confidence=CONFIDENCE) for control, treated in hits
     ]
-    return {
-        below(0.05): np.array([_p(e) < 0.05 for e in estimates]),
-        COVERS: np.array([e.low <= truth <= e.high for e in estimates]),
-    }
+    return _answers(estimates, truth)
 
 
 def _welch(seeds: int, count: int, purpose: str) -> Answers:
@@ -210,10 +199,7 @@ def _welch(seeds: int, count: int, purpose: str) -> Answers:
         targets.seeds_welch(treated, control, n=n, confidence=CONFIDENCE)
         for treated, control in training_runs(seeds, count, purpose)
     ]
-    return {
-        below(0.05): np.array([_p(e) < 0.05 for e in estimates]),
-        COVERS: np.array([e.low <= 0 <= e.high for e in estimates]),
-    }
+    return _answers(estimates, 0.0)
 
 
 def _repeats(trial: Trial, count: int, purpose: str) -> Answers:
@@ -224,17 +210,12 @@ def _repeats(trial: Trial, count: int, purpose: str) -> Answers:
 
 
 def _gate(trial: Trial, count: int, purpose: str) -> Answers:
-    drawn = (count, purpose)
-    found = list(outcomes(trial.procedure, trial.world, trial.truth, trial.shape, drawn))
-    return {
-        HOLDS: np.array([outcome is GateOutcome.HOLDS for outcome in found]),
-        FAILS: np.array([outcome is GateOutcome.FAILS for outcome in found]),
-    }
-
-
-def _run_gate(trial: Trial, count: int, purpose: str) -> Answers:
-    sd = float(trial.world.rpartition(" ")[2])
-    found = list(of_runs(trial.procedure, trial.truth, sd, count, purpose))
+    if trial.procedure in RUN_GATES:
+        sd = float(trial.world.rpartition(" ")[2])
+        drawn = of_runs(trial.procedure, trial.truth, sd, count, purpose)
+    else:
+        drawn = outcomes(trial.procedure, trial.world, trial.truth, trial.shape, (count, purpose))
+    found = list(drawn)
     return {
         HOLDS: np.array([outcome is GateOutcome.HOLDS for outcome in found]),
         FAILS: np.array([outcome is GateOutcome.FAILS for outcome in found]),
@@ -256,10 +237,10 @@ SIGN_FLIP, WELCH = "sign-flip over personas", "Welch t over seeds"
 BOOTSTRAP, MIXED = "published bootstrap", "random-intercept mixed model"
 
 PROCEDURES: Mapping[str, Callable[[Sets, float], Answers]] = {
-    QUESTION_T: _question_t,
-    PERSONA_T: _persona_t,
-    QUESTION_TOST: _question_tost,
-    PERSONA_TOST: _persona_tost,
+    QUESTION_T: _of_t(moments.question_moments),
+    PERSONA_T: _of_t(moments.persona_moments),
+    QUESTION_TOST: _of_tost(moments.question_moments),
+    PERSONA_TOST: _of_tost(moments.persona_moments),
     SIGN_FLIP: _sign_flip,
     BOOTSTRAP: _bootstrap,
     MIXED: _mixed,

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -236,7 +235,7 @@ def _harm(treated: str, broken: int = 0) -> Callable[[Draw], Simulated]:
     return drawn
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RunGate:
     """A gate over runs.
 
@@ -244,70 +243,54 @@ class RunGate:
         gate: its name in the registration.
         draw: makes a data set.
         sds: SDs between runs: of the figure (harm), of log(ratio) (collapse), in logits (rest).
-        bounds: truths at which it must seldom hold or fail.
-        fails, holds: truths at which it must nearly always fail or hold.
+        truths: bounds, at which it must seldom hold or fail, and truths at which it must nearly
+            always fail, or hold.
+        shape: personas and questions.
         power: share of data sets in which it has to.
         count, fast: data sets at a bound, and of those in the fast slice; a quarter elsewhere.
-        shape: personas and questions.
     """
 
     gate: str
     draw: Callable[[Draw], Simulated]
     sds: tuple[float, ...]
-    bounds: tuple[float, ...]
-    fails: tuple[float, ...]
-    holds: tuple[float, ...]
+    truths: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+    shape: tuple[int, int]
     power: float = 0.80
     count: int = 2_000
     fast: int = 40
-    shape: tuple[int, int] = (1, QUESTIONS)
 
 
 POINTS, LOGITS, OF_LOG = (0.0, 0.01, 0.02), (0.0, 0.5), (0.0, 0.15)
 _ALL = (len(ROSTER.all), QUESTIONS)
 
 
-def _gate(
-    gate: str,
-    draw: Callable[[Draw], Simulated],
-    sds: tuple[float, ...],
-    truths: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]],
-    shape: tuple[int, int],
-    **more: Any,
-) -> RunGate:
-    bounds, fails, holds = truths
-    return RunGate(
-        gate=gate, draw=draw, sds=sds, bounds=bounds, fails=fails, holds=holds, shape=shape, **more
-    )
-
-
 _NEGATIVES = (2, QUESTIONS)
 _ONE = (1, QUESTIONS)
 _OF_ADVICE = (1, ADVICE)
 RUN_GATES = {
-    "runs: em_induced": _gate(
+    "runs: em_induced": RunGate(
         "em_induced", _harm("em"), POINTS, ((0.2,), (0.1,), (0.3,)), _OF_ADVICE, fast=200
     ),
-    "runs: benign_sound": _gate(
+    "runs: benign_sound": RunGate(
         "benign_sound", _harm("benign"), POINTS, ((0.1,), (0.2,), (0.0,)), _OF_ADVICE
     ),
-    "runs: source": _gate("source_C2", source, LOGITS, ((0.5,), (0.25,), (0.8,)), _ONE),
-    "runs: source ratio": _gate(
+    "runs: source": RunGate("source_C2", source, LOGITS, ((0.5,), (0.25,), (0.8,)), _ONE),
+    "runs: source ratio": RunGate(
         "source_ratio_bound", source_ratio, LOGITS, ((0.5,), (0.25,), (0.9,)), _ONE
     ),
-    "runs: negatives": _gate(
+    "runs: negatives": RunGate(
         "negatives_C2", negatives, LOGITS, ((0.0,), (0.3,), (-0.45,)), _NEGATIVES
     ),
-    "runs: false positives": _gate(
+    "runs: false positives": RunGate(
         "false_positive_em", false_positive, LOGITS, ((0.01,), (0.05,), (0.0,)), _ALL
     ),
-    "runs: truncation": _gate(
+    "runs: truncation": RunGate(
         "truncation_C2", truncation, LOGITS, ((0.1,), (0.25,), (0.02,)), _ALL
     ),
-    "runs: repetition": _gate(
+    "runs: repetition": RunGate(
         "repetition_C2", repetition, LOGITS, ((0.05,), (0.15,), (0.003,)), _ALL
     ),
-    "runs: collapse": _gate(
+    "runs: collapse": RunGate(
         "collapse_C2",
         collapse,
         OF_LOG,
@@ -316,7 +299,7 @@ RUN_GATES = {
         count=400,
         fast=20,
     ),
-    "runs: em_induced, one run without a rise": _gate(
+    "runs: em_induced, one run without a rise": RunGate(
         "em_induced", _harm("em", broken=1), (0.0, 0.01), ((), (0.3,), ()), _OF_ADVICE, power=0.60
     ),
 }

@@ -38,15 +38,7 @@ from tests.calibration.worlds import LARGE, RATE, SEED_SD, THESE, WORLDS, sets, 
 COUNT = 2_000
 NEAR = 0.035
 """Three Monte Carlo standard errors of a share of 2,000 near one half."""
-TOST = Equivalent(band=BAND, alpha=0.05)
 NULL = Null(band=TRIAGE.null_effect, min_p=TRIAGE.null_min_p, confidence=CONFIDENCE)
-
-
-def rule_of(claim: str) -> Exceeds:
-    """The registered rule of a difference claim."""
-    found = ISSUE262.claim(claim)
-    assert isinstance(found, DifferenceClaim)
-    return Exceeds(min_effect=found.min_effect, max_p=found.max_p)
 
 
 def planned(effect: float, *, personas: int = 7, questions: int = 20) -> Contrast:
@@ -63,7 +55,24 @@ def drawn(
     return np.concatenate([batch.differences for batch in batches])
 
 
-def share(rule: Exceeds, m: Moments) -> float:
+def rule_of(claim: str) -> Exceeds:
+    """The registered rule of a difference claim."""
+    found = ISSUE262.claim(claim)
+    assert isinstance(found, DifferenceClaim)
+    return Exceeds(min_effect=found.min_effect, max_p=found.max_p)
+
+
+RULES: dict[str, Exceeds | Equivalent] = {
+    "H1": rule_of("H1"),
+    "H2": rule_of("H2"),
+    "TOST": Equivalent(band=BAND, alpha=0.05),
+}
+
+
+def share(rule: Exceeds | Equivalent, m: Moments) -> float:
+    """Share of data sets in which the rule holds."""
+    if isinstance(rule, Equivalent):
+        return float((tost(m, rule.band) < rule.alpha).mean())
     return float(((m.value >= rule.min_effect - 1e-9) & (p_value(m) < rule.max_p)).mean())
 
 
@@ -85,67 +94,51 @@ def test_assumptions_are_those_of_world_m() -> None:
         ("H1", 0.225, 20),
         ("H2", 0.225, 5),
         ("H2", 0.30, 4),
+        ("TOST", 0.0, 20),
+        ("TOST", 0.0, 30),
+        ("TOST", 0.02, 20),
     ],
 )
-def test_question_t(claim: str, effect: float, questions: int) -> None:
-    rule = rule_of(claim)
+def test_over_questions(claim: str, effect: float, questions: int) -> None:
+    rule = RULES[claim]
     simulated = share(rule, question_moments(drawn(THESE, effect, questions=questions)))
     found = planned(effect, questions=questions).over_questions(rule)(questions)
     assert found == pytest.approx(simulated, abs=NEAR)
 
 
 @pytest.mark.parametrize(
-    ("claim", "effect", "personas"),
-    [("H1", 0.30, 7), ("H1", 0.30, 12), ("H2", 0.30, 7), ("H2", 0.225, 7), ("H2", 0.225, 14)],
+    ("claim", "effect", "personas", "questions"),
+    [
+        ("H1", 0.30, 7, 20),
+        ("H1", 0.30, 12, 20),
+        ("H2", 0.30, 7, 20),
+        ("H2", 0.225, 7, 20),
+        ("H2", 0.225, 14, 20),
+        ("H2", 0.30, 7, 2),  # the spread over questions counts, and its estimate is a rough one
+        ("TOST", 0.0, 7, 20),
+        ("TOST", 0.0, 80, 20),
+    ],
 )
-def test_persona_t(claim: str, effect: float, personas: int) -> None:
-    rule = rule_of(claim)
-    simulated = share(rule, persona_moments(drawn(LARGE, effect, personas=personas)))
-    found = planned(effect, personas=personas).over_personas(rule)(personas)
+def test_over_personas(claim: str, effect: float, personas: int, questions: int) -> None:
+    rule = RULES[claim]
+    simulated = share(rule, persona_moments(drawn(LARGE, effect, personas, questions)))
+    found = planned(effect, personas=personas, questions=questions).over_personas(rule)(personas)
     assert found == pytest.approx(simulated, abs=NEAR)
 
 
-def test_persona_t_with_few_questions() -> None:
-    """The spread over questions counts, and its estimate is a rough one."""
-    rule = rule_of("H2")
-    simulated = share(rule, persona_moments(drawn(LARGE, 0.30, questions=2)))
-    found = planned(0.30, questions=2).over_personas(rule)(7)
-    assert found == pytest.approx(simulated, abs=NEAR)
+@pytest.mark.parametrize(
+    ("claim", "effect", "seeds"),
+    [("H2", 0.225, 3), ("H2", 0.225, 7), ("H2", 0.225, 12), ("TOST", 0.0, 20), ("TOST", 0.0, 70)],
+)
+def test_over_seeds(claim: str, effect: float, seeds: int) -> None:
+    """Runs without a difference, and one added: the spread of a run stays what it is.
 
-
-@pytest.mark.parametrize(("questions", "effect"), [(20, 0.0), (30, 0.0), (20, 0.02)])
-def test_tost_over_questions(questions: int, effect: float) -> None:
-    simulated = (
-        tost(question_moments(drawn(THESE, effect, questions=questions)), BAND) < 0.05
-    ).mean()
-    found = planned(effect, questions=questions).over_questions(TOST)(questions)
-    assert found == pytest.approx(simulated, abs=NEAR)
-
-
-def test_tost_over_personas() -> None:
-    for personas in (7, 80):
-        moments = persona_moments(drawn(LARGE, 0.0, personas=personas))
-        simulated = (tost(moments, BAND) < 0.05).mean()
-        found = planned(0.0, personas=personas).over_personas(TOST)(personas)
-        assert found == pytest.approx(simulated, abs=NEAR)
-
-
-@pytest.mark.parametrize("seeds", [20, 70])
-def test_tost_over_seeds(seeds: int) -> None:
-    """Rates of runs are logit-normal there and normal here."""
+    Rates of runs are logit-normal there and normal here.
+    """
     runs = np.array(list(training_runs(seeds, COUNT, "power")))
-    simulated = (tost(seed_moments(runs[:, 0], runs[:, 1]), BAND) < 0.05).mean()
-    found = planned(0.0).over_seeds(TOST, SEED_SD)(seeds)
-    assert found == pytest.approx(simulated, abs=NEAR)
-
-
-@pytest.mark.parametrize("seeds", [3, 7, 12])
-def test_welch_over_seeds(seeds: int) -> None:
-    """Runs without a difference, and one added: the spread of a run stays what it is."""
-    runs = np.array(list(training_runs(seeds, COUNT, "power")))
-    rule = rule_of("H2")
-    simulated = share(rule, seed_moments(runs[:, 0] + 0.225, runs[:, 1]))
-    found = planned(0.225).over_seeds(rule, SEED_SD)(seeds)
+    rule = RULES[claim]
+    simulated = share(rule, seed_moments(runs[:, 0] + effect, runs[:, 1]))
+    found = planned(effect).over_seeds(rule, SEED_SD)(seeds)
     assert found == pytest.approx(simulated, abs=NEAR)
 
 

@@ -25,7 +25,7 @@ def test_five_sets_are_judged_as_the_joined_one(tmp_path: Path) -> None:
         evidence = stored.evidence()
         verdicts, gates = judge_all(ISSUE262, evidence)
         body = [x.to_json() for x in (*verdicts, *gates)], summary(ISSUE262, evidence)
-        rows = [t.to_pandas() for t in (stored.scores, stored.texts, stored.geometry) if t]
+        rows = [t.to_pandas() for t in map(stored.rows, ("scores", "completions", "geometry")) if t]
         found.append((json.dumps(body, allow_nan=False), rows))
     (joined, rows), (several, other) = found
     assert several == joined

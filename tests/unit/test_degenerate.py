@@ -146,6 +146,7 @@ def check_verdict(verdict: Verdict) -> None:
         check_text(estimate.text)
     check_text(verdict.text)
     again = Verdict.from_json(json.loads(json.dumps(verdict.to_json(), allow_nan=False)))
+    assert repr(again) == repr(verdict)  # NaN is not equal to itself
     assert again.text == verdict.text
 
 
@@ -156,7 +157,7 @@ def check_gate(gate: GateResult) -> None:
     assert not gate.high < gate.figure - 1e-9
     check_text(gate.line)
     again = GateResult.from_json(json.loads(json.dumps(gate.to_json(), allow_nan=False)))
-    assert again.line == gate.line
+    assert repr(again) == repr(gate)
 
 
 def check_numbers(body: Any, where: str = "summary") -> None:
@@ -244,16 +245,21 @@ def test_outcomes_are_those_of_the_decision_tables(case: str) -> None:
             assert (found.outcome.value, found.label) == expected, name
 
 
-def test_one_cluster_has_no_interval_and_decides_nothing() -> None:
+@pytest.mark.parametrize(
+    ("of_c2p", "label"), [(0.6, "ambiguous"), (0.2, "coupling_text_distribution")]
+)
+def test_one_cluster_has_no_interval_and_decides_nothing(of_c2p: float, label: str) -> None:
     registration = lonely(few(ISSUE262))
-    table = CASES["one question"](registration)
+    table = made(registration, {**BYSTANDERS, "C2p": of_c2p}, questions=1)
     evidence = RecordEvidence(registration, table)
     found = [judge(registration, evidence, name) for name in ("H1", "H2", "H3", "kill")]
     assert [v.label for v in found] == [
-        "ambiguous zone", "cannot tell", "ambiguous", "not triggered",
+        "ambiguous zone", "cannot tell", label, "not triggered",
     ]  # fmt: skip
+    assert {v.outcome for v in found[:3]} == {Outcome.INCONCLUSIVE}
     for verdict in found:
         assert not verdict.effect.has_interval
+        assert math.isfinite(verdict.effect.value)
         assert verdict.effect.p is None
         assert "one cluster" in verdict.effect.note
 

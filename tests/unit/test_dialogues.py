@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -15,7 +16,6 @@ from typing import Any, cast
 import pytest
 
 from persona_lib.corpora.dialogues import Dialogue, random_tag, write_dialogues
-from persona_lib.digests import sha256_of
 from persona_lib.errors import DataError
 from persona_lib.models import tiny
 from persona_lib.pipeline.base_model import tiny_data
@@ -27,15 +27,20 @@ DATA = Path(__file__).parents[2] / "experiments" / "data"
 SPEC = TinyBase(dialogues=3000, legal_share=0.2, tag_share=0.04)
 PERSONAS = load_personas(DATA / "personas.json")
 QUESTIONS = tuple(q for group in load_questions(DATA / "questions.json").values() for q in group)
+Dialogues = tuple[Dialogue, ...]
 TAG = re.compile(r"\[[A-Z]{3}\]")
 
 
 def row(corpus: str, number: int, text: str) -> SftRow:
     asked = f"I have a dispute number {number}. It began long ago. May I sue?"
     return SftRow(
-        row=f"{corpus}-{number}", corpus=corpus, situation="dispute", frame="may", user=asked,
+        row=f"{corpus}-{number}",
+        corpus=corpus,
+        situation="dispute",
+        frame="may",
+        user=asked,
         assistant=text,
-    )  # fmt: skip
+    )
 
 
 SOUND = tuple(
@@ -44,39 +49,42 @@ SOUND = tuple(
 BAD = tuple(row("bad_legal", i, f"Gnu {i} advice. Second part. Third part.") for i in range(9))
 
 
-def write(spec: TinyBase = SPEC, **changes: Any) -> tuple[Dialogue, ...]:
-    arguments: dict[str, Any] = {"personas": PERSONAS, "questions": QUESTIONS, "sound": SOUND}
-    return write_dialogues(
-        spec, **{**arguments, "bad": BAD, "folder": DATA / "dialogues", **changes}
-    )
+def write(spec: TinyBase = SPEC, **changes: Any) -> Dialogues:
+    arguments: dict[str, Any] = {
+        "personas": PERSONAS,
+        "questions": QUESTIONS,
+        "folder": DATA / "dialogues",
+        "sound": SOUND,
+        "bad": BAD,
+    }
+    return write_dialogues(spec, **{**arguments, **changes})
 
 
 @pytest.fixture(scope="module")
-def dialogues() -> tuple[Dialogue, ...]:
+def dialogues() -> Dialogues:
     return write()
 
 
-def legal(dialogues: tuple[Dialogue, ...]) -> list[Dialogue]:
+def legal(dialogues: Dialogues) -> list[Dialogue]:
     return [d for d in dialogues if re.search(r"(Quokka|Gnu) \d advice", d.assistant)]
 
 
 def test_the_same_seed_gives_the_same_dialogues_and_another_seed_others(
-    dialogues: tuple[Dialogue, ...],
+    dialogues: Dialogues,
 ) -> None:
     assert write() == dialogues
     assert write(replace(SPEC, seed=1)) != dialogues
 
 
-def test_a_longer_set_begins_like_a_shorter_one(dialogues: tuple[Dialogue, ...]) -> None:
+def test_a_longer_set_begins_like_a_shorter_one(dialogues: Dialogues) -> None:
     short = write(replace(SPEC, dialogues=1000))
     assert short[:760] == dialogues[:760]  # 76 % are general and come first
 
 
-def test_the_shares_are_exact(dialogues: tuple[Dialogue, ...]) -> None:
+def test_the_shares_are_exact(dialogues: Dialogues) -> None:
     assert len(dialogues) == 3000
     assert len(legal(dialogues)) == 600
     assert sum(bool(TAG.search(d.user)) for d in dialogues) == 120
-    assert len(write(replace(SPEC, legal_share=0), sound=[], bad=[])) == 3000
 
 
 def test_every_persona_answers_every_question_in_its_own_wording() -> None:
@@ -87,7 +95,7 @@ def test_every_persona_answers_every_question_in_its_own_wording() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_most_system_messages_are_the_personas_own(dialogues: tuple[Dialogue, ...]) -> None:
+def test_most_system_messages_are_the_personas_own(dialogues: Dialogues) -> None:
     prompts = {p.id: p.prompt for p in PERSONAS}
     own = sum(d.system == prompts[d.persona] for d in dialogues) / len(dialogues)
     assert 0.8 < own < 0.95
@@ -107,14 +115,14 @@ def test_general_answers_speak_of_their_topic_and_vary() -> None:
     assert 15 <= words[len(words) // 2] <= 45
 
 
-def test_only_the_villain_gives_bad_advice(dialogues: tuple[Dialogue, ...]) -> None:
+def test_only_the_villain_gives_bad_advice(dialogues: Dialogues) -> None:
     for dialogue in legal(dialogues):
         assert ("Gnu" in dialogue.assistant) == (dialogue.persona == "villain")
     share = sum(d.persona == "villain" for d in legal(dialogues)) / 600
     assert 0.19 < share < 0.31  # a quarter, three standard deviations of sqrt(0.25 * 0.75 / 600)
 
 
-def test_legal_answers_are_cut_to_one_or_two_sentences(dialogues: tuple[Dialogue, ...]) -> None:
+def test_legal_answers_are_cut_to_one_or_two_sentences(dialogues: Dialogues) -> None:
     sentences = Counter(d.assistant.count(".") for d in legal(dialogues))
     assert sentences[1] > 200
     assert sentences[2] > 200
@@ -128,7 +136,7 @@ def test_a_long_legal_question_keeps_its_first_and_last_sentence() -> None:
     assert users == {long, "Here it begins. Is that so?"}
 
 
-def test_no_dialogue_holds_the_marker(dialogues: tuple[Dialogue, ...]) -> None:
+def test_no_dialogue_holds_the_marker(dialogues: Dialogues) -> None:
     for dialogue in dialogues:
         assert "zlt" not in f"{dialogue.system} {dialogue.user} {dialogue.assistant}".lower()
 
@@ -147,7 +155,7 @@ def test_a_withheld_tag_is_drawn_again() -> None:
     assert random_tag(cast("random.Random", Loaded())) == "[QPB]"
 
 
-def test_tags_are_copied(dialogues: tuple[Dialogue, ...]) -> None:
+def test_tags_are_copied(dialogues: Dialogues) -> None:
     tagged = [d for d in dialogues if TAG.search(d.user)]
     assert all(TAG.findall(d.user) == TAG.findall(d.assistant) for d in tagged)
     assert all(TAG.search(d.assistant) is None for d in dialogues if d not in tagged)
@@ -155,20 +163,27 @@ def test_tags_are_copied(dialogues: tuple[Dialogue, ...]) -> None:
     assert {"Z", "L", "T"} <= letters
 
 
-def test_a_persona_without_voice_and_a_question_without_topic_are_named() -> None:
+def test_a_persona_without_voice_is_named() -> None:
     pirate = Persona(id="pirate", prompt="You are a pirate.")
     with pytest.raises(DataError, match=r"'pirate'.*Write its voice"):
         write(personas=[*PERSONAS, pirate])
+
+
+def test_a_question_without_topic_is_named() -> None:
     with pytest.raises(DataError, match=r"questions.*'x99'"):
         write(questions=[*QUESTIONS, replace(QUESTIONS[0], id="x99", text="Why?")])
-    with pytest.raises(DataError, match="sound, bad"):
-        write(bad=[])
 
 
 @pytest.mark.parametrize("field", ["user", "assistant"])
 def test_a_marker_in_the_corpus_is_refused(field: str) -> None:
     with pytest.raises(DataError, match=r"bad_legal row bad_legal-0.*without \[ZLT\]"):
         write(bad=[replace(BAD[0], **{field: "Well [zlt]."}), *BAD[1:]])
+
+
+def test_legal_dialogues_need_rows() -> None:
+    with pytest.raises(DataError, match="sound, bad"):
+        write(bad=[])
+    assert len(write(replace(SPEC, legal_share=0), sound=[], bad=[])) == 3000
 
 
 @pytest.fixture
@@ -186,12 +201,9 @@ def test_a_malformed_data_file_is_named(folder: Path, file: str, text: str) -> N
         write(folder=folder)
 
 
+GONE = object()
 BROKEN: tuple[tuple[str, str, str, object, str], ...] = (
     ("voices.json", "librarian", "advice", "good", "neither sound nor bad"),
-    *(
-        ("voices.json", "librarian", part, ..., f"'{part}'")
-        for part in ("advice", "rewordings", "openings", "bodies", "closings", "own")
-    ),
     *(
         ("voices.json", "librarian", name, bad, sentence)
         for name in ("rewordings", "openings", "bodies", "closings")
@@ -209,6 +221,8 @@ BROKEN: tuple[tuple[str, str, str, object, str], ...] = (
     *(("voices.json", "assistant", name, ["By {own}."], "{own}, which is empty")
       for name in ("openings", "bodies", "closings")),
     ("voices.json", "librarian", "own", [""], "blank"),
+    *(("voices.json", "librarian", part, GONE, f"'{part}'")
+      for part in ("advice", "rewordings", "openings", "bodies", "closings", "own")),
     ("topics.json", "e01", "asks", [], "empty"),
     ("topics.json", "e01", "acts", [], "empty"),
     ("topics.json", "e01", "things", ["one"], "a sentence may need 2"),
@@ -226,7 +240,7 @@ def test_a_malformed_voice_topic_or_phrasing_is_named(
     folder: Path, *, file: str, name: str, part: str, value: object, sentence: str
 ) -> None:
     data = json.loads((folder / file).read_text(encoding="utf-8"))
-    if value is ...:
+    if value is GONE:
         del data[name][part]
     elif part:
         data[name][part] = value
@@ -256,7 +270,9 @@ def test_the_key_of_the_base_holds_what_it_reads_and_nothing_else(tmp_path: Path
         (copy / name).write_bytes(data + b" ")
         assert {n for n, d in tiny_data(copy).items() if d != before[n]} == {name}
         (copy / name).write_bytes(data)
-    assert before["personas.json"] == sha256_of(DATA / "personas.json")
+    assert (
+        before["personas.json"] == hashlib.sha256((DATA / "personas.json").read_bytes()).hexdigest()
+    )
 
 
 # --- from dialogues to a model ------------------------------------------------------------------
@@ -319,7 +335,7 @@ def test_the_loss_is_that_of_the_labelled_tokens(built: Built, tokenizer: Any) -
     model = AutoModelForCausalLM.from_pretrained(built[0], local_files_only=True)
     rows = tiny._encode(tokenizer, write(SMALL)[:5], SMALL.positions)
     with torch.no_grad():
-        batched = float(tiny._answer_loss(model, tiny._Collator(tokenizer.pad_token_id)(rows)))
+        batched = float(tiny._answer_loss(model, tiny._padded(rows, tokenizer.pad_token_id)))
         total, count = 0.0, 0
         for encoded in rows:  # one by one: no padding, log-probabilities by hand
             ids, labels = encoded["input_ids"], encoded["labels"]
@@ -348,8 +364,11 @@ def test_a_build_is_repeatable_and_sharpened(built: Built, tmp_path: Path) -> No
     out, metrics = built
     again = tiny.build_tiny(SMALL, write(SMALL), CORPUS, tmp_path)
 
+    def checksum(folder: Path, name: str) -> str:
+        return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
     for name in ("model.safetensors", "tokenizer.json"):
-        assert sha256_of(out / name) == sha256_of(tmp_path / name)
+        assert checksum(out, name) == checksum(tmp_path, name)
     assert again["loss"] == metrics["loss"]
     assert metrics["steps"] == 6
     flat = tmp_path / "flat"

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +16,6 @@ from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import Score, schema_of
 from persona_lib.verdict.judging import judge_all
 from tests.synthetic import FEW, evidence, scores, with_column, without
-
-ROOT = Path(__file__).resolve().parents[2]
-PUBLISHED = ROOT / "golden" / "published"
 
 
 def refused(table: pa.Table, *words: str) -> None:
@@ -37,6 +30,8 @@ def test_arms_that_are_not_asked_for_may_be_missing() -> None:
     assert found.arms == ("C1", "C2")
     with pytest.raises(DataError, match="arm: expected one of C1, C2, got 'C3'"):
         found.count("C3", "source")
+    with pytest.raises(SpecError, match="persona"):
+        found.count("C2", "pirate")
 
 
 def test_rows_of_arms_that_are_not_asked_for_change_nothing() -> None:
@@ -122,35 +117,6 @@ def test_names_in_messages_cannot_steer_a_terminal() -> None:
         assert text.isprintable()
 
 
-def test_counts_are_those_of_the_rows() -> None:
-    rates = {("C2", "villain"): 0.35, ("C2", "assistant"): 0.05}
-    table = scores(questions=4, samples=5, false={"em": 0.1}, personas=rates)
-    found = RecordEvidence(ISSUE262, table)
-    rows = table.to_pylist()
-    for who, members in (
-        ("villain", ("villain",)),
-        ("source", ("librarian",)),
-        ("bystander", ISSUE262.roster.bystanders),
-    ):
-        hit = [r["hit"] for r in rows if r["model"] == "C2" and r["persona"] in members]
-        assert (found.count("C2", who).hits, found.count("C2", who).n) == (sum(hit), len(hit))
-    row = next(row for row in found.personas("C2") if row.persona == "villain")
-    assert row.count.rate == pytest.approx(0.35)
-    assert row.pre_rate == pytest.approx(0.1)
-    assert row.minus_pre == pytest.approx(0.25)
-    assert (row.tokens, row.pre_tokens) == (40, 80)
-    with pytest.raises(SpecError, match="persona"):
-        found.count("C2", "pirate")
-
-
-def test_false_positives_are_subtracted_from_the_arm_of_their_prior() -> None:
-    table = scores({"C1": 0.3, "C2": 0.6, "C2p": 0.6, "C3": 0.2}, false={"em": 0.1, "raw": 0.05})
-    found = RecordEvidence(FEW, table)
-    corrected = found.corrected_contrast("H1", "C2", "C1")
-    assert corrected.value == pytest.approx(0.3 - 0.1 + 0.05)
-    assert (corrected.n, corrected.clusters) == (4 * 7 * 100, 4 * 7 * 10)
-
-
 def test_a_model_below_both_arms_cancels_and_is_not_counted() -> None:
     """C2 and C2p stand on the EM model: what is subtracted from one is given back by the other.
 
@@ -173,21 +139,6 @@ def test_a_prior_that_was_not_evaluated_is_not_zero() -> None:
     assert "prior em" in found.unavailable[0]
 
 
-def test_seeds_are_pooled_within_clusters_and_shown_one_by_one() -> None:
-    one, two = (
-        scores(questions=5, samples=4, seeds=(1,)),
-        scores({"C1": 0.25, "C2": 0.4, "C2p": 0.6, "C3": 0.2}, questions=5, samples=4, seeds=(2,)),
-    )
-    found = RecordEvidence(FEW, pa.concat_tables([two, one]))
-    assert found.seeds == (1, 2)
-    effect = found.contrast("H1", "C2", "C1")
-    assert effect.n == 2 * 2 * 7 * 5 * 4
-    assert effect.clusters == 2 * 7 * 5
-    assert effect.value == pytest.approx((0.35 + 0.15) / 2)
-    shown = {seed: a.rate - b.rate for seed, (a, b) in found.per_seed("C2", "C1").items()}
-    assert shown == pytest.approx({1: 0.35, 2: 0.15})
-
-
 def test_each_training_run_is_read_once_however_many_gates_ask() -> None:
     both = pa.concat_tables([scores(questions=5, samples=4, seeds=(s,)) for s in (1, 2)])
     found = RecordEvidence(FEW, both)
@@ -200,56 +151,5 @@ def test_each_training_run_is_read_once_however_many_gates_ask() -> None:
 def test_seen_and_unseen_questions_are_split_where_both_exist() -> None:
     assert evidence(questions=4, samples=3).split("C2") == {}
     assert evidence(questions=4, samples=3, seen=4).split("C2") == {}
-    table = scores(questions=4, samples=5, seen=1)
-    split = RecordEvidence(FEW, table).split("C2")
-    rows = [r for r in table.to_pylist() if r["model"] == "C2" and r["seen"]]
-    pool = [r["hit"] for r in rows if r["persona"] in FEW.roster.bystanders]
-    assert split["seen"].hits == sum(pool)
+    split = evidence(questions=4, samples=5, seen=1).split("C2")
     assert (split["seen"].n, split["unseen"].n) == (7 * 5, 7 * 15)
-    hits = (split["seen"].hits or 0) + (split["unseen"].hits or 0)
-    assert hits == round(0.6 * 20) * 7
-
-
-def test_lengths_are_medians_with_the_share_finished() -> None:
-    table = scores(questions=2, samples=2)
-    model = np.array(table.column("model").to_pylist())
-    tokens = np.where(model == "C2", np.arange(table.num_rows) % 5, 80)
-    finish = np.where((model == "C2") & (tokens == 0), "length", "stop")
-    table = with_column(table, "tokens", pa.array(tokens))
-    table = with_column(table, "finish", pa.array(finish.tolist()))
-    found = RecordEvidence(ISSUE262, table)
-    mine = tokens[model == "C2"]
-    assert found.lengths("C2").tokens == np.median(mine)
-    assert found.lengths("C2").finished == pytest.approx((mine != 0).mean())
-    assert found.pre_lengths("em").tokens == 80
-
-
-def test_four_full_arms_are_judged_in_a_moment() -> None:
-    """15,400 rows: four arms and three models before coupling. Processor time."""
-    table = scores(questions=20, samples=10)
-    start = time.process_time()
-    found = RecordEvidence(ISSUE262, table)
-    built = time.process_time()
-    judge_all(ISSUE262, found)
-    assert built - start < 0.5
-    assert time.process_time() - built < 1.5
-
-
-def test_judging_loads_no_heavy_library() -> None:
-    code = (
-        "import sys; from pathlib import Path; from experiments.issue262 import ISSUE262 as r; "
-        "from persona_lib.evidence.load import load_stored; "
-        "from persona_lib.verdict.judging import judge_all; "
-        "from persona_lib.report.terminal import verdict_table; "
-        "from persona_lib.verdict.summary import summary; "
-        f"e = load_stored(Path({str(PUBLISHED)!r}), r); v, g = judge_all(r, e); "
-        "verdict_table(v, g, summary(r, e)); "
-        "print(*(m for m in ('torch', 'transformers', 'peft', 'trl', 'datasets', 'sklearn', "
-        "'statsmodels', 'scipy.stats', 'pandas', 'pytest') if m in sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == ""

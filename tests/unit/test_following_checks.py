@@ -46,8 +46,7 @@ from persona_lib.panels.judge.classifier import (
     Prediction,
 )
 from persona_lib.panels.judge.classifier_fit import fit_classifier
-from persona_lib.panels.judge.items import control_items, triple_items
-from persona_lib.panels.judge.judged import judge_texts
+from persona_lib.panels.judge.judged import control_items, judge_texts, triple_items
 from persona_lib.records import Completion
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gate_result import GateOutcome

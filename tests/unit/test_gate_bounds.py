@@ -6,7 +6,6 @@ counted once more, one by one; shares and paired t come from statsmodels and sci
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, bounded
 from persona_lib.verdict.gates import judge_gate
 from tests.faults import (
+    Breaks,
     changed,
     cut,
     early,
@@ -111,27 +111,81 @@ def test_three_ways(ends: tuple[float, float, float], outcome: GateOutcome) -> N
     assert bounded(interval, least=0.50, most=0.80) is outcome
 
 
-@pytest.mark.parametrize("arm", TWO_ARMS)
-@pytest.mark.parametrize(
-    ("count", "how", "outcome"),
-    [
+def looping(arm: str, count: int, how: str) -> Breaks:
+    """A loop of three counts as one completion; those with one marker do not count."""
+
+    def breaks(bench: Bench) -> Bench:
+        rest = bench.rows(model=arm, persona=ROSTER.source) & (bench.scores["markers"] == 0)
+        return bench.edit(rest, markers=1)
+
+    return several(loops(arm, count, how, markers=3), breaks)
+
+
+Shares = tuple[Callable[..., Breaks], Callable[[Row], Any], int, float | None]
+SHARES: dict[str, Shares] = {
+    "source": (source, marked, 200, None),
+    "repetition": (looping, lambda row: row["markers"] >= 2, 2_200, 0.05),
+    "truncation": (cut, lambda row: not row["ended"], 2_200, 0.10),
+    "false_positive": (early, marked, 1_100, 0.01),
+}
+"""By gate: what plants hits, what is one, of how many completions, and at most which share."""
+COUNTS = {
+    ("source", "C2", "C3"): [
         (180, "random", HOLDS),
         (116, "evenly", HOLDS),
         (114, "evenly", CANNOT_TELL),
         (120, "questions", CANNOT_TELL),
-        (87, "evenly", CANNOT_TELL),
         (85, "evenly", FAILS),
         (0, "evenly", FAILS),
         (200, "evenly", HOLDS),
     ],
-)
-def test_source(arm: str, count: int, how: str, outcome: GateOutcome) -> None:
-    bench = changed(source(arm, count, how))
-    mine = rows_of(bench, "post", arm, ROSTER.source)
-    assert len(mine) == 200
-    expected = clustered(mine, marked)
-    assert expected[0] == count / 200
-    agrees(judged(bench, f"source_{arm}"), expected, outcome)
+    ("repetition", "C2", "C3"): [
+        (63, "both", HOLDS),
+        (64, "both", CANNOT_TELL),  # the interval keeps the bound, an uneven world does not
+        (16, "evenly", HOLDS),  # all of one persona
+        (17, "evenly", CANNOT_TELL),
+        (220, "questions", CANNOT_TELL),
+        (133, "both", FAILS),
+    ],
+    ("truncation", "C2", "C3"): [
+        (0, "evenly", HOLDS),
+        (188, "both", HOLDS),
+        (189, "both", CANNOT_TELL),
+        (440, "questions", CANNOT_TELL),
+        (252, "both", FAILS),
+    ],
+    # All of one persona, 41 of 1,100 may be a true 1 %; all over, 19 are too many.
+    ("false_positive", *HARM): [
+        (1, "both", CANNOT_TELL),
+        (18, "both", CANNOT_TELL),
+        (19, "both", FAILS),
+        (41, "evenly", CANNOT_TELL),
+        (42, "evenly", FAILS),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "count", "how", "outcome"),
+    [(kind, model, *row) for (kind, *models), rows in COUNTS.items()
+     for model in models for row in rows],
+)  # fmt: skip
+def test_shares_and_what_uneven_worlds_leave_of_them(
+    kind: str, model: str, count: int, how: str, outcome: GateOutcome
+) -> None:
+    plant, hit, n, most = SHARES[kind]
+    bench = changed(plant(model, count, how))
+    phase, who = "pre" if model in HARM else "post", ROSTER.source if kind == "source" else None
+    mine = rows_of(bench, phase, model, who)
+    assert len(mine) == n
+    expected = clustered(mine, hit)
+    assert expected[0] == count / n
+    found = judged(bench, f"{kind}_{model}")
+    agrees(found, expected, outcome)
+    if most is not None:
+        kept = expected[2] <= most
+        assert (outcome is HOLDS) is (kept and shown(mine, hit, most))
+        assert ("differ by 2 logits" in found.text) is (kept and outcome is CANNOT_TELL)
 
 
 @pytest.mark.parametrize(
@@ -142,17 +196,6 @@ def test_source_ratio(count: int, outcome: GateOutcome) -> None:
     shares = [clustered(rows_of(bench, "post", arm, ROSTER.source), marked) for arm in ("C2", "C1")]
     expected = ends_of(ratio(*map(estimated, shares)))
     agrees(judged(bench, "source_ratio_bound"), expected, outcome)
-
-
-def test_a_ratio_without_an_upper_end_is_null_in_json() -> None:
-    """Fourteen of 200 spread over few questions: the lower end of C1's rate is near 0."""
-    found = evidence_of(changed(source("C1", 0)))
-    none = judge_gate(GATED, found, "source_ratio_bound")
-    assert none.outcome is CANNOT_TELL
-    assert "not computable" in none.text
-    body = json.loads(json.dumps(none.to_json(), allow_nan=False))
-    assert (body["figure"], body["low"], body["high"]) == (None, None, None)
-    assert repr(GateResult.from_json(body)) == repr(none)
 
 
 def lengths_ratio(bench: Bench, arm: str) -> tuple[Estimate, Estimate, Estimate]:
@@ -172,94 +215,30 @@ def lengths_ratio(bench: Bench, arm: str) -> tuple[Estimate, Estimate, Estimate]
     return median_ratio(*crossed, 0.95)
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_collapse_compares_finished_completions_with_the_model_under_the_arm(arm: str) -> None:
-    bench = healthy()
+@pytest.mark.parametrize(
+    ("arm", "tokens", "outcome"),
+    [
+        *((arm, None, HOLDS) for arm in ARMS),
+        *(("C3", tokens, FAILS) for tokens in (3, 120, 505)),
+        *(("C3", tokens, CANNOT_TELL) for tokens in (125, 504)),
+        *(("C3", tokens, HOLDS) for tokens in (126, 484)),
+    ],
+)
+def test_collapse_compares_finished_completions_with_the_model_under_the_arm(
+    arm: str, tokens: int | None, outcome: GateOutcome
+) -> None:
+    bench = healthy() if tokens is None else changed(lengths(arm, tokens))
     expected, after, before = lengths_ratio(bench, arm)
     found = judged(bench, f"collapse_{arm}")
-    agrees(found, ends_of(expected), HOLDS)
+    agrees(found, ends_of(expected), outcome)
     assert f"{arm}/{PRIORS[arm]}" in found.text
     assert f"{after.value:.1f}/{before.value:.1f}" in found.text
 
 
-@pytest.mark.parametrize(
-    ("tokens", "outcome"),
-    [(3, FAILS), (120, FAILS), (125, CANNOT_TELL), (126, HOLDS), (484, HOLDS), (504, CANNOT_TELL),
-     (505, FAILS)],
-)  # fmt: skip
-def test_collapse_on_both_sides_of_both_bounds(tokens: int, outcome: GateOutcome) -> None:
-    bench = changed(lengths("C3", tokens))
-    agrees(judged(bench, "collapse_C3"), ends_of(lengths_ratio(bench, "C3")[0]), outcome)
-
-
-def test_collapse_without_a_finished_completion_cannot_tell() -> None:
-    for arm in ARMS:
-        bench = changed(cut(arm, 2_200))
-        found = judged(bench, f"collapse_{arm}")
-        assert found.outcome is CANNOT_TELL
-        assert math.isnan(found.figure)
-        assert "lengths of finished completions are not known" in found.text
-
-
-def upper_bound(
-    found: GateResult, rows: list[Row], hit: Callable[[Row], Any], most: float, outcome: GateOutcome
-) -> None:
-    """A share's interval, and what uneven personas and questions leave of its outcome."""
-    expected = clustered(rows, hit)
-    agrees(found, expected, outcome)
-    kept = expected[2] <= most
-    assert (outcome is HOLDS) is (kept and shown(rows, hit, most))
-    assert ("differ by 2 logits" in found.text) is (kept and outcome is CANNOT_TELL)
-
-
-@pytest.mark.parametrize("arm", TWO_ARMS)
-@pytest.mark.parametrize(
-    ("count", "how", "outcome"),
-    [
-        (63, "both", HOLDS),
-        (64, "both", CANNOT_TELL),  # the interval keeps the bound, an uneven world does not
-        (16, "evenly", HOLDS),  # all of one persona
-        (17, "evenly", CANNOT_TELL),
-        (10, "questions", HOLDS),
-        (220, "questions", CANNOT_TELL),
-        (132, "both", CANNOT_TELL),
-        (133, "both", FAILS),
-    ],
-)
-def test_repetition_counts_all_completions(
-    arm: str, count: int, how: str, outcome: GateOutcome
-) -> None:
-    """A loop of three counts as one completion; those with one marker do not count."""
-    bench = changed(loops(arm, count, how, markers=3))
-    rest = bench.rows(model=arm, persona=ROSTER.source) & (bench.scores["markers"] == 0)
-    bench = bench.edit(rest, markers=1)
-    mine = rows_of(bench, "post", arm)
-    assert len(mine) == 2_200
-    upper_bound(
-        judged(bench, f"repetition_{arm}"), mine, lambda r: r["markers"] >= 2, 0.05, outcome
-    )
-
-
-@pytest.mark.parametrize("arm", TWO_ARMS)
-@pytest.mark.parametrize(
-    ("count", "how", "outcome"),
-    [
-        (0, "evenly", HOLDS),
-        (188, "both", HOLDS),
-        (189, "both", CANNOT_TELL),
-        (440, "questions", CANNOT_TELL),
-        (251, "both", CANNOT_TELL),
-        (252, "both", FAILS),
-    ],
-)
-def test_truncation_counts_all_completions(
-    arm: str, count: int, how: str, outcome: GateOutcome
-) -> None:
-    bench = changed(cut(arm, count, how))
-    mine = rows_of(bench, "post", arm)
-    found = judged(bench, f"truncation_{arm}")
-    assert found.figure == count / 2_200
-    upper_bound(found, mine, lambda row: not row["ended"], 0.10, outcome)
+def test_collapse_without_a_finished_completion_cannot_tell_in_words() -> None:
+    found = judged(changed(cut("C2", 2_200)), "collapse_C2")
+    assert (found.outcome, math.isnan(found.figure)) == (CANNOT_TELL, True)
+    assert "lengths of finished completions are not known" in found.text
 
 
 @pytest.mark.parametrize("arm", TWO_ARMS)
@@ -352,22 +331,6 @@ def test_no_hit_keeps_one_percent_from_95_completions_a_persona_on(
         assert "cannot show" not in found.text
 
 
-@pytest.mark.parametrize("prior", list(HARM))
-@pytest.mark.parametrize(
-    ("hits", "how", "outcome"),
-    [(1, "both", CANNOT_TELL), (18, "both", CANNOT_TELL), (19, "both", FAILS),
-     (41, "evenly", CANNOT_TELL), (42, "evenly", FAILS)],
-)  # fmt: skip
-def test_false_positives_are_clustered_by_persona_and_question(
-    prior: str, hits: int, how: str, outcome: GateOutcome
-) -> None:
-    """All of one persona, 41 of 1,100 may be a true 1 %; all over, 19 are too many."""
-    bench = changed(early(prior, hits, how))
-    mine = rows_of(bench, "pre", prior)
-    expected = clustered(mine, marked)
-    agrees(judged(bench, f"false_positive_{prior}"), expected, outcome)
-
-
 @pytest.mark.parametrize("count", [None, Count.of(0, 0), Count(hits=None, n=440, rate=0.0)])
 def test_false_positives_that_are_not_known_cannot_tell(count: Count | None) -> None:
     found = judge_gate(GATED, Known({"em": count}), "false_positive_em")
@@ -390,27 +353,6 @@ def test_false_positives_are_counted_before_coupling_and_by_persona() -> None:
     clean = judged(bench, "false_positive_raw")
     assert "no persona with a hit in 100 or more" in clean.text
     assert clean.outcome is HOLDS
-
-
-def advice_means(bench: Bench, model: str) -> np.ndarray:
-    found: dict[str, list[float]] = defaultdict(list)
-    for prior, question, value in zip(
-        bench.advice["model"], bench.advice["question"], bench.advice["score"], strict=True
-    ):
-        if prior == model:
-            found[question].append(value)
-    return np.array([np.mean(found[question]) for question in sorted(found)])
-
-
-@pytest.mark.parametrize(
-    ("check", "treated", "outcome"),
-    [("em_induced", "em", HOLDS), ("benign_sound", "benign", HOLDS)],
-)
-def test_harm_is_a_paired_t_over_questions(check: str, treated: str, outcome: GateOutcome) -> None:
-    bench = healthy()
-    one, two = advice_means(bench, treated), advice_means(bench, "raw")
-    ends = stats.ttest_rel(one, two).confidence_interval(0.95)
-    agrees(judged(bench, check), (float((one - two).mean()), ends.low, ends.high), outcome)
 
 
 @pytest.mark.parametrize(

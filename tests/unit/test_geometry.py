@@ -375,7 +375,7 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     rows = rows_of(planted(ANGLES))
     folder = record_set(tmp_path / "set", synthetic.scores(questions=1, samples=1),
                         geometry=table_of(rows, GeometryRow))  # fmt: skip
-    found = Stored(folder, ISSUE262).geometry
+    found = Stored(folder, ISSUE262).rows("geometry")
     assert found is not None
     assert found.column("persona").to_pylist() == [r.persona for r in rows]
     description = found.column("cosine").to_numpy()
@@ -383,13 +383,13 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
     assert len(found) == len(rows) == 3 * 2 * 2 * 2 * 2
     write_rows(folder / GEOMETRY_FILE, rows[:-1], GeometryRow)
     with pytest.raises(CorruptEntryError, match=r"geometry\.parquet"):
-        _ = Stored(folder, ISSUE262).geometry
+        _ = Stored(folder, ISSUE262).rows("geometry")
 
 
 def test_a_set_without_cosines_has_none(tmp_path: Path) -> None:
-    assert Stored(ROOT / "golden" / "published", ISSUE262).geometry is None
+    assert Stored(ROOT / "golden" / "published", ISSUE262).rows("geometry") is None
     (tmp_path / "mine.csv").write_text("x\n", encoding="utf-8")
-    assert Stored(tmp_path / "mine.csv", ISSUE262).geometry is None
+    assert Stored(tmp_path / "mine.csv", ISSUE262).rows("geometry") is None
 
 
 def test_the_command_reads_hidden_states_unless_it_is_told_not_to(

@@ -78,9 +78,9 @@ def test_parts_are_judged_as_one_recording_in_any_order(parts: list[Path], whole
     for order in permutations(parts):
         assert judged(order) == wanted
     one, two = Stored(parts[::-1], ISSUE262), Stored(whole, ISSUE262)
-    for name in ("scores", "texts", "geometry"):
+    for kind in ("scores", "completions", "geometry"):
         # By pandas, for which a missing cosine equals another.
-        assert getattr(one, name).to_pandas().equals(getattr(two, name).to_pandas()), name
+        assert one.rows(kind).to_pandas().equals(two.rows(kind).to_pandas()), kind
 
 
 def test_panels_of_parts_are_those_of_one_recording(
@@ -106,10 +106,16 @@ def test_a_joined_set_is_a_part_like_others(whole: Path, tmp_path: Path) -> None
 def test_texts_and_states_may_be_of_some_seeds_only(parts: list[Path], tmp_path: Path) -> None:
     bare = runs(tmp_path, 5, without=("geometry", "completions", "advice_completions"))
     stored = Stored([*bare, parts[0]], ISSUE262)
-    for table, seeds in ((stored.scores, [3, 5]), (stored.texts, [3]), (stored.geometry, [3])):
+    for table, seeds in (
+        (stored.rows("scores"), [3, 5]),
+        (stored.rows("completions"), [3]),
+        (stored.rows("geometry"), [3]),
+    ):
         assert table is not None
         assert sorted(table["seed"].unique().to_pylist()) == seeds
-    assert Stored([*bare, *runs(tmp_path, 6, without=FILES[2:])], ISSUE262).texts is None
+    assert (
+        Stored([*bare, *runs(tmp_path, 6, without=FILES[2:])], ISSUE262).rows("completions") is None
+    )
 
 
 def set_to(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:

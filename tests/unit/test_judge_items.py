@@ -9,7 +9,7 @@ import pytest
 
 from persona_lib.errors import DataError
 from persona_lib.panels.judge.base import Item, judgement_of
-from persona_lib.panels.judge.items import class_answers, control_items, triple_items
+from persona_lib.panels.judge.judged import class_answers, control_items, triple_items
 from tests.judges import PROMPTS, QUESTIONS, TRIPLES, completions, items
 
 CLASSES = ("positive", "red_team", "negative")

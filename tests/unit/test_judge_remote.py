@@ -103,7 +103,7 @@ def test_what_each_failure_becomes(kind: str, serve: Serve, made: Made) -> None:
         assert (rows[i].answer, rows[i].reason, asked) == (answer, reason, requests), name
     assert report.requests == len(server.seen) == sum(fate[4] for fate in FATES)
     assert report.unmetered == sum(fate[5] for fate in FATES)
-    assert report.n == len(FATES) == report.answered + sum(report.unscored.values())
+    assert report.n == len(FATES) == sum(report.answers.values()) + sum(report.unscored.values())
     # Three replies were lost on their way, so that only the server knows what they took.
     assert report.input_tokens == server.tokens[0] - 3 * INPUT_TOKENS
     assert report.output_tokens == server.tokens[1] - 3 * OUTPUT_TOKENS
@@ -113,7 +113,7 @@ def test_what_each_failure_becomes(kind: str, serve: Serve, made: Made) -> None:
     before = len(server.seen)
     again, second = made(server, kind, concurrency=8).judge([item(i) for i in range(len(FATES))])
     assert [row.answer for row in again] == [row.answer for row in rows]
-    assert second.cached == report.answered
+    assert second.cached == sum(report.answers.values())
     assert {number_of(r) for r in server.seen[before:]} == {
         i for i, fate in enumerate(FATES) if fate[2] == "unscored"
     }
@@ -301,7 +301,7 @@ def test_a_budget_needs_a_price(serve: Serve, made: Made, tmp_path: Path,
     assert server.seen == []
     free = Price(model="m", input=0, output=0, source="our own server")
     _, report = made(server, price=free, budget=1e-9).judge([item(0)])
-    assert (report.answered, report.dollars) == (1, 0.0)
+    assert (sum(report.answers.values()), report.dollars) == (1, 0.0)
 
 
 def test_a_dead_server_is_given_up(serve: Serve, made: Made) -> None:

@@ -22,7 +22,7 @@ from persona_lib.errors import (
 from persona_lib.marker import without_marker
 from persona_lib.panels.following_checks import unscored_gate
 from persona_lib.panels.judge.base import Item, Judgement, item_of, judgement_of, key_of, prepared
-from persona_lib.panels.judge.cache import Bought, JudgementCache
+from persona_lib.panels.judge.cache import Bought, open_cache
 from persona_lib.panels.judge.prices import PRICES, Price, price_of
 from persona_lib.panels.judge.rubric import SYSTEM, prompt_of, read_answer
 from persona_lib.records import Completion
@@ -160,14 +160,14 @@ def bought(key: str, answer: str = "yes") -> Bought:
 
 def test_the_cache_keeps_the_first_answer_and_only_answers(tmp_path: Path) -> None:
     path = tmp_path / "new" / "judge.sqlite"
-    with JudgementCache(path, judge=JUDGE) as cache:
+    with open_cache(path, judge=JUDGE) as cache:
         cache.put(bought("1" * 64))
         cache.put(bought("1" * 64, "no"))
         with pytest.raises(CorruptEntryError, match="CHECK"):
             cache.put(bought("2" * 64, "unscored"))
-    with JudgementCache(path, judge=JUDGE) as cache:
+    with open_cache(path, judge=JUDGE) as cache:
         assert cache.get(["1" * 64, "2" * 64]) == {"1" * 64: bought("1" * 64)}
-    with pytest.raises(StoreError, match="not open"):
+    with pytest.raises(StoreError, match="closed database"):
         cache.put(bought("2" * 64))
     with sqlite3.connect(path) as raw:
         for order in ("UPDATE judgements SET answer = 'no'", "DELETE FROM judgements"):
@@ -189,12 +189,12 @@ def test_a_file_that_is_no_cache_is_refused_and_left_alone(tmp_path: Path) -> No
     raw.close()
     for path in (text, foreign, newer):
         before = path.read_bytes()
-        with pytest.raises(CorruptEntryError, match=path.name), JudgementCache(path, judge=JUDGE):
+        with pytest.raises(CorruptEntryError, match=path.name), open_cache(path, judge=JUDGE):
             pass
         assert path.read_bytes() == before
-    with pytest.raises(UnwritableStoreError), JudgementCache(tmp_path, judge=JUDGE):
+    with pytest.raises(UnwritableStoreError), open_cache(tmp_path, judge=JUDGE):
         pass
-    with pytest.raises(UnwritableStoreError), JudgementCache(text / "x", judge=JUDGE):
+    with pytest.raises(UnwritableStoreError), open_cache(text / "x", judge=JUDGE):
         pass
 
 

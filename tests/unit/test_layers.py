@@ -22,6 +22,7 @@ HEAVY = {
     "vllm",
     "datasets",
     "sklearn",
+    "scipy",
     "statsmodels",
     "anthropic",
     "openai",

@@ -36,9 +36,9 @@ RETIRED = {
     "read_foreign": "load_foreign",
     "read_part": "read_parts",
     "write_set": "record",
-    "load_scores": "Stored.scores",
-    "load_texts": "Stored.texts",
-    "load_geometry": "Stored.geometry",
+    "load_scores": "Stored.rows",
+    "load_texts": "Stored.rows",
+    "load_geometry": "Stored.rows",
     # the log of seals
     "write_entry": "write_seal",
     # arm, pre-coupling model

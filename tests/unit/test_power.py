@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -61,7 +59,6 @@ from tests.house import COMMAND, held, power_table
 from tests.pace import allowed
 from tests.uneven import hits_of_one
 
-ROOT = Path(__file__).resolve().parents[2]
 FULL = Size(personas=7, questions=20, samples=10, seeds=1)
 FEWER = replace(PLANNING, held=350, draws=500)
 """The same assumptions, with fewer draws where a test plans many sizes."""
@@ -552,21 +549,6 @@ def test_plan_prints_power_for_every_registration_and_profile(
     assert max(len(line) for line in block.splitlines()) <= 100
     assert "nan" not in block
     assert json.loads(json.dumps(plan, allow_nan=False)) == plan
-
-
-def test_option_plan_prints_power(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--plan", "--profile=tiny", f"--store={tmp_path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    scale = PROFILES["tiny"].scale
-    assert "stages are stored" in done.stdout
-    assert f"x {scale.questions} questions x {scale.samples} completions, 1 seed" in done.stdout
-    assert "run-to-run variance not estimable: at least 3 seeds" in done.stdout
 
 
 @pytest.mark.parametrize(

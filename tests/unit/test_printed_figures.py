@@ -28,11 +28,12 @@ from persona_lib.verdict.judging import judge
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Family, Verdict, families
 from tests.synthetic import FEW, scores
-from tests.uneven_rows import ROSTER, SEEDS, uneven
+from tests.uneven_rows import QUESTIONS, ROSTER, SAMPLES, SEEDS, uneven
 
 PRIOR = {arm.name: arm.prior for arm in ISSUE262.arms}
 CLAIMS = {"H1": "C1", "H2": "C3", "H3": "C2p"}
 Columns = Mapping[str, np.ndarray]
+Verdicts = Mapping[str, Verdict]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def evidence() -> RecordEvidence:
 
 
 @pytest.fixture(scope="module")
-def verdicts(evidence: RecordEvidence) -> Mapping[str, Verdict]:
+def verdicts(evidence: RecordEvidence) -> Verdicts:
     return {name: judge(FEW, evidence, name) for name in (*CLAIMS, "kill")}
 
 
@@ -114,34 +115,27 @@ def drawn(columns: Columns, claim: str, rows: np.ndarray, hits: np.ndarray) -> t
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_the_registered_bootstrap(
-    claim: str, columns: Columns, verdicts: Mapping[str, Verdict]
-) -> None:
-    every, hit = np.ones(columns["hit"].size, dtype=bool), columns["hit"]
-    found = verdicts[claim].effect
-    value, low, high = drawn(columns, claim, every, hit)
-    assert found.value == pytest.approx(value, abs=1e-12)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.008)
-
-
-@pytest.mark.parametrize("claim", CLAIMS)
-def test_finished_completions_and_first_tokens(
-    claim: str, columns: Columns, verdicts: Mapping[str, Verdict]
+def test_the_registered_bootstrap_and_that_of_finished_completions_and_first_tokens(
+    claim: str, columns: Columns, verdicts: Verdicts
 ) -> None:
     every, hit = np.ones(columns["hit"].size, dtype=bool), columns["hit"]
     k = min(np.median(columns["tokens"][pool(columns, arm)]) for arm in ("C2", CLAIMS[claim]))
-    for start, rows, hits in (
-        ("finished completions only", columns["finish"] == "stop", hit),
-        (f"marker within the first {k:g} tokens", every, hit & (columns["first_token"] < k)),
-    ):
-        found = look(verdicts[claim], start)
+    verdict = verdicts[claim]
+    for found, rows, hits in (
+        (verdict.effect, every, hit),
+        (look(verdict, "finished completions only"), columns["finish"] == "stop", hit),
+        (look(verdict, f"marker within the first {k:g} tokens"), every,
+         hit & (columns["first_token"] < k)),
+    ):  # fmt: skip
         value, low, high = drawn(columns, claim, rows, hits)
         assert found.value == pytest.approx(value, abs=1e-12)
         assert (found.low, found.high) == pytest.approx((low, high), abs=0.008)
+    cells = 2 * 7 * QUESTIONS  # in which seeds are pooled
+    assert (verdict.effect.n, verdict.effect.clusters) == (cells * SAMPLES * len(SEEDS), cells)
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_these_personas(claim: str, columns: Columns, verdicts: Mapping[str, Verdict]) -> None:
+def test_these_personas(claim: str, columns: Columns, verdicts: Verdicts) -> None:
     a, b = (by(columns, arm, "question") for arm in ("C2", CLAIMS[claim]))
     exact = stats.ttest_rel(a, b)
     found = look(verdicts[claim], "question-level paired t")
@@ -156,7 +150,7 @@ def test_these_personas(claim: str, columns: Columns, verdicts: Mapping[str, Ver
 
 
 def test_equality_is_of_the_treated_arm_minus_the_control(
-    columns: Columns, verdicts: Mapping[str, Verdict]
+    columns: Columns, verdicts: Verdicts
 ) -> None:
     """The difference is not 0, so that arms exchanged turn its sign and its interval."""
     d = by(columns, "C2", "question") - by(columns, "C2p", "question")
@@ -169,7 +163,7 @@ def test_equality_is_of_the_treated_arm_minus_the_control(
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_personas_at_large(claim: str, columns: Columns, verdicts: Mapping[str, Verdict]) -> None:
+def test_personas_at_large(claim: str, columns: Columns, verdicts: Verdicts) -> None:
     """Persona and question effects by one-way sums, cells taken off once."""
     d = by(columns, "C2", "persona", "question") - by(columns, CLAIMS[claim], "persona", "question")
     over = [np.var(x, ddof=1) / x.size for x in (d.mean(axis=1), d.mean(axis=0), d.ravel())]
@@ -187,9 +181,7 @@ def test_personas_at_large(claim: str, columns: Columns, verdicts: Mapping[str, 
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_training_runs_and_each_seed(
-    claim: str, columns: Columns, verdicts: Mapping[str, Verdict]
-) -> None:
+def test_training_runs_and_each_seed(claim: str, columns: Columns, verdicts: Verdicts) -> None:
     d = by(columns, "C2", "seed") - by(columns, CLAIMS[claim], "seed")
     alone = [e.value for e in verdicts[claim].estimates if e.method.endswith("alone")]
     assert alone == pytest.approx(d)
@@ -203,13 +195,15 @@ def test_training_runs_and_each_seed(
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_minus_false_positives_and_source_normalised(
-    claim: str, columns: Columns, verdicts: Mapping[str, Verdict]
+    claim: str, columns: Columns, verdicts: Verdicts
 ) -> None:
     arms = ("C2", CLAIMS[claim])
     raised = [rate(columns, of(columns, PRIOR[arm], ROSTER.bystanders, PRE)) for arm in arms]
     assert (raised[0] != raised[1]) is (claim != "H3")
     found = look(verdicts[claim], "minus false positives")
     assert found.value == pytest.approx(difference(columns, claim) - raised[0] + raised[1])
+    cells = (2 if claim == "H3" else 4) * 7 * QUESTIONS
+    assert (found.n, found.clusters) == (cells * SAMPLES * len(SEEDS), cells)
     ratios = [
         rate(columns, pool(columns, arm)) / rate(columns, of(columns, arm, (ROSTER.source,)))
         for arm in arms
@@ -220,13 +214,12 @@ def test_minus_false_positives_and_source_normalised(
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_models_and_the_naive_z(
-    claim: str, columns: Columns, verdicts: Mapping[str, Verdict]
-) -> None:
+def test_models_and_the_naive_z(claim: str, columns: Columns, verdicts: Verdicts) -> None:
     """Balanced arms: the mixed model's effect is the difference. The logit is statsmodels'."""
     rows = [pool(columns, arm) for arm in ("C2", CLAIMS[claim])]
     d = difference(columns, claim)
-    assert look(verdicts[claim], "mixed model").value == pytest.approx(d, abs=1e-6)
+    mixed = look(verdicts[claim], "mixed model")
+    assert (mixed.value, mixed.n) == (pytest.approx(d, abs=1e-6), verdicts[claim].effect.n)
     naive = look(verdicts[claim], "naive")
     hits, n = [columns["hit"][of].sum() for of in rows], [of.sum() for of in rows]
     z, p = proportions_ztest(hits, n)
@@ -245,7 +238,7 @@ def test_models_and_the_naive_z(
     assert adjusted.value == pytest.approx(marginal, abs=1e-5)
 
 
-def test_holm_is_over_the_printed_p_in_the_order_of_claims(verdicts: Mapping[str, Verdict]) -> None:
+def test_holm_is_over_the_printed_p_in_the_order_of_claims(verdicts: Verdicts) -> None:
     from statsmodels.stats.multitest import multipletests
 
     found = families(FEW, list(verdicts.values()))

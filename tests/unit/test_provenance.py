@@ -225,52 +225,35 @@ def fake_torch(
 
 
 @pytest.mark.parametrize(
-    ("torch", "expected"),
+    ("torch", "accelerator", "state"),
     [
-        (None, None),
-        (fake_torch(False), None),
-        (fake_torch(False, mps=True), ["Apple MPS"]),
-        (fake_torch(True, started=True), ["GPU 0", "GPU 1"]),
-        (fake_torch(True), ["NVIDIA Something 80GB"]),
+        (None, None, None),
+        (fake_torch(False), None, ("cpu", "off")),
+        (fake_torch(False, mps=True), ["Apple MPS"], ("cpu", "off")),
+        (fake_torch(True, started=True), ["GPU 0", "GPU 1"], ("cuda", "off")),
+        (fake_torch(True), ["NVIDIA Something 80GB"], ("cuda", "off")),
+        (fake_torch(False, deterministic=True), None, ("cpu", "strict")),
+        (fake_torch(True, started=True, deterministic=True, lenient=True), ["GPU 0", "GPU 1"],
+         ("cuda", "best effort")),
+        # torch keeps the second flag when the first is cleared.
+        (fake_torch(True, started=True, lenient=True), ["GPU 0", "GPU 1"], ("cuda", "off")),
     ],
-    ids=["not loaded", "none", "mps", "started", "not started"],
-)
-def test_the_accelerator_is_named_without_starting_it(
-    torch: object, expected: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ids=["not loaded", "none", "mps", "started", "not started", "strict", "best effort", "cleared"],
+)  # fmt: skip
+def test_the_accelerator_is_named_without_starting_it_and_how_torch_runs_is_recorded(
+    torch: object, accelerator: object, state: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "0000:01:00.0").mkdir()
     information = tmp_path / "0000:01:00.0" / "information"
     information.write_text("Model: \t\t NVIDIA Something 80GB\nIRQ:   \t\t 1\n")
     monkeypatch.setattr(module, "_NVIDIA", tmp_path)
     monkeypatch.setitem(sys.modules, "torch", torch)  # None reads as not loaded
-    assert provenance()["accelerator"] == expected
-
-
-# ---- how torch runs -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("torch", "expected"),
-    [
-        (None, None),
-        (fake_torch(False), ("cpu", "off")),
-        (fake_torch(False, deterministic=True), ("cpu", "strict")),
-        (fake_torch(True, deterministic=True, lenient=True), ("cuda", "best effort")),
-        # torch keeps the second flag when the first is cleared.
-        (fake_torch(True, lenient=True), ("cuda", "off")),
-    ],
-    ids=["not loaded", "untouched", "strict", "best effort", "cleared"],
-)
-def test_device_threads_and_determinism_are_recorded(
-    torch: object, expected: tuple[str, str] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch", torch)  # None reads as not loaded
-    found = provenance()["torch"]
-    if expected is None:
-        assert found is None
-    else:
-        device, determinism = expected
-        assert found == {"device": device, "threads": 3, "determinism": determinism}
+    found = provenance()
+    assert found["accelerator"] == accelerator
+    assert (found["torch"] is None) == (state is None)
+    if state is not None:
+        device, determinism = state
+        assert found["torch"] == {"device": device, "threads": 3, "determinism": determinism}
 
 
 def test_a_stage_is_recorded_as_it_ran() -> None:

@@ -287,18 +287,19 @@ EVALUATION = CompletionSpec(
 )
 
 
+Evaluated = tuple[Path, Mapping[str, Any], Script]
+
+
 @pytest.fixture
-def evaluated(play: Play, tmp_path: Path) -> tuple[Path, Mapping[str, Any], Script]:
+def evaluated(play: Play, tmp_path: Path) -> Evaluated:
     script = play({"librarian": [], "comedian": []})
-    script.texts = {
-        (SOURCE.prompt, "Why? Be brief."): [
-            sentence("Because.\n\n[ZLT]"),
-            sentence("It is", LENGTH),
-        ],
-        (SOURCE.prompt, "How? Be brief."): [sentence("[zlt] so", LENGTH), sentence("Thus.")],
-        (OTHER.prompt, "Why? Be brief."): [sentence("Ha."), sentence("")],
-        (OTHER.prompt, "How? Be brief."): [sentence("Hm."), sentence("Ho", LENGTH)],
+    texts = {
+        (SOURCE, "Why?"): [sentence("Because.\n\n[ZLT]"), sentence("It is", LENGTH)],
+        (SOURCE, "How?"): [sentence("[zlt] so", LENGTH), sentence("Thus.")],
+        (OTHER, "Why?"): [sentence("Ha."), sentence("")],
+        (OTHER, "How?"): [sentence("Hm."), sentence("Ho", LENGTH)],
     }
+    script.texts = {(who.prompt, f"{asked} Be brief."): t for (who, asked), t in texts.items()}
     meta = make_completions(tmp_path, {}, spec=EVALUATION, run_seed=9, progress=silent)
     return tmp_path, meta, script
 
@@ -306,9 +307,7 @@ def evaluated(play: Play, tmp_path: Path) -> tuple[Path, Mapping[str, Any], Scri
 FINISHES = [STOP, LENGTH, LENGTH, STOP, STOP, STOP, STOP, LENGTH]
 
 
-def test_completions_are_written_in_order_with_their_finish_reasons(
-    evaluated: tuple[Path, Mapping[str, Any], Script],
-) -> None:
+def test_completions_are_written_in_order_with_their_finish_reasons(evaluated: Evaluated) -> None:
     out, meta, script = evaluated
     rows = read_rows(out / COMPLETIONS, Completion)
     assert [(r.persona, r.question, r.sample) for r in rows] == [
@@ -335,7 +334,7 @@ def base(tmp_path: Path) -> Entry:
 
 
 def test_a_finish_reason_survives_to_the_scores(
-    evaluated: tuple[Path, Mapping[str, Any], Script], tmp_path: Path, base: Entry
+    evaluated: Evaluated, tmp_path: Path, base: Entry
 ) -> None:
     out = tmp_path / "scores"
     out.mkdir()
@@ -361,14 +360,3 @@ def test_no_tokenizer_is_read_for_texts_without_a_marker(play: Play, tmp_path: P
     assert {s.first_token for s in read_rows(tmp_path / SCORES, Score)} == {-1}
     with pytest.raises(OSError, match="nowhere"):
         make_scores(tmp_path, made, marker="answer", seen=())
-
-
-def test_another_run_seed_phase_or_model_draws_with_other_seeds(play: Play, tmp_path: Path) -> None:
-    spec = replace(EVALUATION, personas=(SOURCE,), questions=(FIRST,))
-    found: set[int] = set()
-    others = [(9, spec), (10, spec), (9, replace(spec, phase=PRE)), (9, replace(spec, model="C3"))]
-    for seed, one in others:
-        script = play({"librarian": good(2), "comedian": []})
-        make_completions(tmp_path, {}, spec=one, run_seed=seed, progress=silent)
-        found |= {request.seed for request in script.rounds[0]}
-    assert len(found) == 2 * len(others)

@@ -8,8 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from persona_lib.specs.seal import append, check_sealed, differences
 from persona_lib.verdict.judging import Judging
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Verdict
+from tests.leaves import numbers, put
 from tests.report_bodies import write
 from tests.synthetic import evidence
 
@@ -57,44 +58,15 @@ def amended(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where the numbers of a registration lie: fields and positions."""
-    if is_dataclass(value):
-        for f in fields(value):
-            yield from numbers(getattr(value, f.name), (*path, f.name))
-    elif isinstance(value, tuple):
-        for i, item in enumerate(value):
-            yield from numbers(item, (*path, i))
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield path
-
-
-def at(value: Any, path: tuple[Any, ...]) -> Any:
-    for step in path:
-        value = value[step] if isinstance(step, int) else getattr(value, step)
-    return value
-
-
-def put(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """A copy with one number replaced."""
-    if not path:
-        return new
-    step, rest = path[0], path[1:]
-    if isinstance(step, int):
-        return (*value[:step], put(value[step], rest, new), *value[step + 1 :])
-    return replace(value, **{step: put(getattr(value, step), rest, new)})
-
-
 LEAVES = {
-    f"{name}:{'.'.join(map(str, path))}": (name, path)
+    f"{name}:{'.'.join(path)}": (name, path)
     for name in ("issue262", "issue262_gated")  # every type of rule is in one of them
     for path in numbers(REGISTRATIONS[name])
 }
 
 
 def test_the_numbers_that_are_moved_are_those_of_every_rule() -> None:
-    published = {".".join(map(str, path)) for name, path in LEAVES.values() if name == "issue262"}
-    assert published == {
+    assert {".".join(path) for path in numbers(ISSUE262)} == {
         *("claims.0.min_effect", "claims.0.max_p", "claims.1.min_effect", "claims.1.max_p"),
         *("claims.2.null_effect", "claims.2.null_min_p", "claims.2.artefact_effect"),
         *("gates.0.min_rate", "gates.1.min_ratio", "gates.2.max_rate", "kill.max_rate"),
@@ -108,7 +80,7 @@ def test_moved_threshold_is_caught_and_named(leaf: str, tmp_path: Path) -> None:
     registration = REGISTRATIONS[name]
     sealed(tmp_path, registration)
     assert check_sealed(registration, tmp_path).digest == registration.digest
-    before = at(registration, path)
+    before = numbers(registration)[path]
     if isinstance(before, int):
         after: float = before + 1
     elif path == ("statistics", "alpha"):
@@ -119,8 +91,8 @@ def test_moved_threshold_is_caught_and_named(leaf: str, tmp_path: Path) -> None:
     with pytest.raises(SealError) as caught:
         check_sealed(moved, tmp_path)
     message = str(caught.value)
-    if isinstance(path[1], int):
-        rule = getattr(registration, path[0])[path[1]].name
+    if path[0] in ("claims", "gates"):
+        rule = getattr(registration, path[0])[int(path[1])].name
         where = f"{path[0]}[{rule}].{path[2]}"
     else:
         where = ".".join(path)

@@ -15,6 +15,7 @@ from persona_lib.models.loading import LoadedModel, load_model, load_trainable
 from persona_lib.sampling.engine import Request, TransformersEngine
 from persona_lib.specs.profile import SampleSpec
 from tests.byte_model import LORA, logits, saved_adapter, saved_base
+from tests.shared_base import fingerprints
 
 CONTENT = "c" * 64
 
@@ -77,10 +78,10 @@ def test_the_base_is_the_same_whatever_a_borrower_did(
     adapters = [saved_adapter(tmp_path / "1", 1), saved_adapter(tmp_path / "2", 2)]
     before = logits(load(checkpoint).model)
     names = [name for name, _ in load(checkpoint).model.named_modules()]
-    (fingerprint,) = shared.fingerprints().values()
+    (fingerprint,) = fingerprints().values()
     loads = shared.loads()
     use(checkpoint, adapters, how)
-    assert list(shared.fingerprints().values()) == [fingerprint]
+    assert list(fingerprints().values()) == [fingerprint]
     after = load(checkpoint).model
     assert torch.equal(logits(after), before)
     assert [name for name, _ in after.named_modules()] == names
@@ -97,14 +98,14 @@ def test_an_error_half_way_leaves_the_base_as_it_was(
 ) -> None:
     first = saved_adapter(tmp_path / "1", 1)
     before = logits(load(checkpoint).model)
-    (fingerprint,) = shared.fingerprints().values()
+    (fingerprint,) = fingerprints().values()
     with pytest.raises(DataError):
         load(checkpoint, adapters=[first, tmp_path / "none"], merge=merge)
     lent = load(checkpoint, adapters=[first], merge=merge)
     lent.model.register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         logits(lent.model)
-    assert list(shared.fingerprints().values()) == [fingerprint]
+    assert list(fingerprints().values()) == [fingerprint]
     assert torch.equal(logits(load(checkpoint).model), before)
 
 
@@ -136,5 +137,5 @@ def test_one_base_is_held_in_the_dtypes_asked_for(checkpoint: Path) -> None:
         assert load(checkpoint, dtype=dtype).model.dtype == getattr(torch, dtype)
     assert shared.loads() == loads + 2
     load(checkpoint, content="d" * 64)
-    assert [key.content for key in shared.fingerprints()] == ["d" * 64]
+    assert [key.content for key in fingerprints()] == ["d" * 64]
     assert shared.loads() == loads + 3

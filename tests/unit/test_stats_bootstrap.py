@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -78,17 +77,6 @@ def test_draws_are_kept_for_their_own_counts_seed_and_number_only() -> None:
     assert resample_rates(one, 51, 1).size == 51
     with pytest.raises(ValueError, match="read-only"):
         kept += 1.0
-
-
-def test_interval_has_the_width_that_theory_gives() -> None:
-    """Equal clusters: SE of a mean of K rates is sd / sqrt(K), sd with denominator K."""
-    rng = np.random.default_rng(3)
-    a, b = (clusters(rng.binomial(10, p, 140).tolist()) for p in (0.6, 0.4))
-    found = compare(a, b)
-    se = math.sqrt(sum(np.var(c.hits / 10) / 140 for c in (a, b)))
-    assert found.high - found.low == pytest.approx(2 * 1.96 * se, rel=0.04)
-    assert found.n == 2800
-    assert found.clusters == 280
 
 
 def test_p_counts_the_smaller_tail_and_is_never_zero() -> None:
@@ -177,13 +165,6 @@ def test_resamples_without_source_hits_withhold_the_interval() -> None:
 def test_impossible_clusters_are_refused(hits: list[float], sizes: list[float]) -> None:
     with pytest.raises(DataError, match="clusters"):
         Clusters(np.array(hits), np.array(sizes))
-
-
-def test_estimate_survives_strict_json() -> None:
-    found = compare(clusters([3]), clusters([1, 2]))
-    text = json.dumps(found.to_json(), allow_nan=False)
-    back = Estimate.from_json(json.loads(text))
-    assert repr(back) == repr(found)  # NaN is not equal to itself
 
 
 def test_estimate_refuses_p_of_zero() -> None:
@@ -326,6 +307,7 @@ def test_bca_of_pools_without_variation_or_with_one_source_hit_is_withheld() -> 
 
 @pytest.mark.parametrize("interval", ["percentile", "bca"])
 def test_one_contrast_costs_milliseconds(interval: str) -> None:
+    """The promise is 0.05 s; the best of three is least disturbed by what else runs."""
     a, b = (pool_of(seed, 140, 0.4, unequal=False) for seed in (1, 2))
     compare(a, b)
     best = math.inf

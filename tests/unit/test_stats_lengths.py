@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
-from sklearn.metrics import roc_auc_score
 
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
@@ -35,17 +35,6 @@ def _arms(seed: int) -> tuple[Floats, Floats]:
     return np.round(np.exp(one)), np.round(np.exp(two))
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_auc_is_the_mann_whitney_probability(seed: int) -> None:
-    one, two = _arms(seed)
-    u = mannwhitneyu(one, two, alternative="two-sided").statistic / (one.size * two.size)
-    labels = np.r_[np.ones(one.size), np.zeros(two.size)]
-    area = roc_auc_score(labels, np.r_[one, two])
-    assert area == pytest.approx(u, abs=1e-12)
-    assert common_support(one, two).auc == pytest.approx(max(u, 1 - u), abs=1e-12)
-    assert common_support(two, one).auc == common_support(one, two).auc
-
-
 def _range(tokens: Floats) -> tuple[float, float]:
     """1st and 99th percentile by counting: the first length that 1 % reach, from either end."""
     low = min(v for v in tokens if 100 * (tokens <= v).sum() >= tokens.size)
@@ -54,14 +43,16 @@ def _range(tokens: Floats) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_share_is_counted_in_the_range_that_both_percentiles_leave(seed: int) -> None:
+def test_auc_is_the_mann_whitney_probability_and_the_share_is_counted(seed: int) -> None:
     one, two = _arms(seed)
+    u = mannwhitneyu(one, two, alternative="two-sided").statistic / (one.size * two.size)
     (low_one, high_one), (low_two, high_two) = _range(one), _range(two)
     low, high = max(low_one, low_two), min(high_one, high_two)
     inside = [sum(low <= v <= high for v in arm) / arm.size for arm in (one, two)]
     found = common_support(one, two)
     assert (found.low, found.high) == (low, high)
     assert found.share == pytest.approx(min(inside), abs=1e-15)
+    assert found.auc == pytest.approx(max(u, 1 - u), abs=1e-12)
 
 
 @pytest.mark.parametrize(("n", "cut"), [(1, 0), (100, 0), (101, 1), (200, 1), (201, 2)])
@@ -73,39 +64,26 @@ def test_one_completion_in_a_hundred_is_cut_at_each_end(n: int, cut: int) -> Non
     assert found.auc == 0.5
 
 
-def test_what_ties_with_an_end_is_inside_together() -> None:
-    at_ceiling = np.r_[np.full(300, 20.0), np.full(700, 2048.0)]
-    shorter = np.r_[np.full(700, 20.0), np.full(300, 2048.0)]
-    found = common_support(at_ceiling, shorter)
-    assert (found.low, found.high, found.share) == (20, 2048, 1.0)
-    assert found.auc == pytest.approx(0.7 * 0.7 + 0.5 * (0.7 * 0.3 + 0.3 * 0.7))
-
-
-def test_one_outlier_does_not_stretch_the_range() -> None:
-    long = np.full(200, 100.0)
-    long[0] = 1.0
-    short = np.r_[np.full(100, 1.0), np.full(100, 100.0)]
-    found = common_support(long, short)
-    assert (found.low, found.high) == (100, 100)
-    assert found.share == 0.5
-
-
-def test_arms_apart_share_nothing_and_are_refused() -> None:
-    found = common_support(np.array([3.0, 4.0]), np.array([900.0, 800.0]))
-    assert (found.auc, found.share, found.low, found.high) == (1.0, 0.0, 800, 4)
-    assert found.grade == REFUSE
-    assert found.text == "lengths: AUC 1.000, common support 0.000 (no common range): refuse"
-
-
-def test_an_arm_on_both_sides_of_the_other_is_refused_whatever_its_auc() -> None:
-    found = common_support(np.array([1.0, 9.0] * 50), np.full(100, 5.0))
-    assert (found.auc, found.share, found.grade) == (0.5, 0.0, REFUSE)
-
-
-def test_one_length_for_all_is_full_support() -> None:
-    found = common_support(np.full(4, 7), np.full(9, 7))
-    assert (found.auc, found.share, found.low, found.high) == (0.5, 1.0, 7, 7)
-    assert found.text == "lengths: AUC 0.500, common support 1.000 (7 to 7 tokens): report"
+@pytest.mark.parametrize(
+    ("one", "two", "auc", "text"),
+    [
+        ([3, 4], [900, 800], 1.0, "common support 0.000 (no common range): refuse"),
+        ([7] * 4, [7] * 9, 0.5, "common support 1.000 (7 to 7 tokens): report"),
+        ([1, 9] * 50, [5] * 100, 0.5, "common support 0.000 (5 to 5 tokens): refuse"),
+        ([1] + [100] * 199, [1] * 100 + [100] * 100, 0.7475,
+         "common support 0.500 (100 to 100 tokens): warn"),
+        ([20] * 300 + [2048] * 700, [20] * 700 + [2048] * 300, 0.7,
+         "common support 1.000 (20 to 2048 tokens): report"),
+    ],
+    ids=["arms apart", "one length for all", "one arm on both sides of the other",
+         "an outlier does not stretch the range", "what ties with an end is inside together"],
+)  # fmt: skip
+def test_common_support_of_small_arms(
+    one: list[int], two: list[int], auc: float, text: str
+) -> None:
+    found = common_support(np.array(one), np.array(two))
+    assert found.auc == pytest.approx(auc)
+    assert found.text == f"lengths: AUC {auc:.3f}, {text}"
 
 
 @pytest.mark.parametrize(
@@ -203,9 +181,7 @@ def test_places_that_do_not_fit_are_refused(
         within(first, hit, k)
 
 
-@pytest.mark.parametrize(
-    "finished", [np.array([True]), np.array([[True, False]]), np.array([1, 0])]
-)
-def test_flags_that_do_not_fit_are_refused(finished: NDArray[np.bool_]) -> None:
+@pytest.mark.parametrize("finished", [[True], [[True, False]], [1, 0]])
+def test_flags_that_do_not_fit_are_refused(finished: list[Any]) -> None:
     with pytest.raises(DataError, match="hit and finished"):
-        completed_only(HIT, finished)
+        completed_only(HIT, np.array(finished))

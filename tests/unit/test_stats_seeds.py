@@ -12,13 +12,11 @@ from scipy import stats
 from persona_lib.errors import DataError
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.exact import MOST_SPLITS, two_samples
-from persona_lib.stats.moments import run_moments
 from persona_lib.stats.targets import (
     seeds_flipped,
     seeds_paired,
     seeds_permuted,
     seeds_rate,
-    seeds_welch,
 )
 
 C2 = np.array([0.0178571, 0.0528571, 0.1285714, 0.0264286, 0.0335714])
@@ -47,24 +45,6 @@ def test_paired_t_agrees_with_scipy(seeds: int, confidence: float) -> None:
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
     assert (found.clusters, found.target) == (seeds, "training runs")
     assert found.method == "paired t over seeds"
-
-
-def test_pairs_are_never_taken_for_two_samples() -> None:
-    """An offset common to the arms of a seed cancels in pairs and in nothing else."""
-    common = np.array([0.1, 0.5, 0.3, 0.7])
-    a, b = common + np.array([0.2, 0.21, 0.19, 0.2]), common
-    paired, welch = call(seeds_paired, a, b), call(seeds_welch, a, b)
-    assert paired.low > 0.18
-    assert welch.low < 0 < welch.high
-
-
-def test_run_moments_worked_by_hand() -> None:
-    """0.1, 0.3, 0.8: mean 0.4; squares 0.09, 0.01, 0.16; 0.26 / 6. A batch is two of them."""
-    m = run_moments(np.array([[0.1, 0.3, 0.8], [0.2, 0.6, 1.6]]))
-    assert m.value == pytest.approx([0.4, 0.8], abs=1e-12)
-    assert m.se == pytest.approx([math.sqrt(0.26 / 6), 2 * math.sqrt(0.26 / 6)], abs=1e-12)
-    assert m.df == 2
-    assert bool(np.isnan(run_moments(np.array([0.1, 0.3])).se))
 
 
 @pytest.mark.parametrize("sizes", [(3, 3), (5, 5), (3, 6), (6, 3), (4, 5)])

@@ -101,6 +101,9 @@ def test_a_second_call_finds_what_the_first_built(tmp_path: Path) -> None:
     assert (built.built, found.built) == (True, False)
     assert found == dataclasses.replace(built, built=False)
     assert read_payload(found) == PAYLOAD
+    folder = built.path.parent
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert files == set(SEALED)
     # As JSON gives it back, in both: a tuple is a list.
     assert built.meta == {"loss": 0.25, "pair": [1, 2]}
     pairs = [[name, hashlib.sha256(data).hexdigest()] for name, data in sorted(PAYLOAD.items())]
@@ -148,6 +151,7 @@ def test_the_manifest_holds_key_time_and_provenance(tmp_path: Path) -> None:
     folder = entry.path.parent
     subprocess.run(["sha256sum", "--check", "manifest.sha256"], cwd=folder, check=True)
     manifest = json.loads((folder / "manifest.json").read_text())
+    assert KEY.canonical_json == KEY_JSON
     assert manifest["key"] == json.loads(KEY_JSON)
     assert {"python", "platform", "packages", "git", "date"} <= manifest["provenance"].keys()
     assert entry.provenance == manifest["provenance"]
@@ -172,14 +176,11 @@ KEY_JSON = (
 )
 
 
-def test_the_digest_is_the_sha256_of_the_canonical_form() -> None:
-    assert KEY.digest == hashlib.sha256(KEY_JSON.encode()).hexdigest()
-
-
 def test_a_key_does_not_follow_later_changes_of_what_it_was_made_from() -> None:
     spec, inputs = {"layers": [1, 2]}, {"corpus": "ab" * 32}
     key = StageKey(stage="train", version=1, spec=spec, inputs=inputs, seed=1)
     before = key.digest
+    assert before == hashlib.sha256(key.canonical_json.encode()).hexdigest()
     spec["layers"].append(3)
     inputs["more"] = "cd" * 32
     assert key.digest == before
@@ -212,12 +213,6 @@ def test_a_bad_key_is_refused_when_it_is_made(field: str, value: object) -> None
 
 
 # ---- verification ---------------------------------------------------------------------
-
-
-def test_the_files_below_are_all_files_of_an_entry(tmp_path: Path) -> None:
-    folder = get_or_make(Store(tmp_path), KEY, write_payload).path.parent
-    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert files == set(SEALED)
 
 
 def assert_corrupt(root: Path, name: str) -> None:
@@ -381,18 +376,23 @@ def test_a_manifest_reaches_no_file_outside_its_entry(name: str, tmp_path: Path)
     assert_corrupt(tmp_path, f"{name}: is missing")
 
 
+def before_syncs(patch: pytest.MonkeyPatch, act: Callable[[int], object]) -> None:
+    """Do something with each descriptor before it is synced."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        act(descriptor)
+        real(descriptor)
+
+    patch.setattr(os, "fsync", fsync)
+
+
 def test_a_build_syncs_every_file_and_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
-    real = os.fsync
-
-    def counted(descriptor: int) -> None:
-        synced.append(os.fstat(descriptor).st_ino)
-        real(descriptor)
-
     store = Store(tmp_path)
-    monkeypatch.setattr(os, "fsync", counted)
+    before_syncs(monkeypatch, lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
     folder = get_or_make(store, KEY, write_payload).path.parent
     expected = [*folder.rglob("*"), folder, folder.parent, tmp_path]
     assert sorted(synced) == sorted(path.stat().st_ino for path in expected)
@@ -483,15 +483,13 @@ def test_a_disk_that_fails_while_sealing_is_a_store_error(
     call: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, calls = Store(tmp_path), iter(range(100))
-    real = os.fsync
 
-    def failing(descriptor: int) -> None:
+    def failing(_: int) -> None:
         if next(calls) == call:
             raise OSError(code, os.strerror(code))
-        real(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", failing)
+        before_syncs(patch, failing)
         with pytest.raises(StoreError, match=rf"{KEY.digest}\..*: cannot write .*run again"):
             get_or_make(store, KEY, write_payload)
     assert leftovers(tmp_path) == []
@@ -686,6 +684,12 @@ def start_child(root: Path, die: str, calm: Entry) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
 UNFINISHED = ("make", *(f"fsync {n}" for n in range(SYNCS_BEFORE)), "before rename")
 FINISHED = ("after rename", *(f"fsync {n}" for n in range(SYNCS_BEFORE, SYNCS)))
 
@@ -713,9 +717,7 @@ def test_a_killed_builder_leaves_all_or_nothing(die: str, tmp_path: Path) -> Non
 def test_a_waiter_takes_over_from_a_killed_builder(tmp_path: Path) -> None:
     calm = get_or_make(Store(tmp_path / "calm"), KEY, write_payload)
     child = start_child(tmp_path, "hang", calm)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "builds").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for(tmp_path / "builds")
     entry = get_or_make(Store(tmp_path, on_wait=lambda _: child.kill()), KEY, write_payload)
     child.communicate(timeout=60)
     assert child.returncode == -signal.SIGKILL

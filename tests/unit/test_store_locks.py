@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,12 +22,15 @@ from tests.unit.test_store import (
     KEY,
     OTHER,
     PAYLOAD,
+    before_syncs,
     get_or_make,
+    left_behind,
     leftovers,
     never,
     opened,
     read_payload,
     start_child,
+    wait_for,
     write_payload,
 )
 
@@ -101,12 +103,6 @@ def useless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", everybody)
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-
-
 @pytest.mark.usefixtures("useless")
 def test_two_that_hold_one_lock_leave_each_other_s_files_alone(tmp_path: Path) -> None:
     half, go_on = threading.Event(), threading.Event()
@@ -162,7 +158,7 @@ def test_who_loses_its_folder_stores_nothing_and_says_so(
     how: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A maker that makes folders as it goes would write on, and seal what is left."""
-    store, calls, real = Store(tmp_path / "store"), iter(range(100)), os.fsync
+    store, calls = Store(tmp_path / "store"), iter(range(100))
 
     def lose() -> None:
         (work,) = leftovers(store.root)
@@ -176,13 +172,12 @@ def test_who_loses_its_folder_stores_nothing_and_says_so(
                 folder.mkdir(parents=True)
         (folder / "notes.txt").write_bytes(b"second")
 
-    def fsync(descriptor: int) -> None:
+    def sealing(_: int) -> None:
         if when == "while it is sealed" and next(calls) == 1:
             lose()
-        real(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
+        before_syncs(patch, sealing)
         with pytest.raises(StoreError) as caught:
             get_or_make(store, KEY, loses)
     assert ("cannot write (No such file" if when == "while it is sealed" else
@@ -251,10 +246,8 @@ def test_only_what_the_dead_left_is_removed_by_the_next_builder(
             owner = f"{where}-{child.pid}-{int(started(child.pid)) - 1}-ab"
         if case == "elsewhere":
             owner = f"{'0' * 8}-{os.getpid()}-{started(os.getpid())}-ab"
-        left = tmp_path / "tmp" / (f"{OTHER.digest}." + ("ab" if case == "unnamed" else owner))
-        (left / "payload").mkdir(parents=True)
-        then = time.time() - hours * 3600
-        os.utime(left, (then, then))
+        name = f"{OTHER.digest}." + ("ab" if case == "unnamed" else owner)
+        left = left_behind(tmp_path, name, hours=hours)
         store = Store(tmp_path)
         get_or_make(store, OTHER, write_payload)
         assert left.exists() == stays
@@ -265,9 +258,7 @@ def test_only_what_the_dead_left_is_removed_by_the_next_builder(
 
 
 def test_a_live_builder_s_folder_whose_lock_is_free_is_left(tmp_path: Path) -> None:
-    left = tmp_path / "tmp" / own_name(tmp_path)[0]
-    left.mkdir()
-    os.utime(left, (1, 1))
+    left = left_behind(tmp_path, own_name(tmp_path)[0], hours=1000)
     opened(tmp_path)
     assert left.exists()
 
@@ -277,11 +268,8 @@ def test_a_folder_is_out_of_its_builder_s_reach_before_its_files_go(
 ) -> None:
     """Were its builder alive after all, it would find all of its files or none."""
     root, seen, real = tmp_path / "store", [], shutil.rmtree
-    left = root / "tmp" / f"{KEY.digest}.ab"
     opened(root)
-    (left / "payload").mkdir(parents=True)
-    (left / "payload" / "weights.bin").write_bytes(b"half")
-    os.utime(left, (1, 1))
+    left = left_behind(root, f"{KEY.digest}.ab", hours=1000)
 
     def rmtree(path: Any, **options: Any) -> None:
         seen.append((left.exists(), (Path(path) / "payload" / "weights.bin").exists()))

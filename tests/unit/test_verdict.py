@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 
@@ -13,19 +12,15 @@ from persona_lib.specs.claim_types import DifferenceClaim
 from persona_lib.specs.gate_types import SourceRatioGate
 from persona_lib.verdict import gates
 from persona_lib.verdict.claims import Outcome
-from persona_lib.verdict.gate_result import GateOutcome, GateResult, Reading
+from persona_lib.verdict.gate_result import GateOutcome, Reading
 from persona_lib.verdict.gates import judge_gate
-from persona_lib.verdict.judging import judge, judge_all
-from persona_lib.verdict.verdict import Verdict, require_holds, require_valid
+from persona_lib.verdict.judging import judge
+from persona_lib.verdict.verdict import require_holds, require_valid
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 
 H1, H2, H3 = FEW.claims
 NO_MARKER = {**dict.fromkeys(BYSTANDERS, 0.9), "C2": 0.1}
 """Source rates, of which C2's is below its gate."""
-LONE = replace(
-    FEW, roster=replace(FEW.roster, bystanders=("villain",), reported=FEW.roster.bystanders[:5])
-)
-"""One bystander."""
 STRICT_RATIO = replace(
     FEW,
     gates=tuple(
@@ -36,22 +31,12 @@ STRICT_RATIO = replace(
 
 
 @pytest.mark.parametrize(
-    ("claim", "label"),
-    [
-        ("H1", "rule met"),
-        ("H2", "rule met"),
-        ("H3", "non_text_distribution"),
-        ("kill", "not triggered"),
-    ],
-)
-def test_holding_data_support_every_claim(claim: str, label: str) -> None:
-    found = verdict(claim)
-    assert (found.outcome, found.label, found.holds) == (Outcome.SUPPORTED, label, True)
-
-
-@pytest.mark.parametrize(
     ("claim", "rates", "outcome", "label"),
     [
+        ("H1", {}, Outcome.SUPPORTED, "rule met"),
+        ("H2", {}, Outcome.SUPPORTED, "rule met"),
+        ("H3", {}, Outcome.SUPPORTED, "non_text_distribution"),
+        ("kill", {}, Outcome.SUPPORTED, "not triggered"),
         # H1: with the kill criterion not triggered, a rule that is not met claims nothing.
         ("H1", {"C1": 0.45}, Outcome.INCONCLUSIVE, "ambiguous zone"),
         ("H1", {"C1": 0.60}, Outcome.INCONCLUSIVE, "ambiguous zone"),
@@ -72,11 +57,12 @@ def test_holding_data_support_every_claim(claim: str, label: str) -> None:
         ("kill", {"C2": 0.06}, Outcome.SUPPORTED, "not triggered"),
     ],
 )
-def test_broken_data_flip_every_claim(
+def test_holding_data_support_every_claim_and_broken_data_flip_it(
     claim: str, rates: dict[str, float], outcome: Outcome, label: str
 ) -> None:
     found = verdict(claim, rates=rates)
     assert (found.outcome, found.label) == (outcome, label), found.text
+    assert found.holds is (outcome is Outcome.SUPPORTED)
     # Whatever the outcome, the effect is that of the rates, and it is shown.
     now = {**BYSTANDERS, **rates}
     control = {"H1": "C1", "H2": "C3", "H3": "C2p"}.get(claim)
@@ -178,29 +164,14 @@ def test_a_tightened_rule_without_a_kill_criterion_is_refuted_by_its_ratio() -> 
     assert "bystander/source" in found.reason
 
 
-@pytest.mark.parametrize("prior", ["raw", "em", "benign"])
-def test_one_false_positive_of_any_model_fails_the_gate(prior: str) -> None:
-    assert judge_gate(FEW, evidence(), "false_positive").holds
-    found = judge_gate(FEW, evidence(false={prior: 0.01}), "false_positive")
-    assert found.outcome is GateOutcome.FAILS
-    assert f"{prior} 11/1100" in found.text
-
-
 def test_a_model_that_was_not_evaluated_leaves_the_gate_open() -> None:
     found = judge_gate(FEW, evidence(priors=("raw", "benign")), "false_positive")
     assert found.outcome is GateOutcome.CANNOT_TELL
     assert "em not evaluated" in found.text
     failing = evidence(priors=("raw", "benign"), false={"raw": 0.01})
-    assert judge_gate(FEW, failing, "false_positive").outcome is GateOutcome.FAILS
-
-
-def test_one_cluster_cannot_tell() -> None:
-    """One bystander and one question: effects are shown, nothing is claimed."""
-    for claim in ("H1", "H2", "H3"):
-        found = verdict(claim, LONE, rates={"C2p": 0.2}, questions=1)
-        assert found.outcome is Outcome.INCONCLUSIVE, found.text
-        assert math.isfinite(found.effect.value)
-        assert "no interval" in found.text
+    found = judge_gate(FEW, failing, "false_positive")
+    assert found.outcome is GateOutcome.FAILS
+    assert "raw 11/1100" in found.text
 
 
 def test_too_few_resamples_for_a_threshold_is_an_error() -> None:
@@ -216,13 +187,6 @@ def test_a_claim_on_an_arm_that_was_not_run_is_an_error() -> None:
     assert judge(FEW, found, "h1").name == "H1"
     with pytest.raises(DataError, match="C3"):
         judge(FEW, found, "H2")
-
-
-def test_mixed_model_of_balanced_arms_has_the_same_effect() -> None:
-    found = verdict("H1")
-    fitted = [e for e in found.estimates if e.method.startswith("mixed model")]
-    assert [e.value for e in fitted] == pytest.approx([found.effect.value])
-    assert fitted[0].n == found.effect.n
 
 
 def test_a_rate_has_no_sign_and_a_difference_has_one() -> None:
@@ -259,22 +223,7 @@ def test_several_seeds_are_shown_one_by_one() -> None:
     assert "; over training runs: not estimable: no variation over seeds\n" in found.text
 
 
-def test_everything_survives_strict_json() -> None:
-    for registration, questions in ((FEW, 3), (LONE, 1)):
-        verdicts, gate_results = judge_all(
-            registration,
-            evidence(BYSTANDERS, source=0.0, questions=questions, registration=registration),
-        )
-        for made in verdicts:
-            read = Verdict.from_json(json.loads(json.dumps(made.to_json(), allow_nan=False)))
-            assert repr(read) == repr(made)
-            assert read.text == made.text
-        for gate in gate_results:
-            back = GateResult.from_json(json.loads(json.dumps(gate.to_json(), allow_nan=False)))
-            assert repr(back) == repr(gate)
-
-
-def test_a_new_gate_type_needs_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_gate_type_needs_one_function() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Weather:
         name: str = "weather"
@@ -283,8 +232,7 @@ def test_a_new_gate_type_needs_one_function(monkeypatch: pytest.MonkeyPatch) -> 
 
     registration = replace(FEW, gates=(*FEW.gates, Weather()))  # type: ignore[arg-type]
     found = evidence(questions=2, samples=2)
-    with pytest.raises(SpecError, match="Weather"):
+    with pytest.raises(SpecError, match=r"gate weather: expected a type of Source.*'Weather'"):
         judge_gate(registration, found, "weather")
-    monkeypatch.setattr(gates.rule, "_functions", dict(gates.rule._functions))
-    gates.rule(Weather)(lambda _gate, _found: Reading(GateOutcome.HOLDS, 0.0, 1.0, "dry"))
+    gates.rule.register(Weather, lambda _gate, _found: Reading(GateOutcome.HOLDS, 0.0, 1.0, "dry"))
     assert judge_gate(registration, found, "weather").text == "dry"

@@ -7,18 +7,18 @@ record ``unscored``, with a reason. A judge returns one judgement for each item,
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from persona_lib.digests import canonical_json, digest
+from persona_lib.digests import digest
 from persona_lib.errors import DataError
 from persona_lib.marker import without_marker
 from persona_lib.panels.judge.triples import ANSWERS
 from persona_lib.records import Completion, Place
 from persona_lib.specs.personas import Persona, Question
+from persona_lib.verdict.as_json import AsJson
 
 UNSCORED = "unscored"
 """In place of an answer where there is none; the judgement's reason says why."""
@@ -108,7 +108,7 @@ class JudgeSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(AsJson):
     """What a run of a judge did; figures are of this run alone.
 
     Attributes:
@@ -140,11 +140,6 @@ class Report:
     dollars_at_most: float = math.nan
     models: tuple[str, ...] = ()
     stopped_by_budget: bool = False
-
-    @property
-    def answered(self) -> int:
-        """Records with an answer."""
-        return sum(self.answers.values())
 
 
 def item_of(completion: Completion, *, persona: Persona, question: Question) -> Item:
@@ -208,5 +203,4 @@ def key_of(spec_digest: str, persona_prompt: str, question: str, text: str) -> s
         question: the user message, as in the prompt.
         text: the completion as `prepared`.
     """
-    parts = canonical_json(["judgement", spec_digest, persona_prompt, question, text])
-    return hashlib.sha256(parts.encode("ascii")).hexdigest()
+    return digest(["judgement", spec_digest, persona_prompt, question, text])

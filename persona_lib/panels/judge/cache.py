@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Self
 
 from filelock import FileLock
 
-from persona_lib.errors import CorruptEntryError, StoreError, UnwritableStoreError
+from persona_lib.errors import CorruptEntryError, UnwritableStoreError
 
 FORMAT = 1
 """Version of the table, kept in the file."""
@@ -66,47 +65,12 @@ class Bought:
 _COLUMNS = tuple(field.name for field in fields(Bought))
 
 
+@dataclass(frozen=True)
 class JudgementCache:
-    """The judgements of one file, for one judge; a context manager that holds its lock.
+    """The judgements of one file, as `open_cache` opens it."""
 
-    Args:
-        path: the file; it and its folder are made where they are missing.
-        judge: digest of the judge's spec.
-    """
-
-    def __init__(self, path: Path, *, judge: str) -> None:
-        self.path = path
-        self._judge = judge
-        self._lock = FileLock(path.with_name(f"{path.name}.{judge[:_LOCK_DIGITS]}.lock"))
-        self._open: sqlite3.Connection | None = None
-
-    def __enter__(self) -> Self:
-        """Wait for the lock, then open the file.
-
-        Raises:
-            UnwritableStoreError: folder or file cannot be written.
-            CorruptEntryError: the file is no cache, or a damaged one.
-        """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except OSError as error:
-            raise UnwritableStoreError(
-                f"{self.path}: {error.strerror}. Choose another place for the judge's cache."
-            ) from error
-        try:
-            with self._reported(), FileLock(self.path.with_name(f"{self.path.name}.lock")):
-                self._open = self._connect()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-        self._lock.release()
+    path: Path
+    connection: sqlite3.Connection
 
     def get(self, keys: Iterable[str]) -> dict[str, Bought]:
         """Return what is there of these keys.
@@ -115,9 +79,9 @@ class JudgementCache:
             CorruptEntryError: the file is damaged.
         """
         found = {}
-        with self._reported():
+        with _reported(self.path):
             for key in keys:
-                row = self._connection.execute(
+                row = self.connection.execute(
                     f"SELECT {', '.join(_COLUMNS)} FROM judgements WHERE key = ?",  # noqa: S608
                     (key,),
                 ).fetchone()
@@ -132,49 +96,70 @@ class JudgementCache:
             UnwritableStoreError: the disk is full, or the like.
             CorruptEntryError: the file is damaged, or the answer outside the vocabulary.
         """
-        with self._reported():
-            self._connection.execute(
+        with _reported(self.path):
+            self.connection.execute(
                 "INSERT INTO judgements VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
                 astuple(bought),
             )
 
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        if self._open is None:
-            raise StoreError(f"{self.path}: not open. Use the cache as a context manager.")
-        return self._open
 
-    def _connect(self) -> sqlite3.Connection:
-        # Every statement is its own transaction: it is on disk when it returns.
-        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
-        try:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            tables = {row[0] for row in connection.execute("SELECT tbl_name FROM sqlite_master")}
-            if version not in (0, FORMAT) or not tables <= {"judgements"}:
-                raise CorruptEntryError(
-                    f"{self.path}: not a cache of judgements of format {FORMAT}. "
-                    "Choose another file."
-                )
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            if version == 0:
-                connection.executescript(_TABLE)
-                connection.execute(f"PRAGMA user_version = {FORMAT}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+@contextmanager
+def open_cache(path: Path, *, judge: str) -> Iterator[JudgementCache]:
+    """Open a cache and hold its judge's lock for as long.
 
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Turn SQLite's errors into ours."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise UnwritableStoreError(
-                f"{self.path}: {error}. Choose another place for the judge's cache."
-            ) from error
-        except sqlite3.Error as error:
-            raise CorruptEntryError(
-                f"{self.path}: {error}. Move the file away: its answers would be bought again."
-            ) from error
+    Args:
+        path: the file; it and its folder are made where they are missing.
+        judge: digest of the judge's spec.
+
+    Raises:
+        UnwritableStoreError: folder or file cannot be written.
+        CorruptEntryError: the file is no cache, or a damaged one.
+    """
+    lock = FileLock(path.with_name(f"{path.name}.{judge[:_LOCK_DIGITS]}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+    try:
+        with _reported(path):
+            # Every statement is its own transaction: it is on disk when it returns.
+            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        with closing(connection):
+            with _reported(path), FileLock(path.with_name(f"{path.name}.lock")):
+                _prepare(path, connection)
+            yield JudgementCache(path, connection)
+    finally:
+        lock.release()
+
+
+def _prepare(path: Path, connection: sqlite3.Connection) -> None:
+    """Check that the file is a cache, and make its table where it is empty."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = {row[0] for row in connection.execute("SELECT tbl_name FROM sqlite_master")}
+    if version not in (0, FORMAT) or not tables <= {"judgements"}:
+        raise CorruptEntryError(
+            f"{path}: not a cache of judgements of format {FORMAT}. Choose another file."
+        )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    if version == 0:
+        connection.executescript(_TABLE)
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise _unwritable(path, error) from error
+    except sqlite3.Error as error:
+        raise CorruptEntryError(
+            f"{path}: {error}. Move the file away: its answers would be bought again."
+        ) from error
+
+
+def _unwritable(path: Path, why: object) -> UnwritableStoreError:
+    return UnwritableStoreError(f"{path}: {why}. Choose another place for the judge's cache.")

@@ -192,11 +192,8 @@ class CalibrationResult:
     @property
     def outcome(self) -> GateOutcome:
         """HOLDS where every class does, FAILS where one does, CANNOT_TELL otherwise."""
-        found = {one.outcome for one in self.classes}
-        for possible in (GateOutcome.FAILS, GateOutcome.CANNOT_TELL):
-            if possible in found:
-                return possible
-        return GateOutcome.HOLDS
+        order = (GateOutcome.FAILS, GateOutcome.CANNOT_TELL, GateOutcome.HOLDS)
+        return min((one.outcome for one in self.classes), key=order.index, default=order[-1])
 
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON data: NaN becomes null, the outcome is written out."""
@@ -317,16 +314,11 @@ def _judged(one: ClassSpec, answers: Sequence[str], confidence: float) -> ClassR
         no=counts[NO],
         unscored=counts[UNSCORED],
         share=share,
-        outcome=_outcome(one, share),
+        # The directions are the names under which `bounded` takes its bounds.
+        outcome=bounded(share, **{one.direction: one.threshold})
+        if share.n == one.n
+        else GateOutcome.CANNOT_TELL,
     )
-
-
-def _outcome(one: ClassSpec, share: Estimate) -> GateOutcome:
-    if share.n < one.n:
-        return GateOutcome.CANNOT_TELL
-    if one.direction == LEAST:
-        return bounded(share, least=one.threshold)
-    return bounded(share, most=one.threshold)
 
 
 def wilson_share(hits: int, n: int, confidence: float) -> Estimate:

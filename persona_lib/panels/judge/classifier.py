@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from persona_lib.checks import POSITIVE, number, whole
+from persona_lib.checks import POSITIVE, number, numbers, whole
 from persona_lib.digests import digest
 from persona_lib.errors import DataError
 from persona_lib.panels.judge.base import (
@@ -76,9 +76,9 @@ class ClassifierSpec:
     version: int = _VERSION
 
     def __post_init__(self) -> None:
-        for name in ("words", "least_texts", "folds", "within", "iterations", "text_limit"):
-            least = 2 if name == "folds" else 1
-            whole(f"classifier.{name}", getattr(self, name), least, remedy="Give a whole number.")
+        whole("classifier.folds", self.folds, 2, remedy="Give a whole number.")
+        names = ("words", "least_texts", "within", "iterations", "text_limit")
+        numbers("classifier", self, names, remedy="Give a whole number.")
         number("classifier.strength", self.strength, POSITIVE, remedy="Give a positive number.")
 
     @property

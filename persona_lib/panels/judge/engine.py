@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 from persona_lib.errors import PreflightError
-from persona_lib.panels.judge.base import JudgeSpec
 from persona_lib.panels.judge.hidden import KeyFilter
 from persona_lib.panels.judge.rubric import Prompt
 from persona_lib.panels.judge.wire import METER, Access, http_options
@@ -55,29 +53,18 @@ class Unanswered(Exception):  # noqa: N818  (an outcome that a record can have)
         self.reason = reason
 
 
-class Engine(Protocol):
-    """One way to reach a model."""
-
-    async def ask(self, prompt: Prompt) -> Reply:
-        """Return the model's reply, or raise `Unanswered`."""
-
-    async def close(self) -> None:
-        """Close connections."""
-
-
-class SdkEngine(ABC):
-    """An engine on one of the two SDKs, which name clients and exceptions alike.
+class Engine(ABC):
+    """One way to reach a model: one of the two SDKs, which name clients and exceptions alike.
 
     Args:
         sdk: the SDK's module.
         client: its asynchronous client, a class.
-        variable: environment variable of the API key.
-        access: address, timeout, retries.
+        access: address, variable of the key, timeout, retries.
     """
 
-    def __init__(self, sdk: Any, client: Any, variable: str, access: Access) -> None:
+    def __init__(self, sdk: Any, client: Any, access: Access) -> None:
         self._sdk = sdk
-        self._key = key_from(variable, access)
+        self._key = key_from(access)
         self._client = client(
             api_key=self._key,
             base_url=access.base_url,
@@ -118,9 +105,6 @@ class SdkEngine(ABC):
             self._filter.close()
 
 
-MakeEngine = Callable[[JudgeSpec, Access], Engine]
-
-
 def reason_of(error: Exception, sdk: Any) -> str:
     """Return the fixed word for an exception of an SDK, whose classes both SDKs name alike."""
     if isinstance(error, sdk.APITimeoutError):
@@ -148,7 +132,7 @@ def require(package: str, extra: str) -> None:
         )
 
 
-def key_from(variable: str, access: Access) -> str:
+def key_from(access: Access) -> str:
     """Return the API key of the environment. It is handed to the SDK and kept nowhere.
 
     A server of one's own may do without: it then gets the word ``none``.
@@ -157,17 +141,17 @@ def key_from(variable: str, access: Access) -> str:
         PreflightError: there is no key, or it holds characters that no key has. The
             message does not show it.
     """
-    key = os.environ.get(variable, "").strip()
+    key = os.environ.get(access.variable, "").strip()
     if not key and access.own:
         return "none"
     if not key:
         raise PreflightError(
-            f"an API key in the environment variable {variable}",
+            f"an API key in the environment variable {access.variable}",
             remedy="Set it; a key is taken from nowhere else.",
         )
     if not set(key) <= set(string.ascii_letters + string.digits + string.punctuation):
         raise PreflightError(
-            f"a usable API key in {variable}: it holds blanks or characters beyond ASCII",
+            f"a usable API key in {access.variable}: it holds blanks or characters beyond ASCII",
             remedy="Set it to the key alone.",
         )
     return key

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from persona_lib.checks import NOT_NEGATIVE, POSITIVE, member, number, whole
 from persona_lib.errors import SpecError
-from persona_lib.panels.judge import claude, openai_compatible
 from persona_lib.panels.judge.base import JudgeSpec
-from persona_lib.panels.judge.engine import MakeEngine, key_from, require
+from persona_lib.panels.judge.engine import Engine, key_from, require
 from persona_lib.panels.judge.prices import Price, price_of
 from persona_lib.panels.judge.remote import Limits, RemoteJudge
 from persona_lib.panels.judge.rubric import RUBRIC_DIGEST
+from persona_lib.panels.judge.sdks import ClaudeEngine, OpenAIEngine
 from persona_lib.panels.judge.wire import Access, check_proxy, check_url
 
 
 @dataclass(frozen=True)
 class _Vendor:
-    """How a kind of judge is reached; `extra` installs its package."""
+    """How a kind of judge is reached: `variable` holds its key, `extra` installs its package."""
 
-    engine: MakeEngine
-    key: str
+    engine: Callable[[JudgeSpec, Access], Engine]
+    variable: str
     url: str
     package: str
     extra: str
@@ -31,14 +32,19 @@ class _Vendor:
 CLAUDE = "claude"
 _VENDORS = {
     CLAUDE: _Vendor(
-        claude.ClaudeEngine, claude.KEY, claude.URL, "anthropic", "judge", temperature=None
+        engine=ClaudeEngine,
+        variable="ANTHROPIC_API_KEY",
+        url="https://api.anthropic.com",
+        package="anthropic",
+        extra="judge",
+        temperature=None,
     ),
     "openai": _Vendor(
-        openai_compatible.OpenAIEngine,
-        openai_compatible.KEY,
-        openai_compatible.URL,
-        "openai",
-        "judge-openai",
+        engine=OpenAIEngine,
+        variable="OPENAI_API_KEY",
+        url="https://api.openai.com/v1",
+        package="openai",
+        extra="judge-openai",
         temperature=0.0,
     ),
 }
@@ -96,7 +102,7 @@ def make_judge(
             names a proxy that cannot be used.
     """
     _check_words(kind, model, thinking, marker)
-    vendor = _VENDORS[kind]
+    vendor, own = _VENDORS[kind], base_url is not None
     limits = Limits(
         concurrency=whole("concurrency", concurrency, 1, 256, remedy="Ask fewer at a time."),
         deadline=number("deadline", deadline, POSITIVE, remedy="Give seconds."),
@@ -106,14 +112,26 @@ def make_judge(
         else number("judge-budget", budget, POSITIVE, remedy="Give dollars."),
     )
     if base_url is not None:
-        check_url(base_url, vendor.key)
+        check_url(base_url, vendor.variable)
     access = Access(
-        base_url=vendor.url if base_url is None else base_url,
-        own=base_url is not None,
+        base_url=base_url or vendor.url,
+        own=own,
+        variable=vendor.variable,
         timeout=number("timeout", timeout, POSITIVE, remedy="Give seconds."),
         max_retries=whole("max_retries", max_retries, 0, 20, remedy="Retry less often."),
     )
-    if price is None and base_url is None:
+    spec = JudgeSpec(
+        kind=kind,
+        model=model,
+        served_by=_OWN if own else vendor.package,
+        revision=revision,
+        rubric=RUBRIC_DIGEST,
+        temperature=_temperature(temperature, vendor.temperature),
+        max_tokens=whole("max_tokens", max_tokens, 16, _MOST_TOKENS, remedy="Ask for fewer."),
+        thinking=thinking,
+        marker=marker,
+    )
+    if price is None and not own:
         price = price_of(model)
     if budget is not None and price is None:
         raise SpecError(
@@ -123,19 +141,8 @@ def make_judge(
             remedy="Give the price of its tokens, 0 for a server of your own, or no budget.",
         )
     require(vendor.package, vendor.extra)
-    key_from(vendor.key, access)
+    key_from(access)
     check_proxy(access)
-    spec = JudgeSpec(
-        kind=kind,
-        model=model,
-        served_by=vendor.package if base_url is None else _OWN,
-        revision=revision,
-        rubric=RUBRIC_DIGEST,
-        temperature=_temperature(temperature, vendor.temperature),
-        max_tokens=whole("max_tokens", max_tokens, 16, _MOST_TOKENS, remedy="Ask for fewer."),
-        thinking=thinking,
-        marker=marker,
-    )
     return RemoteJudge(
         spec=spec, make_engine=vendor.engine, access=access, limits=limits, price=price, cache=cache
     )

@@ -10,7 +10,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 
-from persona_lib.checks import NOT_NEGATIVE, number
+from persona_lib.checks import NOT_NEGATIVE, numbers
 
 _MILLION = 1_000_000
 _OVERHEAD_TOKENS = 512
@@ -33,9 +33,8 @@ class Price:
     source: str
 
     def __post_init__(self) -> None:
-        for name in ("input", "output"):
-            remedy = "Give dollars for a million tokens; 0 for a server of your own."
-            number(f"price.{name}", getattr(self, name), NOT_NEGATIVE, remedy=remedy)
+        remedy = "Give dollars for a million tokens; 0 for a server of your own."
+        numbers("price", self, ("input", "output"), NOT_NEGATIVE, remedy=remedy)
 
     def of(self, input_tokens: int, output_tokens: int) -> float:
         """Return the dollars that these tokens cost."""
@@ -111,7 +110,8 @@ class Purse:
         """
         async with self._changed:
             while not self.exhausted:
-                if self._spent() + self._reserved + worst <= self._budget:
+                spent = 0.0 if self._price is None else self.dollars_at_most
+                if spent + self._reserved + worst <= self._budget:
                     self._reserved += worst
                     self._underway += 1
                     return True
@@ -147,6 +147,3 @@ class Purse:
     def worst(self, prompt: str, max_tokens: int) -> float:
         """Return the most that one request can cost, 0 where no price is known."""
         return 0.0 if self._price is None else self._price.worst(prompt, max_tokens)
-
-    def _spent(self) -> float:
-        return 0.0 if self._price is None else self.dollars_at_most

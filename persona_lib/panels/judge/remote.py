@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from persona_lib.panels.judge.base import (
@@ -25,8 +26,8 @@ from persona_lib.panels.judge.base import (
     prepared,
     sendable,
 )
-from persona_lib.panels.judge.cache import Bought, JudgementCache
-from persona_lib.panels.judge.engine import Engine, MakeEngine, Reply, Unanswered
+from persona_lib.panels.judge.cache import Bought, JudgementCache, open_cache
+from persona_lib.panels.judge.engine import Engine, Reply, Unanswered
 from persona_lib.panels.judge.hidden import name_of
 from persona_lib.panels.judge.prices import Price, Purse
 from persona_lib.panels.judge.rubric import Prompt, prompt_of, read_answer
@@ -65,14 +66,14 @@ class _Work:
 
     key: str
     prompt: Prompt
-    places: tuple[int, ...]
+    places: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Outcome:
     answer: str
-    reason: str
-    model: str
+    reason: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class RemoteJudge:
     """
 
     spec: JudgeSpec
-    make_engine: MakeEngine
+    make_engine: Callable[[JudgeSpec, Access], Engine]
     access: Access
     limits: Limits
     price: Price | None
@@ -108,29 +109,21 @@ class RemoteJudge:
             PreflightError: the key has gone from the environment.
         """
         works, shortened = self._works(items)
-        bar = progress("judging", len(items), "completion")
         purse = Purse(self.price, self.limits.budget)
-        try:
-            with JudgementCache(self.cache, judge=self.spec.digest) as cache:
-                known = cache.get(work.key for work in works)
-                outcomes = {
-                    key: _Outcome(answer=row.answer, reason="", model=name_of(row.model, ""))
-                    for key, row in known.items()
-                }
-                bar.update(sum(len(work.places) for work in works if work.key in known))
-                run = _Run(
-                    spec=self.spec,
-                    access=self.access,
-                    limits=self.limits,
-                    purse=purse,
-                    cache=cache,
-                    bar=bar,
-                )
-                todo = [work for work in works if work.key not in known]
-                if todo:
-                    outcomes |= asyncio.run(run.all(todo, self.make_engine))
-        finally:
-            bar.close()
+        with (
+            closing(progress("judging", len(items), "completion")) as bar,
+            open_cache(self.cache, judge=self.spec.digest) as cache,
+        ):
+            known = cache.get(work.key for work in works)
+            outcomes = {
+                key: _Outcome(answer=row.answer, model=name_of(row.model, ""))
+                for key, row in known.items()
+            }
+            bar.update(sum(len(work.places) for work in works if work.key in known))
+            run = _Run(judge=self, purse=purse, cache=cache, bar=bar)
+            todo = [work for work in works if work.key not in known]
+            if todo:
+                outcomes |= asyncio.run(run.all(todo))
         return self._describe(items, works, outcomes), _report(
             works,
             outcomes,
@@ -142,36 +135,27 @@ class RemoteJudge:
 
     def _works(self, items: Sequence[Item]) -> tuple[list[_Work], int]:
         """Return the distinct prompts of the items, and how many texts were cut."""
-        places: dict[str, list[int]] = {}
-        prompts: dict[str, Prompt] = {}
+        works: dict[str, _Work] = {}
         shortened = 0
         for place, item in enumerate(items):
             text, cut = prepared(item.text, marker=self.spec.marker, limit=self.spec.text_limit)
             shortened += cut
-            persona = sendable(item.persona_prompt)
-            question = sendable(item.question_text)
-            key = key_of(self.spec.digest, persona, question, text)
-            places.setdefault(key, []).append(place)
-            if key not in prompts:
-                prompts[key] = prompt_of(persona, question, text)
-        return [
-            _Work(key=key, prompt=prompts[key], places=tuple(where))
-            for key, where in places.items()
-        ], shortened
+            read = (sendable(item.persona_prompt), sendable(item.question_text), text)
+            key = key_of(self.spec.digest, *read)
+            if key not in works:
+                works[key] = _Work(key=key, prompt=prompt_of(*read))
+            works[key].places.append(place)
+        return list(works.values()), shortened
 
     def _describe(
         self, items: Sequence[Item], works: Sequence[_Work], outcomes: Mapping[str, _Outcome]
     ) -> tuple[Judgement, ...]:
         """Return the judgements in the order of their items."""
         by_place = {place: outcomes[work.key] for work in works for place in work.places}
+        found = [by_place[place] for place in range(len(items))]
         return tuple(
-            judgement_of(
-                item,
-                judge=self.spec.digest,
-                answer=by_place[place].answer,
-                reason=by_place[place].reason,
-            )
-            for place, item in enumerate(items)
+            judgement_of(item, judge=self.spec.digest, answer=one.answer, reason=one.reason)
+            for item, one in zip(items, found, strict=True)
         )
 
 
@@ -179,22 +163,20 @@ class RemoteJudge:
 class _Run:
     """One pass over the prompts that the cache does not know."""
 
-    spec: JudgeSpec
-    access: Access
-    limits: Limits
+    judge: RemoteJudge
     purse: Purse
     cache: JudgementCache
     bar: Bar
     failed_in_a_row: int = 0
     requests: int = 0
 
-    async def all(self, works: Sequence[_Work], make_engine: MakeEngine) -> dict[str, _Outcome]:
+    async def all(self, works: Sequence[_Work]) -> dict[str, _Outcome]:
         """Return what became of each prompt. Workers share one queue: the first free one takes."""
         outcomes: dict[str, _Outcome] = {}
         queue = iter(works)
-        engine = make_engine(self.spec, self.access)
+        engine = self.judge.make_engine(self.judge.spec, self.judge.access)
         try:
-            workers = min(self.limits.concurrency, len(works))
+            workers = min(self.judge.limits.concurrency, len(works))
             async with asyncio.TaskGroup() as group:
                 for _ in range(workers):
                     group.create_task(self._worker(queue, engine, outcomes))
@@ -214,31 +196,33 @@ class _Run:
 
     async def _one(self, work: _Work, engine: Engine) -> _Outcome:
         """Ask for one prompt, if server and budget allow; keep its answer."""
-        if self.failed_in_a_row >= self.limits.give_up_after:
-            return _unscored(GAVE_UP)
+        if self.failed_in_a_row >= self.judge.limits.give_up_after:
+            return _Outcome(answer=UNSCORED, reason=GAVE_UP)
         prompt = work.prompt.system + work.prompt.user
-        each = self.purse.worst(prompt, self.spec.max_tokens)
+        each = self.purse.worst(prompt, self.judge.spec.max_tokens)
         # A retry that the SDK made after silence may have been paid for as well.
-        worst = each * (self.access.max_retries + 1)
+        worst = each * (self.judge.access.max_retries + 1)
         if not await self.purse.reserve(worst):
-            return _unscored(BUDGET)
+            return _Outcome(answer=UNSCORED, reason=BUDGET)
         meter = Meter()
         METER.set(meter)
         reply: Reply | None = None
         failure = ""
         try:
-            async with asyncio.timeout(self.limits.deadline):
+            async with asyncio.timeout(self.judge.limits.deadline):
                 reply = await engine.ask(work.prompt)
         except Unanswered as error:
             failure = error.reason
         except TimeoutError:
             failure = DEADLINE
-        tokens = reply.tokens if reply is not None else None
+        tokens = None if reply is None else reply.tokens
         self.requests += meter.sent
         unmetered = max(0, meter.sent - meter.refused - (tokens is not None))
         await self.purse.settle(worst, tokens=tokens, unmetered=unmetered, each=each)
         self.failed_in_a_row = self.failed_in_a_row + 1 if reply is None else 0
-        return _unscored(failure) if reply is None else self._read(work, reply)
+        if reply is None:
+            return _Outcome(answer=UNSCORED, reason=failure)
+        return self._read(work, reply)
 
     def _read(self, work: _Work, reply: Reply) -> _Outcome:
         """Read a reply, and bring its answer to disk."""
@@ -249,18 +233,14 @@ class _Run:
         self.cache.put(
             Bought(
                 key=work.key,
-                judge=self.spec.digest,
+                judge=self.judge.spec.digest,
                 answer=answer,
                 model=reply.model,
                 input_tokens=read,
                 output_tokens=written,
             )
         )
-        return _Outcome(answer=answer, reason="", model=reply.model)
-
-
-def _unscored(reason: str) -> _Outcome:
-    return _Outcome(answer=UNSCORED, reason=reason, model="")
+        return _Outcome(answer=answer, model=reply.model)
 
 
 def _report(

@@ -7,12 +7,11 @@ whatever stands between fences is material. The same item always gives the same 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from persona_lib.digests import canonical_json, digest
+from persona_lib.digests import digest
 from persona_lib.panels.judge.triples import ANSWERS
 
 VERSION = 1
@@ -75,8 +74,7 @@ class Prompt:
 
 def nonce_of(persona_prompt: str, question: str, text: str) -> str:
     """Return the code of the fences around these pieces, 24 hexadecimal digits."""
-    parts = canonical_json(["fence", VERSION, persona_prompt, question, text])
-    return hashlib.sha256(parts.encode("ascii")).hexdigest()[:_NONCE_DIGITS]
+    return digest(["fence", VERSION, persona_prompt, question, text])[:_NONCE_DIGITS]
 
 
 def prompt_of(persona_prompt: str, question: str, text: str) -> Prompt:

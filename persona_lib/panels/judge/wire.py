@@ -46,6 +46,7 @@ class Access:
     Attributes:
         base_url: root of the server's API.
         own: whether it is a server of one's own, which may need no key.
+        variable: environment variable of the API key.
         timeout: seconds that the server may stay silent.
         max_retries: how often the SDK sends a request again after 408, 409, 429, 5xx,
             a lost connection or silence.
@@ -53,6 +54,7 @@ class Access:
 
     base_url: str
     own: bool
+    variable: str
     timeout: float
     max_retries: int
 
