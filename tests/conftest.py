@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -22,6 +24,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 HERE = Path(__file__).resolve().parent
 USERS = (HERE / "science", HERE / "report" / "test_the_report.py")
 """Tests that users run."""
+SHARED = "FLATLAND_TESTS_SHARED"
+"""The folder of what several test files read and one of them makes, for all workers."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the shared folder, unless the process that started this one has; it is removed then."""
+    if SHARED not in os.environ:
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="flatland-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(SHARED), ignore_errors=True))
 
 
 @pytest.hookimpl(wrapper=True)

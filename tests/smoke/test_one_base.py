@@ -14,7 +14,7 @@ ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
 
 
 def test_every_kind_of_stage_leaves_the_one_base_as_it_was(tmp_path: Path) -> None:
-    report = finish(start(tmp_path, "--arms", "C2", "--geometry"))
+    report = finish(start(tmp_path, arms=["C2"], geometry=True))
     kinds = {built.split()[0] for built in report["built"]}
     assert {
         "prior", "coupling_text", "coupling", "completions", "baseline", "advice", "geometry",

@@ -31,9 +31,7 @@ def test_two_processes_on_an_empty_store_build_each_stage_once(together: dict[st
 def test_killed_runs_resume_to_the_same_records(together: dict[str, Any], tmp_path: Path) -> None:
     """Killed while sampling, then training, then writing: the fourth process finishes."""
     for die in ("coupling text raw:3", "coupling C1:1", "seal:completions"):
-        process = start(tmp_path, "--die", die)
-        _, error = process.communicate(timeout=600)
-        assert process.returncode == -signal.SIGKILL, (die, error[-2000:])
+        assert start(tmp_path, die=die).end() == -signal.SIGKILL, die
     report = finish(start(tmp_path))
     assert "base micro" not in report["built"]
     assert "coupling_text raw" not in report["built"]
@@ -44,7 +42,7 @@ def test_killed_runs_resume_to_the_same_records(together: dict[str, Any], tmp_pa
 
 
 def test_another_seed_says_other_things(together: dict[str, Any]) -> None:
-    report = finish(start(together["store"], "--seed", "2"))
+    report = finish(start(together["store"], seed=2))
     assert "base micro" not in report["built"]
     assert "coupling_text raw" in report["built"]
     other = together["reports"][0]["said"]
