@@ -25,8 +25,8 @@ from persona_lib.commands.session import Session
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.evidence.load import Stored, load_stored
 from persona_lib.evidence.record_sets import read_manifest
+from persona_lib.report.numbers import check_report
 from persona_lib.store.stage import Stage
-from persona_lib.verdict.judging import judge_all
 from tests.record_sets import record_set
 from tests.smoke.conftest import ROOT, environment, judge, python
 from tests.synthetic import BYSTANDERS, scores
@@ -317,6 +317,7 @@ def test_micro_run_end_to_end_with_two_workers(micro: Path) -> None:
     assert outcome(micro / "first") == outcome(micro / "again")
     assert len(outcome(micro / "first")["summary"]["arms"]) == 4
     assert "profile micro" in outcome(micro / "first")["summary"]["origin"]
+    assert check_report(micro / "first") == []
     for name in ("first", "again"):
         stages = json.loads((micro / name / "verdict.json").read_text())["stages"]
         assert all(stage["stored"] for stage in stages)
@@ -517,9 +518,8 @@ def test_texts_of_one_seed_of_several_are_recorded_and_judged(micro: Path, tmp_p
         "scores": {3, 5}, "advice": {3, 5}, "completions": {5}, "advice_completions": {5},
     }  # fmt: skip
     assert read_manifest(tmp_path / "set").recorded["texts_of_seeds"] == [5]
-    evidence = load_stored(tmp_path / "set", ISSUE262)
-    verdicts, _ = judge_all(ISSUE262, evidence)
-    assert [v.to_json() for v in verdicts] == outcome(micro / "again")["verdicts"]
+    run("-m", SCIENCE, f"--stored={tmp_path / 'set'}", verdict=tmp_path / "report")
+    assert outcome(tmp_path / "report")["verdicts"] == outcome(micro / "again")["verdicts"]
     panels = panels_of_stored(tmp_path / "set")
     codes = [caveat["code"] for caveat in panels["samples"]["caveats"]]
     assert "texts_of_some_seeds" in codes, panels["samples"]["reason"]
