@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from persona_lib.errors import DataError
+from persona_lib.report import document
 from persona_lib.report.blocks import Heading, Para, Section, Table, Verbatim
 from persona_lib.report.document import write_report
+from persona_lib.report.figures import FIGURES
 from persona_lib.report.formats import FORMS, written
 from persona_lib.report.markdown import line, markdown, paragraph
 from persona_lib.report.numbers import check_report
@@ -55,6 +57,13 @@ def test_numbers_are_written_in_their_form(value: float, form: str, text: str) -
     assert written(value, form) == text
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longest, and these tests look at text."""
+    monkeypatch.setattr(document, "draw", lambda _: dict.fromkeys(FIGURES, "No figure is drawn."))
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_what_runs_do_not_show_stands_in_both_documents(tmp_path: Path) -> None:
     """In the lead, in the row of the claim, under it, and among the caveats."""
     body = body_of()
@@ -76,6 +85,7 @@ def test_what_runs_do_not_show_stands_in_both_documents(tmp_path: Path) -> None:
     assert check_report(write(tmp_path / "older", body)) == []
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_tiny_p_survives_both_documents(tmp_path: Path) -> None:
     body = body_of("golden/published")
     body["verdicts"][0]["effect"] |= {"p": 2.3e-308, "p_floor": None}
@@ -260,6 +270,7 @@ def test_cost_and_seeds_of_a_live_run_are_told() -> None:
     assert "| C1 | 137 | 91.0 [83.8, 95.2] | 8.6 [6.7, 10.9] |" in description
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_values_of_a_panel_that_is_not_read_are_left_out(tmp_path: Path) -> None:
     body = live()
     body["panels"]["lengths"] |= {"state": "INVALID", "reason": "a gate does not hold"}
@@ -268,6 +279,7 @@ def test_values_of_a_panel_that_is_not_read_are_left_out(tmp_path: Path) -> None
     assert "Median tokens of finished" not in description
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_panels_that_are_absent_or_new_are_told(tmp_path: Path) -> None:
     body = live()
     body["panels"] = {"novelty <1>": {"title": "new", "state": "readable", "caveats": []}}
