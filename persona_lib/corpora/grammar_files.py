@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from persona_lib.corpora.grammar_language import Entry, Template, read_entries
@@ -96,20 +95,12 @@ class Grammar:
 
 
 def read_grammar(folder: Path) -> Grammar:
-    """Read all data files of `folder`, again only where one of them has changed.
+    """Read all data files of `folder`.
 
     Raises:
         DataError: a file or a field is missing, malformed, empty or repeated, or
             a text uses a slot that is unknown or not allowed in its place.
     """
-    found = {path.name: path.stat() for path in sorted(folder.glob("*.txt"))}
-    return _read(folder, tuple((n, s.st_mtime_ns, s.st_size, s.st_ino) for n, s in found.items()))
-
-
-@lru_cache(maxsize=4)
-def _read(folder: Path, stamps: tuple[tuple[str, int, int, int], ...]) -> Grammar:
-    """Read the files; stamps tell apart what they held at different times."""
-    del stamps
     lexicon = _named(folder / "lexicon.txt", read_entries(folder / "lexicon.txt"), allowed=())
     detail_entries = read_entries(folder / "details.txt")
     details = _named(
