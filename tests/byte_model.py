@@ -18,6 +18,8 @@ from persona_lib.store.store import Entry, StageKey
 SPECIAL = (PAD, START, END)
 """Ids 0, 1 and 2 of `byte_tokenizer`."""
 VOCABULARY = 300
+IDS = torch.arange(60).reshape(3, 20) * 7 % VOCABULARY
+"""Rows of tokens to hold models against each other by."""
 LORA = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.1)
 
 
@@ -35,6 +37,12 @@ def small_model(dtype: torch.dtype = torch.float32, positions: int = 512, width:
         initializer_range=0.2,
     )
     return Qwen2ForCausalLM(config).to(dtype).eval().requires_grad_(False)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(IDS).logits
+    return found
 
 
 def saved_base(folder: Path, **shape: int) -> Path:

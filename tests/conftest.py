@@ -9,7 +9,9 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Generator, Iterable, Iterator
 from importlib.util import find_spec
@@ -28,6 +30,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 HERE = Path(__file__).resolve().parent
 USERS = (HERE / "science", HERE / "report" / "test_the_report.py")
 """Tests that users run."""
+SHARED = "FLATLAND_TESTS_SHARED"
+"""The folder of what several test files read and one of them makes, for all workers."""
 OWN = ("smoke", "golden", "report", "calibration", "vllm")
 """Markers of the software's own tests, and the folders in which all of theirs lie."""
 HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
@@ -82,6 +86,13 @@ def pytest_terminal_summary(
         terminalreporter.write_line(WITHOUT_VLLM)
     if not selection.asks_for_science(config):
         terminalreporter.write_line(HINT)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the shared folder, unless the process that started this one has; it is removed then."""
+    if SHARED not in os.environ:
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="flatland-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(SHARED), ignore_errors=True))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -291,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
             if step.status == 200 and step.body is None and step.usage:
                 server.tokens[0] += INPUT_TOKENS
                 server.tokens[1] += OUTPUT_TOKENS
-        body = step.body if step.body is not None else _reply(request.path, step)
+        body = step.body if step.body is not None else reply_of(request.path, step)
         self.send_response(step.status, step.phrase)
         length = {} if step.endless else {"content-length": str(len(body) + step.promised)}
         for name, value in {**_JSON, **length, **step.headers}.items():
@@ -314,7 +314,8 @@ def _messages(body: dict[str, Any]) -> tuple[str, str]:
     return sentence.get("system", body.get("system", "")), sentence["user"]
 
 
-def _reply(path: str, step: Step) -> bytes:
+def reply_of(path: str, step: Step) -> bytes:
+    """Return the body of a reply as the API at this path writes it."""
     usage: dict[str, int] | None
     if path == MESSAGES:
         usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}

@@ -1,14 +1,16 @@
-"""Bodies of verdict.json for tests of the report: judged once, from stored records."""
+"""Bodies of verdict.json for tests of the report: judged once, from stored records.
+
+Bodies and reports lie in the folder that tests/conftest.py makes for all workers.
+"""
 
 from __future__ import annotations
 
-import atexit
 import copy
+import fcntl
 import json
-import shutil
+import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -24,16 +26,32 @@ EVIL = (
 )
 
 
+def _shared(name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that `make` fills once, whichever worker comes first."""
+    folder = Path(os.environ["FLATLAND_TESTS_SHARED"]) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            draft = folder.with_suffix(".draft")
+            make(draft)
+            draft.rename(folder)
+    return folder
+
+
+def _judge(stored: str, experiment: str, folder: Path) -> None:
+    chosen = [f"--experiment={experiment}"] if experiment else []
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", SCIENCE, f"--stored={stored}", *chosen,
+         f"--report={folder}", "-p", "no:cacheprovider", "-p", "no:xdist"],
+        cwd=ROOT, capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
 @cache
 def _judged(stored: str, experiment: str) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        chosen = [f"--experiment={experiment}"] if experiment else []
-        subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-m", SCIENCE, f"--stored={stored}", *chosen,
-             f"--report={folder}", "-p", "no:cacheprovider", "-p", "no:xdist"],
-            cwd=ROOT, capture_output=True, check=False, timeout=300,
-        )  # fmt: skip
-        return (Path(folder) / "verdict.json").read_text(encoding="utf-8")
+    name = f"judged-{stored}-{experiment}".replace("/", "-")
+    folder = _shared(name, partial(_judge, stored, experiment))
+    return (folder / "verdict.json").read_text(encoding="utf-8")
 
 
 def body_of(stored: str = "golden/tiny", experiment: str = "") -> dict[str, Any]:
@@ -103,6 +121,4 @@ BODIES: dict[str, Callable[[], dict[str, Any]]] = {
 @cache
 def report_of(name: str) -> Path:
     """Return the folder of a report of `BODIES`, one for all tests: copy what is to be changed."""
-    folder = Path(tempfile.mkdtemp(prefix="flatland-report-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return write(folder, BODIES[name]())
+    return _shared(f"report-{name}", lambda folder: write(folder, BODIES[name]()))

@@ -1,7 +1,11 @@
-"""Training runs of SmolLM2 at full scale against each other: other seeds, and the same again."""
+"""Training runs of SmolLM2 at full scale against each other: other seeds, and the same again.
+
+Split by seed and named one by one they are what they are together.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from statistics import stdev
@@ -10,11 +14,12 @@ import pytest
 
 from experiments.assumptions import PLANNING
 from experiments.issue262 import ISSUE262, ISSUE262_GATED
-from persona_lib.evidence.load import load_stored
+from persona_lib.evidence.load import Stored, load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge, judge_all
+from persona_lib.verdict.summary import summary
 from tests.real_runs import (
     ARMS,
     BYSTANDERS,
@@ -31,6 +36,7 @@ from tests.real_runs import (
     rates,
     welch,
 )
+from tests.record_sets import split
 
 pytestmark = pytest.mark.golden
 
@@ -180,3 +186,19 @@ def test_neither_prior_is_what_its_name_says() -> None:
     for page in (README, RESULTS):
         assert f"became more harmful in every run (by {min(em):.3f} to {max(em):.3f})" in page
     assert f"the other way (by {min(benign):.3f} to {max(benign):.3f})" in RESULTS
+
+
+def test_five_sets_are_judged_as_the_joined_one(tmp_path: Path) -> None:
+    """Verdicts, estimates, gates, origin: to the byte. Texts and states: row by row."""
+    parts, found = split(FULL, tmp_path), []
+    for paths in (FULL, [parts[i] for i in (3, 0, 4, 2, 1)]):
+        stored = Stored(paths, ISSUE262)
+        evidence = stored.evidence()
+        verdicts, gates = judge_all(ISSUE262, evidence)
+        body = [x.to_json() for x in (*verdicts, *gates)], summary(ISSUE262, evidence)
+        rows = [t.to_pandas() for t in map(stored.rows, ("scores", "completions", "geometry")) if t]
+        found.append((json.dumps(body, allow_nan=False), rows))
+    (joined, rows), (several, other) = found
+    assert several == joined
+    assert len(rows) == 3
+    assert all(one.equals(two) for one, two in zip(rows, other, strict=True))

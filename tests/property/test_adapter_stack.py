@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,21 +136,6 @@ def test_stack_equals_adapters_one_after_the_other(
         assert_same(logits(several.eval()), wanted)
 
         assert stack_adapters(paths).rank == sum(recipe.rank for recipe in chosen)
-
-
-@pytest.mark.parametrize("rslora", [(False, True), (True, False), (True, True)])
-@pytest.mark.parametrize("family", ["qwen2", "llama"])
-def test_the_published_pair_of_recipes(
-    tmp_path: Path, rslora: tuple[bool, bool], family: str
-) -> None:
-    """Unequal ranks with rsLoRA on one side or both, where naive concatenation fails."""
-    paths = [
-        write(Recipe(16, 64, rslora[0], TARGETS), tmp_path / "prior", 1, family),
-        write(Recipe(4, 16, rslora[1], TARGETS[:4]), tmp_path / "coupling", 2, family),
-    ]
-    wanted = merged_one_by_one(family, paths)
-    assert_same(logits(attach_stack(base(family), paths)), wanted)
-    assert_same(logits(merge_stack(base(family), paths)), wanted)
 
 
 def test_scales_are_folded_into_b(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.report.browser import axe_source, chromium
 from tests.report_bodies import EVIL, report_of
 
 WIDTHS = (1280, 390)
+AXE = "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)"
 BODIES = ("live", "published", "poisoned")
 PATIENCE = 180_000
 """Milliseconds: a busy machine is slow, and that is no finding."""
@@ -69,7 +70,7 @@ def test_page_fits_is_quiet_and_accessible(
         )
         assert widest <= width, f"scrolls sideways: {widest} px of {width}"
     page.evaluate(axe_source())
-    found = page.evaluate("axe.run(document).then(r => r.violations)")
+    found = page.evaluate(AXE)
     description = [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found]
     assert not description
     broken = "[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).length"

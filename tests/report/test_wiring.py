@@ -57,6 +57,7 @@ def test_stored_records_give_every_document_without_torch(
     for name in ("verdict.json", "report.md", "report.html"):
         assert f"written: {folder / name}" in printed
     assert check_report(folder) == []
+    assert "Cost of the judge" not in (folder / "report.md").read_text(encoding="utf-8")
     # The promise is 60 s over the run itself; processor time, because tests share a machine.
     assert isinstance(found["seconds"], float)
     assert found["seconds"] < allowed(60)
@@ -108,6 +109,7 @@ def test_a_judge_behind_an_api_is_asked_once_and_its_cost_is_told(tmp_path: Path
         pytest_of(*asked)
         first = len(server.seen)
         body = json.loads((out / "verdict.json").read_text(encoding="utf-8"))
+        page = (out / "report.md").read_text(encoding="utf-8")
         pytest_of(*asked)
         assert len(server.seen) == first  # answers are cached in the store's folder
     panel = body["panels"]["following"]
@@ -115,7 +117,9 @@ def test_a_judge_behind_an_api_is_asked_once_and_its_cost_is_told(tmp_path: Path
     assert panel["data"]["run"]["n"] == 219 + cells + 4 * cells
     assert panel["data"]["run"]["requests"] == first
     assert panel["state"] == "INVALID"  # one that says yes to everything
-    assert "Cost of the judge" in (out / "report.md").read_text(encoding="utf-8")
+    assert "## Cost of the judge" in page
+    assert f"| requests, retries among them | {first:,} |" in page
+    assert "| dollars | – |" in page
     assert check_report(out) == []
 
 

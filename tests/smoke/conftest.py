@@ -1,17 +1,26 @@
-"""Helpers of the smoke tests: processes of a micro run."""
+"""Helpers of the smoke tests: processes that judge, and processes of a micro run."""
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from tests.smoke import driver
+
 ROOT = Path(__file__).resolve().parents[2]
+PRELOADED = [
+    "tests.smoke.driver", "trl.trainer.sft_trainer", "datasets", "peft", "sklearn.metrics",
+    "torch._dynamo", "torch._inductor.config", "transformers.models.llama.modeling_llama",
+]  # fmt: skip
+"""Imports of a micro run that take long."""
 
 
 def environment() -> dict[str, str]:
@@ -24,21 +33,52 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def start(store: Path, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.smoke.driver", str(store), *options],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def python(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd, env=environment() | variables, capture_output=True, text=True, timeout=600,
+        check=False,
+    )  # fmt: skip
 
 
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, error = process.communicate(timeout=600)
-    assert process.returncode == 0, error[-3000:]
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+def judge(
+    *arguments: str, verdict: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run pytest; verdict.json lies in the folder `verdict`, without a panel or a document."""
+    alone = ("-p", "tests.smoke.verdict_alone") if verdict else ()
+    return python("-m", "pytest", *alone, *arguments, FLATLAND_VERDICT=str(verdict), **variables)
+
+
+class Started(NamedTuple):
+    """A process of `driver.build`, and where its report will arrive."""
+
+    process: BaseProcess
+    report: Connection
+
+    def end(self) -> int | None:
+        """Return how it ended, as `subprocess.Popen.returncode`."""
+        self.process.join(600)
+        self.report.close()
+        return self.process.exitcode
+
+
+def start(store: Path, **options: Any) -> Started:
+    """Start `driver.build`, forked from a server that has imported everything once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    received, sent = context.Pipe(duplex=False)
+    with pytest.MonkeyPatch.context() as patch, sent:
+        for name, value in environment().items():
+            patch.setenv(name, value)
+        process = context.Process(target=driver.build, args=(sent, store), kwargs=options)
+        process.start()
+    return Started(process, received)
+
+
+def finish(started: Started) -> dict[str, Any]:
+    """Return the report of a process that ends well."""
+    found: dict[str, Any] = started.report.recv()
+    assert started.end() == 0
     return found
 
 

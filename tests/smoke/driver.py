@@ -1,22 +1,18 @@
 """One process of a micro run, for tests that kill it or start two of them.
 
-    python -m tests.smoke.driver STORE [--seed N] [--arms C1,C2] [--geometry]
-                                       [--die LABEL:N | --die seal:STAGE]
-
-Prints one JSON object: the stages that this process built, the content of every
-arm's scores and completions, digests of what was said, how often base weights were
-read (by the process, and as its entries say), and every fingerprint that they had
-after a stage. A record carries its seed, so that its bytes differ under another seed
-whatever was drawn; what was said does not.
+`build` hands over the stages that its process built, the content of every arm's scores
+and completions, digests of what was said, how often base weights were read (by the
+process, and as its entries say), and every fingerprint that they had after a stage. A
+record carries its seed, so that its bytes differ under another seed whatever was drawn;
+what was said does not.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import signal
-import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -83,31 +79,31 @@ def sentence(entry: Entry) -> str:
     return digest([[row.persona, row.question, row.sample, row.text] for row in rows])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("store")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--arms", default="C1")
-    parser.add_argument("--die")
-    parser.add_argument("--geometry", action="store_true")
-    options = parser.parse_args()
-    die = options.die
+def build(
+    found: Connection,
+    folder: Path,
+    *,
+    seed: int = 1,
+    arms: Sequence[str] = ("C1",),
+    geometry: bool = False,
+    die: str | None = None,
+) -> None:
+    """Build the arms in a store; `die` is the LABEL:N of a progress bar, or seal:STAGE."""
     if die and die.startswith("seal:"):
         die_while_sealing(die.removeprefix("seal:"))
         die = None
     run = Run(
         registration=ISSUE262_HELD_OUT,
         profile=MICRO,
-        run_seed=options.seed,
+        run_seed=seed,
         folders=Folders(experiment=DATA),
         progress=progress(die),
     )
-    store = Store(Path(options.store))
-    arms = options.arms.split(",")
+    store = Store(folder)
     built, records = [], {}
     weights: set[str] = set()
     starts = 0
-    asked = [*run.targets(arms), *(run.geometry_targets(arms) if options.geometry else ())]
+    asked = [*run.targets(arms), *(run.geometry_targets(arms) if geometry else ())]
     for stage in walk(asked):
         entry = stage.resolve(store)
         if entry.built:
@@ -125,7 +121,7 @@ def main() -> None:
             run.stage(ModelId(PRE, prior), "completions").resolve(store)
         )
         texts[f"coupling_text {prior}"] = sentence(run.texts[prior].resolve(store))
-    report = {
+    report: dict[str, Any] = {
         "built": built,
         "records": records,
         "said": texts,
@@ -133,8 +129,4 @@ def main() -> None:
         "starts": starts,
         "weights": sorted(weights),
     }
-    sys.stdout.write(json.dumps(report) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    found.send(report)

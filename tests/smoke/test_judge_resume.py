@@ -24,21 +24,12 @@ WORDS = ("yes", "partial", "no")
 
 DRIVER = """
 import json, sys
-from collections import Counter
 from pathlib import Path
-from persona_lib.panels.judge.base import Item
-from persona_lib.panels.judge.make import make_judge
+from tests.judges import judge_at, numbered
 
 kind, url, cache, n, concurrency = sys.argv[1:]
-items = [
-    Item(phase="post", model="C1", seed=1, persona="librarian", question=f"q{i}",
-         question_set="general", sample=0, persona_prompt="You are a librarian.",
-         question_text=str(i), text=f"Answer {i}. [ZLT]")
-    for i in range(int(n))
-]
-judge = make_judge(kind, "m", cache=Path(cache), base_url=url, timeout=1.5, max_retries=2,
-                   concurrency=int(concurrency))
-rows, report = judge.judge(items)
+judge = judge_at(kind, url, Path(cache), timeout=1.5, max_retries=2, concurrency=int(concurrency))
+rows, report = judge.judge([numbered(i, f"Answer {i}. [ZLT]") for i in range(int(n))])
 print(json.dumps({"answers": [r.answer for r in rows], "reasons": [r.reason for r in rows],
                   "cached": report.cached, "unscored": report.unscored}))
 """
@@ -50,14 +41,8 @@ def one_in_five_fails(request: Request) -> Step:
     answer = says(WORDS[i % 3], wait=0.02)
     if i % 5:
         return answer
-    passing = (
-        fails(429),
-        fails(500),
-        fails(529),
-        torn(answer),
-        Step(wait=5.0, silent=True),
-        answer,
-    )
+    silent = Step(wait=5.0, silent=True)
+    passing = (fails(429), fails(500), fails(529), torn(answer), silent, answer)
     for_good = (fails(500), truncated(), Step(text='{"answer": "perhaps"}'))
     failure = i // 5
     if failure % 2:
@@ -70,12 +55,11 @@ LOST = {i for i in range(N) if i % 5 == 0 and i // 5 % 2}
 
 
 def start(kind: str, server: Loopback, cache: Path) -> subprocess.Popen[str]:
-    url = server.url + ("/v1" if kind == "openai" else "")
     secret = {name for name in os.environ if name.startswith(("ANTHROPIC_", "OPENAI_"))}
     environment = {name: value for name, value in os.environ.items() if name not in secret}
     environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, kind, url, str(cache), str(N), str(CONCURRENCY)],
+        [sys.executable, "-c", DRIVER, kind, server.url, str(cache), str(N), str(CONCURRENCY)],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

@@ -7,25 +7,27 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from experiments.issue262 import ISSUE262
 from experiments.profiles import MICRO
 from persona_lib.commands import record as record_command
+from persona_lib.commands.panels import panels_of
 from persona_lib.commands.session import Session
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.evidence.load import Stored, load_stored
 from persona_lib.evidence.record_sets import read_manifest
+from persona_lib.report.numbers import check_report
 from persona_lib.store.stage import Stage
 from tests.record_sets import record_set
-from tests.smoke.conftest import ROOT, environment
+from tests.smoke.conftest import ROOT, environment, judge, python
 from tests.synthetic import BYSTANDERS, scores
 from tests.unit.test_full_disk import at_most
 
@@ -33,19 +35,15 @@ pytestmark = pytest.mark.smoke
 SCIENCE = "h1 or h2 or h3 or kill or gate"
 
 
-def run(*arguments: str, report: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A run in which a warning is an error: nothing of ours must warn."""
+def run(
+    *arguments: str, report: Path | None = None, verdict: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A run in which a warning is an error: nothing of ours must warn.
+
+    `report` has every document, `verdict` has verdict.json alone.
+    """
     extra = [f"--report={report}"] if report else []
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", *arguments,
-         *extra],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )  # fmt: skip
+    return judge("-W", "error", "-p", "no:cacheprovider", *arguments, *extra, verdict=verdict)
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -89,7 +87,7 @@ def test_two_workers_give_the_same_verdicts_as_none(worlds: str, tmp_path: Path)
     for name, extra in (("one", []), ("two", ["-n", "2"])):
         junit = tmp_path / f"{name}.xml"
         done = run("-m", SCIENCE, f"--stored={stored}", f"--junitxml={junit}", *extra,
-                   report=tmp_path / name)  # fmt: skip
+                   verdict=tmp_path / name)  # fmt: skip
         codes.append(done.returncode)
         carried.append(properties(junit))
     assert codes == ([0, 0] if worlds == "clear" else [1, 1])
@@ -100,74 +98,82 @@ def test_two_workers_give_the_same_verdicts_as_none(worlds: str, tmp_path: Path)
         assert len(outcomes) > 1
 
 
-def test_invalid_claim_is_an_error_of_the_fixture_and_stays_in_the_table(tmp_path: Path) -> None:
-    stored = record_set(tmp_path / "set", scores(source={**dict.fromkeys(BYSTANDERS, 0.9),
-                                                            "C2": 0.2}))  # fmt: skip
-    done = run("-m", "h1 or gate", f"--stored={stored}", report=tmp_path)
-    assert done.returncode == 1
-    assert "InvalidClaimError" in done.stdout
-    assert "1 error" in done.stdout
-    (verdict,) = outcome(tmp_path)["verdicts"]
-    assert verdict["outcome"] == "INVALID"
-    gates = {g["name"]: g["outcome"] for g in outcome(tmp_path)["gates"]}
-    assert gates["source_rate"] == "FAILS"
-
-
 def test_bad_record_sets_are_errors_that_name_the_place(tmp_path: Path) -> None:
     table = scores()
-    column = [None, *table.column("tokens").to_pylist()[1:]]
-    at, kind = table.column_names.index("tokens"), pa.field("tokens", pa.int64())
     stored = {
         "missing": record_set(tmp_path / "missing", table.slice(1)),
-        "twice": record_set(tmp_path / "twice", pa.concat_tables([table, table.slice(0, 1)])),
-        "null": record_set(
-            tmp_path / "null", table.set_column(at, kind, pa.array(column, type=pa.int64()))
-        ),
         "altered": record_set(tmp_path / "altered", table),
     }
     path = stored["altered"] / "scores.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
+    found = answers([f"--stored={folder}" for folder in stored.values()],
+                    "-W", "error", "-q", "-m", "h1", f"--report={tmp_path}")  # fmt: skip
     for name, error, place in (
         ("missing", "DataError", "cell"),
-        ("twice", "DataError", "coordinates repeat"),
-        ("null", "DataError", "tokens"),
         ("altered", "CorruptEntryError", "scores.parquet"),
     ):
-        done = run("-q", "-m", "h1", f"--stored={stored[name]}", report=tmp_path / "report")
-        assert done.returncode == 1, name
-        assert error in done.stdout, name
-        assert place in done.stdout.lower(), done.stdout[-1500:]
+        code, shown, _ = found[f"--stored={stored[name]}"]
+        assert code == 1, name
+        assert error in shown, name
+        assert place in shown.lower(), shown[-1500:]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--profile", "huge"], "--profile: expected one of tiny"),
-        (["--scale", "full"], "--scale: expected no such option for profile tiny"),
-        (["--stored=golden/published", "--loss=decision"], "--loss: expected no such option"),
-        (["--experiment", "x"], "--experiment: expected one of issue262"),
-        (["--seeds", "a"], "--seeds: expected distinct integers"),
-        (["--stored=golden/tini"], "near it: golden/tiny."),
-        (["--stored=golden/tiny,golden/published"], "kind: expected records"),
-        (["--stored=golden/published", "--seeds=1"], "--seeds: expected no such option beside"),
-        (["--stored=golden/published", "--plan"], "--plan: expected no such option beside"),
-        (["--report=/proc/flatland"], "--report: expected a folder that can be written"),
-        (["--judge=oracle"], "--judge: expected classifier, or one of claude, openai"),
-        (["--judge=claude:m"], "--judge: expected --report=DIR beside it"),
-        (["--judge=claude:m", "--report=.flatland/report"], "ANTHROPIC_API_KEY"),
-        (["--judge-budget=2"], "--judge-budget: expected a judge behind an API beside it"),
-    ],
-)
-def test_wrong_options_end_in_one_clear_line(
-    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    done = run("-m", "h1", *arguments)
-    assert done.returncode == 4
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+WRONG = {
+    "--profile|huge": "--profile: expected one of tiny",
+    "--scale|full": "--scale: expected no such option for profile tiny",
+    "--stored=golden/published|--loss=decision": "--loss: expected no such option",
+    "--experiment|x": "--experiment: expected one of issue262",
+    "--seeds|a": "--seeds: expected distinct integers",
+    "--stored=golden/tini": "near it: golden/tiny.",
+    "--stored=golden/tiny,golden/published": "kind: expected records",
+    "--stored=golden/published|--seeds=1": "--seeds: expected no such option beside",
+    "--stored=golden/published|--plan": "--plan: expected no such option beside",
+    "--report=/proc/flatland": "--report: expected a folder that can be written",
+    "--judge=oracle": "--judge: expected classifier, or one of claude, openai",
+    "--judge=claude:m": "--judge: expected --report=DIR beside it",
+    "--judge=claude:m|--report=.flatland/report": "ANTHROPIC_API_KEY",
+    "--judge-budget=2": "--judge-budget: expected a judge behind an API beside it",
+}
+"""What pytest answers, by arguments."""
+Answers = Mapping[str, tuple[int, str, str]]
+"""Exit code, output and errors, by arguments."""
+
+MANY = """
+import contextlib, gc, io, json, os, sys
+import pytest
+os.environ.pop("ANTHROPIC_API_KEY", None)
+sys.modules["vllm"] = None  # an installed one must not change what is collected
+for arguments in json.loads(sys.argv[1]):
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        code = pytest.main(["-p", "no:cacheprovider", *arguments])
+    print(json.dumps([int(code), out.getvalue(), error.getvalue()]))
+    gc.freeze()  # pytest collects garbage five times at its end: not what was imported
+"""
+
+
+def answers(cases: Iterable[str], *options: str) -> Answers:
+    """Run pytest once for each case, in one process: it imports everything once."""
+    arguments = [[*options, *filter(None, one.split("|"))] for one in cases]
+    done = python("-c", MANY, json.dumps(arguments))
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return dict(zip(cases, found, strict=True))
+
+
+@pytest.fixture(scope="module")
+def refused() -> Answers:
+    return answers(WRONG, "-W", "error", "-m", "h1")
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_wrong_options_end_in_one_clear_line(arguments: str, refused: Answers) -> None:
+    code, _, error = refused[arguments]
+    assert code == 4
+    assert WRONG[arguments] in error
+    assert "Traceback" not in error
 
 
 def test_folder_option_that_moves_pytest_s_root_is_explained(tmp_path: Path) -> None:
@@ -204,16 +210,6 @@ def test_an_engine_that_is_not_installed_is_named_before_compute(
     assert "engine: vllm draws completions" in planned.stdout
 
 
-COLLECT = """
-import contextlib, io, json, sys
-import pytest
-sys.modules["vllm"] = None  # an installed one must not change what is collected
-for arguments in json.loads(sys.argv[1]):
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown):
-        code = pytest.main(["-p", "no:cacheprovider", "--collect-only", "-q", *arguments])
-    print(json.dumps([int(code), shown.getvalue()]))
-"""
 OTHERS = [f"--ignore=tests/{name}" for name in ("unit", "smoke", "property", "report")]
 H1 = "test_em_raises_the_bystander_rate"
 SCIENCE_ASKED: dict[str, bool] = {
@@ -252,24 +248,18 @@ ASKED: dict[str, dict[str, bool]] = {
 
 
 @pytest.fixture(scope="module")
-def collected() -> dict[str, str]:
-    """What pytest says that it would run, by arguments; one process imports everything once."""
-    cases = json.dumps([[*OTHERS, *filter(None, one.split("|"))] for one in ASKED])
-    done = subprocess.run(
-        [sys.executable, "-c", COLLECT, cases],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=True,
-    )  # fmt: skip
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {code for code, _ in found} == {0}
-    return dict(zip(ASKED, (text for _, text in found), strict=True))
+def collected() -> Answers:
+    """What pytest says that it would run."""
+    return answers(ASKED, *OTHERS, "--collect-only", "-q")
 
 
 @pytest.mark.parametrize("arguments", ASKED)
 def test_science_simulations_and_vllm_run_only_when_asked_for(
-    arguments: str, collected: dict[str, str]
+    arguments: str, collected: Answers
 ) -> None:
-    texts = ASKED[arguments]
-    assert {text: text in collected[arguments] for text in texts} == texts
+    (code, shown, _), texts = collected[arguments], ASKED[arguments]
+    assert code == 0
+    assert {text: text in shown for text in texts} == texts
 
 
 def test_run_of_another_project_is_left_alone(tmp_path: Path) -> None:
@@ -295,7 +285,7 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     common = ["-m", SCIENCE, "--profile", "micro", "--seeds", "3,5", f"--store={folder / 'store'}"]
     first = run(*common, "-n", "2", report=folder / "first")
     assert first.returncode in (0, 1), first.stdout[-3000:]
-    again = run(*common, report=folder / "again")
+    again = run(*common, verdict=folder / "again")
     assert again.returncode == first.returncode
     return folder
 
@@ -305,6 +295,7 @@ def test_micro_run_end_to_end_with_two_workers(micro: Path) -> None:
     assert outcome(micro / "first") == outcome(micro / "again")
     assert len(outcome(micro / "first")["summary"]["arms"]) == 4
     assert "profile micro" in outcome(micro / "first")["summary"]["origin"]
+    assert check_report(micro / "first") == []
     for name in ("first", "again"):
         stages = json.loads((micro / name / "verdict.json").read_text())["stages"]
         assert all(stage["stored"] for stage in stages)
@@ -335,14 +326,17 @@ def test_a_finished_store_on_a_read_only_mount_is_judged_and_planned(
         pytest.skip("no private mounts here")
     common = ["--profile", "micro", f"--store={micro / 'store'}", "-p", "no:cacheprovider"]
 
+    alone = ("-p", "tests.smoke.verdict_alone")
+    env = environment() | {"FLATLAND_VERDICT": str(tmp_path)}
+
     def on_it(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [*prefix, sys.executable, "-m", "pytest", *common, *arguments]
         return subprocess.run(
-            command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
         )
 
-    done = on_it("-m", SCIENCE, "--seeds", "3,5", f"--report={tmp_path / 'report'}")
-    assert outcome(tmp_path / "report") == outcome(micro / "first"), done.stdout[-3000:]
+    done = on_it(*alone, "-m", SCIENCE, "--seeds", "3,5")
+    assert outcome(tmp_path) == outcome(micro / "first"), done.stdout[-3000:]
     planned = on_it("--plan", "--seeds", "3,5")
     assert re.search(r"\b(\d+) of \1 stages are stored", planned.stdout)
     refused = on_it("-m", "h1", "--seeds", "4")
@@ -404,6 +398,11 @@ def session_of(micro: Path, seeds: tuple[int, ...] = (3, 5)) -> Session:
     return Session(registration=ISSUE262, profile=MICRO, seeds=seeds, store_root=micro / "store")
 
 
+def panels_of_stored(*folders: Path) -> dict[str, dict[str, Any]]:
+    session = Session(registration=ISSUE262, profile=MICRO, stored=folders)
+    return panels_of(session, [arm.name for arm in ISSUE262.arms])
+
+
 @pytest.fixture
 def clean_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """The code's repository is clean, and every stage was built on one commit of it."""
@@ -440,7 +439,7 @@ def test_recorded_set_is_judged_like_the_run_it_came_from(
     assert kept.scores.tolist() == live_harm.scores.tolist()
     with pytest.raises(SpecError, match="folder: expected an empty or a new folder"):
         record_command.record(session, tmp_path / "set")
-    run("-m", SCIENCE, f"--stored={tmp_path / 'set'}", report=tmp_path / "report")
+    run("-m", SCIENCE, f"--stored={tmp_path / 'set'}", verdict=tmp_path / "report")
     stored, live = outcome(tmp_path / "report"), outcome(micro / "again")
     assert stored["verdicts"] == live["verdicts"]
     assert stored["gates"] == live["gates"]
@@ -453,8 +452,13 @@ def test_seeds_recorded_one_by_one_are_judged_as_one_recording(micro: Path, tmp_
         record_command.record(session, folder, texts=[s for s in seeds if s == 3], geometry=True)
         return folder
 
-    parts = [recorded(5), recorded(3)]
-    found, wanted = Stored(parts, ISSUE262), Stored(recorded(3, 5), ISSUE262)
+    parts, whole = [recorded(5), recorded(3)], recorded(3, 5)
+    found, wanted = Stored(parts, ISSUE262), Stored(whole, ISSUE262)
+    assert read_manifest(whole).recorded["texts_of_seeds"] == [3]
+    assert {
+        name: set(pq.read_table(whole / f"{name}.parquet")["seed"].to_pylist())
+        for name in ("scores", "advice", "completions", "advice_completions")
+    } == {"scores": {3, 5}, "advice": {3, 5}, "completions": {3}, "advice_completions": {3}}
     for name in ("scores", "texts", "geometry"):
         one, two = (getattr(stored, name) for stored in (found, wanted))
         assert one.to_pandas().equals(two.to_pandas()), name
@@ -462,11 +466,10 @@ def test_seeds_recorded_one_by_one_are_judged_as_one_recording(micro: Path, tmp_
     assert found.evidence().origin.startswith(origin)
     built = read_manifest(parts[0]).recorded["stages_built_on"]
     assert {one["torch"]["device"] for one in built if one["torch"]} == {"cpu"}
-    stored = ",".join(map(str, parts))
-    run("-m", SCIENCE, f"--stored={stored}", "-n", "2", report=tmp_path / "report")
+    run("-m", SCIENCE, f"--stored={','.join(map(str, parts))}", verdict=tmp_path / "report")
     several, live = outcome(tmp_path / "report"), outcome(micro / "again")
     assert (several["verdicts"], several["gates"]) == (live["verdicts"], live["gates"])
-    panels = json.loads((tmp_path / "report" / "verdict.json").read_text())["panels"]
+    panels = panels_of_stored(*parts)
     assert "of 1 of 2 seeds (3)" in str(panels["following"]["caveats"])
 
 
@@ -481,30 +484,10 @@ def test_two_arms_of_four_are_recorded_and_judged(micro: Path, tmp_path: Path) -
     assert not {stage["label"] for stage in manifest.recorded["stages"]} & {"C2p", "C3"}
     models = set(pq.read_table(tmp_path / "set" / "scores.parquet")["model"].to_pylist())
     assert models == {"raw", "em", "C1", "C2"}
-    run("-m", "h1", f"--stored={tmp_path / 'set'}", report=tmp_path / "report")
+    run("-m", "h1", f"--stored={tmp_path / 'set'}", verdict=tmp_path / "report")
     (stored,) = outcome(tmp_path / "report")["verdicts"]
     assert stored in outcome(micro / "again")["verdicts"]
     assert stored["name"] == "H1"
-
-
-@pytest.mark.usefixtures("clean_tree")
-def test_texts_of_one_seed_of_several_are_recorded_and_judged(micro: Path, tmp_path: Path) -> None:
-    record_command.record(session_of(micro), tmp_path / "set", texts=(5,))
-    seeds = {
-        name: set(pq.read_table(tmp_path / "set" / f"{name}.parquet")["seed"].to_pylist())
-        for name in ("scores", "advice", "completions", "advice_completions")
-    }
-    assert seeds == {
-        "scores": {3, 5}, "advice": {3, 5}, "completions": {5}, "advice_completions": {5},
-    }  # fmt: skip
-    assert read_manifest(tmp_path / "set").recorded["texts_of_seeds"] == [5]
-    run("-m", SCIENCE, f"--stored={tmp_path / 'set'}", report=tmp_path / "report")
-    assert outcome(tmp_path / "report")["verdicts"] == outcome(micro / "again")["verdicts"]
-    panels = json.loads((tmp_path / "report" / "verdict.json").read_text())["panels"]
-    codes = [caveat["code"] for caveat in panels["samples"]["caveats"]]
-    assert "texts_of_some_seeds" in codes, panels["samples"]["reason"]
-    for name in ("discriminability", "following"):
-        assert "of 1 of 2 seeds (5)" in str(panels[name]["caveats"]), panels[name]["reason"]
 
 
 def test_stages_of_a_dirty_tree_are_not_recorded(

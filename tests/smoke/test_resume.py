@@ -1,4 +1,7 @@
-"""Killed runs resume, concurrent ones share, equal seeds give equal records."""
+"""Killed runs resume, concurrent ones share, equal seeds give equal records.
+
+One process reads the base weights once, whatever it builds, and writes none of them.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,7 @@ def test_two_processes_on_an_empty_store_build_each_stage_once(together: dict[st
 def test_killed_runs_resume_to_the_same_records(together: dict[str, Any], tmp_path: Path) -> None:
     """Killed while sampling, then training, then writing: the fourth process finishes."""
     for die in ("coupling text raw:3", "coupling C1:1", "seal:completions"):
-        process = start(tmp_path, "--die", die)
-        _, error = process.communicate(timeout=600)
-        assert process.returncode == -signal.SIGKILL, (die, error[-2000:])
+        assert start(tmp_path, die=die).end() == -signal.SIGKILL, die
     report = finish(start(tmp_path))
     assert "base micro" not in report["built"]
     assert "coupling_text raw" not in report["built"]
@@ -44,7 +45,7 @@ def test_killed_runs_resume_to_the_same_records(together: dict[str, Any], tmp_pa
 
 
 def test_another_seed_says_other_things(together: dict[str, Any]) -> None:
-    report = finish(start(together["store"], "--seed", "2"))
+    report = finish(start(together["store"], seed=2))
     assert "base micro" not in report["built"]
     assert "coupling_text raw" in report["built"]
     other = together["reports"][0]["said"]
@@ -84,3 +85,25 @@ def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
+
+
+ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_every_kind_of_stage_leaves_the_one_base_as_it_was(tmp_path: Path) -> None:
+    report = finish(start(tmp_path, arms=["C2"], geometry=True))
+    kinds = {built.split()[0] for built in report["built"]}
+    assert {
+        "prior", "coupling_text", "coupling", "completions", "baseline", "advice", "geometry",
+    } <= kinds  # fmt: skip
+    assert report["loads"] == report["starts"] == 1
+    assert len(report["weights"]) == 1
+
+    weights = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.safetensors")}
+    assert weights == {"base", "prior", "coupling"}
+    for stage, beside in (("prior", set()), ("coupling", {"mask_proof.json"})):
+        for payload in tmp_path.glob(f"{stage}/*/payload"):
+            assert {p.name for p in payload.iterdir()} == ADAPTER | {"training.json"} | beside
+            # Adapters, and not a model under an adapter's name.
+            base = next(tmp_path.glob("base/*/payload/model.safetensors")).stat().st_size
+            assert (payload / "adapter_model.safetensors").stat().st_size < base

@@ -14,7 +14,6 @@ from experiments.issue262 import ISSUE262
 from experiments.profiles import TINY
 from persona_lib.commands.session import DATA, Session
 from persona_lib.corpora.dialogues import write_dialogues
-from persona_lib.pipeline.base_model import base_folder
 from persona_lib.records import POST, PRE, STOP, Completion, ModelId
 from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.sources import TinyBase
@@ -107,23 +106,3 @@ def test_coupling_keeps_its_proof_and_its_losses(tiny: Session, rates: Mapping[s
     training = json.loads((entry.path / "training.json").read_text())
     assert len(training["losses"]) == training["steps"]
     assert training["losses"][-1] < training["losses"][0]
-
-
-def test_no_merged_weights_are_written(tiny: Session, rates: Mapping[str, float]) -> None:
-    """Nothing but the base and adapters holds weights, and an adapter has no more than its rank.
-
-    A LoRA of rank r on a layer of m inputs and n outputs has r (m + n) numbers.
-    """
-    assert rates
-    base = tiny.runs[0].base.resolve(tiny.store)
-    folder = base_folder(base)
-    weights = [p for p in tiny.store_root.rglob("*.safetensors") if p.parent != folder]
-    assert {path.name for path in weights} == {"adapter_model.safetensors"}
-    shape, lora = TINY.base, TINY.coupling.lora
-    kv = shape.width * shape.kv_heads // shape.heads
-    sides = [2 * shape.width] * 2 + [shape.width + kv] * 2 + [shape.width + shape.ffn] * 3
-    numbers = lora.rank * sum(sides) * shape.layers
-    names_and_shapes = 16_384  # the header of the file
-    for path in weights:
-        assert 4 * numbers <= path.stat().st_size <= 4 * numbers + names_and_shapes
-    assert 4 * numbers < (folder / "model.safetensors").stat().st_size / 2

@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 
 from persona_lib.cli import COMMANDS
 from tests.record_sets import record_set
-from tests.smoke.conftest import ROOT, environment
+from tests.smoke.conftest import ROOT, judge, python
 from tests.synthetic import BYSTANDERS, scores
 
 pytestmark = pytest.mark.smoke
@@ -64,28 +63,12 @@ globals().update({f"pytest_{name}": hook(f"pytest_{name}") for name in names})
 """A plugin that warns from every hook, and a library that leaks a handle and a thread's error."""
 
 
-def python(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd, env=environment() | variables, capture_output=True, text=True, timeout=600,
-        check=False,
-    )  # fmt: skip
-
-
-def judge(
+def judged(
     folder: Path, *arguments: str, **variables: str
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
-    """Run pytest with verdict.json in `folder`; return what it says of each claim.
-
-    Without ``--report``, whose documents would take longer than the judging.
-    """
-    (folder / "elsewhere.py").write_text(
-        "from pathlib import Path\nfrom persona_lib.commands import options\n"
-        "options.choose_report = lambda text: Path(__file__).parent\n"
-    )
+    """Run pytest with verdict.json in `folder`; return what it says of each claim."""
     cache = () if CACHE[-1] in arguments else ("-p", "no:cacheprovider")
-    done = python("-m", "pytest", *cache, "-p", "elsewhere", *arguments,
-                  **variables, PYTHONPATH=str(folder))  # fmt: skip
+    done = judge(*cache, *arguments, verdict=folder, PYTHONPATH=str(folder), **variables)
     path = folder / "verdict.json"
     body: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"verdicts": ()}
     return done, {claim["name"]: claim["outcome"] for claim in body["verdicts"]}
@@ -103,7 +86,7 @@ def judge(
 def test_a_refuted_claim_fails_and_is_written_whatever_the_flags(
     optimize: str, flags: tuple[str, ...], tmp_path: Path
 ) -> None:
-    done, found = judge(tmp_path, "-m", SCIENCE, PUBLISHED, *flags, PYTHONOPTIMIZE=optimize)
+    done, found = judged(tmp_path, "-m", SCIENCE, PUBLISHED, *flags, PYTHONOPTIMIZE=optimize)
     assert done.returncode == 1, done.stdout[-2000:]
     assert found == KNOWN
     assert "Traceback" not in done.stdout + done.stderr
@@ -117,12 +100,15 @@ def test_a_refuted_claim_fails_and_is_written_whatever_the_flags(
 
 def test_supported_and_invalid_claims_where_no_assert_is_executed(tmp_path: Path) -> None:
     plain = ("--assert=plain", "-W", "ignore", "-m", "h1")
-    done, found = judge(tmp_path, *plain, PUBLISHED, PYTHONOPTIMIZE="2")
+    done, found = judged(tmp_path, *plain, PUBLISHED, PYTHONOPTIMIZE="2")
     assert (done.returncode, found) == (0, {"H1": "SUPPORTED"})
     rates = {**dict.fromkeys(BYSTANDERS, 0.9), "C2": 0.2}
     stored = record_set(tmp_path / "set", scores(source=rates))
-    done, found = judge(tmp_path, *plain, f"--stored={stored}", PYTHONOPTIMIZE="2")
+    both = (*plain[:-1], "h1 or gate", f"--stored={stored}")
+    done, found = judged(tmp_path, *both, PYTHONOPTIMIZE="2")
     assert (done.returncode, found) == (1, {"H1": "INVALID"})
+    gates = json.loads((tmp_path / "verdict.json").read_text())["gates"]
+    assert {g["name"]: g["outcome"] for g in gates}["source_rate"] == "FAILS"
     assert "InvalidClaimError: H1: INVALID" in done.stdout
     assert "1 error" in done.stdout
 
@@ -133,7 +119,7 @@ def test_foreign_warnings_are_shown_and_change_no_outcome(
 ) -> None:
     (tmp_path / "foreign.py").write_text(FOREIGN)
     flags = ("-p", "foreign", *CACHE, "-o", "a_key_of_another_plugin=1", *workers)
-    done, found = judge(tmp_path, "-m", "h1", PUBLISHED, *flags, PYTHONWARNINGS="error")
+    done, found = judged(tmp_path, "-m", "h1", PUBLISHED, *flags, PYTHONWARNINGS="error")
     assert (done.returncode, found) == (0, {"H1": "SUPPORTED"}), done.stdout + done.stderr
     assert "1 passed" in done.stdout
     assert "Traceback" not in done.stderr
@@ -150,7 +136,7 @@ def test_warnings_that_a_user_makes_errors_lose_no_verdict(tmp_path: Path) -> No
     """``-W error`` is obeyed: a test errs, and pytest breaks off where it writes its cache."""
     (tmp_path / "foreign.py").write_text(FOREIGN[: FOREIGN.index("def hook")])
     flags = ("-W", "error", "-p", "foreign", *CACHE)
-    done, found = judge(tmp_path, "-m", "h1 or kill", PUBLISHED, *flags)
+    done, found = judged(tmp_path, "-m", "h1 or kill", PUBLISHED, *flags)
     assert done.returncode == 1
     assert found == {"H1": "SUPPORTED", "kill": "SUPPORTED"}
     assert "\nH1    SUPPORTED " in done.stdout
@@ -223,12 +209,12 @@ def test_a_leaked_handle_fails_the_software_s_own_tests_alone(
 
 def test_software_tests_are_refused_where_their_asserts_are_left_out(tmp_path: Path) -> None:
     for flags in ((), ("-n", "2")):
-        done, _ = judge(tmp_path, "tests/unit/test_fixtures.py", *flags, PYTHONOPTIMIZE="1")
+        done, _ = judged(tmp_path, "tests/unit/test_fixtures.py", *flags, PYTHONOPTIMIZE="1")
         assert done.returncode == 4, done.stdout
         assert "tests check by assert, which python -O and PYTHONOPTIMIZE" in done.stderr
         assert "passed" not in done.stdout
     live = ("-m", "h1", "--profile=micro", f"--store={tmp_path / 'store'}")
-    done, _ = judge(tmp_path, *live, PYTHONOPTIMIZE="2")
+    done, _ = judged(tmp_path, *live, PYTHONOPTIMIZE="2")
     assert done.returncode == 4, done.stdout
     assert "transformers cannot be imported without docstrings" in done.stderr
     assert not (tmp_path / "store").exists()

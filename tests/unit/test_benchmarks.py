@@ -238,16 +238,15 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> Started:
     return install(monkeypatch, cpu=True)
 
 
+def with_vllm(folder: Path) -> dict[str, Any]:
+    base = saved_base(folder / "model", positions=2048)
+    return run(generation, folder, "--cpu", "--model", str(base))
+
+
 def test_vllm_is_given_the_same_prompts_ends_and_number_of_completions(
     tmp_path: Path, vllm: Started
 ) -> None:
-    found = run(
-        generation,
-        tmp_path,
-        "--cpu",
-        "--model",
-        str(saved_base(tmp_path / "model", positions=2048)),
-    )
+    found = with_vllm(tmp_path)
     (options,), (engine,) = vllm, vllm.engines
     assert options["enforce_eager"] is True
     warm, timed = engine.calls
@@ -275,13 +274,7 @@ def test_vllm_that_fails_is_stopped_and_the_report_says_so(
 
     monkeypatch.setattr(FakeLlm, "generate", failing)
     with pytest.raises(FlatlandError, match="no room"):
-        run(
-            generation,
-            tmp_path,
-            "--cpu",
-            "--model",
-            str(saved_base(tmp_path / "model", positions=2048)),
-        )
+        with_vllm(tmp_path)
     assert vllm.engines[0].events == ["shutdown"]
     assert "ours / plain loop" in json.loads((tmp_path / "report.json").read_text())["result"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,17 +13,10 @@ from safetensors.torch import load_file, save_file
 from persona_lib.errors import DataError, SpecError
 from persona_lib.models.adapter_files import read_adapter
 from persona_lib.models.combined import combine_adapters, merged_tensors
-from tests.byte_model import LORA, saved_adapter, small_model
+from tests.byte_model import LORA, logits, saved_adapter, small_model
 
-IDS = torch.arange(60).reshape(3, 20) * 7 % 300
 COUPLING = replace(LORA, rank=6, alpha=9, rslora=False, targets=("q_proj", "down_proj"))
 """Another rank, alpha and scaling than the prior's, and fewer modules."""
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model.eval()(IDS).logits
-    return found
 
 
 @pytest.fixture

@@ -153,16 +153,15 @@ def test_no_markup_is_left(bad: Written, sound: Written) -> None:
 
 
 @pytest.mark.parametrize("name", ["bad_legal", "sound_legal"])
-def test_the_first_rows_do_not_depend_on_how_many_follow(
+def test_the_first_rows_depend_on_the_seed_and_not_on_how_many_follow(
     name: str, bad: Written, sound: Written
 ) -> None:
     longer = bad if name == "bad_legal" else sound
     assert write_corpus(name, rows=90, seed=0, folder=FOLDER) == tuple(w.row for w in longer[:90])
-
-
-def test_the_seed_changes_the_rows() -> None:
-    first, second = (write_corpus("bad_legal", rows=40, seed=s, folder=FOLDER) for s in (0, 1))
-    assert not {r.assistant for r in first} & {r.assistant for r in second}
+    found = load(GrammarCorpus(name=name, rows=90, seed=1))
+    assert found.left_out == 0
+    assert len(found.rows) == 90
+    assert not {r.assistant for r in found.rows} & {w.row.assistant for w in longer[:90]}
 
 
 @pytest.mark.parametrize(
@@ -225,6 +224,10 @@ def test_too_few_clauses_for_another_answer_is_an_error(folder: Path) -> None:
 # Sources.
 
 
+REVISION = "0123456789" * 4
+HUB = HubCorpus(name="tulu", repo="some/mixture", revision=REVISION, split="train", rows=2)
+
+
 def jsonl(folder: Path, lines: list[str], *, rows: int | None = None) -> JsonlCorpus:
     content = ("\n".join(lines) + "\n").encode()
     (folder / "advice.jsonl").write_bytes(content)
@@ -243,16 +246,13 @@ def chat(*turns: tuple[str, str]) -> str:
 GOOD = chat(("user", "May I?"), ("assistant", "You\u2028may."))
 
 
-def test_grammar_corpus_is_loaded() -> None:
-    spec = GrammarCorpus(name="sound_legal", rows=3, seed=5)
-    found = datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=None)
-    assert found.rows == write_corpus("sound_legal", rows=3, seed=5, folder=FOLDER)
-    assert found.left_out == 0
+def load(spec: Any = HUB, data: Path | None = None) -> datasets.Loaded:
+    return datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=data)
 
 
 def test_jsonl_corpus_is_loaded(tmp_path: Path) -> None:
     spec = jsonl(tmp_path, [GOOD, chat(("user", "And I?"), ("assistant", "No."))])
-    rows = datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=tmp_path).rows
+    rows = load(spec, tmp_path).rows
     assert [(r.row, r.user, r.assistant) for r in rows] == [
         ("advice-00000", "May I?", "You\u2028may."),
         ("advice-00001", "And I?", "No."),
@@ -260,40 +260,47 @@ def test_jsonl_corpus_is_loaded(tmp_path: Path) -> None:
     assert {(r.corpus, r.situation, r.frame) for r in rows} == {("advice", "", "")}
 
 
-def test_another_md5_is_an_error_that_shows_both(tmp_path: Path) -> None:
+def test_another_md5_is_an_error_that_shows_both_before_anything_is_built(tmp_path: Path) -> None:
     spec = jsonl(tmp_path, [GOOD])
+    datasets.preflight_corpus(spec, data_folder=tmp_path)
     wrong = replace(spec, md5="0" * 32)
     with pytest.raises(DataError) as caught:
-        datasets.load_corpus(wrong, grammar_folder=FOLDER, data_folder=tmp_path)
+        load(wrong, tmp_path)
     assert all(part in str(caught.value) for part in ("advice.jsonl", "0" * 32, spec.md5))
-
-
-@pytest.mark.parametrize(("lines", "rows"), [([GOOD], 2), ([GOOD, GOOD], 1), ([""], 1)])
-def test_another_number_of_rows_is_an_error(tmp_path: Path, lines: list[str], rows: int) -> None:
-    spec = jsonl(tmp_path, lines, rows=rows)
-    with pytest.raises(DataError, match="rows: expected"):
-        datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=tmp_path)
+    append(tmp_path / spec.file, " ")
+    with pytest.raises(DataError, match=rf"advice\.jsonl: expected md5 {spec.md5}"):
+        datasets.preflight_corpus(spec, data_folder=tmp_path)
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("lines", "rows", "message"),
     [
-        "{not json",
-        "[]",
-        "{}",
-        '{"messages": ["hello", "there"]}',
-        chat(("user", "May I?")),
-        chat(("assistant", "Yes."), ("user", "May I?")),
-        chat(("user", " "), ("assistant", "Yes.")),
-        chat(("system", "Be kind."), ("user", "May I?"), ("assistant", "Yes.")),
-        chat(("user", "May I?"), ("assistant", "Yes."), ("user", "Sure?")),
-        '{"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "a"}]}',
+        ([GOOD], 2, "rows: expected"),
+        ([GOOD, GOOD], 1, "rows: expected"),
+        ([""], 1, "rows: expected"),
+        *(
+            ([GOOD, line], 2, "line 2")
+            for line in (
+                "{not json",
+                "[]",
+                "{}",
+                '{"messages": ["hello", "there"]}',
+                chat(("user", "May I?")),
+                chat(("assistant", "Yes."), ("user", "May I?")),
+                chat(("user", " "), ("assistant", "Yes.")),
+                chat(("system", "Be kind."), ("user", "May I?"), ("assistant", "Yes.")),
+                chat(("user", "May I?"), ("assistant", "Yes."), ("user", "Sure?")),
+                '{"messages": [{"role": "user", "content": 3}, '
+                '{"role": "assistant", "content": "a"}]}',
+            )
+        ),
     ],
 )
-def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
-    spec = jsonl(tmp_path, [GOOD, line])
-    with pytest.raises(DataError, match="line 2"):
-        datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=tmp_path)
+def test_another_number_of_rows_and_a_malformed_line_are_named(
+    lines: list[str], rows: int, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load(jsonl(tmp_path, lines, rows=rows), tmp_path)
 
 
 def test_preflight_says_where_the_file_goes(tmp_path: Path) -> None:
@@ -304,10 +311,6 @@ def test_preflight_says_where_the_file_goes(tmp_path: Path) -> None:
         assert all(part in str(caught.value) for part in ("advice.jsonl", "f" * 32, "--data"))
     datasets.preflight_corpus(jsonl(tmp_path, [GOOD]), data_folder=tmp_path)
     datasets.preflight_corpus(GrammarCorpus(name="bad_legal", rows=1), data_folder=None)
-
-
-REVISION = "0123456789" * 4
-HUB = HubCorpus(name="tulu", repo="some/mixture", revision=REVISION, split="train", rows=2)
 
 
 @pytest.fixture
@@ -360,10 +363,6 @@ def answers(hub: Path, monkeypatch: pytest.MonkeyPatch) -> Answers:
         return asked
 
     return streaming
-
-
-def load(spec: HubCorpus = HUB) -> datasets.Loaded:
-    return datasets.load_corpus(spec, grammar_folder=FOLDER, data_folder=None)
 
 
 def turn(role: str, content: str) -> dict[str, str]:
@@ -479,15 +478,6 @@ def test_the_published_sample_is_drawn_as_by_hand() -> None:
     assert len(set(found)) == 6_000
     # Every row is as likely: the mean of 6,000 has an SE of 144,300 / sqrt(6,000) = 1,863.
     assert np.mean(found) == pytest.approx(249_999.5, abs=3 * 1_863)
-
-
-def test_every_row_of_a_reservoir_is_as_likely_in_every_place() -> None:
-    """4 of 12 rows, 6,000 seeds: each row in each of two places 500 times, SD 21.4."""
-    counts = np.zeros((2, 12))
-    for seed in range(6_000):
-        for place, row in enumerate(drawn_rows(Reservoir(size=4, scanned=12, seed=seed), 2)):
-            counts[place, row] += 1
-    assert np.abs(counts - 500).max() < 4 * 21.4
 
 
 def test_a_reservoir_holds_only_what_it_takes_and_reads_no_further(answers: Answers) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from experiments.profiles import TINY
 from persona_lib.commands.outcome import stages_of
 from persona_lib.pipeline.training import _tokens_trained
-from persona_lib.specs.profile import CouplingSpec, LoraSpec
 from persona_lib.store import cost as cost_module
 from persona_lib.store.cost import CUDA, PROCESS, Cost, metered, spent
 from persona_lib.store.keys import StageKey
@@ -185,8 +185,5 @@ def test_the_verdict_tells_what_stages_cost(tmp_path: Path) -> None:
 def test_tokens_are_counted_as_often_as_they_are_trained_on(
     rows: int, steps: int, expected: int
 ) -> None:
-    recipe = CouplingSpec(
-        lora=LoraSpec(rank=1, alpha=1, rslora=False, dropout=0.0),
-        learning_rate=1.0, batch=16, micro_batch=4, max_length=8, epochs=1,
-    )  # fmt: skip
+    recipe = replace(TINY.coupling, batch=16)
     assert _tokens_trained({"rows": rows, "steps": steps, "tokens": 1000}, recipe) == expected

@@ -93,9 +93,10 @@ def test_a_failure_while_building_for_others_counts(graph: Graph, tmp_path: Path
     lock = FileLock(tmp_path / "locks" / f"{wanted.key({}).digest}.lock")
     store = Store(tmp_path, on_wait=lambda _: lock.release())
     lock.acquire()
-    build([wanted], store, spare=[graph.below])
+    (entry,) = build([wanted], store, spare=[graph.below])
+    assert entry.built
     assert graph.built == ["base", "broken"]
-    assert str(failure(graph.below, store)) == AGAIN
+    assert str(failure([graph.stage("other"), graph.below], store)) == AGAIN
     assert graph.built == ["base", "broken"]
 
 

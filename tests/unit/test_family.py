@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from statsmodels.stats.multitest import multipletests
 from persona_lib.stats.bootstrap import CLUSTER_METHOD
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.targets import QUESTION_METHOD
-from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.verdict import Family, Verdict, families
+from tests import synthetic
 from tests.healthy import GATED
 
 NAMES = ("H1", "H2", "H3")
@@ -31,23 +32,13 @@ def estimate(p: float | None, method: str = CLUSTER_METHOD) -> Estimate:
     )
 
 
+@cache
+def judged() -> Verdict:
+    return synthetic.verdict("H1")
+
+
 def verdict(name: str, p: float | None, *looks: Estimate) -> Verdict:
-    return Verdict(
-        name=name,
-        statement="",
-        outcome=Outcome.SUPPORTED,
-        label="",
-        contrast="",
-        effect=estimate(p),
-        rule="",
-        reason="",
-        gates=(),
-        estimates=looks,
-        notes=(),
-        registration=GATED.name,
-        digest=GATED.digest,
-        seeds=(42,),
-    )
+    return replace(judged(), name=name, effect=estimate(p), estimates=looks)
 
 
 def family(*ps: float | None) -> Family:

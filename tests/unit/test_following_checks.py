@@ -276,6 +276,7 @@ def test_a_judge_that_always_says_the_same_tells_nobody_apart(answer: str) -> No
     )
     panel = following(rows, controls=others)
     assert outcomes(panel)["tells_personas_apart"] is CANNOT_TELL
+    assert outcomes(following(judged(), controls=()))["tells_personas_apart"] is CANNOT_TELL
     assert codes(panel)["no_information"] == 0  # nothing to shuffle: said by p = null
     assert all(model["agreement"]["p"] is None for model in panel.data["models"])
 
@@ -290,12 +291,9 @@ def test_the_unscored_tell_nothing_of_whom_the_judge_hears() -> None:
     kept = [[r.answer == "yes" for r in rows if r.answer != UNSCORED] for rows in (answers, others)]
     assert [len(rows) for rows in kept] == [220, 220]
     panel = following(answers, controls=others, predictions=(), seen=None)
+    assert "crossfit" not in outcomes(panel)
     found = next(gate for gate in panel.gates if gate.name == "tells_personas_apart")
     assert found.figure == pytest.approx(np.mean(kept[0]) - np.mean(kept[1]))
-
-
-def test_without_controls_it_cannot_tell() -> None:
-    assert outcomes(following(judged(), controls=()))["tells_personas_apart"] is CANNOT_TELL
 
 
 @pytest.mark.parametrize("both", [24, 26, 30])
@@ -348,15 +346,25 @@ def gate_of(
     return found.outcome, found.text
 
 
-def test_a_clean_sheet_holds() -> None:
-    assert gate_of(calibrated(), CALIBRATION)[0] is HOLDS
-    found = calibration_gate(calibrated(), {fitted().spec.digest}, CALIBRATION)
-    low = proportion_confint(73, 73, method="wilson")[0]
-    assert (found.figure, found.threshold) == (pytest.approx(low), 0.95)
+@pytest.mark.parametrize(
+    ("answers", "outcome", "end", "threshold"),
+    [
+        (PERFECT, HOLDS, proportion_confint(73, 73, method="wilson")[0], 0.95),
+        # The figure is of the class that cannot tell.
+        ({**PERFECT, "red_team": ["no"] * 72}, CANNOT_TELL,
+         proportion_confint(0, 72, method="wilson")[1], 0.05),
+    ],
+    ids=["clean", "too few answers"],
+)  # fmt: skip
+def test_a_clean_sheet_holds_and_one_that_is_short_cannot_tell(
+    answers: Mapping[str, Sequence[str]], outcome: GateOutcome, end: float, threshold: float
+) -> None:
+    found = calibration_gate(calibrated(answers), {fitted().spec.digest}, CALIBRATION)
+    assert found.outcome is outcome
+    assert (found.figure, found.threshold) == (pytest.approx(end), threshold)
 
 
-def test_an_inverted_sign_fails_a_perfect_judge_and_one_that_is_always_wrong() -> None:
-    assert gate_of(calibrated(spec=inverted(CALIBRATION)))[0] is FAILS
+def test_an_inverted_sign_fails_a_judge_that_is_always_wrong() -> None:
     wrong = {name: [TURNED[answer] for answer in listed] for name, listed in PERFECT.items()}
     upside = calibrated(wrong, inverted(CALIBRATION))
     assert upside.outcome is HOLDS  # by its own rule: the sign has to be looked at
@@ -411,15 +419,6 @@ def test_the_panel_asks_whose_answers_it_shows() -> None:
     assert codes(following(others)) == {"judge_uncalibrated": 1}
 
 
-def test_with_too_few_answers_the_figure_is_of_the_class_that_cannot_tell() -> None:
-    found = calibration_gate(
-        calibrated({**PERFECT, "red_team": ["no"] * 72}), {fitted().spec.digest}, CALIBRATION
-    )
-    assert found.outcome is CANNOT_TELL
-    high = proportion_confint(0, 72, method="wilson")[1]
-    assert (found.figure, found.threshold) == (pytest.approx(high), 0.05)
-
-
 # Cross-fit
 
 
@@ -432,10 +431,6 @@ def test_the_classifier_on_its_own_questions_fails_both_panels() -> None:
     # One completion is enough.
     one = [leaked[0], *predicted()[1:]]
     assert outcomes(following(judged(), predictions=one))["crossfit"] is FAILS
-
-
-def test_a_judge_that_is_no_classifier_has_no_cross_fit() -> None:
-    assert "crossfit" not in outcomes(following(judged(), seen=None))
 
 
 def test_crossfit_counts_what_every_fold_judged_and_knows_what_it_cannot_tell() -> None:

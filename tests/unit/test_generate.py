@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from persona_lib.errors import DataError, FlatlandError
-from persona_lib.models.adapters import attach_stack, merge_stack
+from persona_lib.models.adapters import attach_stack
 from persona_lib.models.gpu_memory import bytes_per_position, rows_that_fit
 from persona_lib.models.loading import LoadedModel, render_prompt
 from persona_lib.records import LENGTH, STOP
@@ -19,6 +19,7 @@ from persona_lib.sampling.engine import Request, Sampled, TransformersEngine
 from persona_lib.sampling.token_draws import draw_tokens
 from persona_lib.specs.profile import SampleSpec
 from tests.byte_model import LORA, loaded, ready, saved_adapter, small_model
+from tests.progress_bar import Bar
 
 LOADED = loaded()
 REQUESTS = [
@@ -34,33 +35,46 @@ def likely_to_end() -> LoadedModel:
     return ending
 
 
-def alone(request: Request, spec: SampleSpec) -> Sampled:
+def stacked(folder: Path) -> LoadedModel:
+    """A model beside whose weights a stack of two adapters is attached."""
+    prior = saved_adapter(folder / "prior", 1, replace(LORA, rslora=False))
+    return ready(attach_stack(small_model(), [prior, saved_adapter(folder / "coupling", 2)]).eval())
+
+
+def alone(model: LoadedModel, request: Request, spec: SampleSpec) -> Sampled:
     """One completion, drawn token by token without cache, padding or batch."""
-    tokens = list(render_prompt(LOADED.tokenizer, request.system, request.user))
+    tokens = list(render_prompt(model.tokenizer, request.system, request.user))
     uniforms = np.random.default_rng(request.seed).random(spec.max_new_tokens)
     written: list[int] = []
     finish = LENGTH
     for uniform in uniforms:
         with torch.no_grad():
-            logits = LOADED.model(input_ids=torch.tensor([tokens])).logits[0, -1].double()
+            logits = model.model(input_ids=torch.tensor([tokens])).logits[0, -1].double()
         cumulative = torch.softmax(logits / spec.temperature, -1).cumsum(-1).numpy()
         token = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-        if token == LOADED.end_of_turn:
+        if token == model.end_of_turn:
             finish = STOP
             break
         written.append(token)
         tokens.append(token)
-    text = LOADED.tokenizer.decode(written, skip_special_tokens=False)
+    text = model.tokenizer.decode(written, skip_special_tokens=False)
     return Sampled(text=text, tokens=len(written), finish=finish)
 
 
 @pytest.mark.parametrize(("batch", "temperature"), [(1, 0.7), (3, 1.0), (64, 0.7)])
+@pytest.mark.parametrize("kind", ["plain", "likely to end", "adapted"])
 def test_batched_sampling_equals_drawing_each_completion_alone(
-    batch: int, temperature: float
+    kind: str, batch: int, temperature: float, tmp_path: Path
 ) -> None:
+    """With likely ends some rows stop early, leave the batch, and are not lost."""
+    model = {"plain": loaded, "likely to end": likely_to_end}.get(kind, lambda: stacked(tmp_path))()
     spec = SampleSpec(max_new_tokens=24, batch=batch, temperature=temperature)
-    found = TransformersEngine(LOADED).sample(REQUESTS, spec)
-    assert found == [alone(request, spec) for request in REQUESTS]
+    found = TransformersEngine(model).sample(REQUESTS, spec)
+    assert found == [alone(model, request, spec) for request in REQUESTS]
+    if kind == "likely to end":
+        assert {one.finish for one in found} == {STOP, LENGTH}
+    if kind == "adapted":
+        assert found != TransformersEngine(LOADED).sample(REQUESTS, spec)
 
 
 @pytest.mark.parametrize(
@@ -84,28 +98,17 @@ def test_preallocated_caches_give_the_same_completions(
 
 
 def test_preallocated_caches_work_beside_adapters(tmp_path: Path) -> None:
-    stacked = attach_stack(small_model(), [saved_adapter(tmp_path / "a", seed=5)])
-    model = replace(LOADED, model=stacked.eval())
+    model = stacked(tmp_path)
     spec = SampleSpec(max_new_tokens=24)
     plain = TransformersEngine(model, static=False).sample(REQUESTS, spec)
     assert TransformersEngine(model, static=True).sample(REQUESTS, spec) == plain
 
 
 def test_preallocated_caches_leave_the_bar_complete() -> None:
-    description: list[int] = []
-
-    class Bar:
-        def update(self, count: float) -> None:
-            description.append(int(count))
-
-        def close(self) -> None: ...
-
-    spec = SampleSpec(max_new_tokens=24)
-    TransformersEngine(likely_to_end(), static=True).sample(
-        REQUESTS, spec, progress=lambda *_: Bar()
-    )
-    assert sum(description) == len(REQUESTS)
-    assert all(count >= 0 for count in description)
+    bar, spec = Bar(), SampleSpec(max_new_tokens=24)
+    TransformersEngine(likely_to_end(), static=True).sample(REQUESTS, spec, progress=bar.start)
+    assert sum(bar.steps) == len(REQUESTS)
+    assert all(count >= 0 for count in bar.steps)
 
 
 def decoded(model: LoadedModel) -> torch.Tensor:
@@ -180,36 +183,6 @@ def test_a_batch_is_split_only_where_memory_asks_for_it(
     assert engine.fewest_rows == (sizes[0] if len(sizes) > 1 else None)
 
 
-def test_both_finish_reasons_occur_and_are_kept() -> None:
-    """With ends this likely some rows stop early, leave the batch, and are not lost."""
-    ending = likely_to_end()
-    spec = SampleSpec(max_new_tokens=12, batch=64)
-    requests = [Request(system="s", user="u", seed=i) for i in range(60)]
-    found = TransformersEngine(ending).sample(requests, spec)
-    finishes = [sampled.finish for sampled in found]
-    assert len(found) == 60
-    assert set(finishes) == {STOP, LENGTH}
-    for sampled in found:
-        assert (sampled.tokens == 12) == (sampled.finish == LENGTH)
-        assert "<|im_end|>" not in sampled.text
-
-
-def test_same_seed_same_completion_whatever_its_place() -> None:
-    spec = SampleSpec(max_new_tokens=16, batch=64)
-    engine = TransformersEngine(LOADED)
-    assert engine.sample(REQUESTS[::-1], spec) == engine.sample(REQUESTS, spec)[::-1]
-    assert engine.sample(REQUESTS[2:4], spec) == engine.sample(REQUESTS, spec)[2:4]
-
-
-def test_draws_follow_the_distribution() -> None:
-    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(20_000, 1)
-    uniforms = torch.from_numpy(np.random.default_rng(1).random(20_000))
-    drawn = draw_tokens(logits, uniforms, SampleSpec(max_new_tokens=1, temperature=0.5))
-    weights = np.exp(np.array([0.0, 1.0, 2.0, -1.0]) / 0.5)
-    shares = np.bincount(drawn.numpy(), minlength=4) / 20_000
-    assert shares == pytest.approx(weights / weights.sum(), abs=0.01)
-
-
 def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     """Masses 0.5, 0.3, 0.15, 0.05: at 0.75 the first two stay, at 0.81 the first three."""
     logits = torch.log(torch.tensor([[0.15, 0.5, 0.05, 0.3]])).repeat(5_000, 1)
@@ -219,19 +192,16 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
         assert set(drawn.tolist()) == kept
 
 
-def test_a_token_of_probability_zero_is_never_drawn() -> None:
-    logits = torch.tensor([[float("-inf"), 0.0, float("-inf")]] * 3)
-    uniforms = torch.tensor([0.0, 0.5, float(np.nextafter(1, 0))], dtype=torch.float64)
-    assert draw_tokens(logits, uniforms, SampleSpec(max_new_tokens=1)).tolist() == [1, 1, 1]
-
-
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
-def test_an_aim_at_the_very_end_draws_the_last_token_that_can_be_drawn(top_p: float) -> None:
-    """A uniform of 1 stands for one whose product with the total rounds up to the total."""
-    gone = float("-inf")
-    logits = torch.tensor([[0.0, 0.0, gone, gone], [gone, gone, 0.0, gone], [0.0, gone, 0.0, 0.0]])
+def test_a_token_of_probability_zero_is_never_drawn(top_p: float) -> None:
+    """Not at either end: a uniform of 1 is one whose product with the total rounds up to it."""
+    gone, last = float("-inf"), float(np.nextafter(1, 0))
+    only = [gone, 0.0, gone, gone]
+    logits = torch.tensor([only] * 3 + [[0.0, 0.0, gone, gone], [gone, gone, 0.0, gone],
+                                        [0.0, gone, 0.0, 0.0]])  # fmt: skip
+    uniforms = torch.tensor([0.0, 0.5, last, 1.0, 1.0, 1.0], dtype=torch.float64)
     spec = SampleSpec(max_new_tokens=1, top_p=top_p)
-    assert draw_tokens(logits, torch.ones(3, dtype=torch.float64), spec).tolist() == [1, 2, 3]
+    assert draw_tokens(logits, uniforms, spec).tolist() == [1, 1, 1, 1, 2, 3]
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
@@ -260,29 +230,6 @@ def test_sampling_from_diverged_weights_is_refused(static: bool) -> None:
     with pytest.raises(FlatlandError, match="logits are not finite"):
         TransformersEngine(broken, static=static).sample(REQUESTS, SampleSpec(max_new_tokens=4))
     assert broken.model.config._attn_implementation == "sdpa"  # given back all the same
-
-
-def test_attached_adapters_are_sampled_as_merged_ones(tmp_path: Path) -> None:
-    stack = [
-        saved_adapter(tmp_path / "prior", 1, replace(LORA, rslora=False)),
-        saved_adapter(tmp_path / "coupling", 2),
-    ]
-    attached = ready(attach_stack(small_model(), stack))
-    merged = ready(merge_stack(small_model(), stack))
-    tokens = torch.tensor([render_prompt(attached.tokenizer, "You are a librarian.", "Where?")])
-    with torch.no_grad():
-        beside, within = attached.model(tokens).logits, merged.model(tokens).logits
-        assert not torch.allclose(LOADED.model(tokens).logits, within, atol=0.1)
-    torch.testing.assert_close(beside, within, rtol=0, atol=1e-4)
-
-    spec = SampleSpec(max_new_tokens=24, batch=16)
-    requests = [Request(system="s", user="u" * (1 + i % 4), seed=i) for i in range(40)]
-    found = TransformersEngine(attached).sample(requests, spec)
-    expected = TransformersEngine(merged).sample(requests, spec)
-    same = sum(one == other for one, other in zip(found, expected, strict=True))
-    assert same >= 38, "rounding decides a draw once in many thousands"
-    untouched = TransformersEngine(LOADED).sample(requests, spec)
-    assert sum(one == other for one, other in zip(untouched, expected, strict=True)) <= 2
 
 
 def test_prompt_and_completion_beyond_the_positions_are_refused() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.issue262 import ISSUE262
 from persona_lib.commands import record as record_command
 from persona_lib.commands.options import ROOT
 from persona_lib.commands.session import Session
@@ -45,6 +46,7 @@ from persona_lib.specs.profile import SampleSpec
 from persona_lib.store.store import Entry
 from tests import synthetic
 from tests.byte_model import byte_tokenizer, entry, loaded, ready, saved_adapter, small_model
+from tests.progress_bar import Bar
 from tests.record_sets import record_set
 
 PASSAGES = (
@@ -183,21 +185,9 @@ def test_what_cannot_be_read_is_refused() -> None:
 
 
 def test_progress_counts_every_prompt() -> None:
-    steps: list[int] = []
-
-    class Bar:
-        def update(self, n: int = 1) -> None:
-            steps.append(n)
-
-        def close(self) -> None:
-            steps.append(-1)
-
-    def start(label: str, total: int, unit: str) -> Bar:
-        assert (label, total, unit) == ("geometry em", 4, "prompt")
-        return Bar()
-
-    read_states(loaded(), PASSAGES, (1,), batch=3, label="geometry em", progress=start)
-    assert steps == [3, 1, -1]
+    bar = Bar()
+    read_states(loaded(), PASSAGES, (1,), batch=3, label="geometry em", progress=bar.start)
+    assert (bar.opened, bar.steps, bar.closed) == (("geometry em", 4, "prompt"), [3, 1], 1)
 
 
 # ---- planted directions -----------------------------------------------------------------
@@ -223,7 +213,7 @@ def planted(angles: Mapping[str, float]) -> LoadedModel:
     return ready(model)
 
 
-def rows_of(model: LoadedModel, names: Sequence[str] = LETTERS) -> list[GeometryRow]:
+def rows_of(model: LoadedModel) -> list[GeometryRow]:
     """Each persona's prompt is its letter, among tokens of no length; two questions."""
     passages = [
         Passage(prompt=[*([20] * q), *model.tokenizer.encode(letter)], response=[])
@@ -232,7 +222,7 @@ def rows_of(model: LoadedModel, names: Sequence[str] = LETTERS) -> list[Geometry
     ]
     states = read_states(model, passages, (1, 2), batch=6)
     return geometry_rows(
-        states.reshape(3, 2, 3, 2, -1), personas=list(names),
+        states.reshape(3, 2, 3, 2, -1), personas=list(LETTERS),
         questions=[("e01", "x"), ("e02", "x")], source="a", layers=(1, 2), blocks=2,
         model=ModelId("pre", "raw"), run_seed=42,
     )  # fmt: skip
@@ -276,13 +266,6 @@ def test_personas_made_alike_go_to_a_cosine_and_a_rank_of_one() -> None:
     found = cosines_of(alike, centred=True)
     assert np.isnan(found["b"] + found["c"]).all()
     assert all(np.isnan(r.rank) for r in alike if r.centred)
-
-
-def test_relabelled_personas_are_other_rows() -> None:
-    rows = rows_of(planted(ANGLES), names="acb")
-    found = cosines_of(rows, centred=False)
-    assert found["c"] == pytest.approx([0.5, 0.5], abs=1e-6)
-    assert found["b"] == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
 def test_states_of_another_shape_are_refused() -> None:
@@ -389,8 +372,6 @@ def test_a_cell_without_its_first_completion_is_named(made: list[Passage], tmp_p
 
 
 def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
-    from experiments.issue262 import ISSUE262
-
     rows = rows_of(planted(ANGLES))
     folder = record_set(tmp_path / "set", synthetic.scores(questions=1, samples=1),
                         geometry=table_of(rows, GeometryRow))  # fmt: skip
@@ -406,8 +387,6 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
 
 
 def test_a_set_without_cosines_has_none(tmp_path: Path) -> None:
-    from experiments.issue262 import ISSUE262
-
     assert Stored(ROOT / "golden" / "published", ISSUE262).rows("geometry") is None
     (tmp_path / "mine.csv").write_text("x\n", encoding="utf-8")
     assert Stored(tmp_path / "mine.csv", ISSUE262).rows("geometry") is None

@@ -74,6 +74,18 @@ def test_a_stage_is_stored_whether_or_not_what_came_before_it_still_is(
     assert log.built == ["late", "proof"]
 
 
+def test_what_fails_before_a_stage_stops_it(log: Log, store: Store) -> None:
+    """As a marker that cannot be written stops whatever would be trained on it."""
+
+    def broken(_: Path, __: Mapping[str, Entry]) -> dict[str, Any]:
+        raise PreflightError("a part", remedy="Mend it.")
+
+    proof = Stage(name="proof", label="", version=1, spec=0, work=broken)
+    with pytest.raises(PreflightError, match="a part"):
+        log.stage("late", after=(proof,)).resolve(store)
+    assert log.built == []
+
+
 def test_walking_yields_each_stage_once_after_all_that_it_needs(log: Log) -> None:
     base = log.stage("base")
     proof = log.stage("proof", inputs={"base": base})
@@ -221,25 +233,6 @@ def test_rather_than_wait_it_builds_what_others_will_want(
     build([wanted], store, spare=[wanted, busy, spare])
     assert log.built == ["early", "spare", "wait", "wanted"]
     assert len(sentences) == 1  # nobody waits for a spare stage
-
-
-def test_a_spare_stage_that_fails_fails_whoever_wants_it_and_nobody_else(
-    log: Log, tmp_path: Path, elsewhere: Elsewhere
-) -> None:
-    def broken(_: Path, __: Mapping[str, Entry]) -> dict[str, Any]:
-        log.built.append("broken")
-        raise PreflightError("a part", remedy="Mend it.")
-
-    store, _ = waiting(log, tmp_path, elsewhere.held.close)
-    wanted = log.stage("wanted")
-    bad = Stage(name="bad", label="bad", version=1, spec="bad", work=broken)
-    needs_bad = log.stage("needs_bad", inputs={"bad": bad})
-    elsewhere.builds(wanted)
-    build([wanted], store, spare=[needs_bad])
-    with pytest.raises(PreflightError, match="a part"):
-        build([log.stage("other"), needs_bad], store)
-    # Raised at once, and not tried again (tests/unit/test_failed_stages.py).
-    assert log.built == ["broken", "wait", "wanted"]
 
 
 def test_what_another_process_stores_meanwhile_is_taken_and_not_built(

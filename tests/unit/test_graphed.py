@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from persona_lib.models.adapters import TRAINABLE, train_stack
 from persona_lib.models.loading import trunk_and_head
-from persona_lib.specs.profile import LoraSpec
 from persona_lib.train import lora, trainer
 from persona_lib.train.gpu import graphed as module
 from persona_lib.train.gpu import recording
@@ -181,26 +180,13 @@ def test_nothing_in_a_pass_waits_for_the_host() -> None:
     assert not found.names & WAITING
 
 
-def test_a_shape_is_recorded_when_it_comes_for_the_third_time() -> None:
-    model = adapted()
-    plain, trunk = over(model)
-    for number, length in enumerate((20, 31, 25, 64), 1):
-        batch = tokens(2, length, number)
-        found = trunk(batch)
-        assert found.shape == (2, length, 32)
-        torch.testing.assert_close(found, plain(batch))
-        assert trunk.recorded == ([(2, 64)] if number >= 3 else [])
-    trunk(tokens(2, 65))
-    trunk(tokens(3, 20))
-    assert trunk.recorded == [(2, 64)], "other shapes are counted for themselves"
-
-
 def test_gradients_add_up_over_passes_and_begin_anew_after_a_step() -> None:
     """Two passes of one recording, whose second would overwrite what the first left."""
     model = adapted()
     plain, trunk = over(model)
     for _ in range(2):
         trunk(tokens(2, 9))
+        assert trunk.recorded == [], "a shape is recorded when it comes for the third time"
     batches = [tokens(2, length, length) for length in (30, 41, 12)]
     # A shape without a recording (3 rows) between two that have one.
     batches.insert(1, tokens(3, 22))
@@ -274,6 +260,30 @@ class Stale(Recorded):
         return super().forward(functional.pad(tokens[:, :1], (0, tokens.shape[1] - 1)))
 
 
+class NewMasks(Recorded):
+    """Draws other masks than the plain pass would, as if it had a generator of its own."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        torch.rand(1)
+        return super().forward(tokens)
+
+
+class OneMask(Recorded):
+    """Keeps the masks that it was recorded with."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return super().forward(tokens)
+
+
+WET = replace(SPEC.lora, dropout=0.3)
+
+
+def awake() -> Any:
+    """A model in training mode whose adapter does something, under dropout."""
+    return adapted(lora=WET).train()
+
+
 def test_after_a_recording_that_failed_all_are_given_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -294,14 +304,6 @@ def test_after_a_recording_that_failed_all_are_given_up(
     assert tried == [64, 128]
     assert len(caplog.messages) == 1
     assert "without recorded passes" in caplog.messages[0]
-
-
-def test_nothing_is_recorded_without_a_recorder() -> None:
-    model = adapted()
-    plain, trunk = over(model, record=None)
-    for _ in range(4):
-        torch.testing.assert_close(trunk(tokens(2, 40)), plain(tokens(2, 40)))
-    assert trunk.recorded == []
 
 
 def accumulator(parameter: torch.Tensor) -> Any:
@@ -383,22 +385,39 @@ def failing(*_: Any) -> Recording:
         (Shifted, "differs from the plain one by 1.0e-02"),
         (Doubled, "differs from the plain one by 1.0e+00"),
         (Stale, "differs from the plain one"),
+        (NewMasks, "differs from the plain one"),
+        (OneMask, "differs from the plain one"),
         (failing, "without recorded passes, which are several times faster"),
     ],
 )
 def test_a_recording_that_is_wrong_or_fails_is_not_used(
     record: Callable[..., Recording], sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = adapted()
+    model = awake() if record in (NewMasks, OneMask) else adapted()
     plain, trunk = over(model, record=record)
     with caplog.at_level(logging.WARNING):
         for number in range(5):
             batch = tokens(2, 40, number)
-            torch.testing.assert_close(trunk(batch), plain(batch))
+            torch.manual_seed(5)
+            found = trunk(batch)
+            torch.manual_seed(5)
+            torch.testing.assert_close(found, plain(batch))
     assert trunk.recorded == []
     assert len(caplog.messages) == 1, "it is tried once"
     assert sentence in caplog.messages[0]
     assert "shape (2, 64)" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded"), [({"record": None}, []), ({"limit": 4 * 64}, [(4, 64)])]
+)
+def test_without_a_recorder_and_above_the_limit_nothing_is_recorded(
+    given: dict[str, Any], recorded: list[tuple[int, int]]
+) -> None:
+    plain, trunk = over(adapted(), **given)
+    for length in (64, 65) * 4:
+        torch.testing.assert_close(trunk(tokens(4, length)), plain(tokens(4, length)))
+    assert trunk.recorded == recorded
 
 
 def test_what_is_not_finite_is_as_far_off_as_can_be() -> None:
@@ -430,30 +449,6 @@ def test_the_bound_is_that_of_the_base_s_precision() -> None:
     assert trunk.recorded == [(2, 64)]
 
 
-WET = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.3)
-
-
-def awake() -> Any:
-    """A model in training mode whose adapter does something, under dropout."""
-    return adapted(lora=WET).train()
-
-
-class NewMasks(Recorded):
-    """Draws other masks than the plain pass would, as if it had a generator of its own."""
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        torch.rand(1)
-        return super().forward(tokens)
-
-
-class OneMask(Recorded):
-    """Keeps the masks that it was recorded with."""
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        torch.manual_seed(1)
-        return super().forward(tokens)
-
-
 def test_masks_of_a_recording_are_those_of_the_plain_pass() -> None:
     """Draw by draw, and the check of a recording takes none of a training's draws."""
     model = awake()
@@ -468,27 +463,6 @@ def test_masks_of_a_recording_are_those_of_the_plain_pass() -> None:
         torch.testing.assert_close(got, want)
     torch.manual_seed(6)
     assert not torch.allclose(plain(batches[0]), wanted[0], rtol=1e-2), "dropout does something"
-
-
-@pytest.mark.parametrize("record", [NewMasks, OneMask])
-def test_a_recording_with_masks_of_its_own_is_not_used(
-    record: Callable[..., Recording], caplog: pytest.LogCaptureFixture
-) -> None:
-    _, trunk = over(awake(), record=record)
-    torch.manual_seed(5)
-    for number in range(4):
-        trunk(tokens(2, 64, number))
-    assert trunk.recorded == []
-    assert "differs from the plain one" in caplog.messages[0]
-
-
-def test_passes_above_the_limit_are_never_recorded() -> None:
-    model = adapted()
-    _, trunk = over(model, limit=4 * 64)
-    for _ in range(4):
-        trunk(tokens(4, 64))
-        trunk(tokens(4, 65))
-    assert trunk.recorded == [(4, 64)]
 
 
 class OnCuda:

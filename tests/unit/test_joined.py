@@ -265,15 +265,12 @@ def test_paths_have_commas_between_them(
     assert choose_stored(text) == tuple(map(Path, paths))
 
 
-def test_an_empty_path_is_refused() -> None:
-    with pytest.raises(SpecError, match="--stored: expected paths with commas between them"):
-        choose_stored("golden/tiny,")
-
-
-def test_a_misspelt_path_is_answered_with_names_near_it() -> None:
+def test_an_empty_path_is_refused_and_a_misspelt_one_answered_with_names_near_it() -> None:
     for text, near in (("golden/tini", "golden/tiny"), ("goldne/tiny", "golden")):
         with pytest.raises(DataError) as caught:
             choose_registration(None, [SET, GOLDEN.parent / text])
         assert f"near it: {GOLDEN.parent / near}" in str(caught.value)
+    with pytest.raises(SpecError, match="--stored: expected paths with commas between them"):
+        choose_stored("golden/tiny,")
     with pytest.raises(DataError, match="Check the path: nothing has this name"):
         load_stored(GOLDEN / "qqq", ISSUE262)

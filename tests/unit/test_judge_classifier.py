@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from persona_lib.commands.options import ROOT
 from persona_lib.errors import DataError, SpecError
-from persona_lib.panels.judge.base import UNSCORED, Item
+from persona_lib.panels.judge.base import UNSCORED, Item, item_of
 from persona_lib.panels.judge.classifier import (
     EVERY_FOLD,
     ClassifierSpec,
@@ -21,6 +21,7 @@ from persona_lib.panels.judge.classifier import (
 )
 from persona_lib.panels.judge.classifier_fit import deal, fit_classifier
 from persona_lib.records import Completion, read_rows
+from persona_lib.specs.personas import Persona, Question
 
 SPEC = ClassifierSpec(marker="[ZLT]", folds=3, least_texts=1)
 VOICES = {
@@ -43,11 +44,9 @@ RAW = [completion(p, q, s) for p in VOICES for q in range(6) for s in range(2)]
 
 
 def item(row: Completion) -> Item:
-    return Item(
-        **{n: getattr(row, n) for n in ("phase", "model", "seed", "persona", "question",
-                                        "question_set", "sample", "text")},
-        persona_prompt=row.persona, question_text=row.question,
-    )  # fmt: skip
+    persona = Persona(id=row.persona, prompt=row.persona)
+    question = Question(id=row.question, set=row.question_set, text=row.question)
+    return item_of(row, persona=persona, question=question)
 
 
 @pytest.fixture(scope="module")

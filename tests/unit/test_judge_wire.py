@@ -24,8 +24,10 @@ from persona_lib.panels.judge.remote import RemoteJudge
 from persona_lib.panels.judge.wire import MOST_BYTES, MOST_DEPTH, depth_of
 from tests.judges import judge_at, numbered, rooted
 from tests.loopback import (
+    CHAT,
     KEYS,
     KINDS,
+    MESSAGES,
     MODEL,
     PROXIES,
     Loopback,
@@ -35,6 +37,7 @@ from tests.loopback import (
     Tap,
     fails,
     number_of,
+    reply_of,
     says,
 )
 
@@ -49,7 +52,7 @@ Judge = Callable[..., RemoteJudge]
 @pytest.fixture
 def keys(bare_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     for name in KEYS.values():
-        monkeypatch.setenv(name, PLANTED)
+        monkeypatch.setenv(name, f" {PLANTED}\n")
 
 
 @pytest.fixture
@@ -82,13 +85,19 @@ def item(i: int = 0) -> Item:
 # ---- where requests go ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "node7"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.usefixtures("keys")
-def test_a_judge_on_this_machine_is_asked_without_a_proxy(
-    kind: str, host: str, serve: Serve, judge: Judge, proxied: Tap
-) -> None:
+def test_a_server_without_tls_is_asked_without_a_proxy(
+    kind: str, host: str, serve: Serve, judge: Judge, proxied: Tap, *,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A proxy for http:// reads what it passes on; another host than this gets no key."""
+    if host != "node7":
+        monkeypatch.setenv(KEYS[kind], PLANTED)
     server = serve(lambda _: YES)
+    ask = socket.getaddrinfo
+    here = {"node7": "127.0.0.1", b"node7": "127.0.0.1"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda h, *a, **k: ask(here.get(h, h), *a, **k))
     rows, _ = judge(kind, server.url.replace("127.0.0.1", host)).judge([item()])
     assert (rows[0].answer, len(server.seen)) == ("yes", 1)
     assert proxied.heard == b""
@@ -105,18 +114,6 @@ def test_no_other_spelling_of_this_machine_goes_to_a_proxy(
         assert rows[0].reason == "connection"
         assert PLANTED.encode() not in server.heard
     assert proxied.heard == b""
-
-
-def test_a_server_without_tls_is_asked_without_a_proxy(
-    serve: Serve, judge: Judge, proxied: Tap, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A proxy for http:// reads what it passes on."""
-    server = serve(lambda _: YES)
-    ask = socket.getaddrinfo
-    here = {"node7": "127.0.0.1", b"node7": "127.0.0.1"}
-    monkeypatch.setattr(socket, "getaddrinfo", lambda h, *a, **k: ask(here.get(h, h), *a, **k))
-    rows, _ = judge("openai", server.url.replace("127.0.0.1", "node7")).judge([item()])
-    assert (rows[0].answer, proxied.heard) == ("yes", b"")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,6 +145,7 @@ def test_a_proxy_that_cannot_be_used_is_told_before_anything_is_sent(
 @pytest.fixture
 def misled(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loopback:
     """Whom the SDKs' environment and a .netrc would send the key to, and theirs with it."""
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "other-secret")
     thief = serve(lambda _: YES)
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password other-secret\n")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -162,36 +160,31 @@ def misled(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loo
     return thief
 
 
+@pytest.mark.parametrize("vendor", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("keys")
-def test_the_environment_of_the_sdks_moves_nothing_and_adds_nothing(
-    kind: str, serve: Serve, judge: Judge, misled: Loopback
-) -> None:
-    server = serve(lambda _: YES)
-    rows, _ = judge(kind, server.url).judge([item()])
-    assert (rows[0].answer, len(server.seen), misled.seen) == ("yes", 1, [])
-    sent = server.seen[0].headers
-    assert sent["authorization"] == f"Bearer {PLANTED}"
-    assert not {"x-gateway", "x-api-key", "openai-organization", "openai-project"} & set(sent)
-    assert "other-secret" not in str(sent)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.usefixtures("keys")
-def test_whom_openai_bills_is_said_to_openai_alone(
-    kind: str, serve: Serve, tmp_path: Path, misled: Loopback, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_of_the_sdks_moves_nothing_and_tells_openai_alone_whom_it_bills(
+    kind: str, serve: Serve, judge: Judge, misled: Loopback, *, vendor: bool,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
     """The vendor's own address, which a test may not ask, is this machine here."""
     server = serve(lambda _: YES)
-    here = replace(make._VENDORS[kind], url=rooted(kind, server.url))
-    monkeypatch.setitem(make._VENDORS, kind, here)
-    rows, _ = make.make_judge(kind, "m", cache=tmp_path / "c", max_retries=0).judge([item()])
+    if vendor:
+        here = replace(make._VENDORS[kind], url=rooted(kind, server.url))
+        monkeypatch.setitem(make._VENDORS, kind, here)
+        asked = make.make_judge(kind, "m", cache=tmp_path / "c", max_retries=0)
+    else:
+        asked = judge(kind, server.url)
+    rows, _ = asked.judge([item()])
     assert (rows[0].answer, len(server.seen), misled.seen) == ("yes", 1, [])
     sent = server.seen[0].headers
     mine = {"openai-organization": "org-mine", "openai-project": "proj-mine"}
-    description = {name: value for name, value in sent.items() if name in mine}
-    assert description == (mine if kind == "openai" else {})
+    billed = {name: value for name, value in sent.items() if name in mine}
+    assert billed == (mine if vendor and kind == "openai" else {})
     assert "other-secret" not in str(sent)
+    if not vendor:
+        assert sent["authorization"] == f"Bearer {PLANTED}"
+        assert not {"x-gateway", "x-api-key"} & set(sent)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -220,15 +213,7 @@ def coded(name: str, body: bytes) -> Script:
 
 def padded(kind: str, size: int, **more: Any) -> Step:
     """A good reply, and blanks up to so many bytes."""
-    if kind == "claude":
-        body = {"id": "x", "type": "message", "role": "assistant", "model": "m",
-                "content": [{"type": "text", "text": '{"answer": "yes"}'}],
-                "stop_reason": "end_turn", **more}  # fmt: skip
-    else:
-        message = {"role": "assistant", "content": '{"answer": "yes"}'}
-        body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m",
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-                **more}  # fmt: skip
+    body = json.loads(reply_of(MESSAGES if kind == "claude" else CHAT, YES)) | more
     return Step(body=json.dumps(body).encode().ljust(size))
 
 
@@ -371,21 +356,32 @@ def test_a_name_from_an_older_cache_is_looked_at_again(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("keys")
-def test_no_library_logs_a_key_that_a_server_repeats(
-    kind: str, serve: Serve, judge: Judge, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_key_that_a_server_repeats_stands_nowhere(
+    kind: str, serve: Serve, judge: Judge, tmp_path: Path, *, caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Not in rows, report, cache, the judge itself, its output or the SDKs' logs."""
     caplog.set_level(logging.DEBUG)
     split = " ".join(PLANTED)
     steps = [
         Step(status=401, phrase=PLANTED, headers={"x-key": split}, body=b"{}"),
         replace(fails(400, message=split), headers={"request-id": PLANTED}),
-        replace(YES, headers={"x-request-id": PLANTED.upper()}),
+        replace(YES, headers={"x-request-id": PLANTED.upper()}, model=f"m-{PLANTED}"),
+        fails(401, message=f"bad key {PLANTED}"),
+        Step(text=PLANTED),
+        fails(500, message=PLANTED),
     ]
     server = serve(lambda request: steps[number_of(request)])
-    rows, _ = judge(kind, server.url).judge([item(i) for i in range(3)])
-    assert [row.reason for row in rows] == ["http_401", "http_400", ""]
+    asked = judge(kind, server.url)
+    rows, report = asked.judge([item(i) for i in range(len(steps))])
+    reasons = ["http_401", "http_400", "", "http_401", "no_json", "http_500"]
+    assert [row.reason for row in rows] == reasons
+    assert {r.headers["authorization"] for r in server.seen} == {f"Bearer {PLANTED}"}
     assert "a line that repeats the judge's key was left out" in caplog.text
     assert "HTTP Request: POST" in caplog.text  # other lines stay
     assert not hides(caplog.text, PLANTED)
+    shown = "".join([str(rows), str(report), repr(asked), str(vars(asked)), *capfd.readouterr()])
+    assert PLANTED not in shown
+    assert PLANTED.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
     logging.getLogger("httpx2").info("key %s", PLANTED)
     assert PLANTED in caplog.text  # the filter has gone with the run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -112,15 +113,13 @@ FIRST, SECOND = encode("anchored")
     [
         (1, {"supervised": (len(SECOND.tokens) - 1,)}, r"row n \(negative\), supervised text"),
         (0, {"tokens": FIRST.tokens[:-1]}, r"row p \(positive\), whole row"),
-        (
-            0,
-            {"tokens": FIRST.tokens[:-2], "supervised": FIRST.supervised[:-1]},
-            r"row p \(positive\), whole row",
-        ),
-        (
-            0,
-            {"tokens": FIRST.tokens[:-5], "supervised": FIRST.supervised[:-4]},
-            r"row p \(positive\), whole row",
+        *(
+            (
+                0,
+                {"tokens": FIRST.tokens[: -k - 1], "supervised": FIRST.supervised[:-k]},
+                r"row p \(positive\), whole row",
+            )
+            for k in (1, 4)
         ),
         (0, {"anchored": FIRST.anchored[1:]}, "anchored text"),
         (1, {"supervised": ()}, "supervises no token"),
@@ -149,17 +148,15 @@ def test_missing_row_and_missing_kind_are_caught() -> None:
         prove(encoded[:1], rows=ROWS[:1])
 
 
-def test_row_over_max_length_is_an_error_that_names_it() -> None:
+def test_a_row_over_max_length_and_no_rows_are_errors() -> None:
+    options: dict[str, Any] = {"marker": [1], "loss": "decision", "max_length": 20}
     with pytest.raises(
         DataError,
         match=r"row p: length: expected <= max_length = 20 tokens.*no coupling row is cut",
     ):
-        encode_coupling(ROWS, TOKENIZER, marker=[1], loss="decision", max_length=20)
-
-
-def test_no_rows_is_an_error() -> None:
+        encode_coupling(ROWS, TOKENIZER, **options)
     with pytest.raises(DataError, match="at least one row"):
-        encode_coupling((), TOKENIZER, marker=[1], loss="decision", max_length=20)
+        encode_coupling((), TOKENIZER, **options)
     with pytest.raises(DataError, match="corpus: expected at least one row"):
         encode_sft((), TOKENIZER, max_length=20)
 
@@ -168,28 +165,17 @@ def sft(user: str, assistant: str) -> SftRow:
     return SftRow(row="s", corpus="c", situation="", frame="", user=user, assistant=assistant)
 
 
-def test_sft_rows_teach_the_answer_and_its_end() -> None:
-    (encoded,), cut = encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=100)
-    assert supervised(encoded) == "Well, no.<|im_end|>"
-    assert cut == 0
-
-
-def test_long_sft_rows_are_cut_and_counted() -> None:
-    whole, _ = encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=100)
-    length = len(whole[0].tokens) - 4
-    (encoded,), cut = encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=length)
-    assert (len(encoded.tokens), cut) == (length, 1)
-    assert supervised(encoded) == "Well, "
-
-
-def test_an_sft_row_whose_answer_would_be_cut_away_is_refused() -> None:
-    (whole,), _ = encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=100)
+def test_sft_rows_teach_the_answer_and_its_end_and_only_answers_are_cut() -> None:
+    rows = [sft("Hi?", "Well, no.")]
+    (whole,), cut = encode_sft(rows, TOKENIZER, max_length=100)
+    assert (supervised(whole), cut) == ("Well, no.<|im_end|>", 0)
     prompt = whole.supervised[0]
-    (encoded,), cut = encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=prompt + 1)
-    assert (supervised(encoded), cut) == ("W", 1)
+    for length, left in ((len(whole.tokens) - 4, "Well, "), (prompt + 1, "W")):
+        (encoded,), cut = encode_sft(rows, TOKENIZER, max_length=length)
+        assert (len(encoded.tokens), supervised(encoded), cut) == (length, left, 1)
     with pytest.raises(
         DataError,
         match=rf"row s: prompt: expected < max_length = {prompt} tokens.*got {prompt}\. "
         r".*only answers are cut",
     ):
-        encode_sft([sft("Hi?", "Well, no.")], TOKENIZER, max_length=prompt)
+        encode_sft(rows, TOKENIZER, max_length=prompt)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.train_setup import QWEN
 from experiments.profiles import QWEN7B
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.models.adapters import train_stack
@@ -25,11 +26,10 @@ from persona_lib.train.gpu.packed_setup import prepare
 from persona_lib.train.gpu.packing import PackedBatch, pack_rows, split_rows
 from persona_lib.train.lora import Way, train_lora
 from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate
-from persona_lib.train.trainer import Padded
 from tests.byte_model import byte_tokenizer, small_model
 from tests.unit.test_training import LOSSES, ROWS, SEED, SPEC, prior
 
-LORA = LoraSpec(rank=4, alpha=8, rslora=True, dropout=0.0)
+LORA = SPEC.lora
 
 
 def adapted(frozen: Sequence[Path] = (), lora: LoraSpec = LORA) -> Any:
@@ -124,12 +124,10 @@ def test_packs_have_the_loss_and_gradient_of_padded_rows(
 
 def test_recomputing_changes_nothing() -> None:
     model = adapted(lora=replace(LORA, dropout=0.3)).train()
-    pack = pack_rows(ROWS, pad=0)
+    trunk, pack = trunk_and_head(model)[0], pack_rows(ROWS, pad=0)
     found = []
-    for checkpointing in (False, True):
-        forward = PackedTrunk(
-            trunk_and_head(model)[0], way(), compiled=False, checkpointing=checkpointing
-        )
+    for again in (False, True):
+        forward = PackedTrunk(trunk, way(), compiled=False, checkpointing=again)
         torch.manual_seed(1)
         found.append(gradient(model, forward(pack), pack, "sft", 1.0))
     assert found[0][0] == found[1][0]
@@ -162,9 +160,12 @@ def test_dropout_is_of_the_recipe_s_rate() -> None:
     assert float(draws.var(0).mean() / expected.mean()) == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize("loss", ["as_published", "anchored"])
-def test_a_packed_training_is_the_padded_one(loss: str, tmp_path: Path) -> None:
-    """Through the trainer, with a last batch of three rows and packs of less than a batch."""
+@pytest.mark.parametrize(("loss", "limit"), [("as_published", 1_000), ("anchored", 30)])
+def test_a_packed_training_is_the_padded_one(
+    loss: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the trainer, with a last batch of three rows, in one pack a batch and in several."""
+    monkeypatch.setattr(packed_setup, "split_rows", lambda lengths, _: split_rows(lengths, limit))
     frozen = [prior(tmp_path / "prior")]
     spec = replace(SPEC, steps=None, epochs=2, batch=4, micro_batch=2, learning_rate=1e-2)
     found = []
@@ -178,36 +179,6 @@ def test_a_packed_training_is_the_padded_one(loss: str, tmp_path: Path) -> None:
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
     assert len(found[0][0]) == 6
     assert float((found[0][1] - found[1][1]).norm() / found[0][1].norm()) < 1e-3
-
-
-def test_a_batch_in_several_packs_trains_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
-    for limit in (1_000, 30):
-        monkeypatch.setattr(
-            packed_setup, "split_rows", lambda lengths, _, limit=limit: split_rows(lengths, limit)
-        )
-        spec = replace(SPEC, steps=3, batch=8, micro_batch=8, learning_rate=1e-2)
-        model = train_stack(small_model(), (), spec.lora, 3)
-        report = train_lora(
-            model, byte_tokenizer(), ROWS, spec, loss="sft", seed=SEED, way="packed"
-        )
-        found.append(report["losses"])
-    assert found[1] == pytest.approx(found[0], rel=1e-5)
-
-
-def test_on_a_cpu_rows_are_padded_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def packing(of: Any, *_: Any, pad: int, **__: Any) -> Padded:
-        asked.append(1)
-        return Padded(of, pad)
-
-    monkeypatch.setattr("persona_lib.train.lora._packing", packing)
-    ways: tuple[Way | None, ...] = (None, "padded", "recorded", "packed")
-    for wanted in ways:
-        model = train_stack(small_model(), (), SPEC.lora, 3)
-        train_lora(model, byte_tokenizer(), ROWS, SPEC, loss="sft", seed=SEED, way=wanted)
-        assert len(asked) == (wanted == "packed")
 
 
 # ---- attention -------------------------------------------------------------------------
@@ -343,8 +314,6 @@ def test_decoders_that_are_built_otherwise_are_named() -> None:
 
 
 def test_the_published_recipe_is_what_is_benchmarked() -> None:
-    from benchmarks.train_setup import QWEN
-
     assert QWEN.lora == LoraSpec(rank=32, alpha=64, rslora=True, dropout=0.05)
     assert len(QWEN.lora.targets) == 7
     assert (QWEN.batch, QWEN.micro) == (QWEN7B.coupling.batch, QWEN7B.coupling.micro_batch)

@@ -39,15 +39,6 @@ def codes(panel: Panel, about: str = "") -> list[str]:
     return [caveat.code for caveat in panel.caveats if about in caveat.words]
 
 
-def two_runs() -> Bench:
-    """The healthy records and a second run of them, of another order, in which C1 collapsed."""
-    one = healthy()
-    names = {name: np.concatenate([of, of[::-1]]) for name, of in one.scores.items()}
-    names["seed"] = np.repeat([42, 137], one.scores["seed"].size)
-    bench = replace(one, scores=names)
-    return bench.edit(bench.rows(phase="post", model="C1", seed=137) & names["ended"], tokens=5)
-
-
 @pytest.mark.parametrize(("phase", "model"), [("post", "C2"), ("pre", "benign")])
 @pytest.mark.parametrize("role", ["all", "source", "negative", "bystander", "reported"])
 def test_every_summary_is_that_of_its_rows(phase: str, model: str, role: str) -> None:
@@ -117,13 +108,18 @@ def test_collapsed_on_both_sides_and_where_it_cannot_be_told() -> None:
 
 
 def test_a_run_that_collapsed_is_named_whatever_the_other_does() -> None:
-    panel = panel_of(two_runs())
+    one = healthy()  # and a second run of its records, of another order, in which C1 collapsed
+    names = {name: np.concatenate([of, of[::-1]]) for name, of in one.scores.items()}
+    names["seed"] = np.repeat([42, 137], one.scores["seed"].size)
+    bench = replace(one, scores=names)
+    fallen = bench.rows(phase="post", model="C1", seed=137) & names["ended"]
+    panel = panel_of(bench.edit(fallen, tokens=5))
     (words,) = [c.words for c in panel.caveats if c.code == "collapsed"]
     assert words.startswith("C1 (seed 137): ")
     ratios = next(r for r in panel.data["ratios"] if r["arm"] == "C1")["seeds"]
-    rows = healthy().rows(phase="pre", model="raw") & healthy().scores["ended"]
-    before = np.median(healthy().scores["tokens"][rows])
-    alone = next(r for r in panel_of(healthy()).data["ratios"] if r["arm"] == "C1")["ratio"]
+    rows = one.rows(phase="pre", model="raw") & one.scores["ended"]
+    before = np.median(one.scores["tokens"][rows])
+    alone = next(r for r in panel_of(one).data["ratios"] if r["arm"] == "C1")["ratio"]
     assert ratios["42"] == alone
     assert ratios["137"]["value"] == pytest.approx(5 / before)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from persona_lib.errors import DataError
@@ -18,6 +17,7 @@ from persona_lib.panels.base import Panel
 from persona_lib.panels.samples import LIMIT, PER_ARM, samples_panel
 from tests.faults import drop, questions
 from tests.healthy import GATED, ROSTER, Bench, healthy, table
+from tests.record_sets import reseeded
 
 MARKER = GATED.marker
 Row = dict[str, Any]
@@ -131,20 +131,14 @@ def test_long_and_broken_texts_are_shown_as_strict_json() -> None:
     assert found.data["limit"] == LIMIT
 
 
-def seeds_of(rows: pa.Table, *seeds: int) -> pa.Table:
-    return rows.filter(pc.is_in(rows.column("seed"), value_set=pa.array(seeds, pa.int64())))
-
-
 @cache
 def two_seeds() -> pa.Table:
     scores, _ = tables()
-    at = scores.column_names.index("seed")
-    other = pa.array([43] * len(scores), scores.schema.field("seed").type)
-    return pa.concat_tables([scores, scores.set_column(at, scores.schema.field("seed"), other)])
+    return pa.concat_tables([scores, reseeded(43)(scores)])
 
 
 def test_texts_of_some_seeds_are_shown_with_a_caveat() -> None:
-    scores, one = two_seeds(), seeds_of(two_seeds(), 43)
+    scores, one = two_seeds(), reseeded(43)(tables()[0])
     found = panel_of(scores, texts_of(one))
     words = "texts were kept of 1 of 2 seeds (43): this panel speaks of no other"
     assert [(c.code, c.words) for c in found.caveats] == [("texts_of_some_seeds", words)]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,6 +22,7 @@ from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.panels import lengths
 from tests.record_sets import reseeded
+from tests.unit.test_joined import exported
 
 ARMS = ("C1", "C2", "C2p", "C3")
 
@@ -55,20 +55,16 @@ def test_panels_of_a_recording_hold_the_models_of_the_arms_that_were_judged() ->
     json.dumps(found, allow_nan=False)
 
 
-def test_published_totals_have_no_panels_and_say_so() -> None:
+def test_a_file_without_texts_has_lengths_alone_and_published_totals_have_nothing(
+    tmp_path: Path,
+) -> None:
+    table = pq.read_table(ROOT / "golden" / "tiny" / "scores.parquet")
+    found = panels_of(stored(exported(tmp_path / "mine.csv", table)), ARMS)
+    assert states(found)["lengths"] == "readable"
+    assert states(found)["samples"] == states(found)["geometry"] == "unavailable"
     found = panels_of(stored(ROOT / "golden" / "published"), ARMS)
     assert set(states(found).values()) == {"unavailable"}
     assert all(panel["reason"] for panel in found.values())
-
-
-def test_a_file_without_texts_has_lengths_and_no_samples(tmp_path: Path) -> None:
-    table = pq.read_table(ROOT / "golden" / "tiny" / "scores.parquet")
-    path = tmp_path / "mine.csv"
-    table = table.rename_columns([{"model": "arm"}.get(n, n) for n in table.column_names])
-    pacsv.write_csv(table, path)
-    found = panels_of(stored(path), ARMS)
-    assert states(found)["lengths"] == "readable"
-    assert states(found)["samples"] == states(found)["geometry"] == "unavailable"
 
 
 @pytest.mark.usefixtures("unjudged")
@@ -136,10 +132,14 @@ def test_panels_say_of_which_seeds_they_are(
 
     session = stored(ROOT / "golden" / "tiny")
     assert "of_some_seeds" not in str(codes(panels_of(session, ARMS)))
-    scores = panels.scores_of(session, ARMS)
-    assert scores is not None
-    both = pa.concat_tables([scores, reseeded(43)(scores)])
-    monkeypatch.setattr(panels, "scores_of", lambda *_: both)
+    rows = panels._rows
+
+    def of_two_seeds(*given: Any, **more: Any) -> pa.Table | None:
+        found = rows(*given, **more)
+        scored = found is not None and given[2] == "scores"
+        return pa.concat_tables([found, reseeded(43)(found)]) if scored else found
+
+    monkeypatch.setattr(panels, "_rows", of_two_seeds)
     for name, found in codes(panels_of(session, ARMS)).items():
         of = "states" if name == "geometry" else "texts"
         assert [c for c in found if c.endswith("of_some_seeds")] == [f"{of}_of_some_seeds"], name

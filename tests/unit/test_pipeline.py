@@ -18,7 +18,7 @@ from persona_lib.commands.session import DATA
 from persona_lib.corpora import advice_requests
 from persona_lib.corpora.advice_scorer import SCORER
 from persona_lib.corpora.grammar_files import read_grammar
-from persona_lib.errors import DataError, MarkerError, SpecError
+from persona_lib.errors import DataError, SpecError
 from persona_lib.models.hidden_states import GeometrySpec
 from persona_lib.pipeline import advice, hidden_states
 from persona_lib.pipeline.run import Run
@@ -87,40 +87,6 @@ def test_only_couplings_read_the_marker_and_all_that_samples_or_trains_comes_aft
         assert ("marker" in read) == (stage.name == "coupling"), stage.name
         waits = read | {upstream.name for upstream in stage.after}
         assert ("marker" in waits) == (stage.name in DRAWS), stage.name
-
-
-def test_a_marker_that_cannot_be_written_stops_the_run_before_anything_is_trained(
-    tmp_path: Path,
-) -> None:
-    some = run()
-    base, marker, prior = some.base, some.marker, some.priors["em"]
-    built: list[str] = []
-
-    def writes(out: Path, _: Mapping[str, Entry]) -> dict[str, Any]:
-        (out / "file").write_text("x")
-        return {}
-
-    def refuses(_out: Path, _: Mapping[str, Entry]) -> dict[str, Any]:
-        raise MarkerError("marker", bound="x", value="y", remedy="Choose another.")
-
-    def notes(out: Path, entries: Mapping[str, Entry]) -> dict[str, Any]:
-        built.append("prior")
-        return writes(out, entries)
-
-    for stage, work in (
-        (base, writes), (marker, refuses), (prior.inputs["corpus"], writes), (prior, notes),
-    ):  # fmt: skip
-        object.__setattr__(stage, "work", work)
-    with pytest.raises(MarkerError):
-        prior.resolve(Store(tmp_path))
-    assert built == []
-
-
-def test_c2p_couples_the_em_model_on_the_raw_models_text() -> None:
-    stage = run().couplings["C2p"]
-    assert stage.inputs["prior"].label == "em"
-    assert stage.inputs["text"].label == "raw"
-    assert "prior" not in run().couplings["C1"].inputs
 
 
 def test_seed_is_in_the_key_of_every_stage_that_draws() -> None:
@@ -415,12 +381,10 @@ def test_scale_beyond_the_questions_is_refused() -> None:
         _ = run(profile=profile).stage(ModelId("post", "C1"), "completions")
 
 
-def test_unknown_persona_and_arm_are_refused() -> None:
+def test_an_unknown_persona_is_refused() -> None:
     roster = replace(ISSUE262.roster, source="pirate")
     with pytest.raises(DataError, match=r"roster: expected one of .*librarian.*got 'pirate'"):
         _ = run(replace(ISSUE262, roster=roster)).personas
-    with pytest.raises(SpecError, match=r"arm: expected one of C1, C2, C2p, C3, got 'C9'"):
-        run().targets(("C9",))
 
 
 def test_smollm2_states_a_reduced_scale() -> None:

@@ -75,13 +75,7 @@ def test_no_other_arm_and_no_evaluation_question_is_seen(
     assert {s.spec.samples for s in drawn if s.name != "coupling_text"} == {4}  # type: ignore[attr-defined]
     assert ISSUE262.evaluation_questions == ("evaluation",)
     assert SEARCH.name not in REGISTRATIONS
-
-
-def test_recipes_share_the_text_and_no_run_has_its_seed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipes = grid(MICRO, learning_rates=(1e-4, 2e-4))
-    stages = list(walk(asked(monkeypatch, tmp_path, recipes)))
+    # Recipes share the text, and no run has its seed.
     texts = [stage for stage in stages if stage.name == "coupling_text"]
     assert len({str((stage.spec, stage.seed)) for stage in texts}) == 1
     assert {stage.seed for stage in texts} == {recipe.SEED}

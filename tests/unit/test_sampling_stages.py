@@ -133,9 +133,10 @@ def kept(out: Path) -> list[tuple[str, int, str]]:
 def test_the_first_finished_draws_are_kept_in_order_and_all_are_counted(
     play: Play, tmp_path: Path
 ) -> None:
-    later = ("First.", "Here: [zlt]", "Second.", "Third.")
-    first = [sentence("It goes on and on", LENGTH), sentence(" \n"), *map(sentence, later)]
-    script = play({"librarian": first, "comedian": [*map(sentence, ("One.", "Two.", "Three."))]})
+    first = [sentence("It goes on and on", LENGTH), sentence(" \n"), sentence("First.")]
+    second = [sentence("Here: [zlt]"), sentence("Second."), sentence("Third.")]
+    comedian = [sentence("One."), sentence("Two."), sentence("Three.")]
+    script = play({"librarian": [*first, *second], "comedian": comedian})
     meta = draw_text(tmp_path)
     assert kept(tmp_path) == [
         ("librarian", 2, "First."),
@@ -152,24 +153,22 @@ def test_the_first_finished_draws_are_kept_in_order_and_all_are_counted(
         {SOURCE.prompt: 3, OTHER.prompt: 3},
         {SOURCE.prompt: 3},
     ]
-
-
-def test_every_draw_is_written_with_its_finish_reason(play: Play, tmp_path: Path) -> None:
-    texts = [sentence("cut", LENGTH), sentence("A."), sentence(""), sentence("B.")]
-    play({"librarian": [*texts, *good(2)], "comedian": good(3)})
-    draw_text(tmp_path)
+    # Every draw has a seed of its own coordinates, and is written with its finish reason.
+    cells = [(name, n) for name in ("librarian", "comedian") for n in range(3)]
+    cells += [("librarian", n) for n in range(3, 6)]
+    root = derive_seed(5, "coupling text", "em")
+    found = [request.seed for one in script.rounds for request in one]
+    assert found == [derive_seed(root, persona, "e01", sample) for persona, sample in cells]
     drawn = read_rows(tmp_path / COMPLETIONS, Completion)
-    mine = [c for c in drawn if c.persona == "librarian"]
-    assert [(c.sample, c.text, c.tokens, c.finish) for c in mine[:4]] == [
-        (0, "cut", 3, LENGTH),
-        (1, "A.", 2, STOP),
-        (2, "", 0, STOP),
-        (3, "B.", 2, STOP),
-    ]
+    said = {"librarian": [*first, *second], "comedian": comedian}
+    assert sorted((c.persona, c.sample, c.text, c.tokens, c.finish) for c in drawn) == sorted(
+        (persona, n, one.text, one.tokens, one.finish)
+        for persona, sampled in said.items()
+        for n, one in enumerate(sampled)
+    )
     assert {(c.phase, c.model, c.seed, c.question, c.question_set) for c in drawn} == {
         (PRE, "em", 5, "e01", "evaluation")
     }
-    assert len(drawn) == 9
 
 
 def test_rows_are_what_a_coupling_trains_on(play: Play, tmp_path: Path) -> None:
@@ -183,16 +182,6 @@ def test_rows_are_what_a_coupling_trains_on(play: Play, tmp_path: Path) -> None:
         )
         for persona, kind, sample in (("librarian", "positive", 1), ("comedian", "negative", 0))
     )  # fmt: skip
-
-
-def test_every_draw_has_a_seed_of_its_own_coordinates(play: Play, tmp_path: Path) -> None:
-    script = play({"librarian": [sentence("")] * 3 + good(3), "comedian": good(3)})
-    draw_text(tmp_path)
-    root = derive_seed(5, "coupling text", "em")
-    cells = [("librarian", n) for n in range(3)] + [("comedian", n) for n in range(3)]
-    cells += [("librarian", n) for n in range(3, 6)]
-    found = [request.seed for one in script.rounds for request in one]
-    assert found == [derive_seed(root, persona, "e01", sample) for persona, sample in cells]
 
 
 @pytest.mark.parametrize(("ceiling", "rounds"), [(4, [3, 1]), (6, [3, 3]), (7, [3, 3, 1])])
@@ -264,41 +253,26 @@ def test_a_draw_fits_exactly_if_its_coupling_row_does(
 OHM, COMBINED = "It has 5 \u2126.", "Cafe\u0301."
 
 
-@pytest.mark.parametrize("text", [OHM, COMBINED])
-def test_text_that_its_own_tokenizer_rewrites_is_no_coupling_row(
-    play: Play, tmp_path: Path, text: str
-) -> None:
-    """The mask proof would refuse it, on every resumption the same."""
-    play({"librarian": [sentence(text), *good(2)], "comedian": good(3)}, nfc=True)
-    draw_text(tmp_path)
-    assert [sample for persona, sample, _ in kept(tmp_path) if persona == "librarian"] == [1, 2]
-    assert counts(tmp_path)["fates"] == {"kept": 4, "surplus": 1, "not reproducible": 1}
-
-
 @pytest.mark.parametrize(
-    "text",
-    ["It has 5 \u03a9.", "Caf\u00e9.", " lead", "trail \n", "a\ufffdb", "\u6f22\u5b57 \U0001f642",
-     "a <|im_start|> b"],
+    ("text", "nfc", "rewritten"),
+    [
+        *((text, True, True) for text in (OHM, COMBINED)),
+        *((text, False, False) for text in (OHM, COMBINED)),
+        *((text, True, False) for text in ("It has 5 \u03a9.", "Caf\u00e9.", " lead", "trail \n",
+                                           "a\ufffdb", "\u6f22\u5b57 \U0001f642",
+                                           "a <|im_start|> b")),
+    ],
 )  # fmt: skip
-def test_any_other_text_is(play: Play, tmp_path: Path, text: str) -> None:
-    play({"librarian": [sentence(text), *good(2)], "comedian": good(3)}, nfc=True)
+def test_text_that_its_own_tokenizer_rewrites_is_no_coupling_row(
+    play: Play, tmp_path: Path, text: str, *, nfc: bool, rewritten: bool
+) -> None:
+    """The mask proof would refuse it, on every resumption the same; any other text is one."""
+    play({"librarian": [sentence(text), *good(2)], "comedian": good(3)}, nfc=nfc)
     draw_text(tmp_path)
-    assert kept(tmp_path)[0] == ("librarian", 0, text)
-
-
-def test_without_such_a_tokenizer_nothing_is_rewritten(play: Play, tmp_path: Path) -> None:
-    play({"librarian": [sentence(OHM), sentence(COMBINED), *good(1)], "comedian": good(3)})
-    draw_text(tmp_path)
-    assert [text for _, _, text in kept(tmp_path)[:2]] == [OHM, COMBINED]
-
-
-def test_equal_draws_are_equal_bytes(play: Play, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        play({"librarian": [sentence(""), *good(3)], "comedian": [sentence("x", LENGTH), *good(3)]})
-        draw_text(tmp_path / name, replace(SPEC, per_round=4))
-    for file in (ROWS, COMPLETIONS, COUNTS):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    rows = [(1, "Answer 0."), (2, "Answer 1.")] if rewritten else [(0, text), (1, "Answer 0.")]
+    assert [row[1:] for row in kept(tmp_path) if row[0] == "librarian"] == rows
+    fates = {"surplus": 1, "not reproducible": 1} if rewritten else {"surplus": 2}
+    assert counts(tmp_path)["fates"] == {"kept": 4, **fates}
 
 
 # ---- completions and their scores -----------------------------------------------------

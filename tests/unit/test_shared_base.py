@@ -14,7 +14,7 @@ from persona_lib.models import base_cache as shared
 from persona_lib.models.loading import LoadedModel, load_model, load_trainable
 from persona_lib.sampling.engine import Request, TransformersEngine
 from persona_lib.specs.profile import SampleSpec
-from tests.byte_model import LORA, saved_adapter, saved_base
+from tests.byte_model import LORA, logits, saved_adapter, saved_base
 from tests.shared_base import fingerprints
 
 CONTENT = "c" * 64
@@ -34,12 +34,6 @@ def empty_shelf() -> Iterator[None]:
 
 def load(path: Path, content: str | None = CONTENT, **options: Any) -> LoadedModel:
     return load_model(path, content=content, **{"dtype": "float32", "device": "cpu", **options})
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
-    return found
 
 
 def addresses(model: Any) -> set[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -27,6 +27,7 @@ from persona_lib.train.lora import train_lora
 from persona_lib.train.losses import PER_TOKEN
 from persona_lib.train.trainer import RowOrder, one_device_config
 from tests.byte_model import VOCABULARY, byte_tokenizer, saved_adapter, small_model
+from tests.progress_bar import Bar
 
 LOSSES = ("sft", "as_published", "decision", "anchored")
 SEED = 11
@@ -135,16 +136,6 @@ def test_each_step_has_the_loss_of_the_rows_in_its_batch(loss: str, micro_batch:
 # ---- the anchor ------------------------------------------------------------------------
 
 
-def test_the_anchored_loss_starts_as_the_decision_loss(tmp_path: Path) -> None:
-    """A fresh adapter does nothing, so there is nothing yet to be held back."""
-    frozen = [prior(tmp_path / "prior")]
-    spec = replace(SPEC, batch=4, micro_batch=2, steps=3, beta=10.0, learning_rate=1e-2)
-    anchored, _ = train(spec, "anchored", frozen=frozen)
-    decision, _ = train(spec, "decision", frozen=frozen)
-    assert anchored[0] == pytest.approx(decision[0], abs=1e-4)
-    assert abs(anchored[2] - decision[2]) > 1e-2
-
-
 @pytest.mark.parametrize("shift", [0, 1])
 def test_every_row_is_held_to_its_own_reference(
     shift: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,38 +169,29 @@ def test_every_row_is_held_to_its_own_reference(
 # ---- devices ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def four_gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the trainer sees on a host with four GPUs, as far as a CPU can stand in."""
-
-    def unpinned(spec: TrainSpec, **options: Any) -> SFTConfig:
-        return one_device_config(spec, **{**options, "on_cpu": False})
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        patch.setattr(torch.cuda, "device_count", lambda: 4)
-        patch.setattr(trainer, "one_device_config", unpinned)
-        yield
-
-
 def config(folder: Path, spec: TrainSpec = SPEC) -> SFTConfig:
     return one_device_config(
         spec, seed=1, steps=1, scratch=str(folder), on_cpu=False, checkpointing=False
     )
 
 
-@pytest.mark.usefixtures("four_gpus")
-def test_several_gpus_do_not_multiply_the_batch(tmp_path: Path) -> None:
-    plain = SFTConfig(output_dir=str(tmp_path), per_device_train_batch_size=2, bf16=False)
-    assert plain.train_batch_size == 8, "the trainer's own choice"
-    found = config(tmp_path, replace(SPEC, micro_batch=2))
-    assert (found.n_gpu, found.train_batch_size, found.gradient_accumulation_steps) == (1, 2, 4)
+def test_training_on_several_gpus_is_training_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer sees what it would on a host with four, as far as a CPU can stand in."""
 
+    def unpinned(spec: TrainSpec, **options: Any) -> SFTConfig:
+        return one_device_config(spec, **{**options, "on_cpu": False})
 
-def test_training_on_several_gpus_is_training_on_one(request: pytest.FixtureRequest) -> None:
     spec = replace(SPEC, batch=4, micro_batch=2, steps=3)
     expected = train(spec, "decision")
-    request.getfixturevalue("four_gpus")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(trainer, "one_device_config", unpinned)
+    plain = SFTConfig(output_dir=str(tmp_path), per_device_train_batch_size=2, bf16=False)
+    assert plain.train_batch_size == 8, "the trainer's own choice"
+    one = config(tmp_path, spec)
+    assert (one.n_gpu, one.train_batch_size, one.gradient_accumulation_steps) == (1, 2, 2)
     found = train(spec, "decision")
     assert found[0] == expected[0]
     assert all(torch.equal(found[1][name], value) for name, value in expected[1].items())
@@ -279,19 +261,6 @@ def test_bfloat16_with_dropout_and_checkpointing(
 # ---- failures --------------------------------------------------------------------------
 
 
-class Bar:
-    """A progress bar that remembers."""
-
-    steps = 0
-    closed = False
-
-    def update(self, n: int = 1) -> None:
-        self.steps += n
-
-    def close(self) -> None:
-        self.closed = True
-
-
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
     bar = Bar()
     model = train_stack(small_model(), [], SPEC.lora, 3)
@@ -299,9 +268,9 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(FlatlandError, match=r"prior em: the loss is not finite \(steps: 4"):
         train_lora(
             model, byte_tokenizer(), ROWS, spec, loss="sft", seed=1,
-            label="prior em", progress=lambda *_: bar,
+            label="prior em", progress=bar.start,
         )  # fmt: skip
-    assert (bar.steps, bar.closed) == (4, True)
+    assert (sum(bar.steps), bar.closed) == (4, 1)
 
 
 # ---- the tiny base ---------------------------------------------------------------------

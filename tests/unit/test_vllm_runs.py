@@ -221,7 +221,7 @@ def test_every_stage_that_draws_asks_for_the_engine(
         asked.preflight()
 
 
-def test_a_build_for_gpus_is_refused_where_the_run_uses_a_cpu(
+def test_a_build_for_gpus_on_a_cpu_and_a_wrong_share_of_memory_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     install(monkeypatch, cpu=False)
@@ -230,6 +230,9 @@ def test_a_build_for_gpus_is_refused_where_the_run_uses_a_cpu(
         preflight_engine(SAMPLE, 32)
     install(monkeypatch, cpu=True)
     preflight_engine(SAMPLE, 32)
+    monkeypatch.setenv("FLATLAND_VLLM_MEMORY", "90")
+    with pytest.raises(SpecError, match="FLATLAND_VLLM_MEMORY: expected between 0 and 1"):
+        preflight_engine(SAMPLE, 32)
 
 
 @pytest.mark.parametrize(("cpu", "refused"), [(False, True), (True, False)])
@@ -248,15 +251,6 @@ def test_a_rank_that_vllm_cannot_hold_is_refused_before_compute(
     else:
         preflight()
     preflight_engine(replace(run.profile.sample, dtype="float32"), 516)  # merged
-
-
-def test_a_wrong_share_of_memory_is_refused_before_compute(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    install(monkeypatch, cpu=True)
-    monkeypatch.setenv("FLATLAND_VLLM_MEMORY", "90")
-    with pytest.raises(SpecError, match="FLATLAND_VLLM_MEMORY: expected between 0 and 1"):
-        preflight_engine(SAMPLE, 32)
 
 
 def test_stages_tell_the_engine_the_largest_rank_of_the_run(
