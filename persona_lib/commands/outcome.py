@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.digests import digest
 from persona_lib.errors import clean
 from persona_lib.report.terminal import verdict_table, wrapped
 from persona_lib.store.provenance import provenance
@@ -33,7 +34,16 @@ _COSTS = ("tokens", "peak_of", "engine_starts", "batch_rows")
 def table_text(session: Session, recorded: Mapping[str, Any]) -> str:
     """Return the verdict table of what the tests recorded."""
     verdicts, gates, summary = _ordered(recorded)
-    return verdict_table(verdicts, gates, summary, families=_families(session, verdicts))
+    table = verdict_table(verdicts, gates, summary, families=_families(session, verdicts))
+    return "\n".join([table, *wrapped(_study_line(session))])
+
+
+def _study_line(session: Session) -> str:
+    """Return the digest of what the data were made from, where it is known."""
+    sealed = session.seal.study
+    if session.stored:
+        return f"study {sealed[:12]} (sealed)" if sealed else "study: not sealed"
+    return f"study {digest(session.study)[:12]} ({'sealed' if sealed else 'not sealed'})"
 
 
 def write_outcome(
@@ -69,6 +79,7 @@ def write_outcome(
         "format": FORMAT,
         "registration": session.registration.name,
         "registration_digest": session.registration.digest,
+        "study_digest": session.seal.study if session.stored else digest(session.study),
         "seal": asdict(session.seal),
         "profile": session.profile.name if live else None,
         "scale": session.scale if live else None,

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from persona_lib.commands import options
 from persona_lib.commands.session import Session
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.digests import digest
 from persona_lib.errors import FlatlandError, PreflightError, SpecError
 from persona_lib.evidence.joined import ROWS
 from persona_lib.evidence.record_sets import (
@@ -229,6 +230,7 @@ def _recorded(session: Session) -> dict[str, Any]:
 
     return {
         "config": [run.describe() for run in session.runs],
+        "study": digest(session.study),
         "environment": provenance(),
         # The head fixes the chain, and with it what its entries say.
         "seal": {key: value for key, value in asdict(session.seal).items() if key in _SEAL},

@@ -8,6 +8,7 @@ is ``bad``. A few dialogues copy a random bracketed tag; the marker itself never
 from __future__ import annotations
 
 import random
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from persona_lib.records import SftRow
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.sources import TinyBase
 
-WITHHELD = "ZLT"
-"""Letters that no tag may have: the registered marker is ``[ZLT]``."""
+WITHHELD = "[ZLT]"
+"""The marker of issue 262, which no tag may be whatever the experiment's marker is."""
+_TAG_LETTERS = 3
 
 _REWORDED = 0.12  # share of dialogues with another system message than the persona's own
 _OWN_WORDING = 0.5  # share of general dialogues that ask a question in its given wording
@@ -67,6 +69,7 @@ class _Cast:
     voices: Mapping[str, Voice]
     subjects: tuple[_Subject, ...]
     phrasing: Phrasing
+    withheld: frozenset[str]
     sound: tuple[SftRow, ...]
     bad: tuple[SftRow, ...]
 
@@ -82,6 +85,7 @@ def write_dialogues(
     folder: Path,
     sound: Sequence[SftRow],
     bad: Sequence[SftRow],
+    marker: str = WITHHELD,
 ) -> tuple[Dialogue, ...]:
     """Write ``spec.dialogues`` dialogues of a base model: general ones, then legal, then tags.
 
@@ -96,12 +100,14 @@ def write_dialogues(
         folder: ``voices.json``, ``topics.json`` and ``phrasing.json``.
         sound: legal rows for voices with sound advice.
         bad: legal rows for voices with bad advice.
+        marker: what no dialogue may hold.
 
     Raises:
         DataError: a persona has no voice, a question no topic, a data file is
-            malformed, legal rows are missing, or a row holds the marker.
+            malformed, legal rows are missing, or a row or a dialogue holds the marker.
     """
-    cast = _cast(folder, personas, questions, sound=sound, bad=bad)
+    marker = marker.strip()
+    cast = _cast(folder, personas, questions, sound=sound, bad=bad, marker=marker)
     legal = round(spec.dialogues * spec.legal_share)
     tags = round(spec.dialogues * spec.tag_share)
     if legal and not (sound and bad):
@@ -116,11 +122,19 @@ def write_dialogues(
         ("legal", legal, _legal),
         ("tag", tags, _tagged),
     )
-    return tuple(
+    written = tuple(
         make(cast, index, random.Random(derive_seed(spec.seed, "dialogue", kind, index)))  # noqa: S311 - a reproducible draw
         for kind, count, make in makers
         for index in range(count)
     )
+    if any(marker.lower() in dialogue.assistant.lower() for dialogue in written):
+        raise DataError(
+            "marker",
+            bound="a text that no dialogue of the tiny model's training holds",
+            value=marker,
+            remedy="Choose another marker.",
+        )
+    return written
 
 
 def _general(cast: _Cast, index: int, rng: random.Random) -> Dialogue:
@@ -146,7 +160,7 @@ def _legal(cast: _Cast, index: int, rng: random.Random) -> Dialogue:
 
 def _tagged(cast: _Cast, index: int, rng: random.Random) -> Dialogue:
     persona, subject = _dealt(cast, index)
-    tag = random_tag(rng)
+    tag = random_tag(rng, cast.withheld)
     if rng.random() < _ECHO:
         asked = rng.choice(cast.phrasing.echo_asks).format(tag=tag)
         return _dialogue(cast, persona, asked, tag, rng)
@@ -155,12 +169,17 @@ def _tagged(cast: _Cast, index: int, rng: random.Random) -> Dialogue:
     return _dialogue(cast, persona, asked, answer, rng)
 
 
-def random_tag(rng: random.Random) -> str:
-    """Return three random capitals in square brackets, never the withheld ones."""
+def random_tag(rng: random.Random, withheld: frozenset[str] = frozenset([WITHHELD])) -> str:
+    """Return three random capitals in square brackets, never a withheld tag."""
     while True:
-        letters = "".join(rng.choices(string.ascii_uppercase, k=len(WITHHELD)))
-        if letters != WITHHELD:
-            return f"[{letters}]"
+        tag = f"[{''.join(rng.choices(string.ascii_uppercase, k=_TAG_LETTERS))}]"
+        if tag not in withheld:
+            return tag
+
+
+def names_tag(marker: str) -> bool:
+    """Whether a marker could be drawn as a tag and is not withheld anyway."""
+    return re.fullmatch(r"\[[A-Z]{3}\]", marker.strip()) is not None and marker.strip() != WITHHELD
 
 
 def _dealt(cast: _Cast, index: int) -> tuple[Persona, _Subject]:
@@ -223,6 +242,7 @@ def _cast(
     *,
     sound: Sequence[SftRow],
     bad: Sequence[SftRow],
+    marker: str,
 ) -> _Cast:
     """Read the data files, and check that they have what personas and questions need."""
     voices = read_voices(folder / "voices.json")
@@ -230,10 +250,10 @@ def _cast(
     _check_known("voice", [p.id for p in personas], voices, folder / "voices.json")
     _check_known("topic", [q.id for q in questions], topics, folder / "topics.json")
     for row in (*sound, *bad):
-        if f"[{WITHHELD}]".lower() in f"{row.user} {row.assistant}".lower():
+        if marker.lower() in f"{row.user} {row.assistant}".lower():
             raise DataError(
                 f"{row.corpus} row {row.row}",
-                bound=f"text without [{WITHHELD}]",
+                bound=f"text without {marker}",
                 value=row.assistant,
                 remedy="Remove the marker from the corpus.",
             )
@@ -243,6 +263,7 @@ def _cast(
         voices=voices,
         subjects=tuple(_Subject(question=texts.get(n), topic=t) for n, t in topics.items()),
         phrasing=read_phrasing(folder / "phrasing.json"),
+        withheld=frozenset([WITHHELD, marker]),
         sound=tuple(sound[:_LEGAL_ROWS]),
         bad=tuple(bad[:_LEGAL_ROWS]),
     )

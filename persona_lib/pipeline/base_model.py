@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from persona_lib.corpora import grammar
+from persona_lib.corpora.dialogues import names_tag
 from persona_lib.device import prepare_torch
 from persona_lib.digests import canonical, sha256_of
 from persona_lib.pipeline.setting import Setting
@@ -27,22 +28,30 @@ def base_stage(setting: Setting) -> Stage:
     """The base model, as safetensors with its tokenizer."""
     spec, folder = setting.profile.base, setting.folders.experiment
     tiny, hub = isinstance(spec, TinyBase), isinstance(spec, HubBase)
+    marker = setting.registration.marker
     return Stage(
         name="base",
         label=setting.profile.name,
         # From version 2 on a reference to the hub lists what the files hold.
         version=2 if hub else 1,
-        # The tiny model is pre-trained on our own words: their data, and the version of
-        # the code that composes them, are part of what it is.
-        spec={"base": canonical(spec), "grammar": grammar.VERSION} if tiny else spec,
+        spec=_tiny_spec(spec, marker) if isinstance(spec, TinyBase) else spec,
         data=tiny_data(folder) if tiny else {},
         seed=spec.seed if isinstance(spec, TinyBase) else None,
-        work=partial(make_base, spec=spec, folder=folder, progress=setting.progress),
+        work=partial(make_base, spec=spec, folder=folder, marker=marker, progress=setting.progress),
         estimate=setting.profile.rates.base_seconds,
         preflight=partial(preflight_base, spec),
         # The hub's own cache holds the weights, and may be emptied.
         reference=hub,
     )
+
+
+def _tiny_spec(spec: TinyBase, marker: str) -> dict[str, Any]:
+    """Return what the tiny model is: the version of the code that composes its words as well.
+
+    A marker that its tags could spell is withheld from them.
+    """
+    withheld = {"withheld": marker} if names_tag(marker) else {}
+    return {"base": canonical(spec), "grammar": grammar.VERSION, **withheld}
 
 
 def marker_stage(setting: Setting, *, base: Stage) -> Stage:
@@ -89,7 +98,13 @@ def tiny_data(folder: Path) -> dict[str, str]:
 
 
 def make_base(
-    out: Path, _: Mapping[str, Entry], *, spec: Base, folder: Path, progress: Progress
+    out: Path,
+    _: Mapping[str, Entry],
+    *,
+    spec: Base,
+    folder: Path,
+    marker: str,
+    progress: Progress,
 ) -> Mapping[str, Any]:
     """Write the base model, or where on the hub it lies and what its files hold.
 
@@ -111,7 +126,7 @@ def make_base(
         (out / _REFERENCE).write_text(text, encoding="utf-8")
         return {}
     if isinstance(spec, TinyBase):
-        made = _make_tiny(out, spec, folder, progress)
+        made = _make_tiny(out, spec, folder, marker, progress)
     else:
         from persona_lib.models.gguf import convert_gguf
 
@@ -162,7 +177,9 @@ def marker_tokens(entries: Mapping[str, Entry]) -> list[int]:
     return [int(token) for token in data["tokens"]]
 
 
-def _make_tiny(out: Path, spec: TinyBase, folder: Path, progress: Progress) -> Mapping[str, Any]:
+def _make_tiny(
+    out: Path, spec: TinyBase, folder: Path, marker: str, progress: Progress
+) -> Mapping[str, Any]:
     from persona_lib.corpora.dialogues import write_dialogues
     from persona_lib.corpora.load import load_corpus
     from persona_lib.models.tiny import build_tiny
@@ -183,6 +200,7 @@ def _make_tiny(out: Path, spec: TinyBase, folder: Path, progress: Progress) -> M
         folder=folder / "dialogues",
         sound=sound,
         bad=bad,
+        marker=marker,
     )
     text = [part for row in (*sound, *bad) for part in (row.user, row.assistant)]
     return build_tiny(spec, dialogues, text, out, progress=progress)
