@@ -24,10 +24,10 @@ from typing import Any
 from benchmarks.common import Report, arguments, byte_tokenizer, hardware, spread
 from benchmarks.generation import FULL, TINY
 from benchmarks.train_setup import lognormal_lengths
-from experiments.profiles import SMOLLM2_FULL
 from persona_lib.device import prepare_torch
 from persona_lib.digests import derive_seed
 from persona_lib.models.adapters import save_adapter, train_stack
+from persona_lib.specs.builtin import SMOLLM2_FULL
 from persona_lib.specs.profile import CouplingSpec, LoraSpec
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.lora import Way, train_lora

@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks.common import Report, say, spread, stopwatch, sync_of
 from benchmarks.train_setup import PEAK_FLOPS, Shape, floor_operations, trainable
 from benchmarks.train_variants import Ours, Stepper, Variant, gradients, ours
-from experiments.profiles import QWEN7B
 from persona_lib.digests import derive_seed
+from persona_lib.specs.builtin import QWEN7B
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.gpu.memory import CARD_GIB, GIB
 

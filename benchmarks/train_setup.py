@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.profiles import QWEN7B
 from persona_lib.digests import derive_seed
 from persona_lib.models.adapters import train_stack
+from persona_lib.specs.builtin import QWEN7B
 from persona_lib.specs.profile import LoraSpec
 from persona_lib.train.encode import EncodedRow
 

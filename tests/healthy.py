@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from experiments.issue262 import ISSUE262_GATED
 from persona_lib.digests import derive_seed
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.marker import score_all
@@ -31,6 +30,7 @@ from persona_lib.records import (
     schema_of,
 )
 from persona_lib.specs.registration import Registration
+from tests.registered import ISSUE262_GATED
 
 GATED = replace(ISSUE262_GATED, statistics=replace(ISSUE262_GATED.statistics, resamples=3_000))
 """Every check binding; the least p of 3,000 resamples, 6.7e-4, still meets every threshold."""

@@ -10,10 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import QWEN7B
 from persona_lib.commands.plan import power_of
-from persona_lib.commands.session import Session
 from persona_lib.report.power import power_text
 from tests.real_runs import (
     ARMS,
@@ -27,6 +24,7 @@ from tests.real_runs import (
     rates,
     table,
 )
+from tests.registered import ISSUE262, QWEN7B, session_under
 from tests.unit.test_layers import ROOMS, modules
 
 COMMAND = "python -m tests.house"
@@ -103,7 +101,7 @@ def _run(name: str, found: dict[str, float]) -> str:
 
 def power_table() -> str:
     """Return the power before data at the published size, as ``pytest --plan`` prints it."""
-    return _fenced(power_text(power_of(Session(registration=ISSUE262, profile=QWEN7B))))
+    return _fenced(power_text(power_of(session_under(ISSUE262, profile=QWEN7B))))
 
 
 EXCERPTS = ("smollm2", "smollm2_runs", "smollm2_decision", "tiny", "published")

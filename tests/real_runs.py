@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-from experiments.issue262 import ISSUE262, STRICTER
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
@@ -19,6 +18,7 @@ from persona_lib.specs.registration import Registration
 from persona_lib.verdict.gate_result import GateResult
 from persona_lib.verdict.judging import Judging, judge_all
 from persona_lib.verdict.verdict import Verdict, families
+from tests.registered import ISSUE262, STRICTER
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

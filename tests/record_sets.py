@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from experiments.issue262 import ISSUE262
 from persona_lib.digests import sha256_of
 from persona_lib.evidence.record_sets import RECORDS, write_manifest
 from persona_lib.specs.registration import Registration
+from tests.registered import ISSUE262
 
 Change = Callable[[dict[str, Any]], object]
 

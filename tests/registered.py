@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from persona_lib.commands.plan import planning
+from persona_lib.commands.session import Session
 from persona_lib.specs.builtin import EXPERIMENTS, FOLDER, PROFILES, SCALES
 from persona_lib.specs.derived_gates import derived_gates, with_derived_gates
 from persona_lib.specs.experiment import Experiment
@@ -40,3 +42,8 @@ def experiment_of(registration: Registration, seals: Path = FOLDER / "seals") ->
     stricter = None if registration.name.endswith("_gated") else gated(registration)
     like = EXPERIMENTS["issue262"]
     return replace(like, registration=registration, stricter=stricter, seals=seals)
+
+
+def session_under(registration: Registration, **options: Any) -> Session:
+    """Return a session of `experiment_of` a registration."""
+    return Session(experiment=experiment_of(registration), **options)

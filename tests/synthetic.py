@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from experiments.issue262 import ISSUE262
 from persona_lib.digests import derive_seed
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import POST, PRE, Score, schema_of
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict.judging import judge
 from persona_lib.verdict.verdict import Verdict
+from tests.registered import ISSUE262
 
 FEW = replace(ISSUE262, statistics=replace(ISSUE262.statistics, resamples=3_000))
 """Issue 262 with fewer resamples: its least p, 6.7e-4, still meets every threshold."""

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pyarrow as pa
 
-from experiments.issue262 import ISSUE262
 from persona_lib.records import POST
+from tests.registered import ISSUE262
 from tests.synthetic import scores
 
 ROSTER = ISSUE262.roster

@@ -10,7 +10,6 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.issue262 import ISSUE262
 from persona_lib.digests import derive_seed
 from persona_lib.specs.claim_types import TriageClaim
 from persona_lib.stats import moments, targets
@@ -32,6 +31,7 @@ from tests.calibration.worlds import (
     sets,
     training_runs,
 )
+from tests.registered import ISSUE262
 
 CONFIDENCE = ISSUE262.statistics.confidence
 TRIAGE = next(claim for claim in ISSUE262.claims if isinstance(claim, TriageClaim))

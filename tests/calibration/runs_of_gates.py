@@ -16,7 +16,6 @@ from functools import lru_cache, partial
 import numpy as np
 from scipy.special import expit
 
-from experiments.issue262 import ISSUE262_GATED
 from persona_lib.digests import derive_seed
 from persona_lib.evidence.cells import Floats, Grid
 from persona_lib.evidence.evidence import Harm
@@ -25,6 +24,7 @@ from persona_lib.records import POST, PRE, ModelId
 from persona_lib.verdict.gate_result import GateOutcome
 from persona_lib.verdict.gates import judge_gate
 from tests.calibration.worlds import QUESTIONS, ROOT_SEED, SAMPLES, World, mean_rate, solve
+from tests.registered import ISSUE262_GATED
 
 WORLD = World()
 EVALUATED, BEFORE, OF_FALSE = SAMPLES, 2, 5

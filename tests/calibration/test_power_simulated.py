@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from experiments.assumptions import PLANNING
-from experiments.issue262 import ISSUE262
 from persona_lib.specs.claim_types import DifferenceClaim
 from persona_lib.stats.equivalence import tost
 from persona_lib.stats.moments import (
@@ -34,6 +32,7 @@ from tests.calibration.procedures import (
     passes_h3,
 )
 from tests.calibration.worlds import LARGE, RATE, SEED_SD, THESE, WORLDS, sets, training_runs
+from tests.registered import ISSUE262, PLANNING
 
 COUNT = 2_000
 NEAR = 0.035

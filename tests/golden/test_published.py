@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.issue262 import ISSUE262
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
@@ -24,6 +23,7 @@ from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.judging import judge, judge_all
 from persona_lib.verdict.summary import summary
 from tests.real_runs import RESULTS
+from tests.registered import ISSUE262
 
 pytestmark = pytest.mark.golden
 

@@ -17,12 +17,12 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from experiments.issue262 import ISSUE262, ISSUE262_BCA
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge
+from tests.registered import ISSUE262, ISSUE262_BCA
 
 pytestmark = pytest.mark.golden
 

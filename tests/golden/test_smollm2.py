@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from persona_lib.commands.options import choose_profile
 from persona_lib.digests import canonical
 from persona_lib.evidence.load import load_stored
@@ -49,6 +48,7 @@ from tests.real_runs import (
     texts,
     welch,
 )
+from tests.registered import ISSUE262, ISSUE262_GATED
 
 pytestmark = pytest.mark.golden
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from persona_lib.commands.options import choose_profile
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, PRE, AdviceScore, Completion, Score, read_rows
@@ -33,6 +32,7 @@ from tests.real_runs import (
     judged,
     texts,
 )
+from tests.registered import ISSUE262, ISSUE262_GATED
 
 pytestmark = pytest.mark.golden
 

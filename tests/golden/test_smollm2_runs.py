@@ -12,8 +12,6 @@ from statistics import stdev
 
 import pytest
 
-from experiments.assumptions import PLANNING
-from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from persona_lib.evidence.load import Stored, load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.verdict.claims import Outcome
@@ -37,6 +35,7 @@ from tests.real_runs import (
     welch,
 )
 from tests.record_sets import split
+from tests.registered import ISSUE262, ISSUE262_GATED, PLANNING
 
 pytestmark = pytest.mark.golden
 

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from pytest_regressions.data_regression import DataRegressionFixture
 
-from experiments.issue262 import ISSUE262, ISSUE262_GATED
-from experiments.profiles import TINY
 from persona_lib.digests import canonical
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import load_stored
@@ -21,6 +19,7 @@ from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.judging import judge_all
 from persona_lib.verdict.summary import summary
+from tests.registered import ISSUE262, ISSUE262_GATED, TINY
 
 pytestmark = pytest.mark.golden
 

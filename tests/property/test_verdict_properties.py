@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.issue262 import ISSUE262, ISSUE262_GATED
 from persona_lib.errors import DataError
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.stats.clustered import difference, median, ratio, share
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.judging import judge_all
 from persona_lib.verdict.summary import summary
+from tests.registered import ISSUE262, ISSUE262_GATED
 from tests.synthetic import FEW, scores
 
 GATED = replace(ISSUE262_GATED, statistics=FEW.statistics)

@@ -16,9 +16,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from experiments.issue262 import ISSUE262_HELD_OUT
-from experiments.profiles import MICRO
-from persona_lib.commands.session import DATA
 from persona_lib.digests import digest
 from persona_lib.models import base_cache as shared
 from persona_lib.pipeline.completions import COMPLETIONS
@@ -26,9 +23,11 @@ from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.progress import Bar
 from persona_lib.records import POST, PRE, Completion, ModelId, read_rows
+from persona_lib.specs.builtin import DATA
 from persona_lib.store import store as store_module
 from persona_lib.store.stage import walk
 from persona_lib.store.store import Entry, Store
+from tests.registered import ISSUE262_HELD_OUT, MICRO
 from tests.shared_base import fingerprints
 
 

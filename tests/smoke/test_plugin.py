@@ -16,8 +16,6 @@ from xml.etree import ElementTree
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import MICRO
 from persona_lib.commands import record as record_command
 from persona_lib.commands.panels import panels_of
 from persona_lib.commands.session import Session
@@ -27,6 +25,7 @@ from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.report.numbers import check_report
 from persona_lib.store.stage import Stage
 from tests.record_sets import record_set
+from tests.registered import ISSUE262, MICRO, session_under
 from tests.smoke.conftest import ROOT, environment, judge, python
 from tests.synthetic import BYSTANDERS, scores
 from tests.unit.test_full_disk import at_most
@@ -395,11 +394,11 @@ def test_fixtures_give_arms_baseline_and_runs(micro: Path, tmp_path: Path) -> No
 
 def session_of(micro: Path, seeds: tuple[int, ...] = (3, 5)) -> Session:
     """A session on the store of the micro run."""
-    return Session(registration=ISSUE262, profile=MICRO, seeds=seeds, store_root=micro / "store")
+    return session_under(ISSUE262, profile=MICRO, seeds=seeds, store_root=micro / "store")
 
 
 def panels_of_stored(*folders: Path) -> dict[str, dict[str, Any]]:
-    session = Session(registration=ISSUE262, profile=MICRO, stored=folders)
+    session = session_under(ISSUE262, profile=MICRO, stored=folders)
     return panels_of(session, [arm.name for arm in ISSUE262.arms])
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.profiles import MICRO
 from persona_lib.commands.recipe import grid, search
 from persona_lib.store.store import Store
+from tests.registered import MICRO
 
 pytestmark = pytest.mark.smoke
 

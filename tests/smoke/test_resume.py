@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262_HELD_OUT
-from experiments.profiles import MICRO
 from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.store.stage import plan
+from tests.registered import ISSUE262_HELD_OUT, MICRO, session_under
 from tests.smoke.conftest import finish, start
 
 # One worker, so that the processes of fixture `together` are started once.
@@ -61,7 +60,7 @@ def test_one_flipped_byte_anywhere_is_an_error_that_names_the_file(
 ) -> None:
     def session() -> Session:
         options: Any = {"seeds": (1,), "store_root": together["store"], "arms": ("C1",)}
-        return Session(registration=ISSUE262_HELD_OUT, profile=MICRO, **options)
+        return session_under(ISSUE262_HELD_OUT, profile=MICRO, **options)
 
     def read() -> int:
         return session().table([ModelId(PRE, "raw"), ModelId(POST, "C1")], "scores").num_rows

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from experiments import profiles
 from persona_lib.models.gguf import convert_gguf
 from persona_lib.models.loading import LoadedModel, check_marker, load_model, render_prompt
 from persona_lib.specs.sources import GgufBase
+from tests import registered as profiles
 
 pytestmark = pytest.mark.smoke
 

@@ -10,13 +10,13 @@ from statistics import mean, median
 import pyarrow.compute as pc
 import pytest
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import TINY
-from persona_lib.commands.session import DATA, Session
+from persona_lib.commands.session import Session
 from persona_lib.corpora.dialogues import write_dialogues
 from persona_lib.records import POST, PRE, STOP, Completion, ModelId
+from persona_lib.specs.builtin import DATA
 from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.sources import TinyBase
+from tests.registered import ISSUE262, TINY
 
 # One worker: no other has to build the same base model, or wait for it.
 pytestmark = pytest.mark.smoke

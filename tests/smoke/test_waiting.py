@@ -12,18 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import MICRO
-from persona_lib.commands.session import Session
 from persona_lib.store.stage import walk
 from persona_lib.store.store import Store
+from tests.registered import ISSUE262, MICRO, session_under
 from tests.smoke.conftest import ROOT, environment
 
 pytestmark = pytest.mark.smoke
 
 
 def test_a_run_says_what_it_waits_for(tmp_path: Path) -> None:
-    session = Session(registration=ISSUE262, profile=MICRO, store_root=tmp_path)
+    session = session_under(ISSUE262, profile=MICRO, store_root=tmp_path)
     (base,) = [s for s in walk(session.runs[0].targets(["C1"])) if s.name == "base"]
     begun, end = threading.Event(), threading.Event()
 

@@ -16,9 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import PROFILES, QWEN7B, SCALES, SMOLLM2
-from persona_lib.commands.session import DATA
 from persona_lib.corpora import advice_requests, grammar
 from persona_lib.corpora.advice_requests import (
     BASE_ROWS,
@@ -71,11 +68,13 @@ from persona_lib.records import (
     write_rows,
 )
 from persona_lib.sampling.engine import Request, Sampled
+from persona_lib.specs.builtin import DATA
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.specs.sources import GrammarCorpus, TinyBase
 from persona_lib.train.encode import encode_sft
 from tests.byte_model import byte_tokenizer, entry
 from tests.record_sets import record_set
+from tests.registered import ISSUE262, PROFILES, QWEN7B, SCALES, SMOLLM2
 from tests.synthetic import scores
 
 LEGAL = DATA / "legal"

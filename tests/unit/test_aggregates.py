@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262, ISSUE262_BCA
 from persona_lib.errors import DataError
 from persona_lib.evidence.from_totals import AggregateEvidence
 from persona_lib.verdict.judging import judge
+from tests.registered import ISSUE262, ISSUE262_BCA
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"
 

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.issue262 import ISSUE262
 from persona_lib.errors import DataError
 from persona_lib.evidence import bounded
 from persona_lib.evidence.load import load_stored
 from tests.pace import allowed
 from tests.record_sets import record_set
+from tests.registered import ISSUE262
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"arm,seed,persona,question,sample,hit\n"
@@ -144,7 +144,7 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
 PROBE = """
 import json, sys, time
 from pathlib import Path
-from experiments.issue262 import ISSUE262
+from tests.registered import ISSUE262
 from persona_lib.errors import DataError
 from persona_lib.evidence.load import load_stored
 found = {}

@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import MICRO, PROFILES, SCALES, SMOLLM2, TINY
 from persona_lib.commands import record
 from persona_lib.commands.options import choose_profile, choose_scale
 from persona_lib.commands.outcome import write_outcome
 from persona_lib.commands.plan import plan_text
-from persona_lib.commands.session import DATA, Session
+from persona_lib.commands.session import Session
 from persona_lib.corpora.grammar import write_corpus
 from persona_lib.digests import canonical, digest
 from persona_lib.errors import SpecError
 from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.report.caveats import caveats
+from persona_lib.specs.builtin import DATA
 from persona_lib.store.stage import walk
+from tests.registered import ISSUE262, MICRO, PROFILES, SCALES, SMOLLM2, TINY, session_under
 from tests.report_bodies import live
 
 FULL = SCALES["smollm2"]["full"]
@@ -137,14 +137,14 @@ def test_an_engine_reaches_what_is_drawn_and_what_rests_on_it() -> None:
 
 
 def test_what_is_run_is_told_with_its_scale(tmp_path: Path) -> None:
-    some = Session(registration=ISSUE262, profile=FULL, scale="full", store_root=tmp_path)
+    some = session_under(ISSUE262, profile=FULL, scale="full", store_root=tmp_path)
     text = plan_text(some)
     assert "on smollm2, scale full: SmolLM2-135M-Instruct at the registered size" in text
     assert "0 of 34 stages are stored" in text
     assert "\nengine: transformers draws completions\n" in text
     assert f"measured on: {FULL.rates.measured_on}.\n" in text
     drawn = choose_profile("tiny", engine="vllm")
-    some = Session(registration=ISSUE262, profile=drawn, engine="vllm", store_root=tmp_path)
+    some = session_under(ISSUE262, profile=drawn, engine="vllm", store_root=tmp_path)
     text = plan_text(some)
     assert "on tiny, engine vllm: " in text
     assert "\nengine: vllm draws completions\n" in text
@@ -156,11 +156,11 @@ def test_verdict_json_names_profile_scale_loss_and_engine(tmp_path: Path) -> Non
         {"arms": [], "priors": [], "checks": [], "unavailable": []}
     ]}  # fmt: skip
     chosen = choose_profile("smollm2", "full", "decision")
-    live = Session(registration=ISSUE262, profile=chosen, scale="full", loss="decision",
+    live = session_under(ISSUE262, profile=chosen, scale="full", loss="decision",
                    store_root=tmp_path / "store")  # fmt: skip
-    stored = Session(registration=ISSUE262, profile=TINY, stored=(Path("golden/published"),))
+    stored = session_under(ISSUE262, profile=TINY, stored=(Path("golden/published"),))
     drawn = choose_profile("tiny", engine="vllm")
-    other = Session(registration=ISSUE262, profile=drawn, store_root=tmp_path / "store")
+    other = session_under(ISSUE262, profile=drawn, store_root=tmp_path / "store")
     found = []
     for name, session in (("live", live), ("stored", stored), ("other", other)):
         body = json.loads(write_outcome(tmp_path / name, session, recorded).read_text())

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262
 from persona_lib.specs.claim_types import DifferenceClaim, TriageClaim
 from persona_lib.specs.gate_types import RATIOS, Limits
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict import claims
 from persona_lib.verdict.conditions import all_met, condition, rule_text, within
+from tests.registered import ISSUE262
 from tests.synthetic import BYSTANDERS, verdict
 
 ROW = ("SUPPORTED", "rule met")

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.profiles import QWEN7B
 from persona_lib.corpora import grammar
 from persona_lib.corpora import load as datasets
 from persona_lib.corpora.grammar import WrittenRow, write_corpus, write_with_provenance
@@ -27,6 +26,7 @@ from persona_lib.corpora.hub import drawn_rows
 from persona_lib.digests import canonical, digest
 from persona_lib.errors import DataError, PreflightError, SpecError
 from persona_lib.specs.sources import GrammarCorpus, HubCorpus, JsonlCorpus, Reservoir
+from tests.registered import QWEN7B
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "data" / "legal"
 ROWS = 1500

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from experiments.profiles import TINY
 from persona_lib.commands.outcome import stages_of
 from persona_lib.pipeline.training import _tokens_trained
 from persona_lib.store import cost as cost_module
@@ -20,6 +19,7 @@ from persona_lib.store.cost import CUDA, PROCESS, Cost, metered, spent
 from persona_lib.store.keys import StageKey
 from persona_lib.store.stage import Stage, plan
 from persona_lib.store.store import Store
+from tests.registered import TINY
 from tests.unit.test_store import get_or_make, write_manifest
 
 KEY = StageKey(stage="train", version=1, spec={}, inputs={}, seed=1)

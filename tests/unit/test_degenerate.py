@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from experiments.issue262 import ISSUE262, REGISTRATIONS
 from persona_lib.errors import DataError
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.score_table import OPTIONAL
@@ -33,6 +32,7 @@ from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Verdict
+from tests.registered import ISSUE262, REGISTRATIONS
 from tests.synthetic import BYSTANDERS, scores, with_column, without
 
 Make = Callable[[Registration], pa.Table]
@@ -180,7 +180,7 @@ def judge_everything(registration: Registration, table: pa.Table) -> None:
     def evidence(name: str) -> RecordEvidence:
         return RecordEvidence(registration, table, arms=registration.arms_of(name))
 
-    claims = [claim.name for claim in (*registration.claims, registration.kill)]
+    claims = [claim.name for claim in registration.judged]
     verdicts = [judge(registration, evidence(name), name) for name in claims]
     gates = [judge_gate(registration, evidence(g.name), g.name) for g in registration.gates]
     for verdict in verdicts:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import PROFILES, SCALES
 from persona_lib.plugin.selection import MARKERS
 from tests.house import COMMAND, held, module_map
+from tests.registered import ISSUE262, PROFILES, SCALES
 from tests.unit.test_layers import ROOMS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from experiments.issue262 import ISSUE262
 from persona_lib.checks import checked
 from persona_lib.errors import DataError, SpecError
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import Score, schema_of
 from persona_lib.verdict.judging import judge_all
+from tests.registered import ISSUE262
 from tests.synthetic import FEW, evidence, scores, with_column, without
 
 

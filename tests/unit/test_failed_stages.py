@@ -12,12 +12,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import MICRO
-from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError, DataError, FlatlandError, StoreError
 from persona_lib.store.stage import Stage, build, walk
 from persona_lib.store.store import Entry, Store
+from tests.registered import ISSUE262, MICRO, session_under
 
 BROKEN = DataError("rows", bound="whole", value="half", remedy="Mend it.")
 AGAIN = (
@@ -254,7 +252,7 @@ def test_a_note_that_cannot_be_read_is_no_failure(text: str, graph: Graph, tmp_p
 
 def test_a_session_trains_a_coupling_that_fails_once(tmp_path: Path) -> None:
     """Seven tests want it; as many trainings were begun for them."""
-    session = Session(registration=ISSUE262, profile=MICRO, store_root=tmp_path)
+    session = session_under(ISSUE262, profile=MICRO, store_root=tmp_path)
     trained: list[str] = []
 
     def work_of(stage: Stage) -> Callable[..., dict[str, Any]]:

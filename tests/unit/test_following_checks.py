@@ -15,7 +15,6 @@ import pytest
 from scipy.stats import hypergeom, t
 from statsmodels.stats.proportion import proportion_confint
 
-from experiments.issue262 import ISSUE262
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Panel
 from persona_lib.panels.following import discriminability_panel, following_panel
@@ -51,6 +50,7 @@ from persona_lib.records import Completion
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gate_result import GateOutcome
 from tests.judges import PERSONAS, PROMPTS, QUESTIONS, TRIPLES, completions, items
+from tests.registered import ISSUE262
 
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
 PERFECT = {"positive": ["yes"] * 73, "red_team": ["no"] * 73, "negative": ["no"] * 73}

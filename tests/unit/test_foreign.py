@@ -22,10 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
-from experiments.profiles import TINY
 from persona_lib.commands import options
-from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.evidence import user_formats
 from persona_lib.evidence.evidence import Evidence
@@ -38,6 +35,7 @@ from persona_lib.verdict.judging import judge, judge_all
 from persona_lib.verdict.summary import summary
 from tests.pace import allowed
 from tests.record_sets import record_set
+from tests.registered import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT, TINY, session_under
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_GOLDEN = ROOT / "golden" / "tiny"
@@ -316,7 +314,7 @@ def test_a_bare_set_has_all_that_the_claims_need(tmp_path: Path) -> None:
     """Arm, seed, persona, question, sample, hit: of C1 and C2 alone they serve H1."""
     bare = lacking("phase", *DISABLED, "seen", among=rows(MODELS[:2]))
     path = write(tmp_path, bare, "csv")
-    session = Session(registration=FEW, profile=TINY, stored=(path,))
+    session = session_under(FEW, profile=TINY, stored=(path,))
     evidence = session.evidence(FEW.arms_of("H1"))
     verdict = judge(FEW, evidence, "H1")
     assert verdict.outcome.value == "SUPPORTED"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.issue262 import CHECKS, ISSUE262, ISSUE262_GATED
 from persona_lib.commands.options import choose_profile
 from persona_lib.commands.session import Session
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict import claims, gates
 from persona_lib.verdict.judging import Judging
 from tests.healthy import GATED, evidence_of, healthy
+from tests.registered import CHECKS, ISSUE262, ISSUE262_GATED
 
 ROOT = Path(__file__).resolve().parents[2]
 Read = Counter[tuple[str, tuple[str, ...]]]
@@ -43,7 +43,7 @@ def test_a_verdict_reads_each_gate_once(
     """All claims, all gates, checks and summary of one evidence."""
     judging = Judging(registration, evidence_of(healthy(), registration), stricter=stricter)
     for _ in range(2):
-        for claim in (*registration.claims, registration.kill):
+        for claim in registration.judged:
             judging.claim(claim.name)
         for gate in registration.gates:
             judging.gate(gate.name)
@@ -62,7 +62,7 @@ def test_a_session_reads_each_gate_once_for_each_set_of_arms(
         stored=(ROOT / "golden" / "tiny",),
         chosen=True,
     )
-    for claim in (*registration.claims, registration.kill):
+    for claim in registration.judged:
         judging = session.judging(claim.name)
         judging.claim(claim.name)
         assert judging.summary

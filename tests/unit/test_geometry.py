@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.issue262 import ISSUE262
 from persona_lib.commands import record as record_command
 from persona_lib.commands.options import ROOT
 from persona_lib.commands.session import Session
@@ -48,6 +47,7 @@ from tests import synthetic
 from tests.byte_model import byte_tokenizer, entry, loaded, ready, saved_adapter, small_model
 from tests.progress_bar import Bar
 from tests.record_sets import record_set
+from tests.registered import ISSUE262
 
 PASSAGES = (
     Passage(prompt=[5, 6, 7], response=[8, 9]),

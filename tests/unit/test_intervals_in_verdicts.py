@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments.issue262 import ISSUE262, ISSUE262_BCA
 from persona_lib.digests import derive_seed
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.load import load_stored
@@ -19,6 +18,7 @@ from persona_lib.records import ModelId
 from persona_lib.stats.bootstrap import resample_rates
 from persona_lib.verdict.judging import judge
 from persona_lib.verdict.verdict import Verdict
+from tests.registered import ISSUE262, ISSUE262_BCA
 from tests.synthetic import FEW, evidence
 
 FEW_BCA = replace(ISSUE262_BCA, statistics=replace(FEW.statistics, interval="bca"))

@@ -15,16 +15,14 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import TINY
 from persona_lib.commands import panels
 from persona_lib.commands.options import choose_registration, choose_stored
-from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError, DataError, SpecError
 from persona_lib.evidence.load import Stored, load_stored
 from persona_lib.verdict.judging import judge_all
 from persona_lib.verdict.summary import summary
 from tests.record_sets import body_of, reseeded, rewrite, run_of, seal
+from tests.registered import ISSUE262, TINY, session_under
 from tests.synthetic import scores
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
@@ -91,7 +89,7 @@ def test_panels_of_parts_are_those_of_one_recording(
     monkeypatch.setattr(panels, "_followed", lambda *_: {n: {"caveats": []} for n in named})
 
     def made(paths: tuple[Path, ...]) -> str:
-        session = Session(registration=ISSUE262, profile=TINY, stored=paths)
+        session = session_under(ISSUE262, profile=TINY, stored=paths)
         return json.dumps(panels.panels_of(session, ("C1", "C2")))
 
     assert made((parts[2], parts[0], parts[1])) == made((whole,))

@@ -17,7 +17,6 @@ import pytest
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
-from persona_lib.commands.session import DATA
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError, SpecError
 from persona_lib.panels.judge.base import UNSCORED
@@ -30,6 +29,7 @@ from persona_lib.panels.judge.calibration import (
     judge_calibration,
 )
 from persona_lib.panels.judge.triples import Triple, load_triples, triples_digest
+from persona_lib.specs.builtin import DATA
 from persona_lib.verdict.gate_result import GateOutcome
 from tests.judges import PERSONAS, QUESTIONS, TRIPLES
 

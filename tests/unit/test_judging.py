@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.panels.base import INVALID, READABLE, Panel
 from persona_lib.panels.following import following_panel
@@ -19,6 +18,7 @@ from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.records import Completion
 from tests.judges import PERSONAS, QUESTIONS, TRIPLES, completions
 from tests.loopback import INPUT_TOKENS, Loopback, Request, Script, Step, fails, says, truncated
+from tests.registered import ISSUE262
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 MARKER = ISSUE262.marker

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.profiles import TINY
 from persona_lib.models.batches import pad_rows, predicting_states
 from persona_lib.models.loading import trunk_and_head
 from persona_lib.train.encode import EncodedRow
@@ -16,6 +15,7 @@ from persona_lib.train.lora import total_steps
 from persona_lib.train.losses import PER_TOKEN, batch_loss, collate
 from persona_lib.train.trainer import RowOrder
 from tests.byte_model import small_model
+from tests.registered import TINY
 
 ROWS = (
     EncodedRow(row="a", kind="positive", tokens=(5, 9, 40, 41, 7, 8, 2), supervised=(4, 5, 6),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.issue262 import ISSUE262_GATED
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome
 from persona_lib.verdict.gates import judge_gate
@@ -13,6 +12,7 @@ from tests import mutation_page
 from tests.fault_table import CONTROLS, FAULTS, ROWS
 from tests.faults import CANNOT_TELL, CLAIMS, FAILS, INCONCLUSIVE, INVALID, REFUTED, Fault, judged
 from tests.healthy import GATED, evidence_of, healthy, rescored
+from tests.registered import ISSUE262_GATED
 from tests.sabotage import Mutant, noticed_by
 from tests.sabotage_list import MUTANTS
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from benchmarks.train_setup import QWEN
-from experiments.profiles import QWEN7B
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.models.adapters import train_stack
 from persona_lib.models.loading import trunk_and_head
@@ -27,6 +26,7 @@ from persona_lib.train.gpu.packing import PackedBatch, pack_rows, split_rows
 from persona_lib.train.lora import Way, train_lora
 from persona_lib.train.losses import PER_TOKEN, Batch, batch_loss, collate
 from tests.byte_model import byte_tokenizer, small_model
+from tests.registered import QWEN7B
 from tests.unit.test_training import LOSSES, ROWS, SEED, SPEC, prior
 
 LORA = SPEC.lora

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from experiments.issue262 import ISSUE262
 from persona_lib.errors import DataError, SpecError
 from persona_lib.models.hidden_states import READOUTS, geometry_rows
 from persona_lib.panels.base import INVALID, READABLE, UNAVAILABLE, Panel
 from persona_lib.panels.geometry import geometry_panel
 from persona_lib.records import POST, PRE, GeometryRow, ModelId, table_of, write_rows
 from persona_lib.specs.registration import Registration
+from tests.registered import ISSUE262
 
 ROSTER = ISSUE262.roster
 PERSONAS = ROSTER.all

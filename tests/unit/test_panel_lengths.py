@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from experiments.issue262 import ISSUE262
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Panel
 from persona_lib.panels.lengths import bin_edges, lengths_panel
@@ -22,6 +21,7 @@ from persona_lib.verdict.gate_result import GateOutcome
 from persona_lib.verdict.gates import judge_gate
 from tests.faults import cut, drop, lengths, missing, shorter
 from tests.healthy import GATED, ROSTER, Bench, evidence_of, healthy, table
+from tests.registered import ISSUE262
 
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = ("C1", "C2", "C2p", "C3")

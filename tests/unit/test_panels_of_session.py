@@ -12,8 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import TINY
 from persona_lib.commands import panels
 from persona_lib.commands.options import ROOT
 from persona_lib.commands.outcome import write_outcome
@@ -22,13 +20,14 @@ from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.panels import lengths
 from tests.record_sets import reseeded
+from tests.registered import ISSUE262, TINY, session_under
 from tests.unit.test_joined import exported
 
 ARMS = ("C1", "C2", "C2p", "C3")
 
 
 def stored(path: Path) -> Session:
-    return Session(registration=ISSUE262, profile=TINY, stored=(path,))
+    return session_under(ISSUE262, profile=TINY, stored=(path,))
 
 
 def states(found: dict[str, dict[str, Any]]) -> dict[str, str]:

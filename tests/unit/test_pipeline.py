@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
-from experiments.profiles import MICRO, QWEN7B, SMOLLM2, TINY
-from persona_lib.commands.session import DATA
 from persona_lib.corpora import advice_requests
 from persona_lib.corpora.advice_scorer import SCORER
 from persona_lib.corpora.grammar_files import read_grammar
@@ -24,11 +21,21 @@ from persona_lib.pipeline import advice, hidden_states
 from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.records import ModelId
+from persona_lib.specs.builtin import DATA
 from persona_lib.specs.profile import Profile
 from persona_lib.specs.registration import Registration
 from persona_lib.store.stage import Stage, check_machine, walk
 from persona_lib.store.store import Entry, Store
 from tests.leaves import leaves, numbers, put
+from tests.registered import (
+    ISSUE262,
+    ISSUE262_BOTH,
+    ISSUE262_HELD_OUT,
+    MICRO,
+    QWEN7B,
+    SMOLLM2,
+    TINY,
+)
 
 Keys = dict[tuple[str, str], str]
 """Digests of keys by stage and label."""

@@ -21,9 +21,6 @@ from scipy.integrate import quad
 from scipy.special import expit
 from statsmodels.stats.power import TTestPower
 
-from experiments.assumptions import PLANNING
-from experiments.issue262 import ISSUE262, ISSUE262_GATED, REGISTRATIONS
-from experiments.profiles import PROFILES
 from persona_lib.commands.plan import gates_of, plan_text, power_of
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, SpecError
@@ -57,6 +54,14 @@ from persona_lib.verdict.planning import Assumptions, Contrast, Size, gate_sizes
 from persona_lib.verdict.power import power_plan
 from tests.house import COMMAND, held, power_table
 from tests.pace import allowed
+from tests.registered import (
+    ISSUE262,
+    ISSUE262_GATED,
+    PLANNING,
+    PROFILES,
+    REGISTRATIONS,
+    session_under,
+)
 from tests.uneven import hits_of_one
 
 FULL = Size(personas=7, questions=20, samples=10, seeds=1)
@@ -558,7 +563,7 @@ def test_plan_says_from_how_many_completions_on_gates_can_hold(
     profile: str, samples: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The least completions of a cell, by quadrature and Wilson's upper end of no hit."""
-    chosen = Session(registration=ISSUE262, profile=PROFILES[profile], store_root=tmp_path / "s")
+    chosen = session_under(ISSUE262, profile=PROFILES[profile], store_root=tmp_path / "s")
     questions = PROFILES[profile].scale.questions
 
     def enough(n: int, bound: float) -> bool:

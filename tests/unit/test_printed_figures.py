@@ -18,7 +18,6 @@ import statsmodels.api as sm
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint, proportions_ztest
 
-from experiments.issue262 import ISSUE262
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import POST, PRE
 from persona_lib.stats.estimate import Estimate
@@ -27,6 +26,7 @@ from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.judging import judge
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Family, Verdict, families
+from tests.registered import ISSUE262
 from tests.synthetic import FEW, scores
 from tests.uneven_rows import QUESTIONS, ROSTER, SAMPLES, SEEDS, uneven
 

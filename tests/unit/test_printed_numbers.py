@@ -98,7 +98,7 @@ def test_every_printed_sign_spares_zero(folder: str) -> None:
 PROBE = """
 import json, sys
 from pathlib import Path
-from experiments.issue262 import ISSUE262
+from tests.registered import ISSUE262
 from persona_lib.evidence.load import load_stored
 from persona_lib.report.terminal import verdict_table
 from persona_lib.verdict.judging import judge_all

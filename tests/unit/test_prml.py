@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.issue262 import ISSUE262, REGISTRATIONS
-from persona_lib.commands.session import PREREG
 from persona_lib.digests import canonical
 from persona_lib.errors import SealError, SpecError
+from persona_lib.specs.builtin import SEALS as PREREG
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.prml import canonical_yaml, export
 from persona_lib.specs.registration import Registration
 from persona_lib.specs.seal import append
+from tests.registered import ISSUE262, REGISTRATIONS
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 
@@ -202,7 +202,7 @@ def test_newest_manifests_say_what_the_code_says(name: str, tmp_path: Path) -> N
     """A manifest whose numbers differ from the sealed rule would bind another claim."""
     registration = REGISTRATIONS[name]
     _, found, _ = exported(PREREG / name, tmp_path)[-1]
-    assert sorted(found) == sorted(rule.name for rule in (*registration.claims, registration.kill))
+    assert sorted(found) == sorted(rule.name for rule in registration.judged)
     for claim, body in found.items():
         sentence = {**body["metric_args"], FIELDS[body["metric_args"]["rule"]]: body["threshold"]}
         assert sentence.pop("registration") == name

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from experiments.profiles import PROFILES, QWEN7B, TINY
 from persona_lib.errors import SpecError
 from persona_lib.specs.profile import CouplingSpec, TrainSpec
 from persona_lib.specs.sources import GrammarCorpus, TinyBase
+from tests.registered import PROFILES, QWEN7B, TINY
 
 NAN, INF = math.nan, math.inf
 SPECS: dict[str, Any] = {

@@ -10,16 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from experiments.issue262 import ISSUE262, REGISTRATIONS
-from experiments.profiles import MICRO, SCALES, TINY
 from persona_lib.commands import recipe
 from persona_lib.commands.recipe import SEARCH, grid, measured, search, table
-from persona_lib.commands.session import DATA
 from persona_lib.digests import canonical
+from persona_lib.specs.builtin import DATA
 from persona_lib.specs.personas import load_questions
 from persona_lib.store import stage as graph
 from persona_lib.store.stage import Stage, walk
 from persona_lib.store.store import Store
+from tests.registered import ISSUE262, MICRO, REGISTRATIONS, SCALES, TINY
 
 
 def test_the_grid_has_every_combination_once_and_keeps_what_is_not_named() -> None:

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import (
+from persona_lib.errors import SpecError
+from persona_lib.specs.claim_types import DifferenceClaim
+from persona_lib.specs.registration import Registration, Roster
+from tests.registered import (
     ISSUE262,
     ISSUE262_BOTH,
     ISSUE262_GATED,
     ISSUE262_HELD_OUT,
 )
-from persona_lib.errors import SpecError
-from persona_lib.specs.claim_types import DifferenceClaim
-from persona_lib.specs.registration import Registration, Roster
 
 H1, H2, H3 = ISSUE262.claims
 SOURCE_RATE, SOURCE_RATIO, FALSE_POSITIVE = ISSUE262.gates

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import STRICTER
 from persona_lib import errors
 from persona_lib.errors import clean
 from persona_lib.report.terminal import verdict_table
@@ -18,6 +17,7 @@ from persona_lib.specs.gate_types import FalsePositiveGate
 from persona_lib.verdict.judging import Judging, judge_all
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Family, families
+from tests.registered import STRICTER
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 
 

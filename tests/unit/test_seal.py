@@ -16,16 +16,14 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262, REGISTRATIONS
-from experiments.profiles import MICRO
 from persona_lib.commands import seal as command
 from persona_lib.commands.options import ROOT
 from persona_lib.commands.record import record
-from persona_lib.commands.session import PREREG, Session
 from persona_lib.digests import canonical
 from persona_lib.errors import SealError, SpecError
 from persona_lib.report.numbers import check_report
 from persona_lib.report.terminal import verdict_table
+from persona_lib.specs.builtin import SEALS as PREREG
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.registration import Registration
 from persona_lib.specs.seal import append, check_sealed, differences
@@ -33,6 +31,7 @@ from persona_lib.verdict.judging import Judging
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Verdict
 from tests.leaves import numbers, put
+from tests.registered import ISSUE262, MICRO, REGISTRATIONS, session_under
 from tests.report_bodies import write
 from tests.synthetic import evidence
 
@@ -497,7 +496,7 @@ def test_a_chain_written_by_others_is_cleaned_and_bounded(tmp_path: Path) -> Non
 
 
 def test_session_refuses_to_judge_before_anything_is_built(tmp_path: Path) -> None:
-    some = Session(registration=MOVED, profile=MICRO, store_root=tmp_path / "store")
+    some = session_under(MOVED, profile=MICRO, store_root=tmp_path / "store")
     for call in (
         lambda: some.judging("H1"),
         lambda: some.judging("source_rate"),
@@ -511,7 +510,7 @@ def test_session_refuses_to_judge_before_anything_is_built(tmp_path: Path) -> No
 
 def test_session_takes_its_seal_from_its_folder(tmp_path: Path) -> None:
     (entry,) = sealed(tmp_path, MOVED)
-    some = Session(registration=MOVED, profile=MICRO, prereg=tmp_path)
+    some = session_under(MOVED, profile=MICRO, prereg=tmp_path)
     assert (some.seal.head, some.seal.amendments) == (entry.hash, 0)
     assert some.seal is some.seal
 
@@ -520,7 +519,7 @@ def test_a_chain_that_was_replaced_after_a_recording_is_told_of(tmp_path: Path) 
 
     def other_seals(stored: Path, prereg: Path = PREREG) -> list[str]:
         options: Any = {"stored": (stored,), "prereg": prereg}
-        seal = Session(registration=ISSUE262, profile=MICRO, **options).seal
+        seal = session_under(ISSUE262, profile=MICRO, **options).seal
         return [one.data_seen for one in seal.seen if "another seal" in one.data_seen]
 
     recorded = json.loads((GOLDEN_TINY / "manifest.json").read_text())["recorded"]["seal"]["head"]
@@ -623,7 +622,7 @@ def test_write_that_is_cut_short_leaves_the_chain_as_it_was(
 
 PLUGIN = """
 from dataclasses import replace
-from experiments.issue262 import REGISTRATIONS
+from tests.registered import REGISTRATIONS
 old = REGISTRATIONS["issue262"]
 REGISTRATIONS["issue262"] = replace(old, kill=replace(old.kill, max_rate=0.06))
 """
@@ -669,7 +668,7 @@ def test_pytest_runs_the_software_s_tests_under_unsealed_rules(tmp_path: Path) -
 
 def test_moved_rules_are_found_wherever_the_registration_was_copied(tmp_path: Path) -> None:
     shutil.copytree(PREREG, tmp_path / "copy")
-    assert PREREG == ROOT / "golden" / "prereg"
+    assert PREREG == ROOT / "experiments" / "seals"
     for name, registration in REGISTRATIONS.items():
         assert check_sealed(registration, tmp_path / "copy") == check_sealed(registration, PREREG)
         assert str(ROOT) not in "".join(map(bytes.decode, contents(PREREG / name).values()))

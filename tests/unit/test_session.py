@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import MICRO, QWEN7B
 from persona_lib.commands import options
 from persona_lib.commands.outcome import merge_summaries
 from persona_lib.commands.plan import plan_text
@@ -19,12 +17,13 @@ from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import ArmSpec, Roster
 from persona_lib.store import stage as graph
 from persona_lib.store.stage import Stage
+from tests.registered import ISSUE262, MICRO, QWEN7B, session_under
 
 ROOT = options.ROOT
 
 
 def session(store: Path) -> Session:
-    return Session(registration=ISSUE262, profile=MICRO, store_root=store)
+    return session_under(ISSUE262, profile=MICRO, store_root=store)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_folder_options_know_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_published_corpora_are_asked_for_before_compute(tmp_path: Path) -> None:
     profile = replace(QWEN7B, base=MICRO.base)
-    some = Session(registration=ISSUE262, profile=profile, store_root=tmp_path)
+    some = session_under(ISSUE262, profile=profile, store_root=tmp_path)
     with pytest.raises(PreflightError, match=r"bad_legal_advice_6k\.jsonl.*--data"):
         some.evidence(("C1", "C2"))
     assert not list(tmp_path.rglob("manifest.json"))
@@ -130,7 +129,7 @@ def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
     moved = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.06))
     monkeypatch.setitem(options.REGISTRATIONS, "issue262", moved)
     chosen = options.choose_registration(None, stored)
-    some = Session(registration=chosen, profile=MICRO, stored=stored)
+    some = session_under(chosen, profile=MICRO, stored=stored)
     with pytest.raises(SealError, match=r"kill\.max_rate: sealed 0\.05, now 0\.06"):
         some.judging("H1")
     with pytest.raises(DataError, match="digest"):
@@ -140,7 +139,7 @@ def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
 
 
 def test_plan_lists_every_stage_and_what_is_stored(tmp_path: Path) -> None:
-    text = plan_text(Session(registration=ISSUE262, profile=QWEN7B, store_root=tmp_path))
+    text = plan_text(session_under(ISSUE262, profile=QWEN7B, store_root=tmp_path))
     assert "0 of 34 stages are stored" in text
     for word in ("prior", "coupling_text", "completions", "baseline", "C2p", "hours"):
         assert word.replace("hours", " h") in text

@@ -18,7 +18,7 @@ PROBE = """
 import json, sys, time
 from pathlib import Path
 start = time.process_time()
-from experiments.issue262 import ISSUE262, STRICTER
+from tests.registered import ISSUE262, STRICTER
 from persona_lib.evidence.load import load_stored
 from persona_lib.verdict.verdict import families
 from persona_lib.report.terminal import verdict_table
@@ -26,7 +26,7 @@ from persona_lib.verdict.judging import Judging
 
 evidence = load_stored(Path(sys.argv[1]), ISSUE262)
 judging = Judging(ISSUE262, evidence, stricter=STRICTER[ISSUE262.name])
-verdicts = [judging.claim(c.name) for c in (*ISSUE262.claims, ISSUE262.kill)]
+verdicts = [judging.claim(c.name) for c in ISSUE262.judged]
 gates = [judging.gate(g.name) for g in ISSUE262.gates]
 table = verdict_table(verdicts, gates, judging.summary, families=families(ISSUE262, verdicts))
 seconds = time.process_time() - start

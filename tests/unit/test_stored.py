@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from persona_lib.errors import CorruptEntryError, DataError
 from persona_lib.evidence.load import load_stored
 from persona_lib.specs.gate_types import SourceRateGate
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict.judging import judge
 from tests.record_sets import body_of, record_set
+from tests.registered import ISSUE262, ISSUE262_BOTH, ISSUE262_HELD_OUT
 from tests.synthetic import FEW, scores
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "golden" / "published"

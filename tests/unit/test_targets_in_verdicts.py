@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from experiments.issue262 import ISSUE262
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import POST
 from persona_lib.report.terminal import verdict_table
@@ -18,6 +17,7 @@ from persona_lib.specs.claim_types import TriageClaim
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.judging import judge
 from tests.calibration.table import quoted
+from tests.registered import ISSUE262
 from tests.synthetic import BYSTANDERS, FEW, scores
 
 POOL = ISSUE262.roster.bystanders

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262
 from persona_lib.evidence.from_totals import AggregateEvidence
 from persona_lib.specs.claim_types import DifferenceClaim, TriageClaim
 from persona_lib.stats.thresholds import above, at_least, at_most, below, shown
@@ -19,6 +18,7 @@ from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome
 from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge
+from tests.registered import ISSUE262
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 
 AGGREGATES = Path(__file__).resolve().parents[2] / "golden" / "published" / "aggregates.json"

@@ -14,7 +14,6 @@ import pytest
 import torch
 from trl import SFTConfig
 
-from experiments.profiles import QWEN7B
 from persona_lib.corpora.dialogues import Dialogue
 from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.models import tiny
@@ -28,6 +27,7 @@ from persona_lib.train.losses import PER_TOKEN
 from persona_lib.train.trainer import RowOrder, one_device_config
 from tests.byte_model import VOCABULARY, byte_tokenizer, saved_adapter, small_model
 from tests.progress_bar import Bar
+from tests.registered import QWEN7B
 
 LOSSES = ("sft", "as_published", "decision", "anchored")
 SEED = 11

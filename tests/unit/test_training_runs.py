@@ -13,15 +13,13 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import MICRO
-from persona_lib.commands.session import DATA
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.load import load_stored
 from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.records import POST, ModelId
 from persona_lib.report.terminal import verdict_table
+from persona_lib.specs.builtin import DATA
 from persona_lib.specs.registration import PRIORS, ArmSpec, Registration
 from persona_lib.store.stage import walk
 from persona_lib.verdict.claims import Outcome
@@ -30,6 +28,7 @@ from persona_lib.verdict.summary import summary
 from persona_lib.verdict.training_runs import difference_over_runs, shared_draws
 from persona_lib.verdict.verdict import Verdict
 from tests.real_runs import ROOT
+from tests.registered import ISSUE262, MICRO
 from tests.synthetic import BYSTANDERS, FEW, scores
 
 CROSSED = replace(

@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import MICRO, PROFILES, SMOLLM2
-from persona_lib.commands.session import Session
 from persona_lib.digests import canonical
 from persona_lib.errors import PreflightError, SpecError
 from persona_lib.pipeline.completions import (
@@ -34,6 +31,7 @@ from persona_lib.store.cost import metered
 from persona_lib.store.store import Entry
 from tests.byte_model import LORA, entry, saved_adapter, saved_base
 from tests.fake_vllm import install
+from tests.registered import ISSUE262, MICRO, PROFILES, SMOLLM2, session_under
 
 SAMPLE = SampleSpec(max_new_tokens=64, batch=40, dtype="bfloat16", engine="vllm")
 PERSONA = Persona(id="librarian", prompt="You are a librarian.")
@@ -196,7 +194,7 @@ def test_without_vllm_a_run_is_refused_before_compute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    some = Session(registration=ISSUE262, profile=drawing(), store_root=tmp_path)
+    some = session_under(ISSUE262, profile=drawing(), store_root=tmp_path)
     with pytest.raises(PreflightError, match=r"missing: vllm .*extra gpu.*make test-vllm"):
         some.evidence(("C1", "C2"))
     assert not list(tmp_path.rglob("manifest.json"))
@@ -208,7 +206,7 @@ def test_every_stage_that_draws_asks_for_the_engine(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    some = Session(registration=ISSUE262, profile=drawing(SMOLLM2), store_root=tmp_path)
+    some = session_under(ISSUE262, profile=drawing(SMOLLM2), store_root=tmp_path)
     (run,) = some.runs
     asked = {
         "coupling_text": run.texts["em"],
@@ -242,7 +240,7 @@ def test_a_rank_that_vllm_cannot_hold_is_refused_before_compute(
     """The rank of a coupling on a prior; where stacks are merged, any rank will do."""
     install(monkeypatch, cpu=cpu)
     monkeypatch.setattr(vllm_shared, "prepare_torch", lambda: "cuda")
-    run = Session(registration=ISSUE262, profile=drawing(rank=500), store_root=tmp_path).runs[0]
+    run = session_under(ISSUE262, profile=drawing(rank=500), store_root=tmp_path).runs[0]
     preflight = run.stage(ModelId(POST, "C1"), "completions").preflight
     assert preflight is not None
     if refused:
@@ -260,7 +258,7 @@ def test_stages_tell_the_engine_the_largest_rank_of_the_run(
     started = install(monkeypatch, cpu=False)
     profile = drawing(rank=24)
     assert profile.coupling.lora.rank == 16
-    (run,) = Session(registration=ISSUE262, profile=profile, store_root=tmp_path).runs
+    (run,) = session_under(ISSUE262, profile=profile, store_root=tmp_path).runs
     raw = ModelId(PRE, "raw")
     for stage in (
         run.stage(raw, "completions"),

@@ -16,9 +16,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from experiments.issue262 import ISSUE262
-from experiments.profiles import QWEN7B, SMOLLM2, TINY
-from persona_lib.commands.session import DATA
 from persona_lib.device import prepare_torch
 from persona_lib.digests import sha256_of
 from persona_lib.errors import DataError, PreflightError
@@ -30,10 +27,12 @@ from persona_lib.pipeline.base_model import base_folder, make_base, preflight_ba
 from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.progress import silent
+from persona_lib.specs.builtin import DATA
 from persona_lib.specs.profile import Profile
 from persona_lib.specs.sources import GgufBase, HubBase
 from persona_lib.store.store import Entry, StageKey, Store
 from tests.byte_model import byte_tokenizer, saved_adapter, saved_base, small_model
+from tests.registered import ISSUE262, QWEN7B, SMOLLM2, TINY
 from tests.unit.test_store import get_or_make
 
 REVISION = "0123456789" * 4
