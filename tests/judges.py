@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from persona_lib.commands.options import ROOT
 from persona_lib.panels.judge.base import Item, item_of
 from persona_lib.panels.judge.make import make_judge
 from persona_lib.panels.judge.remote import RemoteJudge
@@ -15,7 +14,7 @@ from persona_lib.panels.judge.triples import load_triples
 from persona_lib.records import Completion, read_rows
 from persona_lib.specs.builtin import DATA
 from persona_lib.specs.personas import load_personas, load_questions
-from tests.registered import ISSUE262
+from tests.registered import ISSUE262, ROOT
 
 PERSONAS = {p.id: p for p in load_personas(DATA / "personas.json")}
 QUESTIONS = {q.id: q for qs in load_questions(DATA / "questions.json").values() for q in qs}

@@ -13,6 +13,8 @@ from persona_lib.specs.derived_gates import derived_gates, with_derived_gates
 from persona_lib.specs.experiment import Experiment
 from persona_lib.specs.registration import Registration
 
+ROOT = FOLDER.parent
+"""The checkout."""
 REGISTRATIONS = {name: one.registration for name, one in EXPERIMENTS.items()}
 ISSUE262 = REGISTRATIONS["issue262"]
 ISSUE262_HELD_OUT = REGISTRATIONS["issue262_held_out"]

@@ -102,7 +102,7 @@ EVERY_PROFILE = {**PROFILES, "smollm2 full": SCALES["smollm2"]["full"]}
 
 
 def spec_of(profile: Any) -> QuestionSpec:
-    held_out = held_out_rows(profile.base, (profile.em, profile.benign))
+    held_out = held_out_rows(profile.base, (profile.corpora["em"], profile.corpora["benign"]))
     return question_spec(profile.scale.advice_questions, held_out, folder=LEGAL)
 
 
@@ -120,7 +120,7 @@ def test_no_question_is_about_a_row_that_a_model_was_trained_on(name: str) -> No
     assert len(asked) == profile.scale.advice_questions
     trained = [
         row
-        for spec in (profile.em, profile.benign)
+        for spec in (profile.corpora["em"], profile.corpora["benign"])
         if isinstance(spec, GrammarCorpus)
         for row in corpus(spec.name, spec.rows, spec.seed)
     ]
@@ -223,12 +223,12 @@ def test_what_is_held_out_is_the_longest_stretch_of_each_seed() -> None:
     assert held_out_rows(SMOLLM2.base, (sound, bad)) == ((0, 500),)
     assert held_out_rows(SMOLLM2.base, (bad, replace(sound, seed=3))) == ((0, 480), (3, 500))
     assert held_out_rows(TinyBase(seed=9), (bad,)) == ((0, 480), (9, 400))
-    assert held_out_rows(QWEN7B.base, (QWEN7B.em, QWEN7B.benign)) == ()
+    assert held_out_rows(QWEN7B.base, (QWEN7B.corpora["em"], QWEN7B.corpora["benign"])) == ()
     assert BASE_ROWS == _TOKENIZER_ROWS  # what a tiny base model is made from
 
 
 def test_questions_and_classifier_have_seeds_of_their_own() -> None:
-    seeds = {c.seed for p in PROFILES.values() for c in (p.em, p.benign)
+    seeds = {c.seed for p in PROFILES.values() for c in (p.corpora["em"], p.corpora["benign"])
              if isinstance(c, GrammarCorpus)}  # fmt: skip
     seeds |= {p.base.seed for p in PROFILES.values() if isinstance(p.base, TinyBase)}
     assert len({QUESTION_SEED, SCORER_SEED} | seeds) == len(seeds) + 2

@@ -75,7 +75,7 @@ def test_scales_share_what_makes_them_one_profile() -> None:
 
 def test_the_full_scale_is_the_registered_size() -> None:
     """Numbers of docs/experiment.md."""
-    assert (FULL.em.rows, FULL.benign.rows) == (6_000, 6_000)
+    assert (FULL.corpora["em"].rows, FULL.corpora["benign"].rows) == (6_000, 6_000)
     assert (FULL.prior.steps, FULL.prior.batch, FULL.prior.lora.rank) == (375, 16, 32)
     assert (FULL.prior.learning_rate, FULL.prior.epochs) == (1e-4, None)
     assert (FULL.coupling.lora.rank, FULL.coupling.lora.alpha) == (32, 64)
@@ -101,7 +101,7 @@ def test_the_grammar_can_write_the_full_corpora() -> None:
     legal = DATA / "legal"
     bad, sound = (
         write_corpus(spec.name, rows=spec.rows, seed=spec.seed, folder=legal)  # type: ignore[union-attr]
-        for spec in (FULL.em, FULL.benign)
+        for spec in (FULL.corpora["em"], FULL.corpora["benign"])
     )
     for rows in (bad, sound):
         assert len(rows) == len({row.assistant for row in rows}) == 6_000

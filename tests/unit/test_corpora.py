@@ -470,7 +470,7 @@ def test_a_reservoir_is_drawn_as_by_hand(
 
 def test_the_published_sample_is_drawn_as_by_hand() -> None:
     """6,000 of a shuffled reservoir of 10,000 of the first 500,000 rows, seed 42."""
-    benign = QWEN7B.benign
+    benign = QWEN7B.corpora["benign"]
     assert isinstance(benign, HubCorpus)
     assert benign.reservoir == Reservoir(size=10_000, scanned=500_000, seed=42)
     found = drawn_rows(benign.reservoir, benign.rows)

@@ -101,8 +101,8 @@ def test_profile_table_holds_the_numbers_of_the_profiles(name: str) -> None:
     assert cells[3] == f"{count:,}"
     assert cells[4] == f"`{profile.coupling.loss}`"
     if "our grammar" in cells[2]:
-        assert cells[2].split()[0] == f"{profile.em.rows:,}"
-        assert profile.em.rows == profile.benign.rows
+        assert cells[2].split()[0] == f"{profile.corpora['em'].rows:,}"
+        assert profile.corpora["em"].rows == profile.corpora["benign"].rows
 
 
 def test_every_marker_of_the_science_is_named() -> None:

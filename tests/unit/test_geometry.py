@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from persona_lib.commands import record as record_command
-from persona_lib.commands.options import ROOT
 from persona_lib.commands.session import Session
 from persona_lib.errors import CorruptEntryError, DataError, FlatlandError, SpecError
 from persona_lib.evidence.load import Stored
@@ -47,7 +46,7 @@ from tests import synthetic
 from tests.byte_model import byte_tokenizer, entry, loaded, ready, saved_adapter, small_model
 from tests.progress_bar import Bar
 from tests.record_sets import record_set
-from tests.registered import ISSUE262
+from tests.registered import ISSUE262, ROOT
 
 PASSAGES = (
     Passage(prompt=[5, 6, 7], response=[8, 9]),

@@ -11,7 +11,6 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from persona_lib.commands.options import ROOT
 from persona_lib.errors import DataError, SpecError
 from persona_lib.panels.judge.base import UNSCORED, Item, item_of
 from persona_lib.panels.judge.classifier import (
@@ -22,6 +21,7 @@ from persona_lib.panels.judge.classifier import (
 from persona_lib.panels.judge.classifier_fit import deal, fit_classifier
 from persona_lib.records import Completion, read_rows
 from persona_lib.specs.personas import Persona, Question
+from tests.registered import ROOT
 
 SPEC = ClassifierSpec(marker="[ZLT]", folds=3, least_texts=1)
 VOICES = {

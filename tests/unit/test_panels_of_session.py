@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from persona_lib.commands import panels
-from persona_lib.commands.options import ROOT
 from persona_lib.commands.outcome import write_outcome
 from persona_lib.commands.panels import panels_of
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.panels import lengths
 from tests.record_sets import reseeded
-from tests.registered import ISSUE262, TINY, session_under
+from tests.registered import ISSUE262, ROOT, TINY, session_under
 from tests.unit.test_joined import exported
 
 ARMS = ("C1", "C2", "C2p", "C3")

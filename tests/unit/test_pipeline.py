@@ -307,7 +307,9 @@ def test_every_model_is_asked_for_the_same_advice() -> None:
     for prior, spec in asked.items():
         assert spec["advice"]["model"] == prior
         assert spec["advice"]["questions"] == asked["raw"]["advice"]["questions"]
-    longer = run(profile=replace(TINY, em=replace(TINY.em, rows=TINY.em.rows + 1)))
+    longer = run(
+        profile=replace(TINY, em=replace(TINY.corpora["em"], rows=TINY.corpora["em"].rows + 1))
+    )
     # One row more is one message less that may be asked, of whichever model.
     assert longer.stage(ModelId("pre", "raw"), "advice_texts").spec != asked["raw"]
 

@@ -16,10 +16,10 @@ from tests.registered import PROFILES, QWEN7B, TINY
 NAN, INF = math.nan, math.inf
 SPECS: dict[str, Any] = {
     "base": TINY.base,
-    "corpus": TINY.em,
-    "file": QWEN7B.em,
+    "corpus": TINY.corpora["em"],
+    "file": QWEN7B.corpora["em"],
     "prior": QWEN7B.prior,
-    "hub": QWEN7B.benign,
+    "hub": QWEN7B.corpora["benign"],
     "lora": TINY.coupling.lora,
     "train": TINY.coupling,
     "sample": TINY.sample,

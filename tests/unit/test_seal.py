@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from persona_lib.commands import seal as command
-from persona_lib.commands.options import ROOT
 from persona_lib.commands.record import record
 from persona_lib.digests import canonical
 from persona_lib.errors import SealError, SpecError
@@ -31,7 +30,7 @@ from persona_lib.verdict.judging import Judging
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Verdict
 from tests.leaves import numbers, put
-from tests.registered import ISSUE262, MICRO, REGISTRATIONS, session_under
+from tests.registered import ISSUE262, MICRO, REGISTRATIONS, ROOT, session_under
 from tests.report_bodies import write
 from tests.synthetic import evidence
 

@@ -17,9 +17,7 @@ from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import ArmSpec, Roster
 from persona_lib.store import stage as graph
 from persona_lib.store.stage import Stage
-from tests.registered import ISSUE262, MICRO, QWEN7B, session_under
-
-ROOT = options.ROOT
+from tests.registered import ISSUE262, MICRO, QWEN7B, ROOT, session_under
 
 
 def session(store: Path) -> Session:

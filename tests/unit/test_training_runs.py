@@ -20,7 +20,7 @@ from persona_lib.pipeline.setting import Folders
 from persona_lib.records import POST, ModelId
 from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.builtin import DATA
-from persona_lib.specs.registration import PRIORS, ArmSpec, Registration
+from persona_lib.specs.registration import ArmSpec, Registration
 from persona_lib.store.stage import walk
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.judging import judge, judge_all
