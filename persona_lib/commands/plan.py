@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.pipeline.machine import lacking
 from persona_lib.report.power import gates_text, power_text
 from persona_lib.specs.builtin import FOLDER
 from persona_lib.specs.profile import TRANSFORMERS
@@ -18,38 +19,47 @@ if TYPE_CHECKING:
 
 
 def plan_text(session: Session) -> str:
-    """Return the plan as text; nothing is built and nothing is downloaded."""
+    """Return the plan as text: total, what is missing, power, stages; nothing is built."""
     profile, registration = session.profile, session.registration
+    seen: dict[tuple[str, str, int | None], Planned] = {}
+    for run in session.runs:
+        for line in plan(run.targets(session.all_arms), session.store):
+            seen.setdefault((line.stage.name, line.stage.label, line.stage.seed), line)
+    gates = gates_of(session)
+    left = [line for line in seen.values() if not line.stored]
     lines = [
         f"plan: {registration.name} ({registration.digest[:12]}) on {session.profile_description}: "
         f"{profile.summary}",
         f"engine: {profile.sample.engine} draws completions",
         f"store: {session.store_root}",
         "",
+        f"{len(seen) - len(left)} of {len(seen)} stages are stored; the rest may take "
+        f"{_duration(sum(line.seconds for line in left))}.",
+        f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}"
+        f"{'' if profile.sample.engine == TRANSFORMERS else '; drawing with transformers'}.",
+        *missing_of(session),
+        "",
+        *((gates, "") if gates else ()),
+        power_text(power_of(session)),
+        "",
         f"{'stage':<16}{'of':<10}{'seed':>6}  {'stored':<8}{'time':>10}",
     ]
-    seen: dict[tuple[str, str, int | None], Planned] = {}
-    for run in session.runs:
-        for line in plan(run.targets(session.all_arms), session.store):
-            seen.setdefault((line.stage.name, line.stage.label, line.stage.seed), line)
     for (name, label, seed), line in seen.items():
         shown = "" if seed is None else str(seed)
         took = _duration(line.seconds)
         state, time = ("yes", f"took {took}") if line.stored else ("no", f"~ {took}")
         lines.append(f"{name:<16}{label:<10}{shown:>6}  {state:<8}{time:>12}")
-    gates = gates_of(session)
-    left = [line for line in seen.values() if not line.stored]
-    lines += [
-        "",
-        f"{len(seen) - len(left)} of {len(seen)} stages are stored; the rest may take "
-        f"{_duration(sum(line.seconds for line in left))}.",
-        f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}"
-        f"{'' if profile.sample.engine == TRANSFORMERS else '; drawing with transformers'}.",
-        "",
-        *((gates, "") if gates else ()),
-        power_text(power_of(session)),
-    ]
     return "\n".join(lines)
+
+
+def missing_of(session: Session) -> list[str]:
+    """Return a line for everything that this machine lacks for the session's runs."""
+    found = [
+        str(error)
+        for run in session.runs[:1]
+        for error in lacking(session.profile, run.targets(session.all_arms), session.store)
+    ]
+    return list(dict.fromkeys(found))
 
 
 def gates_of(session: Session) -> str:

@@ -107,7 +107,8 @@ def search(
         FlatlandError: something is missing on this machine, found before any compute; or
             the raw model's own stages fail.
     """
-    from persona_lib.store.stage import build, check_machine
+    from persona_lib.pipeline.machine import lacking, refuse
+    from persona_lib.store.stage import build
 
     scale = replace(profile.scale, samples=samples, false_positive_samples=samples)
     runs = [
@@ -122,7 +123,7 @@ def search(
     ]
     raw, arm = ModelId(PRE, RAW), ModelId(POST, ARM)
     stages = [run.stage(arm, "scores") for run in runs]
-    check_machine([runs[0].stage(raw, "scores"), *stages], store)
+    refuse(lacking(profile, [runs[0].stage(raw, "scores"), *stages], store))
     build([runs[0].stage(raw, "scores"), runs[0].texts[RAW]], store, spare=stages)
     median = _median(runs[0].table(raw, "scores", store))
     rows = []

@@ -28,6 +28,7 @@ from persona_lib.pipeline.base_model import base_stage, marker_stage
 from persona_lib.pipeline.completions import COMPLETIONS, SCORES, completions_stage, scores_stage
 from persona_lib.pipeline.coupling_text import text_stage
 from persona_lib.pipeline.hidden_states import geometry_stage
+from persona_lib.pipeline.machine import lacking, refuse
 from persona_lib.pipeline.setting import Setting
 from persona_lib.pipeline.training import corpus_stage, coupling_stage, prior_stage
 from persona_lib.records import (
@@ -41,7 +42,7 @@ from persona_lib.records import (
     read_table,
 )
 from persona_lib.specs.registration import RAW
-from persona_lib.store.stage import Stage, check_machine
+from persona_lib.store.stage import Stage
 from persona_lib.store.store import Store
 
 if TYPE_CHECKING:
@@ -167,9 +168,9 @@ class Run(Setting):
 
         Raises:
             FlatlandError: a persona, question set or corpus is wrong, or something is
-                missing on this machine.
+                missing on this machine; all of it at once.
         """
-        check_machine(self.targets(arms), store)
+        refuse(lacking(self.profile, self.targets(arms), store))
 
     @cached_property
     def _stages(self) -> Mapping[Kind, Mapping[ModelId, Stage]]:

@@ -218,7 +218,7 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Measured speeds, for `--plan` only; they change no outcome and enter no key.
+    """Measured speeds and needs; they change no outcome and enter no key.
 
     Attributes:
         base_seconds: seconds to build the base model.
@@ -227,6 +227,8 @@ class Rates:
         row_tokens: mean tokens of a prior row.
         completion_tokens: mean tokens of a completion.
         measured_on: machine and date of the figures.
+        gpu_gib: memory of the GPU that a run needs; 0 where a CPU is enough.
+        disk_gib: free disk that a run needs.
     """
 
     base_seconds: float
@@ -235,10 +237,13 @@ class Rates:
     row_tokens: float
     completion_tokens: float
     measured_on: str
+    gpu_gib: float = 0.0
+    disk_gib: float = 0.1
 
     def __post_init__(self) -> None:
-        names = (one.name for one in fields(self) if one.name != "measured_on")
+        names = [one.name for one in fields(self) if one.name not in ("measured_on", "gpu_gib")]
         numbers("rates", self, names, POSITIVE, remedy=_REMEDY)
+        number("rates.gpu_gib", self.gpu_gib, NOT_NEGATIVE, remedy=_REMEDY)
 
 
 @dataclass(frozen=True, kw_only=True)

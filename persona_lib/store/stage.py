@@ -134,25 +134,16 @@ def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
     ]
 
 
-def check_machine(stages: Iterable[Stage], store: Store) -> None:
-    """Run the preflight of every stage that would have to be built, and try the store.
+def unready(stages: Iterable[Stage], store: Store) -> list[Stage]:
+    """Return every stage that would have to be built, in the order of `walk`.
 
-    A stage that is only a reference is asked as well if something that reads it
-    would have to be built: what it refers to may have gone since.
-
-    Raises:
-        PreflightError: something is missing, found before any compute is spent.
-        DataError: something is there and is not what the profile says.
-        UnwritableStoreError: a stage is missing and the store cannot be written.
+    A stage that is only a reference is among them as well if something that reads it would
+    have to be built: what it refers to may have gone since.
     """
     found = _stored(stages, store)
     missing = [stage for stage, entry in found.items() if entry is None]
     read = {up for stage in missing for up in stage.inputs.values()}
-    for stage, entry in found.items():
-        if stage.preflight and (entry is None or (stage.reference and stage in read)):
-            stage.preflight()
-    if missing:
-        store.require_writable(f"{missing[0].name} {missing[0].label}")
+    return [s for s, entry in found.items() if entry is None or (s.reference and s in read)]
 
 
 def _stored(stages: Iterable[Stage], store: Store) -> dict[Stage, Entry | None]:

@@ -1,0 +1,83 @@
+"""What a machine lacks for a run, all of it at once and before any compute."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from persona_lib.device import prepare_torch
+from persona_lib.errors import FlatlandError, PreflightError
+from persona_lib.specs.profile import Profile
+from persona_lib.store.stage import Stage, unready
+from persona_lib.store.store import Store
+
+_GIB = 2**30
+
+
+def lacking(profile: Profile, stages: Iterable[Stage], store: Store) -> list[FlatlandError]:
+    """Return an error for each thing that is missing, none where a run can begin.
+
+    Nothing is asked for where every stage is stored.
+    """
+    missing = unready(stages, store)
+    if not missing:
+        return []
+    found: list[FlatlandError] = [*_gpu(profile), *_disk(profile, store.root)]
+    for stage in missing:
+        try:
+            if stage.preflight is not None:
+                stage.preflight()
+        except FlatlandError as error:
+            found.append(error)
+    try:
+        store.require_writable(f"{missing[0].name} {missing[0].label}")
+    except FlatlandError as error:
+        found.append(error)
+    return list({str(error): error for error in found}.values())
+
+
+def refuse(found: Sequence[FlatlandError]) -> None:
+    """Raise what is missing: an error as it is, several as one."""
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        parts = " ".join(f"({i}) {error}" for i, error in enumerate(found, start=1))
+        raise PreflightError(f"{len(found)} things: {parts}", remedy="Nothing was computed.")
+
+
+def _gpu(profile: Profile) -> list[FlatlandError]:
+    """Return what is wrong with the GPU that a profile needs."""
+    needed = profile.rates.gpu_gib
+    if not needed or (prepare_torch() == "cuda" and _memory() >= needed):
+        return []
+    has = f"one with {_memory():.0f} GiB" if prepare_torch() == "cuda" else "no GPU here"
+    return [
+        PreflightError(
+            f"a GPU with {needed:g} GiB of memory for profile {profile.name} ({has})",
+            remedy="Run on such a machine, or take a smaller model (--profile smollm2).",
+        )
+    ]
+
+
+def _memory() -> float:
+    """Return the memory of the GPU in GiB."""
+    import torch
+
+    properties: Any = torch.cuda.get_device_properties(0)
+    return float(properties.total_memory) / _GIB
+
+
+def _disk(profile: Profile, root: Path) -> list[FlatlandError]:
+    """Return what is wrong with the disk that the store lies on."""
+    place = next(path for path in (root, *root.parents) if path.is_dir())
+    free = shutil.disk_usage(place).free / _GIB
+    if free >= profile.rates.disk_gib:
+        return []
+    return [
+        PreflightError(
+            f"{profile.rates.disk_gib:g} GiB of free disk for the store ({free:.1f} in {place})",
+            remedy="Free space, or put the store on another disk (--store=DIR).",
+        )
+    ]
