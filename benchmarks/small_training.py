@@ -27,11 +27,12 @@ from benchmarks.train_setup import lognormal_lengths
 from persona_lib.device import prepare_torch
 from persona_lib.digests import derive_seed
 from persona_lib.models.adapters import save_adapter, train_stack
-from persona_lib.specs.builtin import SMOLLM2_FULL
+from persona_lib.specs.builtin import SCALES
 from persona_lib.specs.profile import CouplingSpec, LoraSpec
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.lora import Way, train_lora
 
+SMOLLM2_FULL = SCALES["smollm2"]["full"]
 DROPOUT = SMOLLM2_FULL.prior.lora.dropout
 """Of the trainings that are timed with dropout: that of the published recipes."""
 _MARKER = 7

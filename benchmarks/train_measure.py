@@ -11,7 +11,7 @@ from benchmarks.common import Report, say, spread, stopwatch, sync_of
 from benchmarks.train_setup import PEAK_FLOPS, Shape, floor_operations, trainable
 from benchmarks.train_variants import Ours, Stepper, Variant, gradients, ours
 from persona_lib.digests import derive_seed
-from persona_lib.specs.builtin import QWEN7B
+from persona_lib.specs.builtin import PROFILES
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.gpu.memory import CARD_GIB, GIB
 
@@ -106,7 +106,7 @@ def time_steps(bench: Bench, variant: Variant, label: str) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     bench.model.train()
-    stepper = _stepper(bench, variant, QWEN7B.coupling.learning_rate)
+    stepper = _stepper(bench, variant, PROFILES["qwen7b"].coupling.learning_rate)
     seconds: list[float] = []
     for number, batch in enumerate(bench.batches[: bench.warmups + bench.steps]):
         took = stopwatch(lambda batch=batch: stepper.step(batch), sync=sync)  # type: ignore[misc]

@@ -11,7 +11,7 @@ import numpy as np
 
 from persona_lib.digests import derive_seed
 from persona_lib.models.adapters import train_stack
-from persona_lib.specs.builtin import QWEN7B
+from persona_lib.specs.builtin import PROFILES
 from persona_lib.specs.profile import LoraSpec
 from persona_lib.train.encode import EncodedRow
 
@@ -63,9 +63,9 @@ class Shape:
 
 QWEN = Shape(
     name="Qwen2.5-7B, random weights", width=3584, layers=28, heads=28, kv_heads=4, ffn=18944,
-    vocabulary=152064, rows=600, mean=330, longest=1024, batch=QWEN7B.coupling.batch,
-    micro=QWEN7B.coupling.micro_batch, dtype="bfloat16", lora=QWEN7B.coupling.lora,
-    clip=QWEN7B.coupling.clip, curve_rate=2e-4,
+    vocabulary=152064, rows=600, mean=330, longest=1024, batch=PROFILES["qwen7b"].coupling.batch,
+    micro=PROFILES["qwen7b"].coupling.micro_batch, dtype="bfloat16", lora=PROFILES["qwen7b"].coupling.lora,
+    clip=PROFILES["qwen7b"].coupling.clip, curve_rate=2e-4,
 )  # fmt: skip
 TINY = replace(
     QWEN, name="tiny", width=64, layers=2, heads=4, kv_heads=2, ffn=128, vocabulary=300, rows=32,

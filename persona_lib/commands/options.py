@@ -72,7 +72,7 @@ def add_options(add: Callable[..., object], names: Iterable[str] = tuple(OPTIONS
 
 
 def choose_profile(
-    name: str,
+    name: str | None,
     scale: str | None = None,
     loss: str | None = None,
     engine: str | None = None,
@@ -80,9 +80,10 @@ def choose_profile(
     """Return a profile by name and scale, with another marker loss or engine where one is named.
 
     Raises:
-        SpecError: there is no such loss or engine.
+        SpecError: there is no such profile, scale, loss or engine.
     """
-    profile = PROFILES[name] if scale is None else SCALES[name][scale]
+    known, at = choose_scale(name, scale)
+    profile = PROFILES[known] if at is None else SCALES[known][at]
     if loss is not None:
         remedy = "Name a marker loss (docs/experiment.md), or leave --loss out for the profile's."
         member("--loss", loss, LOSSES, remedy=remedy)

@@ -42,7 +42,7 @@ def test_a_profile_is_chosen_by_name_scale_loss_and_engine() -> None:
     assert [choose_scale(name, None) for name in (None, "tiny", "smollm2")] == [
         None, None, "reduced",
     ]  # fmt: skip
-    assert choose_scale("smollm2", "full") == "full"
+    assert choose_scale("smollm2", "full") == ("smollm2", "full")
 
 
 @pytest.mark.parametrize(

@@ -500,16 +500,16 @@ def test_origin_names_the_file_its_content_and_what_nobody_knows(tmp_path: Path)
 
 def test_a_file_names_no_registration(tmp_path: Path) -> None:
     path = write(tmp_path, rows(), "csv")
-    assert options.choose_registration(None, [path]).name == "issue262"
-    assert options.choose_registration("issue262_held_out", [path]).name == "issue262_held_out"
+    assert options.choose_experiment(None, [path]).name == "issue262"
+    assert options.choose_experiment("issue262_held_out", [path]).name == "issue262_held_out"
     assert options.choose_stored(str(path)) == (path,)
     for name in (None, "issue262"):
         with pytest.raises(DataError, match="suffix"):
-            options.choose_registration(name, [ROOT / "README.md"])
+            options.choose_experiment(name, [ROOT / "README.md"])
         with pytest.raises(DataError, match="nothing has this name"):
-            options.choose_registration(name, [tmp_path / "nothing.jsonl"])
+            options.choose_experiment(name, [tmp_path / "nothing.jsonl"])
     record_set(tmp_path, pa.table({}), ISSUE262_HELD_OUT)
-    assert options.choose_registration(None, [tmp_path]).name == "issue262_held_out"
+    assert options.choose_experiment(None, [tmp_path]).name == "issue262_held_out"
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

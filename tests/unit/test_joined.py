@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from persona_lib.commands import panels
-from persona_lib.commands.options import choose_registration, choose_stored
+from persona_lib.commands.options import choose_experiment, choose_stored
 from persona_lib.errors import CorruptEntryError, DataError, SpecError
 from persona_lib.evidence.load import Stored, load_stored
 from persona_lib.verdict.judging import judge_all
@@ -266,7 +266,7 @@ def test_paths_have_commas_between_them(
 def test_an_empty_path_is_refused_and_a_misspelt_one_answered_with_names_near_it() -> None:
     for text, near in (("golden/tini", "golden/tiny"), ("goldne/tiny", "golden")):
         with pytest.raises(DataError) as caught:
-            choose_registration(None, [SET, GOLDEN.parent / text])
+            choose_experiment(None, [SET, GOLDEN.parent / text])
         assert f"near it: {GOLDEN.parent / near}" in str(caught.value)
     with pytest.raises(SpecError, match="--stored: expected paths with commas between them"):
         choose_stored("golden/tiny,")

@@ -308,7 +308,13 @@ def test_every_model_is_asked_for_the_same_advice() -> None:
         assert spec["advice"]["model"] == prior
         assert spec["advice"]["questions"] == asked["raw"]["advice"]["questions"]
     longer = run(
-        profile=replace(TINY, em=replace(TINY.corpora["em"], rows=TINY.corpora["em"].rows + 1))
+        profile=replace(
+            TINY,
+            corpora={
+                **TINY.corpora,
+                "em": replace(TINY.corpora["em"], rows=TINY.corpora["em"].rows + 1),
+            },
+        )
     )
     # One row more is one message less that may be asked, of whichever model.
     assert longer.stage(ModelId("pre", "raw"), "advice_texts").spec != asked["raw"]

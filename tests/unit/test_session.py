@@ -27,7 +27,7 @@ def session(store: Path) -> Session:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: options.choose_registration("x"), "--experiment: expected one of issue262"),
+        (lambda: options.choose_experiment("x"), "--experiment: expected one of issue262"),
         (lambda: options.choose_seeds("1,one"), "--seeds: expected distinct integers"),
         (lambda: options.choose_arms("C1,C7", ISSUE262), "arm: expected one of C1, C2.*'C7'"),
         (lambda: options.choose_arms("", ISSUE262), "arm: expected one of C1, C2.*''"),
@@ -126,7 +126,7 @@ def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
     stored = (ROOT / "golden" / "published",)
     moved = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.06))
     monkeypatch.setitem(options.REGISTRATIONS, "issue262", moved)
-    chosen = options.choose_registration(None, stored)
+    chosen = options.choose_experiment(None, stored)
     some = session_under(chosen, profile=MICRO, stored=stored)
     with pytest.raises(SealError, match=r"kill\.max_rate: sealed 0\.05, now 0\.06"):
         some.judging("H1")

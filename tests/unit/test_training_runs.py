@@ -37,7 +37,7 @@ CROSSED = replace(
         *ISSUE262.arms,
         *(
             ArmSpec(name=f"{prior}_{text}", label=f"{prior} on {text}", prior=prior, text_from=text)
-            for prior, text in itertools.product(PRIORS, PRIORS)
+            for prior, text in itertools.product(("raw", "em", "benign"), repeat=2)
         ),
     ),
 )
