@@ -64,7 +64,8 @@ class Shape:
 QWEN = Shape(
     name="Qwen2.5-7B, random weights", width=3584, layers=28, heads=28, kv_heads=4, ffn=18944,
     vocabulary=152064, rows=600, mean=330, longest=1024, batch=PROFILES["qwen7b"].coupling.batch,
-    micro=PROFILES["qwen7b"].coupling.micro_batch, dtype="bfloat16", lora=PROFILES["qwen7b"].coupling.lora,
+    micro=PROFILES["qwen7b"].coupling.micro_batch, dtype="bfloat16",
+    lora=PROFILES["qwen7b"].coupling.lora,
     clip=PROFILES["qwen7b"].coupling.clip, curve_rate=2e-4,
 )  # fmt: skip
 TINY = replace(

@@ -83,7 +83,12 @@ class InputError(FlatlandError, ValueError):
 
 
 class SpecError(InputError):
-    """A registration, profile, recipe or command-line option is wrong."""
+    """A registration, profile, recipe or command-line option is wrong.
+
+    `others` are errors of the same file that were found with it.
+    """
+
+    others: tuple[InputError, ...] = ()
 
 
 class DataError(InputError):

@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         session = Session.of(given, Path.cwd())
     except FlatlandError as error:
-        parts = [str(one) for one in getattr(error, "exceptions", ())] or [str(error)]
-        sys.stderr.write("".join(f"{type(error).__name__}: {part}\n" for part in parts))
+        for one in (error, *getattr(error, "others", ())):
+            sys.stderr.write(f"{type(one).__name__}: {one}\n")
         return 1
     sys.stdout.write(f"{plan_text(session)}\n")
     return 1 if missing_of(session) else 0

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from persona_lib.errors import SpecError
+from persona_lib.errors import InputError, SpecError
 from persona_lib.specs.derived_gates import PriorRole, with_derived_gates
 from persona_lib.specs.profile import Profile, TrainSpec
 from persona_lib.specs.registration import RAW, Registration
 from persona_lib.specs.sources import Corpus
-from persona_lib.specs.structure import read_toml, structured, unknown_key
+from persona_lib.specs.structure import first_of, read_toml, structured, unknown_key
 
 FILE, SEALS = "experiment.toml", "seals"
 _BINDING = ("binding", "warnings")
@@ -152,12 +152,13 @@ def load_experiment(path: Path, *, builtin: Path) -> Experiment:
     try:
         return _experiment(path, seals, merged)
     except SpecError as error:
-        if error.field.startswith(path.name):
-            raise
-        raise SpecError(
-            f"{path.name}: {error.field}", bound=error.bound, value=error.value,
-            remedy=error.remedy,
-        ) from error  # fmt: skip
+        raise first_of([_in_file(path, one) for one in (error, *error.others)]) from error
+
+
+def _in_file(path: Path, error: InputError) -> InputError:
+    """Return an error that names the file as well."""
+    field = error.field if error.field.startswith(path.name) else f"{path.name}: {error.field}"
+    return SpecError(field, bound=error.bound, value=error.value, remedy=error.remedy)
 
 
 def _merged(path: Path, builtin: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import difflib
 import operator
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
@@ -69,15 +69,23 @@ def structured(data: Mapping[str, Any], kind: type[_T], where: str = "") -> _T:
             ``priors.em.corpus``.
 
     Raises:
-        SpecError: the first of `problems`.
+        SpecError: the first of `problems`; it holds the others.
     """
     try:
         return _converter().structure(data, kind)
     except Exception as error:
-        first = next(problems(error, where), None)
-        if first is None:
+        found = [*problems(error, where)]
+        if not found:
             raise
-        raise first from None
+        raise first_of(found) from None
+
+
+def first_of(found: Sequence[InputError]) -> SpecError:
+    """Return the first of several errors of one file, which holds the others."""
+    first = found[0]
+    error = SpecError(first.field, bound=first.bound, value=first.value, remedy=first.remedy)
+    error.others = tuple(found[1:])
+    return error
 
 
 def problems(error: BaseException, where: str) -> Iterator[InputError]:
