@@ -5,7 +5,7 @@ Only the geometry of a live run may cost compute, as a stage of its own that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,8 +25,10 @@ from persona_lib.panels.following import (
 )
 from persona_lib.panels.judge.calibration import CALIBRATION
 from persona_lib.panels.judge.judged import Judged, judge_texts
-from persona_lib.panels.judge.triples import load_triples
+from persona_lib.panels.judge.triples import Triple, load_triples
 from persona_lib.records import Completion
+from persona_lib.specs.builtin import DATA
+from persona_lib.specs.personas import Persona, Question, load_personas, load_questions
 
 if TYPE_CHECKING:
     from persona_lib.commands.session import Session
@@ -127,7 +129,31 @@ def _followed(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
             run=judged.run,
         ),
     }
-    return {name: _made(name, _FOLLOWED[name], make) for name, make in makers.items()}
+    found = {name: _made(name, _FOLLOWED[name], make) for name, make in makers.items()}
+    if without := [p for p in registration.roster.all if p not in _exemplified()]:
+        words = f"no calibration example is of {', '.join(without)}"
+        caveat = Caveat(code="personas_without_examples", words=words)
+        found["following"]["caveats"].append(asdict(caveat))
+    return found
+
+
+@cache
+def _builtin() -> tuple[dict[str, Persona], dict[str, Question]]:
+    """Return the built-in personas and questions, of which the judge's examples are."""
+    personas = {p.id: p for p in load_personas(DATA / "personas.json")}
+    listed = load_questions(DATA / "questions.json").values()
+    return personas, {q.id: q for several in listed for q in several}
+
+
+@cache
+def _triples() -> Mapping[str, tuple[Triple, ...]]:
+    personas, questions = _builtin()
+    return load_triples(DATA / "judge", tuple(personas), tuple(questions))
+
+
+def _exemplified() -> set[str]:
+    """Return the personas that calibration examples are of."""
+    return {triple.persona for listed in _triples().values() for triple in listed}
 
 
 def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
@@ -137,17 +163,16 @@ def _judged(session: Session, arms: Sequence[str]) -> Judged | None:
     if table is None:
         return None
     marker, judge = session.registration.marker, session.text_judge
-    personas = {p.id: p for p in session.folders.all_personas()}
-    listed = session.folders.all_questions().values()
-    questions = {q.id: q for several in listed for q in several}
+    personas, questions = _builtin()
+    personas = personas | {p.id: p for p in session.folders.all_personas()}
+    for listed in session.folders.all_questions().values():
+        questions = questions | {question.id: question for question in listed}
     return judge_texts(
         [Completion(**row) for row in table.to_pylist()],
         session.registration,
         personas=personas,
         questions=questions,
-        triples=load_triples(
-            session.folders.experiment / "judge", tuple(personas), tuple(questions)
-        ),
+        triples=_triples(),
         judge=None if judge is None else judge.make(store=session.store_root, marker=marker),
         progress=session.progress,
     )
