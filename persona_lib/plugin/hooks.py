@@ -29,7 +29,22 @@ NOT_ASKED, NOT_FINISHED = "not asked for", "not finished"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add Flatland's options."""
     group = parser.getgroup("flatland", "Flatland: what to run and where to keep it")
-    options.add_options(group.addoption)
+    for name in options.OPTIONS:
+        try:
+            options.add_options(group.addoption, [name])
+        except ValueError as error:
+            raise pytest.UsageError(
+                f"--{name}: {_owner(parser, f'--{name}')} has an option of this name as well. "
+                "Take one of the two plugins out of this project."
+            ) from error
+
+
+def _owner(parser: pytest.Parser, option: str) -> str:
+    """Return who has added an option, as pytest's help names it."""
+    for group in (parser._anonymous, *parser._groups):
+        if any(option in one.names() for one in group.options):
+            return f"the group {group.name}" if group.name else "another plugin"
+    return "another plugin"
 
 
 def pytest_configure(config: pytest.Config) -> None:
