@@ -18,6 +18,11 @@ PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 PIP_VLLM := $(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/vllm/constraints.txt
 SCIENCE := "h1 or h2 or h3 or kill or gate"
 
+# A misspelt variable would change nothing, in silence.
+KNOWN := PYTHON PROFILE ARGS BENCHES
+$(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),\
+  $(if $(filter $(KNOWN),$(name)),,$(error no variable is called $(name): $(KNOWN)))))
+
 .PHONY: h1 test test-vllm lint plan pages bench setup browser clean
 .DEFAULT_GOAL := h1
 
