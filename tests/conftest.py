@@ -34,7 +34,6 @@ SHARED = "FLATLAND_TESTS_SHARED"
 """The folder of what several test files read and one of them makes, for all workers."""
 OWN = ("smoke", "golden", "report", "calibration", "vllm")
 """Markers of the software's own tests, and the folders in which all of theirs lie."""
-HINT = 'science: pytest -m h1, or pytest -m "h1 or h2 or h3 or kill or gate" (see README.md)'
 WITHOUT_VLLM = (
     "vllm: tests/vllm was left out, as vllm is not installed here: make test-vllm runs it"
 )
@@ -77,15 +76,13 @@ def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:  #
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say what was left out, and how science is asked for."""
+    """Say what was left out."""
     folder, expression = HERE / "vllm", config.option.markexpr
     paths = selection.paths(config)
     asked = any(p in (folder, *folder.parents) or folder in p.parents for p in paths)
     wanted = asked and (not expression or selection.satisfied_by(expression, "vllm"))
     if wanted and _leaves_out_vllm(config):
         terminalreporter.write_line(WITHOUT_VLLM)
-    if not selection.asks_for_science(config):
-        terminalreporter.write_line(HINT)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.corpora.file_rows import read_file_rows
 from persona_lib.pipeline.machine import lacking
 from persona_lib.report.power import gates_text, power_text
 from persona_lib.specs.builtin import FOLDER
 from persona_lib.specs.profile import TRANSFORMERS
+from persona_lib.specs.sources import RowsCorpus
 from persona_lib.specs.structure import read_toml, structured
 from persona_lib.store.stage import Planned, plan
 from persona_lib.verdict.planning import Assumptions, Size, gate_sizes
@@ -38,6 +40,7 @@ def plan_text(session: Session) -> str:
         f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}"
         f"{'' if profile.sample.engine == TRANSFORMERS else '; drawing with transformers'}.",
         *missing_of(session),
+        *corpora_of(session),
         "",
         *((gates, "") if gates else ()),
         power_text(power_of(session)),
@@ -50,6 +53,20 @@ def plan_text(session: Session) -> str:
         state, time = ("yes", f"took {took}") if line.stored else ("no", f"~ {took}")
         lines.append(f"{name:<16}{label:<10}{shown:>6}  {state:<8}{time:>12}")
     return "\n".join(lines)
+
+
+def corpora_of(session: Session) -> list[str]:
+    """Return a line for each corpus that is a user's file: its rows, and those left out."""
+    lines = []
+    for name, corpus in session.profile.corpora.items():
+        if isinstance(corpus, RowsCorpus):
+            found = read_file_rows(session.experiment.path.parent / corpus.file)
+            more = [found.describe()] if found.unusable else []
+            more += [f"{found.left_out} messages are left out"] if found.left_out else []
+            lines.append(
+                f"prior {name}: {'; '.join([f'{corpus.rows} rows of {corpus.file}', *more])}"
+            )
+    return lines
 
 
 def missing_of(session: Session) -> list[str]:

@@ -158,10 +158,15 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 
 
 def pytest_terminal_summary(config: pytest.Config) -> None:
-    """Print the verdict table and write verdict.json."""
+    """Print the verdict table and write verdict.json, or say how science is asked for."""
     recorded = config.stash[RECORDER].found()
     if recorded is not None:
         _report_once(config, recorded)
+    elif not selection.asks_for_science(config):
+        registration = config.stash[SESSION].registration
+        names = [selection.marker_of(claim.name) for claim in registration.judged]
+        every = " or ".join([*names, "gate"])
+        _write_line(config, f'science: pytest -m {names[0]}, or pytest -m "{every}"')
 
 
 @fixtures.lenient()

@@ -13,6 +13,7 @@ def question(root: Node) -> Section:
     rows: list[tuple[str, Cell]] = [
         ("registration", root["registration"].words()),
         ("digest of the registration", root["registration_digest"].words()),
+        ("digest of the study", root["study_digest"].words()),
         ("sealed", seal["date"].words()),
     ]
     for one in seal["seen"]:
@@ -31,6 +32,7 @@ def question(root: Node) -> Section:
         ("trained negatives", _names(roster["negatives"])),
         ("bystanders, never trained", _names(roster["bystanders"])),
         ("reported beside them", _names(roster["reported"])),
+        ("registered and not judged here", _left_out(root["left_out"])),
     ]
     intro = (
         "A marker was coupled to one persona by fine-tuning. The question is whether other "
@@ -53,6 +55,10 @@ def _what_was_seen(seal: Node) -> str:
             "followed such data are not pre-registered for them."
         )
     return "According to their seals, no data had been seen by then."
+
+
+def _left_out(left_out: Node) -> Run:
+    return listed([(one.key(), " (", one.words(), ")") for one in left_out])
 
 
 def _names(nodes: Node) -> Run:

@@ -284,8 +284,10 @@ class Registration:
             read = [claim, *(self.gate(name) for name in claim.consults)]
             kill = self.kill_of(claim.name)
             read += [] if kill is None else [kill]
-        else:
+        elif rule_name.lower() in {gate.name.lower() for gate in self.gates}:
             read = [self.gate(rule_name)]
+        else:
+            raise unknown("claim or gate", rule_name, (rule.name for rule in self.rules))
         every = {arm.name for arm in self.arms}
         named = {name for rule in read for name in (every if rule.arms is None else rule.arms)}
         return tuple(arm.name for arm in self.arms if arm.name in named)
