@@ -92,11 +92,13 @@ def known_only(field: str, column: Strings, known: Sequence[str]) -> None:
     for label in column.labels:
         if label not in known:
             count = int((column.against((label,)) == 0).sum())
+            alike = [name for name in known if name.lower() == label.lower()]
+            remedy = "Judge these records under the registration that they were made for."
             raise DataError(
                 f"scores: {field}",
                 bound=f"one of {', '.join(known)}",
                 value=f"{label} in {count} rows",
-                remedy="Judge these records under the registration that they were made for.",
+                remedy=f"Write {alike[0]}: small and capital letters differ." if alike else remedy,
             )
 
 

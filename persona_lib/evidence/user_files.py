@@ -136,7 +136,8 @@ def _load(path: Path, registration: Registration) -> tuple[str, pa.Table]:
     table = _normalised(raw, registration, path.name)
     check_markers(table, path.name)
     more = f" and {len(unread) - _MOST_NAMED} more" if len(unread) > _MOST_NAMED else ""
-    names = f"; columns not read: {', '.join(unread[:_MOST_NAMED])}{more}" if unread else ""
+    shown = ", ".join(name or "(no name)" for name in unread[:_MOST_NAMED])
+    names = f"; columns not read: {shown}{more}" if unread else ""
     return clean(f"{path.name} (SHA-256 {digest[:12]}{names})"), table
 
 
