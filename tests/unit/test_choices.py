@@ -62,9 +62,20 @@ def test_an_experiment_chooses_model_and_scale_unless_options_do(
     assert choose_scale(*asked, ModelChoice(base="smollm2", scale="full")) == expected
 
 
-def test_an_experiment_s_model_is_refused_by_its_key() -> None:
-    with pytest.raises(SpecError, match=r"^model\.base: expected one of tiny.*got 'gpt'"):
-        choose_scale(None, None, ModelChoice(base="gpt"))
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ModelChoice(base="gpt"), r"^model\.base: expected one of tiny.*got 'gpt'"),
+        (
+            ModelChoice(base="smollm2", scale="huge"),
+            r"^model\.scale: expected one of reduced",
+        ),
+        (ModelChoice(scale="full"), r"^model\.scale: expected no such option for profile tiny"),
+    ],
+)
+def test_an_experiment_s_model_is_refused_by_its_key(model: ModelChoice, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        choose_scale(None, None, model)
 
 
 @pytest.mark.parametrize(
