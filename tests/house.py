@@ -37,18 +37,16 @@ ARM_TABLE = r"|arm   |C\dp? "
 
 def module_map() -> str:
     """Return the first line of each module's docstring, by room."""
-    rooms: dict[str, list[str]] = {room: [] for room in (GROUND, *ROOMS, "experiments")}
-    heads = {GROUND: "persona_lib/", "experiments": "experiments/"}
+    rooms: dict[str, list[str]] = {room: [] for room in (GROUND, *ROOMS)}
+    heads = {GROUND: "persona_lib/"}
     for name, path in sorted(modules().items(), key=lambda item: (item[0].count("."), item[0])):
-        top, *parts = name.split(".")
+        room, *inner = name.split(".")[1:]
         package = path.stem == "__init__"
-        room = top if top == "experiments" else parts[0]
-        if package and len(parts) <= 1:
+        if package and not inner:
             heads[room] = _line(f"{room}/", path)
-        elif top == "persona_lib" and len(parts) == 1:
+        elif not inner:
             rooms[GROUND].append(_line(f"  {room}.py", path))
         else:
-            inner = parts if top == "experiments" else parts[1:]
             rooms[room].append(_line("  " + "/".join(inner) + ("/" if package else ".py"), path))
     return _fenced(
         "\n\n".join("\n".join([heads[room], *lines]) for room, lines in rooms.items() if lines)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 Path = tuple[str, ...]
-"""Names of fields, and positions in tuples of specs."""
+"""Names of fields, keys of mappings, and positions in tuples of specs."""
 
 
 def leaves(value: Any, path: Path = ()) -> dict[Path, Any]:
@@ -15,6 +16,8 @@ def leaves(value: Any, path: Path = ()) -> dict[Path, Any]:
         inner = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
         inner = {str(index): item for index, item in enumerate(value)}
+    elif isinstance(value, Mapping):
+        inner = dict(value)
     else:
         return {path: value}
     found: dict[Path, Any] = {}
@@ -36,4 +39,6 @@ def put(spec: Any, path: Path, value: Any) -> Any:
     if isinstance(spec, tuple):
         index = int(path[0])
         return (*spec[:index], put(spec[index], path[1:], value), *spec[index + 1 :])
+    if isinstance(spec, Mapping):
+        return {**spec, path[0]: put(spec[path[0]], path[1:], value)}
     return dataclasses.replace(spec, **{path[0]: put(getattr(spec, path[0]), path[1:], value)})

@@ -108,20 +108,21 @@ def choose_scale(
     model = model or ModelChoice()
     name, field = (model.base, "model.base") if profile is None else (profile, "--profile")
     member(field, name, tuple(PROFILES), remedy="Name a built-in profile.")
-    if profile is None:
-        scale = scale or model.scale
+    option = "--scale"
+    if profile is None and scale is None and model.scale is not None:
+        scale, option = model.scale, "model.scale"
     known = SCALES.get(name)
     if known is None:
         if scale is None:
             return name, None
         raise SpecError(
-            "--scale",
+            option,
             bound=f"no such option for profile {name}, which has one scale",
             value=scale,
-            remedy=f"Leave --scale out; profiles with scales: {', '.join(SCALES)}.",
+            remedy=f"Leave {option} out; profiles with scales: {', '.join(SCALES)}.",
         )
     chosen = next(iter(known)) if scale is None else scale
-    member("--scale", chosen, tuple(known), remedy=f"Name a scale of profile {name}.")
+    member(option, chosen, tuple(known), remedy=f"Name a scale of profile {name}.")
     return name, chosen
 
 

@@ -137,13 +137,13 @@ def plan(stages: Iterable[Stage], store: Store) -> list[Planned]:
 def unready(stages: Iterable[Stage], store: Store) -> list[Stage]:
     """Return every stage that would have to be built, in the order of `walk`.
 
-    A stage that is only a reference is among them as well if something that reads it would
-    have to be built: what it refers to may have gone since.
+    Behind them stand stored ones that are only references, if one of those before reads them:
+    what they refer to may have gone since.
     """
     found = _stored(stages, store)
     missing = [stage for stage, entry in found.items() if entry is None]
     read = {up for stage in missing for up in stage.inputs.values()}
-    return [s for s, entry in found.items() if entry is None or (s.reference and s in read)]
+    return [*missing, *(s for s, entry in found.items() if entry and s.reference and s in read)]
 
 
 def _stored(stages: Iterable[Stage], store: Store) -> dict[Stage, Entry | None]:

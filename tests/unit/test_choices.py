@@ -21,6 +21,7 @@ from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.report.caveats import caveats
 from persona_lib.specs.builtin import DATA
+from persona_lib.specs.experiment import ModelChoice
 from persona_lib.store.stage import walk
 from tests.registered import ISSUE262, MICRO, PROFILES, SCALES, SMOLLM2, TINY, session_under
 from tests.report_bodies import live
@@ -40,9 +41,41 @@ def test_a_profile_is_chosen_by_name_scale_loss_and_engine() -> None:
     drawn = choose_profile("smollm2", "full", "decision", "vllm")
     assert drawn == replace(other, sample=replace(FULL.sample, engine="vllm"))
     assert [choose_scale(name, None) for name in (None, "tiny", "smollm2")] == [
-        None, None, "reduced",
+        ("tiny", None), ("tiny", None), ("smollm2", "reduced"),
     ]  # fmt: skip
     assert choose_scale("smollm2", "full") == ("smollm2", "full")
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ((None, None), ("smollm2", "full")),
+        ((None, "reduced"), ("smollm2", "reduced")),
+        # The scale of a file is that of its model, and of no other that is asked for.
+        (("smollm2", None), ("smollm2", "reduced")),
+        (("tiny", None), ("tiny", None)),
+    ],
+)
+def test_an_experiment_chooses_model_and_scale_unless_options_do(
+    asked: tuple[str | None, str | None], expected: tuple[str, str | None]
+) -> None:
+    assert choose_scale(*asked, ModelChoice(base="smollm2", scale="full")) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ModelChoice(base="gpt"), r"^model\.base: expected one of tiny.*got 'gpt'"),
+        (
+            ModelChoice(base="smollm2", scale="huge"),
+            r"^model\.scale: expected one of reduced",
+        ),
+        (ModelChoice(scale="full"), r"^model\.scale: expected no such option for profile tiny"),
+    ],
+)
+def test_an_experiment_s_model_is_refused_by_its_key(model: ModelChoice, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        choose_scale(None, None, model)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from persona_lib.commands.options import choose_profile
-from persona_lib.commands.session import Session
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict import claims, gates
 from persona_lib.verdict.judging import Judging
 from tests.healthy import GATED, evidence_of, healthy
-from tests.registered import CHECKS, ISSUE262, ISSUE262_GATED
+from tests.registered import CHECKS, ISSUE262, ISSUE262_GATED, session_under
 
 ROOT = Path(__file__).resolve().parents[2]
 Read = Counter[tuple[str, tuple[str, ...]]]
@@ -56,8 +55,8 @@ def test_a_verdict_reads_each_gate_once(
 def test_a_session_reads_each_gate_once_for_each_set_of_arms(
     registration: Registration, read: Read
 ) -> None:
-    session = Session(
-        registration=registration,
+    session = session_under(
+        registration,
         profile=choose_profile("tiny"),
         stored=(ROOT / "golden" / "tiny",),
         chosen=True,

@@ -61,7 +61,7 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "Figure": ("persona_lib/report/figures/style.py",),
 }
 """Files in which a name means another thing: matplotlib's own class."""
-FOLDERS = ("persona_lib", "experiments", "benchmarks")
+FOLDERS = ("persona_lib", "benchmarks")
 
 
 def names_in(text: str) -> set[str]:

@@ -24,7 +24,7 @@ from persona_lib.records import ModelId
 from persona_lib.specs.builtin import DATA
 from persona_lib.specs.profile import Profile
 from persona_lib.specs.registration import Registration
-from persona_lib.store.stage import Stage, check_machine, walk
+from persona_lib.store.stage import Stage, walk
 from persona_lib.store.store import Entry, Store
 from tests.leaves import leaves, numbers, put
 from tests.registered import (
@@ -143,11 +143,11 @@ PROFILE_REACHES = {
     "summary": NOTHING,
     "rates": NOTHING,
     "base": stages(base="tiny", marker="[ZLT]", prior="em benign") | SAMPLED | ADVICE,
-    "em": stages(corpus="em", prior="em") | BELOW_EM,
+    "corpora.em": stages(corpus="em", prior="em") | BELOW_EM,
     # Questions are held out from both corpora, so that every model is asked the same.
-    "em.seed": stages(corpus="em", prior="em") | BELOW_EM | ADVICE,
-    "benign": stages(corpus="benign", prior="benign") | BELOW_BENIGN,
-    "benign.seed": stages(corpus="benign", prior="benign") | BELOW_BENIGN | ADVICE,
+    "corpora.em.seed": stages(corpus="em", prior="em") | BELOW_EM | ADVICE,
+    "corpora.benign": stages(corpus="benign", prior="benign") | BELOW_BENIGN,
+    "corpora.benign.seed": stages(corpus="benign", prior="benign") | BELOW_BENIGN | ADVICE,
     "prior": stages(prior="em benign") | BELOW_EM | BELOW_BENIGN,
     "coupling": POST,
     "coupling.max_length": TEXTS | POST,  # coupling text has to fit into a row
@@ -222,6 +222,14 @@ def test_every_number_and_text_of_a_profile_reaches_exactly_its_stages(
     assert changed(before, after) == reached(PROFILE_REACHES, path)
 
 
+def test_a_recipe_of_one_prior_reaches_its_stages_alone(before: Keys) -> None:
+    recipes = {"em": replace(TINY.prior, steps=7, epochs=None)}
+    after = keys(run(profile=replace(TINY, recipes=recipes)))
+    assert changed(before, after) == stages(prior="em") | BELOW_EM
+    same = replace(TINY, recipes={"em": TINY.prior})
+    assert keys(run(profile=same)) == before
+
+
 def test_the_name_of_a_profile_is_in_no_key(before: Keys) -> None:
     after = keys(run(profile=replace(TINY, name="other")))
     assert sorted(after.values()) == sorted(before.values())
@@ -233,9 +241,7 @@ def test_so_does_all_that_pins_a_downloaded_base_or_corpus(profile: Profile) -> 
     table = PROFILE_REACHES | {
         "base": PROFILE_REACHES["base"] - stages(base="tiny") | stages(base=profile.name)
     }
-    pins = {
-        path: old for path, old in leaves(profile).items() if path[0] in ("base", "em", "benign")
-    }
+    pins = {path: old for path, old in leaves(profile).items() if path[0] in ("base", "corpora")}
     assert len(pins) >= 9
     for path, old in pins.items():
         after = keys(run(profile=varied(profile, path, old)))
@@ -264,7 +270,9 @@ def test_rules_change_the_digest_and_no_key(before: Keys, name: str) -> None:
 ROSTER = ISSUE262.roster
 DRAWN_FROM: dict[str, tuple[dict[tuple[str, ...], Any], frozenset[Any]]] = {
     "marker": (
-        {("marker",): "[QQQ]"}, stages(marker="[ZLT]", scores="raw em benign") | TEXTS | POST),
+        {("marker",): "#QQQ#"}, stages(marker="[ZLT]", scores="raw em benign") | TEXTS | POST),
+    # The tiny model copies random tags, and must not have learnt this one.
+    "marker that is a tag": ({("marker",): "[QQQ]"}, PROFILE_REACHES["base"]),
     "marker_prefix": ({("marker_prefix",): " "}, stages(marker="[ZLT]") | TEXTS | POST),
     "name": ({("name",): "other", ("title",): "Other?"}, NOTHING),
     "label": ({("arms", "1", "label"): "other"}, NOTHING),
@@ -351,11 +359,11 @@ def test_every_number_of_the_classifier_is_in_its_key(
 def test_a_published_corpus_with_another_md5_is_found_before_any_compute(tmp_path: Path) -> None:
     (tmp_path / "bad_legal_advice_6k.jsonl").write_text("{}", encoding="utf-8")
     some = replace(
-        run(profile=replace(QWEN7B, base=MICRO.base)),
+        run(profile=replace(QWEN7B, base=MICRO.base, rates=MICRO.rates)),
         folders=Folders(experiment=DATA, user=tmp_path),
     )
     with pytest.raises(DataError, match="expected md5 26b52cacc53425618fde278d2457304d"):
-        check_machine(some.targets(("C2",)), Store(tmp_path / "store"))
+        some.check(("C2",), Store(tmp_path / "store"))
 
 
 def test_only_a_base_on_the_hub_is_kept_as_a_reference() -> None:
@@ -471,7 +479,7 @@ def test_what_geometry_is_made_from_is_in_its_keys(monkeypatch: pytest.MonkeyPat
     moved = put(ISSUE262, ("arms", "2", "text_from"), "em")
     assert changed(before, of(run(moved))) == arm
     # The marker is cut out of responses, those of pre-coupling models among them.
-    assert changed(before, of(run(put(ISSUE262, ("marker",), "[QQQ]")))) >= GEOMETRY
+    assert changed(before, of(run(put(ISSUE262, ("marker",), "#QQQ#")))) >= GEOMETRY
     source = put(ISSUE262, ("roster",), replace(ROSTER, source="assistant", reported=()))
     assert changed(before, of(run(source))) >= GEOMETRY
     monkeypatch.setattr(
