@@ -143,12 +143,13 @@ PROFILE_REACHES = {
     "summary": NOTHING,
     "rates": NOTHING,
     "base": stages(base="tiny", marker="[ZLT]", prior="em benign") | SAMPLED | ADVICE,
-    "em": stages(corpus="em", prior="em") | BELOW_EM,
+    "corpora.em": stages(corpus="em", prior="em") | BELOW_EM,
     # Questions are held out from both corpora, so that every model is asked the same.
-    "em.seed": stages(corpus="em", prior="em") | BELOW_EM | ADVICE,
-    "benign": stages(corpus="benign", prior="benign") | BELOW_BENIGN,
-    "benign.seed": stages(corpus="benign", prior="benign") | BELOW_BENIGN | ADVICE,
+    "corpora.em.seed": stages(corpus="em", prior="em") | BELOW_EM | ADVICE,
+    "corpora.benign": stages(corpus="benign", prior="benign") | BELOW_BENIGN,
+    "corpora.benign.seed": stages(corpus="benign", prior="benign") | BELOW_BENIGN | ADVICE,
     "prior": stages(prior="em benign") | BELOW_EM | BELOW_BENIGN,
+    "recipes": stages(prior="em") | BELOW_EM,  # of em alone
     "coupling": POST,
     "coupling.max_length": TEXTS | POST,  # coupling text has to fit into a row
     "sample": SAMPLED | ADVICE,
@@ -180,6 +181,8 @@ def varied(spec: Any, path: tuple[str, ...], old: Any) -> Any:
         candidates = (old // 2, old * 2, 1)
     elif isinstance(old, float):
         candidates = (old / 2, 0.25)
+    elif isinstance(old, Mapping):
+        candidates = ({"em": replace(spec.prior, warmup=0.25)},)
     elif isinstance(old, str):
         candidates = (TEXT_OF.get(path[-1], f"{old}x"), old[::-1])
     else:
@@ -234,7 +237,7 @@ def test_so_does_all_that_pins_a_downloaded_base_or_corpus(profile: Profile) -> 
         "base": PROFILE_REACHES["base"] - stages(base="tiny") | stages(base=profile.name)
     }
     pins = {
-        path: old for path, old in leaves(profile).items() if path[0] in ("base", "em", "benign")
+        path: old for path, old in leaves(profile).items() if path[0] in ("base", "corpora")
     }
     assert len(pins) >= 9
     for path, old in pins.items():
