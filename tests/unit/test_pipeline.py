@@ -168,33 +168,35 @@ TEXT_OF = {"schedule": "linear", "dtype": "bfloat16", "loss": "decision", "engin
 
 def varied(spec: Any, path: tuple[str, ...], old: Any) -> Any:
     """Return the spec with another number or text at a path, one that it accepts."""
-    candidates: tuple[Any, ...]
     if path[-1] in ("steps", "epochs") and old is None:
         other = {"steps": "epochs", "epochs": "steps"}[path[-1]]
         recipe = spec
         for name in path[:-1]:
             recipe = getattr(recipe, name)
         return put(spec, path[:-1], replace(recipe, **{path[-1]: 7, other: None}))
-    if isinstance(old, bool):
-        candidates = (not old,)
-    elif isinstance(old, int):
-        candidates = (old // 2, old * 2, 1)
-    elif isinstance(old, float):
-        candidates = (old / 2, 0.25)
-    elif isinstance(old, Mapping):
-        candidates = ({"em": replace(spec.prior, warmup=0.25)},)
-    elif isinstance(old, str):
-        candidates = (TEXT_OF.get(path[-1], f"{old}x"), old[::-1])
-    else:
-        assert isinstance(old, tuple), (path, old)
-        candidates = (old[:-1],)
-    for value in candidates:
+    for value in candidates(spec, path, old):
         if value != old:
             try:
                 return put(spec, path, value)
             except SpecError:
                 continue
     raise AssertionError(f"{'.'.join(path)}: no other value than {old!r} is accepted")
+
+
+def candidates(spec: Any, path: tuple[str, ...], old: Any) -> tuple[Any, ...]:
+    """Return values to try in place of an old one."""
+    if isinstance(old, bool):
+        return (not old,)
+    if isinstance(old, int):
+        return (old // 2, old * 2, 1)
+    if isinstance(old, float):
+        return (old / 2, 0.25)
+    if isinstance(old, str):
+        return (TEXT_OF.get(path[-1], f"{old}x"), old[::-1])
+    if path == ("recipes",):
+        return ({"em": replace(spec.prior, warmup=0.25)},)
+    assert isinstance(old, tuple), (path, old)
+    return (old[:-1],)
 
 
 def reached(table: Mapping[str, frozenset[Any]], path: tuple[str, ...]) -> frozenset[Any]:
@@ -236,9 +238,7 @@ def test_so_does_all_that_pins_a_downloaded_base_or_corpus(profile: Profile) -> 
     table = PROFILE_REACHES | {
         "base": PROFILE_REACHES["base"] - stages(base="tiny") | stages(base=profile.name)
     }
-    pins = {
-        path: old for path, old in leaves(profile).items() if path[0] in ("base", "corpora")
-    }
+    pins = {path: old for path, old in leaves(profile).items() if path[0] in ("base", "corpora")}
     assert len(pins) >= 9
     for path, old in pins.items():
         after = keys(run(profile=varied(profile, path, old)))

@@ -19,7 +19,6 @@ from persona_lib.store import stage as graph
 from persona_lib.store.stage import Stage
 from tests.registered import ISSUE262, MICRO, QWEN7B, ROOT, experiment_of, session_under
 
-
 EVIL = (replace(ISSUE262.arms[0], prior="evil"), *ISSUE262.arms[1:])
 """Arms of which one has a prior that no profile has a corpus for."""
 
