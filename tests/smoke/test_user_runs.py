@@ -168,15 +168,15 @@ OURS = ("unit", "property", "smoke", "golden", "report", "calibration", "vllm")
 
 
 def project(folder: Path, tests: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a project of these tests, with pytest.ini and tests/conftest.py as they stand here."""
+    """Run a project of these tests, with pytest.ini and both conftest.py as they stand here."""
     for name, code in tests.items():
         path = folder / "tests" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"import threading\nimport warnings\n\nimport pytest\n\n{code}\n")
-    shutil.copy(ROOT / "pytest.ini", folder)
-    shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
+    for name in ("pytest.ini", "conftest.py", "tests/conftest.py"):
+        shutil.copy(ROOT / name, folder / name)
     options = ("-p", "no:cacheprovider", "--continue-on-collection-errors", "-rA")
-    return python("-m", "pytest", *options, cwd=folder)
+    return python("-m", "pytest", *options, cwd=folder, PYTHONPATH=str(ROOT))
 
 
 def test_a_planted_warning_fails_the_software_s_own_tests_alone(tmp_path: Path) -> None:
