@@ -24,7 +24,7 @@ from persona_lib.records import ModelId
 from persona_lib.specs.builtin import DATA
 from persona_lib.specs.profile import Profile
 from persona_lib.specs.registration import Registration
-from persona_lib.store.stage import Stage, check_machine, walk
+from persona_lib.store.stage import Stage, walk
 from persona_lib.store.store import Entry, Store
 from tests.leaves import leaves, numbers, put
 from tests.registered import (
@@ -267,7 +267,9 @@ def test_rules_change_the_digest_and_no_key(before: Keys, name: str) -> None:
 ROSTER = ISSUE262.roster
 DRAWN_FROM: dict[str, tuple[dict[tuple[str, ...], Any], frozenset[Any]]] = {
     "marker": (
-        {("marker",): "[QQQ]"}, stages(marker="[ZLT]", scores="raw em benign") | TEXTS | POST),
+        {("marker",): " ※"}, stages(marker="[ZLT]", scores="raw em benign") | TEXTS | POST),
+    # The tiny model learns to copy tags: one that is the marker is withheld from it.
+    "marker that is a tag": ({("marker",): "[QQQ]"}, PROFILE_REACHES["base"]),
     "marker_prefix": ({("marker_prefix",): " "}, stages(marker="[ZLT]") | TEXTS | POST),
     "name": ({("name",): "other", ("title",): "Other?"}, NOTHING),
     "label": ({("arms", "1", "label"): "other"}, NOTHING),
@@ -286,7 +288,7 @@ DRAWN_FROM: dict[str, tuple[dict[tuple[str, ...], Any], frozenset[Any]]] = {
 
 @pytest.mark.parametrize("name", list(DRAWN_FROM))
 def test_what_is_drawn_from_reaches_exactly_its_stages(before: Keys, name: str) -> None:
-    """Another marker, for one, trains no prior and draws no baseline again."""
+    """Another marker, for one, trains no prior and draws no baseline again, unless it is a tag."""
     changes, expected = DRAWN_FROM[name]
     other = ISSUE262
     for path, value in changes.items():
@@ -354,11 +356,11 @@ def test_every_number_of_the_classifier_is_in_its_key(
 def test_a_published_corpus_with_another_md5_is_found_before_any_compute(tmp_path: Path) -> None:
     (tmp_path / "bad_legal_advice_6k.jsonl").write_text("{}", encoding="utf-8")
     some = replace(
-        run(profile=replace(QWEN7B, base=MICRO.base)),
+        run(profile=replace(QWEN7B, base=MICRO.base, rates=MICRO.rates)),
         folders=Folders(experiment=DATA, user=tmp_path),
     )
     with pytest.raises(DataError, match="expected md5 26b52cacc53425618fde278d2457304d"):
-        check_machine(some.targets(("C2",)), Store(tmp_path / "store"))
+        some.check(("C2",), Store(tmp_path / "store"))
 
 
 def test_only_a_base_on_the_hub_is_kept_as_a_reference() -> None:
@@ -474,7 +476,7 @@ def test_what_geometry_is_made_from_is_in_its_keys(monkeypatch: pytest.MonkeyPat
     moved = put(ISSUE262, ("arms", "2", "text_from"), "em")
     assert changed(before, of(run(moved))) == arm
     # The marker is cut out of responses, those of pre-coupling models among them.
-    assert changed(before, of(run(put(ISSUE262, ("marker",), "[QQQ]")))) >= GEOMETRY
+    assert changed(before, of(run(put(ISSUE262, ("marker",), " ※")))) >= GEOMETRY
     source = put(ISSUE262, ("roster",), replace(ROSTER, source="assistant", reported=()))
     assert changed(before, of(run(source))) >= GEOMETRY
     monkeypatch.setattr(
