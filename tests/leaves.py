@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 Path = tuple[str, ...]
-"""Names of fields, keys of mappings, and positions in tuples of specs."""
+"""Names of fields, keys of tables, and positions in tuples of specs."""
 
 
 def leaves(value: Any, path: Path = ()) -> dict[Path, Any]:
     """Return every number and text of a spec by its path; of specs within it, theirs."""
     if dataclasses.is_dataclass(value):
         inner = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif isinstance(value, Mapping) and value:
+        inner = dict(value)
     elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
         inner = {str(index): item for index, item in enumerate(value)}
-    elif isinstance(value, Mapping):
-        inner = dict(value)
     else:
         return {path: value}
     found: dict[Path, Any] = {}
@@ -36,6 +36,8 @@ def put(spec: Any, path: Path, value: Any) -> Any:
     """Return a copy with another value at a path."""
     if not path:
         return value
+    if isinstance(spec, Mapping):
+        return {**spec, path[0]: put(spec[path[0]], path[1:], value)}
     if isinstance(spec, tuple):
         index = int(path[0])
         return (*spec[:index], put(spec[index], path[1:], value), *spec[index + 1 :])

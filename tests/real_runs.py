@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
+from persona_lib.digests import canonical
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, Completion, Score, read_rows
 from persona_lib.report.terminal import verdict_table
+from persona_lib.specs.profile import Profile
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict.gate_result import GateResult
 from persona_lib.verdict.judging import Judging, judge_all
@@ -42,6 +44,15 @@ ARMS = ("C1", "C2", "C2p", "C3")
 """In the order of the table of training runs."""
 TRAINED = (42, 137, 256, 512, 1024)
 """The run_seeds of `FULL`."""
+
+
+def recorded_profile(profile: Profile) -> dict[str, Any]:
+    """Return a profile as these sets hold it: each corpus by itself, no recipe of a prior's own."""
+    body = canonical(profile)
+    assert body.pop("recipes") == {}
+    return {name: value for name, value in body.items() if name not in ("rates", "corpora")} | (
+        body["corpora"]
+    )
 
 
 class Judged(NamedTuple):

@@ -11,10 +11,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+from tests import own_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 SCIENCE = "h1 or h2 or h3 or kill or gate"
@@ -40,11 +43,13 @@ def _shared(name: str, make: Callable[[Path], object]) -> Path:
 
 def _judge(stored: str, experiment: str, folder: Path) -> None:
     chosen = [f"--experiment={experiment}"] if experiment else []
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", SCIENCE, f"--stored={stored}", *chosen,
-         f"--report={folder}", "-p", "no:cacheprovider", "-p", "no:xdist"],
-        cwd=ROOT, capture_output=True, check=False, timeout=300,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scrap:
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-m", SCIENCE, f"--stored={stored}", *chosen,
+             f"--report={folder}", *own_runs.PLUGIN, "-p", "no:cacheprovider", "-p", "no:xdist"],
+            cwd=ROOT, env=os.environ | {own_runs.VARIABLE: scrap}, capture_output=True,
+            check=False, timeout=300,
+        )  # fmt: skip
 
 
 @cache

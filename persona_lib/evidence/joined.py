@@ -49,6 +49,8 @@ _LISTS: dict[str, type[Any]] = {
     "joined": dict,
 }
 """Lists that `flatland record` writes into a manifest, and the type of their items."""
+_PRIORS_BEFORE = ("em", "benign")
+"""The priors whose corpora were fields of a recorded profile, until any name could be a prior's."""
 _SEEDS = "seeds ..."
 _JOINED = re.compile(r" \(joined from [0-9]+ record sets\)$")
 _REMEDY = "Name folders that flatland record wrote."
@@ -197,7 +199,16 @@ def _config(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
             value=config,
             remedy=_REMEDY,
         )
-    return config
+    return [{**one, "profile": _of_today(one["profile"])} for one in config]
+
+
+def _of_today(profile: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded profile as it is written today: older ones hold each corpus by itself."""
+    if "corpora" in profile:
+        return profile
+    corpora = {name: profile[name] for name in _PRIORS_BEFORE if name in profile}
+    rest = {name: value for name, value in profile.items() if name not in corpora}
+    return {**rest, "corpora": corpora, "recipes": {}}
 
 
 def _check_seeds(part: Part) -> None:

@@ -16,7 +16,6 @@ import pytest
 from scipy import stats
 
 from persona_lib.commands.options import choose_profile
-from persona_lib.digests import canonical
 from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.models.hidden_states import GEOMETRY_FILE
@@ -44,6 +43,7 @@ from tests.real_runs import (
     judged,
     paired,
     rates,
+    recorded_profile,
     table,
     texts,
     welch,
@@ -218,8 +218,7 @@ def test_manifests_say_where_they_come_from(folder: Path) -> None:
     manifest = read_manifest(folder)
     assert (manifest.registration, manifest.digest) == (ISSUE262.name, ISSUE262.digest)
     loss = {DECISION: "decision", AS_PUBLISHED: "as_published"}.get(folder)
-    profile = canonical(choose_profile("smollm2", "full", loss))
-    profile.pop("rates")
+    profile = recorded_profile(choose_profile("smollm2", "full", loss))
     if folder != RSLORA:
         # What was recorded before the published recipe of the priors was known, and how
         # many completions show a rate below 1 %.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
@@ -11,14 +12,19 @@ from typing import Any
 import pytest
 from pytest_regressions.data_regression import DataRegressionFixture
 
-from persona_lib.digests import canonical
+from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
+from persona_lib.pipeline.run import Run
+from persona_lib.pipeline.setting import Folders
 from persona_lib.records import POST, Completion, Score, read_rows
+from persona_lib.specs.builtin import DATA
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.judging import judge_all
 from persona_lib.verdict.summary import summary
+from tests.real_runs import recorded_profile
+from tests.record_sets import run_of
 from tests.registered import ISSUE262, ISSUE262_GATED, TINY
 
 pytestmark = pytest.mark.golden
@@ -126,15 +132,33 @@ def test_manifest_says_where_it_comes_from() -> None:
     manifest = read_manifest(FOLDER)
     assert (manifest.registration, manifest.digest) == (ISSUE262.name, ISSUE262.digest)
     (config,) = manifest.recorded["config"]
-    profile = canonical(TINY)
-    profile.pop("rates")
-    assert config["profile"] == profile
+    assert config["profile"] == recorded_profile(TINY)
     assert config["seed"] == 42
     environment = manifest.recorded["environment"]
     assert re.fullmatch(r"[0-9a-f]{40}", environment["git"]["commit"])
     assert environment["git"]["dirty"] is False
     assert environment["packages"]["torch"].startswith("2.13.0")
     assert {line["stage"] for line in manifest.recorded["stages"]} >= {"base", "coupling", "advice"}
+
+
+def test_a_run_recorded_today_joins_it(tmp_path: Path) -> None:
+    """This set names the corpora of two priors by themselves; any other difference is refused."""
+    run = Run(
+        registration=ISSUE262, profile=TINY, run_seed=7, folders=Folders(experiment=DATA)
+    ).describe()
+
+    def recorded_as(folder: str, config: Any) -> Path:
+        def change(body: dict[str, Any]) -> None:
+            body["recorded"]["config"] = [config]
+
+        return run_of(FOLDER, tmp_path / folder, 7, change=change)
+
+    assert load_stored([recorded_as("same", run), FOLDER], ISSUE262).seeds == (7, 42)
+    profile: Any = copy.deepcopy(run["profile"])
+    profile["corpora"]["em"]["rows"] += 1
+    other = recorded_as("other", {**run, "profile": profile})
+    with pytest.raises(DataError, match=r"profile\.corpora\.em\.rows: expected that of"):
+        load_stored([FOLDER, other], ISSUE262)
 
 
 def test_samples_of_a_cell_are_draws_of_their_own(texts: tuple[Completion, ...]) -> None:

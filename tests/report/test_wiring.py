@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from persona_lib.report.numbers import check_report
+from tests import own_runs
 from tests.loopback import Loopback, says
 from tests.pace import allowed
 from tests.record_sets import record_set
@@ -33,10 +35,13 @@ def pytest_of(*arguments: str) -> tuple[dict[str, object], str]:
     keys = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")
     environment = {name: value for name, value in os.environ.items() if name not in keys}
     environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=1200,
-    )  # fmt: skip
+    command = [sys.executable, "-c", PROBE, *own_runs.PLUGIN, "-q", "-p", "no:cacheprovider"]
+    with tempfile.TemporaryDirectory() as scrap:
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=ROOT, env=environment | {own_runs.VARIABLE: scrap}, capture_output=True,
+            text=True, check=True, timeout=1200,
+        )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
 
 

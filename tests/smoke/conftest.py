@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests import own_runs
 from tests.smoke import driver
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,9 +46,10 @@ def python(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Co
 def judge(
     *arguments: str, verdict: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run pytest; verdict.json lies in the folder `verdict`, without a panel or a document."""
-    alone = ("-p", "tests.smoke.verdict_alone") if verdict else ()
-    return python("-m", "pytest", *alone, *arguments, FLATLAND_VERDICT=str(verdict), **variables)
+    """Run pytest; its own run folder lies below `verdict`, or is thrown away."""
+    with tempfile.TemporaryDirectory() as scrap:
+        variables[own_runs.VARIABLE] = str(verdict or scrap)
+        return python("-m", "pytest", *own_runs.PLUGIN, *arguments, **variables)
 
 
 class Started(NamedTuple):

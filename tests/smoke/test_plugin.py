@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -24,6 +25,8 @@ from persona_lib.evidence.load import Stored, load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.report.numbers import check_report
 from persona_lib.store.stage import Stage
+from tests import own_runs
+from tests.own_runs import newest
 from tests.record_sets import record_set
 from tests.registered import ISSUE262, MICRO, session_under
 from tests.smoke.conftest import ROOT, environment, judge, python
@@ -39,14 +42,22 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """A run in which a warning is an error: nothing of ours must warn.
 
-    `report` has every document, `verdict` has verdict.json alone.
+    Every document lies in `report`, the folder of the run below `verdict`.
     """
     extra = [f"--report={report}"] if report else []
     return judge("-W", "error", "-p", "no:cacheprovider", *arguments, *extra, verdict=verdict)
 
 
+def written(folder: Path) -> dict[str, Any]:
+    """Return verdict.json of a report, or of the newest run below a folder."""
+    report = folder / "verdict.json"
+    path = report if report.exists() else newest(folder) / report.name
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def outcome(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "verdict.json").read_text())
+    found = written(folder)
     return {name: found[name] for name in ("verdicts", "gates", "summary", "registration_digest")}
 
 
@@ -74,7 +85,7 @@ def test_published_table_passes_h1_and_fails_h2_and_h3(tmp_path: Path) -> None:
         assert own[f"{verdict['name']}.outcome"] == verdict["outcome"]
         assert json.loads(own["flatland_verdict"]) == verdict
     for gate in outcome(tmp_path)["gates"]:
-        own = carried[f"test_gate_holds[{gate['name']}]"]
+        own = carried[f"test_gate[{gate['name']}]"]
         assert json.loads(own["flatland_gate"]) == gate
 
 
@@ -107,7 +118,7 @@ def test_bad_record_sets_are_errors_that_name_the_place(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
-    found = answers([f"--stored={folder}" for folder in stored.values()],
+    found = answers([f"--stored={folder}" for folder in stored.values()], tmp_path,
                     "-W", "error", "-q", "-m", "h1", f"--report={tmp_path}")  # fmt: skip
     for name, error, place in (
         ("missing", "DataError", "cell"),
@@ -132,10 +143,10 @@ WRONG = {
     "--report=/proc/flatland": "--report: expected a folder that can be written",
     "--judge=oracle": "--judge: expected classifier, or one of claude, openai",
     "--judge=claude:m": "--judge: expected --report=DIR beside it",
-    "--judge=claude:m|--report=.flatland/report": "ANTHROPIC_API_KEY",
+    "--judge=claude:m|--report=OUT": "ANTHROPIC_API_KEY",
     "--judge-budget=2": "--judge-budget: expected a judge behind an API beside it",
 }
-"""What pytest answers, by arguments."""
+"""What pytest answers, by arguments; OUT is a folder of the tests."""
 Answers = Mapping[str, tuple[int, str, str]]
 """Exit code, output and errors, by arguments."""
 
@@ -153,18 +164,19 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def answers(cases: Iterable[str], *options: str) -> Answers:
+def answers(cases: Iterable[str], out: Path, *options: str) -> Answers:
     """Run pytest once for each case, in one process: it imports everything once."""
-    arguments = [[*options, *filter(None, one.split("|"))] for one in cases]
-    done = python("-c", MANY, json.dumps(arguments))
+    given = [one.replace("OUT", str(out)).split("|") for one in cases]
+    arguments = [[*own_runs.PLUGIN, *options, *filter(None, one)] for one in given]
+    done = python("-c", MANY, json.dumps(arguments), **{own_runs.VARIABLE: str(out)})
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return dict(zip(cases, found, strict=True))
 
 
 @pytest.fixture(scope="module")
-def refused() -> Answers:
-    return answers(WRONG, "-W", "error", "-m", "h1")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    return answers(WRONG, tmp_path_factory.mktemp("refused"), "-W", "error", "-m", "h1")
 
 
 @pytest.mark.parametrize("arguments", WRONG)
@@ -196,7 +208,7 @@ def test_an_engine_that_is_not_installed_is_named_before_compute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "vllm.py").write_text('raise ImportError("No module named vllm")\n')
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     options = ["--profile", "micro", "--engine", "vllm", f"--store={tmp_path / 'store'}"]
     done = run("-q", "-m", "h1", *options)
     assert done.returncode == 1
@@ -207,10 +219,11 @@ def test_an_engine_that_is_not_installed_is_named_before_compute(
     planned = run("--plan", *options)
     assert planned.returncode == 0, planned.stderr
     assert "engine: vllm draws completions" in planned.stdout
+    assert "\nmissing: vllm (No module named vllm)" in planned.stdout
 
 
 OTHERS = [f"--ignore=tests/{name}" for name in ("unit", "smoke", "property", "report")]
-H1 = "test_em_raises_the_bystander_rate"
+H1 = "test_claims.py::test_claim[H1]"
 SCIENCE_ASKED: dict[str, bool] = {
     "": False,
     "-m|not smoke": False,
@@ -218,9 +231,12 @@ SCIENCE_ASKED: dict[str, bool] = {
     "-m|h1 or not smoke": False,
     "-m|h1": True,
     "-m|h1 and not smoke": True,
-    "-k|em_raises_the_bystander": True,
+    "-k|test_claim": True,
     "tests/science": True,
-    f"tests/science/test_h1.py::{H1}": True,
+    f"tests/science/{H1}": True,
+    "--profile=micro": True,  # an option of ours alone asks for nothing else
+    "--profile=micro|-m|not smoke": False,
+    "--profile=micro|tests/golden": False,
 }
 CALIBRATION_ASKED = {
     "tests/calibration": False,
@@ -247,9 +263,9 @@ ASKED: dict[str, dict[str, bool]] = {
 
 
 @pytest.fixture(scope="module")
-def collected() -> Answers:
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """What pytest says that it would run."""
-    return answers(ASKED, *OTHERS, "--collect-only", "-q")
+    return answers(ASKED, tmp_path_factory.mktemp("collected"), *OTHERS, "--collect-only", "-q")
 
 
 @pytest.mark.parametrize("arguments", ASKED)
@@ -259,22 +275,6 @@ def test_science_simulations_and_vllm_run_only_when_asked_for(
     (code, shown, _), texts = collected[arguments], ASKED[arguments]
     assert code == 0
     assert {text: text in shown for text in texts} == texts
-
-
-def test_run_of_another_project_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "test_other.py").write_text(
-        "import pytest\n\n\n@pytest.fixture\ndef own() -> int:\n    return 1\n\n\n"
-        "def test_own(own: int, request: pytest.FixtureRequest) -> None:\n"
-        "    with pytest.raises(pytest.FixtureLookupError):\n"
-        "        request.getfixturevalue('verdict')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    assert "flatland" not in done.stdout.replace("flatland-", "").lower()
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,7 @@ def test_micro_run_end_to_end_with_two_workers(micro: Path) -> None:
     assert "profile micro" in outcome(micro / "first")["summary"]["origin"]
     assert check_report(micro / "first") == []
     for name in ("first", "again"):
-        stages = json.loads((micro / name / "verdict.json").read_text())["stages"]
+        stages = written(micro / name)["stages"]
         assert all(stage["stored"] for stage in stages)
         assert len(stages) == 68
         assert {stage["seed"] for stage in stages} == {3, 5}
@@ -325,16 +325,15 @@ def test_a_finished_store_on_a_read_only_mount_is_judged_and_planned(
         pytest.skip("no private mounts here")
     common = ["--profile", "micro", f"--store={micro / 'store'}", "-p", "no:cacheprovider"]
 
-    alone = ("-p", "tests.smoke.verdict_alone")
-    env = environment() | {"FLATLAND_VERDICT": str(tmp_path)}
+    env = environment() | {own_runs.VARIABLE: str(tmp_path)}
 
     def on_it(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*prefix, sys.executable, "-m", "pytest", *common, *arguments]
+        command = [*prefix, sys.executable, "-m", "pytest", *own_runs.PLUGIN, *common, *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
         )
 
-    done = on_it(*alone, "-m", SCIENCE, "--seeds", "3,5")
+    done = on_it("-m", SCIENCE, "--seeds", "3,5")
     assert outcome(tmp_path) == outcome(micro / "first"), done.stdout[-3000:]
     planned = on_it("--plan", "--seeds", "3,5")
     assert re.search(r"\b(\d+) of \1 stages are stored", planned.stdout)
@@ -373,16 +372,18 @@ def test_couplings_that_fail_are_told_once_and_trained_once_by_all_workers(
 
 
 def test_fixtures_give_arms_baseline_and_runs(micro: Path, tmp_path: Path) -> None:
-    """What CONTRIBUTING.md promises to tests that want an arm by itself."""
+    """What a test that wants an arm or a pre-coupling model by itself asks for."""
     (tmp_path / "test_own.py").write_text(
-        "def test_own(c1, c2, c2p, c3, false_positive_baseline, runs, store, profile,\n"
-        "             registration):\n"
-        "    arms = {'C1': c1, 'C2': c2, 'C2p': c2p, 'C3': c3}\n"
-        "    for name, table in arms.items():\n"
+        "def test_own(arm_scores, prior_scores, runs, store, profile, registration):\n"
+        "    for arm in registration.arms:\n"
+        "        table = arm_scores(arm.name)\n"
         "        assert table.num_rows == 11 * 2 * 2 * 2\n"
-        "        assert set(table['model'].to_pylist()) == {name}\n"
-        "    assert {t.num_rows for t in false_positive_baseline.values()} == {44}\n"
-        "    assert set(false_positive_baseline) == {'raw', 'em', 'benign'}\n"
+        "        assert set(table['model'].to_pylist()) == {arm.name}\n"
+        "    assert registration.priors == ('raw', 'em', 'benign')\n"
+        "    for prior in registration.priors:\n"
+        "        table = prior_scores(prior)\n"
+        "        assert table.num_rows == 44\n"
+        "        assert set(table['model'].to_pylist()) == {prior}\n"
         "    assert [run.run_seed for run in runs] == [3, 5]\n"
         "    assert (profile.name, registration.name) == ('micro', 'issue262')\n"
         "    assert store.root.name == 'store'\n"

@@ -16,7 +16,7 @@ from persona_lib.records import POST, PRE, STOP, Completion, ModelId
 from persona_lib.specs.builtin import DATA
 from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.sources import TinyBase
-from tests.registered import ISSUE262, TINY
+from tests.registered import ISSUE262, TINY, session_under
 
 # One worker: no other has to build the same base model, or wait for it.
 pytestmark = pytest.mark.smoke
@@ -31,9 +31,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Session:
     shared = base.parent if base.name.startswith("popen-") else base
     # C1 is drawn twice a cell, which shows its rates well enough.
     profile = replace(TINY, scale=replace(TINY.scale, samples=2))
-    return Session(
-        registration=ISSUE262, profile=profile, store_root=shared / "tiny-store", arms=("C1",)
-    )
+    store = shared / "tiny-store"
+    return session_under(ISSUE262, profile=profile, store_root=store, arms=("C1",))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from persona_lib.cli import COMMANDS
+from tests.own_runs import newest
 from tests.record_sets import record_set
 from tests.smoke.conftest import ROOT, judge, python
 from tests.synthetic import BYSTANDERS, scores
@@ -66,10 +67,10 @@ globals().update({f"pytest_{name}": hook(f"pytest_{name}") for name in names})
 def judged(
     folder: Path, *arguments: str, **variables: str
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
-    """Run pytest with verdict.json in `folder`; return what it says of each claim."""
+    """Run pytest with its run folder below `folder`; return what it says of each claim."""
     cache = () if CACHE[-1] in arguments else ("-p", "no:cacheprovider")
     done = judge(*cache, *arguments, verdict=folder, PYTHONPATH=str(folder), **variables)
-    path = folder / "verdict.json"
+    path = newest(folder) / "verdict.json"
     body: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"verdicts": ()}
     return done, {claim["name"]: claim["outcome"] for claim in body["verdicts"]}
 
@@ -107,7 +108,7 @@ def test_supported_and_invalid_claims_where_no_assert_is_executed(tmp_path: Path
     both = (*plain[:-1], "h1 or gate", f"--stored={stored}")
     done, found = judged(tmp_path, *both, PYTHONOPTIMIZE="2")
     assert (done.returncode, found) == (1, {"H1": "INVALID"})
-    gates = json.loads((tmp_path / "verdict.json").read_text())["gates"]
+    gates = json.loads((newest(tmp_path) / "verdict.json").read_text())["gates"]
     assert {g["name"]: g["outcome"] for g in gates}["source_rate"] == "FAILS"
     assert "InvalidClaimError: H1: INVALID" in done.stdout
     assert "1 error" in done.stdout
@@ -140,7 +141,9 @@ def test_warnings_that_a_user_makes_errors_lose_no_verdict(tmp_path: Path) -> No
     assert done.returncode == 1
     assert found == {"H1": "SUPPORTED", "kill": "SUPPORTED"}
     assert "\nH1    SUPPORTED " in done.stdout
-    assert f"written: {tmp_path / 'verdict.json'}" in done.stdout
+    runs = re.escape(str(newest(tmp_path).parent))
+    assert re.search(rf"^written: {runs}/\d{{4}}-\d\d-\d\d-[0-9a-f]{{8}}/verdict\.json$",
+                     done.stdout, re.M)  # fmt: skip
     assert "PytestCacheWarning" in done.stderr
 
 
@@ -165,15 +168,15 @@ OURS = ("unit", "property", "smoke", "golden", "report", "calibration", "vllm")
 
 
 def project(folder: Path, tests: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a project of these tests, with pytest.ini and tests/conftest.py as they stand here."""
+    """Run a project of these tests, with pytest.ini and both conftest.py as they stand here."""
     for name, code in tests.items():
         path = folder / "tests" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"import threading\nimport warnings\n\nimport pytest\n\n{code}\n")
-    shutil.copy(ROOT / "pytest.ini", folder)
-    shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
+    for name in ("pytest.ini", "conftest.py", "tests/conftest.py"):
+        shutil.copy(ROOT / name, folder / name)
     options = ("-p", "no:cacheprovider", "--continue-on-collection-errors", "-rA")
-    return python("-m", "pytest", *options, cwd=folder)
+    return python("-m", "pytest", *options, cwd=folder, PYTHONPATH=str(ROOT))
 
 
 def test_a_planted_warning_fails_the_software_s_own_tests_alone(tmp_path: Path) -> None:

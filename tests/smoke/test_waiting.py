@@ -14,6 +14,7 @@ import pytest
 
 from persona_lib.store.stage import walk
 from persona_lib.store.store import Store
+from tests import own_runs
 from tests.registered import ISSUE262, MICRO, session_under
 from tests.smoke.conftest import ROOT, environment
 
@@ -30,13 +31,14 @@ def test_a_run_says_what_it_waits_for(tmp_path: Path) -> None:
         assert end.wait(120)
         raise InterruptedError
 
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "h1", "--profile", "micro",
-               f"--store={tmp_path}", "-p", "no:cacheprovider"]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", *own_runs.PLUGIN, "-q", "-m", "h1", "--profile",
+               "micro", f"--store={tmp_path}", "-p", "no:cacheprovider"]  # fmt: skip
+    own = environment() | {own_runs.VARIABLE: str(tmp_path / "runs")}
     with ThreadPoolExecutor(1) as pool:
         pool.submit(Store(tmp_path).make_if_free, base.key({}), hold)
         assert begun.wait(60)
         run = subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            command, cwd=ROOT, env=own, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
             text=True, start_new_session=True,
         )  # fmt: skip
         limit = threading.Timer(120, run.kill)

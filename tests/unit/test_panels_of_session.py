@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from persona_lib.commands.panels import panels_of
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.panels import lengths
+from tests import own_runs
 from tests.record_sets import reseeded
 from tests.registered import ISSUE262, ROOT, TINY, session_under
 from tests.unit.test_joined import exported
@@ -110,13 +112,16 @@ sys.exit(pytest.main(sys.argv[1:], plugins=[Saboteur()]))
 
 def test_a_panel_that_breaks_the_report_loses_no_verdict(tmp_path: Path) -> None:
     """Not one of our errors: the verdict was written before any panel was made."""
-    arguments = ["-q", "-m", "h1", "--stored=golden/tiny", f"--report={tmp_path}"]
+    report = tmp_path / "report"
+    arguments = ["-q", "-m", "h1", "--stored=golden/tiny", f"--report={report}"]
     done = subprocess.run(
-        [sys.executable, "-c", BROKEN, *arguments, "-p", "no:cacheprovider"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        [sys.executable, "-c", BROKEN, *arguments, *own_runs.PLUGIN, "-p", "no:cacheprovider"],
+        cwd=ROOT, env=os.environ | {own_runs.VARIABLE: str(tmp_path)}, capture_output=True,
+        text=True, check=False, timeout=120,
     )  # fmt: skip
     assert "a panel needs more than there is" in done.stdout + done.stderr
-    body = json.loads((tmp_path / "verdict.json").read_text())
+    assert list(report.iterdir()) == []
+    body = json.loads((own_runs.newest(tmp_path) / "verdict.json").read_text())
     assert [v["name"] for v in body["verdicts"]] == ["H1"]
     assert body["panels"] == {}
 

@@ -149,6 +149,7 @@ PROFILE_REACHES = {
     "corpora.benign": stages(corpus="benign", prior="benign") | BELOW_BENIGN,
     "corpora.benign.seed": stages(corpus="benign", prior="benign") | BELOW_BENIGN | ADVICE,
     "prior": stages(prior="em benign") | BELOW_EM | BELOW_BENIGN,
+    "recipes": stages(prior="em") | BELOW_EM,  # of em alone
     "coupling": POST,
     "coupling.max_length": TEXTS | POST,  # coupling text has to fit into a row
     "sample": SAMPLED | ADVICE,
@@ -167,31 +168,35 @@ TEXT_OF = {"schedule": "linear", "dtype": "bfloat16", "loss": "decision", "engin
 
 def varied(spec: Any, path: tuple[str, ...], old: Any) -> Any:
     """Return the spec with another number or text at a path, one that it accepts."""
-    candidates: tuple[Any, ...]
     if path[-1] in ("steps", "epochs") and old is None:
         other = {"steps": "epochs", "epochs": "steps"}[path[-1]]
         recipe = spec
         for name in path[:-1]:
             recipe = getattr(recipe, name)
         return put(spec, path[:-1], replace(recipe, **{path[-1]: 7, other: None}))
-    if isinstance(old, bool):
-        candidates = (not old,)
-    elif isinstance(old, int):
-        candidates = (old // 2, old * 2, 1)
-    elif isinstance(old, float):
-        candidates = (old / 2, 0.25)
-    elif isinstance(old, str):
-        candidates = (TEXT_OF.get(path[-1], f"{old}x"), old[::-1])
-    else:
-        assert isinstance(old, tuple), (path, old)
-        candidates = (old[:-1],)
-    for value in candidates:
+    for value in candidates(spec, path, old):
         if value != old:
             try:
                 return put(spec, path, value)
             except SpecError:
                 continue
     raise AssertionError(f"{'.'.join(path)}: no other value than {old!r} is accepted")
+
+
+def candidates(spec: Any, path: tuple[str, ...], old: Any) -> tuple[Any, ...]:
+    """Return values to try in place of an old one."""
+    if isinstance(old, bool):
+        return (not old,)
+    if isinstance(old, int):
+        return (old // 2, old * 2, 1)
+    if isinstance(old, float):
+        return (old / 2, 0.25)
+    if isinstance(old, str):
+        return (TEXT_OF.get(path[-1], f"{old}x"), old[::-1])
+    if path == ("recipes",):
+        return ({"em": replace(spec.prior, warmup=0.25)},)
+    assert isinstance(old, tuple), (path, old)
+    return (old[:-1],)
 
 
 def reached(table: Mapping[str, frozenset[Any]], path: tuple[str, ...]) -> frozenset[Any]:
@@ -270,8 +275,8 @@ def test_rules_change_the_digest_and_no_key(before: Keys, name: str) -> None:
 ROSTER = ISSUE262.roster
 DRAWN_FROM: dict[str, tuple[dict[tuple[str, ...], Any], frozenset[Any]]] = {
     "marker": (
-        {("marker",): "#QQQ#"}, stages(marker="[ZLT]", scores="raw em benign") | TEXTS | POST),
-    # The tiny model copies random tags, and must not have learnt this one.
+        {("marker",): " ※"}, stages(marker="[ZLT]", scores="raw em benign") | TEXTS | POST),
+    # The tiny model learns to copy tags: one that is the marker is withheld from it.
     "marker that is a tag": ({("marker",): "[QQQ]"}, PROFILE_REACHES["base"]),
     "marker_prefix": ({("marker_prefix",): " "}, stages(marker="[ZLT]") | TEXTS | POST),
     "name": ({("name",): "other", ("title",): "Other?"}, NOTHING),
@@ -291,7 +296,7 @@ DRAWN_FROM: dict[str, tuple[dict[tuple[str, ...], Any], frozenset[Any]]] = {
 
 @pytest.mark.parametrize("name", list(DRAWN_FROM))
 def test_what_is_drawn_from_reaches_exactly_its_stages(before: Keys, name: str) -> None:
-    """Another marker, for one, trains no prior and draws no baseline again."""
+    """Another marker, for one, trains no prior and draws no baseline again, unless it is a tag."""
     changes, expected = DRAWN_FROM[name]
     other = ISSUE262
     for path, value in changes.items():
@@ -479,7 +484,7 @@ def test_what_geometry_is_made_from_is_in_its_keys(monkeypatch: pytest.MonkeyPat
     moved = put(ISSUE262, ("arms", "2", "text_from"), "em")
     assert changed(before, of(run(moved))) == arm
     # The marker is cut out of responses, those of pre-coupling models among them.
-    assert changed(before, of(run(put(ISSUE262, ("marker",), "#QQQ#")))) >= GEOMETRY
+    assert changed(before, of(run(put(ISSUE262, ("marker",), " ※")))) >= GEOMETRY
     source = put(ISSUE262, ("roster",), replace(ROSTER, source="assistant", reported=()))
     assert changed(before, of(run(source))) >= GEOMETRY
     monkeypatch.setattr(

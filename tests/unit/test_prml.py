@@ -14,7 +14,7 @@ import yaml
 
 from persona_lib.digests import canonical
 from persona_lib.errors import SealError, SpecError
-from persona_lib.specs.builtin import SEALS as PREREG
+from persona_lib.specs.builtin import SEALS
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.prml import canonical_yaml, export
 from persona_lib.specs.registration import Registration
@@ -164,7 +164,7 @@ def test_only_manifests_that_the_chain_vouches_for_are_exported(
 
 @pytest.mark.parametrize("fresh", [True, False])
 def test_manifests_hold_thresholds_and_bind_the_registration(fresh: bool, tmp_path: Path) -> None:
-    own = seal(tmp_path, ISSUE262) if fresh else PREREG / "issue262"
+    own = seal(tmp_path, ISSUE262) if fresh else SEALS / "issue262"
     _, found, _ = exported(own, tmp_path / "prml")[0]
     bars = {name: (m["metric"], m["comparator"], m["threshold"]) for name, m in found.items()}
     difference = "difference_of_mean_bystander_rates"
@@ -201,7 +201,7 @@ FIELDS = {
 def test_newest_manifests_say_what_the_code_says(name: str, tmp_path: Path) -> None:
     """A manifest whose numbers differ from the sealed rule would bind another claim."""
     registration = REGISTRATIONS[name]
-    _, found, _ = exported(PREREG / name, tmp_path)[-1]
+    _, found, _ = exported(SEALS / name, tmp_path)[-1]
     assert sorted(found) == sorted(rule.name for rule in registration.judged)
     for claim, body in found.items():
         sentence = {**body["metric_args"], FIELDS[body["metric_args"]["rule"]]: body["threshold"]}

@@ -26,6 +26,7 @@ SPECS: dict[str, Any] = {
     "scale": TINY.scale,
     "rates": TINY.rates,
 }
+SPEEDS = {field.name for field in fields(TINY.rates)} - {"measured_on", "gpu_gib"}
 NAMED = {"file": "corpus", "hub": "corpus", "prior": "train"}
 WHOLE = (0, -1, 1.5, True)
 REAL = (0.0, -1e-9, NAN, INF)
@@ -68,7 +69,8 @@ BOUNDS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("sample", "dtype", ("float16",)),
     *(("scale", field.name, WHOLE) for field in fields(TINY.scale)),
     ("scale", "coupling_ceiling", (TINY.scale.coupling_keep - 1,)),
-    *(("rates", field.name, REAL) for field in fields(TINY.rates) if field.name != "measured_on"),
+    *(("rates", name, REAL) for name in sorted(SPEEDS)),
+    ("rates", "gpu_gib", (-1.0, NAN, INF)),  # 0: a CPU is enough
 )  # fmt: skip
 CASES = [(spec, name, value) for spec, name, values in BOUNDS for value in values]
 

@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 
+from persona_lib.commands import options
 from persona_lib.commands import seal as command
 from persona_lib.commands.record import record
+from persona_lib.commands.session import Session
 from persona_lib.digests import canonical
 from persona_lib.errors import SealError, SpecError
 from persona_lib.report.numbers import check_report
 from persona_lib.report.terminal import verdict_table
-from persona_lib.specs.builtin import SEALS as PREREG
+from persona_lib.specs.builtin import SEALS
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.registration import Registration
 from persona_lib.specs.seal import append, check_sealed, differences
@@ -30,7 +32,7 @@ from persona_lib.verdict.judging import Judging
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Verdict
 from tests.leaves import numbers, put
-from tests.registered import ISSUE262, MICRO, REGISTRATIONS, ROOT, session_under
+from tests.registered import ISSUE262, MICRO, REGISTRATIONS, ROOT, experiment_of, session_under
 from tests.report_bodies import write
 from tests.synthetic import evidence
 
@@ -141,6 +143,7 @@ def test_amendment_is_counted_and_chained(tmp_path: Path) -> None:
         "amendments": 1,
         "head": second.hash,
         "reason": SAID["reason"],
+        "study": "",
         "seen": (),
     }
     assert (first.previous, second.previous) == (None, first.hash)
@@ -308,7 +311,7 @@ def test_stray_files_and_lost_chains_are_caught(amended: Path) -> None:
 
 def test_published_registrations_say_that_their_data_were_known() -> None:
     for name in ("issue262", "issue262_held_out", "issue262_both"):
-        first = read_chain(PREREG / name)[0]
+        first = read_chain(SEALS / name)[0]
         assert "golden/tiny" in first.data_seen
         assert "known" in first.data_seen
 
@@ -328,9 +331,9 @@ def run_verifier(folder: Path, tmp_path: Path) -> subprocess.CompletedProcess[st
 def test_every_registration_is_sealed_and_the_lines_of_the_docs_verify_it(
     name: str, tmp_path: Path
 ) -> None:
-    found = check_sealed(REGISTRATIONS[name], PREREG)
+    found = check_sealed(REGISTRATIONS[name], SEALS)
     assert found.digest == REGISTRATIONS[name].digest
-    assert run_verifier(PREREG / name, tmp_path).stdout == (
+    assert run_verifier(SEALS / name, tmp_path).stdout == (
         f"{name}: {found.amendments} amendments, digest {found.digest}, head {found.head}\n"
     )
 
@@ -509,20 +512,20 @@ def test_session_refuses_to_judge_before_anything_is_built(tmp_path: Path) -> No
 
 def test_session_takes_its_seal_from_its_folder(tmp_path: Path) -> None:
     (entry,) = sealed(tmp_path, MOVED)
-    some = session_under(MOVED, profile=MICRO, prereg=tmp_path)
+    some = Session(experiment=experiment_of(MOVED, tmp_path), profile=MICRO)
     assert (some.seal.head, some.seal.amendments) == (entry.hash, 0)
     assert some.seal is some.seal
 
 
 def test_a_chain_that_was_replaced_after_a_recording_is_told_of(tmp_path: Path) -> None:
 
-    def other_seals(stored: Path, prereg: Path = PREREG) -> list[str]:
-        options: Any = {"stored": (stored,), "prereg": prereg}
-        seal = session_under(ISSUE262, profile=MICRO, **options).seal
+    def other_seals(stored: Path, seals: Path = SEALS) -> list[str]:
+        experiment = experiment_of(ISSUE262, seals)
+        seal = Session(experiment=experiment, profile=MICRO, stored=(stored,)).seal
         return [one.data_seen for one in seal.seen if "another seal" in one.data_seen]
 
     recorded = json.loads((GOLDEN_TINY / "manifest.json").read_text())["recorded"]["seal"]["head"]
-    assert check_sealed(ISSUE262, PREREG).head == recorded
+    assert check_sealed(ISSUE262, SEALS).head == recorded
     assert other_seals(GOLDEN_TINY) == []
     sealed(tmp_path, ISSUE262)
     (sentence,) = other_seals(GOLDEN_TINY, tmp_path)
@@ -533,11 +536,18 @@ def test_a_chain_that_was_replaced_after_a_recording_is_told_of(tmp_path: Path) 
 def test_command_seals_amends_checks_lists_and_exports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "prereg"
+    folder = tmp_path / "seals"
+    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        code = command.main(arguments, folder=folder)
+        code = command.main(arguments)
         return (code, *capsys.readouterr())
+
+    def know(*registrations: Registration) -> None:
+        """These are the built-in experiments, sealed in the folder."""
+        known = {rules.name: experiment_of(rules, folder) for rules in registrations}
+        for module in (command, options):
+            monkeypatch.setattr(module, "EXPERIMENTS", known)
 
     def refused(*arguments: str) -> str:
         code, out, error = run(*arguments)
@@ -549,7 +559,7 @@ def test_command_seals_amends_checks_lists_and_exports(
         assert (code, error) == (0, "")
         return out
 
-    monkeypatch.setattr(command, "REGISTRATIONS", {"issue262": ISSUE262})
+    know(ISSUE262)
     sentence = ("--reason", "a reason", "--data-seen", "none")
     assert "SealError: registration issue262: it is not sealed" in refused("--check")
     before = datetime.now(UTC).replace(microsecond=0)
@@ -557,7 +567,7 @@ def test_command_seals_amends_checks_lists_and_exports(
     date = datetime.fromisoformat(check_sealed(ISSUE262, folder).date)
     assert before <= date <= datetime.now(UTC)
     assert "expected a change since the newest seal" in refused("issue262", *sentence)
-    monkeypatch.setattr(command, "REGISTRATIONS", {"issue262": MOVED})
+    know(MOVED)
     assert "kill.max_rate: sealed 0.05, now 0.06" in refused("--check")
     for texts in (("--reason", "x"), ("--data-seen", "x"), ("--reason", " ", *sentence[2:])):
         refused("issue262", *texts)
@@ -573,11 +583,16 @@ def test_command_seals_amends_checks_lists_and_exports(
     target = tmp_path / "prml"
     assert done("issue262", "--prml", str(target)).startswith("issue262: 8 manifests")
     assert len(list(target.glob("issue262/*/*.prml"))) == 8
-    assert "it is not sealed" in refused("unknown", "--prml", str(target))
     assert "Error" in refused("issue262", "--prml", "/proc/flatland")
-    assert "expected one of issue262, got 'unknown'" in refused("unknown", *sentence)
-    monkeypatch.setattr(command, "REGISTRATIONS", {})
-    assert "intact, but no registration" in done("--check")
+    for asked in (("--prml", str(target)), sentence):
+        said = refused("unknown", *asked)
+        assert "expected one of issue262, or a file, got 'unknown'" in said
+    other = replace(ISSUE262, name="other")
+    know(MOVED, other)
+    assert "SealError: registration other: it is not sealed" in refused("other", "--prml", "x")
+    done("other", *sentence)
+    know(other)
+    assert "issue262: intact, but no experiment here has this name\n" in done("--check")
     (folder / "issue262" / "stray").write_text("x")
     for mode in ("--check", "--list"):
         assert "stray: no seal lists it" in refused(mode)
@@ -595,9 +610,12 @@ def test_command_seals_amends_checks_lists_and_exports(
         ("--check", "--prml", "x"),
     ],
 )
-def test_command_wants_one_thing_at_a_time(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_command_wants_one_thing_at_a_time(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
-        command.main(arguments, folder=tmp_path)
+        command.main(arguments)
     assert caught.value.code == 2
     assert not list(tmp_path.iterdir())
 
@@ -621,9 +639,10 @@ def test_write_that_is_cut_short_leaves_the_chain_as_it_was(
 
 PLUGIN = """
 from dataclasses import replace
-from tests.registered import REGISTRATIONS
-old = REGISTRATIONS["issue262"]
-REGISTRATIONS["issue262"] = replace(old, kill=replace(old.kill, max_rate=0.06))
+from persona_lib.specs.builtin import EXPERIMENTS
+old = EXPERIMENTS["issue262"]
+rules = replace(old.registration, kill=replace(old.registration.kill, max_rate=0.06))
+EXPERIMENTS["issue262"] = replace(old, registration=rules)
 """
 
 
@@ -643,7 +662,6 @@ def pytest_under_moved_rules(tmp_path: Path, *arguments: str) -> subprocess.Comp
         ("-m", "h1", "--profile", "micro"),
         ("-m", "h1", "--profile", "micro", "-n", "2"),
         ("-m", "gate", "--stored=golden/published"),
-        ("--plan", "--profile", "micro"),
     ],
 )
 def test_pytest_refuses_unsealed_rules_before_anything_is_built(
@@ -660,14 +678,21 @@ def test_pytest_refuses_unsealed_rules_before_anything_is_built(
 CACHED = ["__pycache__", "moved.py"]
 
 
+def test_a_draft_is_planned_before_it_is_sealed(tmp_path: Path) -> None:
+    done = pytest_under_moved_rules(tmp_path, "--plan", "--profile", "micro")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"plan: issue262 ({MOVED.digest[:12]}) on micro")
+    assert sorted(path.name for path in tmp_path.iterdir()) in (["moved.py"], CACHED)
+
+
 def test_pytest_runs_the_software_s_tests_under_unsealed_rules(tmp_path: Path) -> None:
     done = pytest_under_moved_rules(tmp_path, "-q", "tests/unit/test_personas.py")
     assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_moved_rules_are_found_wherever_the_registration_was_copied(tmp_path: Path) -> None:
-    shutil.copytree(PREREG, tmp_path / "copy")
-    assert PREREG == ROOT / "experiments" / "seals"
+    shutil.copytree(SEALS, tmp_path / "copy")
+    assert SEALS == ROOT / "experiments" / "seals"
     for name, registration in REGISTRATIONS.items():
-        assert check_sealed(registration, tmp_path / "copy") == check_sealed(registration, PREREG)
-        assert str(ROOT) not in "".join(map(bytes.decode, contents(PREREG / name).values()))
+        assert check_sealed(registration, tmp_path / "copy") == check_sealed(registration, SEALS)
+        assert str(ROOT) not in "".join(map(bytes.decode, contents(SEALS / name).values()))

