@@ -6,6 +6,7 @@ checked and printed from one place, so that a message cannot contradict its chec
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -98,8 +99,11 @@ _OF_REGISTRATION = "Use a name of the registration."
 def unknown(
     field: str, value: str, known: Iterable[str], remedy: str = _OF_REGISTRATION
 ) -> SpecError:
-    """Return the error for a name that is not among the known ones."""
-    return SpecError(field, bound=f"one of {', '.join(known)}", value=value, remedy=remedy)
+    """Return the error for a name that is not among the known ones; a near one is offered."""
+    names = list(known)
+    near = difflib.get_close_matches(str(value), names, n=1)
+    remedy = f"Did you mean {near[0]}?" if near else remedy
+    return SpecError(field, bound=f"one of {', '.join(names)}", value=value, remedy=remedy)
 
 
 def member(field: str, value: str, known: Sequence[str], *, remedy: str = _OF_REGISTRATION) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -10,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from persona_lib.checks import member
+from persona_lib.checks import member, unknown
 from persona_lib.errors import SpecError
-from persona_lib.specs.builtin import EXPERIMENTS, FOLDER, PROFILES, SCALES
+from persona_lib.specs.builtin import DATA, EXPERIMENTS, FOLDER, PROFILES, SCALES
 from persona_lib.specs.experiment import FILE, Experiment, ModelChoice, load_experiment
+from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.profile import ENGINES, LOSSES, Profile
 from persona_lib.specs.sources import RowsCorpus
+from persona_lib.specs.structure import Gathered, named
 
 if TYPE_CHECKING:
     from persona_lib.specs.profile import EngineName
@@ -109,7 +110,11 @@ def choose_scale(
     name, field = (model.base, "model.base") if profile is None else (profile, "--profile")
     member(field, name, tuple(PROFILES), remedy="Name a built-in profile.")
     option = "--scale"
+<<<<<<< HEAD
     if profile is None and scale is None and model.scale is not None:
+=======
+    if profile is None and scale is None:
+>>>>>>> w/j
         scale, option = model.scale, "model.scale"
     known = SCALES.get(name)
     if known is None:
@@ -131,50 +136,91 @@ def choose_experiment(
 ) -> Experiment:
     """Return an experiment by name or file; else that of stored evidence, else that of `root`.
 
-    Whether it may judge that evidence is for `persona_lib.evidence.load.Stored` to say.
+    Whether it may judge that evidence is for `persona_lib.evidence.load.Stored` to say. What a
+    file names (corpora, personas, questions, model) is read too, unless evidence is stored.
 
     Raises:
-        SpecError: no such experiment, or its file is wrong.
-        DataError: as `persona_lib.evidence.load.registration_of` raises it.
+        SpecError: no such experiment, or its file or one that it names is wrong; it holds the
+            other errors.
+        DataError: the file cannot be read; or as `persona_lib.evidence.load.registration_of`.
     """
     own = None if root is None else root / FILE
+    has_own = own is not None and own.is_file()
     if name is None and stored:
         from persona_lib.evidence.load import registration_of
 
         name = registration_of(stored)
-        if own is not None and own.is_file() and name not in EXPERIMENTS:
-            return _with_rows(load_experiment(own, builtin=FOLDER))
+        if has_own and name not in EXPERIMENTS:
+            name = None
     if name is None:
-        if own is None or not own.is_file():
-            return EXPERIMENTS[DEFAULT_EXPERIMENT]
-        name = str(own)
+        name = str(own) if has_own else DEFAULT_EXPERIMENT
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
     path = Path(name).expanduser()
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
-        near = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-        raise SpecError(
-            "--experiment",
-            bound=f"one of {', '.join(EXPERIMENTS)}, or a file",
-            value=name,
-            remedy=f"Did you mean {near[0]}?" if near else "No such file is there.",
-        )
-    return _with_rows(load_experiment(path, builtin=FOLDER))
+        remedy = "No such file is there."
+        raise unknown("--experiment", name, [*EXPERIMENTS, "a file"], remedy)
+    experiment = load_experiment(path, builtin=FOLDER)
+    return experiment if stored else _with_files(experiment)
 
 
-def _with_rows(experiment: Experiment) -> Experiment:
-    """Return an experiment whose corpora of files are read, for checksum and rows."""
+def _with_files(experiment: Experiment) -> Experiment:
+    """Return an experiment whose files are checked, and corpora pinned to what they hold."""
     from persona_lib.corpora.file_rows import pinned
 
-    folder = experiment.path.parent
-    priors = {
-        name: replace(prior, corpus=pinned(prior.corpus, folder))
-        if isinstance(prior.corpus, RowsCorpus)
-        else prior
-        for name, prior in experiment.priors.items()
-    }
+    where, priors, found = experiment.path.name, dict(experiment.priors), Gathered()
+    for name, prior in experiment.priors.items():
+        if isinstance(prior.corpus, RowsCorpus):
+            with found.check(), named(f"{where}: priors.{name}.corpus"):
+                corpus = pinned(prior.corpus, experiment.path.parent)
+                priors[name] = replace(prior, corpus=corpus)
+    with found.check(), named(where):
+        base, scale = choose_scale(None, None, experiment.model)
+        profile = choose_profile(base, scale)
+        with found.check():
+            experiment.on(profile)
+        _check_questions(experiment, profile.scale.questions, found)
+    _check_personas(experiment, found)
+    found.refuse()
     return replace(experiment, priors=priors)
+
+
+def _check_personas(experiment: Experiment, found: Gathered) -> None:
+    """Find personas of the roster that the file of personas does not have."""
+    where, roster = experiment.path.name, experiment.registration.roster
+    with found.check():
+        with named(f"{where}: words.personas"):
+            known = [one.id for one in load_personas(experiment.personas or DATA / "personas.json")]
+        for role in ("negatives", "bystanders", "reported"):
+            for name in getattr(roster, role):
+                with found.check():
+                    _known(f"{where}: registration.roster.{role}", name, known)
+        _known(f"{where}: registration.roster.source", roster.source, known)
+
+
+def _check_questions(experiment: Experiment, count: int, found: Gathered) -> None:
+    """Find sets of questions that are missing or too small; `count` of each are asked."""
+    where, rules = experiment.path.name, experiment.registration
+    with found.check():
+        with named(f"{where}: words.questions"):
+            known = load_questions(experiment.questions or DATA / "questions.json")
+        keys = ("coupling_questions", "evaluation_questions")
+        asked = {name: key for key in keys for name in getattr(rules, key)}
+        for name, key in asked.items():
+            with found.check():
+                _known(f"{where}: registration.{key}", name, tuple(known))
+                if len(known[name]) < count:
+                    raise SpecError(
+                        f"{where}: registration.{key}",
+                        bound=f"sets of {count} questions or more, as the scale asks",
+                        value=f"{len(known[name])} of {name}",
+                        remedy="Add questions to the set, or choose a smaller model.",
+                    )
+
+
+def _known(field: str, name: str, known: Sequence[str]) -> None:
+    member(field, name, known, remedy="Correct the name, or add it to the file under [words].")
 
 
 def choose_seeds(text: str | None, option: str = "--seeds") -> tuple[int, ...]:

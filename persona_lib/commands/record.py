@@ -11,6 +11,7 @@ r"""Record a run: scores, texts, hidden states, with config, environment and com
 All seeds go into one record set. Seeds that run at different times or places are recorded
 one by one and judged together: --stored=runs/42,runs/137. A working tree with uncommitted
 changes is refused, and stages that were built from one; so is a folder that holds something.
+The tree is that of an experiment's own folder, and of the code unless pip installed it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,13 @@ from persona_lib.evidence.record_sets import (
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.progress import shown
 from persona_lib.records import PRE, write_table
-from persona_lib.store.provenance import is_dirty, provenance
+from persona_lib.store.provenance import (
+    DISTRIBUTION,
+    git_state,
+    installed_version,
+    is_dirty,
+    provenance,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,6 +58,8 @@ if TYPE_CHECKING:
 
 _SEAL = ("registration", "digest", "date", "amendments", "head")
 """What a manifest holds of the seal: sets that are judged together agree in all of it."""
+_MOMENT = {"git", "installed", "date"}
+"""What provenance says of the code and the time, and not of the machine."""
 
 
 def record(
@@ -69,17 +78,14 @@ def record(
         geometry: also read hidden states, and keep their cosines and ranks.
 
     Raises:
-        PreflightError: the working tree, or the one that a stage was built from,
-            has uncommitted changes or is no repository.
+        PreflightError: the working tree of the code, or of the user's folder, or the one
+            that a stage was built from, has uncommitted changes or is no repository.
         SealError: the registration is not sealed as it stands.
         SpecError: the folder holds something already, or `texts` names a seed that the
             session has not.
     """
     session.check_seal()
-    if is_dirty() is not False:  # a golden says which code it came from
-        raise PreflightError(
-            "a clean working tree", remedy="Commit or remove what `git status` lists, then record."
-        )
+    _check_clean(session)
     _check_place(folder)
     kept = session.seeds if texts is None else tuple(texts)
     _check_seeds(kept, session)
@@ -107,6 +113,28 @@ def record(
             recorded=recorded,
         )
         work.replace(folder)
+
+
+def _check_clean(session: Session) -> None:
+    """Raise PreflightError where a recording could not say what it came from.
+
+    That is the commit of the code, or the version that pip installed; and the commit of the
+    user's folder, unless the experiment lies with the code.
+    """
+    clean, installed = is_dirty() is False, installed_version() is not None
+    if clean and session.experiment.is_builtin:
+        return
+    if clean or installed:
+        if (dirty := git_state(session.root)[1]) is False:
+            return
+        if dirty is None:
+            raise PreflightError(
+                f"a clean working tree (git tracks no file of {session.root})",
+                remedy="Commit the experiment and its seals there (git init), then record.",
+            )
+    raise PreflightError(
+        "a clean working tree", remedy="Commit or remove what `git status` lists, then record."
+    )
 
 
 def _check_place(folder: Path) -> None:
@@ -205,8 +233,8 @@ def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
             final += run.geometry_targets(session.asked_arms)
         for stage in walk(final):
             description = stage.resolve(session.store).provenance
-            commits.add(_commit(stage, description["git"]))
-            machines.append({k: v for k, v in description.items() if k not in {"git", "date"}})
+            commits.add(_commit(stage, description))
+            machines.append({k: v for k, v in description.items() if k not in _MOMENT})
     once = {json.dumps(machine, sort_keys=True): machine for machine in machines}
     return {
         "stages_built_from": sorted(commits),
@@ -214,8 +242,15 @@ def _origins(session: Session, *, geometry: bool) -> dict[str, list[Any]]:
     }
 
 
-def _commit(stage: Stage, git: Mapping[str, Any]) -> str:
-    """Return the commit that a stage was built from; PreflightError where the tree was dirty."""
+def _commit(stage: Stage, origin: Mapping[str, Any]) -> str:
+    """Return the commit that a stage was built from, or the version where it was installed.
+
+    Raises:
+        PreflightError: the tree was dirty.
+    """
+    git, installed = origin["git"], origin.get("installed")
+    if git["dirty"] is None and installed:
+        return f"{DISTRIBUTION} {installed}"
     if git["dirty"] is not False:
         raise PreflightError(
             f"a clean origin of stage {stage.name} {stage.label}",
@@ -228,9 +263,11 @@ def _commit(stage: Stage, git: Mapping[str, Any]) -> str:
 def _recorded(session: Session) -> dict[str, Any]:
     from persona_lib.commands.outcome import stages_of
 
+    own = session.experiment
     return {
         "config": [run.describe() for run in session.runs],
         "study": digest(session.study),
+        "study_commit": None if own.is_builtin else git_state(session.root)[0],
         "environment": provenance(),
         # The head fixes the chain, and with it what its entries say.
         "seal": {key: value for key, value in asdict(session.seal).items() if key in _SEAL},

@@ -110,6 +110,7 @@ def provenance(root: Node) -> Section:
         state = "with changes that were not committed" if git["dirty"] else "clean"
     rows: list[tuple[Cell, Cell]] = [
         ("judged on", found["date"].words()),
+        *((("installed version", found["installed"].words()),) if found["installed"] else ()),
         ("commit", git["commit"].words()),
         ("working tree", state),
         ("seal of the registration", root["seal"]["head"].words()),

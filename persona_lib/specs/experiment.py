@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from persona_lib.errors import InputError, SpecError
+from persona_lib.checks import unknown
+from persona_lib.errors import SpecError
 from persona_lib.specs.derived_gates import PriorRole, with_derived_gates
 from persona_lib.specs.profile import Profile, TrainSpec
 from persona_lib.specs.registration import RAW, Registration
 from persona_lib.specs.sources import Corpus
-from persona_lib.specs.structure import first_of, read_toml, structured, unknown_key
+from persona_lib.specs.structure import Gathered, named, read_toml, structured
 
 FILE, SEALS = "experiment.toml", "seals"
 _BINDING = ("binding", "warnings")
@@ -121,7 +122,8 @@ class Experiment:
                 given = {**_plain(profile.prior), **prior.recipe}
                 given |= {"epochs": None} if "steps" in prior.recipe else {}
                 given |= {"steps": None} if "epochs" in prior.recipe else {}
-                recipes[name] = structured(given, TrainSpec, where)
+                with named(where):
+                    recipes[name] = structured(given, TrainSpec, where)
         return replace(profile, corpora=corpora, recipes=recipes)
 
 
@@ -149,16 +151,8 @@ def load_experiment(path: Path, *, builtin: Path) -> Experiment:
     own = path.resolve()
     seals = (builtin if builtin.resolve() in own.parents else own.parent) / SEALS
     merged = _merged(path, builtin, ())
-    try:
+    with named(path.name):
         return _experiment(path, seals, merged)
-    except SpecError as error:
-        raise first_of([_in_file(path, one) for one in (error, *error.others)]) from error
-
-
-def _in_file(path: Path, error: InputError) -> InputError:
-    """Return an error that names the file as well."""
-    field = error.field if error.field.startswith(path.name) else f"{path.name}: {error.field}"
-    return SpecError(field, bound=error.bound, value=error.value, remedy=error.remedy)
 
 
 def _merged(path: Path, builtin: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -169,7 +163,7 @@ def _merged(path: Path, builtin: Path, seen: tuple[Path, ...]) -> dict[str, Any]
         return body
     known = sorted(one.parent.name for one in builtin.glob(f"*/{FILE}"))
     if parent not in known:
-        raise unknown_key(f"{path.name}: derives_from", str(parent), known)
+        raise unknown(f"{path.name}: derives_from", parent, known, "Name a built-in one.")
     above = builtin / parent / FILE
     if above in seen:
         raise SpecError(
@@ -194,39 +188,62 @@ def _experiment(path: Path, seals: Path, body: Mapping[str, Any]) -> Experiment:
     layout = structured(body, _Layout)
     given = dict(layout.registration)
     binding = given.pop("derived_gates", "warnings" if given.get("gates") else "binding")
+    found, priors = Gathered(), dict[str, Prior]()
+    with found.check():
+        _check_binding(binding)
+    with found.check():
+        listed = structured(_with_defaults(given), Registration, "registration")
+    for name, prior in layout.priors.items():
+        with found.check():
+            priors[name] = structured(prior, Prior, f"priors.{name}")
+    with found.check():
+        model = structured(layout.model, ModelChoice, "model")
+    with found.check():
+        words = structured(layout.words, Words, "words")
+    _check_priors(given.get("arms"), layout.priors, found)
+    found.refuse()
+    derived = with_derived_gates(listed, priors)
+    return Experiment(
+        path=path,
+        seals=seals,
+        registration=derived if binding == "binding" else listed,
+        priors={name: priors[name] for name in listed.priors if name != RAW},
+        model=model,
+        words=words,
+        stricter=None if binding == "binding" else derived,
+    )
+
+
+def _check_binding(binding: Any) -> None:
     if binding not in _BINDING:
         remedy = "binding: claims need them; warnings: they are shown beside the listed gates."
         raise SpecError(
             "registration.derived_gates", bound=f"one of {', '.join(_BINDING)}", value=binding,
             remedy=remedy,
         )  # fmt: skip
-    listed = structured(_with_defaults(given), Registration, "registration")
-    priors = {
-        name: structured(prior, Prior, f"priors.{name}") for name, prior in layout.priors.items()
-    }
-    needed = [name for name in listed.priors if name != RAW]
-    for name in needed:
-        if name not in priors:
-            raise SpecError(
-                f"priors.{name}", bound="a table, as an arm names this prior", value=None,
-                remedy=f"Add [priors.{name}] with its corpus, or correct the arm "
-                f"({', '.join(priors) or 'no prior has a table'}).",
-            )  # fmt: skip
-    if unused := [name for name in priors if name not in needed]:
-        raise SpecError(
-            f"priors.{unused[0]}", bound="a prior that an arm or a text names",
-            value=unused[0], remedy="Leave it out, or name it in an arm; raw is reserved.",
-        )  # fmt: skip
-    derived = with_derived_gates(listed, priors)
-    return Experiment(
-        path=path,
-        seals=seals,
-        registration=derived if binding == "binding" else listed,
-        priors={name: priors[name] for name in needed},
-        model=structured(layout.model, ModelChoice, "model"),
-        words=structured(layout.words, Words, "words"),
-        stricter=None if binding == "binding" else derived,
-    )
+
+
+def _check_priors(arms: Any, tables: Mapping[str, Any], found: Gathered) -> None:
+    """Find priors that arms name and have no table, and tables that no arm names."""
+    if not isinstance(arms, list) or not all(isinstance(arm, Mapping) for arm in arms):
+        return  # and is refused as such
+    used: dict[str, str] = {}
+    for number, arm in enumerate(arms):
+        for key in ("prior", "text_from"):
+            name = arm.get(key)
+            if isinstance(name, str) and name != RAW:
+                used.setdefault(name, f"registration.arms[{number}].{key}")
+    for name, where in used.items():
+        with found.check():
+            if name not in tables:
+                raise unknown(where, name, [RAW, *tables], f"Add [priors.{name}] with its corpus.")
+    for name in tables:
+        with found.check():
+            if name not in used:
+                raise SpecError(
+                    f"priors.{name}", bound="a prior that an arm or a text names", value=name,
+                    remedy="Leave it out, or name it in an arm; raw is the model without any.",
+                )  # fmt: skip
 
 
 def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:

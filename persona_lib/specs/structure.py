@@ -12,16 +12,18 @@ import difflib
 import operator
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import cattrs
+from cattrs.gen import make_dict_structure_fn
 
-from persona_lib.checks import read_bytes
+from persona_lib.checks import read_bytes, unknown
 from persona_lib.errors import DataError, InputError, SpecError
 from persona_lib.specs.claim_types import Claim
 from persona_lib.specs.gate_types import Gate
@@ -88,12 +90,55 @@ def first_of(found: Sequence[InputError]) -> SpecError:
     return error
 
 
+class Gathered:
+    """Errors of one file that are raised together: the first of them, which holds the others."""
+
+    def __init__(self) -> None:
+        self._found: list[InputError] = []
+
+    @contextmanager
+    def check(self) -> Iterator[None]:
+        """Keep an error, and those that it holds, for `refuse`."""
+        try:
+            yield
+        except InputError as error:
+            self._found += [error, *others_of(error)]
+
+    def refuse(self) -> None:
+        """Raise what was found; SpecError."""
+        if self._found:
+            raise first_of(self._found)
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Put a file, or a key of it, before the field of an error that does not name the file."""
+    try:
+        yield
+    except InputError as error:
+        file = where.partition(":")[0]
+        raise first_of([_under(file, where, e) for e in (error, *others_of(error))]) from error
+
+
+def _under(file: str, where: str, error: InputError) -> InputError:
+    field = error.field if error.field.startswith(file) else f"{where}: {error.field}"
+    return SpecError(field, bound=error.bound, value=error.value, remedy=error.remedy)
+
+
+def others_of(error: BaseException) -> tuple[InputError, ...]:
+    """Return the errors of the same file that an error holds."""
+    return error.others if isinstance(error, SpecError) else ()
+
+
 def problems(error: BaseException, where: str) -> Iterator[InputError]:
     """Yield everything that is wrong, each with the key that it is about."""
     if isinstance(error, (cattrs.ClassValidationError, cattrs.IterableValidationError)):
         noted, rest = error.group_exceptions()
+        misspelt = {name for inner in rest for name in _meant(inner)}
         for inner, note in noted:
             name = getattr(note, "name", None)
+            if isinstance(inner, KeyError) and name in misspelt:
+                continue
             step = f"[{note.index}]" if name is None else f"{'.' if where else ''}{name}"
             yield from problems(inner, f"{where}{step}")
         for inner in rest:
@@ -101,7 +146,7 @@ def problems(error: BaseException, where: str) -> Iterator[InputError]:
     elif isinstance(error, cattrs.ForbiddenExtraKeysError):
         known = [field.name for field in fields(error.cl)]
         for name in sorted(error.extra_fields):
-            yield unknown_key(f"{where}.{name}" if where else name, name, known)
+            yield unknown(f"{where}.{name}" if where else name, name, known, "Leave it out.")
     elif isinstance(error, KeyError):
         yield SpecError(
             where, bound="a value", value="nothing", remedy=f"Add {where.rpartition('.')[2]}."
@@ -112,12 +157,12 @@ def problems(error: BaseException, where: str) -> Iterator[InputError]:
         yield error
 
 
-def unknown_key(field: str, name: str, known: Iterable[str]) -> SpecError:
-    """Return the error for a key that nothing knows, with the one that was perhaps meant."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    remedy = f"Did you mean {near[0]}?" if near else "Leave it out."
-    return SpecError(field, bound=f"one of {', '.join(names)}", value=name, remedy=remedy)
+def _meant(error: BaseException) -> Iterator[str]:
+    """Yield the keys that unknown ones were perhaps meant for: these are not missing as well."""
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        known = [field.name for field in fields(error.cl)]
+        for name in error.extra_fields:
+            yield from difflib.get_close_matches(name, known, n=1)
 
 
 class _WrongTypeError(Exception):
@@ -133,6 +178,8 @@ def _converter() -> cattrs.Converter:
     made = cattrs.Converter(forbid_extra_keys=True)
     for kind, words in _WORDS.items():
         made.register_structure_hook(kind, _exactly(kind, words))
+    made.register_structure_hook_func(_is_mapping, _mapping(made))
+    made.register_structure_hook_factory(is_dataclass, partial(_table, made))
     made.register_structure_hook_func(_has_origin(Literal), _one_word)
     made.register_structure_hook_func(_has_origin(tuple), _list(made))
     made.register_structure_hook_func(_is_optional, _optional(made))
@@ -154,6 +201,29 @@ def _exactly(kind: type[Any], words: str) -> Callable[[Any, Any], Any]:
         raise _WrongTypeError(words, value, f"Write {words}, {quotes}.")
 
     return structure
+
+
+def _is_mapping(kind: Any) -> bool:
+    return get_origin(kind) is Mapping
+
+
+def _mapping(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, kind: Any) -> Any:
+        inner: Any = get_args(kind)
+        return made.structure(_is_table(value), dict[inner])  # type: ignore[valid-type]
+
+    return structure
+
+
+def _table(made: cattrs.Converter, kind: Any) -> Callable[[Any, Any], Any]:
+    inner: Any = make_dict_structure_fn(kind, made, _cattrs_forbid_extra_keys=True)
+    return lambda value, _: inner(_is_table(value), kind)
+
+
+def _is_table(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise _WrongTypeError("a table", value, "Write key = value below its heading, or in {}.")
+    return value
 
 
 def _one_word(value: Any, kind: Any) -> Any:

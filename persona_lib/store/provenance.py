@@ -22,8 +22,9 @@ from persona_lib.device import device_kind
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 """What JSON can hold (without NaN and infinities)."""
 
+DISTRIBUTION = "flatland-personas"
 PACKAGES = (
-    "flatland",
+    DISTRIBUTION,
     "torch",
     "transformers",
     "peft",
@@ -55,8 +56,9 @@ def provenance() -> dict[str, JSON]:
 
     Keys: ``python``, ``platform`` (system, machine, cpu, cores), ``packages`` (name ->
     version), ``accelerator`` (names, or None where torch is not loaded or sees none),
-    ``torch`` (see `_running`), ``git`` (see `git_state`), ``date`` (UTC, to the second).
-    Nothing heavy is imported.
+    ``torch`` (see `_running`), ``git`` (see `git_state`), ``installed`` (version of the
+    library where its code is no checkout), ``date`` (UTC, to the second). Nothing heavy is
+    imported.
     """
     head, dirty = git_state()
     # Those that this process may use.
@@ -73,6 +75,7 @@ def provenance() -> dict[str, JSON]:
         "accelerator": _accelerator(),
         "torch": _running(),
         "git": {"commit": head, "dirty": dirty},
+        "installed": installed_version() if dirty is None else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -80,6 +83,17 @@ def provenance() -> dict[str, JSON]:
 def is_dirty() -> bool | None:
     """Return whether the code's repository differs from its commit; None without one."""
     return git_state()[1]
+
+
+def installed_version() -> str | None:
+    """Return the version of the library if this code is what pip installed; else None."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        found = importlib.metadata.distribution(DISTRIBUTION)
+        place = Path(str(found.locate_file(_CODE.name))).resolve()
+        # The metadata that setuptools leaves in a checkout have no such list of files.
+        if place == _CODE and found.read_text("RECORD"):
+            return found.version
+    return None
 
 
 def git_state(folder: Path = _CODE) -> tuple[str | None, bool | None]:

@@ -136,9 +136,11 @@ def test_asking_leaves_the_repository_alone(repository: Path) -> None:
 def test_the_record_is_plain_json_with_these_keys() -> None:
     record = provenance()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    expected = {"python", "platform", "packages", "accelerator", "torch", "git", "date"}
-    assert record.keys() == expected
+    assert record.keys() == {
+        "python", "platform", "packages", "accelerator", "torch", "git", "installed", "date",
+    }  # fmt: skip
     assert record["git"] == dict(zip(("commit", "dirty"), git_state(), strict=True))
+    assert record["installed"] is None  # a checkout has a commit
 
 
 def test_no_host_no_user_no_path() -> None:
