@@ -110,11 +110,7 @@ def choose_scale(
     name, field = (model.base, "model.base") if profile is None else (profile, "--profile")
     member(field, name, tuple(PROFILES), remedy="Name a built-in profile.")
     option = "--scale"
-<<<<<<< HEAD
     if profile is None and scale is None and model.scale is not None:
-=======
-    if profile is None and scale is None:
->>>>>>> w/j
         scale, option = model.scale, "model.scale"
     known = SCALES.get(name)
     if known is None:
