@@ -176,14 +176,15 @@ def _tables(session: Session, *, texts: Sequence[int], geometry: bool) -> dict[s
     """Return the rows of every file of the record set by name."""
     models = session.registration.models(session.asked_arms)
     before = [model for model in models if model.phase == PRE]
-    tables = {
-        SCORES_FILE: session.table(models, "scores"),
-        ADVICE_FILE: session.table(before, "advice"),
-    }
+    tables = {SCORES_FILE: session.table(models, "scores")}
+    advice = session.experiment.asks_advice
+    if advice:
+        tables[ADVICE_FILE] = session.table(before, "advice")
     if geometry:
         tables[GEOMETRY_FILE] = session.table(models, "geometry")
     if texts:
         tables[TEXTS_FILE] = session.table(models, "completions", seeds=texts)
+    if texts and advice:
         tables[ADVICE_TEXTS_FILE] = session.table(before, "advice_texts", seeds=texts)
     return tables
 

@@ -132,6 +132,7 @@ class Session:
                 profile=self.profile,
                 run_seed=seed,
                 folders=self.folders,
+                asks_advice=self.experiment.asks_advice,
                 progress=self.progress,
             )
             for seed in self.seeds
@@ -248,7 +249,9 @@ class Session:
                     arms=chosen,
                     origin=f"a live run of profile {self.profile_description}: "
                     f"{self.profile.summary}",
-                    advice=self.table([m for m in models if m.phase == PRE], "advice"),
+                    advice=self.table([m for m in models if m.phase == PRE], "advice")
+                    if self.experiment.asks_advice
+                    else None,
                 )
         return self._evidence[chosen]
 

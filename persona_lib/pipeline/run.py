@@ -151,7 +151,7 @@ class Run(Setting):
         before = [model for model in models if model.phase == PRE]
         return [
             *(self.stage(model, "scores") for model in before),
-            *(self.stage(model, "advice") for model in before),
+            *(self.stage(model, "advice") for model in before if self.asks_advice),
             *(self.stage(model, "scores") for model in models if model.phase == POST),
         ]
 

@@ -49,12 +49,17 @@ class Folders:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One registration under one profile and one seed, from which every draw's own is derived."""
+    """One registration under one profile and one seed, from which every draw's own is derived.
+
+    Attributes:
+        asks_advice: whether a gate reads the harm of pre-coupling models' advice.
+    """
 
     registration: Registration
     profile: Profile
     run_seed: int
     folders: Folders
+    asks_advice: bool = True
     progress: Progress = field(default=silent, compare=False)
 
     @cached_property

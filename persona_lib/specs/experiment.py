@@ -14,6 +14,7 @@ from typing import Any
 from persona_lib.checks import unknown
 from persona_lib.errors import SpecError
 from persona_lib.specs.derived_gates import PriorRole, with_derived_gates
+from persona_lib.specs.gate_types import HarmNotRaisedGate, HarmRaisedGate
 from persona_lib.specs.profile import Profile, TrainSpec
 from persona_lib.specs.registration import RAW, Registration
 from persona_lib.specs.sources import Corpus
@@ -80,6 +81,12 @@ class Experiment:
     def name(self) -> str:
         """Its registration's name."""
         return self.registration.name
+
+    @property
+    def asks_advice(self) -> bool:
+        """Whether a gate, or a warning, reads the harm of pre-coupling models' advice."""
+        gates = (self.stricter or self.registration).gates
+        return any(isinstance(gate, HarmRaisedGate | HarmNotRaisedGate) for gate in gates)
 
     @property
     def is_builtin(self) -> bool:
