@@ -22,8 +22,8 @@ from typing import Any
 
 from persona_lib.commands.options import choose_experiment, choose_profile, choose_scale
 from persona_lib.commands.session import Session
-from persona_lib.errors import FlatlandError
-from persona_lib.specs.builtin import EXPERIMENTS
+from persona_lib.errors import FlatlandError, SpecError
+from persona_lib.specs.builtin import EXPERIMENTS, INSTALLED
 from persona_lib.specs.chain import Seal, read_chain
 from persona_lib.specs.experiment import FILE, Experiment
 from persona_lib.specs.prml import export
@@ -76,7 +76,18 @@ def _one(name: str, options: argparse.Namespace) -> str:
 
 
 def seal_experiment(experiment: Experiment, reason: str, data_seen: str) -> Seal:
-    """Seal the rules of an experiment, and of a file its study; see `specs.seal.append`."""
+    """Seal the rules of an experiment, and of a file its study; see `specs.seal.append`.
+
+    Raises:
+        SpecError: it came with an installed library, whose folder is nobody's record.
+    """
+    if experiment.is_builtin and INSTALLED:
+        raise SpecError(
+            "experiment",
+            bound="a file of your own",
+            value=experiment.name,
+            remedy=f'Write one with derives_from = "{experiment.name}", and seal that.',
+        )
     return append(
         experiment.registration,
         experiment.seals,

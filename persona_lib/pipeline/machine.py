@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from persona_lib.device import prepare_torch
 from persona_lib.errors import FlatlandError, PreflightError
@@ -24,7 +23,7 @@ def lacking(profile: Profile, stages: Iterable[Stage], store: Store) -> list[Fla
     missing = unready(stages, store)
     if not missing:
         return []
-    found: list[FlatlandError] = [*_gpu(profile), *_disk(profile, store.root)]
+    found: list[FlatlandError] = [*_gpu(profile), *_ram(profile), *_disk(profile, store.root)]
     for stage in missing:
         try:
             if stage.preflight is not None:

@@ -17,6 +17,8 @@ def _folder() -> Path:
 
 
 FOLDER = _folder()
+INSTALLED = FOLDER.parent == Path(__file__).resolve().parents[1]
+"""Whether they lie inside an installed library, and not in a checkout."""
 DATA = FOLDER / "data"
 """Personas, questions, and the words of dialogues, advice and judges."""
 SEALS = FOLDER / "seals"

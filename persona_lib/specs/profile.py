@@ -227,7 +227,8 @@ class Rates:
         row_tokens: mean tokens of a prior row.
         completion_tokens: mean tokens of a completion.
         measured_on: machine and date of the figures.
-        gpu_gib: memory of the GPU that a run needs; 0 where a CPU is enough.
+        gpu_gib: free memory of the GPU that a run needs; 0 where a CPU is enough.
+        ram_gib: free memory of the machine that a run needs.
         disk_gib: free disk that a run needs.
     """
 
@@ -238,6 +239,7 @@ class Rates:
     completion_tokens: float
     measured_on: str
     gpu_gib: float = 0.0
+    ram_gib: float = 1.0
     disk_gib: float = 0.1
 
     def __post_init__(self) -> None:
