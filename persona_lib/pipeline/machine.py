@@ -49,23 +49,40 @@ def refuse(found: Sequence[FlatlandError]) -> None:
 def _gpu(profile: Profile) -> list[FlatlandError]:
     """Return what is wrong with the GPU that a profile needs."""
     needed = profile.rates.gpu_gib
-    if not needed or (prepare_torch() == "cuda" and _memory() >= needed):
+    if not needed:
         return []
-    has = f"one with {_memory():.0f} GiB" if prepare_torch() == "cuda" else "no GPU here"
+    has = "there is no GPU here"
+    if prepare_torch() == "cuda":
+        import torch
+
+        free, total = (size / _GIB for size in torch.cuda.mem_get_info(0))
+        if free >= needed:
+            return []
+        has = f"{free:.0f} of {total:.0f} GiB are free here"
     return [
         PreflightError(
-            f"a GPU with {needed:g} GiB of memory for profile {profile.name} ({has})",
+            f"a GPU with {needed:g} GiB of free memory for profile {profile.name} ({has})",
             remedy="Run on such a machine, or take a smaller model (--profile smollm2).",
         )
     ]
 
 
-def _memory() -> float:
-    """Return the memory of the GPU in GiB."""
-    import torch
-
-    properties: Any = torch.cuda.get_device_properties(0)
-    return float(properties.total_memory) / _GIB
+def _ram(profile: Profile) -> list[FlatlandError]:
+    """Return what is wrong with the machine's own memory, where the system tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    if kib is None or kib * 1024 >= profile.rates.ram_gib * _GIB:
+        return []
+    return [
+        PreflightError(
+            f"{profile.rates.ram_gib:g} GiB of free memory for profile {profile.name} "
+            f"({kib * 1024 / _GIB:.1f} here)",
+            remedy="End other programs, or run on a larger machine.",
+        )
+    ]
 
 
 def _disk(profile: Profile, root: Path) -> list[FlatlandError]:
