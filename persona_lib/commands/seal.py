@@ -110,9 +110,16 @@ def _check(name: str, folder: Path) -> str:
     if name not in known or known[name].seals != folder:
         read_chain(folder / name)
         return f"{name}: intact, but no experiment here has this name"
-    state = check_sealed(known[name].registration, folder)
+    one = known[name]
+    state = check_sealed(
+        one.registration,
+        folder,
+        study=None if one.is_builtin else _study(one),
+        file="" if one.is_builtin else one.path.name,
+    )
+    study = f", study {state.study[:12]}" if state.study else ""
     return (
-        f"{name}: sealed {state.date}, digest {state.digest[:12]}, "
+        f"{name}: sealed {state.date}, digest {state.digest[:12]}{study}, "
         f"{state.amendments} amendments, head {state.head}"
     )
 
