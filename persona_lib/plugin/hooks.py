@@ -190,7 +190,9 @@ def _report_once(config: pytest.Config, recorded: dict[str, Any]) -> None:
         reporter.section("Flatland", sep="=")
     session = config.stash[SESSION]
     left_out = _left_out(config, recorded)
-    text = "\n".join([table_text(session, recorded), *left_out_lines(left_out)])
+    unknown = ", ".join(selection.unknown_names(config))
+    lines = [f"{session.registration.name} has no claim {unknown} (-m)"] if unknown else []
+    text = "\n".join([table_text(session, recorded), *left_out_lines(left_out), *lines])
     _write_line(config, text)
     try:
         folder = new_run_folder(session.root / options.HIDDEN / "runs")
