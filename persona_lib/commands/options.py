@@ -137,17 +137,23 @@ def choose_experiment(
         SpecError: no such experiment, or its file is wrong.
         DataError: as `persona_lib.evidence.load.registration_of` raises it.
     """
-    own = None if root is None else root / FILE
-    if name is None and stored:
+    own, recorded = None if root is None else root / FILE, None
+    if stored:
         from persona_lib.evidence.load import registration_of
 
-        name = registration_of(stored)
-        if own is not None and own.is_file() and name not in EXPERIMENTS:
-            return _with_rows(load_experiment(own, builtin=FOLDER))
-    if name is None:
-        if own is None or not own.is_file():
-            return EXPERIMENTS[DEFAULT_EXPERIMENT]
-        name = str(own)
+        recorded = registration_of(stored)  # asked of a named experiment too: what it refuses
+    if name is None and recorded in EXPERIMENTS:
+        return EXPERIMENTS[recorded]
+    if name is None and own is not None and own.is_file():
+        return _with_rows(load_experiment(own, builtin=FOLDER))
+    if name is None and recorded is not None:
+        raise SpecError(
+            "--experiment",
+            bound="the file of an experiment, as stored evidence names one that is not built in",
+            value=recorded,
+            remedy=f"Give the file that it was recorded with: --experiment .../{FILE}.",
+        )
+    name = DEFAULT_EXPERIMENT if name is None else name
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
     path = Path(name).expanduser()
