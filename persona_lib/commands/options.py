@@ -140,16 +140,23 @@ def choose_experiment(
             other errors.
         DataError: the file cannot be read; or as `persona_lib.evidence.load.registration_of`.
     """
-    own = None if root is None else root / FILE
-    has_own = own is not None and own.is_file()
-    if name is None and stored:
+    own, recorded = None if root is None else root / FILE, None
+    if stored:
         from persona_lib.evidence.load import registration_of
 
-        name = registration_of(stored)
-        if has_own and name not in EXPERIMENTS:
-            name = None
-    if name is None:
-        name = str(own) if has_own else DEFAULT_EXPERIMENT
+        recorded = registration_of(stored)  # asked of a named experiment too: what it refuses
+    if name is None and recorded in EXPERIMENTS:
+        name = recorded
+    elif name is None and own is not None and own.is_file():
+        name = str(own)
+    elif name is None and recorded is not None:
+        raise SpecError(
+            "--experiment",
+            bound="the file of an experiment, as stored evidence names one that is not built in",
+            value=recorded,
+            remedy=f"Give the file that it was recorded with: --experiment=DIR/{FILE}.",
+        )
+    name = name or DEFAULT_EXPERIMENT
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
     path = Path(name).expanduser()

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from persona_lib.commands import options
-from persona_lib.errors import DataError
+from persona_lib.errors import DataError, SpecError
 from persona_lib.evidence import user_formats
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.from_records import RecordEvidence
@@ -510,6 +510,29 @@ def test_a_file_names_no_registration(tmp_path: Path) -> None:
             options.choose_experiment(name, [tmp_path / "nothing.jsonl"])
     record_set(tmp_path, pa.table({}), ISSUE262_HELD_OUT)
     assert options.choose_experiment(None, [tmp_path]).name == "issue262_held_out"
+
+
+def test_a_set_of_an_experiment_that_is_not_built_in_needs_its_file(tmp_path: Path) -> None:
+    stored, study = tmp_path / "set", tmp_path / "study"
+    stored.mkdir()
+    record_set(stored, pa.table({}), replace(ISSUE262, name="mine"))
+    for root in (None, tmp_path):
+        with pytest.raises(SpecError, match=r"--experiment: expected the file of.*got 'mine'"):
+            options.choose_experiment(None, [stored], root=root)
+    study.mkdir()
+    own = study / "experiment.toml"
+    own.write_text('derives_from = "issue262"\nregistration.name = "mine"\n', encoding="utf-8")
+    for found in (
+        options.choose_experiment(None, [stored], root=study),
+        options.choose_experiment(str(own), [stored]),
+        options.choose_experiment(str(study), [stored]),
+    ):
+        assert (found.name, found.path) == ("mine", own)
+    # What a built-in one recorded is judged under that one, whatever lies here.
+    assert options.choose_experiment(None, [TINY_GOLDEN], root=study).name == "issue262"
+    # A file of other software names no rules: those of this folder are meant.
+    rows_file = write(tmp_path, rows(), "csv")
+    assert options.choose_experiment(None, [rows_file], root=study).name == "mine"
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
