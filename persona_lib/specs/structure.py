@@ -209,8 +209,8 @@ def _is_mapping(kind: Any) -> bool:
 
 def _mapping(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
     def structure(value: Any, kind: Any) -> Any:
-        inner: Any = get_args(kind)
-        return made.structure(_is_table(value), dict[inner])  # type: ignore[valid-type]
+        plain: Any = dict
+        return made.structure(_is_table(value), plain[get_args(kind)])
 
     return structure
 
