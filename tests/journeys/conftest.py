@@ -26,6 +26,11 @@ class Installed:
     wheel: Path
     folder: Path
 
+    @property
+    def version(self) -> str:
+        """What the wheel says that it is."""
+        return self.wheel.name.split("-")[1]
+
     def python(
         self, *arguments: str, cwd: Path, before: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
@@ -61,13 +66,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
             )
         else:
             shutil.copy(ROOT / name, source / name)
-    # What builds is in this environment if it is new enough; else pip fetches it.
-    there = int(importlib.metadata.version("setuptools").split(".")[0]) >= _LEAST_SETUPTOOLS
-    build = ["--no-build-isolation"] if there else []
+    # What builds is taken from this environment if it is new enough; else pip fetches it.
+    build = ["--no-build-isolation"] if _setuptools() >= _LEAST_SETUPTOOLS else []
     _pip("wheel", "--no-deps", *build, "-w", str(work), str(source))
     (wheel,) = work.glob("*.whl")
     _pip("install", "--no-deps", "--target", str(work / "site"), str(wheel))
     return Installed(wheel, work / "site")
+
+
+def _setuptools() -> int:
+    try:
+        return int(importlib.metadata.version("setuptools").split(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return 0
 
 
 def _pip(*arguments: str) -> None:

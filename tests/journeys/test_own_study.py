@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+import shutil
 import zipfile
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -84,90 +86,125 @@ def write_study(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text(lines)
 
 
-def commit(folder: Path) -> str:
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "--message", "study")
-    return git(folder, "rev-parse", "HEAD")
-
-
-def judged(folder: Path) -> dict[str, Any]:
-    """What verdict.json says of the newest run, or in the folder of a report."""
-    found: dict[str, Any] = json.loads((folder / "verdict.json").read_text())
-    return found
-
-
-def test_the_way_of_a_user_from_an_empty_folder_to_a_record(
-    installed: Installed, tmp_path: Path
-) -> None:
-    done = installed.python("-c", "import persona_lib; print(persona_lib.__file__)", cwd=tmp_path)
-    assert Path(done.stdout.strip()) == installed.folder / "persona_lib" / "__init__.py"
-    done = installed.flatland("new", "study", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def draft(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `flatland new` writes, with files of one's own in it."""
+    above = tmp_path_factory.mktemp("own")
+    done = installed.flatland("new", "study", cwd=above)
     assert done.returncode == 0, done.stderr
-    study, latest = tmp_path / "study", tmp_path / "study" / ".flatland" / "runs" / "latest"
-    write_study(study)
+    assert done.stdout.endswith("next: cd study && pytest -m h1\n")
+    write_study(above / "study")
+    return above / "study"
 
-    done = installed.flatland("check", "experiment.toml", cwd=study)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("plan: comedian (")
-    assert "0 of " in done.stdout
-    refused = installed.pytest("-m", "spread", cwd=study)
+
+@pytest.fixture(scope="module")
+def study(installed: Installed, draft: Path) -> Path:
+    """The study, sealed."""
+    said = ("--reason", "first registration", "--data-seen", "none")
+    planned = installed.flatland("check", "experiment.toml", cwd=draft)
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert planned.stdout.startswith("plan: comedian (")
+    assert installed.pytest("--plan", cwd=draft).stdout == planned.stdout
+    refused = installed.pytest("-m", "spread", cwd=draft)
     assert refused.returncode == 4
     assert "registration comedian: it is not sealed" in refused.stderr
-    planned = installed.pytest("--plan", cwd=study)
-    assert planned.stdout == done.stdout
-    done = installed.flatland("seal", "experiment.toml", "--reason", "first registration",
-                              "--data-seen", "none", cwd=study)  # fmt: skip
+    done = installed.flatland("seal", "experiment.toml", *said, cwd=draft)
     assert done.returncode == 0, done.stderr
-    (seal,) = read_chain(study / "seals" / "comedian")
+    return draft
 
-    done = installed.pytest("-m", "spread", cwd=study)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    first = judged(latest)
+
+@pytest.fixture(scope="module")
+def live(installed: Installed, study: Path) -> dict[str, Any]:
+    """verdict.json of every claim, after a run of one claim alone."""
+    one = installed.pytest("-m", "spread", cwd=study)
+    first = judged(one, study)
     assert [verdict["name"] for verdict in first["verdicts"]] == ["spread"]
     assert first["left_out"] == {"specific": "not asked for"}
-    assert f"study {(seal.study or '')[:12]} (sealed)" in done.stdout
-    assert {stage["label"] for stage in first["stages"]}.isdisjoint({"sugared", "sweet"})
-
+    assert f"study {sealed(study)[:12]} (sealed)" in one.stdout
+    assert not {stage["label"] for stage in first["stages"]} & {"sugared", "sweet"}
     done = installed.pytest("test_claims.py", "--report=report", cwd=study)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    live = judged(study / "report")
-    assert [verdict["name"] for verdict in live["verdicts"]] == ["specific", "spread"]
-    assert live["verdicts"][1] == first["verdicts"][0]
-    assert live["study_digest"] == seal.study
-    version = importlib.metadata.Distribution.at(
-        next(installed.folder.glob("flatland_personas-*.dist-info"))
-    ).version
-    assert live["provenance"]["installed"] == version
-    assert live["provenance"]["git"] == {"commit": None, "dirty": None}
-    assert version in (study / "report" / "report.html").read_text()
-    read_back = installed.pytest("test_claims.py", "--stored=nothing", cwd=study)
-    assert "--stored: expected a folder of stored evidence" in read_back.stderr
+    every = judged(done, study)
+    assert [verdict["name"] for verdict in every["verdicts"]] == ["specific", "spread"]
+    assert every["verdicts"][1] == first["verdicts"][0]
+    return every
 
+
+@pytest.fixture(scope="module")
+def records(installed: Installed, study: Path, live: dict[str, Any]) -> Path:
+    """A record set of the run, in the commit of the study."""
+    assert live
     assert "git tracks no file" in installed.flatland("record", "records", cwd=study).stderr
     git(study, "init", "--quiet")
-    head = commit(study)
+    git(study, "add", ".")
+    git(study, "commit", "--quiet", "--message", "study")
     (study / "notes.txt").touch()
     assert "missing: a clean working tree" in installed.flatland("record", "r", cwd=study).stderr
     (study / "notes.txt").unlink()
     done = installed.flatland("record", "records", cwd=study)
     assert done.returncode == 0, done.stderr
-    recorded = read_manifest(study / "records").recorded
-    assert recorded["stages_built_from"] == [f"{DISTRIBUTION} {version}"]
-    assert (recorded["study_commit"], recorded["environment"]["installed"]) == (head, version)
-    assert recorded["study"] == seal.study
-    assert str(tmp_path) not in json.dumps(recorded)
+    return study / "records"
 
-    # Judged again without the corpora, and on a machine without torch.
-    without = tmp_path / "without"
-    without.mkdir()
-    (without / "torch.py").write_text('raise ImportError("there is no torch here")\n')
-    (study / "salty.jsonl").unlink()
-    done = installed.pytest("test_claims.py", "--stored=records", cwd=study, before=without)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    stored = judged(latest)
-    assert stored["verdicts"] == live["verdicts"]
-    assert stored["gates"] == live["gates"]
-    assert stored["study_digest"] == seal.study
+
+def judged(done: CompletedProcess[str], study: Path) -> dict[str, Any]:
+    """verdict.json of the newest run; its exit code says whether all of it holds."""
+    path = study / ".flatland" / "runs" / "latest" / "verdict.json"
+    found: dict[str, Any] = json.loads(path.read_text())
+    outcomes = {verdict["outcome"] for verdict in found["verdicts"]}
+    assert done.returncode == (outcomes != {"SUPPORTED"}), done.stdout + done.stderr
+    assert "INVALID" not in outcomes
+    return found
+
+
+def sealed(study: Path) -> str:
+    """SHA-256 of the study that its one seal holds."""
+    (seal,) = read_chain(study / "seals" / "comedian")
+    assert seal.study
+    return seal.study
+
+
+def test_the_library_is_the_installed_one(installed: Installed, tmp_path: Path) -> None:
+    done = installed.python("-c", "import persona_lib; print(persona_lib.__file__)", cwd=tmp_path)
+    assert Path(done.stdout.strip()) == installed.folder / "persona_lib" / "__init__.py"
+
+
+def test_a_run_says_what_judged_and_a_report_is_made(
+    installed: Installed, study: Path, live: dict[str, Any]
+) -> None:
+    assert live["study_digest"] == sealed(study)
+    assert live["registration_digest"] != live["study_digest"]
+    assert (live["provenance"]["installed"], live["provenance"]["git"]) == (
+        installed.version, {"commit": None, "dirty": None},
+    )  # fmt: skip
+    own = json.loads((study / "report" / "verdict.json").read_text())
+    assert own["verdicts"] == live["verdicts"]
+    assert own["panels"]
+    assert "installed version" in (study / "report" / "report.html").read_text()
+    done = installed.pytest("test_claims.py", "--stored=nothing", cwd=study)
+    assert "--stored: expected a folder of stored evidence" in done.stderr
+
+
+def test_a_record_says_where_it_comes_from(
+    installed: Installed, study: Path, records: Path
+) -> None:
+    recorded = read_manifest(records).recorded
+    assert recorded["stages_built_from"] == [f"{DISTRIBUTION} {installed.version}"]
+    assert recorded["environment"]["installed"] == installed.version
+    assert recorded["study_commit"] == git(study, "rev-parse", "HEAD")
+    assert recorded["study"] == sealed(study)
+    assert str(study.parent) not in json.dumps(recorded)
+
+
+def test_a_record_is_judged_alike_without_corpora_and_without_torch(
+    installed: Installed, study: Path, records: Path, live: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "torch.py").write_text('raise ImportError("there is no torch here")\n')
+    bare = tmp_path / "bare"
+    shutil.copytree(study, bare, ignore=shutil.ignore_patterns("*.jsonl", ".flatland", ".git"))
+    shutil.copytree(study / "seals", bare / "seals", dirs_exist_ok=True)  # their chain is JSONL
+    done = installed.pytest("test_claims.py", f"--stored={records.name}", cwd=bare, before=tmp_path)
+    stored = judged(done, bare)
+    for name in ("verdicts", "gates", "study_digest"):
+        assert stored[name] == live[name]
 
 
 def test_the_wheel_holds_the_whole_library_and_nothing_beside_it(installed: Installed) -> None:
