@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.issue262 import ISSUE262, ISSUE262_GATED
+from experiments.issue262 import ISSUE262_GATED
 from persona_lib.errors import DataError
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.stats.clustered import difference, median, ratio, share
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.judging import judge_all
 from persona_lib.verdict.summary import summary
-from tests.synthetic import FEW, scores
+from tests.synthetic import FEW, scores, with_column
 
 GATED = replace(ISSUE262_GATED, statistics=FEW.statistics)
 DRAWN = ("cluster bootstrap", "minus false positives", "finished", "marker within")
@@ -70,8 +70,7 @@ def swapped(made: pa.Table) -> pa.Table:
     """The same records with the names of C1 and C2 exchanged."""
     other = {"C1": "C2", "C2": "C1"}
     names = [other.get(name, name) for name in made.column("model").to_pylist()]
-    at = made.column_names.index("model")
-    return made.set_column(at, "model", pa.array(names))
+    return with_column(made, "model", pa.array(names))
 
 
 def close(a: float, b: float) -> bool:
@@ -83,7 +82,7 @@ def close(a: float, b: float) -> bool:
 def test_swapping_arms_flips_every_sign(seed: int) -> None:
     """Not `minus false positives`: the models under the arms are not exchanged."""
     made = table(seed)
-    one, two = (judged(ISSUE262_FEW, t)[0][0] for t in (made, swapped(made)))
+    one, two = (judged(FEW, t)[0][0] for t in (made, swapped(made)))
     assert len(one.estimates) == len(two.estimates) > 8
     for a, b in zip((one.effect, *one.estimates), (two.effect, *two.estimates), strict=True):
         if a.method.startswith("minus false positives"):
@@ -94,9 +93,6 @@ def test_swapping_arms_flips_every_sign(seed: int) -> None:
             assert close(a.high, -b.low), (a, b)
             assert (a.p is None) is (b.p is None)
             assert a.p is None or math.isclose(a.p, b.p, rel_tol=1e-6)
-
-
-ISSUE262_FEW = replace(ISSUE262, statistics=FEW.statistics)
 
 
 @settings(max_examples=12, deadline=None)
@@ -130,9 +126,7 @@ def test_a_seed_that_is_there_twice_is_refused(seed: int) -> None:
     made = table(seed, seeds=(7,))
     with pytest.raises(DataError, match="one row"):
         RecordEvidence(GATED, pa.concat_tables([made, made]))
-    other = made.set_column(
-        made.column_names.index("seed"), "seed", pa.array([8] * made.num_rows, pa.int64())
-    )
+    other = with_column(made, "seed", pa.array([8] * made.num_rows, pa.int64()))
     assert RecordEvidence(GATED, pa.concat_tables([made, other.cast(made.schema)])).seeds == (7, 8)
 
 
