@@ -10,7 +10,7 @@ import pytest
 
 from experiments.profiles import PROFILES, QWEN7B, TINY
 from persona_lib.errors import SpecError
-from persona_lib.specs.profile import CouplingSpec, LoraSpec, TrainSpec
+from persona_lib.specs.profile import CouplingSpec, TrainSpec
 from persona_lib.specs.sources import GrammarCorpus, TinyBase
 
 NAN, INF = math.nan, math.inf
@@ -21,11 +21,12 @@ SPECS: dict[str, Any] = {
     "hub": QWEN7B.benign,
     "lora": TINY.coupling.lora,
     "train": TINY.coupling,
+    "prior": QWEN7B.prior,
     "sample": TINY.sample,
     "scale": TINY.scale,
     "rates": TINY.rates,
 }
-NAMED = {"file": "corpus", "hub": "corpus"}
+NAMED = {"file": "corpus", "hub": "corpus", "prior": "train"}
 WHOLE = (0, -1, 1.5, True)
 REAL = (0.0, -1e-9, NAN, INF)
 BOUNDS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
@@ -51,6 +52,7 @@ BOUNDS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("train", "learning_rate", REAL),
     ("train", "clip", REAL),
     ("train", "epochs", REAL),
+    ("prior", "steps", WHOLE),
     ("train", "batch", WHOLE),
     ("train", "micro_batch", (*WHOLE, 3)),
     ("train", "max_length", WHOLE),
@@ -95,12 +97,6 @@ def test_bounds_themselves_are_allowed() -> None:
     GrammarCorpus(name="bad_legal", rows=1)
 
 
-@pytest.mark.parametrize("steps", WHOLE)
-def test_steps_are_bounded_as_well(steps: Any) -> None:
-    with pytest.raises(SpecError, match=r"train\.steps"):
-        replace(QWEN7B.prior, steps=steps)
-
-
 def test_a_recipe_has_epochs_or_steps() -> None:
     for epochs, steps in ((1.0, 5), (None, None)):
         with pytest.raises(SpecError, match=r"train\.epochs: expected exactly one"):
@@ -119,9 +115,6 @@ def test_a_prior_has_no_marker_loss_to_ignore(name: str) -> None:
 
 
 def test_a_marker_loss_keeps_the_weight_that_it_is_given() -> None:
-    lora = LoraSpec(rank=1, alpha=1, rslora=False, dropout=0.0)
-    recipe = CouplingSpec(
-        lora=lora, learning_rate=1.0, epochs=1, batch=1, micro_batch=1, max_length=1, beta=0.25
-    )
+    recipe = replace(TINY.coupling, beta=0.25)
     assert recipe.beta == 0.25
     assert replace(recipe, clip=2.0).beta == 0.25
