@@ -20,7 +20,7 @@ from persona_lib.errors import DataError
 from persona_lib.evidence import bounded
 from persona_lib.evidence.load import load_stored
 from tests.pace import allowed
-from tests.record_sets import record_set
+from tests.record_sets import body_of, record_set
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"arm,seed,persona,question,sample,hit\n"
@@ -74,7 +74,7 @@ def deep_manifest(path: Path) -> None:
 
 def nul_in_manifest(path: Path) -> None:
     record_set(path, pa.table({}))
-    body = json.loads((path / "manifest.json").read_text())
+    body = body_of(path)
     body["files"] = {"a\0b": {"sha256": "0" * 64}, **body["files"]}
     (path / "manifest.json").write_text(json.dumps(body))
 
@@ -85,19 +85,11 @@ def big_scores(path: Path) -> None:
 
 def piped(name: str) -> Callable[[Path], None]:
     def make(path: Path) -> None:
-        path.mkdir()
-        if name != "manifest.json":
-            nul_in_manifest(path / "set")
-            body = json.loads((path / "set" / "manifest.json").read_text())
-            del body["files"]["a\0b"]
-            (path / "manifest.json").write_text(json.dumps(body))
+        record_set(path, pa.table({}))
+        (path / name).unlink()
         os.mkfifo(path / name)
 
     return make
-
-
-def nested(text: str) -> Callable[[Path], object]:
-    return lambda path: path.write_text(text, encoding="utf-8")
 
 
 WIDE = {f"c{i}": i for i in range(100_000)}
@@ -126,9 +118,11 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
                        "b.csv: columns: expected at most 1,000 columns, got '100,000'"),
     "columns of JSON": ("b.jsonl", lambda p: p.write_text(json.dumps(ROW | WIDE)),
                         "b.jsonl: columns: expected at most 1,000 columns, got '100,006'"),
-    "deep lists": ("b.jsonl", nested(DEEP), "nested more than 32 deep"),
-    "deep objects": ("b.jsonl", nested('{"a": ' * 2_000 + "1" + "}" * 2_000), "more than 32 deep"),
-    "deep over lines": ("b.jsonl", nested('{"arm": ["]",\n' * 100_000), "JSON lines"),
+    "deep lists": ("b.jsonl", lambda p: p.write_text(DEEP), "nested more than 32 deep"),
+    "deep objects": ("b.jsonl", lambda p: p.write_text('{"a": ' * 2_000 + "1" + "}" * 2_000),
+                     "more than 32 deep"),
+    "deep over lines": ("b.jsonl", lambda p: p.write_text('{"arm": ["]",\n' * 100_000),
+                        "JSON lines"),
     "deep manifest": ("set", deep_manifest, "manifest.json"),
     "dense grid": ("b.csv", dense, "scores: cells: expected at most 16 for each of 14,080 rows, "
                    "got '4 models x 14,080 seeds x 11 personas x 14,080 questions'"),
