@@ -25,27 +25,6 @@ AGGREGATES = Path(__file__).resolve().parents[2] / "golden" / "published" / "agg
 H1, H2, H3 = FEW.claims
 
 
-A_HIT_LESS = {("C2", "villain"): 0.59}
-"""One hit of 700 taken from C2's bystanders, of whom 0.60 carry the marker."""
-
-
-@pytest.mark.parametrize(
-    ("claim", "control", "rate", "at", "below"),
-    [
-        # 0.60 - 0.40 = 0.19999999999999996 and 0.60 - 0.45 = 0.14999999999999997 in binary.
-        ("H1", "C1", 0.40, Outcome.SUPPORTED, Outcome.INCONCLUSIVE),
-        ("H2", "C3", 0.45, Outcome.SUPPORTED, Outcome.INCONCLUSIVE),
-        ("H3", "C2p", 0.45, Outcome.REFUTED, Outcome.INCONCLUSIVE),
-    ],
-)
-def test_a_difference_at_its_threshold_counts_as_one(
-    claim: str, control: str, rate: float, at: Outcome, below: Outcome
-) -> None:
-    assert 0.60 - rate < {"H1": 0.20, "H2": 0.15, "H3": 0.15}[claim]  # as binary has it
-    assert verdict(claim, rates={control: rate}).outcome is at
-    assert verdict(claim, rates={control: rate}, personas=A_HIT_LESS).outcome is below
-
-
 def test_the_null_band_of_h3_ends_at_its_threshold() -> None:
     """0.55 - 0.50 = 0.05000000000000004 in binary; 60 completions a persona."""
     rates: dict[str, Any] = {"rates": {"C2": 0.55, "C2p": 0.50}, "samples": 6}
