@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from persona_lib.evidence import bounded
 from persona_lib.evidence.load import load_stored
 from tests.pace import allowed
 from tests.record_sets import body_of, record_set
+from tests.synthetic import with_column
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"arm,seed,persona,question,sample,hit\n"
@@ -43,21 +45,18 @@ def table(rows: int, **columns: object) -> pa.Table:
     return pa.table(made).take(pa.array([0] * rows))
 
 
-def many_rows(path: Path) -> None:
-    part = table(1_000_000)
-    with pq.ParquetWriter(path, part.schema, compression="zstd") as writer:
-        for _ in range(3):
+def repeated(path: Path, part: pa.Table, times: int, **options: Any) -> None:
+    """Write rows so many times over."""
+    with pq.ParquetWriter(path, part.schema, compression="zstd", **options) as writer:
+        for _ in range(times):
             writer.write_table(part)
 
 
 def plain_names(path: Path) -> None:
     """Names of 2 MB each: 320 MB that pack to a few kilobytes, in no dictionary."""
     part = table(80, question="q" * 2_000_000)
-    at = part.column_names.index("question")
-    part = part.set_column(at, "question", part["question"].cast(pa.string()))
-    with pq.ParquetWriter(path, part.schema, compression="zstd", use_dictionary=False) as writer:
-        for _ in range(2):
-            writer.write_table(part)
+    part = with_column(part, "question", part["question"].cast(pa.string()))
+    repeated(path, part, 2, use_dictionary=False)
 
 
 def dense(path: Path) -> None:
@@ -79,10 +78,6 @@ def nul_in_manifest(path: Path) -> None:
     (path / "manifest.json").write_text(json.dumps(body))
 
 
-def big_scores(path: Path) -> None:
-    record_set(path, table(2_000_001))
-
-
 def piped(name: str) -> Callable[[Path], None]:
     def make(path: Path) -> None:
         record_set(path, pa.table({}))
@@ -99,7 +94,7 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
                     "b.csv: rows: expected at most 2,000,000 rows"),
     "rows of JSON": ("b.jsonl", lambda p: p.write_bytes(b"{}\n" * 2_000_001),
                      "b.jsonl: rows: expected at most 2,000,000 rows"),
-    "rows of Parquet": ("b.parquet", many_rows,
+    "rows of Parquet": ("b.parquet", lambda p: repeated(p, table(1_000_000), 3),
                         "b.parquet: rows: expected at most 2,000,000 rows, got '3,000,000'"),
     "packed CSV": ("b.csv.gz", lambda p: packed(p, HEAD, LINE, 40),
                    "bytes unpacked, 200 for each packed one, got 'more'"),
@@ -132,7 +127,8 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a pipe as manifest": ("set", piped("manifest.json"), "manifest.json: expected a plain file"),
     "a pipe as scores": ("set", piped("scores.parquet"), "scores.parquet: expected a plain file"),
     "a NUL in a manifest": ("set", nul_in_manifest, r"expected plain file names, got 'a\x00b"),
-    "rows of a set": ("set", big_scores, "scores.parquet: rows: expected at most 2,000,000 rows"),
+    "rows of a set": ("set", lambda p: record_set(p, table(2_000_001)),
+                      "scores.parquet: rows: expected at most 2,000,000 rows"),
 }  # fmt: skip
 
 PROBE = """
