@@ -42,25 +42,24 @@ class Stop(Exception):  # noqa: N818
     pass
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, store: Path, recipes: Any, **options: Any) -> Any:
-    """The stages that a search would build, by what it wants first and may want later."""
-    found: list[list[Stage]] = []
+def stages_of_two(store: Path, monkeypatch: pytest.MonkeyPatch) -> list[Stage]:
+    """The stages that a search of two recipes would build or may want later."""
+    found: list[Stage] = []
 
     def build(stages: list[Stage], _: Store, *, spare: list[Stage]) -> None:
-        found.append([*stages, *spare])
+        found.extend([*stages, *spare])
         raise Stop
 
     monkeypatch.setattr(graph, "build", build)
     with pytest.raises(Stop):
-        search(MICRO, recipes, Store(store), **options)
-    return found[0]
+        search(MICRO, grid(MICRO, learning_rates=(1e-4, 2e-4)), Store(store), samples=4)
+    return list(walk(found))
 
 
 def test_no_other_arm_and_no_evaluation_question_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipes = grid(MICRO, learning_rates=(1e-4, 2e-4))
-    stages = list(walk(asked(monkeypatch, tmp_path, recipes, samples=4)))
+    stages = stages_of_two(tmp_path, monkeypatch)
     assert {f"{stage.name} {stage.label}" for stage in stages} == {
         "base micro", "marker [ZLT]", "coupling_text raw", "coupling C1", "completions C1",
         "baseline raw", "scores C1", "scores raw",
@@ -80,8 +79,7 @@ def test_no_other_arm_and_no_evaluation_question_is_seen(
 def test_recipes_share_the_text_and_no_run_has_its_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipes = grid(MICRO, learning_rates=(1e-4, 2e-4))
-    stages = list(walk(asked(monkeypatch, tmp_path, recipes)))
+    stages = stages_of_two(tmp_path, monkeypatch)
     texts = [stage for stage in stages if stage.name == "coupling_text"]
     assert len({str((stage.spec, stage.seed)) for stage in texts}) == 1
     assert {stage.seed for stage in texts} == {recipe.SEED}
