@@ -58,17 +58,11 @@ def clean() -> Body:
 
 
 def outcome(at: int, value: str) -> Callable[[Body], None]:
-    def change(body: Body) -> None:
-        body["summary"]["checks"][at]["outcome"] = value
-
-    return change
+    return put("summary", "checks", at, "outcome", value)
 
 
 def own(name: str, code: str) -> Callable[[Body], None]:
-    def change(body: Body) -> None:
-        body["panels"][name]["caveats"].append({"code": code, "words": "it says 0.978"})
-
-    return change
+    return put("panels", name, "caveats", [{"code": code, "words": "it says 0.978"}])
 
 
 def put(*path: Any) -> Callable[[Body], None]:
