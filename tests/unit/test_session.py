@@ -151,13 +151,8 @@ def test_summaries_of_different_arms_merge_in_reporting_order() -> None:
     def summary(*arms: tuple[str, int]) -> dict[str, object]:
         rows = [{"name": name, "order": order} for name, order in arms]
         checks = [{"name": f"source_{name}", "order": order} for name, order in reversed(arms)]
-        sentence = [f"not there: {name}" for name, _ in arms]
-        return {
-            "arms": rows,
-            "priors": [{"name": "raw", "order": 0}],
-            "checks": checks,
-            "unavailable": sentence,
-        }
+        away, priors = [f"not there: {name}" for name, _ in arms], [{"name": "raw", "order": 0}]
+        return {"arms": rows, "priors": priors, "checks": checks, "unavailable": away}
 
     merged = merge_summaries([summary(("C2", 1), ("C3", 3)), summary(("C1", 0), ("C2", 1))])
     assert [row["name"] for row in merged["arms"]] == ["C1", "C2", "C3"]
