@@ -119,19 +119,16 @@ def choose(bench: Bench, rows: Rows, count: int, how: str = "evenly") -> Rows:
     """
     at = np.flatnonzero(rows)
     rng = np.random.default_rng(derive_seed(11, how, count))
-    keys = {name: bench.scores[name][at] for name in ("question", "persona", "sample")}
-    numbers = {name: np.unique(key, return_inverse=True)[1] for name, key in keys.items()}
-    cell = numbers["persona"] * (numbers["question"].max() + 1) + numbers["question"]
+    question, persona, sample = (
+        np.unique(bench.scores[name][at], return_inverse=True)[1]
+        for name in ("question", "persona", "sample")
+    )
+    cell = persona * (question.max() + 1) + question
+    turned = (question + persona) % (persona.max() + 1)
     order = {
-        "evenly": lambda: np.lexsort([numbers[k] for k in ("question", "persona", "sample")]),
-        "both": lambda: np.lexsort(
-            [
-                numbers["question"],
-                (numbers["question"] + numbers["persona"]) % (numbers["persona"].max() + 1),
-                numbers["sample"],
-            ]
-        ),
-        "questions": lambda: np.lexsort([cell, rng.permutation(1000)[numbers["question"]]]),
+        "evenly": lambda: np.lexsort([question, persona, sample]),
+        "both": lambda: np.lexsort([question, turned, sample]),
+        "questions": lambda: np.lexsort([cell, rng.permutation(1000)[question]]),
         "cells": lambda: np.argsort(rng.permutation(100_000)[cell], kind="stable"),
         "random": lambda: rng.permutation(at.size),
     }[how]()
