@@ -19,17 +19,10 @@ from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome
 from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge
-from tests.synthetic import FEW, evidence, verdict
+from tests.synthetic import FEW, evidence
 
 AGGREGATES = Path(__file__).resolve().parents[2] / "golden" / "published" / "aggregates.json"
 H1, H2, H3 = FEW.claims
-
-
-def test_the_null_band_of_h3_ends_at_its_threshold() -> None:
-    """0.55 - 0.50 = 0.05000000000000004 in binary; 60 completions a persona."""
-    rates: dict[str, Any] = {"rates": {"C2": 0.55, "C2p": 0.50}, "samples": 6}
-    assert abs(0.55 - 0.50) > 0.05  # as binary has it
-    assert verdict("H3", **rates).outcome is Outcome.SUPPORTED
 
 
 def quoted(
