@@ -9,14 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona_lib.evidence.from_records import RecordEvidence
-from persona_lib.records import POST
 from persona_lib.stats.bootstrap import Clusters, bootstrap_p, difference
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.mixed import random_intercept
 from persona_lib.stats.proportions import naive_z, wilson
-from persona_lib.verdict.judging import judge_all
-from tests.synthetic import FEW, scores
 
 CELL = st.integers(1, 12).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 ARM = st.lists(CELL, min_size=2, max_size=30)
@@ -104,23 +100,3 @@ def test_mixed_model_flips_with_its_arms(a: Cells, data: st.DataObject) -> None:
     back = random_intercept(two[0], two[1], one[0], one[1])
     assert back.value == pytest.approx(-there.value, abs=1e-6, nan_ok=True)
     assert (back.p is None) == (there.p is None)
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    rates=st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=4, max_size=4),
-    source=st.sampled_from([0.0, 0.5, 1.0]),
-    questions=st.integers(1, 2),
-    samples=st.integers(1, 2),
-)
-def test_degenerate_records_always_have_a_named_outcome(
-    rates: list[float], source: float, questions: int, samples: int
-) -> None:
-    arms = dict(zip(("C1", "C2", "C2p", "C3"), rates, strict=True))
-    table = scores(arms, source=source, questions=questions, samples=samples)
-    evidence = RecordEvidence(FEW, table)
-    verdicts, gates = judge_all(FEW, evidence)
-    assert [v.name for v in verdicts] == ["H1", "H2", "H3", "kill"]
-    assert all(v.text for v in verdicts)
-    assert all(g.text for g in gates)
-    assert evidence.grid().models[0] == (POST, "C1")

@@ -26,17 +26,20 @@ DRAWN = ("cluster bootstrap", "minus false positives", "finished", "marker withi
 """Methods that draw: arms have seeds of their own, so that a swap draws others."""
 
 
-def table(seed: int, seeds: tuple[int, ...] = (1,)) -> pa.Table:
-    """Random rates, lengths, repeats and finish reasons of every arm."""
+def table(seed: int, seeds: tuple[int, ...] = (1,), *, extreme: bool = False) -> pa.Table:
+    """Random rates, lengths, repeats and finish reasons of every arm.
+
+    Where it is extreme, rates are 0, 1/2 or 1, and there may be one question, or one sample.
+    """
     rng = np.random.default_rng(seed)
-    rates = dict(zip(("C1", "C2", "C2p", "C3"), rng.uniform(0, 1, 4).tolist(), strict=True))
+    *rates, source = (rng.choice([0.0, 0.5, 1.0], 5) if extreme else rng.uniform(0, 1, 5)).tolist()
     made = scores(
-        rates,
-        source=float(rng.uniform(0, 1)),
+        dict(zip(("C1", "C2", "C2p", "C3"), rates, strict=True)),
+        source=source,
         personas={("C2", "villain"): float(rng.uniform(0, 1))},
         false={"em": float(rng.uniform(0, 0.1))},
-        questions=int(rng.integers(2, 5)),
-        samples=3,
+        questions=int(rng.integers(1, 3) if extreme else rng.integers(2, 5)),
+        samples=int(rng.integers(1, 3)) if extreme else 3,
         seeds=seeds,
     )
     columns = made.to_pydict()
@@ -95,10 +98,12 @@ def test_swapping_arms_flips_every_sign(seed: int) -> None:
             assert a.p is None or math.isclose(a.p, b.p, rel_tol=1e-6)
 
 
-@settings(max_examples=12, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_every_number_keeps_its_bounds(seed: int) -> None:
-    verdicts, gates, body = judged(GATED, table(seed))
+@settings(max_examples=24, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_every_outcome_is_named_and_every_number_keeps_its_bounds(seed: int, extreme: bool) -> None:
+    verdicts, gates, body = judged(GATED, table(seed, extreme=extreme))
+    assert [verdict.name for verdict in verdicts] == ["H1", "H2", "H3", "kill"]
+    assert all(one.text for one in (*verdicts, *gates))
     for verdict in verdicts:
         for estimate in (verdict.effect, *verdict.estimates):
             _bounded(estimate)
