@@ -66,11 +66,6 @@ def dense(path: Path) -> None:
     path.write_bytes(HEAD + "\n".join(lines).encode())
 
 
-def deep_manifest(path: Path) -> None:
-    path.mkdir()
-    (path / "manifest.json").write_text(DEEP)
-
-
 def nul_in_manifest(path: Path) -> None:
     record_set(path, pa.table({}))
     body = body_of(path)
@@ -118,7 +113,8 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
                      "more than 32 deep"),
     "deep over lines": ("b.jsonl", lambda p: p.write_text('{"arm": ["]",\n' * 100_000),
                         "JSON lines"),
-    "deep manifest": ("set", deep_manifest, "manifest.json"),
+    "deep manifest": ("set", lambda p: (p.mkdir(), (p / "manifest.json").write_text(DEEP)),
+                      "manifest.json"),
     "dense grid": ("b.csv", dense, "scores: cells: expected at most 16 for each of 14,080 rows, "
                    "got '4 models x 14,080 seeds x 11 personas x 14,080 questions'"),
     "a pipe": ("b.csv", os.mkfifo, "b.csv: expected a plain file"),
