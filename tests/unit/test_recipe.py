@@ -38,20 +38,16 @@ def test_the_grid_has_every_combination_once_and_keeps_what_is_not_named() -> No
     assert [(r.epochs, r.steps) for r in grid(steps, epochs=(2,))] == [(2, None)]
 
 
-class Stop(Exception):  # noqa: N818
-    pass
-
-
 def stages_of_two(store: Path, monkeypatch: pytest.MonkeyPatch) -> list[Stage]:
     """The stages that a search of two recipes would build or may want later."""
     found: list[Stage] = []
 
     def build(stages: list[Stage], _: Store, *, spare: list[Stage]) -> None:
         found.extend([*stages, *spare])
-        raise Stop
+        raise InterruptedError
 
     monkeypatch.setattr(graph, "build", build)
-    with pytest.raises(Stop):
+    with pytest.raises(InterruptedError):
         search(MICRO, grid(MICRO, learning_rates=(1e-4, 2e-4)), Store(store), samples=4)
     return list(walk(found))
 
