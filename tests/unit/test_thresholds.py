@@ -131,16 +131,12 @@ def test_rules_and_gates_print_their_thresholds_whole() -> None:
     h3 = replace(H3, null_effect=0.025, null_min_p=0.125, artefact_effect=0.155)
     kill = replace(FEW.kill, max_rate=0.005)
     rate, ratio, false = FEW.gates
-    fine = replace(
-        FEW,
-        claims=(h1, H2, h3),
-        kill=kill,
-        gates=(
-            replace(rate, min_rate=0.505),
-            replace(ratio, min_ratio=0.505),
-            replace(false, max_rate=0.001),
-        ),
+    gates = (
+        replace(rate, min_rate=0.505),
+        replace(ratio, min_ratio=0.505),
+        replace(false, max_rate=0.001),
     )
+    fine = replace(FEW, claims=(h1, H2, h3), kill=kill, gates=gates)
     found = evidence(questions=2, samples=2, registration=fine)
     rules = [judge(fine, found, claim).rule for claim in ("H1", "H3", "kill")]
     assert "d >= 0.125 and p < 0.0125" in rules[0]
