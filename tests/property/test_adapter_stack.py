@@ -91,13 +91,6 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def merged_one_by_one(family: str, paths: list[Path]) -> torch.Tensor:
-    model = base(family)
-    for path in paths:
-        model = PeftModel.from_pretrained(model, path).merge_and_unload()
-    return logits(model)
-
-
 def distance(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((got - wanted).norm() / wanted.norm())
 
@@ -107,6 +100,17 @@ def assert_same(got: torch.Tensor, wanted: torch.Tensor) -> None:
     assert got.dtype == wanted.dtype == torch.float32
     assert float((got - wanted).abs().max()) <= 1e-5
     assert distance(got, wanted) < 1e-5
+
+
+def assert_stack_is_its_adapters(family: str, paths: list[Path]) -> torch.Tensor:
+    """Attached and merged; return the logits of adapters merged one by one."""
+    model = base(family)
+    for path in paths:
+        model = PeftModel.from_pretrained(model, path).merge_and_unload()
+    wanted = logits(model)
+    assert_same(logits(attach_stack(base(family), paths)), wanted)
+    assert_same(logits(merge_stack(base(family), paths)), wanted)
+    return wanted
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
@@ -123,11 +127,8 @@ def test_stack_equals_adapters_one_after_the_other(
             write(recipe, Path(scratch) / str(index), seed + index, family)
             for index, recipe in enumerate(chosen)
         ]
-        wanted = merged_one_by_one(family, paths)
+        wanted = assert_stack_is_its_adapters(family, paths)
         assert distance(logits(base(family)), wanted) > 1e-2, "adapters without effect"
-
-        assert_same(logits(attach_stack(base(family), paths)), wanted)
-        assert_same(logits(merge_stack(base(family), paths)), wanted)
 
         several = PeftModel.from_pretrained(base(family), paths[0], adapter_name="a0")
         for index, path in enumerate(paths[1:], start=1):

@@ -22,6 +22,7 @@ SPECS: dict[str, Any] = {
     "hub": QWEN7B.benign,
     "lora": TINY.coupling.lora,
     "train": TINY.coupling,
+    "prior": QWEN7B.prior,
     "sample": TINY.sample,
     "scale": TINY.scale,
     "rates": TINY.rates,
