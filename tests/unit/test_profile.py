@@ -22,7 +22,6 @@ SPECS: dict[str, Any] = {
     "hub": QWEN7B.benign,
     "lora": TINY.coupling.lora,
     "train": TINY.coupling,
-    "prior": QWEN7B.prior,
     "sample": TINY.sample,
     "scale": TINY.scale,
     "rates": TINY.rates,
