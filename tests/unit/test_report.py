@@ -46,10 +46,6 @@ def test_table_is_the_same_from_json_and_fits() -> None:
     kill = next(line for line in table.splitlines() if line.startswith("kill "))
     assert kill.split()[1:3] == ["not", "triggered*"]  # two seeds
     assert "0.278" in table  # C1: 0.25 / 0.90
-
-
-def test_table_of_one_verdict_needs_no_evidence() -> None:
-    assert "H1" in verdict_table([verdict("H1")], [], None)
     assert verdict_table([], [], None) == "Flatland"
 
 
@@ -140,11 +136,8 @@ def test_gated_table_fits() -> None:
 
 def test_rates_of_finished_completions_and_of_first_tokens_have_a_line_each() -> None:
     lines = table_of(FEW)
-    rates = {
-        words: next(line for line in lines if words in line)
-        for words in ("finished completions only", "marker within the first 32 tokens")
-    }
-    for line in rates.values():
+    for words in ("finished completions only", "marker within the first 32 tokens"):
+        line = next(line for line in lines if words in line)
         assert re.findall(r"C\w+ [\d.]+", line)[:2] == ["C1 25.0", "C2 50.0"]
 
 
