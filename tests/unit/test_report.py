@@ -115,9 +115,8 @@ def test_a_floor_of_an_exact_test_is_printed_and_is_no_bound_from_resamples() ->
 
 
 def test_table_shows_checks_that_do_not_hold_and_counts_the_others() -> None:
-    stricter = STRICTER[FEW.name]
     bad = evidence(source={"C1": 0.9, "C2": 0.9, "C2p": 0.1, "C3": 0.9})
-    judging = Judging(FEW, bad, stricter=stricter)
+    judging = Judging(FEW, bad, stricter=STRICTER[FEW.name])
     table = verdict_table(*judge_all(FEW, bad), judging.summary)
     held, every = sum(gate.holds for gate in judging.checks), len(judging.checks)
     assert f"{held} of {every} unregistered checks hold; the rest are warnings" in table
@@ -129,8 +128,7 @@ def test_table_shows_checks_that_do_not_hold_and_counts_the_others() -> None:
 
 
 def test_gated_table_fits() -> None:
-    gated = STRICTER[FEW.name]
-    lines = table_of(replace(gated, statistics=FEW.statistics))
+    lines = table_of(replace(STRICTER[FEW.name], statistics=FEW.statistics))
     assert any(line.startswith("false_positive_benign CANNOT_TELL") for line in lines)
 
 
