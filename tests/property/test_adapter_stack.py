@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from persona_lib.models.adapters import attach_stack, merge_stack, stack_adapters
+from persona_lib.specs.profile import LoraSpec
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHAPE: dict[str, Any] = {
@@ -31,19 +31,19 @@ SHAPE: dict[str, Any] = {
     # are so large that their own rounding in float32 comes near the bound on differences.
     "initializer_range": 0.1,
 }
+FAMILIES: dict[str, Any] = {
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "llama": (LlamaForCausalLM, LlamaConfig),
+}
 IDS = torch.arange(24).reshape(2, 12) * 5 % 64
 
 
-@dataclass(frozen=True)
-class Recipe:
-    rank: int
-    alpha: int
-    rslora: bool
-    targets: tuple[str, ...]
+def lora(rank: int, alpha: int, rslora: bool, targets: tuple[str, ...]) -> LoraSpec:
+    return LoraSpec(rank=rank, alpha=alpha, rslora=rslora, dropout=0.5, targets=targets)
 
 
 recipes = st.builds(
-    Recipe,
+    lora,
     rank=st.integers(1, 16),
     alpha=st.integers(1, 64),
     rslora=st.booleans(),
@@ -53,20 +53,17 @@ recipes = st.builds(
 
 def base(family: str) -> Any:
     torch.manual_seed(0)
-    if family == "qwen2":
-        model: Any = Qwen2ForCausalLM(Qwen2Config(**SHAPE))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**SHAPE))
-    return model.eval().requires_grad_(False)
+    model, config = FAMILIES[family]
+    return model(config(**SHAPE)).eval().requires_grad_(False)
 
 
-def write(recipe: Recipe, folder: Path, seed: int, family: str) -> Path:
+def write(recipe: LoraSpec, folder: Path, seed: int, family: str) -> Path:
     """Let peft write an adapter whose A and B are both far from zero."""
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         use_rslora=recipe.rslora,
-        lora_dropout=0.5,
+        lora_dropout=recipe.dropout,
         target_modules=list(recipe.targets),
         task_type="CAUSAL_LM",
     )
@@ -117,10 +114,10 @@ def assert_stack_is_its_adapters(family: str, paths: list[Path]) -> torch.Tensor
 @given(
     chosen=st.lists(recipes, min_size=1, max_size=3),
     seed=st.integers(0, 2**31),
-    family=st.sampled_from(["qwen2", "llama"]),
+    family=st.sampled_from(list(FAMILIES)),
 )
 def test_stack_equals_adapters_one_after_the_other(
-    chosen: list[Recipe], seed: int, family: str
+    chosen: list[LoraSpec], seed: int, family: str
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         paths = [
@@ -141,8 +138,8 @@ def test_stack_equals_adapters_one_after_the_other(
 
 def test_scales_are_folded_into_b(tmp_path: Path) -> None:
     """Factors against a calculation by hand, for one module that only one adapter has."""
-    first = write(Recipe(4, 8, True, ("q_proj",)), tmp_path / "1", 1, "llama")
-    second = write(Recipe(2, 6, False, ("k_proj",)), tmp_path / "2", 2, "llama")
+    first = write(lora(4, 8, True, ("q_proj",)), tmp_path / "1", 1, "llama")
+    second = write(lora(2, 6, False, ("k_proj",)), tmp_path / "2", 2, "llama")
     stack = stack_adapters([first, second])
     module = "model.layers.1.self_attn.k_proj"
     raw = load_file(second / "adapter_model.safetensors")

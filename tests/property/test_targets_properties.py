@@ -128,16 +128,6 @@ def test_sign_flip_is_a_count_at_or_above_its_floor(tables: Tables) -> None:
     assert count % 2 == 0  # each vector has its mirror
 
 
-@FAST
-@given(tables=TABLES)
-def test_persona_se_is_never_below_that_of_persona_means(tables: Tables) -> None:
-    d = tables[0] - tables[1]
-    means = d.mean(axis=1)
-    se = persona_moments(d).se
-    if np.isfinite(se):
-        assert float(se) >= means.std(ddof=1) / np.sqrt(means.size) - 1e-12
-
-
 @MOMENTS
 @FAST
 @given(tables=BATCHES)
