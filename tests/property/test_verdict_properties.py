@@ -95,7 +95,9 @@ def test_swapping_arms_flips_every_sign(seed: int) -> None:
             assert close(a.low, -b.high), (a, b)
             assert close(a.high, -b.low), (a, b)
             assert (a.p is None) is (b.p is None)
-            assert a.p is None or math.isclose(a.p, b.p, rel_tol=1e-6)
+            # Far in a tail a rounding of the statistic is many times larger in p.
+            logs = [math.log(e.p) for e in (a, b) if e.p is not None]
+            assert not logs or math.isclose(*logs, rel_tol=1e-7, abs_tol=1e-6), (a, b)
 
 
 @settings(max_examples=24, deadline=None)
