@@ -19,7 +19,7 @@ from persona_lib.specs.registration import RAW, Registration
 from persona_lib.specs.sources import Corpus
 from persona_lib.specs.structure import Gathered, named, read_toml, structured
 
-FILE, SEALS = "experiment.toml", "seals"
+FILE, SEALS, TEMPLATE = "experiment.toml", "seals", "template"
 _BINDING = ("binding", "warnings")
 """Whether claims need the gates that follow from the arms, or these are only shown."""
 _STATISTICS = {"resamples": 10_000, "seed": 262, "confidence": 0.95, "alpha": 0.0167}
@@ -161,7 +161,7 @@ def _merged(path: Path, builtin: Path, seen: tuple[Path, ...]) -> dict[str, Any]
     parent = body.pop("derives_from", None)
     if parent is None:
         return body
-    known = sorted(one.parent.name for one in builtin.glob(f"*/{FILE}"))
+    known = sorted({one.parent.name for one in builtin.glob(f"*/{FILE}")} - {TEMPLATE})
     if parent not in known:
         raise unknown(f"{path.name}: derives_from", parent, known, "Name a built-in one.")
     above = builtin / parent / FILE
@@ -233,11 +233,12 @@ def _check_priors(arms: Any, tables: Mapping[str, Any], found: Gathered) -> None
             name = arm.get(key)
             if isinstance(name, str) and name != RAW:
                 used.setdefault(name, f"registration.arms[{number}].{key}")
-    for name, where in used.items():
+    missing = [name for name in used if name not in tables]
+    for name in missing:
         with found.check():
-            if name not in tables:
-                raise unknown(where, name, [RAW, *tables], f"Add [priors.{name}] with its corpus.")
-    for name in tables:
+            remedy = f"Correct it, or add [priors.{name}] with its corpus."
+            raise unknown(used[name], name, [RAW, *tables], remedy)
+    for name in () if missing else tables:
         with found.check():
             if name not in used:
                 raise SpecError(

@@ -33,6 +33,7 @@ _T = TypeVar("_T")
 _TYPE = "type"
 _SUFFIX = re.compile(r"(Claim|Gate|Base|Corpus)$")
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_UNKNOWN = "A key that nothing knows has to be left out."
 _SEVERAL = (Claim, Gate, Base, Corpus)
 """Unions whose members are told apart by ``type``."""
 
@@ -146,7 +147,7 @@ def problems(error: BaseException, where: str) -> Iterator[InputError]:
     elif isinstance(error, cattrs.ForbiddenExtraKeysError):
         known = [field.name for field in fields(error.cl)]
         for name in sorted(error.extra_fields):
-            yield unknown(f"{where}.{name}" if where else name, name, known, "Leave it out.")
+            yield unknown(f"{where}.{name}" if where else name, name, known, _UNKNOWN)
     elif isinstance(error, KeyError):
         yield SpecError(
             where, bound="a value", value="nothing", remedy=f"Add {where.rpartition('.')[2]}."
