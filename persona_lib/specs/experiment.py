@@ -170,7 +170,15 @@ def _merged(path: Path, builtin: Path, seen: tuple[Path, ...]) -> dict[str, Any]
             f"{path.name}: derives_from", bound="an experiment that does not derive from this one",
             value=parent, remedy="Name another.",
         )  # fmt: skip
-    return _over(_merged(above, builtin, (*seen, path)), body)
+    inherited = _merged(above, builtin, (*seen, path))
+    merged = _over(inherited, body)
+    rules, priors, own = merged.get("registration"), merged.get("priors"), body.get("priors", {})
+    used = _named(rules.get("arms")) if isinstance(rules, dict) else None
+    if used is not None and isinstance(priors, dict):
+        # Without those of arms that this file has replaced.
+        kept = {*used, *own} | priors.keys() - inherited["priors"].keys()
+        merged["priors"] = {name: prior for name, prior in priors.items() if name in kept}
+    return merged
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,16 +231,27 @@ def _check_binding(binding: Any) -> None:
         )  # fmt: skip
 
 
-def _check_priors(arms: Any, tables: Mapping[str, Any], found: Gathered) -> None:
-    """Find priors that arms name and have no table, and tables that no arm names."""
+def _named(arms: Any) -> dict[str, str] | None:
+    """Return the priors that arms name, each with the key that names it first.
+
+    None where these are no arms, which is refused elsewhere.
+    """
     if not isinstance(arms, list) or not all(isinstance(arm, Mapping) for arm in arms):
-        return  # and is refused as such
+        return None
     used: dict[str, str] = {}
     for number, arm in enumerate(arms):
         for key in ("prior", "text_from"):
             name = arm.get(key)
             if isinstance(name, str) and name != RAW:
                 used.setdefault(name, f"registration.arms[{number}].{key}")
+    return used
+
+
+def _check_priors(arms: Any, tables: Mapping[str, Any], found: Gathered) -> None:
+    """Find priors that arms name and have no table, and tables that no arm names."""
+    used = _named(arms)
+    if used is None:
+        return
     missing = [name for name in used if name not in tables]
     for name in missing:
         with found.check():

@@ -264,7 +264,7 @@ def _one_of(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
         if not isinstance(value, dict):
             raise _WrongTypeError("a table", value, f"Write a table with type = one of {known}.")
         tag = value.get(_TYPE)
-        if tag not in known:
+        if not isinstance(tag, str) or tag not in known:
             near = difflib.get_close_matches(str(tag), known, n=1)
             remedy = f"Did you mean {near[0]}?" if near else "Name its type."
             raise _WrongTypeError(f"type = one of {', '.join(known)}", tag, remedy)
