@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from persona_lib.corpora import grammar
-from persona_lib.corpora.dialogues import names_tag
+from persona_lib.corpora.dialogues import WITHHELD, names_tag
 from persona_lib.device import prepare_torch
 from persona_lib.digests import canonical, sha256_of
 from persona_lib.pipeline.setting import Setting
@@ -103,8 +103,8 @@ def make_base(
     *,
     spec: Base,
     folder: Path,
-    marker: str,
     progress: Progress,
+    marker: str = WITHHELD,
 ) -> Mapping[str, Any]:
     """Write the base model, or where on the hub it lies and what its files hold.
 

@@ -23,17 +23,13 @@ def lacking(profile: Profile, stages: Iterable[Stage], store: Store) -> list[Fla
     missing = unready(stages, store)
     if not missing:
         return []
-    found: list[FlatlandError] = [*_gpu(profile), *_ram(profile), *_disk(profile, store.root)]
+    found = [*_gpu(profile), *_ram(profile), *_store(profile, store, missing[0])]
     for stage in missing:
         try:
             if stage.preflight is not None:
                 stage.preflight()
         except FlatlandError as error:
             found.append(error)
-    try:
-        store.require_writable(f"{missing[0].name} {missing[0].label}")
-    except FlatlandError as error:
-        found.append(error)
     return list({str(error): error for error in found}.values())
 
 
@@ -42,8 +38,10 @@ def refuse(found: Sequence[FlatlandError]) -> None:
     if len(found) == 1:
         raise found[0]
     if found:
-        parts = " ".join(f"({i}) {error}" for i, error in enumerate(found, start=1))
-        raise PreflightError(f"{len(found)} things: {parts}", remedy="Nothing was computed.")
+        texts = (str(error).removeprefix("missing: ") for error in found)
+        parts = " ".join(f"({i}) {text}" for i, text in enumerate(texts, start=1))
+        whole = f"{len(found)} things: {parts.removesuffix('.')}"
+        raise PreflightError(whole, remedy="Nothing was computed.")
 
 
 def _gpu(profile: Profile) -> list[FlatlandError]:
@@ -85,15 +83,18 @@ def _ram(profile: Profile) -> list[FlatlandError]:
     ]
 
 
-def _disk(profile: Profile, root: Path) -> list[FlatlandError]:
-    """Return what is wrong with the disk that the store lies on."""
-    place = next(path for path in (root, *root.parents) if path.is_dir())
-    free = shutil.disk_usage(place).free / _GIB
-    if free >= profile.rates.disk_gib:
+def _store(profile: Profile, store: Store, first: Stage) -> list[FlatlandError]:
+    """Return what is wrong with the store: it cannot be written, or its disk is full."""
+    try:
+        store.require_writable(f"{first.name} {first.label}")
+    except FlatlandError as error:
+        return [error]
+    free, needed = shutil.disk_usage(store.root).free / _GIB, profile.rates.disk_gib
+    if free >= needed:
         return []
     return [
         PreflightError(
-            f"{profile.rates.disk_gib:g} GiB of free disk for the store ({free:.1f} in {place})",
+            f"{needed:g} GiB of free disk for the store ({free:.1f} in {store.root})",
             remedy="Free space, or put the store on another disk (--store=DIR).",
         )
     ]

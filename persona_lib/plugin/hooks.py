@@ -49,6 +49,7 @@ def _owner(parser: pytest.Parser, option: str) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose experiment, profile and evidence, and register the markers of its claims."""
+    _refuse_moved_root(config)
     config.stash[RECORDER] = Recorder()
     config.pluginmanager.register(config.stash[RECORDER], "persona_lib.plugin.recorder")
     try:
@@ -57,6 +58,24 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
     for name, meaning in selection.markers_of(config.stash[SESSION].registration).items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def _refuse_moved_root(config: pytest.Config) -> None:
+    """Refuse a root above the folder that pytest was called in, where no file says so.
+
+    pytest looks for its root in every argument that is a folder, also in the value of an
+    option that it does not know yet: store and runs would lie elsewhere.
+    """
+    here, root = config.invocation_params.dir, config.rootpath
+    said = (
+        config.inipath or getattr(config.option, "rootdir", None) or (root / "setup.py").is_file()
+    )
+    if not said and root in here.parents and not _is_worker(config):
+        raise pytest.UsageError(
+            f"pytest took {root} for its root instead of {here}. Write options that name a folder "
+            "with an equals sign: --store=DIR, --stored=DIR, --report=DIR, --data=DIR. Or put a "
+            f"pytest.ini into {here}."
+        )
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

@@ -236,7 +236,7 @@ def stored(tmp_path: Path) -> Entry:
     return get_or_make(
         Store(tmp_path / "store"),
         key,
-        lambda out: make_base(out, {}, spec=HUB, folder=tmp_path, progress=silent),
+        lambda out: make_base(out, {}, spec=HUB, folder=tmp_path, marker="[ZLT]", progress=silent),
     )
 
 
