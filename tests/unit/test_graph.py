@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from persona_lib.errors import PreflightError
 from persona_lib.pipeline.machine import lacking, refuse
-from persona_lib.store.stage import Stage, build, plan, walk
+from persona_lib.store.stage import Stage, build, plan, unready, walk
 from persona_lib.store.store import Entry, Store
 from tests.registered import MICRO
 from tests.unit.test_store import get_or_make
@@ -144,6 +144,8 @@ def test_what_is_only_referred_to_is_checked_while_somebody_is_to_read_it(
         assert log.asked == ["reader", "last"]
         log.asked.clear()
         base.resolve(store)
+    # Who reads that a store cannot be written is told of a stage that is missing.
+    assert names(unready([last], store)) == ["reader", "last", "base"]
     reader.resolve(store)
     # Nothing that is left to build reads the weights: they are not missed.
     check([last], store)
