@@ -287,4 +287,4 @@ def test_a_project_whose_other_plugin_has_an_option_of_ours_is_told_which(
     assert done.returncode == 4
     (line,) = [line for line in done.stderr.splitlines() if line]
     assert line.startswith("ERROR: --seeds: ")
-    assert "has an option of this name as well. Take one of the two plugins out" in line
+    assert "has an option of this name as well. Run without that plugin" in line
