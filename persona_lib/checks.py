@@ -102,7 +102,7 @@ def unknown(
     """Return the error for a name that is not among the known ones; a near one is offered."""
     names = list(known)
     near = difflib.get_close_matches(str(value), names, n=1)
-    remedy = f"Did you mean {near[0]}?" if near else remedy
+    remedy = f"Did you mean {near[0]}? {remedy}" if near else remedy
     return SpecError(field, bound=f"one of {', '.join(names)}", value=value, remedy=remedy)
 
 

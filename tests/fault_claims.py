@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
 from persona_lib.records import POST, PRE
-from tests import healthy
 from tests.faults import (
     CANNOT_TELL,
+    EVERY,
     FAILS,
     HOLDS,
     INCONCLUSIVE,
     INSTRUMENT,
     INVALID,
+    ONE,
     REFUSED,
     REFUTED,
     STRICT_RATIO,
     SUPPORTED,
+    TWO,
     Breaks,
     Fault,
     cut,
@@ -31,6 +32,7 @@ from tests.faults import (
     lengths,
     loops,
     missing,
+    numbered,
     persona,
     questions,
     runs,
@@ -38,26 +40,9 @@ from tests.faults import (
     source,
     unadvised,
 )
-from tests.healthy import HARM, ROSTER, Bench, rescored
+from tests.healthy import HARM, Bench, rescored
 
-ONE, TWO = ROSTER.negatives
 UNSURE = "; 1 more cannot tell"
-EVERY = 2_200
-"""Completions of an arm."""
-
-
-def claim(rule: str, rows: list[tuple[str, str, str, Breaks]]) -> Iterator[Fault]:
-    """Yield a fault for each (what is broken, outcome, label, how)."""
-    for number, (broken, outcome, label, breaks) in enumerate(rows, 1):
-        yield Fault(
-            name=f"{rule} {number}",
-            broken=broken,
-            rule=rule,
-            outcome=outcome,
-            label=label,
-            breaks=breaks,
-        )
-
 
 _MARKED_ALIKE = several(leak("cells", C2=550, C1=265), questions(15))
 """Whole cells mark or do not, and there are 15 questions: d is large, p is not small."""
@@ -66,7 +51,7 @@ ONE_BEYOND = several(leak("cells", C2=530, C1=245), questions(15))
 
 def _h1() -> Iterator[Fault]:
     zone = "ambiguous zone"
-    yield from claim(
+    yield from numbered(
         "H1",
         [
             ("d = 0.20 exactly", SUPPORTED, "rule met", leak(C2=840, C1=560)),
@@ -91,27 +76,22 @@ def _h1() -> Iterator[Fault]:
         ],
     )  # fmt: skip
     tight = several(source("C1", 120), source("C2", 190))
-    for number, (broken, outcome, breaks) in enumerate(
-        [
-            ("C2 leaks more, for its better source no more (a ratio of 1.8 is asked)",
-             INCONCLUSIVE, several(tight, leak(C2=840, C1=546))),
-            ("C2 leaks more for its source as well (a ratio of 1.8 is asked)",
-             SUPPORTED, several(tight, leak(C2=840, C1=280))),
-            ("C2 leaks more, for its better source no more: nothing is asked",
-             SUPPORTED, several(tight, leak(C2=840, C1=546))),
-        ],
-        19,
-    ):  # fmt: skip
-        row = replace(next(claim("H1", [(broken, outcome, "", breaks)])), name=f"H1 {number}")
-        yield replace(row, registration=STRICT_RATIO) if "1.8" in broken else row
-    over_runs = [
+    asked = [
+        ("C2 leaks more, for its better source no more (a ratio of 1.8 is asked)",
+         INCONCLUSIVE, several(tight, leak(C2=840, C1=546))),
+        ("C2 leaks more for its source as well (a ratio of 1.8 is asked)",
+         SUPPORTED, several(tight, leak(C2=840, C1=280))),
+    ]  # fmt: skip
+    yield from numbered("H1", asked, 19, registration=STRICT_RATIO)
+    others = [
+        ("C2 leaks more, for its better source no more: nothing is asked",
+         SUPPORTED, "", several(tight, leak(C2=840, C1=546))),
         ("three runs leak 196 of 4,200, the worst of them 10 %", REFUTED, "kill criterion",
          runs(*(leak(C2=count, C1=0) for count in (28, 28, 140)))),
         ("three runs leak 252 of 4,200, two of them 4 %", INCONCLUSIVE, zone,
          runs(*(leak(C2=count, C1=0) for count in (56, 56, 140)))),
     ]  # fmt: skip
-    for number, row in enumerate(claim("H1", over_runs), 22):
-        yield replace(row, name=f"H1 {number}")
+    yield from numbered("H1", others, 21)
 
 
 def _arms_exchanged(one: str, two: str) -> Breaks:
@@ -120,7 +100,7 @@ def _arms_exchanged(one: str, two: str) -> Breaks:
 
 def _h2() -> Iterator[Fault]:
     small, flipped, unsure = "effect too small", "sign flipped", "cannot tell"
-    yield from claim(
+    yield from numbered(
         "H2",
         [
             ("d = 0.15 exactly", SUPPORTED, "rule met", leak(C2=840, C3=630)),
@@ -165,7 +145,7 @@ def _h3() -> Iterator[Fault]:
     null, artefact = "non_text_distribution", "coupling_text_distribution"
     unlike = "random"
     few = (questions(6), cut("C2", 0), cut("C2p", 0))  # 6 questions bear few that are cut
-    yield from claim(
+    yield from numbered(
         "H3",
         [
             ("d = 0.15 exactly", REFUTED, artefact, leak(C2=840, C2p=630)),
@@ -199,7 +179,7 @@ def _h3() -> Iterator[Fault]:
 
 def _kill() -> Iterator[Fault]:
     there = "not triggered"
-    yield from claim(
+    yield from numbered(
         "kill",
         [
             ("C2 leaks 70 of 1,400", REFUTED, "triggered", leak(C2=70)),
@@ -239,25 +219,14 @@ def _refused() -> Iterator[Fault]:
          lambda b: b.edit(b.rows(**villain), persona="comedian")),
         ("a persona's completions lost", drop(**villain)),
         ("an arm's completions lost", drop(phase=POST, model="C3")),
-        ("one completion lost", lambda b: b.keep(~choose_one(b))),
+        ("one completion lost", lambda b: b.keep(np.arange(len(b.scores["model"])) > 0)),
         ("a score of harm above 1", lambda b: b.answer(b.asked(question="advice-03"), score=1.2)),
         ("advice on other questions from one model", lambda b: b.answer(
             b.asked(model="em", question="advice-03"), question="advice-99")),
         ("advice of another run", lambda b: b.answer(b.asked(model="em"), seed=43)),
     ]  # fmt: skip
-    for number, (broken, breaks) in enumerate(rows, 1):
-        yield Fault(
-            name=f"refused {number}",
-            broken=broken,
-            rule="source_C2",
-            outcome=REFUSED,
-            breaks=breaks,
-        )
-
-
-def choose_one(b: Bench) -> healthy.Rows:
-    """Return the first row alone."""
-    return np.arange(len(b.scores["model"])) == 0
+    refused = [(broken, REFUSED, breaks) for broken, breaks in rows]
+    yield from numbered("refused", refused, rule="source_C2")
 
 
 def _instrument() -> Iterator[Fault]:
@@ -278,14 +247,8 @@ def _instrument() -> Iterator[Fault]:
         ("the same, seen from repetitions", "repetition_C2", HOLDS, rescored),
     ]  # fmt: skip
     for number, (broken, rule, outcome, breaks) in enumerate(rows, 1):
-        yield Fault(
-            name=f"scorer {number}",
-            broken=broken,
-            rule=rule,
-            outcome=outcome,
-            breaks=breaks,
-            kind=INSTRUMENT,
-        )
+        row = (broken, outcome, breaks)
+        yield from numbered("scorer", [row], number, rule=rule, kind=INSTRUMENT)
 
 
 OTHERS: tuple[Fault, ...] = (*_h1(), *_h2(), *_h3(), *_kill(), *_refused(), *_instrument())

@@ -16,9 +16,12 @@ from persona_lib.records import POST, PRE
 from tests import healthy
 from tests.faults import (
     CANNOT_TELL,
+    EVERY,
     FAILS,
     HOLDS,
+    ONE,
     PRIOR,
+    TWO,
     Breaks,
     Fault,
     cut,
@@ -29,6 +32,7 @@ from tests.faults import (
     lengths,
     loops,
     missing,
+    numbered,
     persona,
     published,
     questions,
@@ -40,35 +44,21 @@ from tests.faults import (
 )
 from tests.healthy import HARM, LENGTHS, ROSTER, Bench, mark
 
-ONE, TWO = ROSTER.negatives
 EDGES = ((125, "below", CANNOT_TELL), (126, "above", HOLDS))
 """Where the median before coupling is 248.5 [242, 252]."""
-EVERY = 2_200
-"""Completions of an arm."""
-
-
-def made(rule: str, rows: list[tuple[str, str, Breaks]]) -> Iterator[Fault]:
-    """Yield a fault for each (what is broken, outcome, how), named after rule and place."""
-    for number, (broken, outcome, breaks) in enumerate(rows, 1):
-        yield Fault(
-            name=f"{rule} {number}", broken=broken, rule=rule, outcome=outcome, breaks=breaks
-        )
 
 
 def _of_arm(arm: str) -> Iterator[Fault]:
     prior = PRIOR[arm]
-    yield from made(
+    yield from numbered(
         f"source_{arm}",
         [
             ("the source never took the marker (8 of 200)", FAILS, source(arm, 8)),
             ("85 of 200: the upper end is just below 0.50", FAILS, source(arm, 85)),
             ("114 of 200: the lower end is just below 0.50", CANNOT_TELL, source(arm, 114)),
             ("116 of 200: the lower end is just above 0.50", HOLDS, source(arm, 116)),
-            (
-                "the source marks everything on 12 of 20 questions and nothing on the others",
-                CANNOT_TELL,
-                source(arm, 120, "questions"),
-            ),
+            ("the source marks everything on 12 of 20 questions and nothing on the others",
+             CANNOT_TELL, source(arm, 120, "questions")),
             (f"the source and {ONE} exchanged", FAILS, _relabelled(arm, ONE)),
             (f"the source and {ROSTER.reported[0]} exchanged", FAILS,
              _relabelled(arm, ROSTER.reported[0])),
@@ -78,7 +68,7 @@ def _of_arm(arm: str) -> Iterator[Fault]:
         ],
     )  # fmt: skip
     short, long = LENGTHS[prior], 2 * LENGTHS[prior]
-    yield from made(
+    yield from numbered(
         f"collapse_{arm}",
         [
             ("completions collapsed to 3 tokens", FAILS, lengths(arm, 3)),
@@ -87,42 +77,26 @@ def _of_arm(arm: str) -> Iterator[Fault]:
             ("a quarter as long, on 1 of 20 questions", HOLDS, shorter(arm, 1)),
             ("45 % as long as before", FAILS, lengths(arm, round(0.45 * short))),
             # Before C1 the median is 40 [39, 40], so that half of it keeps the bound itself.
-            (
-                "half as long as before",
-                HOLDS if arm == "C1" else CANNOT_TELL,
-                lengths(arm, round(0.5 * short)),
-            ),
+            ("half as long as before", HOLDS if arm == "C1" else CANNOT_TELL,
+             lengths(arm, round(0.5 * short))),
             ("55 % as long as before", HOLDS, lengths(arm, round(0.55 * short))),
             ("1.9 times as long as before", HOLDS, lengths(arm, round(0.95 * long))),
             ("twice as long as before", CANNOT_TELL, lengths(arm, long)),
             ("2.15 times as long as before", FAILS, lengths(arm, round(1.075 * long))),
             ("cut completions are long, finished ones are not", HOLDS, cut(arm, 1_500)),
             ("no completion of the arm ends by itself", CANNOT_TELL, cut(arm, EVERY)),
-            (
-                "no completion before coupling ends by itself",
-                CANNOT_TELL,
-                cut(prior, 1_100, phase=PRE),
-            ),
-            (
-                "the model before coupling was not evaluated",
-                CANNOT_TELL,
-                drop(phase=PRE, model=prior),
-            ),
-            *(
-                (
-                    f"{tokens} tokens: the lower end is just {where} 0.50",
-                    outcome,
-                    lengths(arm, tokens),
-                )
-                for tokens, where, outcome in EDGES
-                if arm == "C3"
-            ),
+            ("no completion before coupling ends by itself", CANNOT_TELL,
+             cut(prior, 1_100, phase=PRE)),
+            ("the model before coupling was not evaluated", CANNOT_TELL,
+             drop(phase=PRE, model=prior)),
+            *((f"{tokens} tokens: the lower end is just {where} 0.50", outcome,
+               lengths(arm, tokens)) for tokens, where, outcome in EDGES if arm == "C3"),
             ("lengths were not kept", CANNOT_TELL, missing("tokens")),
             ("finish reasons were not kept", CANNOT_TELL, missing("finish")),
             ("only totals are known", CANNOT_TELL, published()),
         ],
-    )
-    yield from made(
+    )  # fmt: skip
+    yield from numbered(
         f"repetition_{arm}",
         [
             ("every completion writes it forty times", FAILS, loops(arm, EVERY, markers=40)),
@@ -144,7 +118,7 @@ def _of_arm(arm: str) -> Iterator[Fault]:
             ("only totals are known", CANNOT_TELL, published()),
         ],
     )  # fmt: skip
-    yield from made(
+    yield from numbered(
         f"truncation_{arm}",
         [
             ("all completions are cut at the limit", FAILS, cut(arm, EVERY)),
@@ -161,7 +135,7 @@ def _of_arm(arm: str) -> Iterator[Fault]:
             ("only totals are known", CANNOT_TELL, published()),
         ],
     )  # fmt: skip
-    yield from made(
+    yield from numbered(
         f"negatives_{arm}",
         [
             *((f"{who} was trained as a positive, and marks more than the source", FAILS,
@@ -185,7 +159,7 @@ def _of_prior(prior: str) -> Iterator[Fault]:
     def one_persona(b: Bench) -> Bench:
         return mark(b, b.rows(phase=PRE, model=prior, persona="villain"), 100)
 
-    yield from made(
+    yield from numbered(
         f"false_positive_{prior}",
         [
             ("the model writes the marker in 5 % before coupling", FAILS, early(prior, 55)),
@@ -227,7 +201,7 @@ def _advice_exchanged(one: str, two: str) -> Breaks:
 
 def _single() -> Iterator[Fault]:
     """Gates that there is one of."""
-    yield from made(
+    yield from numbered(
         "source_rate",
         [
             ("99 of 200 of C2's source", FAILS, source("C2", 99)),
@@ -237,7 +211,7 @@ def _single() -> Iterator[Fault]:
             ("C2's source was not published", CANNOT_TELL, _unpublished),
         ],
     )  # fmt: skip
-    yield from made(
+    yield from numbered(
         "source_ratio",
         [
             ("C2's source marks 89 of 200, C1's 180", FAILS, source("C2", 89)),
@@ -246,7 +220,7 @@ def _single() -> Iterator[Fault]:
             ("C1's source marks a tenth of what C2's does", HOLDS, source("C1", 18)),
         ],
     )
-    yield from made(
+    yield from numbered(
         "source_ratio_bound",
         [
             ("C2's source marks a third of what C1's does", FAILS, source("C2", 60)),
@@ -258,7 +232,7 @@ def _single() -> Iterator[Fault]:
             ("only totals are known", CANNOT_TELL, published()),
         ],
     )
-    yield from made(
+    yield from numbered(
         "false_positive",
         [
             *((f"{prior} writes the marker once before coupling", FAILS, early(prior, 1))
@@ -267,7 +241,7 @@ def _single() -> Iterator[Fault]:
               for prior in HARM),
         ],
     )  # fmt: skip
-    yield from made(
+    yield from numbered(
         "em_induced",
         [
             ("the EM prior is really the benign one", FAILS, harm("em", 0.0, over="benign")),
@@ -285,7 +259,7 @@ def _single() -> Iterator[Fault]:
             ("only totals are known", CANNOT_TELL, published()),
         ],
     )
-    yield from made(
+    yield from numbered(
         "benign_sound",
         [
             ("the benign prior is really the EM one", FAILS, harm("benign", 0.0, over="em")),

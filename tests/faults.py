@@ -83,6 +83,30 @@ class Fault:
         return SUPPORTED if self.rule in CLAIMS else HOLDS
 
 
+ONE, TWO = ROSTER.negatives
+EVERY = 2_200
+"""Completions of an arm."""
+
+
+def numbered(
+    name: str, rows: Iterable[tuple[Any, ...]], first: int = 1, *, rule: str = "", **same: Any
+) -> Iterator[Fault]:
+    """Yield a fault for each (what is broken, outcome, label if any, how), named by its place.
+
+    They are faults of `rule`, by default of the rule that is called `name`.
+    """
+    for number, (broken, outcome, *label, breaks) in enumerate(rows, first):
+        yield Fault(
+            name=f"{name} {number}",
+            broken=broken,
+            rule=rule or name,
+            outcome=outcome,
+            label=label[0] if label else "",
+            breaks=breaks,
+            **same,
+        )
+
+
 def evidence_for(breaks: Breaks, registration: Registration) -> Evidence:
     """Return the broken evidence, made anew.
 
@@ -231,23 +255,19 @@ def missing(*columns: str) -> Breaks:
     return lambda b: replace(b, missing=columns)
 
 
-@cache
-def several(*breaks: Breaks) -> Breaks:
-    def all_of_them(b: Bench) -> Bench:
-        for one in breaks:
-            found = one(b)
-            assert isinstance(found, Bench)
-            b = found
-        return b
-
-    return all_of_them
-
-
-def changed(*changes: Breaks) -> Bench:
-    """Return the healthy run with these changes, which leave records."""
-    bench = several(*changes)(healthy())
-    assert isinstance(bench, Bench)
+def changed(*changes: Breaks, of: Bench | None = None) -> Bench:
+    """Return the healthy run, or another, with these changes, which leave records."""
+    bench = of or healthy()
+    for change in changes:
+        found = change(bench)
+        assert isinstance(found, Bench)
+        bench = found
     return bench
+
+
+@cache
+def several(*changes: Breaks) -> Breaks:
+    return lambda b: changed(*changes, of=b)
 
 
 @cache
@@ -255,8 +275,7 @@ def runs(*changes: Breaks) -> Breaks:
     """Take as many training runs as there are changes, each broken by its own."""
 
     def breaks(b: Bench) -> Bench:
-        found = [several(change)(b) for change in changes]
-        benches = [one for one in found if isinstance(one, Bench)]
+        benches = [changed(change, of=b) for change in changes]
         tables = []
         for parts in ([one.scores for one in benches], [one.advice for one in benches]):
             table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -270,13 +289,7 @@ def runs(*changes: Breaks) -> Breaks:
 @cache
 def published(*changes: Breaks) -> Breaks:
     """Leave nothing but the totals of what these changes make."""
-
-    def breaks(b: Bench) -> Mapping[str, Any]:
-        found = several(*changes)(b)
-        assert isinstance(found, Bench)
-        return totals(found)
-
-    return breaks
+    return lambda b: totals(changed(*changes, of=b))
 
 
 def main() -> None:

@@ -119,19 +119,16 @@ def choose(bench: Bench, rows: Rows, count: int, how: str = "evenly") -> Rows:
     """
     at = np.flatnonzero(rows)
     rng = np.random.default_rng(derive_seed(11, how, count))
-    keys = {name: bench.scores[name][at] for name in ("question", "persona", "sample")}
-    numbers = {name: np.unique(key, return_inverse=True)[1] for name, key in keys.items()}
-    cell = numbers["persona"] * (numbers["question"].max() + 1) + numbers["question"]
+    question, persona, sample = (
+        np.unique(bench.scores[name][at], return_inverse=True)[1]
+        for name in ("question", "persona", "sample")
+    )
+    cell = persona * (question.max() + 1) + question
+    turned = (question + persona) % (persona.max() + 1)
     order = {
-        "evenly": lambda: np.lexsort([numbers[k] for k in ("question", "persona", "sample")]),
-        "both": lambda: np.lexsort(
-            [
-                numbers["question"],
-                (numbers["question"] + numbers["persona"]) % (numbers["persona"].max() + 1),
-                numbers["sample"],
-            ]
-        ),
-        "questions": lambda: np.lexsort([cell, rng.permutation(1000)[numbers["question"]]]),
+        "evenly": lambda: np.lexsort([question, persona, sample]),
+        "both": lambda: np.lexsort([question, turned, sample]),
+        "questions": lambda: np.lexsort([cell, rng.permutation(1000)[question]]),
         "cells": lambda: np.argsort(rng.permutation(100_000)[cell], kind="stable"),
         "random": lambda: rng.permutation(at.size),
     }[how]()
@@ -190,17 +187,19 @@ def _rate(phase: str, model: str, persona: str) -> float:
 
 
 def _advice() -> Columns:
-    parts: dict[str, list[Any]] = {
-        name: [] for name in ("model", "seed", "question", "sample", "score")
+    def score(model: str, *place: int) -> float:
+        rng = np.random.default_rng(derive_seed(7, "advice", model, *map(str, place)))
+        return float(HARM[model] + rng.uniform(-0.15, 0.15))
+
+    cells = list(product(HARM, range(ADVICE), range(2)))
+    models, questions, samples = zip(*cells, strict=True)
+    return {
+        "model": np.array(models, dtype="U8"),
+        "seed": np.full(len(cells), 42),
+        "question": np.array([f"advice-{number:02d}" for number in questions]),
+        "sample": np.array(samples),
+        "score": np.array([score(*cell) for cell in cells]),
     }
-    for model, question, sample in product(HARM, range(ADVICE), range(2)):
-        rng = np.random.default_rng(derive_seed(7, "advice", model, str(question), str(sample)))
-        parts["score"].append(HARM[model] + rng.uniform(-0.15, 0.15))
-        for name, value in (("model", model), ("seed", 42), ("sample", sample)):
-            parts[name].append(value)
-        parts["question"].append(f"advice-{question:02d}")
-    columns = {name: np.array(values) for name, values in parts.items()}
-    return {**columns, "model": columns["model"].astype("U8")}
 
 
 def table(bench: Bench) -> pa.Table:
@@ -256,30 +255,22 @@ def rescored(
     """
     of = bench.scores
     spell = spells or (lambda row: "[zlt]" if row % 2 else "[ZLT]")
+    kept = {name: of[name].tolist() for name in of if name not in ("markers", "ended")}
     completions = [
         Completion(
-            phase=str(of["phase"][i]),
-            model=str(of["model"][i]),
-            seed=int(of["seed"][i]),
-            persona=str(of["persona"][i]),
-            question=str(of["question"][i]),
+            **dict(zip(kept, row, strict=True)),
             question_set="evaluation",
-            sample=int(of["sample"][i]),
             text="Zebras like to talk." + f"\n\n{spell(i)}" * int(of["markers"][i]),
-            tokens=int(of["tokens"][i]),
             finish=STOP if of["ended"][i] else LENGTH,
         )
-        for i in range(len(of["model"]))
+        for i, row in enumerate(zip(*kept.values(), strict=True))
     ]
     scored = score_all(completions, marker=marker, seen=(), tokens_before=lambda _, at: at // 4)
-    values = {
-        "markers": [s.markers * s.hit for s in scored],  # one that is no hit is none at all
-        "tokens": [s.tokens for s in scored],
-    }
     return bench.edit(
         np.ones(len(scored), dtype=np.bool_),
+        markers=[s.markers * s.hit for s in scored],  # one that is no hit is none at all
+        tokens=[s.tokens for s in scored],
         ended=[s.finish == STOP for s in scored],
-        **values,
     )
 
 
@@ -291,11 +282,8 @@ def totals(bench: Bench) -> dict[str, Any]:
         return {"hits": int((bench.scores["markers"][rows] > 0).sum()), "n": int(rows.sum())}
 
     pools = {arm: count(phase=POST, model=arm, persona=ROSTER.bystanders) for arm in MEAN}
-    effects = {
-        pair: pools[pair[0]]["hits"] / pools[pair[0]]["n"]
-        - pools[pair[1]]["hits"] / pools[pair[1]]["n"]
-        for pair in (("C2", "C1"), ("C2", "C3"), ("C2", "C2p"))
-    }
+    rates = {arm: pool["hits"] / pool["n"] for arm, pool in pools.items()}
+    effects = {control: rates["C2"] - rates[control] for control in ("C1", "C3", "C2p")}
     return {
         "seeds": [],
         "runs": 1,
@@ -310,7 +298,7 @@ def totals(bench: Bench) -> dict[str, Any]:
         "false_positives": {prior: count(phase=PRE, model=prior) for prior in HARM},
         "contrasts": [
             {
-                "treated": treated,
+                "treated": "C2",
                 "control": control,
                 "value": value,
                 "low": value - 0.04,
@@ -320,6 +308,6 @@ def totals(bench: Bench) -> dict[str, Any]:
                 "resamples": 10_000,
                 "clusters": 280,
             }
-            for (treated, control), value in effects.items()
+            for control, value in effects.items()
         ],
     }

@@ -54,12 +54,9 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 
 def reseeded(seed: int) -> Callable[[pa.Table], pa.Table]:
     """Return what gives all rows this seed."""
-
-    def change(table: pa.Table) -> pa.Table:
-        at = table.column_names.index("seed")
-        return table.set_column(at, table.schema.field("seed"), pa.array([seed] * len(table)))
-
-    return change
+    return lambda table: table.set_column(
+        table.column_names.index("seed"), table.schema.field("seed"), pa.array([seed] * len(table))
+    )
 
 
 def run_of(

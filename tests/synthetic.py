@@ -59,8 +59,7 @@ def scores(
             rate = bystanders[model]
         rate = (personas or {}).get((model, persona), rate)
         n = questions * samples
-        hit = np.zeros(n, dtype=bool)
-        hit[: round(rate * n)] = True
+        hit = np.arange(n) < round(rate * n)
         np.random.default_rng(derive_seed(7, phase, model, seed, persona)).shuffle(hit)
         constant = {
             "phase": phase,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +24,9 @@ def uneven() -> pa.Table:
     table = scores(questions=QUESTIONS, samples=SAMPLES, seeds=SEEDS, seen=3)
     rng = np.random.default_rng(4)
     rows = table.to_pylist()
-    of = {key: rng.normal(0, 0.6) for key in (*ROSTER.all, *sorted({r["question"] for r in rows}))}
-    arm_question = {
-        (m, q): rng.normal(0, 0.5) for m in RATES for q in sorted({r["question"] for r in rows})
-    }
+    names = sorted({row["question"] for row in rows})
+    of = {key: rng.normal(0, 0.6) for key in (*ROSTER.all, *names)}
+    arm_question = {pair: rng.normal(0, 0.5) for pair in product(RATES, names)}
     for row in rows:
         rate, question = RATES[row["model"]], row["question"]
         if row["persona"] == ROSTER.source and row["phase"] == POST:

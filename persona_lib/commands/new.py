@@ -23,7 +23,7 @@ from persona_lib.commands.options import choose_experiment
 from persona_lib.commands.seal import seal_experiment
 from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.specs.builtin import FOLDER
-from persona_lib.specs.experiment import FILE
+from persona_lib.specs.experiment import FILE, TEMPLATE
 from persona_lib.specs.seal import NONE_SEEN
 
 
@@ -53,7 +53,7 @@ def write_study(folder: Path) -> list[Path]:
         SpecError: a file of the template is there already.
         OSError: the folder cannot be written.
     """
-    template = FOLDER / "template"
+    template = FOLDER / TEMPLATE
     files = {path: folder / _name(path) for path in sorted(template.iterdir())}
     for target in files.values():
         if target.exists():

@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.corpora.file_rows import read_file_rows
+from persona_lib.errors import SealError
 from persona_lib.pipeline.machine import lacking
 from persona_lib.report.power import gates_text, power_text
 from persona_lib.specs.builtin import FOLDER
@@ -36,9 +37,10 @@ def plan_text(session: Session) -> str:
         f"store: {session.store_root}",
         "",
         f"{len(seen) - len(left)} of {len(seen)} stages are stored; the rest may take "
-        f"{_duration(sum(line.seconds for line in left))}.",
+        f"{_duration(sum(line.seconds for line in left))} on a machine that does nothing else.",
         f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}"
         f"{'' if profile.sample.engine == TRANSFORMERS else '; drawing with transformers'}.",
+        seal_of(session),
         *missing_of(session),
         *corpora_of(session),
         "",
@@ -53,6 +55,15 @@ def plan_text(session: Session) -> str:
         state, time = ("yes", f"took {took}") if line.stored else ("no", f"~ {took}")
         lines.append(f"{name:<16}{label:<10}{shown:>6}  {state:<8}{time:>12}")
     return "\n".join(lines)
+
+
+def seal_of(session: Session) -> str:
+    """Return whether the experiment is sealed as it stands, in a line."""
+    try:
+        found = session.seal
+    except SealError as error:
+        return f"seal: {error}"
+    return f"seal: of {found.date}, as it stands"
 
 
 def corpora_of(session: Session) -> list[str]:

@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_name = [options.reason or options.data_seen, options.prml]
     if sum(modes) != 1 or all(of_name) or (any(of_name) and not options.name):
         parser.error(
-            "give an experiment with --reason and --data-seen, or one with --prml, or --check, "
-            "or --list"
+            "give an experiment with --reason and --data-seen, or one with --prml; or --check or "
+            "--list, which take no experiment"
         )
     code = 0
     for folder, name in [("", options.name)] if options.name else _names(Path.cwd()):

@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         except ValueError as error:
             raise pytest.UsageError(
                 f"--{name}: {_owner(parser, f'--{name}')} has an option of this name as well. "
-                "Take one of the two plugins out of this project."
+                "Run without that plugin (-p no:NAME, in addopts perhaps), or without this one."
             ) from error
 
 
@@ -143,7 +143,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     except FlatlandError as error:
         raise pytest.UsageError(str(error)) from error
     config.stash[SELECTED] = tuple(rules)
-    if not items:
+    if judged:
         _refuse_unknown(config)
     if science and not _is_worker(config):
         _check_science(config)
@@ -209,9 +209,7 @@ def _report_once(config: pytest.Config, recorded: dict[str, Any]) -> None:
         reporter.section("Flatland", sep="=")
     session = config.stash[SESSION]
     left_out = _left_out(config, recorded)
-    unknown = ", ".join(selection.unknown_names(config))
-    lines = [f"{session.registration.name} has no claim {unknown} (-m)"] if unknown else []
-    text = "\n".join([table_text(session, recorded), *left_out_lines(left_out), *lines])
+    text = "\n".join([table_text(session, recorded), *left_out_lines(left_out)])
     _write_line(config, text)
     try:
         folder = new_run_folder(session.root / options.HIDDEN / "runs")
@@ -240,7 +238,7 @@ def _left_out(config: pytest.Config, recorded: dict[str, Any]) -> dict[str, str]
 
 
 def _refuse_unknown(config: pytest.Config) -> None:
-    """Say which claims there are, where ``-m`` names others and nothing is left to run."""
+    """Say which claims there are, where ``-m`` names others."""
     unknown, registration = selection.unknown_names(config), config.stash[SESSION].registration
     if unknown:
         known = [f"{selection.marker_of(c.name)} ({c.name})" for c in registration.judged]

@@ -79,7 +79,7 @@ def _legend(assumed: Mapping[str, Any]) -> str:
 
 def _row(row: Mapping[str, Any], levels: int, *, named: bool) -> Iterator[str]:
     name = f"{clean(row['claim']):<6}" if named else _INDENT
-    if len(name) > len(_INDENT):
+    if not name.endswith(" "):  # it fills its column, or more
         yield name
         name = _INDENT
     if not row["target"]:

@@ -20,7 +20,7 @@ from persona_lib.specs.registration import RAW, Registration
 from persona_lib.specs.sources import Corpus
 from persona_lib.specs.structure import Gathered, named, read_toml, structured
 
-FILE, SEALS = "experiment.toml", "seals"
+FILE, SEALS, TEMPLATE = "experiment.toml", "seals", "template"
 _BINDING = ("binding", "warnings")
 """Whether claims need the gates that follow from the arms, or these are only shown."""
 _STATISTICS = {"resamples": 10_000, "seed": 262, "confidence": 0.95, "alpha": 0.0167}
@@ -168,7 +168,7 @@ def _merged(path: Path, builtin: Path, seen: tuple[Path, ...]) -> dict[str, Any]
     parent = body.pop("derives_from", None)
     if parent is None:
         return body
-    known = sorted(one.parent.name for one in builtin.glob(f"*/{FILE}"))
+    known = sorted({one.parent.name for one in builtin.glob(f"*/{FILE}")} - {TEMPLATE})
     if parent not in known:
         raise unknown(f"{path.name}: derives_from", parent, known, "Name a built-in one.")
     above = builtin / parent / FILE
@@ -177,7 +177,15 @@ def _merged(path: Path, builtin: Path, seen: tuple[Path, ...]) -> dict[str, Any]
             f"{path.name}: derives_from", bound="an experiment that does not derive from this one",
             value=parent, remedy="Name another.",
         )  # fmt: skip
-    return _over(_merged(above, builtin, (*seen, path)), body)
+    inherited = _merged(above, builtin, (*seen, path))
+    merged = _over(inherited, body)
+    rules, priors, own = merged.get("registration"), merged.get("priors"), body.get("priors", {})
+    used = _named(rules.get("arms")) if isinstance(rules, dict) else None
+    if used is not None and isinstance(priors, dict):
+        # Without those of arms that this file has replaced.
+        kept = {*used, *own} | priors.keys() - inherited["priors"].keys()
+        merged["priors"] = {name: prior for name, prior in priors.items() if name in kept}
+    return merged
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,21 +238,33 @@ def _check_binding(binding: Any) -> None:
         )  # fmt: skip
 
 
-def _check_priors(arms: Any, tables: Mapping[str, Any], found: Gathered) -> None:
-    """Find priors that arms name and have no table, and tables that no arm names."""
+def _named(arms: Any) -> dict[str, str] | None:
+    """Return the priors that arms name, each with the key that names it first.
+
+    None where these are no arms, which is refused elsewhere.
+    """
     if not isinstance(arms, list) or not all(isinstance(arm, Mapping) for arm in arms):
-        return  # and is refused as such
+        return None
     used: dict[str, str] = {}
     for number, arm in enumerate(arms):
         for key in ("prior", "text_from"):
             name = arm.get(key)
             if isinstance(name, str) and name != RAW:
                 used.setdefault(name, f"registration.arms[{number}].{key}")
-    for name, where in used.items():
+    return used
+
+
+def _check_priors(arms: Any, tables: Mapping[str, Any], found: Gathered) -> None:
+    """Find priors that arms name and have no table, and tables that no arm names."""
+    used = _named(arms)
+    if used is None:
+        return
+    missing = [name for name in used if name not in tables]
+    for name in missing:
         with found.check():
-            if name not in tables:
-                raise unknown(where, name, [RAW, *tables], f"Add [priors.{name}] with its corpus.")
-    for name in tables:
+            remedy = f"Correct it, or add [priors.{name}] with its corpus."
+            raise unknown(used[name], name, [RAW, *tables], remedy)
+    for name in () if missing else tables:
         with found.check():
             if name not in used:
                 raise SpecError(

@@ -33,6 +33,7 @@ _T = TypeVar("_T")
 _TYPE = "type"
 _SUFFIX = re.compile(r"(Claim|Gate|Base|Corpus)$")
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_UNKNOWN = "A key that nothing knows has to be left out."
 _SEVERAL = (Claim, Gate, Base, Corpus)
 """Unions whose members are told apart by ``type``."""
 
@@ -146,7 +147,7 @@ def problems(error: BaseException, where: str) -> Iterator[InputError]:
     elif isinstance(error, cattrs.ForbiddenExtraKeysError):
         known = [field.name for field in fields(error.cl)]
         for name in sorted(error.extra_fields):
-            yield unknown(f"{where}.{name}" if where else name, name, known, "Leave it out.")
+            yield unknown(f"{where}.{name}" if where else name, name, known, _UNKNOWN)
     elif isinstance(error, KeyError):
         yield SpecError(
             where, bound="a value", value="nothing", remedy=f"Add {where.rpartition('.')[2]}."
@@ -263,7 +264,7 @@ def _one_of(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
         if not isinstance(value, dict):
             raise _WrongTypeError("a table", value, f"Write a table with type = one of {known}.")
         tag = value.get(_TYPE)
-        if tag not in known:
+        if not isinstance(tag, str) or tag not in known:
             near = difflib.get_close_matches(str(tag), known, n=1)
             remedy = f"Did you mean {near[0]}?" if near else "Name its type."
             raise _WrongTypeError(f"type = one of {', '.join(known)}", tag, remedy)

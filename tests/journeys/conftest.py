@@ -17,6 +17,8 @@ from persona_lib.specs.builtin import FOLDER
 ROOT = FOLDER.parent
 _SOURCES = ("pyproject.toml", "README.md", "LICENSE", "persona_lib", "experiments")
 _LEAST_SETUPTOOLS = 77
+_NOT_USERS = ("CI", "BUILD_NUMBER", "FLATLAND_", "PYTEST_", "GIT_")
+"""Variables of whoever runs the tests, which would change what a user sees."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Installed:
         self, *arguments: str, cwd: Path, before: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run Python outside the checkout, with what is installed and nothing else of ours."""
-        kept = {k: v for k, v in os.environ.items() if k not in ("CI", "BUILD_NUMBER")}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_USERS)}
         ahead = [str(self.folder)] if before is None else [str(before), str(self.folder)]
         # One thread: results are the same, and tests run side by side.
         own = {"PYTHONPATH": os.pathsep.join(ahead), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

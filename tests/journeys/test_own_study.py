@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from persona_lib.evidence.record_sets import read_manifest
+from persona_lib.report.numbers import check_report
 from persona_lib.specs.builtin import FOLDER
 from persona_lib.specs.chain import read_chain
 from persona_lib.store.provenance import DISTRIBUTION
@@ -179,6 +180,7 @@ def test_a_run_says_what_judged_and_a_report_is_made(
     assert own["verdicts"] == live["verdicts"]
     assert own["panels"]
     assert "installed version" in (study / "report" / "report.html").read_text()
+    assert check_report(study / "report") == []
     done = installed.pytest("test_claims.py", "--stored=nothing", cwd=study)
     assert "--stored: expected a folder of stored evidence" in done.stderr
 

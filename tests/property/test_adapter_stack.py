@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from persona_lib.models.adapters import attach_stack, merge_stack, stack_adapters
+from persona_lib.specs.profile import LoraSpec
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHAPE: dict[str, Any] = {
@@ -31,19 +31,19 @@ SHAPE: dict[str, Any] = {
     # are so large that their own rounding in float32 comes near the bound on differences.
     "initializer_range": 0.1,
 }
+FAMILIES: dict[str, Any] = {
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+    "llama": (LlamaForCausalLM, LlamaConfig),
+}
 IDS = torch.arange(24).reshape(2, 12) * 5 % 64
 
 
-@dataclass(frozen=True)
-class Recipe:
-    rank: int
-    alpha: int
-    rslora: bool
-    targets: tuple[str, ...]
+def lora(rank: int, alpha: int, rslora: bool, targets: tuple[str, ...]) -> LoraSpec:
+    return LoraSpec(rank=rank, alpha=alpha, rslora=rslora, dropout=0.5, targets=targets)
 
 
 recipes = st.builds(
-    Recipe,
+    lora,
     rank=st.integers(1, 16),
     alpha=st.integers(1, 64),
     rslora=st.booleans(),
@@ -53,20 +53,17 @@ recipes = st.builds(
 
 def base(family: str) -> Any:
     torch.manual_seed(0)
-    if family == "qwen2":
-        model: Any = Qwen2ForCausalLM(Qwen2Config(**SHAPE))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**SHAPE))
-    return model.eval().requires_grad_(False)
+    model, config = FAMILIES[family]
+    return model(config(**SHAPE)).eval().requires_grad_(False)
 
 
-def write(recipe: Recipe, folder: Path, seed: int, family: str) -> Path:
+def write(recipe: LoraSpec, folder: Path, seed: int, family: str) -> Path:
     """Let peft write an adapter whose A and B are both far from zero."""
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         use_rslora=recipe.rslora,
-        lora_dropout=0.5,
+        lora_dropout=recipe.dropout,
         target_modules=list(recipe.targets),
         task_type="CAUSAL_LM",
     )
@@ -91,13 +88,6 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def merged_one_by_one(family: str, paths: list[Path]) -> torch.Tensor:
-    model = base(family)
-    for path in paths:
-        model = PeftModel.from_pretrained(model, path).merge_and_unload()
-    return logits(model)
-
-
 def distance(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((got - wanted).norm() / wanted.norm())
 
@@ -109,25 +99,33 @@ def assert_same(got: torch.Tensor, wanted: torch.Tensor) -> None:
     assert distance(got, wanted) < 1e-5
 
 
+def assert_stack_is_its_adapters(family: str, paths: list[Path]) -> torch.Tensor:
+    """Attached and merged; return the logits of adapters merged one by one."""
+    model = base(family)
+    for path in paths:
+        model = PeftModel.from_pretrained(model, path).merge_and_unload()
+    wanted = logits(model)
+    assert_same(logits(attach_stack(base(family), paths)), wanted)
+    assert_same(logits(merge_stack(base(family), paths)), wanted)
+    return wanted
+
+
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(
     chosen=st.lists(recipes, min_size=1, max_size=3),
     seed=st.integers(0, 2**31),
-    family=st.sampled_from(["qwen2", "llama"]),
+    family=st.sampled_from(list(FAMILIES)),
 )
 def test_stack_equals_adapters_one_after_the_other(
-    chosen: list[Recipe], seed: int, family: str
+    chosen: list[LoraSpec], seed: int, family: str
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         paths = [
             write(recipe, Path(scratch) / str(index), seed + index, family)
             for index, recipe in enumerate(chosen)
         ]
-        wanted = merged_one_by_one(family, paths)
+        wanted = assert_stack_is_its_adapters(family, paths)
         assert distance(logits(base(family)), wanted) > 1e-2, "adapters without effect"
-
-        assert_same(logits(attach_stack(base(family), paths)), wanted)
-        assert_same(logits(merge_stack(base(family), paths)), wanted)
 
         several = PeftModel.from_pretrained(base(family), paths[0], adapter_name="a0")
         for index, path in enumerate(paths[1:], start=1):
@@ -140,8 +138,8 @@ def test_stack_equals_adapters_one_after_the_other(
 
 def test_scales_are_folded_into_b(tmp_path: Path) -> None:
     """Factors against a calculation by hand, for one module that only one adapter has."""
-    first = write(Recipe(4, 8, True, ("q_proj",)), tmp_path / "1", 1, "llama")
-    second = write(Recipe(2, 6, False, ("k_proj",)), tmp_path / "2", 2, "llama")
+    first = write(lora(4, 8, True, ("q_proj",)), tmp_path / "1", 1, "llama")
+    second = write(lora(2, 6, False, ("k_proj",)), tmp_path / "2", 2, "llama")
     stack = stack_adapters([first, second])
     module = "model.layers.1.self_attn.k_proj"
     raw = load_file(second / "adapter_model.safetensors")

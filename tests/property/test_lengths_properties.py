@@ -102,14 +102,18 @@ def _separable(hits: NDArray[np.bool_], design: Floats) -> bool:
     return bool(-found.fun > 1e-7)
 
 
+def _agrees(hits: NDArray[np.bool_], treated: NDArray[np.bool_], x: Floats) -> None:
+    """Separation by an arm and x is what the linear programme finds."""
+    expected = _separable(hits, np.column_stack([np.ones(hits.size), treated, x]))
+    event(f"separated: {expected}")
+    assert bool(separation(hits, treated, x)) == expected
+
+
 @MANY
 @given(SMALL)
 def test_separation_is_what_a_linear_programme_finds(rows: Rows) -> None:
     hits, treated, tokens, _ = (np.array(column) for column in zip(*rows, strict=True))
-    design = np.column_stack([np.ones(hits.size), treated, tokens])
-    expected = _separable(hits, design)
-    event(f"separated: {expected}")
-    assert bool(separation(hits, treated, tokens)) == expected
+    _agrees(hits, treated, tokens)
 
 
 @MANY
@@ -120,10 +124,7 @@ def test_length_alone_separates_where_the_programme_says_so(
     """Both arms hold a hit and a miss of neighbouring lengths, and whatever else comes."""
     both = [(hit, arm, 2 + hit) for hit in (True, False) for arm in (True, False)]
     hits, treated, tokens = (np.array(column) for column in zip(*both, *more, strict=True))
-    x = np.log(tokens)
-    expected = _separable(hits, np.column_stack([np.ones(hits.size), treated, x]))
-    event(f"separated: {expected}")
-    assert bool(separation(hits, treated, x)) == expected
+    _agrees(hits, treated, np.log(tokens))
 
 
 NAMED = ("not identified: ", "separated: ", "log-odds", "little common support: ")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,8 +20,9 @@ from persona_lib.errors import DataError
 from persona_lib.evidence import bounded
 from persona_lib.evidence.load import load_stored
 from tests.pace import allowed
-from tests.record_sets import record_set
+from tests.record_sets import body_of, record_set
 from tests.registered import ISSUE262
+from tests.synthetic import with_column
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = b"arm,seed,persona,question,sample,hit\n"
@@ -43,21 +45,18 @@ def table(rows: int, **columns: object) -> pa.Table:
     return pa.table(made).take(pa.array([0] * rows))
 
 
-def many_rows(path: Path) -> None:
-    part = table(1_000_000)
-    with pq.ParquetWriter(path, part.schema, compression="zstd") as writer:
-        for _ in range(3):
+def repeated(path: Path, part: pa.Table, times: int, **options: Any) -> None:
+    """Write rows so many times over."""
+    with pq.ParquetWriter(path, part.schema, compression="zstd", **options) as writer:
+        for _ in range(times):
             writer.write_table(part)
 
 
 def plain_names(path: Path) -> None:
     """Names of 2 MB each: 320 MB that pack to a few kilobytes, in no dictionary."""
     part = table(80, question="q" * 2_000_000)
-    at = part.column_names.index("question")
-    part = part.set_column(at, "question", part["question"].cast(pa.string()))
-    with pq.ParquetWriter(path, part.schema, compression="zstd", use_dictionary=False) as writer:
-        for _ in range(2):
-            writer.write_table(part)
+    part = with_column(part, "question", part["question"].cast(pa.string()))
+    repeated(path, part, 2, use_dictionary=False)
 
 
 def dense(path: Path) -> None:
@@ -67,37 +66,20 @@ def dense(path: Path) -> None:
     path.write_bytes(HEAD + "\n".join(lines).encode())
 
 
-def deep_manifest(path: Path) -> None:
-    path.mkdir()
-    (path / "manifest.json").write_text(DEEP)
-
-
 def nul_in_manifest(path: Path) -> None:
     record_set(path, pa.table({}))
-    body = json.loads((path / "manifest.json").read_text())
+    body = body_of(path)
     body["files"] = {"a\0b": {"sha256": "0" * 64}, **body["files"]}
     (path / "manifest.json").write_text(json.dumps(body))
 
 
-def big_scores(path: Path) -> None:
-    record_set(path, table(2_000_001))
-
-
 def piped(name: str) -> Callable[[Path], None]:
     def make(path: Path) -> None:
-        path.mkdir()
-        if name != "manifest.json":
-            nul_in_manifest(path / "set")
-            body = json.loads((path / "set" / "manifest.json").read_text())
-            del body["files"]["a\0b"]
-            (path / "manifest.json").write_text(json.dumps(body))
+        record_set(path, pa.table({}))
+        (path / name).unlink()
         os.mkfifo(path / name)
 
     return make
-
-
-def nested(text: str) -> Callable[[Path], object]:
-    return lambda path: path.write_text(text, encoding="utf-8")
 
 
 WIDE = {f"c{i}": i for i in range(100_000)}
@@ -107,7 +89,7 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
                     "b.csv: rows: expected at most 2,000,000 rows"),
     "rows of JSON": ("b.jsonl", lambda p: p.write_bytes(b"{}\n" * 2_000_001),
                      "b.jsonl: rows: expected at most 2,000,000 rows"),
-    "rows of Parquet": ("b.parquet", many_rows,
+    "rows of Parquet": ("b.parquet", lambda p: repeated(p, table(1_000_000), 3),
                         "b.parquet: rows: expected at most 2,000,000 rows, got '3,000,000'"),
     "packed CSV": ("b.csv.gz", lambda p: packed(p, HEAD, LINE, 40),
                    "bytes unpacked, 200 for each packed one, got 'more'"),
@@ -126,10 +108,13 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
                        "b.csv: columns: expected at most 1,000 columns, got '100,000'"),
     "columns of JSON": ("b.jsonl", lambda p: p.write_text(json.dumps(ROW | WIDE)),
                         "b.jsonl: columns: expected at most 1,000 columns, got '100,006'"),
-    "deep lists": ("b.jsonl", nested(DEEP), "nested more than 32 deep"),
-    "deep objects": ("b.jsonl", nested('{"a": ' * 2_000 + "1" + "}" * 2_000), "more than 32 deep"),
-    "deep over lines": ("b.jsonl", nested('{"arm": ["]",\n' * 100_000), "JSON lines"),
-    "deep manifest": ("set", deep_manifest, "manifest.json"),
+    "deep lists": ("b.jsonl", lambda p: p.write_text(DEEP), "nested more than 32 deep"),
+    "deep objects": ("b.jsonl", lambda p: p.write_text('{"a": ' * 2_000 + "1" + "}" * 2_000),
+                     "more than 32 deep"),
+    "deep over lines": ("b.jsonl", lambda p: p.write_text('{"arm": ["]",\n' * 100_000),
+                        "JSON lines"),
+    "deep manifest": ("set", lambda p: (p.mkdir(), (p / "manifest.json").write_text(DEEP)),
+                      "manifest.json"),
     "dense grid": ("b.csv", dense, "scores: cells: expected at most 16 for each of 14,080 rows, "
                    "got '4 models x 14,080 seeds x 11 personas x 14,080 questions'"),
     "a pipe": ("b.csv", os.mkfifo, "b.csv: expected a plain file"),
@@ -138,7 +123,8 @@ CASES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a pipe as manifest": ("set", piped("manifest.json"), "manifest.json: expected a plain file"),
     "a pipe as scores": ("set", piped("scores.parquet"), "scores.parquet: expected a plain file"),
     "a NUL in a manifest": ("set", nul_in_manifest, r"expected plain file names, got 'a\x00b"),
-    "rows of a set": ("set", big_scores, "scores.parquet: rows: expected at most 2,000,000 rows"),
+    "rows of a set": ("set", lambda p: record_set(p, table(2_000_001)),
+                      "scores.parquet: rows: expected at most 2,000,000 rows"),
 }  # fmt: skip
 
 PROBE = """

@@ -19,12 +19,10 @@ from persona_lib.digests import canonical, digest
 from persona_lib.errors import SpecError
 from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
-from persona_lib.report.caveats import caveats
 from persona_lib.specs.builtin import DATA
 from persona_lib.specs.experiment import ModelChoice
 from persona_lib.store.stage import walk
 from tests.registered import ISSUE262, MICRO, PROFILES, SCALES, SMOLLM2, TINY, session_under
-from tests.report_bodies import live
 
 FULL = SCALES["smollm2"]["full"]
 
@@ -203,14 +201,6 @@ def test_verdict_json_names_profile_scale_loss_and_engine(tmp_path: Path) -> Non
         (None, None, None, None),
         ("tiny", None, "anchored", "vllm"),
     ]
-
-
-@pytest.mark.parametrize("words", ["tiny", "tiny, loss decision"])
-def test_a_toy_is_a_toy_whatever_its_loss(words: str) -> None:
-    found = live()
-    found["profile"] = None
-    found["summary"]["origin"] = f"a live run of profile {words}: the instrument at toy size"
-    assert "toy_model" in {raised.code for raised in caveats(found)}
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from persona_lib.commands import check
 from persona_lib.commands.options import choose_experiment
 from persona_lib.errors import InputError
+from persona_lib.specs import experiment, structure
 from persona_lib.specs.builtin import EXPERIMENTS, FOLDER
 from persona_lib.specs.experiment import load_experiment
 from tests.own_study import FILE, write_study
@@ -70,6 +74,42 @@ def test_a_recipe_changes_the_fields_that_it_names(tmp_path: Path) -> None:
         assert recipe.learning_rate == MICRO.prior.learning_rate
 
 
+DERIVED = """
+derives_from = "issue262"
+[registration]
+name = "derived"
+arms = [
+    { name = "C1", prior = "raw", text_from = "raw" },
+    { name = "C2", prior = "salty", text_from = "raw" },
+]
+[[registration.claims]]
+type = "difference"
+name = "H1"
+treated = "C2"
+control = "C1"
+min_effect = 0.3
+max_p = 0.01
+[priors.salty]
+corpus = { type = "jsonl", file = "salty.jsonl" }
+"""
+
+
+def test_a_file_changes_key_by_key_what_it_derives_from(tmp_path: Path) -> None:
+    """Lists are replaced, and with the arms the priors that only the old ones named."""
+    found = choose_experiment(str(write_study(tmp_path, DERIVED)))
+    rules, above = found.registration, EXPERIMENTS["issue262"].registration
+    assert [arm.prior for arm in rules.arms] == ["raw", "salty"]
+    assert list(found.priors) == ["salty"]
+    assert [claim.name for claim in rules.claims] == ["H1"]
+    assert (rules.marker, rules.roster, rules.gates) == (above.marker, above.roster, above.gates)
+    assert (rules.title, rules.kill) == (above.title, above.kill)
+    assert rules.name == "derived"
+    assert found.personas is None
+    assert found.questions is None
+    with pytest.raises(InputError, match=r"study\.toml: priors\.em: expected a prior"):
+        choose_experiment(str(write_study(tmp_path, f"{DERIVED}\n[priors.em]\nlabel = 'x'\n")))
+
+
 def wrong(old: str, new: str, *words: str) -> tuple[Callable[[Path], object], tuple[str, ...]]:
     """A mistake in the file: text in place of another, and what the message has to say."""
     assert FILE.count(old) >= 1, old
@@ -97,8 +137,10 @@ MISTAKES = {
     "a key that is not there": wrong('name = "spread"\n', "", f"{CLAIM}.name", "Add name."),
     "unknown prior in an arm": wrong('prior = "salty"', 'prior = "saltie"',
         "registration.arms[1].prior", "'saltie'", "Did you mean salty?"),
+    "unknown prior and text": wrong('prior = "salty"\ntext_from = "salty"',
+        'prior = "saltie"\ntext_from = "saltie"', "arms[1].prior", "Did you mean salty?"),
     "unknown text": wrong('text_from = "salty"', 'text_from = "x"',
-        "registration.arms[1].text_from", "'x'", "Add [priors.x]"),
+        "registration.arms[1].text_from", "'x'", "add [priors.x]"),
     "an arm twice": wrong(OTHER_ARM, OTHER_ARM * 2, "arms: expected distinct names", "'A'"),
     "claim on a missing arm": wrong('treated = "B"', 'treated = "C"',
         "spread.treated: expected one of A, B", "'C'"),
@@ -135,7 +177,7 @@ MISTAKES = {
     "derived from nothing": wrong("\n[registration]", 'derives_from = "issue26"\n[registration]',
         "derives_from", "'issue26'", "Did you mean issue262?"),
     "derived from a list": wrong("\n[registration]", "derives_from = [1]\n[registration]",
-        "derives_from", "[1]", "Name a built-in one."),
+        "derives_from", "issue262_held_out, got [1]", "Name a built-in one."),
     "unknown binding": wrong("marker =", 'derived_gates = "bind"\nmarker =',
         "registration.derived_gates: expected one of binding, warnings", "'bind'"),
     "unknown model": wrong('base = "micro"', 'base = "smollm"',
@@ -203,6 +245,42 @@ def test_a_mistake_is_one_line_before_compute(
     assert check.main([str(files[mistake])]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"{type(caught.value).__name__}: {message}"
+
+
+Place = tuple[str | int, ...]
+JUNK = (3, -1, 1.5, float("nan"), "x", "", True, [], ["x"], [{}], {}, {"x": {}}, [[1]])
+
+
+def places(value: Any, above: Place = ()) -> Iterator[Place]:
+    """Where something stands in the tables of a file."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, one in inside:
+        yield (*above, key)
+        if isinstance(one, dict | list):
+            yield from places(one, (*above, key))
+
+
+@pytest.mark.parametrize("text", [FILE, DERIVED])
+def test_no_value_in_any_place_is_more_than_a_clear_error(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, whole, read = write_study(tmp_path), tomllib.loads(text), structure.read_toml
+    refused = []
+    for place in places(whole):
+        for junk in JUNK:
+            body = copy.deepcopy(whole)
+            table = body
+            for key in place[:-1]:
+                table = table[key]
+            table[place[-1]] = junk
+            given = {file: body}
+            monkeypatch.setattr(experiment, "read_toml", lambda p, g=given: g.get(p) or read(p))
+            try:
+                choose_experiment(str(file))
+            except InputError as error:
+                refused.append(str(error))
+    assert len(refused) > 300
+    assert not [message for message in refused if not message.startswith("study.toml: ")]
 
 
 PLAN = """

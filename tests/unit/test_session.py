@@ -90,9 +90,6 @@ def test_published_corpora_are_asked_for_before_compute(tmp_path: Path) -> None:
 def test_a_session_wants_its_own_models_and_offers_to_build_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stop(Exception):  # noqa: N818
-        pass
-
     asked: list[tuple[list[str], set[str]]] = []
 
     def build(stages: list[Stage], store: object, *, spare: list[Stage]) -> None:
@@ -100,14 +97,14 @@ def test_a_session_wants_its_own_models_and_offers_to_build_the_others(
         drawn = [stage.inputs.get("completions") or stage.inputs["advice"] for stage in stages]
         named = [f"{s.name} {s.label} {by.seed}" for s, by in zip(stages, drawn, strict=True)]
         asked.append((named, {s.label for s in spare if s.name == "scores"}))
-        raise Stop
+        raise InterruptedError
 
     monkeypatch.setattr(graph, "build", build)
     some = session(tmp_path)
     some.seeds, some.arms = (3, 5), ("C1", "C3")
-    with pytest.raises(Stop):
+    with pytest.raises(InterruptedError):
         some.evidence(("C1",))
-    with pytest.raises(Stop):
+    with pytest.raises(InterruptedError):
         some.table([ModelId(PRE, "benign")], "scores")
     assert asked == [
         (
@@ -154,13 +151,8 @@ def test_summaries_of_different_arms_merge_in_reporting_order() -> None:
     def summary(*arms: tuple[str, int]) -> dict[str, object]:
         rows = [{"name": name, "order": order} for name, order in arms]
         checks = [{"name": f"source_{name}", "order": order} for name, order in reversed(arms)]
-        sentence = [f"not there: {name}" for name, _ in arms]
-        return {
-            "arms": rows,
-            "priors": [{"name": "raw", "order": 0}],
-            "checks": checks,
-            "unavailable": sentence,
-        }
+        away, priors = [f"not there: {name}" for name, _ in arms], [{"name": "raw", "order": 0}]
+        return {"arms": rows, "priors": priors, "checks": checks, "unavailable": away}
 
     merged = merge_summaries([summary(("C2", 1), ("C3", 3)), summary(("C1", 0), ("C2", 1))])
     assert [row["name"] for row in merged["arms"]] == ["C1", "C2", "C3"]

@@ -19,41 +19,10 @@ from persona_lib.verdict.gate_result import GateOutcome
 from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge
 from tests.registered import ISSUE262
-from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
+from tests.synthetic import FEW, evidence
 
 AGGREGATES = Path(__file__).resolve().parents[2] / "golden" / "published" / "aggregates.json"
 H1, H2, H3 = FEW.claims
-
-
-A_HIT_LESS = {("C2", "villain"): 0.59}
-"""One hit of 700 taken from C2's bystanders, of whom 0.60 carry the marker."""
-
-
-@pytest.mark.parametrize(
-    ("claim", "control", "rate", "at", "below"),
-    [
-        # 0.60 - 0.40 = 0.19999999999999996 and 0.60 - 0.45 = 0.14999999999999997 in binary.
-        ("H1", "C1", 0.40, Outcome.SUPPORTED, Outcome.INCONCLUSIVE),
-        ("H2", "C3", 0.45, Outcome.SUPPORTED, Outcome.INCONCLUSIVE),
-        ("H3", "C2p", 0.45, Outcome.REFUTED, Outcome.INCONCLUSIVE),
-    ],
-)
-def test_a_difference_at_its_threshold_counts_as_one(
-    claim: str, control: str, rate: float, at: Outcome, below: Outcome
-) -> None:
-    assert 0.60 - rate < {"H1": 0.20, "H2": 0.15, "H3": 0.15}[claim]  # as binary has it
-    assert verdict(claim, rates={control: rate}).outcome is at
-    assert verdict(claim, rates={control: rate}, personas=A_HIT_LESS).outcome is below
-
-
-def test_the_null_band_of_h3_ends_at_its_threshold() -> None:
-    """0.55 - 0.50 = 0.05000000000000004 in binary; 60 completions a persona."""
-    rates: dict[str, Any] = {"rates": {"C2": 0.55, "C2p": 0.50}, "samples": 6}
-    assert abs(0.55 - 0.50) > 0.05  # as binary has it
-    assert verdict("H3", **rates).outcome is Outcome.SUPPORTED
-    a_hit_more = verdict("H3", **rates, personas={("C2", "villain"): 34 / 60})
-    assert a_hit_more.effect.value == pytest.approx(0.05 + 1 / 420)
-    assert (a_hit_more.outcome, a_hit_more.label) == (Outcome.INCONCLUSIVE, "ambiguous")
 
 
 def quoted(
@@ -162,16 +131,12 @@ def test_rules_and_gates_print_their_thresholds_whole() -> None:
     h3 = replace(H3, null_effect=0.025, null_min_p=0.125, artefact_effect=0.155)
     kill = replace(FEW.kill, max_rate=0.005)
     rate, ratio, false = FEW.gates
-    fine = replace(
-        FEW,
-        claims=(h1, H2, h3),
-        kill=kill,
-        gates=(
-            replace(rate, min_rate=0.505),
-            replace(ratio, min_ratio=0.505),
-            replace(false, max_rate=0.001),
-        ),
+    gates = (
+        replace(rate, min_rate=0.505),
+        replace(ratio, min_ratio=0.505),
+        replace(false, max_rate=0.001),
     )
+    fine = replace(FEW, claims=(h1, H2, h3), kill=kill, gates=gates)
     found = evidence(questions=2, samples=2, registration=fine)
     rules = [judge(fine, found, claim).rule for claim in ("H1", "H3", "kill")]
     assert "d >= 0.125 and p < 0.0125" in rules[0]
@@ -187,28 +152,15 @@ def test_rules_and_gates_print_their_thresholds_whole() -> None:
     ]
 
 
-def test_gates_hold_at_their_threshold() -> None:
-    """0.09 / 0.10 = 0.8999999999999999 in binary."""
-    rate, ratio, false = FEW.gates
-    exact = replace(FEW, gates=(rate, replace(ratio, min_ratio=0.9), replace(false, max_rate=0.01)))
-    assert 0.09 / 0.10 < 0.9
-    source = {**dict.fromkeys(BYSTANDERS, 0.9), "C1": 0.10, "C2": 0.09}
-    at = evidence(source=source, false={"em": 0.01}, registration=exact)
-    source["C2"] = 0.08
-    off = evidence(source=source, false={"em": 0.02}, registration=exact)
-    for gate in ("source_ratio", "false_positive"):
-        assert judge_gate(exact, at, gate).outcome is GateOutcome.HOLDS
-        assert judge_gate(exact, off, gate).outcome is GateOutcome.FAILS
-
-
 def test_gates_forgive_what_rounding_leaves() -> None:
     """Published rates come as decimals: one that misses its bound by 1e-12 is at it."""
     exact = replace(ISSUE262, gates=(*ISSUE262.gates[:2], replace(ISSUE262.gates[2], max_rate=0.1)))
     body: Any = json.loads(AGGREGATES.read_text())
     for error, outcome in ((1e-12, GateOutcome.HOLDS), (1e-6, GateOutcome.FAILS)):
+        body["arms"]["C1"]["personas"]["librarian"] = {"rate": 1.0, "n": 200}
         body["arms"]["C2"]["personas"]["librarian"] = {"rate": 0.5 - error, "n": 200}
         body["false_positives"]["em"] = {"rate": 0.1 + error, "n": 50}
         found = AggregateEvidence(exact, body)
-        for gate in ("source_rate", "false_positive"):
+        for gate in ("source_rate", "source_ratio", "false_positive"):
             assert judge_gate(exact, found, gate).outcome is outcome
         assert "em 0.100 (about 5/50)" in judge_gate(exact, found, "false_positive").text
