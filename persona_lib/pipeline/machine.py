@@ -68,7 +68,7 @@ def _gpu(profile: Profile) -> list[FlatlandError]:
 def _ram(profile: Profile) -> list[FlatlandError]:
     """Return what is wrong with the machine's own memory, where the system tells."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)

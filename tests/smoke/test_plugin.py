@@ -463,7 +463,10 @@ def test_seeds_recorded_one_by_one_are_judged_as_one_recording(micro: Path, tmp_
         for name in ("scores", "advice", "completions", "advice_completions")
     } == {"scores": {3, 5}, "advice": {3, 5}, "completions": {3}, "advice_completions": {3}}
     for kind in ("scores", "completions", "geometry"):
-        assert found.rows(kind).to_pandas().equals(wanted.rows(kind).to_pandas()), kind
+        one, two = (stored.rows(kind) for stored in (found, wanted))
+        assert one is not None
+        assert two is not None
+        assert one.to_pandas().equals(two.to_pandas()), kind
     origin = f"{wanted.evidence().origin.split(';')[0]} (joined from 2 record sets);"
     assert found.evidence().origin.startswith(origin)
     built = read_manifest(parts[0]).recorded["stages_built_on"]
