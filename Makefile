@@ -75,6 +75,8 @@ $(VENV)/bin/python $(VLLM)/bin/python: %/bin/python:
 
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes the first time)"
+	@# The distribution had another name, under which pytest loaded the plugin everywhere.
+	@$(BIN)/python -m pip uninstall --quiet --yes flatland 2>/dev/null
 	$(PIP) -e ".[live]"
 	@touch $@
 
