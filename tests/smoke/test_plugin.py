@@ -73,9 +73,17 @@ def properties(junit: Path) -> dict[str, dict[str, str]]:
 def test_published_table_passes_h1_and_fails_h2_and_h3(tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
     done = run("-m", SCIENCE, "--stored=golden/published", f"--junitxml={junit}",
-               report=tmp_path)  # fmt: skip
+               report=tmp_path, verdict=tmp_path / "runs")  # fmt: skip
     assert done.returncode == 1
     assert "2 failed, 5 passed" in done.stdout
+    kept = newest(tmp_path / "runs")
+    assert {path.name for path in kept.iterdir()} == {"verdict.json", "command.txt", "log.txt"}
+    assert (kept / "log.txt").read_text() in done.stdout
+    assert "--stored=golden/published" in (kept / "command.txt").read_text()
+    assert json.loads((kept / "verdict.json").read_text())["panels"] == {}
+    assert outcome(tmp_path / "runs") == outcome(tmp_path)
+    assert "study: not sealed" in done.stdout
+    assert written(tmp_path)["left_out"] == {}
     found = {v["name"]: v["outcome"] for v in outcome(tmp_path)["verdicts"]}
     assert found == {"H1": "SUPPORTED", "H2": "REFUTED", "H3": "REFUTED", "kill": "SUPPORTED"}
     carried = properties(junit)
@@ -489,8 +497,11 @@ def test_two_arms_of_four_are_recorded_and_judged(micro: Path, tmp_path: Path) -
     assert not {stage["label"] for stage in manifest.recorded["stages"]} & {"C2p", "C3"}
     models = set(pq.read_table(tmp_path / "set" / "scores.parquet")["model"].to_pylist())
     assert models == {"raw", "em", "C1", "C2"}
-    run("-m", "h1", f"--stored={tmp_path / 'set'}", verdict=tmp_path / "report")
+    done = run("-m", "h1", f"--stored={tmp_path / 'set'}", verdict=tmp_path / "report")
     (stored,) = outcome(tmp_path / "report")["verdicts"]
+    rest = ["H2", "H3", "kill", "source_rate", "source_ratio", "false_positive"]
+    assert written(tmp_path / "report")["left_out"] == dict.fromkeys(rest, "not asked for")
+    assert f"not asked for: {', '.join(rest)}\n" in done.stdout
     assert stored in outcome(micro / "again")["verdicts"]
     assert stored["name"] == "H1"
 

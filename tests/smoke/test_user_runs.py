@@ -225,7 +225,7 @@ def test_software_tests_are_refused_where_their_asserts_are_left_out(tmp_path: P
 
 def test_pytest_ini_and_the_science_tests_use_no_unknown_key_or_marker() -> None:
     strict = ("--strict-config", "--strict-markers", "--collect-only", "-q")
-    done = python("-m", "pytest", "-p", "no:cacheprovider", *strict, "tests/science", PUBLISHED)
+    done = judge("-p", "no:cacheprovider", *strict, "tests/science", PUBLISHED)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
