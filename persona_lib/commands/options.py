@@ -118,7 +118,7 @@ def choose_scale(
             return name, None
         raise SpecError(
             option,
-            bound=f"no such option for profile {name}, which has one scale",
+            bound=f"it to be left out, as profile {name} has one scale",
             value=scale,
             remedy=f"Leave {option} out; profiles with scales: {', '.join(SCALES)}.",
         )
@@ -163,7 +163,7 @@ def choose_experiment(
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         remedy = "No such file is there."
-        raise unknown("--experiment", name, [*EXPERIMENTS, "a file"], remedy)
+        raise unknown("--experiment", name, [*EXPERIMENTS, "or a file"], remedy)
     experiment = load_experiment(path, builtin=FOLDER)
     return experiment if stored else _with_files(experiment)
 
@@ -319,7 +319,7 @@ def refuse_with_stored(**options: object) -> None:
         if value:
             raise SpecError(
                 f"--{name}",
-                bound="no such option beside --stored, which runs nothing",
+                bound="it to be left out beside --stored, which runs nothing",
                 value=value,
                 remedy=f"Leave --{name} out, or leave --stored out to run.",
             )

@@ -67,6 +67,7 @@ class Session:
     arms: tuple[str, ...] = ()
     text_judge: JudgeChoice | None = None
     command: str | None = None
+    _checked: bool = field(default=False, init=False)
     _evidence: dict[tuple[str, ...], Evidence] = field(default_factory=dict, init=False)
     _judgings: dict[tuple[str, ...], Judging] = field(default_factory=dict, init=False)
 
@@ -181,6 +182,13 @@ class Session:
         """Raise SealError where the registration is not sealed, before compute is spent."""
         _ = self.seal
 
+    def check_machine(self) -> None:
+        """Raise, once, what `Run.check` raises for the session's arms."""
+        if not self._checked:
+            for run in self.runs:
+                run.check(self.asked_arms, self.store)
+            self._checked = True
+
     def build(self, stages: Sequence[Stage]) -> None:
         """Build stages of the session's runs, and what they need, where it is not stored.
 
@@ -193,15 +201,9 @@ class Session:
         """
         from persona_lib.store.stage import build
 
-        _ = self._machine_is_checked
+        self.check_machine()
         spare = [stage for run in self.runs for stage in run.targets(self.asked_arms)]
         build(stages, self.store, spare=spare)
-
-    @cached_property
-    def _machine_is_checked(self) -> bool:
-        for run in self.runs:
-            run.check(self.asked_arms, self.store)
-        return True
 
     def table(
         self, models: Iterable[ModelId], kind: Kind, *, seeds: Sequence[int] | None = None

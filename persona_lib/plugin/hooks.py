@@ -145,9 +145,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[SELECTED] = tuple(rules)
     if judged:
         _refuse_unknown(config)
-    if science and not _is_worker(config):
-        _check_science(config)
     chosen.arms = tuple(a.name for a in chosen.registration.arms if a.name in needed)
+    if science and not _is_worker(config):
+        _check_science(config, machine=not config.option.collectonly)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -257,8 +257,11 @@ def _write_line(config: pytest.Config, text: str, **markup: bool) -> None:
         print(text)  # noqa: T201  (the verdict is the output)
 
 
-def _check_science(config: pytest.Config) -> None:
-    """Refuse what could not be judged, or not written, before compute is spent."""
+def _check_science(config: pytest.Config, *, machine: bool = False) -> None:
+    """Refuse what could not be judged, run or written, before compute is spent.
+
+    What the machine lacks is asked where it is known which arms will be needed.
+    """
     try:
         session = config.stash[SESSION]
         session.check_seal()
@@ -270,6 +273,8 @@ def _check_science(config: pytest.Config) -> None:
         if session.text_judge is not None:
             # Made once and thrown away: it says now what would be missing then.
             session.text_judge.make(store=session.store_root, marker=session.registration.marker)
+        if machine and not session.stored:
+            session.check_machine()
     except FlatlandError as error:
         raise pytest.UsageError(str(error)) from error
 

@@ -54,6 +54,10 @@ class GateResult(AsJson):
     order: int = 0
     conditions: tuple[Condition, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return one short line: pytest prints it beside a traceback."""
+        return f"<{type(self).__name__} {self.name} {self.outcome.value}>"
+
     @property
     def holds(self) -> bool:
         """The outcome is HOLDS."""

@@ -68,6 +68,10 @@ class Verdict(AsJson):
     seen: tuple[Seen, ...] = ()
     over_runs: OverRuns | None = None
 
+    def __repr__(self) -> str:
+        """Return one short line: pytest prints it beside a traceback."""
+        return f"<{type(self).__name__} {self.name} {self.outcome.value}>"
+
     @property
     def holds(self) -> bool:
         """The outcome is SUPPORTED."""

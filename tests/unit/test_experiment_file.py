@@ -185,7 +185,7 @@ MISTAKES = {
     "a scale that there is not": wrong('base = "micro"', 'base = "smollm2"\nscale = "ful"',
         "model.scale: expected one of reduced, full", "'ful'", "Did you mean full?"),
     "a scale of a model with one": wrong('base = "micro"', 'base = "micro"\nscale = "full"',
-        "model.scale: expected no such option for profile micro", "'full'"),
+        "model.scale: expected it to be left out, as profile micro", "'full'"),
     "a list as text": wrong('["data_scientist", "french_person"]', '"data_scientist"',
         f"{ROSTER}.negatives: expected a list", "'data_scientist'", "square brackets"),
     "texts for tables": wrong(ROLES + ARMS, 'arms = ["A"]\nroster = { source = "comedian", '

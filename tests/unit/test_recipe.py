@@ -134,7 +134,7 @@ def test_the_table_has_a_line_for_each_recipe_and_says_what_failed() -> None:
         (["--seed", "1,2"], "--seed: expected one integer"),
         (["--seed", "x"], "--seed: expected distinct integers"),
         (["--samples", "0"], "scale.samples: expected >= 1"),
-        (["--scale", "full"], "--scale: expected no such option for profile micro"),
+        (["--scale", "full"], "--scale: expected it to be left out, as profile micro"),
         (["--engine", "llama"], "--engine: expected one of transformers, vllm"),
     ],
 )

@@ -586,7 +586,7 @@ def test_command_seals_amends_checks_lists_and_exports(
     assert "Error" in refused("issue262", "--prml", "/proc/flatland")
     for asked in (("--prml", str(target)), sentence):
         said = refused("unknown", *asked)
-        assert "expected one of issue262, a file, got 'unknown'" in said
+        assert "expected one of issue262, or a file, got 'unknown'" in said
     other = replace(ISSUE262, name="other")
     know(MOVED, other)
     assert "SealError: registration other: it is not sealed" in refused("other", "--prml", "x")

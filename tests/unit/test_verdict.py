@@ -135,6 +135,8 @@ def test_whatever_does_not_hold_is_an_error_of_its_whole_text() -> None:
             require_holds(found)
         assert str(caught.value) == found.text
     require_holds(refuted.gates[0])
+    assert repr(refuted) == "<Verdict H1 REFUTED>"
+    assert repr(refuted.gates[0]) == f"<GateResult {refuted.gates[0].name} HOLDS>"
 
 
 def test_a_source_ratio_that_fails_asks_for_bystander_over_source() -> None:
