@@ -67,10 +67,10 @@ def _refuse_moved_root(config: pytest.Config) -> None:
     option that it does not know yet: store and runs would lie elsewhere.
     """
     here, root = config.invocation_params.dir, config.rootpath
-    said = (
+    settled = (
         config.inipath or getattr(config.option, "rootdir", None) or (root / "setup.py").is_file()
     )
-    if not said and root in here.parents and not _is_worker(config):
+    if not settled and root in here.parents and not _is_worker(config):
         raise pytest.UsageError(
             f"pytest took {root} for its root instead of {here}. Write options that name a folder "
             "with an equals sign: --store=DIR, --stored=DIR, --report=DIR, --data=DIR. Or put a "
