@@ -395,8 +395,9 @@ def test_fixtures_give_arms_baseline_and_runs(micro: Path, tmp_path: Path) -> No
         "    assert store.root.name == 'store'\n"
     )
     # By name: no conftest.py beside the test loads it.
-    done = run("-p", "persona_lib.plugin", f"--rootdir={ROOT}", "-c", str(ROOT / "pytest.ini"), "--profile", "micro",
-               "--seeds", "3,5", f"--store={micro / 'store'}", str(tmp_path))  # fmt: skip
+    done = run("-p", "persona_lib.plugin", f"--rootdir={ROOT}", "-c", str(ROOT / "pytest.ini"),
+               "--profile", "micro", "--seeds", "3,5", f"--store={micro / 'store'}",
+               str(tmp_path))  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
 
 
