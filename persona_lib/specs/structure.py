@@ -12,7 +12,7 @@ import difflib
 import operator
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
@@ -230,10 +230,15 @@ def _is_table(value: Any) -> Any:
 def _one_word(value: Any, kind: Any) -> Any:
     known = get_args(kind)
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1)
-        remedy = f"Did you mean {near[0]}?" if near else "Choose one of them."
-        raise _WrongTypeError(f"one of {', '.join(map(str, known))}", value, remedy)
+        raise _none_of(known, value, "Choose one of them.")
     return value
+
+
+def _none_of(known: Collection[str], value: Any, remedy: str, *, key: str = "") -> _WrongTypeError:
+    """Return the error for a word that is not among the known ones; a near one is offered."""
+    near = difflib.get_close_matches(str(value), known, n=1)
+    bound = f"{key}one of {', '.join(known)}"
+    return _WrongTypeError(bound, value, f"Did you mean {near[0]}?" if near else remedy)
 
 
 def _list(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
@@ -262,12 +267,11 @@ def _one_of(made: cattrs.Converter) -> Callable[[Any, Any], Any]:
     def structure(value: Any, union: Any) -> Any:
         known = {tag_of(kind): kind for kind in get_args(union)}
         if not isinstance(value, dict):
-            raise _WrongTypeError("a table", value, f"Write a table with type = one of {known}.")
+            words = f"Write a table with type = one of {', '.join(known)}."
+            raise _WrongTypeError("a table", value, words)
         tag = value.get(_TYPE)
         if not isinstance(tag, str) or tag not in known:
-            near = difflib.get_close_matches(str(tag), known, n=1)
-            remedy = f"Did you mean {near[0]}?" if near else "Name its type."
-            raise _WrongTypeError(f"type = one of {', '.join(known)}", tag, remedy)
+            raise _none_of(known, tag, "Name its type.", key="type = ")
         rest = {name: inside for name, inside in value.items() if name != _TYPE}
         return made.structure(rest, known[tag])
 
