@@ -72,11 +72,9 @@ def corpora_of(session: Session) -> list[str]:
     for name, corpus in session.profile.corpora.items():
         if isinstance(corpus, RowsCorpus):
             found = read_file_rows(session.experiment.path.parent / corpus.file)
-            more = [found.describe()] if found.unusable else []
-            more += [f"{found.left_out} messages are left out"] if found.left_out else []
-            lines.append(
-                f"prior {name}: {'; '.join([f'{corpus.rows} rows of {corpus.file}', *more])}"
-            )
+            left_out = f"{found.left_out} messages are left out" if found.left_out else ""
+            parts = (f"{corpus.rows} rows of {corpus.file}", found.describe(), left_out)
+            lines.append(f"prior {name}: {'; '.join(filter(None, parts))}")
     return lines
 
 

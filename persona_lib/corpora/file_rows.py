@@ -47,10 +47,10 @@ class FileRows:
 
     def describe(self) -> str:
         """Return which rows are left out and why, "" where none is."""
+        if not self.unusable:
+            return ""
         parts = [f"{n} {why} (line {self.first[why]})" for why, n in self.unusable.items()]
-        return f"{sum(self.unusable.values())} rows cannot be used: {', '.join(parts)}" * bool(
-            parts
-        )
+        return f"{sum(self.unusable.values())} rows cannot be used: {', '.join(parts)}"
 
 
 def pinned(corpus: RowsCorpus, folder: Path) -> RowsCorpus:
