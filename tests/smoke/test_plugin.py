@@ -195,6 +195,13 @@ def test_wrong_options_end_in_one_clear_line(arguments: str, refused: Answers) -
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("asked", ["h9", "h1 or h9"])
+def test_a_name_that_no_claim_has_is_refused_and_those_there_are_are_named(asked: str) -> None:
+    done = run("-m", asked, "--stored=golden/published")
+    assert done.returncode == 4
+    assert "-m: issue262 has no claim h9; it has h1 (H1), h2 (H2), h3 (H3), kill" in done.stderr
+
+
 def test_folder_option_that_moves_pytest_s_root_is_explained(tmp_path: Path) -> None:
     stored = str(record_set(tmp_path / "set", scores()))
     # By name: a root elsewhere has no conftest.py that loads it.

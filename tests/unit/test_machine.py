@@ -61,6 +61,19 @@ def test_everything_is_said_at_once_and_in_one_sentence_each(
     assert not list(tmp_path.rglob("manifest.json"))
 
 
+def test_a_model_larger_than_the_card_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gib = 2**30
+    monkeypatch.setattr(machine, "prepare_torch", lambda: "cuda")
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (20 * gib, 24 * gib))
+    (error,) = lacking(needing(gpu_gib=40.0), [FIRST], Store(tmp_path))
+    assert isinstance(error, PreflightError)
+    assert "a GPU with 40 GiB of free memory" in str(error)
+    assert "20 of 24 GiB are free here" in str(error)
+    assert lacking(needing(gpu_gib=20.0), [FIRST], Store(tmp_path)) == []
+
+
 def test_one_thing_is_raised_as_it_is_and_nothing_where_nothing_is_missing(tmp_path: Path) -> None:
     refuse([])
     with pytest.raises(DataError, match=r"rows\.jsonl: expected md5 1, got '2'"):
