@@ -60,6 +60,8 @@ OPTIONS: dict[str, dict[str, str]] = {
 """Options of pytest, some of them of the commands as well, and what is said of each."""
 RUN_OPTIONS = ("experiment", "profile", "scale", "loss", "engine", "seeds", "store", "data")
 """Those that say what is run."""
+FOLDERS = ("store", "stored", "report", "data")
+"""Those whose value may be a folder."""
 DEFAULT_EXPERIMENT = "issue262"
 DEFAULT_SEEDS = (42,)
 _LARGEST_SEED = 2**63 - 1

@@ -61,20 +61,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _refuse_moved_root(config: pytest.Config) -> None:
-    """Refuse a root above the folder that pytest was called in, where no file says so.
+    """Refuse a root that the value of an option has moved, where no file says what the root is.
 
     pytest looks for its root in every argument that is a folder, also in the value of an
-    option that it does not know yet: store and runs would lie elsewhere.
+    option that it does not know yet: store and runs would lie elsewhere. The root is then
+    above the folder that pytest was called in, or, where both share none, that value itself.
     """
     here, root = config.invocation_params.dir, config.rootpath
     settled = (
         config.inipath or getattr(config.option, "rootdir", None) or (root / "setup.py").is_file()
     )
-    if not settled and root in here.parents and not _is_worker(config):
+    values = [getattr(config.option, name, None) or "" for name in options.FOLDERS]
+    named = [here / one for value in values for one in value.split(",") if one]
+    moved = root in here.parents or (root != here and any(root in (p, p.parent) for p in named))
+    if not settled and moved and not _is_worker(config):
+        shown_options = ", ".join(f"--{name}=DIR" for name in options.FOLDERS)
         raise pytest.UsageError(
             f"pytest took {root} for its root instead of {here}. Write options that name a folder "
-            "with an equals sign: --store=DIR, --stored=DIR, --report=DIR, --data=DIR. Or put a "
-            f"pytest.ini into {here}."
+            f"with an equals sign: {shown_options}. Or put a pytest.ini into {here}."
         )
 
 

@@ -202,13 +202,21 @@ def test_a_name_that_no_claim_has_is_refused_and_those_there_are_are_named(asked
     assert "-m: issue262 has no claim h9; it has h1 (H1), h2 (H2), h3 (H3), kill" in done.stderr
 
 
-def test_folder_option_that_moves_pytest_s_root_is_explained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", ["a folder", "no folder"])
+def test_folder_option_that_moves_pytest_s_root_is_explained(share: str, tmp_path: Path) -> None:
     stored = str(record_set(tmp_path / "set", scores()))
-    # By name: a root elsewhere has no conftest.py that loads it.
-    done = run("-p", "persona_lib.plugin", "-m", "h1", "--stored", stored)
-    assert done.returncode == 4
+    here = tmp_path / "project"
+    here.mkdir()
+    # From the file system's root, pytest takes the value itself for its root.
+    done = python(
+        *("-m", "pytest", "-p", "persona_lib.plugin", "-m", "h1", "--stored", stored),
+        cwd=here if share == "a folder" else Path("/"),
+        PYTHONPATH=str(ROOT),
+    )
+    assert done.returncode == 4, done.stdout
     assert "--stored=DIR" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("verdict.json"))
 
 
 def test_store_that_cannot_be_written_is_named() -> None:
