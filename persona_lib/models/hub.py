@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from persona_lib.corpora.hub import absent, check_reached
@@ -70,8 +69,7 @@ def fetch_hub(spec: HubBase) -> Path:
     """Return the folder of the pinned snapshot, downloading what is not cached.
 
     Raises:
-        SpecError: see `check_revision`; or the tokenizer ends a turn with
-            another token than the profile says.
+        SpecError: see `check_revision`.
         PreflightError: the download failed, or the repository has no safetensors.
     """
     path = cached_hub(spec)
@@ -86,7 +84,6 @@ def fetch_hub(spec: HubBase) -> Path:
             remedy=f"If the download is not complete, run: {download_command(spec)}. Otherwise use "
             "a repository that holds its weights as safetensors in its top folder.",
         )
-    _check_end_of_turn(path, spec)
     return path
 
 
@@ -120,18 +117,3 @@ def is_complete(folder: Path) -> bool:
         if not any((folder / name).is_file() for name in names):
             return False
     return all(path.is_file() for path in weight_files(folder))
-
-
-def _check_end_of_turn(folder: Path, spec: HubBase) -> None:
-    """Raise SpecError where the snapshot's own end of turn is not the registered one."""
-    file = folder / "tokenizer_config.json"
-    config = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    token = config.get("eos_token")
-    named = token.get("content") if isinstance(token, dict) else token
-    if named != spec.end_of_turn:
-        raise SpecError(
-            "base.end_of_turn",
-            bound=f"{named!r}, the eos_token of {spec.repo}",
-            value=spec.end_of_turn,
-            remedy="Name the tokenizer's own, or use a chat model that ends turns with its eos.",
-        )

@@ -121,8 +121,8 @@ def make_base(
         snapshot = fetch_hub(spec)
         files = list_files(snapshot, get=download_command(spec))
         check_values(snapshot)
-        data = {"repo": spec.repo, "revision": spec.revision, "end": spec.end_of_turn}
-        text = json.dumps({**data, "files": files}, sort_keys=True)
+        data = {"repo": spec.repo, "revision": spec.revision, "files": files}
+        text = json.dumps(data, sort_keys=True)
         (out / _REFERENCE).write_text(text, encoding="utf-8")
         return {}
     if isinstance(spec, TinyBase):
@@ -149,7 +149,7 @@ def base_folder(entry: Entry) -> Path:
     from persona_lib.models.snapshot import check_files
 
     found = json.loads(reference.read_text(encoding="utf-8"))
-    spec = HubBase(repo=found["repo"], revision=found["revision"], end_of_turn=found["end"])
+    spec = HubBase(repo=found["repo"], revision=found["revision"])
     folder = fetch_hub(spec)
     check_files(folder, found["files"], get=download_command(spec))
     return folder

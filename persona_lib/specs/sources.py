@@ -122,12 +122,10 @@ class HubBase:
 
     Attributes:
         repo, revision: hub id and commit.
-        end_of_turn: the token that ends a turn.
     """
 
     repo: str
     revision: str
-    end_of_turn: str
 
 
 Base = TinyBase | GgufBase | HubBase | PathBase

@@ -47,7 +47,7 @@ GGUF = GgufBase(
     package="some-gguf-wheel", version="1.0", file="m.gguf", md5="0" * 32, end_of_turn="<|im_end|>"
 )
 GGUF_MD5 = "885645c60785bf454743b7905ab7e933"  # of the four bytes "GGUF"
-HUB = HubBase(repo="someone/model", revision="0123456789" * 4, end_of_turn="<|im_end|>")
+HUB = HubBase(repo="someone/model", revision="0123456789" * 4)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -167,7 +167,6 @@ def test_only_weights_config_and_tokenizer_are_fetched(
         wanted.append({"repo": repo, **options})
         for name in ("config.json", "tokenizer.json", "model.safetensors"):
             (tmp_path / name).write_text("{}", "utf-8")
-        (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}', "utf-8")
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -183,8 +182,6 @@ def test_only_weights_config_and_tokenizer_are_fetched(
         )
     )
     assert taken == ["model.safetensors", "config.json", "merges.txt"]
-    with pytest.raises(SpecError, match="end_of_turn"):
-        fetch_hub(replace(HUB, end_of_turn="</s>"))
 
 
 def test_a_snapshot_without_all_its_shards_is_not_complete(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from tests.registered import ISSUE262, QWEN7B, SMOLLM2, TINY
 from tests.unit.test_store import get_or_make
 
 REVISION = "0123456789" * 4
-HUB = HubBase(repo="someone/model", revision=REVISION, end_of_turn="<|im_end|>")
+HUB = HubBase(repo="someone/model", revision=REVISION)
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 NORM = "model.layers.0.self_attn.q_norm.weight"
