@@ -140,7 +140,7 @@ def _refused(tokenizer: PreTrainedTokenizerBase, bound: str, value: object) -> S
         f"chat template of {tokenizer.name_or_path or type(tokenizer).__name__}",
         bound=bound,
         value=value,
-        remedy="If the template has a variable for it, set it in [model.template] of the experiment "
-        '(date_string = "26 Jul 2024" perhaps); else use a base model, or a commit of it, whose '
-        "template writes the same prompt every day.",
+        remedy="If the template has a variable for it, set that in [model.template] of the "
+        'experiment (date_string = "26 Jul 2024" perhaps); else use a base model, or a commit of '
+        "it, whose template writes the same prompt every day.",
     )

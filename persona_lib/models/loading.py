@@ -137,7 +137,7 @@ def _load_base(
 
     def read() -> Any:
         model = _read_model(path, dtype, device)
-        _check_vocabulary(model, tokenizer, path)
+        check_vocabulary(model, tokenizer, path)
         return model
 
     key = None if content is None else BaseKey(content=content, dtype=dtype, device=device)
@@ -251,8 +251,8 @@ def _read_model(path: Path, dtype: Dtype, device: str) -> Any:
     return model
 
 
-def _check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Refuse a tokenizer that writes ids for which the model has no embedding."""
+def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Raise DataError where a tokenizer writes ids for which the model has no embedding."""
     rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
     if largest >= rows:
         raise DataError(

@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from persona_lib.digests import sha256_of
+from persona_lib.digests import digest, sha256_of
 from persona_lib.errors import DataError
 from persona_lib.models.checkpoint import weight_files
 
@@ -111,6 +111,23 @@ def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) 
         if file != wanted[file["name"]]:
             path = there[file["name"]]
             raise _altered(path, _shown(wanted[file["name"]]), _shown(file), get)
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the SHA-256 over names and checksums of the used files of a user's folder.
+
+    Raises:
+        DataError: there is no such folder, or see `used_files`.
+    """
+    if not (folder / "config.json").is_file():
+        raise DataError(
+            str(folder),
+            bound="a folder with config.json, safetensors weights and tokenizer",
+            value="no config.json" if folder.is_dir() else "no such folder",
+            remedy="Correct the path; it starts from the experiment's folder.",
+        )
+    files = list_files(folder, get="copy it there")
+    return digest([[file["name"], file["sha256"]] for file in files])
 
 
 def _hash(path: Path, get: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from persona_lib.device import prepare_torch
 from persona_lib.digests import derive_seed
 from persona_lib.marker import TokensBefore, score_all, tokens_before_in
-from persona_lib.pipeline.base_model import base_folder
+from persona_lib.pipeline.base_model import base_folder, chat_of
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
 from persona_lib.records import POST, STOP, Completion, ModelId, Score, read_rows, write_rows

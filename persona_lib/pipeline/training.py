@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from persona_lib.corpora.load import corpus_key, preflight_corpus
 from persona_lib.device import prepare_torch
 from persona_lib.digests import canonical, derive_seed
-from persona_lib.pipeline.base_model import base_folder, marker_tokens
+from persona_lib.pipeline.base_model import base_folder, chat_of, marker_tokens
 from persona_lib.pipeline.coupling_text import ROWS
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress

@@ -7,17 +7,18 @@ what differs: tables are merged key by key, lists and values replaced.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from persona_lib.checks import unknown
 from persona_lib.errors import SpecError
 from persona_lib.specs.derived_gates import PriorRole, with_derived_gates
 from persona_lib.specs.gate_types import HarmNotRaisedGate, HarmRaisedGate
-from persona_lib.specs.profile import Profile, TrainSpec
+from persona_lib.specs.parts import over, plain
+from persona_lib.specs.profile import Dtype, Profile, TrainSpec
 from persona_lib.specs.registration import RAW, Registration
-from persona_lib.specs.sources import Corpus
+from persona_lib.specs.sources import SYSTEM, Base, Corpus
 from persona_lib.specs.structure import Gathered, named, read_toml, structured
 
 FILE, SEALS, TEMPLATE = "experiment.toml", "seals", "template"
@@ -42,10 +43,42 @@ class Prior(PriorRole):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which profile gives base model, recipes and sizes, and at which of its scales."""
+    """Base model, recipes and sizes: a profile, or any chat model with a recipe and a scale.
+
+    Attributes:
+        base: a profile's name, ``hub:ORG/NAME[@REVISION]`` or ``path:FOLDER``.
+        scale: of a profile, or a file of experiments/scales; None for the first, or small.
+        recipe: for any chat model, a file of experiments/recipes; None for anchored.
+        persona: see `ChatFormat`.
+        template: see `ChatFormat`.
+        dtype: of weights in training and sampling, None for the recipe's.
+        prior, coupling, sample: fields of `TrainSpec`, `CouplingSpec` and `SampleSpec` in place
+            of the recipe's.
+    """
 
     base: str = "tiny"
     scale: str | None = None
+    recipe: str | None = None
+    persona: Literal["system", "user"] = "system"
+    template: Mapping[str, Any] = field(default_factory=dict)
+    dtype: Dtype | None = None
+    prior: Mapping[str, Any] = field(default_factory=dict)
+    coupling: Mapping[str, Any] = field(default_factory=dict)
+    sample: Mapping[str, Any] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, Any]:
+        """Return what is said beyond base, recipe and scale as the tables of a profile."""
+        dtype = {} if self.dtype is None else {"dtype": self.dtype}
+        # Merging rounds a bfloat16 weight; see `SampleSpec`.
+        apart = {"merge": False} if self.dtype == "bfloat16" else {}
+        chat: dict[str, Any] = {} if self.persona == SYSTEM else {"persona": self.persona}
+        chat |= {"template": dict(self.template)} if self.template else {}
+        return {
+            "prior": {**dtype, **self.prior},
+            "coupling": {**dtype, **self.coupling},
+            "sample": {**dtype, **apart, **self.sample},
+            "chat": chat,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +98,7 @@ class Experiment:
         registration: what is sealed.
         priors: every prior that an arm or a text needs, without ``raw``.
         seals: folder of its seals: beside the file; of the built-in ones, one for all.
+        base: its model's base by commit or by what its files hold, None until they are read.
         stricter: the registration with its derived gates, shown as warnings where the
             file lists gates of its own; None where the derived ones are its own.
     """
@@ -76,6 +110,7 @@ class Experiment:
     words: Words
     seals: Path
     stricter: Registration | None
+    base: Base | None = None
 
     @property
     def name(self) -> str:
@@ -126,9 +161,7 @@ class Experiment:
             corpora[name] = corpus
             if prior.recipe:
                 where = f"{self.path.name}: priors.{name}.recipe"
-                given = {**_plain(profile.prior), **prior.recipe}
-                given |= {"epochs": None} if "steps" in prior.recipe else {}
-                given |= {"steps": None} if "epochs" in prior.recipe else {}
+                given = over(plain(profile.prior), prior.recipe)
                 with named(where):
                     recipes[name] = structured(given, TrainSpec, where)
         return replace(profile, corpora=corpora, recipes=recipes)
@@ -178,24 +211,13 @@ def _merged(path: Path, builtin: Path, seen: tuple[Path, ...]) -> dict[str, Any]
             value=parent, remedy="Name another.",
         )  # fmt: skip
     inherited = _merged(above, builtin, (*seen, path))
-    merged = _over(inherited, body)
+    merged = over(inherited, body)
     rules, priors, own = merged.get("registration"), merged.get("priors"), body.get("priors", {})
     used = _named(rules.get("arms")) if isinstance(rules, dict) else None
     if used is not None and isinstance(priors, dict):
         # Without those of arms that this file has replaced.
         kept = {*used, *own} | priors.keys() - inherited["priors"].keys()
         merged["priors"] = {name: prior for name, prior in priors.items() if name in kept}
-    return merged
-
-
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return two tables merged key by key."""
-    merged = dict(below)
-    for name, value in above.items():
-        old = merged.get(name)
-        merged[name] = value
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            merged[name] = _over(old, value)
     return merged
 
 
@@ -306,14 +328,3 @@ def _each(items: Any, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 def _filled(item: Any, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
     """Return a table with defaults; what is no table is refused later."""
     return {**defaults(item), **item} if isinstance(item, Mapping) else item
-
-
-def _plain(spec: Any) -> dict[str, Any]:
-    """Return a spec as the data that `structured` takes."""
-    return {
-        name: list(value) if isinstance(value, tuple)
-        else {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
-        if isinstance(value, dict)
-        else value
-        for name, value in asdict(spec).items()
-    }  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from persona_lib.checks import NOT_NEGATIVE, POSITIVE, Bound, member, number, numbers, whole
-from persona_lib.digests import LATER
+from persona_lib.digests import LATER, NO_PART
 from persona_lib.errors import SpecError
 from persona_lib.specs.sources import PLAIN, Base, ChatFormat, Corpus
 
@@ -27,7 +27,8 @@ TRANSFORMERS: EngineName = "transformers"
 VLLM: EngineName = "vllm"
 ENGINES = (TRANSFORMERS, VLLM)
 
-LOSSES = ("as_published", "decision", "anchored")
+AS_PUBLISHED = "as_published"
+LOSSES = (AS_PUBLISHED, "decision", "anchored")
 """Marker losses: see `persona_lib.train.losses`."""
 
 _REMEDY = "Correct the profile."
@@ -246,13 +247,9 @@ class Rates:
     disk_gib: float = 0.1
 
     def __post_init__(self) -> None:
-        names = [
-            one.name
-            for one in fields(self)
-            if one.name not in ("measured_on", "gpu_gib")
-            and getattr(self, one.name) is not math.nan
-        ]
-        numbers("rates", self, names, POSITIVE, remedy=_REMEDY)
+        speeds = [one.name for one in fields(self) if one.name not in ("measured_on", "gpu_gib")]
+        known = [name for name in speeds if not math.isnan(getattr(self, name))]
+        numbers("rates", self, known, POSITIVE, remedy=_REMEDY)
         number("rates.gpu_gib", self.gpu_gib, NOT_NEGATIVE, remedy=_REMEDY)
 
 
@@ -277,7 +274,7 @@ class Profile:
     coupling: CouplingSpec
     sample: SampleSpec
     scale: Scale
-    rates: Rates = field(default_factory=lambda: Rates(), compare=False)
+    rates: Rates = field(default_factory=Rates, compare=False, metadata=NO_PART)
     recipes: Mapping[str, TrainSpec] = field(default_factory=dict)
     chat: ChatFormat = field(default=PLAIN, metadata=LATER)
 
