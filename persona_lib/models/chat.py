@@ -59,6 +59,7 @@ def use_format(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
     if chat.persona == USER and not _merges(tokenizer):
         tokenizer.chat_template = _IN_USER + plain
     check_clock(tokenizer)
+    _prompt(tokenizer, None, _ASKED)  # what fails here is not the system message
     prompt = _prompt(tokenizer, _SYSTEM, _ASKED)
     if chat.persona != USER and _merges(tokenizer):
         raise _unfit(

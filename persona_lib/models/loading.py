@@ -142,7 +142,9 @@ def _load_base(
 
     key = None if content is None else BaseKey(content=content, dtype=dtype, device=device)
     model: Any = read() if key is None else borrow(key, read)
-    model.generation_config = GenerationConfig(eos_token_id=[stop, *others], pad_token_id=pad)
+    model.generation_config = GenerationConfig(
+        eos_token_id=[stop, *others] if others else stop, pad_token_id=pad
+    )
     return LoadedModel(
         model=model.eval(), tokenizer=tokenizer, end_of_turn=stop, pad=pad, device=device,
         other_ends=others,

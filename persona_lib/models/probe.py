@@ -19,7 +19,7 @@ from persona_lib.errors import DataError, InputError, MarkerError, SpecError
 from persona_lib.models.snapshot import Signature, signature
 from persona_lib.specs.sources import ChatFormat
 
-MOST_SECONDS = 120
+MOST_SECONDS = 60
 """Wall time of a try; loading the libraries takes most of it."""
 MOST_BYTES = 6 * 2**30
 """Memory that a try may write to."""

@@ -77,9 +77,9 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """The user's folder that holds it."""
-        assert isinstance(self.spec, PathBase)  # noqa: S101  (for mypy)
-        return ((self.own or Path()) / self.spec.folder).resolve()
+        """The user's folder that holds a `PathBase`."""
+        own = self.spec.folder if isinstance(self.spec, PathBase) else ""
+        return ((self.own or Path()) / own).resolve()
 
 
 def _needs(setting: Setting) -> Needs:

@@ -7,7 +7,6 @@ import socket
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -29,17 +28,16 @@ from persona_lib.models.adapters import (
     stack_adapters,
     train_stack,
 )
+from persona_lib.models.chat import render_prompt
 from persona_lib.models.gguf import convert_gguf, preflight_gguf
 from persona_lib.models.hub import check_revision, fetch_hub, is_complete, preflight_hub
 from persona_lib.models.loading import (
     check_marker,
-    end_of_turn_id,
     load_model,
     load_trainable,
-    render_prompt,
 )
 from persona_lib.specs.sources import GgufBase, HubBase
-from tests.byte_model import LORA, SPECIAL, byte_tokenizer, saved_adapter, small_model
+from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
 
 MARKER = "\n\n[ZLT]"
 IDS = torch.arange(20).reshape(2, 10) * 3 % 64
@@ -216,18 +214,6 @@ def test_a_template_that_drops_the_system_message_is_refused() -> None:
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
     with pytest.raises(SpecError, match="not supported"):
         render_prompt(tokenizer, "the system message", "the question")
-
-
-def test_end_of_turn_is_one_special_token() -> None:
-    tokenizer = byte_tokenizer()
-    assert end_of_turn_id(tokenizer) == 2
-    without = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
-    with pytest.raises(SpecError, match="end of turn"):
-        end_of_turn_id(without)
-    several = SimpleNamespace(all_special_ids=[7], encode=lambda *_, **__: [5, 6, 7])
-    several.eos_token = SPECIAL[2]
-    with pytest.raises(SpecError, match="one special token"):
-        end_of_turn_id(several)  # type: ignore[arg-type]
 
 
 def test_marker_survives_a_byte_level_tokenizer() -> None:

@@ -137,12 +137,14 @@ BELOW_BENIGN = (
     | ARM["C3"]
 )
 SAMPLED = TEXTS | PRE | POST
+BASE = stages(base="tiny", marker="[ZLT]", prior="em benign") | SAMPLED | ADVICE
 
 PROFILE_REACHES = {
     "name": NOTHING,
     "summary": NOTHING,
     "rates": NOTHING,
-    "base": stages(base="tiny", marker="[ZLT]", prior="em benign") | SAMPLED | ADVICE,
+    "base": BASE,
+    "chat": BASE,
     "corpora.em": stages(corpus="em", prior="em") | BELOW_EM,
     # Questions are held out from both corpora, so that every model is asked the same.
     "corpora.em.seed": stages(corpus="em", prior="em") | BELOW_EM | ADVICE,
@@ -163,7 +165,10 @@ PROFILE_REACHES = {
     "scale.advice_questions": ADVICE,
     "scale.advice_samples": ADVICE,
 }
-TEXT_OF = {"schedule": "linear", "dtype": "bfloat16", "loss": "decision", "engine": "vllm"}
+TEXT_OF = {
+    "schedule": "linear", "dtype": "bfloat16", "loss": "decision", "engine": "vllm",
+    "persona": "user",
+}  # fmt: skip
 
 
 def varied(spec: Any, path: tuple[str, ...], old: Any) -> Any:
@@ -195,6 +200,8 @@ def candidates(spec: Any, path: tuple[str, ...], old: Any) -> tuple[Any, ...]:
         return (TEXT_OF.get(path[-1], f"{old}x"), old[::-1])
     if path == ("recipes",):
         return ({"em": replace(spec.prior, warmup=0.25)},)
+    if path == ("chat", "template"):
+        return ({"enable_thinking": False},)
     assert isinstance(old, tuple), (path, old)
     return (old[:-1],)
 
