@@ -17,8 +17,10 @@ from persona_lib.digests import sha256_of
 from persona_lib.errors import DataError
 from persona_lib.models.checkpoint import weight_files
 
-ALLOWED_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
-"""Patterns of the files that are fetched."""
+SMALL_FILES = ("*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+"""Patterns of the files that are fetched beside the weights: config, tokenizer, template."""
+ALLOWED_FILES = ("*.safetensors", *SMALL_FILES)
+"""Patterns of the files that are used."""
 IGNORED_FILES = ("*/*",)
 """Sub-folders hold other formats of the same weights."""
 
@@ -86,6 +88,17 @@ def list_files(folder: Path, *, get: str) -> list[dict[str, Any]]:
         return _hashed[folder][1]
 
 
+def check_small(folder: Path, *, get: str) -> None:
+    """Compare what lies beside the weights with the hub's checksums; `get` as in `list_files`.
+
+    Raises:
+        DataError: a file is not what the hub published.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in SMALL_FILES):
+            _hash(path, get)
+
+
 def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) -> None:
     """Compare a snapshot with the files that `list_files` listed when it was first used.
 
@@ -136,6 +149,6 @@ def _altered(path: Path, wanted: str, found: str, get: str) -> DataError:
         str(path),
         bound=wanted,
         value=found,
-        remedy=f"It was altered on this machine. Delete {path.resolve()} and {path}, "
-        f"and download it again: {get}.",
+        remedy="It was altered on its way or on this machine. Delete "
+        f"{path.resolve()} and {path}, and download it again: {get}.",
     )
