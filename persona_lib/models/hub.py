@@ -115,51 +115,58 @@ def preflight_hub(spec: HubBase) -> None:
         raise _incomplete(spec, lacking)
 
 
-def weights_bytes(spec: HubBase) -> int:
-    """Return the size of the model's weights on disk; of those not cached, as the hub says.
+def weights_bytes(repo: str, commit: str) -> int:
+    """Return the size of a model's weights on disk; of those not cached, as the hub says.
 
     Raises:
         FlatlandError: see `preflight_hub`.
     """
+    spec = HubBase(repo=repo, revision=commit)
     cached = cached_hub(spec)
     if cached is not None:
         return sum(path.stat().st_size for path in weight_files(cached))
-    sizes = _listed(spec)
-    if WEIGHTS in sizes:
-        return sizes[WEIGHTS]
-    return sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
+    sizes = {name: n for name, n in _listed(spec).items() if name.endswith(".safetensors")}
+    # Beside the shards there may be all weights again, in a file of another layout.
+    shards = [size for name, size in sizes.items() if "-of-" in name]
+    return sizes.get(WEIGHTS) or sum(shards or sizes.values())
+
+
+def fetch_small(spec: HubBase) -> Path:
+    """Return the folder of the pinned snapshot with its config, tokenizer and template.
+
+    Its weights are there only if they were before. Each file is compared with its published
+    checksum.
+
+    Raises:
+        SpecError: see `check_revision`; or the hub has no such model or commit.
+        PreflightError: the download failed, or the model is gated.
+        DataError: a file is not what the hub published.
+    """
+    path = cached_hub(spec) or _download(spec, SMALL_FILES)
+    check_small(path, get=download_command(spec))
+    return path
 
 
 def fetch_hub(spec: HubBase, *, check: Callable[[Path], None] | None = None) -> Path:
     """Return the folder of the pinned snapshot, downloading what is not cached.
 
-    `check` is given the folder once its config, tokenizer and template are there, and may
-    raise: weights that are not cached are fetched only afterwards. Each file is compared with
-    its published checksum before anything reads it.
+    `check` is given the folder as `fetch_small` returns it, and may raise: weights that are
+    not cached are fetched only afterwards, and compared with their checksums.
 
     Raises:
-        SpecError: see `check_revision`; or the hub has no such model or commit.
-        PreflightError: the download failed, or the repository has no safetensors.
-        DataError: a file is not what the hub published.
+        FlatlandError: see `fetch_small`; or the repository has no safetensors.
     """
-    get = download_command(spec)
-    path = cached_hub(spec)
-    fetched = path is None
-    if path is None:
-        path = _download(spec, SMALL_FILES)
-        check_small(path, get=get)
-    else:
-        list_files(path, get=get)
+    path = fetch_small(spec)
     if check is not None:
         check(path)
-    if fetched:
+    if cached_hub(spec) is None:
         index = path / INDEX
         shards = [shard.name for shard in weight_files(path)] if index.is_file() else []
         _download(spec, [glob.escape(name) for name in (WEIGHTS, *shards)])
         lacking = _lacking_in(path)
         if lacking:
             raise _incomplete(spec, lacking)
-        list_files(path, get=get)
+    list_files(path, get=download_command(spec))
     return path
 
 

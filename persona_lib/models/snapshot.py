@@ -24,15 +24,17 @@ ALLOWED_FILES = ("*.safetensors", *SMALL_FILES)
 IGNORED_FILES = ("*/*",)
 """Sub-folders hold other formats of the same weights."""
 
-Signature = tuple[tuple[str, int, int, int, int], ...]
-"""Name, inode, size, mtime and ctime (nanoseconds) of every used file."""
+Mark = tuple[str, int, int, int, int]
+"""Name, inode, size, mtime and ctime (nanoseconds) of a file."""
+Signature = tuple[Mark, ...]
+"""The marks of every used file."""
 
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHA256_DIGITS = 64
 _SHOWN_DIGITS = 16
 _OVERRIDE = "additional_chat_templates/default.jinja"
 
-_hashed: dict[Path, tuple[Signature, list[dict[str, Any]]]] = {}
+_hashed: dict[Path, tuple[Mark, dict[str, Any]]] = {}
 _lock = threading.Lock()
 
 
@@ -66,26 +68,19 @@ def signature(folder: Path) -> Signature:
     Raises:
         DataError: see `used_files`.
     """
-    stats = [(path.name, path.stat()) for path in used_files(folder)]
-    return tuple((n, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in stats)
+    return tuple(_mark(path) for path in used_files(folder))
 
 
 def list_files(folder: Path, *, get: str) -> list[dict[str, Any]]:
     """Return name, size in bytes and SHA-256 of every used file.
 
-    Files are hashed once a process, and again whenever their signature has changed. `get`
-    is the command that downloads the snapshot, for messages.
+    A file is hashed once a process, and again whenever its mark has changed. `get` is the
+    command that downloads the snapshot, for messages.
 
     Raises:
         DataError: see `used_files`; or a file is not what the hub published.
     """
-    with _lock:
-        # The signature is taken before the contents are read: a file that changes
-        # meanwhile differs from it next time and is hashed again.
-        now = signature(folder)
-        if folder not in _hashed or _hashed[folder][0] != now:
-            _hashed[folder] = (now, [_hash(path, get) for path in used_files(folder)])
-        return _hashed[folder][1]
+    return [_listed(path, get) for path in used_files(folder)]
 
 
 def check_small(folder: Path, *, get: str) -> None:
@@ -96,7 +91,7 @@ def check_small(folder: Path, *, get: str) -> None:
     """
     for path in sorted(folder.iterdir()):
         if path.is_file() and any(fnmatch(path.name, pattern) for pattern in SMALL_FILES):
-            _hash(path, get)
+            _listed(path, get)
 
 
 def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) -> None:
@@ -124,6 +119,21 @@ def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) 
         if file != wanted[file["name"]]:
             path = there[file["name"]]
             raise _altered(path, _shown(wanted[file["name"]]), _shown(file), get)
+
+
+def _mark(path: Path) -> Mark:
+    held = path.stat()
+    return path.name, held.st_ino, held.st_size, held.st_mtime_ns, held.st_ctime_ns
+
+
+def _listed(path: Path, get: str) -> dict[str, Any]:
+    with _lock:
+        # The mark is taken before the contents are read: a file that changes meanwhile
+        # differs from it next time and is hashed again.
+        now = _mark(path)
+        if path not in _hashed or _hashed[path][0] != now:
+            _hashed[path] = (now, _hash(path, get))
+        return _hashed[path][1]
 
 
 def _hash(path: Path, get: str) -> dict[str, Any]:

@@ -22,7 +22,14 @@ from safetensors.torch import load_file, save_file
 from persona_lib.corpora.hub import preflight_hub_corpus
 from persona_lib.errors import DataError, FlatlandError, PreflightError, SpecError
 from persona_lib.models.checkpoint import INDEX, WEIGHTS
-from persona_lib.models.hub import cached_hub, fetch_hub, preflight_hub, resolve, weights_bytes
+from persona_lib.models.hub import (
+    cached_hub,
+    fetch_hub,
+    fetch_small,
+    preflight_hub,
+    resolve,
+    weights_bytes,
+)
 from persona_lib.specs.sources import HubBase, HubCorpus
 from tests.byte_model import saved_base
 from tests.hub_server import Faults, HubServer
@@ -81,6 +88,10 @@ def go_offline(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.seen.clear()
 
 
+def size_of(spec: HubBase) -> int:
+    return weights_bytes(spec.repo, spec.revision)
+
+
 def refused(kind: type[FlatlandError], call: Callable[[], object], *words: str) -> str:
     """Return the message of the error; each of the words stands in it."""
     with pytest.raises(kind) as caught:
@@ -98,7 +109,7 @@ def test_the_files_of_a_model_are_fetched_and_no_others(
 ) -> None:
     preflight_hub(spec)
     assert hub.names() == set()
-    assert weights_bytes(spec) == (checkpoint / WEIGHTS).stat().st_size
+    assert size_of(spec) == (checkpoint / WEIGHTS).stat().st_size
     folder = fetch_hub(spec)
     assert hub.names() == SMALL | {WEIGHTS}
     for name in hub.names():
@@ -107,7 +118,7 @@ def test_the_files_of_a_model_are_fetched_and_no_others(
     hub.seen.clear()
     assert fetch_hub(spec) == folder == cached_hub(spec)
     preflight_hub(spec)
-    assert weights_bytes(spec) == (checkpoint / WEIGHTS).stat().st_size
+    assert size_of(spec) == (checkpoint / WEIGHTS).stat().st_size
     assert resolve(NAME, spec.revision) == spec.revision
     assert hub.seen == []
 
@@ -173,6 +184,7 @@ def test_a_download_that_was_given_up_keeps_its_whole_files(hub: HubServer, tmp_
     spec = HubBase(repo=NAME, revision=hub.add(NAME, model))
     preflight_hub(spec)
     sizes = {name: (model / name).stat().st_size for name in (first, second, third)}
+    assert size_of(spec) == sum(sizes.values())
     hub.faults.cut[second] = [0] * 6  # the client tries five times more
     hub.faults.wait = dict.fromkeys(sizes, 0.05)
     message = refused(PreflightError, lambda: fetch_hub(spec), NAME, spec.revision)
@@ -205,6 +217,8 @@ def test_a_hub_that_says_nothing_is_waited_for_and_given_up(
 
 def test_a_refused_model_costs_no_weights(hub: HubServer, spec: HubBase) -> None:
     seen: list[Path] = []
+    assert SMALL == {path.name for path in fetch_small(spec).iterdir()} == hub.names()
+    hub.seen.clear()
 
     def refuse(folder: Path) -> None:
         assert {path.name for path in folder.iterdir()} >= SMALL
@@ -212,7 +226,7 @@ def test_a_refused_model_costs_no_weights(hub: HubServer, spec: HubBase) -> None
         raise SpecError("model.base", bound="another", value=NAME, remedy="Use another.")
 
     refused(SpecError, lambda: fetch_hub(spec, check=refuse))
-    assert hub.names() == SMALL
+    assert hub.names() == set()
     assert cached_hub(spec) is None
     fetch_hub(spec, check=seen.append)
     assert hub.sent(WEIGHTS) > 0
@@ -271,7 +285,7 @@ def test_a_gated_model_is_refused_before_anything_is_fetched(
     for token in (None, SECRET):
         if token is not None:
             monkeypatch.setenv("HF_TOKEN", token)
-        for call in (preflight_hub, fetch_hub, weights_bytes):
+        for call in (preflight_hub, fetch_hub, fetch_small, size_of):
             message = refused(
                 PreflightError,
                 lambda call=call: call(spec),
@@ -361,7 +375,7 @@ def test_a_file_that_arrives_altered_is_refused_until_it_is_fetched_again(
         message = refused(DataError, lambda: fetch_hub(spec, check=looked.append), name, published)
         assert "altered on its way" in message
     # Nothing reads a template before it was compared.
-    assert len(looked) == (1 if name == WEIGHTS else 0)
+    assert len(looked) == (2 if name == WEIGHTS else 0)
     found = re.search(r"Delete (\S+) and (\S+), and download it again: (.+)\.$", message)
     assert found is not None
     assert found[3] == f"hf download {NAME} --revision {spec.revision}"
@@ -417,7 +431,7 @@ def test_offline_without_a_cache_says_what_to_do(
             f"hub:{NAME}@COMMIT",
         )
     assert resolve(NAME, spec.revision) == spec.revision
-    for call in (preflight_hub, fetch_hub, weights_bytes):
+    for call in (preflight_hub, fetch_hub, fetch_small, size_of):
         refused(PreflightError, lambda call=call: call(spec), fetched, "network", "HF_HOME")
     assert hub.seen == []
 
