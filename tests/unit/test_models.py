@@ -172,14 +172,15 @@ def test_only_weights_config_and_tokenizer_are_fetched(
     assert (wanted[0]["repo"], wanted[0]["revision"]) == (HUB.repo, HUB.revision)
     files = ["model.safetensors", "config.json", "merges.txt", "pytorch_model.bin", "modeling.py",
              "original/model.safetensors", "consolidated.pth", "README.md"]  # fmt: skip
-    taken = list(
-        huggingface_hub.utils.filter_repo_objects(
-            files,
-            allow_patterns=wanted[0]["allow_patterns"],
-            ignore_patterns=wanted[0]["ignore_patterns"],
+    taken = [
+        list(
+            huggingface_hub.utils.filter_repo_objects(
+                files, allow_patterns=o["allow_patterns"], ignore_patterns=o["ignore_patterns"]
+            )
         )
-    )
-    assert taken == ["model.safetensors", "config.json", "merges.txt"]
+        for o in wanted
+    ]
+    assert taken == [["config.json", "merges.txt"], ["model.safetensors"]]
 
 
 def test_a_snapshot_without_all_its_shards_is_not_complete(tmp_path: Path) -> None:
