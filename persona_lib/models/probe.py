@@ -94,11 +94,11 @@ def _tried(folder: Path, asked: str) -> InputError | None:
     if done.returncode or not lines:
         cause = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return DataError(f"base model {folder}", bound=bound, value=cause, remedy=remedy)
-    said = json.loads(lines[-1])
-    if not said:
+    answer = json.loads(lines[-1])
+    if not answer:
         return None
-    kind = _KINDS.get(said.pop("kind"), DataError)
-    return kind(said.pop("field"), **said)
+    kind = _KINDS.get(answer.pop("kind"), DataError)
+    return kind(answer.pop("field"), **answer)
 
 
 def check_base(folder: Path, needs: Needs, *, weights: bool) -> None:
@@ -151,17 +151,17 @@ def _main() -> None:
     needs = Needs(
         chat=ChatFormat(**given.pop("chat")), targets=tuple(given.pop("targets")), **given
     )
-    said: dict[str, str] = {}
+    answer: dict[str, str] = {}
     try:
         check_base(folder, needs, weights=weights)
     except InputError as error:
         # Line breaks of a text are kept by `repr`, in which it is shown.
         value = error.value if isinstance(error.value, str) else repr(error.value)
-        said = {
+        answer = {
             "kind": type(error).__name__, "field": error.field, "bound": error.bound,
             "value": value[:1000], "remedy": error.remedy,
         }  # fmt: skip
-    sys.stdout.write(f"\n{json.dumps(said)}\n")
+    sys.stdout.write(f"\n{json.dumps(answer)}\n")
 
 
 def _bound_memory() -> None:

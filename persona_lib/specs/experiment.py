@@ -52,8 +52,8 @@ class ModelChoice:
         persona: see `ChatFormat`.
         template: see `ChatFormat`.
         dtype: of weights in training and sampling, None for the recipe's.
-        prior, coupling, sample: fields of `TrainSpec`, `CouplingSpec` and `SampleSpec` in place
-            of the recipe's.
+        prior, coupling, sample, size: fields of `TrainSpec`, `CouplingSpec`, `SampleSpec` and
+            `Scale` in place of the recipe's and the scale's.
     """
 
     base: str = "tiny"
@@ -65,6 +65,7 @@ class ModelChoice:
     prior: Mapping[str, Any] = field(default_factory=dict)
     coupling: Mapping[str, Any] = field(default_factory=dict)
     sample: Mapping[str, Any] = field(default_factory=dict)
+    size: Mapping[str, Any] = field(default_factory=dict)
 
     def tables(self) -> dict[str, Any]:
         """Return what is said beyond base, recipe and scale as the tables of a profile."""
@@ -77,6 +78,7 @@ class ModelChoice:
             "prior": {**dtype, **self.prior},
             "coupling": {**dtype, **self.coupling},
             "sample": {**dtype, **apart, **self.sample},
+            "scale": dict(self.size),
             "chat": chat,
         }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from persona_lib.checks import member
 from persona_lib.errors import SpecError
-from persona_lib.specs.profile import CouplingSpec, Profile, SampleSpec, TrainSpec
+from persona_lib.specs.profile import CouplingSpec, Profile, SampleSpec, Scale, TrainSpec
 from persona_lib.specs.sources import ChatFormat
 from persona_lib.specs.structure import read_toml, structured
 
@@ -110,6 +110,7 @@ def changed(profile: Profile, tables: Mapping[str, Any], where: str) -> Profile:
         "prior": TrainSpec,
         "coupling": CouplingSpec,
         "sample": SampleSpec,
+        "scale": Scale,
         "chat": ChatFormat,
     }
     made: dict[str, Any] = {}

@@ -247,9 +247,9 @@ class Rates:
     disk_gib: float = 0.1
 
     def __post_init__(self) -> None:
-        speeds = [one.name for one in fields(self) if one.name not in ("measured_on", "gpu_gib")]
+        speeds = [one.name for one in fields(self) if one.default is math.nan]
         known = [name for name in speeds if not math.isnan(getattr(self, name))]
-        numbers("rates", self, known, POSITIVE, remedy=_REMEDY)
+        numbers("rates", self, (*known, "ram_gib", "disk_gib"), POSITIVE, remedy=_REMEDY)
         number("rates.gpu_gib", self.gpu_gib, NOT_NEGATIVE, remedy=_REMEDY)
 
 

@@ -190,6 +190,10 @@ def varied(spec: Any, path: tuple[str, ...], old: Any) -> Any:
 
 def candidates(spec: Any, path: tuple[str, ...], old: Any) -> tuple[Any, ...]:
     """Return values to try in place of an old one."""
+    kinds = {("recipes",): {"em": replace(spec.prior, warmup=0.25)}}
+    kinds["chat", "template"] = {"enable_thinking": False}
+    if path in kinds:
+        return (kinds[path],)
     if isinstance(old, bool):
         return (not old,)
     if isinstance(old, int):
@@ -198,10 +202,6 @@ def candidates(spec: Any, path: tuple[str, ...], old: Any) -> tuple[Any, ...]:
         return (old / 2, 0.25)
     if isinstance(old, str):
         return (TEXT_OF.get(path[-1], f"{old}x"), old[::-1])
-    if path == ("recipes",):
-        return ({"em": replace(spec.prior, warmup=0.25)},)
-    if path == ("chat", "template"):
-        return ({"enable_thinking": False},)
     assert isinstance(old, tuple), (path, old)
     return (old[:-1],)
 
