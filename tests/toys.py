@@ -42,7 +42,7 @@ LLAMA = Family(
     config={"tie_word_embeddings": False},
     rows=61,
 )
-"""Several ends of a turn, none of them padding; no newline behind one; a date; a head of its own."""
+"""Several ends of a turn, no padding, no newline behind a turn, a date, a head of its own."""
 GEMMA = Family(
     architecture="Gemma3Text",
     template=(

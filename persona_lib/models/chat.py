@@ -30,6 +30,10 @@ _IN_USER = (
 )
 """Puts a system message before the user's, with an empty line between them."""
 _ANOTHER = "Use a base model whose chat template does."
+_MOVE = (
+    'Put persona = "user" under [model] of the experiment if personas may stand in the user\'s '
+    "message, or use a base model that takes system messages."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +66,7 @@ def use_format(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
     _prompt(tokenizer, None, _ASKED)  # what fails here is not the system message
     prompt = _prompt(tokenizer, _SYSTEM, _ASKED)
     if chat.persona != USER and _merges(tokenizer):
-        raise _unfit(
-            "one that gives the system message a place of its own",
-            prompt,
-            'Put persona = "user" under [model] of the experiment if personas may stand in the '
-            "user's message, or use another base model.",
-        )
+        raise _unfit("one that gives the system message a place of its own", prompt, _MOVE)
     turn_end(tokenizer)
 
 
@@ -160,13 +159,10 @@ def _talk(system: str | None, user: str) -> Talk:
 def _prompt(tokenizer: PreTrainedTokenizerBase, system: str | None, user: str) -> str:
     """Return a prompt as text, proved to hold what it is made of."""
     text = _render(tokenizer, _talk(system, user), answer=True)
-    if (system or "").strip() not in text or user.strip() not in text:
-        raise _unfit(
-            "one that keeps the system and the user message",
-            text,
-            'Put persona = "user" under [model] of the experiment if personas may stand in the '
-            "user's message, or use another base model.",
-        )
+    if user.strip() not in text:
+        raise _unfit("one that keeps the user's message", text, _ANOTHER)
+    if (system or "").strip() not in text:
+        raise _unfit("one that keeps the system message", text, _MOVE)
     if _ADDRESS.search(text.replace(system or "", "").replace(user, "")):
         raise _unfit("one that prints no address of an object", text, _ANOTHER)
     return text
@@ -179,12 +175,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, talk: Talk, *, answer: bool) -> 
             talk, tokenize=False, add_generation_prompt=answer
         )
     except Exception as error:  # a template is a program, and raises what it likes
-        remedy = _ANOTHER
-        if talk[0]["role"] == "system":
-            remedy = (
-                'Put persona = "user" under [model] of the experiment if personas may stand in '
-                "the user's message, or use a base model that takes system messages."
-            )
+        remedy = _MOVE if talk[0]["role"] == "system" else _ANOTHER
         raise _unfit(
             "one that renders a talk", f"{type(error).__name__}: {error}", remedy
         ) from error

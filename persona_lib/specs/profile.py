@@ -218,6 +218,9 @@ class Scale:
             )
 
 
+_SPEEDS = ("base_seconds", "train_tokens", "sample_tokens", "row_tokens", "completion_tokens")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """Measured speeds and needs; they change no outcome and enter no key.
@@ -247,8 +250,7 @@ class Rates:
     disk_gib: float = 0.1
 
     def __post_init__(self) -> None:
-        speeds = [one.name for one in fields(self) if one.default is math.nan]
-        known = [name for name in speeds if not math.isnan(getattr(self, name))]
+        known = [name for name in _SPEEDS if not math.isnan(getattr(self, name))]
         numbers("rates", self, (*known, "ram_gib", "disk_gib"), POSITIVE, remedy=_REMEDY)
         number("rates.gpu_gib", self.gpu_gib, NOT_NEGATIVE, remedy=_REMEDY)
 
