@@ -314,7 +314,7 @@ def test_no_message_holds_the_token(
     """A server sends back what it was sent; a client quotes a header that it may not send."""
     hub.faults.echo = True
     refusal = f"model.base: a token that may read model {NAME}"
-    for token, words in [(SECRET, refusal), (SECRET[:20] + "\x01" + SECRET[20:], NAME)]:
+    for token, words in [(SECRET, refusal), (SECRET[:20] + "\v" + SECRET[20:], NAME)]:
         monkeypatch.setenv("HF_TOKEN", token)
         for call in (preflight_hub, fetch_hub, lambda spec: resolve(spec.repo, "main")):
             message = refused(PreflightError, lambda call=call: call(spec), words)
