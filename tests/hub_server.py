@@ -65,7 +65,7 @@ class Faults:
         altered: files whose last byte differs, under the etag of the right ones.
         wait: seconds before a file's body is sent.
         silent: seconds before anything of the API is answered.
-        echo: refuse everything with status 403 and the client's Authorization in the message.
+        echo: refuse everything with status 403 and the client's token in the message.
     """
 
     cut: dict[str, list[int]] = field(default_factory=dict)
@@ -200,9 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        path = urlsplit(self.path).path
+        path, sent = urlsplit(self.path).path, self.headers["authorization"] or ""
         if self.hub.faults.echo:
-            self._refuse(403, "", f"no leave for {self.headers['authorization']}")
+            self._refuse(403, "", f"no leave for {sent.removeprefix('Bearer ')}")
         elif blob := _BLOB.fullmatch(path):
             self._blob(blob[1], unquote(blob[2]))
         elif api := _API.fullmatch(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -37,10 +38,9 @@ def resolve(repo: str, revision: str | None) -> str:
 
     Raises:
         SpecError: the hub has no such model, or the model no such revision.
-        PreflightError: the model is gated, or the commit cannot be found out here.
+        PreflightError: the client is not installed, the model is gated, or the commit cannot
+            be found out here.
     """
-    from huggingface_hub.errors import RevisionResolutionError
-
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
     # It becomes part of a path in the cache.
@@ -51,6 +51,13 @@ def resolve(repo: str, revision: str | None) -> str:
             value=f"hub:{repo}@{revision}",
             remedy="Leave the @ out for the default branch.",
         )
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise PreflightError(
+            "the Python package huggingface_hub",
+            remedy='Install it: pip install "flatland-personas[live]".',
+        )
+    from huggingface_hub.errors import RevisionResolutionError
+
     try:
         found: str = client().resolve_revision(repo, revision=revision).resolved
     except RevisionResolutionError as error:

@@ -6,6 +6,7 @@ A server on 127.0.0.1 speaks the hub's API (`tests/hub_server.py`), and counts w
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants, file_download
+from huggingface_hub import close_session, constants, file_download
 from safetensors.torch import load_file, save_file
 
 from persona_lib.corpora.hub import preflight_hub_corpus
@@ -38,12 +39,8 @@ NAME = "some-lab/Tiny-Chat"
 OTHER = "0123456789" * 4
 SMALL = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
          "chat_template.jinja"}  # fmt: skip
-UNUSED = {
-    "README.md",
-    "pytorch_model.bin",
-    "original/consolidated.safetensors",
-    "extra.safetensors",
-}
+UNUSED = {"README.md", "pytorch_model.bin", "extra.safetensors", "original/params.json",
+          "original/model.safetensors"}  # fmt: skip
 """What a repository holds beside the model, and nobody here reads."""
 SECRET = "hf_" + "s" * 34
 
@@ -206,9 +203,14 @@ def test_a_hub_that_says_nothing_is_waited_for_and_given_up(
     monkeypatch.setattr("persona_lib.corpora.hub._TIMEOUT_SECONDS", 0.2)
     hub.faults.silent = 30.0
     start = time.monotonic()
-    refused(PreflightError, lambda: resolve(NAME, "main"), "model.base", f"hub:{NAME}@COMMIT")
-    refused(PreflightError, lambda: preflight_hub(spec), "Timeout")
-    refused(PreflightError, lambda: fetch_hub(spec), "Timeout")
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: resolve(NAME, "main"), f"hub:{NAME}@COMMIT"),
+        (lambda: preflight_hub(spec), "Timeout"),
+        (lambda: fetch_hub(spec), "Timeout"),
+    ]
+    for call, words in calls:
+        close_session()  # each for itself, as in another process
+        refused(PreflightError, call, words)
     assert time.monotonic() - start < hub.faults.silent
 
 
@@ -311,10 +313,11 @@ def test_no_message_holds_the_token(
 ) -> None:
     """A server sends back what it was sent; a client quotes a header that it may not send."""
     hub.faults.echo = True
-    for token in (SECRET, SECRET[:20] + "\x01" + SECRET[20:]):
+    refusal = f"model.base: a token that may read model {NAME}"
+    for token, words in [(SECRET, refusal), (SECRET[:20] + "\v" + SECRET[20:], NAME)]:
         monkeypatch.setenv("HF_TOKEN", token)
         for call in (preflight_hub, fetch_hub, lambda spec: resolve(spec.repo, "main")):
-            message = refused(FlatlandError, lambda call=call: call(spec), NAME)
+            message = refused(PreflightError, lambda call=call: call(spec), words)
             assert SECRET[:10] not in message
 
 
@@ -389,6 +392,18 @@ def test_a_file_that_arrives_altered_is_refused_until_it_is_fetched_again(
 
 
 # --- names and commits, with and without a network ---------------------------------------
+
+
+def test_without_the_client_a_commit_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.util.find_spec
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", None)
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "huggingface_hub" else known(name, *more),
+    )
+    assert resolve(NAME, OTHER) == OTHER
+    refused(PreflightError, lambda: resolve(NAME, "main"), "huggingface_hub", "pip install")
 
 
 def test_a_branch_a_tag_and_the_default_are_resolved_to_their_commit(
