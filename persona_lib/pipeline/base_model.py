@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from persona_lib.device import prepare_torch
 from persona_lib.digests import canonical, sha256_of
 from persona_lib.errors import DataError
 from persona_lib.models.probe import Needs, probe
+from persona_lib.pipeline.machine import check_weights
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
 from persona_lib.specs.personas import load_personas, load_questions
@@ -34,6 +36,7 @@ from persona_lib.store.stage import Stage
 from persona_lib.store.store import Entry
 
 _REFERENCE = "reference.json"
+_BYTES = {"float32": 4, "bfloat16": 2}
 _CHAT = "chat.json"
 """Of a base model whose chat template is not used as it stands."""
 _MARKER = "marker.json"
@@ -44,7 +47,12 @@ def base_stage(setting: Setting) -> Stage:
     """The base model, as safetensors with its tokenizer."""
     spec, folder = setting.profile.base, setting.folders.experiment
     tiny, foreign = isinstance(spec, TinyBase), isinstance(spec, (HubBase, PathBase))
-    place = Place(spec=spec, own=setting.folders.own, needs=_needs(setting))
+    place = Place(
+        spec=spec,
+        own=setting.folders.own,
+        needs=_needs(setting),
+        itemsize=max(_BYTES[of.dtype] for of in (setting.profile.coupling, setting.profile.sample)),
+    )
     return Stage(
         name="base",
         label=setting.profile.name,
@@ -69,11 +77,15 @@ def base_stage(setting: Setting) -> Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A base model, the folder that a path to it starts from, and what a run asks of it."""
+    """A base model, the folder that a path to it starts from, and what a run asks of it.
+
+    `itemsize` is the bytes of a weight in memory.
+    """
 
     spec: Base
     own: Path | None
     needs: Needs
+    itemsize: int = 4
 
     @property
     def folder(self) -> Path:
@@ -139,15 +151,22 @@ def preflight_base(place: Place) -> None:
         preflight_gguf(spec)
     elif isinstance(spec, HubBase):
         prepare_torch()
-        from persona_lib.models.hub import cached_hub, preflight_hub, resolve
+        from persona_lib.models.hub import cached_hub, preflight_hub, resolve, weights_bytes
 
         if not COMMIT.fullmatch(spec.revision):
             resolve(spec.repo, spec.revision or None)  # says why there is no commit
         preflight_hub(spec)
         if (cached := cached_hub(spec)) is not None:
             probe(cached, place.needs)
+        # Published weights have two bytes each, as a rule.
+        parameters = weights_bytes(spec.repo, spec.revision) / 2
+        check_weights(parameters * place.itemsize / 2**30, spec.repo)
     elif isinstance(spec, PathBase):
+        from persona_lib.models.checkpoint import read_headers
+
         probe(place.folder, place.needs)
+        sizes = (math.prod(header.shape) for header in read_headers(place.folder).values())
+        check_weights(sum(sizes) * place.itemsize / 2**30, spec.folder)
 
 
 def tiny_data(folder: Path) -> dict[str, str]:

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from persona_lib.errors import DataError, InputError, MarkerError, SpecError
+from persona_lib.errors import DataError, InputError, MarkerError, PreflightError, SpecError
 from persona_lib.models import probe
 from persona_lib.models.chat import render_prompt, turn_end
 from persona_lib.models.loading import load_model, read_tokenizer
 from persona_lib.models.probe import Needs, check_base
 from persona_lib.models.snapshot import folder_digest
-from persona_lib.pipeline import base_model
+from persona_lib.pipeline import base_model, machine
 from persona_lib.records import PRE, ModelId
 from persona_lib.specs.profile import Profile
 from persona_lib.specs.sources import PLAIN, ChatFormat, PathBase
-from tests.byte_model import saved_base
+from tests.byte_model import saved_base, small_model
 from tests.registered import ISSUE262, MICRO, session_under
 from tests.toys import edited
 
@@ -289,6 +289,21 @@ def test_a_recipe_that_the_model_cannot_have_is_refused_before_anything_is_built
     with pytest.raises(SpecError, match=message):
         start(folder, tmp_path, coupling=change(MICRO).coupling)
     assert entries(tmp_path / "store") == []
+
+
+def test_weights_that_memory_cannot_hold_are_refused_before_anything_is_built(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = sum(weight.numel() for weight in small_model().parameters())
+    needed = count * 4 / 2**30  # float32, as the profile says
+    monkeypatch.setattr(machine, "prepare_torch", lambda: "cpu")
+    monkeypatch.setattr(machine, "_free_ram", lambda: needed * 1.001)
+    monkeypatch.setattr(machine, "_ram", lambda _: [])
+    start(folder, tmp_path)
+    monkeypatch.setattr(machine, "_free_ram", lambda: needed * 0.999)
+    with pytest.raises(PreflightError, match=r"for the weights of .* alone"):
+        start(folder, tmp_path / "less")
+    assert entries(tmp_path / "less") == []
 
 
 def test_files_that_change_during_a_run_are_another_model(folder: Path, tmp_path: Path) -> None:
