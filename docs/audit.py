@@ -6,8 +6,8 @@
 Reads scores.parquet, or aggregates.json, of one folder or several; arms and roster are those of
 verdict.json. Counts, closed forms and exact p have to agree to 1e-9 (a p relative to itself),
 ends and p of bootstraps to five standard errors of two sets of draws: the verdict's, and 5,000
-with a seed of this file. A quoted effect has to be the counts' to its last digit. Rules and gates
-are not judged again. Exit code 1: a number differs.
+with a seed of this file. Quoted effects have to be the counts' to their last digit, their ends and
+p those of the file. Rules and gates are not judged again. Exit code 1: a number differs.
 """
 
 import json
@@ -37,11 +37,10 @@ def check(name: str, here: dict[str, float], verdict: dict[str, Any], **offs: fl
         table.append((f"{name} {part}", number, there, number - there, off, agree))
 
 
-def share(name: str, hit: pd.Series, level: float, verdict: dict[str, Any]) -> None:
-    """Compare a count, its rate and Wilson's interval."""
+def share(hit: pd.Series, level: float) -> dict[str, float]:
+    """Return a count, its rate and Wilson's interval."""
     low, high = stats.binomtest(int(hit.sum()), hit.size).proportion_ci(level, "wilson")
-    here = {"hits": hit.sum(), "n": hit.size, "rate": hit.mean(), "low": low, "high": high}
-    check(name, here, verdict)
+    return {"hits": hit.sum(), "n": hit.size, "rate": hit.mean(), "low": low, "high": high}
 
 
 def gap(one: Any, *other: Any, axis: int | None = None) -> Any:
@@ -72,20 +71,23 @@ def exact(_: float, *samples: Any) -> tuple[float, ...]:
     return NAN, NAN, test.pvalue
 
 
-def bootstrap(name: str, cells: list[Any], one: dict[str, Any], made: int) -> None:
-    """Compare a bootstrap of clusters, hits and completions of each; `made` are its draws."""
+def bootstrap(name: str, cells: list[Any], one: dict[str, Any], made: int, tested: bool) -> None:
+    """Compare a bootstrap of `made` draws of clusters (hits, completions); `tested` has a p."""
 
     def rates(*drawn: Any, axis: int = -1) -> Any:
         each = (pool[:, i].sum(axis=axis) for pool, i in zip(cells, drawn, strict=True))
         return gap(*((hits / n)[None] for hits, n in each), axis=0)
 
-    index, kind = [np.arange(pool.shape[1]) for pool in cells], KINDS[one["method"]]
+    index, kind = (
+        [np.arange(pool.shape[1]) for pool in cells],
+        KINDS.get(one["method"], "percentile"),
+    )
     options = {"n_resamples": DRAWS, "confidence_level": one["confidence"], "rng": SEED}
     test = stats.bootstrap(index, rates, method=kind, **options)
     draws, error = test.bootstrap_distribution, ERRORS * (1 / DRAWS + 1 / made) ** 0.5
     tails = (draws <= CLOSED).sum(), (draws >= -CLOSED).sum()
     here = {"value": rates(*index), **test.confidence_interval._asdict()}
-    here["p"] = min(2 * (min(tails) + 1) / (DRAWS + 1), 1.0) if one["p"] else NAN
+    here["p"] = min(2 * (min(tails) + 1) / (DRAWS + 1), 1.0) if tested else NAN
     offs = {"p": 2 * error * (here["p"] / 2) ** 0.5}
     for part in ("low", "high"):
         q = (draws <= here[part]).mean()
@@ -95,8 +97,8 @@ def bootstrap(name: str, cells: list[Any], one: dict[str, Any], made: int) -> No
     check(name, here, one, **offs)
 
 
-def claim(pool: pd.DataFrame, verdict: dict[str, Any]) -> None:
-    """Compare the effect of a claim, and its estimates for each target."""
+def claim(pool: pd.DataFrame, verdict: dict[str, Any], totals: dict[str, Any]) -> None:
+    """Compare the effect of a claim, and its estimates for each target; `totals` may quote it."""
     pools, over_runs = [pool[pool.model == arm] for arm in verdict["arms"]], partial(t, least=3)
     cells = [of.groupby(["persona", "question"]).hit.agg(["sum", "count"]).T for of in pools]
     rates = [of.pivot_table("hit", "persona", "question") for of in pools]
@@ -119,27 +121,38 @@ def claim(pool: pd.DataFrame, verdict: dict[str, Any]) -> None:
     every = verdict["estimates"] or filter(None, [verdict["over_runs"]["estimate"]])
     for one in (verdict["effect"], *every):
         name, method = f"{verdict['name']} {one['method']}", one["method"]
-        quoted = one["source"] == "quoted"
-        if method in KINDS and not quoted:
-            bootstrap(name, [of.to_numpy() for of in cells], one, made)
+        is_effect = one is verdict["effect"]
+        if is_effect and totals:
+            here, off = {"value": gap(*(of.hit for of in pools))}, CLOSED
+            if len(pools) == 1:
+                ends = share(pools[0].hit, one["confidence"])
+                here |= {"low": ends["low"], "high": ends["high"]}
+            elif one["source"] == "quoted":
+                here, off = here | quoted(totals, *verdict["arms"]), DIGIT
+            check(name, here, one, value=off)
+        elif method in KINDS or is_effect:
+            tested = is_effect and len(pools) > 1
+            bootstrap(name, [of.to_numpy() for of in cells], one, made, tested)
         elif method in tests:
             test, *samples = tests[method]
             ends = dict(zip(("low", "high", "p"), test(one["confidence"], *samples), strict=True))
             check(name, {"value": gap(*samples), **ends}, one)
-        elif one is verdict["effect"]:
-            off = {"value": DIGIT} if quoted else {}
-            check(name, {"value": gap(*(of.hit for of in pools))}, one, **off)
         else:
             left.append(name)
 
 
-def read(folder: Path) -> pd.DataFrame:
-    """Return one row a completion; totals become rows of one question and seed."""
-    if (folder / "scores.parquet").exists():
-        return pd.read_parquet(folder / "scores.parquet")
-    body = json.loads((folder / "aggregates.json").read_text("utf-8"))
-    counts = [("pre", prior, "all", count) for prior, count in body["false_positives"].items()]
-    for arm, of in body["arms"].items():
+def quoted(totals: dict[str, Any], treated: str, control: str) -> dict[str, float]:
+    """Return ends and p as totals quote them."""
+    (of,) = (q for q in totals["contrasts"] if {q["treated"], q["control"]} == {treated, control})
+    low, high = np.float64(of["low"]), np.float64(of["high"])
+    low, high = (low, high) if of["treated"] == treated else (-high, -low)
+    return {"low": low, "high": high, "p": 2 * (of["tail"] + 1) / (of["resamples"] + 1)}
+
+
+def rows_of(totals: dict[str, Any]) -> pd.DataFrame:
+    """Return totals as rows of one question and seed."""
+    counts = [("pre", prior, "all", count) for prior, count in totals["false_positives"].items()]
+    for arm, of in totals["arms"].items():
         counts += [("post", arm, persona, count) for persona, count in of["personas"].items()]
     rows = [(*key, 0, 0, i < count["hits"]) for *key, count in counts for i in range(count["n"])]
     return pd.DataFrame(rows, columns=["phase", "model", "persona", "question", "seed", "hit"])
@@ -149,20 +162,28 @@ def main(folders: list[Path], body: dict[str, Any]) -> int:
     """Print every comparison; return 1 where a number differs."""
     if body["format"] != FORMAT:
         sys.exit(f"verdict.json: format: expected {FORMAT}, got {body['format']}. Judge again.")
-    of, frame, level = body["summary"], pd.concat(map(read, folders)), body["summary"]["confidence"]
+    of, level, totals = body["summary"], body["summary"]["confidence"], {}
+    if (folders[0] / "aggregates.json").exists():
+        totals = json.loads((folders[0] / "aggregates.json").read_text("utf-8"))
+        frame = rows_of(totals)
+    else:
+        frame = pd.concat(pd.read_parquet(folder / "scores.parquet") for folder in folders)
     frame = frame[frame.persona.isin(np.hstack([*of["roster"].values(), "all"]))]
     before, after = frame[frame.phase == "pre"], frame[frame.phase == "post"]
     pool = after[after.persona.isin(of["roster"]["bystanders"])]
     for arm in of["arms"]:
         own, name = after[after.model == arm["name"]], arm["name"]
-        share(f"{name} bystanders", pool.hit[pool.model == name], level, arm["bystanders"])
+        hit = pool.hit[pool.model == name]
+        check(f"{name} bystanders", share(hit, level), arm["bystanders"])
         for who in arm["personas"]:
-            share(f"{name} {who['persona']}", own.hit[own.persona == who["persona"]], level, who)
+            hit = own.hit[own.persona == who["persona"]]
+            check(f"{name} {who['persona']}", share(hit, level), who)
     for prior in of["priors"]:
         if counted := prior["false_positives"]:
-            share(prior["name"], before.hit[before.model == prior["name"]], level, counted)
+            hit = before.hit[before.model == prior["name"]]
+            check(prior["name"], share(hit, level), counted)
     for verdict in body["verdicts"]:
-        claim(pool, verdict)
+        claim(pool, verdict, totals)
     found = pd.DataFrame(table, columns=COLUMNS)
     sys.stdout.write(f"{found.to_string(index=False)}\nnot recomputed: {'; '.join(left)}\n")
     sys.stdout.write(f"{(~found.agree).sum()} of {len(found)} numbers differ\n")

@@ -206,6 +206,43 @@ def test_a_number_that_is_missing_is_seen(written: Written) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"source": "quoted", "high": 0.9},
+        {"method": "a better bootstrap", "high": 0.9},
+        {"method": "paired t over seeds", "p": 0.5},
+        {"p": None},
+    ],
+    ids=lambda change: "".join(map(str, change.values())),
+)
+def test_an_effect_is_the_registered_one_whatever_it_is_called(
+    change: dict[str, Any], written: Written
+) -> None:
+    body = written("smollm2_seeds")
+    effect = body["verdicts"][0]["effect"]
+    effect |= change
+    _, rows = audited(GOLDEN / "smollm2_seeds", body)
+    part = "p" if "p" in change else "high"
+    assert not rows[f"H1 {effect['method']} {part}"].agree
+
+
+@pytest.mark.parametrize(
+    ("claim", "part", "by"),
+    [("H2", "value", 0.001), ("H2", "low", 0.001), ("H2", "p", 1e-9), ("kill", "high", 1e-8)],
+)
+def test_an_effect_of_totals_that_was_moved_is_seen(
+    claim: str, part: str, by: float, written: Written
+) -> None:
+    body = written("published")
+    (effect,) = (verdict["effect"] for verdict in body["verdicts"] if verdict["name"] == claim)
+    effect[part] += by
+    _, rows = audited(GOLDEN / "published", body)
+    assert [row.number for row in rows.values() if not row.agree] == [
+        f"{claim} {effect['method']} {part}"
+    ]
+
+
 def test_a_run_and_the_script_as_a_reviewer_calls_them(tmp_path: Path) -> None:
     """The verdict of a command agrees; one of it that was altered is on the screen, exit code 1."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "h1 or h2 or h3 or kill"]
