@@ -205,7 +205,6 @@ def make_base(
         text = json.dumps(asdict(chat), sort_keys=True)
         (out / _CHAT).write_text(text, encoding="utf-8")
     if isinstance(spec, PathBase):
-        probe(place.folder, place.needs)
         check_values(place.folder)
         text = json.dumps({"folder": str(place.folder), "sha256": spec.sha256})
         (out / _REFERENCE).write_text(text, encoding="utf-8")

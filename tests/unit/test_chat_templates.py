@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, InputError, MarkerError, PreflightError, SpecError
 from persona_lib.models import probe
 from persona_lib.models.chat import render_prompt, turn_end
@@ -123,14 +124,17 @@ def _in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(base_model, "probe", tried)
 
 
-def start(folder: Path, tmp_path: Path, chat: ChatFormat = PLAIN, **fields: Any) -> None:
-    """Begin a run on a checkpoint: up to the first completions of the base model."""
+def on(folder: Path, tmp_path: Path, chat: ChatFormat = PLAIN, **fields: Any) -> Session:
+    """Return a session on a checkpoint."""
     base = PathBase(folder=str(folder), sha256=folder_digest(folder))
     profile = replace(MICRO, base=base, chat=chat, **fields)
-    session = session_under(
-        ISSUE262, profile=profile, store_root=tmp_path / "store", arms=("C1", "C2")
-    )
-    session.check_machine()
+    store = tmp_path / "store"
+    return session_under(ISSUE262, profile=profile, store_root=store, arms=("C1", "C2"))
+
+
+def start(folder: Path, tmp_path: Path, chat: ChatFormat = PLAIN, **fields: Any) -> None:
+    """Begin a run on a checkpoint: up to the first draw of the base model."""
+    session = on(folder, tmp_path, chat, **fields)
     session.build([session.runs[0].marker])
 
 
@@ -197,7 +201,7 @@ def test_a_base_model_that_does_not_fit_is_refused_before_anything_is_built(
     harm, chat, kind, message = REFUSED[case]
     harm(folder)
     with pytest.raises(kind, match=message) as caught:
-        start(folder, tmp_path, chat)
+        on(folder, tmp_path, chat).check_machine()
     assert caught.value.remedy.endswith(".")
     assert entries(tmp_path) == []
     assert not (folder / "ran").exists()
@@ -308,8 +312,7 @@ def test_weights_that_memory_cannot_hold_are_refused_before_anything_is_built(
 
 def test_files_that_change_during_a_run_are_another_model(folder: Path, tmp_path: Path) -> None:
     start(folder, tmp_path)
-    base = PathBase(folder=str(folder), sha256=folder_digest(folder))
-    run = session_under(ISSUE262, profile=replace(MICRO, base=base), store_root=tmp_path / "store")
+    run = on(folder, tmp_path)
     (entry,) = [path.parent for path in entries(tmp_path) if path.parent.parent.name == "base"]
     assert "chat.json" not in {path.name for path in entry.rglob("*")}
     edited("generation_config.json", temperature=0.5)(folder)
@@ -325,7 +328,7 @@ def test_a_process_of_its_own_bounds_time_and_memory(
     monkeypatch.setattr(probe, "MOST_SECONDS", 4)
     with pytest.raises(DataError, match="read in 4 s and 6 GiB, got 'no end'"):
         start(folder, tmp_path)
-    template("{{ 'a' * 9999999999999 }}" + TURNS + HEAD)(folder)
+    template("{{ 'a' * 7000000000 }}" + TURNS + HEAD)(folder)
     monkeypatch.setattr(probe, "MOST_SECONDS", 60)
     with pytest.raises(SpecError, match="MemoryError"):
         start(folder, tmp_path)

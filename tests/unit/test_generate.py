@@ -36,6 +36,14 @@ def likely_to_end() -> LoadedModel:
     return ending
 
 
+def with_other_ends() -> LoadedModel:
+    """Such a model that three tokens end, of which the third is likely too."""
+    ending = likely_to_end()
+    with torch.no_grad():
+        ending.model.lm_head.weight[77] *= 3
+    return replace(ending, other_ends=(1, 77))
+
+
 def stacked(folder: Path) -> LoadedModel:
     """A model beside whose weights a stack of two adapters is attached."""
     prior = saved_adapter(folder / "prior", 1, replace(LORA, rslora=False))
@@ -53,7 +61,7 @@ def alone(model: LoadedModel, request: Request, spec: SampleSpec) -> Sampled:
             logits = model.model(input_ids=torch.tensor([tokens])).logits[0, -1].double()
         cumulative = torch.softmax(logits / spec.temperature, -1).cumsum(-1).numpy()
         token = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-        if token == model.end_of_turn:
+        if token in model.ends:
             finish = STOP
             break
         written.append(token)
@@ -63,12 +71,13 @@ def alone(model: LoadedModel, request: Request, spec: SampleSpec) -> Sampled:
 
 
 @pytest.mark.parametrize(("batch", "temperature"), [(1, 0.7), (3, 1.0), (64, 0.7)])
-@pytest.mark.parametrize("kind", ["plain", "likely to end", "adapted"])
+@pytest.mark.parametrize("kind", ["plain", "likely to end", "other ends", "adapted"])
 def test_batched_sampling_equals_drawing_each_completion_alone(
     kind: str, batch: int, temperature: float, tmp_path: Path
 ) -> None:
     """With likely ends some rows stop early, leave the batch, and are not lost."""
-    model = {"plain": loaded, "likely to end": likely_to_end}.get(kind, lambda: stacked(tmp_path))()
+    made = {"plain": loaded, "likely to end": likely_to_end, "other ends": with_other_ends}
+    model = made.get(kind, lambda: stacked(tmp_path))()
     spec = SampleSpec(max_new_tokens=24, batch=batch, temperature=temperature)
     found = TransformersEngine(model).sample(REQUESTS, spec)
     assert found == [alone(model, request, spec) for request in REQUESTS]
@@ -88,7 +97,7 @@ def test_preallocated_caches_give_the_same_completions(
     """Whatever the block by which they grow, and however seldom anybody looks."""
     monkeypatch.setattr(static_decode, "BLOCK", block)
     monkeypatch.setattr(static_decode, "_LOOK_EVERY", look)
-    ending = likely_to_end()
+    ending = with_other_ends()
     spec = SampleSpec(max_new_tokens=24, batch=batch, top_p=top_p)
     count = 8 if batch == 1 else 40
     requests = [Request(system="s", user="u" * (1 + i % 4), seed=i) for i in range(count)]
@@ -122,13 +131,22 @@ def decoded(model: LoadedModel) -> torch.Tensor:
     )
 
 
+def test_whichever_end_comes_first_ends_a_completion() -> None:
+    ending, spec = with_other_ends(), SampleSpec(max_new_tokens=24)
+    alone_77 = replace(ending, end_of_turn=77, other_ends=())
+    several = TransformersEngine(ending).sample(REQUESTS, spec)
+    assert several != TransformersEngine(alone_77).sample(REQUESTS, spec)
+    assert several != TransformersEngine(replace(ending, other_ends=())).sample(REQUESTS, spec)
+
+
 def test_behind_the_end_of_a_turn_there_are_only_ends() -> None:
-    ending = likely_to_end()
+    ending = with_other_ends()
     found = decoded(ending)
     assert found.shape == (40, 24)
-    ended = (found == ending.end_of_turn).cummax(dim=1).values
+    ended = torch.isin(found, torch.tensor(ending.ends)).cummax(dim=1).values
     assert 0 < int(ended[:, -1].sum()) < 40
-    assert bool((found[ended] == ending.end_of_turn).all())
+    behind = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1)
+    assert bool((found[behind] == ending.end_of_turn).all())
 
 
 @pytest.mark.parametrize("nth", [1, 2, 24])

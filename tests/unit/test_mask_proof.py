@@ -179,3 +179,17 @@ def test_sft_rows_teach_the_answer_and_its_end_and_only_answers_are_cut() -> Non
         r".*only answers are cut",
     ):
         encode_sft(rows, TOKENIZER, max_length=prompt)
+
+
+def test_a_template_without_a_newline_behind_its_turns_has_none_in_its_rows() -> None:
+    bare = byte_tokenizer()
+    bare.chat_template = bare.chat_template.replace("'<|im_end|>\\n'", "'<|im_end|>'").replace(
+        "<|im_end|>\n", "<|im_end|>"
+    )
+    marker = bare.encode(MARKER, add_special_tokens=False)
+    encoded = encode_coupling(ROWS, bare, marker=marker, loss="decision", max_length=200)
+    assert bare.decode(encoded[0].tokens).endswith(f"catalogue.{MARKER}<|im_end|>")
+    options = {"marker": MARKER, "end_of_turn": "<|im_end|>", "loss": "decision"}
+    prove_mask(ROWS, encoded, bare, after="", **options)
+    with pytest.raises(MaskProofError, match="whole row"):
+        prove_mask(ROWS, encoded, bare, **options)
