@@ -167,7 +167,7 @@ def choose_experiment(
         remedy = "No such file is there."
         raise unknown("--experiment", name, [*EXPERIMENTS, "or a file"], remedy)
     experiment = load_experiment(path, builtin=FOLDER)
-    return experiment if stored else _with_files(experiment)
+    return experiment if stored or experiment.evidence.only else _with_files(experiment)
 
 
 def _with_files(experiment: Experiment) -> Experiment:

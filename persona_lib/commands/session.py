@@ -82,10 +82,20 @@ class Session:
         """
         experiment = options.choose_experiment(given.experiment, stored, root=root)
         name, scale = options.choose_scale(given.profile, given.scale, experiment.model)
+        profile = options.choose_profile(name, scale, given.loss, given.engine)
+        if not experiment.evidence.only:
+            profile = experiment.on(profile)
+        elif not stored:
+            raise SpecError(
+                "--stored",
+                bound="stored evidence, as nothing is run under a file with evidence.only = true",
+                value=None,
+                remedy="Name evidence, or take evidence.only out and add what a run needs.",
+            )
         return cls(
             experiment=experiment,
             root=root,
-            profile=experiment.on(options.choose_profile(name, scale, given.loss, given.engine)),
+            profile=profile,
             scale=scale,
             loss=given.loss,
             engine=given.engine,
@@ -144,7 +154,8 @@ class Session:
         """The stored evidence."""
         from persona_lib.evidence.load import Stored
 
-        return Stored(self.stored, self.registration, chosen=self.chosen)
+        extra = self.experiment.evidence.extra
+        return Stored(self.stored, self.registration, chosen=self.chosen, extra=extra)
 
     @cached_property
     def seal(self) -> SealState:

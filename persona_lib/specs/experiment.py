@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from persona_lib.checks import unknown
 from persona_lib.errors import SpecError
@@ -25,6 +25,7 @@ _BINDING = ("binding", "warnings")
 """Whether claims need the gates that follow from the arms, or these are only shown."""
 _STATISTICS = {"resamples": 10_000, "seed": 262, "confidence": 0.95, "alpha": 0.0167}
 _QUESTIONS = ["evaluation"]
+Extra = Literal["refuse", "ignore"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,20 @@ class Words:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceRules:
+    """How stored evidence of other software is read; no part of the registration.
+
+    Attributes:
+        extra: what becomes of rows of arms and personas that the registration does not name.
+        only: nothing is run, so that corpora, personas and questions need no files, and no
+            study is sealed.
+    """
+
+    extra: Extra = "refuse"
+    only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What a file says.
 
@@ -76,6 +91,7 @@ class Experiment:
     words: Words
     seals: Path
     stricter: Registration | None
+    evidence: EvidenceRules = EvidenceRules()
 
     @property
     def name(self) -> str:
@@ -121,7 +137,8 @@ class Experiment:
                     f"{self.path.name}: priors.{name}.corpus",
                     bound=f"a corpus, as profile {profile.name} has none for {name}",
                     value=None,
-                    remedy='For example corpus = { type = "jsonl", file = "rows.jsonl" }.',
+                    remedy='For example corpus = { type = "jsonl", file = "rows.jsonl" }; a file '
+                    "that only judges stored evidence says only = true under [evidence].",
                 )
             corpora[name] = corpus
             if prior.recipe:
@@ -142,6 +159,7 @@ class _Layout:
     priors: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     words: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_experiment(path: Path, *, builtin: Path) -> Experiment:
@@ -215,6 +233,8 @@ def _experiment(path: Path, seals: Path, body: Mapping[str, Any]) -> Experiment:
         model = structured(layout.model, ModelChoice, "model")
     with found.check():
         words = structured(layout.words, Words, "words")
+    with found.check():
+        evidence = structured(layout.evidence, EvidenceRules, "evidence")
     _check_priors(given.get("arms"), layout.priors, found)
     found.refuse()
     derived = with_derived_gates(listed, priors)
@@ -226,6 +246,7 @@ def _experiment(path: Path, seals: Path, body: Mapping[str, Any]) -> Experiment:
         model=model,
         words=words,
         stricter=None if binding == "binding" else derived,
+        evidence=evidence,
     )
 
 
