@@ -111,6 +111,16 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"Did you mean {found[0]}? " if found else ""
 
 
+def near_paths(path: Path) -> list[str]:
+    """Return paths that are there and are most like one that is not: its first missing part."""
+    missing = next((p for p in (path, *path.parents) if p.parent.is_dir()), path)
+    try:
+        names = [entry.name for entry in missing.parent.iterdir()]
+    except OSError:
+        names = []
+    return [str(missing.with_name(name)) for name in near(missing.name, names)]
+
+
 def unknown(
     field: str, value: str, known: Iterable[str], remedy: str = _OF_REGISTRATION
 ) -> SpecError:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from persona_lib.checks import near, read_json
+from persona_lib.checks import near_paths, read_json
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
 from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import Evidence
@@ -195,12 +195,7 @@ def _check_exists(path: Path) -> None:
     """Raise DataError where nothing has this name; it offers names near it."""
     if os.path.lexists(path):
         return
-    above = next((p for p in (path, *path.parents) if p.parent.is_dir()), path)
-    try:
-        names = [entry.name for entry in above.parent.iterdir()]
-    except OSError:
-        names = []
-    alike = [str(above.with_name(name)) for name in near(above.name, names)]
+    alike = near_paths(path)
     raise DataError(
         "--stored",
         bound="a folder of stored evidence, or a file of records",

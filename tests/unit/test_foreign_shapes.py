@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from persona_lib.errors import DataError
+from persona_lib.commands.options import choose_experiment
+from persona_lib.errors import DataError, SpecError
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import Stored, load_stored
 from persona_lib.panels.lengths import lengths_panel
@@ -389,6 +390,12 @@ def test_a_misspelt_column_is_answered_with_the_near_one(wrong: str, tmp_path: P
 
 def test_a_misspelt_path_is_answered_with_the_near_ones(tmp_path: Path) -> None:
     stored(tmp_path, frame())
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "experiment.toml").touch()
+    for wrong, meant in (("Study/experiment.toml", "study"),
+                         ("study/experment.toml", "study/experiment.toml")):  # fmt: skip
+        with pytest.raises(SpecError, match=rf"near it: {tmp_path}/{meant}\."):
+            choose_experiment(str(tmp_path / wrong))
     for wrong in ("Set.csv", "sett.csv", "set.CSV"):
         if (tmp_path / wrong).exists():
             continue  # where capitals make no difference
