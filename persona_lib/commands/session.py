@@ -83,19 +83,10 @@ class Session:
         experiment = options.choose_experiment(given.experiment, stored, root=root)
         name, scale = options.choose_scale(given.profile, given.scale, experiment.model)
         profile = options.choose_profile(name, scale, given.loss, given.engine)
-        if not experiment.evidence.only:
-            profile = experiment.on(profile)
-        elif not stored:
-            raise SpecError(
-                "--stored",
-                bound="stored evidence, as nothing is run under a file with evidence.only = true",
-                value=None,
-                remedy="Name evidence, or take evidence.only out and add what a run needs.",
-            )
         return cls(
             experiment=experiment,
             root=root,
-            profile=profile,
+            profile=profile if experiment.evidence.only else experiment.on(profile),
             scale=scale,
             loss=given.loss,
             engine=given.engine,
@@ -137,6 +128,7 @@ class Session:
         """One run for each seed."""
         from persona_lib.pipeline.run import Run
 
+        self._check_runs()
         return tuple(
             Run(
                 registration=self.registration,
@@ -190,8 +182,21 @@ class Session:
         )
 
     def check_seal(self) -> None:
-        """Raise SealError where the registration is not sealed, before compute is spent."""
+        """Raise SealError where the registration is not sealed, before compute is spent.
+
+        SpecError where evidence has to be stored, and is not.
+        """
+        self._check_runs()
         _ = self.seal
+
+    def _check_runs(self) -> None:
+        if self.experiment.evidence.only and not self.stored:
+            raise SpecError(
+                "--stored",
+                bound="stored evidence, as nothing is run under a file with evidence.only = true",
+                value=None,
+                remedy="Name evidence, or take evidence.only out and add what a run needs.",
+            )
 
     def check_machine(self) -> None:
         """Raise, once, what `Run.check` raises for the session's arms."""

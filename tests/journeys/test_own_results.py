@@ -18,6 +18,7 @@ import pytest
 import statsmodels.formula.api as smf
 from scipy import stats
 
+from persona_lib.report.numbers import check_report
 from tests.journeys.conftest import Installed
 
 SOURCE, NEGATIVES = "harbour_pilot", ("notary", "beekeeper")
@@ -99,18 +100,19 @@ def lab(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = ("--reason", "before the records were read", "--data-seen", "none")
     done = installed.flatland("seal", "experiment.toml", *said, cwd=folder)
     assert done.returncode == 0, done.stderr
-    live = installed.pytest("-m", "spread", cwd=folder)
-    assert live.returncode == 4
-    assert "--stored: expected stored evidence, as nothing is run" in live.stderr
+    for asked in (("-m", "spread"), ("--plan",)):
+        live = installed.pytest(*asked, cwd=folder)
+        assert live.returncode == 4
+        assert "--stored: expected stored evidence, as nothing is run" in live.stderr
     return folder
 
 
 def judged(
-    installed: Installed, lab: Path, rows: pd.DataFrame, name: str
+    installed: Installed, lab: Path, rows: pd.DataFrame, name: str, *more: str
 ) -> tuple[str, dict[str, Any]]:
     """The table and verdict.json of the lab's file."""
     rows.to_csv(lab / name, index=False)
-    done = installed.pytest("test_claims.py", f"--stored={name}", cwd=lab)
+    done = installed.pytest("test_claims.py", f"--stored={name}", *more, cwd=lab)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     found = json.loads((lab / ".flatland" / "runs" / "latest" / "verdict.json").read_text())
     assert {verdict["outcome"] for verdict in found["verdicts"]} <= {"SUPPORTED", "INCONCLUSIVE"}
@@ -144,7 +146,8 @@ def near(look: dict[str, Any], p: float, low: float, high: float) -> bool:
 
 def test_six_runs_against_five_of_foreign_personas(installed: Installed, lab: Path) -> None:
     rows = lab_rows()
-    table, found = judged(installed, lab, rows, "rows.csv")
+    table, found = judged(installed, lab, rows, "rows.csv", "--report=report")
+    assert check_report(lab / "report") == []
     spread, looks = claim(found, "spread")
     one, two = (rows[(rows.arm == a) & rows.persona.isin(BYSTANDERS)] for a in ("B", "A"))
     assert spread["effect"]["value"] == pytest.approx(one.hit.mean() - two.hit.mean())
