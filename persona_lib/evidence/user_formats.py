@@ -48,8 +48,8 @@ Raw = tuple[pa.Table, tuple[str, ...]]
 
 
 def layout_of(names: Collection[str]) -> pa.Schema:
-    """Return `COUNTS` for a file of counts, told by its column ``hits``; otherwise `COLUMNS`."""
-    return COUNTS if "hits" in names and "hit" not in names else COLUMNS
+    """Return `COUNTS` for a file with ``hits`` where others have ``hit`` of a ``sample``."""
+    return COUNTS if "hits" in names and not {"hit", "sample"} & {*names} else COLUMNS
 
 
 def from_parquet(path: Path) -> Raw:

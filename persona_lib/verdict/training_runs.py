@@ -117,7 +117,8 @@ def difference_over_runs(
         a, b = (np.array([rates[seed] for seed in common]) for rates in figures)
         why = f"a seed's arms share {' and '.join(shared)}"
         left = len(one) + len(two) - 2 * len(common)
-        why += f"; {left} runs without the other arm's are left out" if left else ""
+        are = "run without the other arm's is" if left == 1 else "runs without the other arm's are"
+        why += f"; {left} {are} left out" if left else ""
         tests = (seeds_paired, seeds_flipped)
     else:
         a, b = (np.array(list(rates.values())) for rates in figures)

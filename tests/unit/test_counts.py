@@ -233,6 +233,15 @@ def test_a_file_with_a_hit_a_row_holds_no_counts(tmp_path: Path) -> None:
     assert Stored(tmp_path / "counts.csv", FEW).rows("scores") is None
 
 
+def test_a_file_of_completions_with_hits_for_hit_is_told_so(tmp_path: Path) -> None:
+    rows = frame().assign(question="q", sample=0).drop(columns="n")
+    refused(tmp_path, rows, "columns: expected hit among them", "Did you mean hits for hit? ")
+    by_question = pd.concat([frame().assign(question=q) for q in ("q0", "q1")])
+    refused(
+        tmp_path, by_question, "expected one row, got 'a second one of seed 1'", "one row for all"
+    )
+
+
 def test_unlike_numbers_of_completions_are_said(tmp_path: Path) -> None:
     rows = pooled(frame())
     more = (rows.arm == "C3") & (rows.persona == "villain")

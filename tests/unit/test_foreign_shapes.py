@@ -167,7 +167,7 @@ def test_pairs_of_runs_are_those_that_both_arms_have(tmp_path: Path) -> None:
     pairs = stats.ttest_rel(one.loc[two.index], two)
     paired = found["paired t over seeds"]
     assert (paired.clusters, paired.p) == (5, pytest.approx(pairs.pvalue, rel=1e-9))
-    assert "1 runs without the other arm's are left out" in paired.note
+    assert "1 run without the other arm's is left out" in paired.note
     assert {method for method in found if method.startswith("seed ")} == {
         f"seed {seed} alone" for seed in (1, 2, 3, 4, 5)
     }
