@@ -18,7 +18,9 @@ from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import MIN_SEEDS
 from persona_lib.stats.targets import NOT_ESTIMABLE as UNESTIMABLE
 from persona_lib.stats.targets import (
+    PAIR_METHOD,
     SEED_METHOD,
+    TRAINING_RUNS,
     seeds_flipped,
     seeds_paired,
     seeds_permuted,
@@ -128,6 +130,9 @@ def difference_over_runs(
             paired = seeds_paired(*pairs, n=n, confidence=confidence)
             if paired.has_interval:
                 why += f"; seeds as pairs, for what no graph shows: {paired.interval_text}"
+    if shared and one and two and not common:
+        note = f"{UNESTIMABLE}: no seed has runs of both arms"
+        return (Estimate.bare(n, 0, confidence, PAIR_METHOD, note, target=TRAINING_RUNS),)
     if not a.size or not b.size:
         return ()
     enough = min(a.size, b.size) >= MIN_SEEDS

@@ -326,6 +326,40 @@ def test_arms_that_were_asked_other_questions_are_refused(tmp_path: Path) -> Non
     refused(tmp_path, other, "scores: arm C2, persona librarian, question rq0, seed 1", "got '0")
 
 
+ONE, APART = dict.fromkeys(SEEDS, (3,)), {"C2": (1, 2), "C2p": (3,), "C3": (4, 5, 9)}
+BEFORE = frame({"em": (3,), "benign": (1, 2, 9)}, questions=1, phase="pre")
+ODD = {
+    "one run": frame(ONE),
+    "no seed of both arms": frame(APART),
+    "one question": frame(questions=1),
+    "one question each": frame(questions=1, own=ROSTER.all),
+    "one completion": frame(ONE, questions=1, samples=1),
+    "no hits": frame().assign(hit=0),
+    "hits alone": frame(APART, own=("villain",)).assign(hit=1),
+    "priors in other runs": pd.concat([frame(APART), BEFORE]),
+    "priors in other runs, own questions": pd.concat([frame(own=("comedian",)), BEFORE]),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_whatever_is_uneven_is_judged_without_a_warning(case: str, tmp_path: Path) -> None:
+    found = stored(tmp_path, ODD[case])
+    for claim in ("H2", "H3", "kill"):
+        verdict = judge(FEW, found, claim)
+        json.dumps(verdict.to_json(), allow_nan=False)
+        assert " nan" not in verdict.text
+        if case == "no seed of both arms" and claim == "H3":
+            assert verdict.over_runs is not None
+            assert verdict.over_runs.text == (
+                "over training runs: run-to-run variance not estimable: no seed has runs of both "
+                "arms"
+            )
+    for gate in ISSUE262_GATED.gates:
+        if "C1" not in (gate.arms or ("C1",)):
+            judge_gate(ISSUE262_GATED, found, gate.name)
+    json.dumps(summary(FEW, found), allow_nan=False)
+
+
 # Names
 
 
