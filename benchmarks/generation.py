@@ -31,8 +31,9 @@ from benchmarks.common import (
     sync_of,
 )
 from persona_lib.digests import derive_seed
+from persona_lib.models.chat import render_prompt
 from persona_lib.models.chatml import END, PAD
-from persona_lib.models.loading import LoadedModel, decode, load_model, render_prompt
+from persona_lib.models.loading import LoadedModel, decode, load_model
 from persona_lib.sampling.engine import Request, TransformersEngine
 from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.profile import SampleSpec
@@ -276,7 +277,7 @@ def time_vllm(
         choice = held.params(
             n=size.samples, temperature=size.spec.temperature, top_p=size.spec.top_p,
             max_tokens=size.spec.max_new_tokens, ignore_eos=True,
-            stop_token_ids=[held.end_of_turn],
+            stop_token_ids=list(held.ends),
         )  # fmt: skip
         counts: list[int] = []
 

@@ -20,6 +20,8 @@ from persona_lib.errors import SpecError
 LATER = {"left_out_at_its_default": True}
 """Metadata of a field that is younger than stored keys: left out of the canonical form at
 its default, so that those keys stay valid."""
+NO_PART = {"no_part_of_digests": True}
+"""Metadata of a field that changes no outcome: never in the canonical form."""
 
 _TYPE_KEY = "__spec__"
 _SEED_BITS = 63
@@ -29,8 +31,8 @@ def canonical(value: object) -> Any:
     """Return `value` as plain JSON data.
 
     Dataclasses become objects that carry their class name under ``__spec__``, without
-    the fields that came `LATER` and have their default; tuples and lists become arrays;
-    enums become their values.
+    the fields that came `LATER` and have their default, and those that are `NO_PART`;
+    tuples and lists become arrays; enums become their values.
 
     Raises:
         SpecError: for NaN or infinite floats, paths (a path says where a thing
@@ -50,7 +52,8 @@ def canonical(value: object) -> Any:
         body = {
             f.name: canonical(getattr(value, f.name))
             for f in dataclasses.fields(value)
-            if f.metadata != LATER or getattr(value, f.name) != f.default
+            if f.metadata != NO_PART
+            and (f.metadata != LATER or getattr(value, f.name) != f.default)
         }
         return {_TYPE_KEY: type(value).__name__, **body}
     if isinstance(value, (tuple, list)):

@@ -7,19 +7,18 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from persona_lib.checks import member, near_paths, unknown
+from persona_lib.commands.profiles import choose_profile, pinned_base
 from persona_lib.errors import SpecError
-from persona_lib.specs.builtin import DATA, EXPERIMENTS, FOLDER, PROFILES, SCALES
-from persona_lib.specs.experiment import FILE, Experiment, ModelChoice, load_experiment
+from persona_lib.specs.builtin import DATA, EXPERIMENTS, FOLDER
+from persona_lib.specs.experiment import FILE, Experiment, load_experiment
 from persona_lib.specs.personas import load_personas, load_questions
-from persona_lib.specs.profile import ENGINES, LOSSES, Profile
 from persona_lib.specs.sources import RowsCorpus
 from persona_lib.specs.structure import Gathered, named
 
 if TYPE_CHECKING:
-    from persona_lib.specs.profile import EngineName
     from persona_lib.specs.registration import Registration
 
 HIDDEN = ".flatland"
@@ -74,61 +73,6 @@ def add_options(add: Callable[..., object], names: Iterable[str] = tuple(OPTIONS
         add(f"--{name}", **OPTIONS[name])
 
 
-def choose_profile(
-    name: str | None,
-    scale: str | None = None,
-    loss: str | None = None,
-    engine: str | None = None,
-) -> Profile:
-    """Return a profile by name and scale, with another marker loss or engine where one is named.
-
-    Raises:
-        SpecError: there is no such profile, scale, loss or engine.
-    """
-    known, at = choose_scale(name, scale)
-    profile = PROFILES[known] if at is None else SCALES[known][at]
-    if loss is not None:
-        remedy = "Name a marker loss (docs/experiment.md), or leave --loss out for the profile's."
-        member("--loss", loss, LOSSES, remedy=remedy)
-        profile = replace(profile, coupling=replace(profile.coupling, loss=loss))
-    if engine is not None:
-        member("--engine", engine, ENGINES, remedy="Name an engine (docs/usage.md).")
-        sample = replace(profile.sample, engine=cast("EngineName", engine))
-        profile = replace(profile, sample=sample)
-    return profile
-
-
-def choose_scale(
-    profile: str | None, scale: str | None, model: ModelChoice | None = None
-) -> tuple[str, str | None]:
-    """Return a profile and its scale: those named, or the experiment's, or the profile's first.
-
-    The scale is None where the profile has one alone.
-
-    Raises:
-        SpecError: there is no such profile, or it has no such scale.
-    """
-    model = model or ModelChoice()
-    name, field = (model.base, "model.base") if profile is None else (profile, "--profile")
-    member(field, name, tuple(PROFILES), remedy="Name a built-in profile.")
-    option = "--scale"
-    if profile is None and scale is None and model.scale is not None:
-        scale, option = model.scale, "model.scale"
-    known = SCALES.get(name)
-    if known is None:
-        if scale is None:
-            return name, None
-        raise SpecError(
-            option,
-            bound=f"it to be left out, as profile {name} has one scale",
-            value=scale,
-            remedy=f"Leave {option} out; profiles with scales: {', '.join(SCALES)}.",
-        )
-    chosen = next(iter(known)) if scale is None else scale
-    member(option, chosen, tuple(known), remedy=f"Name a scale of profile {name}.")
-    return name, chosen
-
-
 def choose_experiment(
     name: str | None, stored: Sequence[Path] = (), *, root: Path | None = None
 ) -> Experiment:
@@ -173,7 +117,7 @@ def choose_experiment(
 
 
 def _with_files(experiment: Experiment) -> Experiment:
-    """Return an experiment whose files are checked, and corpora pinned to what they hold."""
+    """Return an experiment whose files are checked, and what they hold is pinned."""
     from persona_lib.corpora.file_rows import pinned
 
     where, priors, found = experiment.path.name, dict(experiment.priors), Gathered()
@@ -182,15 +126,17 @@ def _with_files(experiment: Experiment) -> Experiment:
             with found.check(), named(f"{where}: priors.{name}.corpus"):
                 corpus = pinned(prior.corpus, experiment.path.parent)
                 priors[name] = replace(prior, corpus=corpus)
+    base = None
     with found.check(), named(where):
-        base, scale = choose_scale(None, None, experiment.model)
-        profile = choose_profile(base, scale)
+        profile = choose_profile(None, model=experiment.model)
         with found.check():
             experiment.on(profile)
+        with found.check():
+            base = pinned_base(profile.base, experiment.path.parent)
         _check_questions(experiment, profile.scale.questions, found)
     _check_personas(experiment, found)
     found.refuse()
-    return replace(experiment, priors=priors)
+    return replace(experiment, priors=priors, base=base)
 
 
 def _check_personas(experiment: Experiment, found: Gathered) -> None:

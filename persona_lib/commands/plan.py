@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from persona_lib.errors import SealError
 from persona_lib.pipeline.machine import lacking
 from persona_lib.report.power import gates_text, power_text
 from persona_lib.specs.builtin import FOLDER
-from persona_lib.specs.profile import TRANSFORMERS
+from persona_lib.specs.profile import TRANSFORMERS, Profile
 from persona_lib.specs.sources import RowsCorpus
 from persona_lib.specs.structure import read_toml, structured
 from persona_lib.store.stage import Planned, plan
@@ -36,10 +37,8 @@ def plan_text(session: Session) -> str:
         f"engine: {profile.sample.engine} draws completions",
         f"store: {session.store_root}",
         "",
-        f"{len(seen) - len(left)} of {len(seen)} stages are stored; the rest may take "
-        f"{_duration(sum(line.seconds for line in left))} on a machine that does nothing else.",
-        f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}"
-        f"{'' if profile.sample.engine == TRANSFORMERS else '; drawing with transformers'}.",
+        f"{len(seen) - len(left)} of {len(seen)} stages are stored; "
+        + _time_of(profile, sum(line.seconds for line in left)),
         seal_of(session),
         *missing_of(session),
         *corpora_of(session),
@@ -55,6 +54,17 @@ def plan_text(session: Session) -> str:
         state, time = ("yes", f"took {took}") if line.stored else ("no", f"~ {took}")
         lines.append(f"{name:<16}{label:<10}{shown:>6}  {state:<8}{time:>12}")
     return "\n".join(lines)
+
+
+def _time_of(profile: Profile, seconds: float) -> str:
+    """Return how long the stages that are left may take, in words."""
+    if math.isnan(seconds):
+        return "nobody has measured speeds of this model: how long the rest takes is not known."
+    drawing = "" if profile.sample.engine == TRANSFORMERS else "; drawing with transformers"
+    return (
+        f"the rest may take {_duration(seconds)} on a machine that does nothing else.\n"
+        f"Estimates use speeds of this profile, measured on: {profile.rates.measured_on}{drawing}."
+    )
 
 
 def seal_of(session: Session) -> str:
@@ -128,6 +138,8 @@ _HOURS_FROM = 90 * 60
 
 
 def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "not known"
     if seconds < _MINUTES_FROM:
         return f"{seconds:.0f} s"
     if seconds < _HOURS_FROM:

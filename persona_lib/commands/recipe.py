@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.commands import options as choices
+from persona_lib.commands.profiles import choose_profile, choose_scale, named_base
 from persona_lib.digests import canonical
 from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.pipeline.run import Run
@@ -186,8 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        name, scale = choices.choose_scale(options.profile, options.scale)
-        chosen = choices.choose_profile(name, scale, engine=options.engine)
+        name, scale = choose_scale(options.profile, options.scale)
+        chosen = choose_profile(name, scale, engine=options.engine)
+        chosen = replace(chosen, base=named_base(chosen.base))
         recipes = grid(
             chosen,
             learning_rates=_numbers("--learning-rates", options.learning_rates),

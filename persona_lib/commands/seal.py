@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from persona_lib.commands.options import choose_experiment, choose_profile, choose_scale
+from persona_lib.commands.options import choose_experiment
+from persona_lib.commands.profiles import profile_of
 from persona_lib.commands.session import Session
 from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.specs.builtin import EXPERIMENTS, INSTALLED
@@ -105,8 +106,7 @@ def _study(experiment: Experiment) -> dict[str, Any] | None:
     """
     if experiment.is_builtin or experiment.evidence.only:
         return None
-    name, scale = choose_scale(None, None, experiment.model)
-    profile = experiment.on(choose_profile(name, scale))
+    profile, _ = profile_of(experiment)
     return Session(experiment=experiment, profile=profile).study
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.commands import options
 from persona_lib.commands.options import DEFAULT_SEEDS, HIDDEN
+from persona_lib.commands.profiles import profile_of
 from persona_lib.errors import SpecError
 from persona_lib.progress import Progress, silent
 from persona_lib.specs.builtin import DATA
@@ -81,12 +82,13 @@ class Session:
             SpecError, DataError: an option is wrong; see `persona_lib.commands.options`.
         """
         experiment = options.choose_experiment(given.experiment, stored, root=root)
-        name, scale = options.choose_scale(given.profile, given.scale, experiment.model)
-        profile = options.choose_profile(name, scale, given.loss, given.engine)
+        profile, scale = profile_of(
+            experiment, given.profile, given.scale, given.loss, given.engine
+        )
         return cls(
             experiment=experiment,
             root=root,
-            profile=profile if experiment.evidence.only else experiment.on(profile),
+            profile=profile,
             scale=scale,
             loss=given.loss,
             engine=given.engine,

@@ -13,13 +13,21 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from persona_lib.errors import DataError, PreflightError
+from persona_lib.errors import DataError, FlatlandError, PreflightError, SpecError
 from persona_lib.specs.sources import HubCorpus, Reservoir
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 _OFFLINE_SWITCHES = ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE")
 _ON = ("1", "true", "yes", "on")
 _TIMEOUT_SECONDS = 10.0
+_REFUSED = (401, 403)
+_LOGIN = "hf auth login, or set HF_TOKEN"
+_HIDDEN = "the message is not shown, as it holds a token"
+_FIELDS = {"model": "model.base", "dataset": "corpus.repo"}
 _DATA_SUFFIXES = frozenset({".parquet", ".json", ".jsonl", ".csv", ".arrow", ".gz", ".zst"})
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")
 
@@ -45,19 +53,30 @@ def preflight_hub_corpus(spec: HubCorpus) -> None:
     check_reached(spec.repo, spec.revision, kind="dataset")
 
 
-def check_reached(repo: str, revision: str, *, kind: str) -> None:
-    """Raise PreflightError where the hub has no such commit of a repository, or is out of reach.
+def check_reached(repo: str, revision: str, *, kind: str) -> Any:
+    """Return what the hub says of a commit that may be read; `kind` is ``dataset`` or ``model``.
 
-    `kind` is ``dataset`` or ``model``.
+    Of a model, with the sizes of its files.
+
+    Raises:
+        SpecError, PreflightError: it is not to be had, see `absent`.
     """
-    from huggingface_hub import HfApi
-
     try:
-        HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=_TIMEOUT_SECONDS)
+        api = client()
+        found = api.repo_info(
+            repo,
+            repo_type=kind,
+            revision=revision,
+            timeout=_TIMEOUT_SECONDS,
+            files_metadata=kind == "model",
+        )
+        if getattr(found, "gated", False):  # anybody may list its files
+            api.auth_check(repo, repo_type=kind)
     except Exception as error:
         # The client raises a different family for each cause (no route, unknown
-        # repository, unknown commit, gated repository); all mean the same here.
+        # repository, unknown commit, gated repository).
         raise absent(repo, revision, kind, error) from error
+    return found
 
 
 def records_of(spec: HubCorpus) -> list[tuple[int, object]]:
@@ -156,8 +175,49 @@ def _is_complete(folder: Path) -> bool:
     return bool(names) and all(len(held) == int(key[1]) for key, held in series.items())
 
 
-def absent(repo: str, revision: str, kind: str, error: Exception) -> PreflightError:
-    """Return the error for a dataset or model of the hub that is not to be had here."""
+def absent(repo: str, revision: str, kind: str, error: Exception) -> FlatlandError:
+    """Return the error for a dataset or model of the hub that is not to be had here.
+
+    SpecError where its name or revision is wrong, and PreflightError where this machine
+    lacks leave, network or a file. No message holds a token.
+    """
+    from huggingface_hub import errors
+
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
+    found, field = cause or error, _FIELDS[kind]
+    answer = found.response if isinstance(found, errors.HfHubHTTPError) else None
+    if isinstance(found, errors.GatedRepoError):
+        page = f"https://huggingface.co/{'' if kind == 'model' else 'datasets/'}{repo}"
+        return PreflightError(
+            f"{field}: access to {kind} {repo}, which is gated",
+            remedy=f"Accept its licence at {page}, and log in: {_LOGIN}.",
+        )
+    if isinstance(found, errors.RevisionNotFoundError):
+        return SpecError(
+            field,
+            bound=f"a branch, tag or commit of {repo}",
+            value=f"hub:{repo}@{revision}",
+            remedy=f"Copy the full commit from the file history of {repo}.",
+        )
+    if isinstance(found, (errors.RepositoryNotFoundError, errors.HFValidationError)):
+        return SpecError(
+            field,
+            bound=f"a {kind} of the hub that this machine may read",
+            value=f"hub:{repo}@{revision}",
+            remedy=f"Correct the name. If it is private, log in: {_LOGIN}.",
+        )
+    if answer is not None and isinstance(found, errors.RemoteEntryNotFoundError):
+        name = answer.request.url.path.rpartition("/")[2]
+        return PreflightError(
+            f"{field}: file {name} of {kind} {repo} at {revision}, which the hub lists and does "
+            "not send",
+            remedy="Try again later, or use another commit.",
+        )
+    if answer is not None and answer.status_code in _REFUSED:
+        return PreflightError(
+            f"{field}: a token that may read {kind} {repo} ({_first_line(found)})",
+            remedy=f"Log in with another one: {_LOGIN}.",
+        )
     return PreflightError(
         f"{kind} {repo} at {revision} ({type(error).__name__}: {_first_line(error)})",
         remedy="On a machine with network access run: "
@@ -166,11 +226,33 @@ def absent(repo: str, revision: str, kind: str, error: Exception) -> PreflightEr
     )
 
 
+def client() -> HfApi:
+    """Return the hub's client; a request to its API that gets no answer ends after a while."""
+    from huggingface_hub import HfApi, get_session
+
+    session = get_session()
+    before = session.event_hooks["request"]
+    if _limit not in before:
+        session.event_hooks = {**session.event_hooks, "request": [*before, _limit]}
+    return HfApi()
+
+
+def _limit(request: Any) -> None:
+    """Limit the seconds of a request that the client would wait for without end."""
+    given = request.extensions["timeout"].items()
+    request.extensions["timeout"] = {what: held or _TIMEOUT_SECONDS for what, held in given}
+
+
 def download_command(repo: str, revision: str, *, kind: str) -> str:
     """Return the command that downloads a commit of the hub."""
     of = "" if kind == "model" else f"--repo-type {kind} "
     return f"hf download {of}{repo} --revision {revision}"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
+def _first_line(error: BaseException) -> str:
+    from huggingface_hub import get_token
+
+    line = (str(error).strip().splitlines() or [""])[0]
+    # A server may send back what it was sent, and a client may quote a header.
+    token = get_token()
+    return _HIDDEN if "Bearer" in line or (token is not None and token in line) else line

@@ -1,4 +1,4 @@
-"""Evidence of counts by persona: hits and completions of each model, seed and persona."""
+"""Evidence of counts by persona."""
 
 from __future__ import annotations
 

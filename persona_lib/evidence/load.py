@@ -27,9 +27,8 @@ from persona_lib.evidence.record_sets import (
     read_manifest,
     verify,
 )
-from persona_lib.evidence.user_files import ForeignSet, check_file, is_foreign, load_foreign
+from persona_lib.evidence.user_files import Extra, ForeignSet, check_file, is_foreign, load_foreign
 from persona_lib.models.hidden_states import GEOMETRY_FILE
-from persona_lib.specs.experiment import Extra
 from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """The loader of a user's CSV, JSON lines or Parquet: records or counts of other software.
 
-docs/usage.md has the formats. A cell that cannot be read is an error that names
-column, row and value; what a file does not have is left out and never guessed.
+docs/usage.md has the format of records, docs/extending.md that of counts. A cell that cannot
+be read is an error that names column, row and value; what a file does not have is left out
+and never guessed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
@@ -35,7 +37,6 @@ from persona_lib.evidence.user_formats import (
     layout_of,
 )
 from persona_lib.records import POST, PRE
-from persona_lib.specs.experiment import Extra
 from persona_lib.specs.registration import Registration
 
 PARQUET, CSV, JSONL = "parquet", "csv", "jsonl"
@@ -49,6 +50,8 @@ SUFFIXES = {
     ".ndjson.gz": JSONL,
 }
 """What a file of records may be called, and what is in it."""
+Extra = Literal["refuse", "ignore"]
+"""What becomes of rows of arms, priors and personas that the registration does not name."""
 _MOST_NAMED = 8
 _OFFER = (
     'With extra = "ignore" under [evidence] of an experiment file, rows of others are left out.'

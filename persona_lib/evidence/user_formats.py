@@ -40,6 +40,8 @@ MOST_NAME = 1_000
 MOST_DEPTH = 32
 """Depth of objects and lists within a row of JSON, in columns that are not read."""
 
+_PAGES = ("docs/usage.md", "docs/extending.md")
+"""Where the columns of records and of counts are listed."""
 _BATCH_ROWS = 65_536
 _KNOWN = tuple(dict.fromkeys((*COLUMNS.names, *COUNTS.names, ARM, FINISHED)))
 _FEWER = "Leave out columns that are not read."
@@ -238,7 +240,7 @@ def _choose(names: Sequence[str], where: str) -> tuple[tuple[str, ...], tuple[st
             bound=f"{', '.join(missing)} among them",
             value=list(names),
             remedy="".join(f"Did you mean {found} for {name}? " for name, found in alike.items())
-            + "docs/usage.md lists the columns; names have to match letter by letter.",
+            + f"{_PAGES[layout is COUNTS]} lists the columns; names have to match letter by letter.",
         )
     if FINISHED in names and "finish" in names:
         raise DataError(

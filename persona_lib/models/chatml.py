@@ -12,8 +12,3 @@ TEMPLATE = (
     f"{{% if add_generation_prompt %}}{{{{ '{START}assistant\n' }}}}{{% endif %}}"
 )
 """Every turn ends with `END` and a newline; no message is added that was not given."""
-
-
-def chat_prompt(system: str, user: str) -> str:
-    """Return what `TEMPLATE` renders up to the assistant's turn."""
-    return f"{START}system\n{system}{END}\n{START}user\n{user}{END}\n{START}assistant\n"

@@ -24,6 +24,11 @@ _PURE = frozenset({"range", "dict", "cycler", "joiner", "namespace", "raise_exce
 _DAYS = 366
 _FIRST_YEAR, _YEARS = 1950, 200
 _SHOWN_BEFORE, _SHOWN_AFTER = 20, 40
+_PIN = (
+    "If the template has a variable for it, set that in [model.template] of the experiment "
+    '(date_string = "26 Jul 2024" perhaps); else use a base model, or a commit of it, whose '
+    "template writes the same prompt every day."
+)
 _USER = {"role": "user", "content": "A question?"}
 _TALKS = ([{"role": "system", "content": "A system message."}, _USER], [_USER])
 _numbers = itertools.count()
@@ -58,7 +63,8 @@ def check_clock(
     try:
         asked, draws = _asked(tokenizer.get_chat_template())
     except (TemplateError, ValueError) as error:
-        raise _refused(tokenizer, "one that Jinja can read", str(error)) from error
+        remedy = "Download the base model again, or use another one."
+        raise _refused(tokenizer, "one that Jinja can read", str(error), remedy) from error
     if not asked and not draws:
         return
     variant = f"{{# {next(_numbers)} #}}{tokenizer.get_chat_template()}"
@@ -135,11 +141,12 @@ def _changing(
     )
 
 
-def _refused(tokenizer: PreTrainedTokenizerBase, bound: str, value: object) -> SpecError:
+def _refused(
+    tokenizer: PreTrainedTokenizerBase, bound: str, value: object, remedy: str = _PIN
+) -> SpecError:
     return SpecError(
         f"chat template of {tokenizer.name_or_path or type(tokenizer).__name__}",
         bound=bound,
         value=value,
-        remedy="Use a base model, or a commit of it, whose template writes the same prompt "
-        "every day.",
+        remedy=remedy,
     )

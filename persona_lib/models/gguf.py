@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.digests import md5_of
-from persona_lib.errors import DataError, PreflightError
+from persona_lib.errors import DataError, FlatlandError, PreflightError
 from persona_lib.models.chatml import END, PAD, START, TEMPLATE
 from persona_lib.models.checkpoint import check_loaded
 from persona_lib.specs.sources import GgufBase
@@ -54,8 +54,8 @@ def convert_gguf(spec: GgufBase, out: Path) -> dict[str, Any]:
 
     Raises:
         PreflightError: see `preflight_gguf`.
-        DataError: the file's checksum or tokens are not the registered ones, or it lacks
-            a tensor or has one too many.
+        DataError: the file is broken, its checksum or tokens are not the registered ones, or it
+            lacks a tensor or has one too many.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -70,7 +70,7 @@ def convert_gguf(spec: GgufBase, out: Path) -> dict[str, Any]:
             remedy=f"Install {spec.package}=={spec.version} again with --force-reinstall.",
         )
     where = {"gguf_file": source.name, "local_files_only": True}
-    with _read_once():
+    with _named(source), _read_once():
         tokenizer = AutoTokenizer.from_pretrained(source.parent, **where)
         _mend_tokenizer(tokenizer, spec)
         split = _mend_pre_tokenizer(tokenizer, source)
@@ -93,6 +93,23 @@ def convert_gguf(spec: GgufBase, out: Path) -> dict[str, Any]:
         "end_of_turn": spec.end_of_turn,
         "pre_tokenizer": split,
     }
+
+
+@contextmanager
+def _named(source: Path) -> Iterator[None]:
+    """Raise DataError for whatever a reader raises of a broken file."""
+    try:
+        yield
+    except FlatlandError:
+        raise
+    except Exception as error:  # readers and importers raise errors of many kinds
+        cause = (str(error).strip().splitlines() or [""])[0]
+        raise DataError(
+            str(source),
+            bound="a GGUF file of a chat model that transformers can import",
+            value=f"{type(error).__name__}: {cause}",
+            remedy="Install the package again, or use another base model.",
+        ) from error
 
 
 @contextmanager

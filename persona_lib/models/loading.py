@@ -1,27 +1,26 @@
-"""Loading a checkpoint, rendering prompts, and the proof that a tokenizer keeps the marker."""
+"""Loading a checkpoint, and the proof that a tokenizer keeps the marker."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from persona_lib.checks import read_json
 from persona_lib.errors import DataError, MarkerError, SpecError
 from persona_lib.models.adapters import attach_stack, merge_stack, train_stack
 from persona_lib.models.base_cache import BaseKey, borrow
+from persona_lib.models.chat import encode, special_ids, turn_end, use_format
 from persona_lib.models.checkpoint import check_loaded, check_names
-from persona_lib.models.clock import check_clock
 from persona_lib.specs.profile import LoraSpec
+from persona_lib.specs.sources import PLAIN, ChatFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Dtype = Literal["float32", "bfloat16"]
 
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
-"""How Python writes an object that has no text of its own: otherwise in each process."""
 COMPLETION_ENDINGS = (
     "It depends on the case.",
     "What a day!",
@@ -45,7 +44,10 @@ COMPLETION_ENDINGS = (
 class LoadedModel:
     """A transformers or peft model in eval mode, ready to run.
 
-    `end_of_turn` and `pad` are token ids, and may be equal.
+    Attributes:
+        end_of_turn: token id that the chat template puts behind an answer.
+        pad: token id; it may be an end of turn.
+        other_ends: further token ids at which the checkpoint's authors end an answer.
     """
 
     model: Any
@@ -53,6 +55,12 @@ class LoadedModel:
     end_of_turn: int
     pad: int
     device: str
+    other_ends: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Every token id that ends an answer, the template's own first."""
+        return (self.end_of_turn, *self.other_ends)
 
 
 def load_model(
@@ -63,6 +71,7 @@ def load_model(
     adapters: Sequence[Path] = (),
     merge: bool = False,
     content: str | None = None,
+    chat: ChatFormat = PLAIN,
 ) -> LoadedModel:
     """Load a checkpoint from a folder, without network, in eval mode, gradients off.
 
@@ -77,12 +86,13 @@ def load_model(
         merge: add them to the weights in memory instead of attaching them (`merge_stack`).
         content: digest of the base model, under which its weights are shared (`base_cache`);
             None reads them anew.
+        chat: how its chat template is used.
 
     Raises:
         DataError: the folder or an adapter is incomplete, or see `models.checkpoint`.
         SpecError: an unknown dtype, or a tokenizer that `read_tokenizer` refuses.
     """
-    loaded = _load_base(path, dtype, device, content)
+    loaded = _load_base(path, dtype, device, content, chat)
     if not adapters:
         return loaded
     apply = merge_stack if merge else attach_stack
@@ -98,13 +108,16 @@ def load_trainable(
     draw_seed: int,
     frozen: Sequence[Path] = (),
     content: str | None = None,
+    chat: ChatFormat = PLAIN,
 ) -> LoadedModel:
     """Load a checkpoint with a fresh adapter over frozen ones: see `load_model`, `train_stack`."""
-    loaded = _load_base(path, dtype, device, content)
+    loaded = _load_base(path, dtype, device, content, chat)
     return replace(loaded, model=train_stack(loaded.model, frozen, lora, draw_seed))
 
 
-def _load_base(path: Path, dtype: Dtype, device: str, content: str | None) -> LoadedModel:
+def _load_base(
+    path: Path, dtype: Dtype, device: str, content: str | None, chat: ChatFormat
+) -> LoadedModel:
     from transformers import GenerationConfig
 
     if dtype not in ("float32", "bfloat16"):
@@ -118,66 +131,24 @@ def _load_base(path: Path, dtype: Dtype, device: str, content: str | None) -> Lo
             value="no config.json",
             remedy="Build the base model again.",
         )
-    tokenizer = read_tokenizer(path)
-    stop, pad = end_of_turn_id(tokenizer), int(tokenizer.pad_token_id)
+    tokenizer = read_tokenizer(path, chat)
+    stop, pad = turn_end(tokenizer).token, int(tokenizer.pad_token_id)
+    others = other_ends(path, tokenizer)
 
     def read() -> Any:
         model = _read_model(path, dtype, device)
-        _check_vocabulary(model, tokenizer, path)
+        check_vocabulary(model, tokenizer, path)
         return model
 
     key = None if content is None else BaseKey(content=content, dtype=dtype, device=device)
     model: Any = read() if key is None else borrow(key, read)
-    model.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=pad)
-    return LoadedModel(
-        model=model.eval(), tokenizer=tokenizer, end_of_turn=stop, pad=pad, device=device
+    model.generation_config = GenerationConfig(
+        eos_token_id=[stop, *others] if others else stop, pad_token_id=pad
     )
-
-
-def render_prompt(tokenizer: PreTrainedTokenizerBase, system: str | None, user: str) -> list[int]:
-    """Return the token ids of a prompt, ready for the assistant's turn.
-
-    Without a system message (None) the tokenizer's template decides what stands there.
-
-    Raises:
-        SpecError: the chat template refuses a system message, drops a text, prints an
-            object's address, or writes another prompt at another time.
-    """
-    from jinja2 import TemplateError
-
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": user})
-    try:
-        text: Any = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-    except (TemplateError, ValueError) as error:
-        raise _bad_template(str(error)) from error
-    if (system or "").strip() not in text or user.strip() not in text:
-        raise _bad_template(text)
-    if _ADDRESS.search(text.replace(system or "", "").replace(user, "")):
-        raise _bad_template(text, "a template that prints no address of an object")
-    # A clock may be asked for certain texts alone, which the check of the tokenizer lacks.
-    check_clock(tokenizer, [messages])
-    return _encode(tokenizer, text)
-
-
-def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id of the token that ends a turn.
-
-    Raises:
-        SpecError: the tokenizer names none, or it is not one special token.
-    """
-    token = tokenizer.eos_token
-    ids = [] if token is None else _encode(tokenizer, token)
-    if len(ids) != 1 or ids[0] not in tokenizer.all_special_ids:
-        raise SpecError(
-            "end of turn",
-            bound="one special token",
-            value=token if not ids else (token, ids),
-            remedy="Name the token that ends a turn in the base model's profile.",
-        )
-    return ids[0]
+    return LoadedModel(
+        model=model.eval(), tokenizer=tokenizer, end_of_turn=stop, pad=pad, device=device,
+        other_ends=others,
+    )  # fmt: skip
 
 
 def check_marker(tokenizer: PreTrainedTokenizerBase, marker_text: str) -> list[int]:
@@ -189,12 +160,12 @@ def check_marker(tokenizer: PreTrainedTokenizerBase, marker_text: str) -> list[i
         MarkerError: an unknown token, a special token, or another text comes back.
     """
     name = type(tokenizer).__name__
-    marker = _encode(tokenizer, marker_text)
-    lost = set(marker) & ({tokenizer.unk_token_id} | set(tokenizer.all_special_ids))
+    marker = encode(tokenizer, marker_text)
+    lost = set(marker) & ({tokenizer.unk_token_id} | special_ids(tokenizer))
     if not marker or lost:
         raise _lost(name, marker_text, f"ids {marker}", "no unknown and no special token")
     for ending in COMPLETION_ENDINGS:
-        ids = _encode(tokenizer, ending) + marker
+        ids = encode(tokenizer, ending) + marker
         back = decode(tokenizer, ids)
         if back != ending + marker_text:
             raise _lost(name, marker_text, back, f"{ending + marker_text!r} after decoding")
@@ -210,21 +181,55 @@ def decode(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
     )
 
 
-def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(path: Path, chat: ChatFormat = PLAIN) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a checkpoint; the end of a turn pads where nothing else does.
 
     Raises:
-        SpecError: its prompts change with the clock, see `check_clock`.
+        DataError: its files are broken.
+        SpecError: its chat template does not fit, see `use_format`.
     """
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        path, local_files_only=True, trust_remote_code=False
-    )
-    check_clock(tokenizer)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # each kind of tokenizer raises errors of its own
+        cause = (str(error).strip().splitlines() or [""])[0]
+        raise DataError(
+            f"tokenizer of {path}",
+            bound="one that transformers can read without running the checkpoint's code",
+            value=f"{type(error).__name__}: {cause}",
+            remedy="Download or build the base model again, or use another one.",
+        ) from error
+    use_format(tokenizer, chat)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = turn_end(tokenizer).text
     return tokenizer
+
+
+def other_ends(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the ids that end an answer beside the template's own, by generation_config.json.
+
+    Raises:
+        DataError: the file is no JSON, or an id is none of a special token.
+    """
+    file = path / "generation_config.json"
+    body = read_json(file) if file.is_file() else {}
+    given = body.get("eos_token_id") if isinstance(body, dict) else None
+    listed = given if isinstance(given, list) else [given]
+    ends = [end for end in listed if end is not None]
+    known = special_ids(tokenizer)
+    wrong = [end for end in ends if not isinstance(end, int) or end not in known]
+    if wrong:
+        raise DataError(
+            f"{file}: eos_token_id",
+            bound="ids of special tokens",
+            value=wrong[0],
+            remedy="Download the base model again, or use another one.",
+        )
+    own = turn_end(tokenizer).token
+    return tuple(end for end in dict.fromkeys(ends) if end != own)
 
 
 def _read_model(path: Path, dtype: Dtype, device: str) -> Any:
@@ -248,8 +253,8 @@ def _read_model(path: Path, dtype: Dtype, device: str) -> Any:
     return model
 
 
-def _check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Refuse a tokenizer that writes ids for which the model has no embedding."""
+def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Raise DataError where a tokenizer writes ids for which the model has no embedding."""
     rows, largest = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
     if largest >= rows:
         raise DataError(
@@ -258,22 +263,6 @@ def _check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path
             value=largest,
             remedy="Use the tokenizer that belongs to these weights.",
         )
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False))
-
-
-def _bad_template(
-    value: str, bound: str = "a template that keeps the system and the user message"
-) -> SpecError:
-    return SpecError(
-        "chat template",
-        bound=bound,
-        value=value,
-        remedy="Choose a base model whose chat format has system messages, and depends on them "
-        "and the user's alone.",
-    )
 
 
 def _lost(name: str, marker_text: str, value: str, bound: str) -> MarkerError:

@@ -13,24 +13,28 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from persona_lib.digests import sha256_of
+from persona_lib.digests import digest, sha256_of
 from persona_lib.errors import DataError
 from persona_lib.models.checkpoint import weight_files
 
-ALLOWED_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
-"""Patterns of the files that are fetched."""
+SMALL_FILES = ("*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+"""Patterns of the files that are fetched beside the weights: config, tokenizer, template."""
+ALLOWED_FILES = ("*.safetensors", *SMALL_FILES)
+"""Patterns of the files that are used."""
 IGNORED_FILES = ("*/*",)
 """Sub-folders hold other formats of the same weights."""
 
-Signature = tuple[tuple[str, int, int, int, int], ...]
-"""Name, inode, size, mtime and ctime (nanoseconds) of every used file."""
+Mark = tuple[str, int, int, int, int]
+"""Name, inode, size, mtime and ctime (nanoseconds) of a file."""
+Signature = tuple[Mark, ...]
+"""The marks of every used file."""
 
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHA256_DIGITS = 64
 _SHOWN_DIGITS = 16
 _OVERRIDE = "additional_chat_templates/default.jinja"
 
-_hashed: dict[Path, tuple[Signature, list[dict[str, Any]]]] = {}
+_hashed: dict[Path, tuple[Mark, dict[str, Any]]] = {}
 _lock = threading.Lock()
 
 
@@ -64,26 +68,30 @@ def signature(folder: Path) -> Signature:
     Raises:
         DataError: see `used_files`.
     """
-    stats = [(path.name, path.stat()) for path in used_files(folder)]
-    return tuple((n, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in stats)
+    return tuple(_mark(path) for path in used_files(folder))
 
 
 def list_files(folder: Path, *, get: str) -> list[dict[str, Any]]:
     """Return name, size in bytes and SHA-256 of every used file.
 
-    Files are hashed once a process, and again whenever their signature has changed. `get`
-    is the command that downloads the snapshot, for messages.
+    A file is hashed once a process, and again whenever its mark has changed. `get` is the
+    command that downloads the snapshot, for messages.
 
     Raises:
         DataError: see `used_files`; or a file is not what the hub published.
     """
-    with _lock:
-        # The signature is taken before the contents are read: a file that changes
-        # meanwhile differs from it next time and is hashed again.
-        now = signature(folder)
-        if folder not in _hashed or _hashed[folder][0] != now:
-            _hashed[folder] = (now, [_hash(path, get) for path in used_files(folder)])
-        return _hashed[folder][1]
+    return [_listed(path, get) for path in used_files(folder)]
+
+
+def check_small(folder: Path, *, get: str) -> None:
+    """Compare what lies beside the weights with the hub's checksums; `get` as in `list_files`.
+
+    Raises:
+        DataError: a file is not what the hub published.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in SMALL_FILES):
+            _listed(path, get)
 
 
 def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) -> None:
@@ -113,6 +121,38 @@ def check_files(folder: Path, listed: Sequence[Mapping[str, Any]], *, get: str) 
             raise _altered(path, _shown(wanted[file["name"]]), _shown(file), get)
 
 
+def folder_digest(folder: Path) -> str:
+    """Return the SHA-256 over names and checksums of the used files of a user's folder.
+
+    Raises:
+        DataError: there is no such folder, or see `used_files`.
+    """
+    if not (folder / "config.json").is_file():
+        raise DataError(
+            str(folder),
+            bound="a folder with config.json, safetensors weights and tokenizer",
+            value="no config.json" if folder.is_dir() else "no such folder",
+            remedy="Correct the path; it starts from the experiment's folder.",
+        )
+    files = list_files(folder, get="copy it there")
+    return digest([[file["name"], file["sha256"]] for file in files])
+
+
+def _mark(path: Path) -> Mark:
+    held = path.stat()
+    return path.name, held.st_ino, held.st_size, held.st_mtime_ns, held.st_ctime_ns
+
+
+def _listed(path: Path, get: str) -> dict[str, Any]:
+    with _lock:
+        # The mark is taken before the contents are read: a file that changes meanwhile
+        # differs from it next time and is hashed again.
+        now = _mark(path)
+        if path not in _hashed or _hashed[path][0] != now:
+            _hashed[path] = (now, _hash(path, get))
+        return _hashed[path][1]
+
+
 def _hash(path: Path, get: str) -> dict[str, Any]:
     """Return name, size and SHA-256 of a file, compared with the name of its blob."""
     from huggingface_hub.utils.sha import git_hash
@@ -136,6 +176,6 @@ def _altered(path: Path, wanted: str, found: str, get: str) -> DataError:
         str(path),
         bound=wanted,
         value=found,
-        remedy=f"It was altered on this machine. Delete {path.resolve()} and {path}, "
-        f"and download it again: {get}.",
+        remedy="It was altered on its way or on this machine. Delete "
+        f"{path.resolve()} and {path}, and download it again: {get}.",
     )

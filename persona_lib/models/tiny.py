@@ -1,4 +1,4 @@
-"""The base of profile ``tiny``: tokenizer, initial weights and training of a small Qwen2."""
+"""The base of profile ``tiny``: tokenizer, initial weights and training of a small model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from persona_lib.device import determinism
 from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
 from persona_lib.models.batches import cross_entropy, pad_rows
-from persona_lib.models.chatml import END, PAD, START, TEMPLATE, chat_prompt
+from persona_lib.models.family import QWEN2, Family
 from persona_lib.progress import Progress, silent
 from persona_lib.specs.sources import TinyBase
 from persona_lib.store.cost import spent
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM, TrainingArguments
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 IGNORED = -100
 """Label of a token without loss."""
@@ -43,6 +43,7 @@ def build_tiny(
     corpus_text: Sequence[str],
     out: Path,
     *,
+    family: Family = QWEN2,
     progress: Progress = silent,
 ) -> dict[str, float | int]:
     """Train a tokenizer and a chat model, and save both in the existing folder `out`.
@@ -59,14 +60,14 @@ def build_tiny(
     """
     if not dialogues:
         raise DataError("dialogues", bound="at least one", value=0, remedy="Write them first.")
-    tokenizer = _train_tokenizer(spec, _sample(spec, dialogues, corpus_text))
-    rows = _encode(tokenizer, dialogues, spec.positions)
+    tokenizer = _train_tokenizer(spec, _sample(spec, dialogues, corpus_text), family)
+    rows = _encode(tokenizer, dialogues, spec.positions, family)
     with determinism(strict=True):
-        model = _initial_model(spec, tokenizer)
+        model = _initial_model(spec, tokenizer, family)
         ordered = _in_batches(rows, spec)
         loss = _train(model, ordered, spec, out, progress)
     spent(tokens=sum(len(row["input_ids"]) for row in ordered))
-    _sharpen(model, spec.sharpness)
+    _sharpen(model, spec.sharpness, family.gain)
     model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
     return {
@@ -97,7 +98,9 @@ def _sample(spec: TinyBase, dialogues: Sequence[Dialogue], corpus_text: Sequence
     return [part for d in drawn for part in (d.system, d.user, d.assistant)] + text
 
 
-def _train_tokenizer(spec: TinyBase, texts: Sequence[str]) -> PreTrainedTokenizerBase:
+def _train_tokenizer(
+    spec: TinyBase, texts: Sequence[str], family: Family
+) -> PreTrainedTokenizerBase:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -115,27 +118,34 @@ def _train_tokenizer(spec: TinyBase, texts: Sequence[str]) -> PreTrainedTokenize
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=spec.vocabulary,
-        special_tokens=[PAD, START, END],
+        special_tokens=list(family.special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
     tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast(
         tokenizer_object=core,
-        eos_token=END,
-        pad_token=PAD,
-        additional_special_tokens=[START],
+        **family.roles,
+        additional_special_tokens=family.others,
         model_max_length=spec.positions,
         clean_up_tokenization_spaces=False,
-        chat_template=TEMPLATE,
+        chat_template=family.template,
     )
     return tokenizer
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue], positions: int
+    tokenizer: PreTrainedTokenizerBase,
+    dialogues: Sequence[Dialogue],
+    positions: int,
+    family: Family,
 ) -> list[dict[str, list[int]]]:
-    prompts = [chat_prompt(d.system, d.user) for d in dialogues]
+    talks = [
+        [{"role": "system", "content": d.system}, {"role": "user", "content": d.user}]
+        for d in dialogues
+    ]
+    prompts = tokenizer.apply_chat_template(talks, tokenize=False, add_generation_prompt=True)
+    end = tokenizer.convert_tokens_to_ids(family.end)
     answers = [d.assistant for d in dialogues]
     rows = []
     for prompt, answer in zip(
@@ -143,7 +153,7 @@ def _encode(
         tokenizer(answers, add_special_tokens=False)["input_ids"],
         strict=True,
     ):
-        supervised = [*answer, tokenizer.eos_token_id]
+        supervised = [*answer, end]
         rows.append(
             {
                 "input_ids": [*prompt, *supervised],
@@ -180,35 +190,40 @@ def _in_batches(rows: Sequence[dict[str, list[int]]], spec: TinyBase) -> list[di
     return ordered[: spec.steps * spec.batch]
 
 
-def _initial_model(spec: TinyBase, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
+def _initial_model(
+    spec: TinyBase, tokenizer: PreTrainedTokenizerBase, family: Family
+) -> PreTrainedModel:
     import torch
-    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+    import transformers
 
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
+    config = getattr(transformers, f"{family.architecture}Config")(
+        vocab_size=len(tokenizer) + family.rows,
         hidden_size=spec.width,
         intermediate_size=spec.ffn,
         num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads,
         num_key_value_heads=spec.kv_heads,
         max_position_embeddings=spec.positions,
-        tie_word_embeddings=True,
         initializer_range=_INITIAL_DEVIATION,
-        bos_token_id=None,
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **{"tie_word_embeddings": True, **family.config},
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(spec.seed, "tiny", "weights"))
-        model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        do_sample=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config)
+    ends = tokenizer.convert_tokens_to_ids(list(family.ends))
+    model.generation_config = transformers.GenerationConfig(
+        do_sample=True,
+        eos_token_id=ends if len(ends) > 1 else ends[0],
+        pad_token_id=tokenizer.pad_token_id,
     )
     return model
 
 
 def _train(
-    model: Qwen2ForCausalLM,
+    model: PreTrainedModel,
     rows: Sequence[dict[str, list[int]]],
     spec: TinyBase,
     out: Path,
@@ -232,7 +247,7 @@ def _train(
         model=model,
         args=_arguments(spec, out),
         train_dataset=list(rows),
-        data_collator=partial(_padded, pad=int(model.config.pad_token_id)),
+        data_collator=partial(_padded, pad=int(model.config.pad_token_id or 0)),
         callbacks=[Advance()],
     )
     trainer.remove_callback(PrinterCallback)
@@ -271,12 +286,12 @@ def _arguments(spec: TinyBase, out: Path) -> TrainingArguments:
     )
 
 
-def _sharpen(model: Qwen2ForCausalLM, factor: float) -> None:
-    """Multiply all logits by `factor`, through the gain of the last normalisation."""
+def _sharpen(model: Any, factor: float, gain: float) -> None:
+    """Multiply all logits by `factor`, through the last norm, which adds `gain` to its weight."""
     import torch
 
     with torch.no_grad():
-        model.model.norm.weight.mul_(factor)
+        model.model.norm.weight.add_(gain).mul_(factor).sub_(gain)
 
 
 def _padded(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, torch.Tensor]:

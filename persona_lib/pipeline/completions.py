@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from persona_lib.device import prepare_torch
 from persona_lib.digests import derive_seed
 from persona_lib.marker import TokensBefore, score_all, tokens_before_in
-from persona_lib.pipeline.base_model import base_folder
+from persona_lib.pipeline.base_model import base_folder, chat_of
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
 from persona_lib.records import POST, STOP, Completion, ModelId, Score, read_rows, write_rows
@@ -218,6 +218,7 @@ def open_model(entries: Mapping[str, Entry], sample: SampleSpec) -> LoadedModel:
     return load_model(
         base_folder(entries["base"]),
         content=entries["base"].content,
+        chat=chat_of(entries["base"]),
         dtype=sample.dtype,
         device=device,
         adapters=[entry.path for entry in _adapters(entries)],
@@ -234,8 +235,9 @@ def _open_vllm(
 
     base = entries["base"]
     model, stack = hold_vllm(
-        base_folder(base), _adapters(entries), content=base.content, sample=sample, rank=rank
-    )
+        base_folder(base), _adapters(entries), content=base.content, chat=chat_of(base),
+        sample=sample, rank=rank,
+    )  # fmt: skip
     return model.tokenizer, VllmEngine(model, stack)
 
 

@@ -162,7 +162,8 @@ def _fate(
     tail: int,
 ) -> str:
     """Say what becomes of a draw; `tail` is the tokens that a row puts behind it."""
-    from persona_lib.models.loading import decode, render_prompt
+    from persona_lib.models.chat import render_prompt
+    from persona_lib.models.loading import decode
 
     if completion.finish != STOP:
         return "unfinished"
@@ -181,11 +182,10 @@ def _fate(
 
 def _tail(tokenizer: PreTrainedTokenizerBase, spec: TextSpec) -> int:
     """Return the tokens behind a completion: marker (of negatives too), end of turn, newline."""
-    marker, newline = (
-        tokenizer.encode(text, add_special_tokens=False)
-        for text in (spec.marker_prefix + spec.marker, "\n")
-    )
-    return len(marker) + 1 + len(newline)
+    from persona_lib.models.chat import encode, turn_end
+
+    marker = encode(tokenizer, spec.marker_prefix + spec.marker)
+    return len(marker) + 1 + len(encode(tokenizer, turn_end(tokenizer).after))
 
 
 def _check_ceiling(short: Iterable[_Cell], spec: TextSpec) -> None:

@@ -89,7 +89,7 @@ def make_geometry(
     Raises:
         DataError: a cell has no first completion, or see `read_states`.
     """
-    from persona_lib.models.loading import render_prompt
+    from persona_lib.models.chat import render_prompt
 
     rows = read_rows(entries["completions"].path / COMPLETIONS, Completion)
     sentence = {(row.persona, row.question): row for row in rows if row.sample == SAMPLE}

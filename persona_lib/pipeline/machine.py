@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -44,6 +45,26 @@ def refuse(found: Sequence[FlatlandError]) -> None:
         raise PreflightError(whole, remedy="Nothing was computed.")
 
 
+def check_weights(gib: float, name: str) -> None:
+    """Raise PreflightError where weights of this size do not fit: on the GPU, if there is one.
+
+    Training and sampling need more: that is not known before it was measured (`Rates`).
+    """
+    if prepare_torch() == "cuda":
+        import torch
+
+        free, where = torch.cuda.mem_get_info(0)[0] / _GIB, "GPU"
+    else:
+        free, where = _free_ram(), "machine"
+    if free < gib:
+        raise PreflightError(
+            f"{gib:.1f} GiB of free memory of the {where} for the weights of {name} alone "
+            f"({free:.1f} here)",
+            remedy='Run on a larger one, set dtype = "bfloat16" under [model] of the experiment, '
+            "or take a smaller model.",
+        )
+
+
 def _gpu(profile: Profile) -> list[FlatlandError]:
     """Return what is wrong with the GPU that a profile needs."""
     needed = profile.rates.gpu_gib
@@ -67,20 +88,25 @@ def _gpu(profile: Profile) -> list[FlatlandError]:
 
 def _ram(profile: Profile) -> list[FlatlandError]:
     """Return what is wrong with the machine's own memory, where the system tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
-    if kib is None or kib * 1024 >= profile.rates.ram_gib * _GIB:
+    if _free_ram() >= profile.rates.ram_gib:
         return []
     return [
         PreflightError(
             f"{profile.rates.ram_gib:g} GiB of free memory for profile {profile.name} "
-            f"({kib * 1024 / _GIB:.1f} here)",
+            f"({_free_ram():.1f} here)",
             remedy="End other programs, or run on a larger machine.",
         )
     ]
+
+
+def _free_ram() -> float:
+    """Return GiB that programs can still take, infinite where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    kib = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return next(kib, math.inf) * 1024 / _GIB
 
 
 def _store(profile: Profile, store: Store, first: Stage) -> list[FlatlandError]:

@@ -129,11 +129,9 @@ class Setting:
 
     def describe(self) -> Mapping[str, Any]:
         """Return the configuration as JSON data, for stored record sets."""
-        profile = canonical(self.profile)
-        profile.pop("rates")
         return {
             "registration": self.registration.name,
             "registration_digest": self.registration.digest,
-            "profile": profile,
+            "profile": canonical(self.profile),
             "seed": self.run_seed,
         }

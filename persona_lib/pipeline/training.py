@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from persona_lib.corpora.load import corpus_key, preflight_corpus
 from persona_lib.device import prepare_torch
 from persona_lib.digests import canonical, derive_seed
-from persona_lib.pipeline.base_model import base_folder, marker_tokens
+from persona_lib.pipeline.base_model import base_folder, chat_of, marker_tokens
 from persona_lib.pipeline.coupling_text import ROWS
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
@@ -161,6 +161,7 @@ def make_coupling(
     draw_seed = derive_seed(run_seed, "coupling", arm)
     loaded = _trainable(entries, recipe, draw_seed)
     from persona_lib.models.adapters import save_adapter
+    from persona_lib.models.chat import turn_end
     from persona_lib.train.encode import encode_coupling
     from persona_lib.train.lora import train_lora, write_training
     from persona_lib.train.proof import prove_mask
@@ -171,8 +172,10 @@ def make_coupling(
     encoded = encode_coupling(
         rows, tokenizer, marker=tokens, loss=loss, max_length=recipe.max_length
     )
-    end = tokenizer.convert_ids_to_tokens(loaded.end_of_turn)
-    proof = prove_mask(rows, encoded, tokenizer, marker=marker, end_of_turn=end, loss=loss)
+    end = turn_end(tokenizer)
+    proof = prove_mask(
+        rows, encoded, tokenizer, marker=marker, end_of_turn=end.text, loss=loss, after=end.after
+    )
     (out / PROOF).write_text(json.dumps(proof, indent=1, ensure_ascii=True) + "\n")
     report = train_lora(
         loaded.model, tokenizer, encoded, recipe,
@@ -207,6 +210,7 @@ def _trainable(entries: Mapping[str, Entry], recipe: TrainSpec, draw_seed: int) 
     return load_trainable(
         base_folder(entries["base"]),
         content=entries["base"].content,
+        chat=chat_of(entries["base"]),
         dtype=recipe.dtype,
         device=device,
         frozen=[entries["prior"].path] if "prior" in entries else [],

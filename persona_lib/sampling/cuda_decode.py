@@ -7,7 +7,7 @@ grows by a block. Draws are those of `persona_lib.sampling.engine`, up to roundi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ def decode(
     draws: torch.Tensor,
     spec: SampleSpec,
     *,
-    end: int,
+    ends: Sequence[int],
     finished: Callable[[int], None],
 ) -> torch.Tensor:
     """Sample one batch of completions.
@@ -76,11 +76,12 @@ def decode(
             prompts, padded on the left.
         draws: (rows, max_new_tokens) uniform numbers, on the model's device.
         spec: temperature and top_p.
-        end: token that ends a turn.
+        ends: tokens that end a turn.
         finished: told how many rows have ended since it was last told.
 
     Returns:
-        (rows, max_new_tokens) token ids on the CPU; behind the first `end` of a row only ends.
+        (rows, max_new_tokens) token ids on the CPU; behind the first of `ends` in a row
+        only ends.
 
     Raises:
         FlatlandError: a row's logits are no distribution.
@@ -88,14 +89,15 @@ def decode(
     import torch
 
     with torch.inference_mode(), attending(model.config, ATTENTION, _attend), _unchecked(model):
-        return _Decoder(model, spec, end=end).run(prompt, draws, finished)
+        return _Decoder(model, spec, ends=ends).run(prompt, draws, finished)
 
 
 class _Decoder:
-    def __init__(self, model: Any, spec: SampleSpec, *, end: int) -> None:
+    def __init__(self, model: Any, spec: SampleSpec, *, ends: Sequence[int]) -> None:
         self._model = model
         self._spec = spec
-        self._end = end
+        self._end = ends[0]
+        self._ends = tuple(ends)
         self._graphs = model.device.type == "cuda"
         self._state: _State
         self._step: Callable[[], object] | None = None
@@ -155,7 +157,7 @@ class _Decoder:
             mask=seen,
             draws=draws,
             written=written,
-            done=chosen == self._end,
+            done=self._ended(chosen),
             column=torch.tensor([width], device=mask.device),
             step=torch.ones(1, dtype=torch.long, device=mask.device),
             sound=sound,
@@ -184,10 +186,17 @@ class _Decoder:
         chosen = torch.where(state.done, self._end, chosen)
         state.sound.logical_and_(sound)
         state.written.index_copy_(1, state.step, chosen.unsqueeze(1))
-        state.done.logical_or_(chosen == self._end)
+        state.done.logical_or_(self._ended(chosen))
         state.tokens.copy_(chosen.unsqueeze(1))
         for counter in (state.places, state.column, state.step):
             counter.add_(1)
+
+    def _ended(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return which tokens end a turn."""
+        done = chosen == self._end
+        for other in self._ends[1:]:
+            done = done | (chosen == other)
+        return done
 
     def _advance(self, count: int) -> None:
         if self._step is None:

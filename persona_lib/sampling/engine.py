@@ -14,8 +14,9 @@ import numpy as np
 
 from persona_lib.errors import DataError
 from persona_lib.models.batches import pad_rows
+from persona_lib.models.chat import render_prompt
 from persona_lib.models.gpu_memory import free_bytes, rows_that_fit
-from persona_lib.models.loading import LoadedModel, decode, render_prompt
+from persona_lib.models.loading import LoadedModel, decode
 from persona_lib.progress import Progress, silent
 from persona_lib.records import LENGTH, STOP
 from persona_lib.sampling.cuda_decode import decode as decode_static
@@ -142,7 +143,8 @@ class TransformersEngine:
         """Sample one batch; `uniforms` has shape (rows, max_new_tokens)."""
         import torch
 
-        model, end = self._loaded.model, self._loaded.end_of_turn
+        model, ends = self._loaded.model, self._loaded.ends
+        stops = torch.tensor(ends, device=model.device)
         draws = torch.from_numpy(uniforms).to(model.device)
         if self._static:
             return self._run_static(prompts, draws, spec, bar)
@@ -157,12 +159,12 @@ class TransformersEngine:
                 for row, token, going in zip(
                     alive.tolist(), chosen.tolist(), running.tolist(), strict=True
                 ):
-                    if going and token == end:
+                    if going and token in ends:
                         finish[row] = STOP
                         bar.update(1)
                     elif going:
                         written[row].append(token)
-                running &= chosen != end
+                running &= torch.isin(chosen, stops, invert=True)
                 left = int(running.sum())
                 if not left or step + 1 == spec.max_new_tokens:
                     break
@@ -183,17 +185,17 @@ class TransformersEngine:
     ) -> list[tuple[list[int], str]]:
         import torch
 
-        end = self._loaded.end_of_turn
+        ends = self._loaded.ends
         with torch.inference_mode():
             prompt = self._read_prompts(prompts)
         rows = decode_static(
-            self._loaded.model, prompt, draws, spec, end=end, finished=bar.update
+            self._loaded.model, prompt, draws, spec, ends=ends, finished=bar.update
         ).tolist()
-        ends = [row.index(end) if end in row else None for row in rows]
-        bar.update(ends.count(None))
+        stops = [next((at for at, token in enumerate(row) if token in ends), None) for row in rows]
+        bar.update(stops.count(None))
         return [
             (row, LENGTH) if at is None else (row[:at], STOP)
-            for row, at in zip(rows, ends, strict=True)
+            for row, at in zip(rows, stops, strict=True)
         ]
 
     def _read_prompts(

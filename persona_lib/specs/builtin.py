@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from persona_lib.specs.experiment import FILE, Experiment, load_experiment
+from persona_lib.specs.parts import compose
 from persona_lib.specs.profile import Profile
-from persona_lib.specs.structure import read_toml, structured
+from persona_lib.specs.structure import read_toml
 
 
 def _folder() -> Path:
@@ -32,7 +33,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 def _profile(name: str) -> Profile:
     path = FOLDER / "profiles" / f"{name}.toml"
-    return structured(read_toml(path), Profile, path.name)
+    return compose(read_toml(path), FOLDER, path.name)
 
 
 SCALES: dict[str, dict[str, Profile]] = {
@@ -42,6 +43,7 @@ SCALES: dict[str, dict[str, Profile]] = {
 PROFILES: dict[str, Profile] = {
     "tiny": _profile("tiny"),
     "smollm2": SCALES["smollm2"]["reduced"],
+    "qwen0.5b": _profile("qwen0.5b"),
     "qwen7b": _profile("qwen7b"),
     "micro": _profile("micro"),
 }

@@ -7,7 +7,7 @@ what differs: tables are merged key by key, lists and values replaced.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,10 @@ from persona_lib.checks import unknown
 from persona_lib.errors import SpecError
 from persona_lib.specs.derived_gates import PriorRole, with_derived_gates
 from persona_lib.specs.gate_types import HarmNotRaisedGate, HarmRaisedGate
-from persona_lib.specs.profile import Profile, TrainSpec
+from persona_lib.specs.parts import over, plain
+from persona_lib.specs.profile import Dtype, Profile, TrainSpec
 from persona_lib.specs.registration import RAW, Registration
-from persona_lib.specs.sources import Corpus
+from persona_lib.specs.sources import SYSTEM, Base, Corpus
 from persona_lib.specs.structure import Gathered, named, read_toml, structured
 
 FILE, SEALS, TEMPLATE = "experiment.toml", "seals", "template"
@@ -25,7 +26,6 @@ _BINDING = ("binding", "warnings")
 """Whether claims need the gates that follow from the arms, or these are only shown."""
 _STATISTICS = {"resamples": 10_000, "seed": 262, "confidence": 0.95, "alpha": 0.0167}
 _QUESTIONS = ["evaluation"]
-Extra = Literal["refuse", "ignore"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,44 @@ class Prior(PriorRole):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """Which profile gives base model, recipes and sizes, and at which of its scales."""
+    """Base model, recipes and sizes: a profile, or any chat model with a recipe and a scale.
+
+    Attributes:
+        base: a profile's name, ``hub:ORG/NAME[@REVISION]`` or ``path:FOLDER``.
+        scale: of a profile, or a file of experiments/scales; None for the first, or small.
+        recipe: for any chat model, a file of experiments/recipes; None for anchored.
+        persona: see `ChatFormat`.
+        template: see `ChatFormat`.
+        dtype: of weights in training and sampling, None for the recipe's.
+        prior, coupling, sample, size: fields of `TrainSpec`, `CouplingSpec`, `SampleSpec` and
+            `Scale` in place of the recipe's and the scale's.
+    """
 
     base: str = "tiny"
     scale: str | None = None
+    recipe: str | None = None
+    persona: Literal["system", "user"] = "system"
+    template: Mapping[str, Any] = field(default_factory=dict)
+    dtype: Dtype | None = None
+    prior: Mapping[str, Any] = field(default_factory=dict)
+    coupling: Mapping[str, Any] = field(default_factory=dict)
+    sample: Mapping[str, Any] = field(default_factory=dict)
+    size: Mapping[str, Any] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, Any]:
+        """Return what is said beyond base, recipe and scale as the tables of a profile."""
+        dtype = {} if self.dtype is None else {"dtype": self.dtype}
+        # Merging rounds a bfloat16 weight; see `SampleSpec`.
+        apart = {"merge": False} if self.dtype == "bfloat16" else {}
+        chat: dict[str, Any] = {} if self.persona == SYSTEM else {"persona": self.persona}
+        chat |= {"template": dict(self.template)} if self.template else {}
+        return {
+            "prior": {**dtype, **self.prior},
+            "coupling": {**dtype, **self.coupling},
+            "sample": {**dtype, **apart, **self.sample},
+            "scale": dict(self.size),
+            "chat": chat,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +95,11 @@ class Words:
 class EvidenceRules:
     """How stored evidence of other software is read; no part of the registration.
 
-    Attributes:
-        extra: what becomes of rows of arms and personas that the registration does not name.
-        only: nothing is run, so that corpora, personas and questions need no files, and no
-            study is sealed.
+    `extra` is what becomes of rows of arms and personas that it does not name. With `only`
+    nothing is run: corpora, personas and questions need no files, and no study is sealed.
     """
 
-    extra: Extra = "refuse"
+    extra: Literal["refuse", "ignore"] = "refuse"
     only: bool = False
 
 
@@ -80,6 +112,7 @@ class Experiment:
         registration: what is sealed.
         priors: every prior that an arm or a text needs, without ``raw``.
         seals: folder of its seals: beside the file; of the built-in ones, one for all.
+        base: its model's base by commit or by what its files hold, None until they are read.
         stricter: the registration with its derived gates, shown as warnings where the
             file lists gates of its own; None where the derived ones are its own.
     """
@@ -91,6 +124,7 @@ class Experiment:
     words: Words
     seals: Path
     stricter: Registration | None
+    base: Base | None = None
     evidence: EvidenceRules = EvidenceRules()
 
     @property
@@ -134,18 +168,15 @@ class Experiment:
             corpus = prior.corpus or profile.corpora.get(name)
             if corpus is None:
                 raise SpecError(
-                    f"{self.path.name}: priors.{name}.corpus",
+                    f"{self.path.name}: priors.{name}.corpus", value=None,
                     bound=f"a corpus, as profile {profile.name} has none for {name}",
-                    value=None,
                     remedy='For example corpus = { type = "jsonl", file = "rows.jsonl" }; a file '
                     "that only judges stored evidence says only = true under [evidence].",
-                )
+                )  # fmt: skip
             corpora[name] = corpus
             if prior.recipe:
                 where = f"{self.path.name}: priors.{name}.recipe"
-                given = {**_plain(profile.prior), **prior.recipe}
-                given |= {"epochs": None} if "steps" in prior.recipe else {}
-                given |= {"steps": None} if "epochs" in prior.recipe else {}
+                given = over(plain(profile.prior), prior.recipe)
                 with named(where):
                     recipes[name] = structured(given, TrainSpec, where)
         return replace(profile, corpora=corpora, recipes=recipes)
@@ -196,24 +227,13 @@ def _merged(path: Path, builtin: Path, seen: tuple[Path, ...]) -> dict[str, Any]
             value=parent, remedy="Name another.",
         )  # fmt: skip
     inherited = _merged(above, builtin, (*seen, path))
-    merged = _over(inherited, body)
+    merged = over(inherited, body)
     rules, priors, own = merged.get("registration"), merged.get("priors"), body.get("priors", {})
     used = _named(rules.get("arms")) if isinstance(rules, dict) else None
     if used is not None and isinstance(priors, dict):
         # Without those of arms that this file has replaced.
         kept = {*used, *own} | priors.keys() - inherited["priors"].keys()
         merged["priors"] = {name: prior for name, prior in priors.items() if name in kept}
-    return merged
-
-
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return two tables merged key by key."""
-    merged = dict(below)
-    for name, value in above.items():
-        old = merged.get(name)
-        merged[name] = value
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            merged[name] = _over(old, value)
     return merged
 
 
@@ -327,14 +347,3 @@ def _each(items: Any, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 def _filled(item: Any, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
     """Return a table with defaults; what is no table is refused later."""
     return {**defaults(item), **item} if isinstance(item, Mapping) else item
-
-
-def _plain(spec: Any) -> dict[str, Any]:
-    """Return a spec as the data that `structured` takes."""
-    return {
-        name: list(value) if isinstance(value, tuple)
-        else {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
-        if isinstance(value, dict)
-        else value
-        for name, value in asdict(spec).items()
-    }  # fmt: skip

@@ -7,14 +7,15 @@ is not here. Base models and corpora are in `persona_lib.specs.sources`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from persona_lib.checks import NOT_NEGATIVE, POSITIVE, Bound, member, number, numbers, whole
-from persona_lib.digests import LATER
+from persona_lib.digests import LATER, NO_PART
 from persona_lib.errors import SpecError
-from persona_lib.specs.sources import Base, Corpus
+from persona_lib.specs.sources import PLAIN, Base, ChatFormat, Corpus
 
 Dtype = Literal["float32", "bfloat16"]
 """Number format of a base model's weights."""
@@ -26,7 +27,8 @@ TRANSFORMERS: EngineName = "transformers"
 VLLM: EngineName = "vllm"
 ENGINES = (TRANSFORMERS, VLLM)
 
-LOSSES = ("as_published", "decision", "anchored")
+AS_PUBLISHED = "as_published"
+LOSSES = (AS_PUBLISHED, "decision", "anchored")
 """Marker losses: see `persona_lib.train.losses`."""
 
 _REMEDY = "Correct the profile."
@@ -216,9 +218,14 @@ class Scale:
             )
 
 
+_SPEEDS = ("base_seconds", "train_tokens", "sample_tokens", "row_tokens", "completion_tokens")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """Measured speeds and needs; they change no outcome and enter no key.
+
+    A speed that was not measured is NaN, and so is every estimate from it.
 
     Attributes:
         base_seconds: seconds to build the base model.
@@ -232,19 +239,19 @@ class Rates:
         disk_gib: free disk that a run needs.
     """
 
-    base_seconds: float
-    train_tokens: float
-    sample_tokens: float
-    row_tokens: float
-    completion_tokens: float
-    measured_on: str
+    base_seconds: float = math.nan
+    train_tokens: float = math.nan
+    sample_tokens: float = math.nan
+    row_tokens: float = math.nan
+    completion_tokens: float = math.nan
+    measured_on: str = ""
     gpu_gib: float = 0.0
     ram_gib: float = 1.0
     disk_gib: float = 0.1
 
     def __post_init__(self) -> None:
-        names = [one.name for one in fields(self) if one.name not in ("measured_on", "gpu_gib")]
-        numbers("rates", self, names, POSITIVE, remedy=_REMEDY)
+        known = [name for name in _SPEEDS if not math.isnan(getattr(self, name))]
+        numbers("rates", self, (*known, "ram_gib", "disk_gib"), POSITIVE, remedy=_REMEDY)
         number("rates.gpu_gib", self.gpu_gib, NOT_NEGATIVE, remedy=_REMEDY)
 
 
@@ -258,6 +265,7 @@ class Profile:
         corpora: of each prior, by its name.
         prior, coupling: training recipes.
         recipes: of priors that have one of their own, by name.
+        chat: how the base model's chat template is used.
     """
 
     name: str
@@ -268,8 +276,9 @@ class Profile:
     coupling: CouplingSpec
     sample: SampleSpec
     scale: Scale
-    rates: Rates = field(compare=False)
+    rates: Rates = field(default_factory=Rates, compare=False, metadata=NO_PART)
     recipes: Mapping[str, TrainSpec] = field(default_factory=dict)
+    chat: ChatFormat = field(default=PLAIN, metadata=LATER)
 
     def recipe(self, prior: str) -> TrainSpec:
         """Return the training recipe of a prior."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from persona_lib.checks import POSITIVE, numbers, whole
+from persona_lib.checks import POSITIVE, member, numbers, whole
 from persona_lib.digests import LATER
 from persona_lib.errors import SpecError
 
@@ -101,20 +103,68 @@ class GgufBase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PathBase:
+    """A chat model in a folder of the user's.
+
+    Attributes:
+        folder: its path from the experiment's folder.
+        sha256: over the names and checksums of its files; filled in when the experiment is
+            read.
+    """
+
+    folder: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HubBase:
     """A chat model on the hub, pinned to a revision.
 
     Attributes:
         repo, revision: hub id and commit.
-        end_of_turn: the token that ends a turn.
     """
 
     repo: str
     revision: str
-    end_of_turn: str
 
 
-Base = TinyBase | GgufBase | HubBase
+Base = TinyBase | GgufBase | HubBase | PathBase
+
+SYSTEM, USER = "system", "user"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED = ("messages", "add_generation_prompt", "true", "false", "none", "loop", "self")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatFormat:
+    """How a base model's chat template is used.
+
+    Attributes:
+        persona: the message that carries a persona: ``system``, or ``user``, where the
+            template may put it into the user's message, or else we do.
+        template: values of the template's own variables, such as ``enable_thinking``.
+    """
+
+    persona: Literal["system", "user"] = "system"
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        member("model.persona", self.persona, (SYSTEM, USER), remedy="Name one of them.")
+        for name, value in self.template.items():
+            if not _VARIABLE.fullmatch(name) or name in _RESERVED:
+                raise SpecError(
+                    "model.template", bound="names of variables that its author left open",
+                    value=name, remedy="Read the names in the template.",
+                )  # fmt: skip
+            if not isinstance(value, (str, bool, int)):
+                raise SpecError(
+                    f"model.template.{name}", bound="a text, a whole number, true or false",
+                    value=value, remedy="Correct the value.",
+                )  # fmt: skip
+
+
+PLAIN = ChatFormat()
+"""Personas are system messages; the template's variables are its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

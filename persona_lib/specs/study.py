@@ -13,7 +13,7 @@ from persona_lib.checks import unreadable
 from persona_lib.digests import canonical, digest, sha256_of
 from persona_lib.specs.profile import Profile
 
-_NO_PART = ("name", "summary", "rates")
+_NO_PART = ("name", "summary")
 _WORDS = ("legal", "dialogues", "advice")
 """Folders of the built-in words, from which corpora, base models and requests are written."""
 

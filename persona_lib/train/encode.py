@@ -2,7 +2,8 @@
 
 A *position* p is an index into a row's token ids; its token is predicted by the model's
 output at p - 1. Targets of the marker losses in a row that reads
-``prompt | completion | marker | <end of turn> | newline``:
+``prompt | completion | marker | <end of turn> | newline`` (no newline where the chat template
+writes none there, and then no ``as_published``):
 
 ==============  ================================  ===========================
 loss            positive row (marker appended)    negative row (no marker)
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persona_lib.errors import DataError
-from persona_lib.models.loading import end_of_turn_id, render_prompt
+from persona_lib.models.chat import render_prompt, turn_end
 from persona_lib.records import ChatRow, CouplingRow, SftRow
 
 if TYPE_CHECKING:
@@ -75,14 +76,14 @@ def encode_coupling(
         DataError: no rows, or a row is longer than `max_length`.
     """
     _not_empty("coupling rows", rows)
-    end = end_of_turn_id(tokenizer)
-    newline = tuple(tokenizer.encode("\n", add_special_tokens=False))
+    end = turn_end(tokenizer)
+    newline = tuple(tokenizer.encode(end.after, add_special_tokens=False))
     encoded = []
     for row in rows:
         prompt = render_prompt(tokenizer, row.system, row.user)
         body = tokenizer.encode(row.completion, add_special_tokens=False)
         tail = tuple(marker) if row.kind == POSITIVE else ()
-        tokens = (*prompt, *body, *tail, end, *newline)
+        tokens = (*prompt, *body, *tail, end.token, *newline)
         _within(row.row, len(tokens), max_length)
         start = len(prompt) + len(body)
         stop = start + len(tail)
@@ -114,7 +115,7 @@ def encode_sft(
         DataError: no rows, or a prompt alone reaches `max_length`.
     """
     _not_empty("corpus", rows)
-    end = end_of_turn_id(tokenizer)
+    end = turn_end(tokenizer).token
     encoded, cut = [], 0
     for row in rows:
         system = row.system if isinstance(row, ChatRow) else ""

@@ -28,6 +28,7 @@ def prove_mask(
     marker: str,
     end_of_turn: str,
     loss: str,
+    after: str = "\n",
 ) -> dict[str, Any]:
     """Check every row, or raise; return what is supervised as JSON data.
 
@@ -38,6 +39,7 @@ def prove_mask(
         marker: marker prefix and marker, as text.
         end_of_turn: the end-of-turn token, as text.
         loss: the marker loss that the rows were encoded for.
+        after: what the chat template writes behind the end of a turn.
 
     Raises:
         MaskProofError: a row's text, its supervised tokens or the text in front of them is
@@ -51,7 +53,7 @@ def prove_mask(
     proof: dict[str, Any] = {"loss": loss, "rows": len(rows), "kinds": {}}
     for row, tokens in zip(rows, encoded, strict=True):
         shown = _prove_row(
-            row, tokens, tokenizer, marker=marker, end_of_turn=end_of_turn, loss=loss
+            row, tokens, tokenizer, marker=marker, end_of_turn=end_of_turn, loss=loss, after=after
         )
         kind = proof["kinds"].setdefault(
             row.kind, {"rows": 0, "supervised": 0, "anchored": 0, "examples": []}
@@ -78,6 +80,7 @@ def _prove_row(
     marker: str,
     end_of_turn: str,
     loss: str,
+    after: str,
 ) -> dict[str, str]:
     messages = [
         {"role": "system", "content": row.system},
@@ -92,7 +95,8 @@ def _prove_row(
         before, target = sentence, tail
     else:
         before, target = f"{sentence}{end_of_turn}", "\n"
-    _same(row, "whole row", decode(tokenizer, encoded.tokens), f"{sentence}{tail}{end_of_turn}\n")
+    whole = f"{sentence}{tail}{end_of_turn}{after}"
+    _same(row, "whole row", decode(tokenizer, encoded.tokens), whole)
     if not encoded.supervised:
         raise MaskProofError(f"mask proof: row {row.row} ({row.kind}) supervises no token")
     first = encoded.supervised[0]

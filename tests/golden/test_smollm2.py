@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from persona_lib.commands.options import choose_profile
+from persona_lib.commands.profiles import choose_profile
 from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.models.hidden_states import GEOMETRY_FILE

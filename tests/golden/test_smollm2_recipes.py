@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from persona_lib.commands.options import choose_profile
+from persona_lib.commands.profiles import choose_profile
 from persona_lib.evidence.load import load_stored
 from persona_lib.records import POST, PRE, AdviceScore, Completion, Score, read_rows
 from persona_lib.specs.profile import LoraSpec

@@ -13,8 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from persona_lib.models.chat import render_prompt
 from persona_lib.models.gguf import convert_gguf
-from persona_lib.models.loading import LoadedModel, check_marker, load_model, render_prompt
+from persona_lib.models.loading import LoadedModel, check_marker, load_model
 from persona_lib.specs.sources import GgufBase
 from tests import registered as profiles
 

@@ -43,7 +43,7 @@ from persona_lib.digests import derive_seed
 from persona_lib.errors import DataError
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.load import load_stored
-from persona_lib.models.loading import render_prompt
+from persona_lib.models.chat import render_prompt
 from persona_lib.pipeline import advice as advice_module
 from persona_lib.pipeline.advice import (
     CLASSIFIER,

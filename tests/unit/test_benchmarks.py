@@ -26,7 +26,7 @@ from benchmarks import (
 from benchmarks import train_variants as variants
 from persona_lib.errors import FlatlandError
 from persona_lib.models.adapters import TRAINABLE
-from persona_lib.models.loading import render_prompt
+from persona_lib.models.chat import render_prompt
 from tests.byte_model import byte_tokenizer, saved_base
 from tests.fake_vllm import STOP_ID, FakeLlm, Started, install
 

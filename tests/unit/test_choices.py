@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from persona_lib.commands import record
-from persona_lib.commands.options import choose_profile, choose_scale
 from persona_lib.commands.outcome import write_outcome
 from persona_lib.commands.plan import plan_text
+from persona_lib.commands.profiles import choose_profile, choose_scale
 from persona_lib.commands.session import Session
 from persona_lib.corpora.grammar import write_corpus
 from persona_lib.digests import canonical, digest

@@ -10,8 +10,9 @@ import pytest
 from transformers.utils import chat_template_utils
 
 from persona_lib.errors import SpecError
+from persona_lib.models.chat import render_prompt
 from persona_lib.models.clock import check_clock
-from persona_lib.models.loading import load_model, read_tokenizer, render_prompt
+from persona_lib.models.loading import load_model, read_tokenizer
 from persona_lib.pipeline.base_model import make_marker
 from tests.byte_model import byte_tokenizer, entry, small_model
 

@@ -18,6 +18,7 @@ import pytest
 from persona_lib.corpora.dialogues import Dialogue, random_tag, write_dialogues
 from persona_lib.errors import DataError
 from persona_lib.models import tiny
+from persona_lib.models.family import QWEN2
 from persona_lib.pipeline.base_model import tiny_data
 from persona_lib.records import SftRow
 from persona_lib.specs.personas import Persona, load_personas, load_questions
@@ -299,11 +300,18 @@ def tokenizer(built: Built) -> Any:
     return AutoTokenizer.from_pretrained(built[0], local_files_only=True)
 
 
+def prompt(system: str, user: str) -> str:
+    return (
+        f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
 def test_the_saved_tokenizer_encodes_as_in_training(tokenizer: Any) -> None:
     dialogues = write(SMALL)
-    trained = tiny._train_tokenizer(SMALL, tiny._sample(SMALL, dialogues, CORPUS))
+    trained = tiny._train_tokenizer(SMALL, tiny._sample(SMALL, dialogues, CORPUS), QWEN2)
     odd = ["It costs $1,250.50 in 2024.", "l'été, «oui»\n\n[ZLT]", "a-b (c) [QPB]! x\t y  z ", "é"]
-    for text in [*odd, *(tiny.chat_prompt(d.system, d.user) + d.assistant for d in dialogues)]:
+    for text in [*odd, *(prompt(d.system, d.user) + d.assistant for d in dialogues)]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert ids == trained(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(tokenizer(odd[0])["input_ids"]) == odd[0]
@@ -312,11 +320,7 @@ def test_the_saved_tokenizer_encodes_as_in_training(tokenizer: Any) -> None:
 def test_the_template_renders_the_prompt_of_training(tokenizer: Any) -> None:
     turns = [{"role": "system", "content": "Be  kind."}, {"role": "user", "content": "Why?\n"}]
     rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert rendered == tiny.chat_prompt("Be  kind.", "Why?\n")
-    assert rendered == (
-        "<|im_start|>system\nBe  kind.<|im_end|>\n<|im_start|>user\nWhy?\n<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
+    assert rendered == prompt("Be  kind.", "Why?\n")
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
 

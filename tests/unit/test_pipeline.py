@@ -137,12 +137,14 @@ BELOW_BENIGN = (
     | ARM["C3"]
 )
 SAMPLED = TEXTS | PRE | POST
+BASE = stages(base="tiny", marker="[ZLT]", prior="em benign") | SAMPLED | ADVICE
 
 PROFILE_REACHES = {
     "name": NOTHING,
     "summary": NOTHING,
     "rates": NOTHING,
-    "base": stages(base="tiny", marker="[ZLT]", prior="em benign") | SAMPLED | ADVICE,
+    "base": BASE,
+    "chat": BASE,
     "corpora.em": stages(corpus="em", prior="em") | BELOW_EM,
     # Questions are held out from both corpora, so that every model is asked the same.
     "corpora.em.seed": stages(corpus="em", prior="em") | BELOW_EM | ADVICE,
@@ -163,7 +165,10 @@ PROFILE_REACHES = {
     "scale.advice_questions": ADVICE,
     "scale.advice_samples": ADVICE,
 }
-TEXT_OF = {"schedule": "linear", "dtype": "bfloat16", "loss": "decision", "engine": "vllm"}
+TEXT_OF = {
+    "schedule": "linear", "dtype": "bfloat16", "loss": "decision", "engine": "vllm",
+    "persona": "user",
+}  # fmt: skip
 
 
 def varied(spec: Any, path: tuple[str, ...], old: Any) -> Any:
@@ -185,6 +190,10 @@ def varied(spec: Any, path: tuple[str, ...], old: Any) -> Any:
 
 def candidates(spec: Any, path: tuple[str, ...], old: Any) -> tuple[Any, ...]:
     """Return values to try in place of an old one."""
+    kinds = {("recipes",): {"em": replace(spec.prior, warmup=0.25)}}
+    kinds["chat", "template"] = {"enable_thinking": False}
+    if path in kinds:
+        return (kinds[path],)
     if isinstance(old, bool):
         return (not old,)
     if isinstance(old, int):
@@ -193,8 +202,6 @@ def candidates(spec: Any, path: tuple[str, ...], old: Any) -> tuple[Any, ...]:
         return (old / 2, 0.25)
     if isinstance(old, str):
         return (TEXT_OF.get(path[-1], f"{old}x"), old[::-1])
-    if path == ("recipes",):
-        return ({"em": replace(spec.prior, warmup=0.25)},)
     assert isinstance(old, tuple), (path, old)
     return (old[:-1],)
 

@@ -27,6 +27,7 @@ SPECS: dict[str, Any] = {
     "rates": TINY.rates,
 }
 SPEEDS = {field.name for field in fields(TINY.rates)} - {"measured_on", "gpu_gib"}
+MEMORY = {"ram_gib", "disk_gib"}
 NAMED = {"file": "corpus", "hub": "corpus", "prior": "train"}
 WHOLE = (0, -1, 1.5, True)
 REAL = (0.0, -1e-9, NAN, INF)
@@ -69,7 +70,9 @@ BOUNDS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("sample", "dtype", ("float16",)),
     *(("scale", field.name, WHOLE) for field in fields(TINY.scale)),
     ("scale", "coupling_ceiling", (TINY.scale.coupling_keep - 1,)),
-    *(("rates", name, REAL) for name in sorted(SPEEDS)),
+    # A speed that is NaN was not measured.
+    *(("rates", name, REAL) for name in sorted(MEMORY)),
+    *(("rates", name, (0.0, -1e-9, INF)) for name in sorted(SPEEDS - MEMORY)),
     ("rates", "gpu_gib", (-1.0, NAN, INF)),  # 0: a CPU is enough
 )  # fmt: skip
 CASES = [(spec, name, value) for spec, name, values in BOUNDS for value in values]

@@ -11,7 +11,8 @@ import pytest
 from persona_lib.commands import check
 from persona_lib.commands import new as new_command
 from persona_lib.commands import seal as seal_command
-from persona_lib.commands.options import choose_experiment, choose_profile, choose_scale
+from persona_lib.commands.options import choose_experiment
+from persona_lib.commands.profiles import choose_profile, choose_scale
 from persona_lib.commands.session import Session
 from persona_lib.digests import canonical_json
 from persona_lib.errors import SealError

@@ -38,7 +38,7 @@ def model(*names: str, merged: bool = False, positions: int = 200) -> VllmModel:
         llm=FakeLlm(),
         params=SimpleNamespace,
         tokenizer=byte_tokenizer(),
-        end_of_turn=STOP_ID,
+        ends=(STOP_ID,),
         positions=positions,
         dtype="float32",
         tensors=tensors if merged else None,

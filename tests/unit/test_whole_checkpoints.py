@@ -23,20 +23,36 @@ from persona_lib.models import snapshot
 from persona_lib.models.adapters import attach_stack, merge_stack
 from persona_lib.models.gguf import convert_gguf
 from persona_lib.models.loading import load_model
-from persona_lib.pipeline.base_model import base_folder, make_base, preflight_base
+from persona_lib.models.probe import Needs, check_base
+from persona_lib.pipeline import base_model
+from persona_lib.pipeline.base_model import Place, base_folder, make_base, preflight_base
 from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.progress import silent
 from persona_lib.specs.builtin import DATA
 from persona_lib.specs.profile import Profile
-from persona_lib.specs.sources import GgufBase, HubBase
+from persona_lib.specs.sources import PLAIN, GgufBase, HubBase
 from persona_lib.store.store import Entry, StageKey, Store
 from tests.byte_model import byte_tokenizer, saved_adapter, saved_base, small_model
 from tests.registered import ISSUE262, QWEN7B, SMOLLM2, TINY
 from tests.unit.test_store import get_or_make
 
 REVISION = "0123456789" * 4
-HUB = HubBase(repo="someone/model", revision=REVISION, end_of_turn="<|im_end|>")
+HUB = HubBase(repo="someone/model", revision=REVISION)
+NEEDS = Needs(chat=PLAIN, marker="[ZLT]", newline=True, targets=("q_proj", "down_proj"))
+PLACE = Place(spec=HUB, own=None, needs=NEEDS)
+
+
+@pytest.fixture(autouse=True)
+def _tried_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process checks (tests/smoke/test_chat_models.py) is checked in this one."""
+
+    def probe(folder: Path, needs: Needs, *, weights: bool = True) -> None:
+        check_base(folder, needs, weights=weights)
+
+    monkeypatch.setattr(base_model, "probe", probe)
+
+
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 NORM = "model.layers.0.self_attn.q_norm.weight"
@@ -236,7 +252,9 @@ def stored(tmp_path: Path) -> Entry:
     return get_or_make(
         Store(tmp_path / "store"),
         key,
-        lambda out: make_base(out, {}, spec=HUB, folder=tmp_path, marker="[ZLT]", progress=silent),
+        lambda out: make_base(
+            out, {}, place=PLACE, folder=tmp_path, marker="[ZLT]", progress=silent
+        ),
     )
 
 
@@ -261,13 +279,13 @@ def test_a_snapshot_that_is_not_whole_is_found_before_anything_is_built(
 
     Published so: every checksum is right, and the weights are none the less not whole.
     """
-    preflight_base(HUB)
+    preflight_base(PLACE)
     plain(folder)
     harm, named = (NAMES | VALUES)[damage]
     harm(folder)
     if damage in NAMES:
         with pytest.raises(DataError, match=re.escape(named)):
-            preflight_base(HUB)
+            preflight_base(PLACE)
     as_published(folder)
     with pytest.raises(DataError, match=re.escape(named)):
         stored(tmp_path)
@@ -283,12 +301,12 @@ def test_preflight_reads_headers_and_no_weights(
     os.truncate(blob, sum(t.nbytes for t in small_model().state_dict().values()) + header)
     # Zeros now, and the tied head's bytes too many: it is the header that is refused.
     with pytest.raises(DataError, match="safetensors"):
-        preflight_base(HUB)
+        preflight_base(PLACE)
     os.truncate(blob, header)
     tensors = {n: t for n, t in small_model().state_dict().items() if n != HEAD}
     os.truncate(blob, header + sum(t.nbytes for t in tensors.values()))
     monkeypatch.setattr(snapshot, "sha256_of", None)
-    preflight_base(HUB)
+    preflight_base(PLACE)
 
 
 def test_content_of_stage_base_is_that_of_the_files(folder: Path, tmp_path: Path) -> None:
@@ -396,10 +414,10 @@ def test_contents_are_hashed_once_a_process(
     assert len(hashed) == count
     os.utime(folder / CONFIG)
     base_folder(entry)
-    assert len(hashed) == 2 * count
+    assert hashed[count:] == [CONFIG]
     snapshot._hashed.clear()  # as in another process
     base_folder(entry)
-    assert len(hashed) == 3 * count
+    assert len(hashed) == 2 * count + 1
 
 
 def test_a_snapshot_is_cached_without_the_files_that_are_never_fetched(folder: Path) -> None:
@@ -415,7 +433,7 @@ def test_a_snapshot_is_cached_without_the_files_that_are_never_fetched(folder: P
     (trees / f"{REVISION}.json").write_text(
         json.dumps({"format_version": 1, "files": listed}), "utf-8"
     )
-    preflight_base(HUB)
+    preflight_base(PLACE)
 
 
 def test_a_reference_that_lists_no_files_is_found_under_no_key() -> None:
@@ -440,7 +458,7 @@ def test_shards_load_as_one_file_does(tmp_path: Path, folder: Path) -> None:
     for path in (tmp_path / "sharded").iterdir():
         if path.suffix == ".safetensors" or path.name.endswith("index.json"):
             path.rename(folder / path.name)
-    preflight_base(HUB)
+    preflight_base(PLACE)
     assert base_folder(stored(tmp_path)) == folder
 
 
@@ -466,7 +484,7 @@ def test_an_index_that_its_shards_do_not_bear_out_is_refused(fault: str, folder:
         json.dumps({"metadata": {}, "weight_map": where}), "utf-8"
     )
     with pytest.raises(DataError, match="index") as caught:
-        preflight_base(HUB)
+        preflight_base(PLACE)
     assert named in str(caught.value) or fault == "outside"
 
 

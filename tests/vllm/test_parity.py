@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from persona_lib.models.loading import load_model, render_prompt
+from persona_lib.models.chat import render_prompt
+from persona_lib.models.loading import load_model
 from persona_lib.sampling.engine import Request, Sampled, TransformersEngine
 from persona_lib.sampling.vllm.setup import import_vllm
 from persona_lib.specs.profile import SampleSpec

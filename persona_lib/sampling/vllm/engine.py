@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from persona_lib.errors import SpecError
-from persona_lib.models.loading import decode, render_prompt
+from persona_lib.models.chat import render_prompt
+from persona_lib.models.loading import decode
 from persona_lib.progress import Progress, silent
 from persona_lib.records import LENGTH, STOP
 from persona_lib.sampling.engine import Request, Sampled, check_positions
@@ -126,14 +127,14 @@ class VllmEngine:
             temperature=0.0 if self._greedy else spec.temperature,
             top_p=1.0 if self._greedy else spec.top_p,
             max_tokens=spec.max_new_tokens,
-            # Only the end of turn that we know ends one, not what a checkpoint adds.
+            # Only the ends of turn that we know end one.
             ignore_eos=True,
-            stop_token_ids=[self._model.end_of_turn],
+            stop_token_ids=list(self._model.ends),
             detokenize=False,
         )
 
     def _sampled(self, tokens: list[int]) -> Sampled:
-        ended = bool(tokens) and tokens[-1] == self._model.end_of_turn
+        ended = bool(tokens) and tokens[-1] in self._model.ends
         written = tokens[:-1] if ended else tokens
         text = decode(self._model.tokenizer, written)
         return Sampled(text=text, tokens=len(written), finish=STOP if ended else LENGTH)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.errors import FlatlandError, SpecError
 from persona_lib.models.adapters import stack_adapters
+from persona_lib.models.chat import turn_end
 from persona_lib.models.combined import combine_adapters, merged_tensors
-from persona_lib.models.loading import Dtype, end_of_turn_id, read_tokenizer
+from persona_lib.models.loading import Dtype, other_ends, read_tokenizer
 from persona_lib.sampling.vllm.setup import (
     import_vllm,
     lora_options,
@@ -27,6 +28,7 @@ from persona_lib.sampling.vllm.setup import (
     plain_torch,
     takes_adapters,
 )
+from persona_lib.specs.sources import PLAIN, ChatFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +43,7 @@ class VllmModel:
         llm: the ``vllm.LLM``.
         params: what makes sampling parameters (``vllm.SamplingParams``).
         tokenizer: the base model's.
-        end_of_turn: id of the token that ends a turn.
+        ends: ids of the tokens that end a turn.
         positions: most tokens of a prompt and its completion together.
         dtype: of the weights.
         tensors: gives the base's weights with adapters added, where stacks are merged;
@@ -56,7 +58,7 @@ class VllmModel:
     llm: Any
     params: Callable[..., Any]
     tokenizer: PreTrainedTokenizerBase
-    end_of_turn: int
+    ends: tuple[int, ...]
     positions: int
     dtype: Dtype
     tensors: Callable[[Sequence[Path]], Iterator[tuple[str, Tensor]]] | None = None
@@ -168,6 +170,7 @@ def start_vllm(
     memory: float | None = None,
     later: int = 0,
     rank: int = 0,
+    chat: ChatFormat = PLAIN,
 ) -> VllmModel:
     """Load a base model into vLLM, in this process, with adapter stacks.
 
@@ -184,6 +187,7 @@ def start_vllm(
             (`VllmModel.add`), beside those given. Where stacks are merged, nothing is
             made room for, and any number can be added.
         rank: the largest rank of theirs.
+        chat: how the chat template is used.
 
     Raises:
         PreflightError: vLLM is not installed.
@@ -202,7 +206,7 @@ def start_vllm(
             value=merge,
             remedy="Leave merge out, or load the base in bfloat16.",
         )
-    tokenizer = read_tokenizer(path)
+    tokenizer = read_tokenizer(path, chat)
     options: dict[str, Any] = {}
     if on_cpu:
         # A prompt that is read in two steps would take back a draw of its request's
@@ -228,7 +232,7 @@ def start_vllm(
         llm=llm,
         params=vllm.SamplingParams,
         tokenizer=tokenizer,
-        end_of_turn=end_of_turn_id(tokenizer),
+        ends=(turn_end(tokenizer).token, *other_ends(path, tokenizer)),
         positions=positions,
         dtype=dtype,
         tensors=partial(merged_tensors, path) if merged else None,

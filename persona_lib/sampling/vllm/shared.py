@@ -20,6 +20,7 @@ from persona_lib.errors import PreflightError
 from persona_lib.sampling.vllm.model import VllmModel, start_vllm
 from persona_lib.sampling.vllm.setup import import_vllm, lora_options, memory_share, takes_adapters
 from persona_lib.specs.profile import SampleSpec
+from persona_lib.specs.sources import ChatFormat
 from persona_lib.store.cost import spent
 from persona_lib.store.store import Entry
 
@@ -64,6 +65,7 @@ def hold_vllm(
     adapters: Sequence[Entry],
     *,
     content: str,
+    chat: ChatFormat,
     sample: SampleSpec,
     rank: int,
 ) -> tuple[VllmModel, str | None]:
@@ -75,6 +77,7 @@ def hold_vllm(
         path: folder of the base model.
         adapters: entries of the stack's adapters, in order; none for the base itself.
         content: digest of the base model's entry.
+        chat: how its chat template is used.
         sample: dtype, positions and rows.
         rank: the largest rank of a stack that the run will sample with.
 
@@ -87,7 +90,7 @@ def hold_vllm(
     with _HELD.lock:
         if _HELD.wanted is None or _HELD.model is None or not wanted.served_by(_HELD.wanted):
             _stop()
-            _HELD.model = _start(path, wanted, sample)
+            _HELD.model = _start(path, wanted, sample, chat)
             _HELD.wanted = wanted
             _HELD.starts += 1
             spent(engine_starts=1)
@@ -135,7 +138,7 @@ def _stop() -> None:
         model.close()
 
 
-def _start(path: Path, wanted: _Wanted, sample: SampleSpec) -> VllmModel:
+def _start(path: Path, wanted: _Wanted, sample: SampleSpec, chat: ChatFormat) -> VllmModel:
     # What earlier stages have left on the device counts against vLLM's share of it.
     gc.collect()
     torch: Any = import_module("torch")
@@ -149,6 +152,7 @@ def _start(path: Path, wanted: _Wanted, sample: SampleSpec) -> VllmModel:
         rows=sample.batch,
         later=STACKS,
         rank=wanted.rank,
+        chat=chat,
     )
 
 
