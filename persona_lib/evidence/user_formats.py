@@ -240,7 +240,7 @@ def _choose(names: Sequence[str], where: str) -> tuple[tuple[str, ...], tuple[st
             bound=f"{', '.join(missing)} among them",
             value=list(names),
             remedy="".join(f"Did you mean {found} for {name}? " for name, found in alike.items())
-            + f"{_PAGES[layout is COUNTS]} lists the columns; names have to match letter by letter.",
+            + f"{_PAGES[layout is COUNTS]} lists the columns; names match letter by letter.",
         )
     if FINISHED in names and "finish" in names:
         raise DataError(
