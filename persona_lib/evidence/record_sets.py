@@ -16,6 +16,8 @@ from persona_lib.evidence.bounded import check_size
 from persona_lib.specs.registration import Registration
 
 MANIFEST = "manifest.json"
+FORMAT = 1
+"""Version of such a folder: its manifest, and the files that the manifest vouches for."""
 AGGREGATES = "aggregates"
 """Kind of a folder that holds published numbers, in ``aggregates.json``."""
 RECORDS = "records"
@@ -66,6 +68,7 @@ def write_manifest(
         DataError: a file is missing.
     """
     body = {
+        "format": FORMAT,
         "kind": kind,
         "registration": {
             "name": registration.name,
@@ -84,10 +87,18 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a folder's manifest alone.
 
     Raises:
-        DataError: the manifest is missing, malformed or of an unknown kind.
+        DataError: the manifest is missing, malformed, or of an unknown format or kind.
     """
     path = folder / MANIFEST
     body = read_json(path)
+    version = body.get("format", 1)  # the first ones do not say
+    if version != FORMAT:
+        raise DataError(
+            f"{path}: format",
+            bound=str(FORMAT),
+            value=version,
+            remedy="Another version of Flatland wrote this set: judge it with that one.",
+        )
     try:
         manifest = Manifest(
             kind=str(body["kind"]),

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from persona_lib.report.document import FORMATS
 from persona_lib.report.pieces import visible
 from persona_lib.report.reading import Found, Read, found_of, markdown_tokens, read_page, tokens
 
@@ -61,6 +62,9 @@ def check_report(folder: Path) -> list[str]:
     if lacking:
         return [f"{name} is not there: judge again with --report={folder}" for name in lacking]
     body = json.loads((folder / BODY).read_text(encoding="utf-8"))
+    if (version := body.get("format")) not in FORMATS:
+        known = " or ".join(map(str, FORMATS))
+        return [f"{BODY}: format: expected {known}, got {version!r}: judge again with --report"]
     found = read_page((folder / HTML).read_text(encoding="utf-8"))
     problems = list(_page(found, body))
     problems += _order(tokens(found), markdown_tokens((folder / MARKDOWN).read_text("utf-8")))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CHAIN = "chain.jsonl"
+FORMAT = 1
+"""Version of a seal, and of the folder that holds its forms."""
 CANONICAL, STUDY = "canonical.json", "study.json"
 _RESTORE = "Restore it from version control."
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
@@ -51,6 +53,7 @@ class Seal:
         prml: ``claim_id`` and ``sha256`` of each claim's PRML manifest.
         previous: hash of the seal before, or None.
         hash: SHA-256 of the canonical JSON of all the others.
+        format: version of the seal, None in the first ones, which do not say.
     """
 
     index: int
@@ -64,6 +67,7 @@ class Seal:
     previous: str | None
     hash: str
     study: str | None = None
+    format: int | None = None
 
     @property
     def folder(self) -> str:
@@ -108,8 +112,8 @@ def read_form(own: Path, seal: Seal, name: str = CANONICAL) -> dict[str, Any]:
 
 
 def body_of(seal: Seal) -> dict[str, Any]:
-    """Return a seal as JSON data; one without a study does not mention it."""
-    return {k: v for k, v in vars(seal).items() if k != "study" or v is not None}
+    """Return a seal as JSON data; one without a study or a format does not mention it."""
+    return {k: v for k, v in vars(seal).items() if k == "previous" or v is not None}
 
 
 def _read(path: Path) -> bytes:
@@ -124,6 +128,13 @@ def _seal(where: str, line: bytes) -> Seal:
     """Return the seal of a line that is exactly as it was written."""
     try:
         body = parse_json(line)
+        version = body.get("format", 1)
+        if version != FORMAT:
+            raise SealError(
+                f"{where}: format",
+                f"expected {FORMAT}, got {version!r}",
+                remedy="Another version of Flatland wrote this seal: check it with that one.",
+            )
         # A line that was laid out differently, or repeats a key, is another text.
         if canonical_json(body).encode("ascii") != line:
             raise ValueError("it is not canonical JSON")

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.digests import canonical, canonical_json, digest
 from persona_lib.errors import SealError, SpecError, clean
-from persona_lib.specs.chain import CANONICAL, STUDY, Seal, read_chain, read_form, write_seal
+from persona_lib.specs.chain import (
+    CANONICAL,
+    FORMAT,
+    STUDY,
+    Seal,
+    read_chain,
+    read_form,
+    write_seal,
+)
 from persona_lib.specs.prml import DATE, manifests, notes_of
 
 if TYPE_CHECKING:
@@ -242,6 +250,7 @@ def append(
         priors={name: link for seal in chain for name, link in seal.prml.items()},
     )
     body: dict[str, Any] = {
+        "format": FORMAT,
         "index": len(chain),
         "registration": registration.name,
         "digest": registration.digest,

@@ -217,7 +217,8 @@ def _read_manifest(key: StageKey, folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = parse_json(raw)
         if manifest["format"] != FORMAT:
-            raise _corrupt(folder, MANIFEST, f"is not of format {FORMAT}")
+            what = f"format: expected {FORMAT}, got {manifest['format']!r} of another version"
+            raise _corrupt(folder, MANIFEST, what)
         _check_fields(manifest, _FIELDS, "")
         for file in manifest["files"]:
             _check_fields(file, _FILE_FIELDS, "files: ")

@@ -325,8 +325,8 @@ FILE = {"name": "x", "sha256": "0" * 64, "size": 3}
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (having(format=2), "is not of format 1"),
-        (having(format="1"), "is not of format 1"),
+        (having(format=2), "format: expected 1, got 2 of another version"),
+        (having(format="1"), "format: expected 1, got '1' of another version"),
         (having(content="0" * 64), "states a content digest"),
         (without("format"), "is no manifest ('format')"),
         *((without(name), f"is no manifest (field {name} is missing)")

@@ -139,7 +139,8 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     tables = {row[0] for row in connection.execute("SELECT tbl_name FROM sqlite_master")}
     if version not in (0, FORMAT) or not tables <= {"judgements"}:
         raise CorruptEntryError(
-            f"{path}: not a cache of judgements of format {FORMAT}. Choose another file."
+            f"{path}: not a cache of judgements: format: expected {FORMAT}, got {version}. "
+            "Choose another file, or read it with the version of Flatland that wrote it."
         )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
