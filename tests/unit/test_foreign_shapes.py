@@ -29,7 +29,7 @@ from tests.synthetic import FEW
 
 ROSTER = ISSUE262.roster
 SEEDS = {"C2": (1, 2, 3, 4, 5, 6), "C2p": (1, 2, 3, 4, 5), "C3": (2, 3, 4, 5, 9)}
-RATES = {"C2": 0.55, "C2p": 0.45, "C3": 0.25, "em": 0.02, "benign": 0.02}
+RATES = {"C1": 0.3, "C2": 0.55, "C2p": 0.45, "C3": 0.25, "em": 0.02, "benign": 0.02}
 
 
 def frame(
@@ -199,6 +199,17 @@ def test_a_gate_is_read_on_the_runs_that_its_arm_has(tmp_path: Path) -> None:
         assert f"worst of {len(own)} runs" in gate.text
     ratio = judge_gate(ISSUE262_GATED, stored(tmp_path, rows, "C2", "C3"), "source_C3")
     assert ratio.holds
+
+
+def test_a_gate_on_two_arms_is_read_on_the_one_seed_of_both(tmp_path: Path) -> None:
+    rows = frame({"C1": (1, 2, 3), "C2": (3, 4, 5)})
+    rates = {}
+    for arm in ("C1", "C2"):
+        source = rows[(rows.arm == arm) & (rows.persona == ROSTER.source)]
+        rates[arm] = source[source.seed == 3].hit.mean()
+        assert rates[arm] != source.hit.mean()
+    gate = judge_gate(ISSUE262_GATED, stored(tmp_path, rows, "C1", "C2"), "source_ratio_bound")
+    assert gate.figure == pytest.approx(rates["C2"] / rates["C1"])
 
 
 def test_a_model_before_coupling_may_have_one_seed_of_its_own(tmp_path: Path) -> None:
