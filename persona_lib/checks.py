@@ -96,13 +96,37 @@ def numbers(
 _OF_REGISTRATION = "Use a name of the registration."
 
 
+def near(name: object, known: Iterable[str], most: int = 3) -> list[str]:
+    """Return the known names that are most like one, whatever their case; the nearest first."""
+    folded: dict[str, list[str]] = {}
+    for one in known:
+        folded.setdefault(one.casefold(), []).append(one)
+    found = difflib.get_close_matches(str(name).casefold(), folded, n=most)
+    return [one for key in found for one in folded[key]][:most]
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return a question that offers the name nearest to one, and a space; "" where none is near."""
+    found = near(name, known, 1)
+    return f"Did you mean {found[0]}? " if found else ""
+
+
+def near_paths(path: Path) -> list[str]:
+    """Return paths that are there and are most like one that is not: its first missing part."""
+    missing = next((p for p in (path, *path.parents) if p.parent.is_dir()), path)
+    try:
+        names = [entry.name for entry in missing.parent.iterdir()]
+    except OSError:
+        names = []
+    return [str(missing.with_name(name)) for name in near(missing.name, names)]
+
+
 def unknown(
     field: str, value: str, known: Iterable[str], remedy: str = _OF_REGISTRATION
 ) -> SpecError:
     """Return the error for a name that is not among the known ones; a near one is offered."""
     names = list(known)
-    near = difflib.get_close_matches(str(value), names, n=1)
-    remedy = f"Did you mean {near[0]}? {remedy}" if near else remedy
+    remedy = did_you_mean(value, names) + remedy
     return SpecError(field, bound=f"one of {', '.join(names)}", value=value, remedy=remedy)
 
 

@@ -28,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
+        experiment = options.choose_experiment(given.experiment, root=Path.cwd())
+        if experiment.evidence.only:
+            words = "the rules are in order; the file says evidence.only, so that nothing is run"
+            sys.stdout.write(f"{experiment.name}: {words}\n")
+            return 0
         session = Session.of(given, Path.cwd())
     except FlatlandError as error:
         for one in (error, *getattr(error, "others", ())):

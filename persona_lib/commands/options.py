@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from persona_lib.checks import member, unknown
+from persona_lib.checks import member, near_paths, unknown
 from persona_lib.commands.profiles import choose_profile, pinned_base
 from persona_lib.errors import SpecError
 from persona_lib.specs.builtin import DATA, EXPERIMENTS, FOLDER
@@ -108,10 +108,12 @@ def choose_experiment(
     path = Path(name).expanduser()
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
-        remedy = "No such file is there."
+        alike = near_paths(path)
+        beside = f"; near it: {', '.join(alike)}" if alike else ""
+        remedy = f"No such file is there{beside}."
         raise unknown("--experiment", name, [*EXPERIMENTS, "or a file"], remedy)
     experiment = load_experiment(path, builtin=FOLDER)
-    return experiment if stored else _with_files(experiment)
+    return experiment if stored or experiment.evidence.only else _with_files(experiment)
 
 
 def _with_files(experiment: Experiment) -> Experiment:

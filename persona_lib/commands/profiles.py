@@ -33,7 +33,7 @@ def profile_of(
 ) -> tuple[Profile, str | None]:
     """Return the profile of an experiment's model, or of options in its place, and its scale.
 
-    It has the corpora and recipes of the experiment's priors.
+    It has the corpora and recipes of the experiment's priors, unless nothing is run.
 
     Raises:
         SpecError: see `choose_profile` and `Experiment.on`.
@@ -43,7 +43,9 @@ def profile_of(
         profile = replace(profile, base=named_base(profile.base))
     elif experiment.base is not None:
         profile = replace(profile, base=experiment.base)
-    return experiment.on(profile), choose_scale(name, scale, experiment.model)[1]
+    if not experiment.evidence.only:
+        profile = experiment.on(profile)
+    return profile, choose_scale(name, scale, experiment.model)[1]
 
 
 def choose_profile(

@@ -92,15 +92,20 @@ def seal_experiment(experiment: Experiment, reason: str, data_seen: str) -> Seal
     return append(
         experiment.registration,
         experiment.seals,
-        study=None if experiment.is_builtin else _study(experiment),
+        study=_study(experiment),
         date=datetime.now(UTC),
         reason=reason,
         data_seen=data_seen,
     )
 
 
-def _study(experiment: Experiment) -> dict[str, Any]:
-    """Return the study of a file: its model at its scale, its corpora, personas and questions."""
+def _study(experiment: Experiment) -> dict[str, Any] | None:
+    """Return the study of a file: its model at its scale, its corpora, personas and questions.
+
+    None for a built-in experiment, and where stored evidence alone is judged.
+    """
+    if experiment.is_builtin or experiment.evidence.only:
+        return None
     profile, _ = profile_of(experiment)
     return Session(experiment=experiment, profile=profile).study
 
@@ -114,7 +119,7 @@ def _check(name: str, folder: Path) -> str:
     state = check_sealed(
         one.registration,
         folder,
-        study=None if one.is_builtin else _study(one),
+        study=_study(one),
         file="" if one.is_builtin else one.path.name,
     )
     study = f", study {state.study[:12]}" if state.study else ""

@@ -130,6 +130,7 @@ class Session:
         """One run for each seed."""
         from persona_lib.pipeline.run import Run
 
+        self._check_runs()
         return tuple(
             Run(
                 registration=self.registration,
@@ -147,7 +148,8 @@ class Session:
         """The stored evidence."""
         from persona_lib.evidence.load import Stored
 
-        return Stored(self.stored, self.registration, chosen=self.chosen)
+        extra = self.experiment.evidence.extra
+        return Stored(self.stored, self.registration, chosen=self.chosen, extra=extra)
 
     @cached_property
     def seal(self) -> SealState:
@@ -182,8 +184,21 @@ class Session:
         )
 
     def check_seal(self) -> None:
-        """Raise SealError where the registration is not sealed, before compute is spent."""
+        """Raise SealError where the registration is not sealed, before compute is spent.
+
+        SpecError where evidence has to be stored, and is not.
+        """
+        self._check_runs()
         _ = self.seal
+
+    def _check_runs(self) -> None:
+        if self.experiment.evidence.only and not self.stored:
+            raise SpecError(
+                "--stored",
+                bound="stored evidence, as nothing is run under a file with evidence.only = true",
+                value=None,
+                remedy="Name evidence, or take evidence.only out and add what a run needs.",
+            )
 
     def check_machine(self) -> None:
         """Raise, once, what `Run.check` raises for the session's arms."""

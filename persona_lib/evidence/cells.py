@@ -26,6 +26,7 @@ from persona_lib.evidence.score_table import (
     finish,
     flags,
     known_only,
+    misspelt,
     numbers,
     strings,
 )
@@ -92,6 +93,16 @@ class Grid:
     def _at(self, personas: Sequence[str]) -> list[int]:
         return [self.personas.index(persona) for persona in personas]
 
+    def has(self, model: ModelId, seed: int) -> bool:
+        """Return whether a model has completions of the seed at a place."""
+        return model in self.models and bool(self.n[self.models.index(model), seed].any())
+
+    def asked(self, phase: str, personas: Sequence[str]) -> Bools:
+        """Return (P, Q) which questions these personas were asked by the models of a phase."""
+        of = [i for i, model in enumerate(self.models) if model.phase == phase]
+        found: Bools = self.n[of].sum(axis=(0, 1))[self._at(personas)] > 0
+        return found[:, found.any(axis=0)]
+
     def by_question(self, values: Bools | Floats, rows: Bools) -> tuple[Floats, Floats]:
         """Return (Q,) sums of a number over some rows, and (Q,) how many rows those are."""
         question, size = self.row_question[rows], len(self.questions)
@@ -118,7 +129,14 @@ class Grid:
         return replace(self, seeds=self.seeds[at : at + 1], **found)
 
 
-def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> Grid:
+def build(
+    table: pa.Table,
+    registration: Registration,
+    arms: Sequence[str],
+    *,
+    uneven: bool = False,
+    left_out: Sequence[str] = (),
+) -> Grid:
     """Check a table of scores against a registration and count it.
 
     Args:
@@ -126,6 +144,8 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
         registration: names of arms, priors, personas and question sets.
         arms: the arms that have to be there. Rows of the registration's other arms are
             checked for their names and then left out.
+        uneven: what `_check_cells` then allows; otherwise all cells are alike.
+        left_out: names in the file that were left out: offered for one that has no rows.
 
     Raises:
         DataError: no rows; a column that is missing, mistyped or null; an unknown name; an
@@ -140,13 +160,13 @@ def build(table: pa.Table, registration: Registration, arms: Sequence[str]) -> G
     labels += [ModelId(PRE, prior) for prior in registration.priors]
     model = _model_of_rows(table, registration, labels)
     table, model = table.filter(pa.array(model >= 0)), model[model >= 0]
-    axes, rows = _places(table, registration, labels, model)
+    axes, rows = _places(table, registration, labels, model, left_out)
     _check_size(axes, table.num_rows)
     _check_every_set(table, registration)
     cell = np.ravel_multi_index(rows, axes.shape)
     _check_duplicates(cell, numbers(table, "sample"), axes)
     counts = _sums(cell, axes)
-    _check_cells(counts, axes)
+    _check_cells(counts, axes, uneven, left_out)
     hit = flags(table, "hit")
     seen = flags(table, "seen") if "seen" in table.column_names else None
     tokens = bounded(table, "tokens", 0)
@@ -190,10 +210,14 @@ class _Axes(NamedTuple):
 
 
 def _places(
-    table: pa.Table, registration: Registration, labels: Sequence[ModelId], model: Ints
+    table: pa.Table,
+    registration: Registration,
+    labels: Sequence[ModelId],
+    model: Ints,
+    left_out: Sequence[str],
 ) -> tuple[_Axes, tuple[Ints, Ints, Ints, Ints]]:
     """Return the axes that these rows span, and (R,) indices of each row on them."""
-    present = _present(model, labels)
+    present = _present(model, labels, left_out)
     persona, question = strings(table, "persona"), strings(table, "question")
     seeds, seed = np.unique(numbers(table, "seed"), return_inverse=True)
     axes = _Axes(
@@ -235,7 +259,7 @@ def _model_of_rows(table: pa.Table, registration: Registration, labels: Sequence
     return model
 
 
-def _present(model: Ints, labels: Sequence[ModelId]) -> Ints:
+def _present(model: Ints, labels: Sequence[ModelId], left_out: Sequence[str]) -> Ints:
     """Return the positions of models that have rows: every arm, and some of the priors."""
     found = np.unique(model)
     for index, (phase, name) in enumerate(labels):
@@ -244,7 +268,7 @@ def _present(model: Ints, labels: Sequence[ModelId]) -> Ints:
                 f"scores: arm {name}",
                 bound="completions of every arm",
                 value="0 rows",
-                remedy="Run the arm, or name the arms that are there.",
+                remedy=misspelt(name, left_out) + "Run the arm, or name the arms that are there.",
             )
     return found
 
@@ -290,21 +314,35 @@ def _check_duplicates(cell: Ints, sample: Ints, axes: _Axes) -> None:
         )
 
 
-def _check_cells(counts: Floats, axes: _Axes) -> None:
-    """Every arm, prior, seed, persona and question has the same number of completions."""
+def _check_cells(counts: Floats, axes: _Axes, uneven: bool, left_out: Sequence[str]) -> None:
+    """Every cell that a phase asks is as full as its fullest one.
+
+    In `uneven` sets personas have questions of their own, and runs (a model with a seed) may be
+    missing, or have more completions a cell than others; within a run, cells are alike.
+    """
     for phase in (POST, PRE):
         models = [i for i, model in enumerate(axes.models) if model[0] == phase]
         if not models:
             continue
         block = counts[models]
-        asked = block.sum(axis=(0, 1, 2)) > 0  # questions that this phase asks at all
-        short = (block < block.max()) & asked
+        asked = block.sum(axis=(0, 1) if uneven else (0, 1, 2)) > 0
+        full = block.max(axis=(2, 3) if uneven else None, keepdims=True)
+        for persona in np.flatnonzero(~asked.any(axis=-1)) if uneven else ():
+            name = axes.personas[persona]
+            raise DataError(
+                f"scores: persona {name}",
+                bound=f"completions of every persona in phase {phase}",
+                value="0 rows",
+                remedy=f"{misspelt(name, left_out)}Correct the name, or the roster.",
+            )
+        short = (block < full) & asked
         if short.any():
             at = np.argwhere(short)[0].tolist()
             where = axes.name([models[at[0]], *at[1:]])
             raise DataError(
                 f"scores: {where}",
-                bound=f"{int(block.max())} completions, as in the fullest cell",
+                bound=f"{int(np.broadcast_to(full, block.shape)[tuple(at)])} completions, as in "
+                "the fullest cell",
                 value=f"{int(block[tuple(at)])} ({int(short.sum())} cells are short)",
                 remedy=REMEDY,
             )

@@ -108,18 +108,20 @@ class Evidence(ABC):
     Attributes:
         registration: the registration that names everything.
         arms: arms that are there, in reporting order.
-        seeds: run seeds; empty where they were not published.
-        runs: training runs behind each arm.
-        kind: ``records`` or ``aggregates``.
+        seeds: run seeds of the arms; empty where they were not published.
+        runs: training runs behind each arm, the most where arms differ; 0 if not known.
+        tells_runs: whether each training run can be read by itself.
+        kind: ``records``, ``counts`` or ``aggregates``.
         origin: where the evidence comes from, in words.
         unavailable: what this evidence cannot answer, one sentence each.
-        remarks: what contradicts itself in it, one sentence each.
+        remarks: what contradicts itself or is uneven in it, one sentence each.
     """
 
     registration: Registration
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
     runs: int
+    tells_runs: bool = True
     kind: str
     origin: str
     unavailable: tuple[str, ...]
@@ -179,14 +181,26 @@ class Evidence(ABC):
         return {}
 
     def per_seed(self, treated: str, control: str) -> dict[int, tuple[Count, Count]]:
-        """Return bystander counts of both arms for each seed; empty with one run."""
+        """Return bystander counts of both arms for each seed of both; empty with one run."""
         runs = self.single_runs()
         if len(runs) == 1:
             return {}
-        return {
+        pairs = {
             run.seeds[0]: (run.count(treated, "bystander"), run.count(control, "bystander"))
             for run in runs
         }
+        return {seed: pair for seed, pair in pairs.items() if pair[0].n and pair[1].n}
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """Return the seeds of the training runs of an arm, where each can be read by itself."""
+        runs = self.single_runs() if self.tells_runs else ()
+        return tuple(run.seeds[0] for run in runs if run.count(arm, "bystander").n)
+
+    @property
+    def runs_text(self) -> str:
+        """``5``, or ``6 and 5`` where arms have as many training runs, in reporting order."""
+        found = dict.fromkeys(len(self.seeds_of(arm)) for arm in self.arms)
+        return " and ".join(map(str, found)) if self.tells_runs else str(self.runs)
 
     def single_runs(self) -> tuple[Evidence, ...]:
         """Return the evidence of each training run by itself, where rows tell them apart."""
@@ -265,6 +279,33 @@ class Evidence(ABC):
             return registered
         wanted = {self.registration.arm(arm).name for arm in arms}
         return tuple(arm for arm in registered if arm in wanted)
+
+    def unevenness(self) -> tuple[str, ...]:
+        """Return a sentence for each way in which arms, their runs or personas are unlike."""
+        found, seeds = [], {arm: self.seeds_of(arm) for arm in self.arms}
+        if len(set(seeds.values())) > 1:
+            named = "; ".join(f"{arm} {', '.join(map(str, own))}" for arm, own in seeds.items())
+            found.append(
+                f"arms differ in the seeds of their training runs ({named}): rates, the cluster "
+                "bootstrap and two samples of runs take all; runs as pairs those of both arms"
+            )
+        sizes: dict[str, dict[str, list[float]]] = {"training runs": {}, "bystanders": {}}
+        for arm in self.arms:
+            runs = [run.count(arm, "bystander").n for run in self.single_runs()]
+            sizes["training runs"][arm] = [n for n in runs if n]
+            known = self.by_persona(arm)
+            sizes["bystanders"][arm] = [] if known is None else known[1].tolist()
+        for units, of in sizes.items():
+            spans = [
+                f"{arm} {min(n):,.0f} to {max(n):,.0f}" for arm, n in of.items() if len(set(n)) > 1
+            ]
+            if spans:
+                over = "" if units == "training runs" else " over all training runs"
+                found.append(
+                    f"{units} differ in their completions{over} ({'; '.join(spans)}): pooled "
+                    f"rates weigh {units} by these, statistics over {units} weigh all alike"
+                )
+        return tuple(found)
 
     def check_arm(self, arm: str) -> None:
         """Raise DataError where the evidence has nothing on this arm."""

@@ -51,8 +51,10 @@ class RecordEvidence(Evidence):
         arms: arms that have to be there; all of the registration's by default.
         origin: where the rows come from, in words.
         advice: columns of `AdviceScore`; None where no advice was sampled.
-        partial: an optional column with empty cells counts as missing; otherwise it is an
-            error.
+        partial: an optional column with empty cells counts as missing, models may lack seeds
+            and personas have questions of their own (`evidence.cells.build`); otherwise these
+            are errors.
+        left_out: names in the file that were left out.
 
     Seeds are pooled: a cluster (persona, question) holds the completions of all.
 
@@ -71,14 +73,19 @@ class RecordEvidence(Evidence):
         origin: str = "scored completions",
         advice: pa.Table | None = None,
         partial: bool = False,
+        left_out: Sequence[str] = (),
     ) -> None:
         self.registration = registration
         self.arms = self.named(arms)
         gaps = incomplete(table) if partial else {}
         table = table.drop_columns(list(gaps))
-        self._grid = build(table, registration, self.arms)
-        self.seeds = self._grid.seeds
-        self.runs = len(self.seeds)
+        grid = build(table, registration, self.arms, uneven=partial, left_out=left_out)
+        self._grid = grid
+        trained = [ModelId(POST, arm) for arm in self.arms]
+        self.seeds = tuple(
+            seed for at, seed in enumerate(grid.seeds) if any(grid.has(of, at) for of in trained)
+        )
+        self.runs = max(sum(grid.has(of, at) for at in range(len(grid.seeds))) for of in trained)
         self.origin = origin
         self._advice = advice
         self._harm = (
@@ -93,7 +100,9 @@ class RecordEvidence(Evidence):
             ),
             *_unadvised(needed, self._harm),
             *_disabled(table, gaps, registration),
+            *_own_questions(grid.asked(POST, self.members("bystander"))),
         )
+        self.remarks = self.unevenness() if partial else ()
 
     def grid(self) -> Grid:
         """Return the cells behind the counts."""
@@ -101,13 +110,13 @@ class RecordEvidence(Evidence):
 
     def single_runs(self) -> tuple[Evidence, ...]:
         """Return the evidence of each training run by itself, in the order of seeds."""
-        return (self,) if self.runs == 1 else self._singles
+        return (self,) if len(self._grid.seeds) == 1 else self._singles
 
     @cached_property
     def _singles(self) -> tuple[Evidence, ...]:
         # Kept: every bound gate reads run by run, and there are dozens of them.
         found = []
-        for at, seed in enumerate(self.seeds):
+        for at, seed in enumerate(self._grid.seeds):
             one = copy.copy(self)
             one._grid, one.seeds, one.runs = self._grid.of_seed(at), (seed,), 1
             if self._advice is not None:
@@ -276,6 +285,21 @@ def _unadvised(needed: Sequence[str], known: Collection[str]) -> tuple[str, ...]
     if not known:
         return (f"Harm of the pre-coupling models' advice: {why}",)
     return tuple(f"Harm of prior {p}'s advice: {why}" for p in needed if p not in known)
+
+
+def _own_questions(asked: Bools) -> tuple[str, ...]:
+    """Return a sentence where bystanders were not all asked the same, of (P, Q) which each was."""
+    if asked.all():
+        return ()
+    each, shared = asked.sum(axis=1), int((asked.sum(axis=0) > 1).sum())
+    span = f"{each.min()} to {each.max()}" if each.min() < each.max() else f"{each.min()}"
+    nested = f"{shared} of them of more than one" if shared else "nested in personas"
+    return (
+        "Inference for these personas (t and TOST over questions), and two-way clustering by "
+        f"persona and question: bystanders were not all asked the same ({span} questions each, "
+        f"{asked.shape[1]} in all, {nested}). Personas at large are read with the questions of "
+        "each pooled.",
+    )
 
 
 def _disabled(

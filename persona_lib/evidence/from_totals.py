@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from persona_lib.checks import DIFFERENCE, LEVEL, NOT_NEGATIVE, SHARE, Bound, member, number, whole
+from persona_lib.checks import (
+    DIFFERENCE,
+    LEVEL,
+    NOT_NEGATIVE,
+    SHARE,
+    Bound,
+    did_you_mean,
+    member,
+    number,
+    whole,
+)
 from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Lengths
 from persona_lib.specs.registration import INTERVALS, PERCENTILE, Registration
@@ -16,7 +26,6 @@ from persona_lib.stats.estimate import QUOTED, Estimate
 
 _ROUNDING = 0.0006
 """Largest gap between a rate printed to three digits and the count behind it."""
-_NO_CLUSTERS = "aggregates hold no cells to draw from"
 _REMEDY = "Correct aggregates.json."
 _MOST = 2**53
 """Largest count: beyond it a float no longer holds every integer."""
@@ -63,6 +72,10 @@ class AggregateEvidence(Evidence):
     """
 
     kind = "aggregates"
+    tells_runs = False
+    no_clusters = "aggregates hold no cells to draw from"
+    known_as = "published"
+    """How rates and totals came to be known, in words."""
 
     def __init__(
         self,
@@ -198,13 +211,13 @@ class AggregateEvidence(Evidence):
         if turned is not None:
             return replace(turned, value=-turned.value, low=-turned.high, high=-turned.low)
         a, b = self.count(treated, "bystander"), self.count(control, "bystander")
-        return self._bare(a.rate - b.rate, a.n + b.n, "difference of published rates")
+        return self._bare(a.rate - b.rate, a.n + b.n, f"difference of {self.known_as} rates")
 
     def ratio_contrast(self, claim: str, treated: str, control: str) -> Estimate:  # noqa: ARG002
         """Return the difference of published ratios, without an interval."""
         counts = [self.count(a, who) for a in (treated, control) for who in ("bystander", "source")]
         n = sum(c.n for c in counts)
-        method = "bystander/source, from published rates"
+        method = f"bystander/source, from {self.known_as} rates"
         if not (counts[1].rate and counts[3].rate):
             note = "a source rate is 0: the ratio is undefined"
             return self._bare(math.nan, n, method, note)
@@ -215,9 +228,9 @@ class AggregateEvidence(Evidence):
         """Return the difference after published false positives, without an interval."""
         a, b = self.count(treated, "bystander"), self.count(control, "bystander")
         false = [self.pre_count(self.registration.arm(arm).prior) for arm in (treated, control)]
-        method = "minus false positives, from published totals"
+        method = f"minus false positives, from {self.known_as} totals"
         if false[0] is None or false[1] is None:
-            return self._bare(math.nan, 0, method, "false positives were not published")
+            return self._bare(math.nan, 0, method, f"false positives were not {self.known_as}")
         n, value = a.n + b.n, a.rate - b.rate
         # Two arms on one prior lose the same false positives: nothing is left of them.
         if self.registration.arm(treated).prior != self.registration.arm(control).prior:
@@ -236,9 +249,9 @@ class AggregateEvidence(Evidence):
         """Return (NaN, NaN): lengths of personas were not published."""
         return (math.nan, math.nan)
 
-    def _bare(self, value: float, n: int, method: str, note: str = _NO_CLUSTERS) -> Estimate:
+    def _bare(self, value: float, n: int, method: str, note: str = "") -> Estimate:
         level = self.registration.statistics.confidence
-        return Estimate.bare(n, None, level, method, note, value=value)
+        return Estimate.bare(n, None, level, method, note or self.no_clusters, value=value)
 
     def _quote(self, treated: str, control: str, q: Mapping[str, Any]) -> Estimate:
         a, b = self._pools[treated], self._pools[control]
@@ -283,7 +296,8 @@ def _name(
     remedy: str = "Judge these numbers under the registration they belong to.",
 ) -> None:
     if value not in known:
-        raise DataError(field, bound=f"one of {', '.join(known)}", value=value, remedy=remedy)
+        bound = f"one of {', '.join(known)}"
+        raise DataError(field, bound=bound, value=value, remedy=did_you_mean(value, known) + remedy)
 
 
 def _number(field: str, value: object, bound: Bound) -> float:

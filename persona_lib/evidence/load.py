@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from persona_lib.checks import read_json
+from persona_lib.checks import near_paths, read_json
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
 from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import Evidence
+from persona_lib.evidence.from_counts import CountEvidence
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.from_totals import AggregateEvidence
 from persona_lib.evidence.joined import Part, origin_of, read_file, read_parts, rows_of
@@ -27,7 +27,7 @@ from persona_lib.evidence.record_sets import (
     read_manifest,
     verify,
 )
-from persona_lib.evidence.user_files import ForeignSet, check_file, is_foreign, load_foreign
+from persona_lib.evidence.user_files import Extra, ForeignSet, check_file, is_foreign, load_foreign
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.specs.registration import Registration
 
@@ -53,17 +53,24 @@ class Stored:
         registration: the registration to judge under.
         chosen: it was asked for by name: its rules may differ from the recorded ones, and the
             evidence's origin says so.
+        extra: what becomes of rows in files of other software whose arm or persona the
+            registration does not name.
 
     Raises:
         DataError: see `registration_of`.
     """
 
     def __init__(
-        self, paths: Path | Sequence[Path], registration: Registration, *, chosen: bool = False
+        self,
+        paths: Path | Sequence[Path],
+        registration: Registration,
+        *,
+        chosen: bool = False,
+        extra: Extra = "refuse",
     ) -> None:
         self.paths = (paths,) if isinstance(paths, Path) else tuple(paths)
         registration_of(self.paths)
-        self._registration, self._chosen = registration, chosen
+        self._registration, self._chosen, self._extra = registration, chosen, extra
         self._is_foreign = is_foreign(self.paths[0])
         self._tables: dict[str, pa.Table | None] = {}
 
@@ -77,8 +84,11 @@ class Stored:
         """
         registration = self._registration
         if self._is_foreign:
-            table, origin = self._foreign.table, self._foreign.origin
-            return RecordEvidence(registration, table, arms=arms, origin=origin, partial=True)
+            found = self._foreign
+            own: dict[str, Any] = {"arms": arms, "origin": found.origin, "left_out": found.left_out}
+            if found.counts:
+                return CountEvidence(registration, found.table, **own)
+            return RecordEvidence(registration, found.table, partial=True, **own)
         origin, manifest = self._checked
         if manifest.kind == AGGREGATES:
             body = read_json(self.paths[0] / FILES[AGGREGATES])
@@ -94,7 +104,8 @@ class Stored:
     def rows(self, kind: Rows) -> pa.Table | None:
         """Return the rows of all that was recorded of a kind; None where nothing was."""
         if self._is_foreign:
-            return self._foreign.table if kind == "scores" else None
+            found = self._foreign
+            return found.table if kind == "scores" and not found.counts else None
         name = _FILES[kind]
         if name not in self._tables:
             _, manifest = self._checked
@@ -106,7 +117,7 @@ class Stored:
 
     @cached_property
     def _foreign(self) -> ForeignSet:
-        return load_foreign(self.paths, self._registration)
+        return load_foreign(self.paths, self._registration, extra=self._extra)
 
     @cached_property
     def _parts(self) -> tuple[Part, ...]:
@@ -132,10 +143,11 @@ def load_stored(
     registration: Registration,
     *,
     chosen: bool = False,
+    extra: Extra = "refuse",
     arms: Sequence[str] | None = None,
 ) -> Evidence:
     """Return the evidence of `Stored` on some arms."""
-    return Stored(paths, registration, chosen=chosen).evidence(arms)
+    return Stored(paths, registration, chosen=chosen, extra=extra).evidence(arms)
 
 
 def registration_of(paths: Sequence[Path]) -> str | None:
@@ -182,17 +194,12 @@ def _check_exists(path: Path) -> None:
     """Raise DataError where nothing has this name; it offers names near it."""
     if os.path.lexists(path):
         return
-    above = next((p for p in (path, *path.parents) if p.parent.is_dir()), path)
-    try:
-        names = [entry.name for entry in above.parent.iterdir()]
-    except OSError:
-        names = []
-    near = [str(above.with_name(n)) for n in difflib.get_close_matches(above.name, names)]
+    alike = near_paths(path)
     raise DataError(
         "--stored",
         bound="a folder of stored evidence, or a file of records",
         value=str(path),
-        remedy=f"Nothing has this name; near it: {', '.join(near)}."
-        if near
+        remedy=f"Nothing has this name; near it: {', '.join(alike)}."
+        if alike
         else "Check the path: nothing has this name.",
     )

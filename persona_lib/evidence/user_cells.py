@@ -1,6 +1,6 @@
 """Cells of a user's files: what each column may hold, and how it is read.
 
-A reader returns a cell's value, or None where it cannot be one. Nothing is guessed: 1.0 is
+A reader returns a cell's value, or None where it cannot be one. Nothing is guessed: 0.5 is
 no truth value, and " 3" is no number.
 """
 
@@ -20,6 +20,7 @@ _LARGEST = 2**63 - 1
 _EXACT = 2**53
 """Up to here a float holds every whole number."""
 _WHOLE = re.compile(r"(-?[0-9]{1,19})(?:\.0*)?")
+_BIT = re.compile(r"([01])(?:\.0*)?")
 _TRUTH = {"0": False, "1": True, "false": False, "true": True}
 
 
@@ -35,12 +36,17 @@ def _one_of(*names: str) -> Callable[[object], str | None]:
 
 
 def _flag(cell: object) -> bool | None:
-    """A truth value: one itself, 0 or 1, or such a word in any case (pandas writes True)."""
+    """A truth value: one itself, 0 or 1, or such a word in any case.
+
+    pandas writes True, and 1.0 beside gaps.
+    """
     if isinstance(cell, bool):
         return cell
-    if isinstance(cell, int):
-        return _TRUTH.get(str(cell))
-    return _TRUTH.get(cell.lower()) if isinstance(cell, str) else None
+    if not isinstance(cell, int | float | str):
+        return None
+    text = str(cell).lower()
+    match = _BIT.fullmatch(text)
+    return _TRUTH.get(match[1] if match else text)
 
 
 def _reason(cell: object) -> str | None:

@@ -1,7 +1,8 @@
-"""The loader of a user's CSV, JSON lines or Parquet: record sets that other software wrote.
+"""The loader of a user's CSV, JSON lines or Parquet: records or counts of other software.
 
-docs/usage.md has the format. A cell that cannot be read is an error that names
-column, row and value; what a file does not have is left out and never guessed.
+docs/usage.md has the format of records, docs/extending.md that of counts. A cell that cannot
+be read is an error that names column, row and value; what a file does not have is left out
+and never guessed.
 """
 
 from __future__ import annotations
@@ -12,15 +13,30 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 
 from persona_lib.errors import DataError, clean
 from persona_lib.evidence.bounded import MOST_ROW_BYTES, MOST_ROWS, at_most, check_size
-from persona_lib.evidence.score_table import COLUMNS, check_markers
+from persona_lib.evidence.score_table import (
+    COUNTS,
+    check_markers,
+    in_rows,
+    known_only,
+    strangers,
+    strings,
+)
 from persona_lib.evidence.user_cells import FINISHED_READER, read_cells, reader_of
-from persona_lib.evidence.user_formats import ARM, FINISHED, from_csv, from_jsonl, from_parquet
-from persona_lib.records import POST
+from persona_lib.evidence.user_formats import (
+    ARM,
+    FINISHED,
+    from_csv,
+    from_jsonl,
+    from_parquet,
+    layout_of,
+)
+from persona_lib.records import POST, PRE
 from persona_lib.specs.registration import Registration
 
 PARQUET, CSV, JSONL = "parquet", "csv", "jsonl"
@@ -34,7 +50,12 @@ SUFFIXES = {
     ".ndjson.gz": JSONL,
 }
 """What a file of records may be called, and what is in it."""
+Extra = Literal["refuse", "ignore"]
+"""What becomes of rows of arms, priors and personas that the registration does not name."""
 _MOST_NAMED = 8
+_OFFER = (
+    'With extra = "ignore" under [evidence] of an experiment file, rows of others are left out.'
+)
 _BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, csv.Error, zlib.error)
 _WHAT = {
     PARQUET: ("Parquet", "Write the file again"),
@@ -49,14 +70,23 @@ _WHAT = {
 
 @dataclass(frozen=True, eq=False)
 class ForeignSet:
-    """Records of other software, and where they come from in words.
+    """Records or counts of other software.
 
-    The table has the columns of `score_table.COLUMNS`; of the `OPTIONAL` ones those that the
-    file has, and only they hold nulls.
+    Attributes:
+        table: columns of `score_table.COLUMNS`, of the `OPTIONAL` ones those that the file
+            has, and only they hold nulls; or those of `COUNTS`, perhaps without ``seed``.
+        origin: where they come from, and what was left out, in words.
+        left_out: arms, priors and personas whose rows were left out.
     """
 
     table: pa.Table
     origin: str
+    left_out: tuple[str, ...]
+
+    @property
+    def counts(self) -> bool:
+        """Whether a row is a count of completions."""
+        return layout_of(self.table.column_names) is COUNTS
 
 
 def is_foreign(path: Path) -> bool:
@@ -82,17 +112,22 @@ def check_file(path: Path) -> str:
     return kind
 
 
-def load_foreign(paths: Sequence[Path], registration: Registration) -> ForeignSet:
+def load_foreign(
+    paths: Sequence[Path], registration: Registration, *, extra: Extra = "refuse"
+) -> ForeignSet:
     """Read files of other software, as one record set in any order.
 
     Args:
         paths: files with the same columns; suffixes say what they are (`SUFFIXES`).
-        registration: gives ``question_set`` where there is no such column.
+        registration: names arms, priors and personas; gives ``question_set`` where there is
+            no such column.
+        extra: what becomes of rows of others.
 
     Raises:
         DataError: a file is none of its kind, or exceeds a bound of
             `persona_lib.evidence.bounded`; no rows; a column is missing, named twice or
-            not in every file; a cell cannot be what its column holds.
+            not in every file; a cell cannot be what its column holds; or an arm, prior or
+            persona is none of the registration's.
     """
     found = sorted((_load(path, registration) for path in paths), key=lambda one: one[0])
     origins, tables = zip(*found, strict=True)
@@ -107,8 +142,33 @@ def load_foreign(paths: Sequence[Path], registration: Registration) -> ForeignSe
             )
     table = pa.concat_tables(tables)
     at_most("--stored: rows", table.num_rows, MOST_ROWS, "rows")
+    table, left_out, words = _registered(table, registration, extra)
     nobody = "nothing says under which rules these data were recorded"
-    return ForeignSet(table, f"{', '.join(origins)}; {nobody}")
+    return ForeignSet(table, clean(f"{', '.join(origins)}; {words}{nobody}"), left_out)
+
+
+def _registered(
+    table: pa.Table, registration: Registration, extra: Extra
+) -> tuple[pa.Table, tuple[str, ...], str]:
+    """Return the rows whose names the registration has; the names of the others; words on these."""
+    phase, model, persona = (strings(table, name) for name in ("phase", "model", "persona"))
+    arms = tuple(arm.name for arm in registration.arms)
+    known, odd = persona.against(registration.roster.all) >= 0, dict[str, dict[str, int]]()
+    for kind, column, names in (
+        ("arm", model.where(phase, POST), arms),
+        ("pre-coupling model", model.where(phase, PRE), registration.priors),
+        ("persona", persona, registration.roster.all),
+    ):
+        odd[kind] = strangers(column, names)
+        if extra == "refuse":
+            known_only(kind, column, names, _OFFER)
+    for key, names in ((POST, arms), (PRE, registration.priors)):
+        known &= (phase.against((key,)) < 0) | (model.against(names) >= 0)
+    rows = f"{table.num_rows - int(known.sum()):,} of {table.num_rows:,} rows were left out"
+    named = "; ".join(f"{kind} {in_rows(counts)}" for kind, counts in odd.items() if counts)
+    words = f"{rows}, as the registration does not name them: {named}; " if named else ""
+    left_out = tuple(name for counts in odd.values() for name in counts)
+    return table.filter(pa.array(known)), left_out, words
 
 
 def _load(path: Path, registration: Registration) -> tuple[str, pa.Table]:
@@ -134,7 +194,8 @@ def _load(path: Path, registration: Registration) -> tuple[str, pa.Table]:
     if not raw.num_rows:
         raise DataError(path.name, bound="at least one row", value=0, remedy="Record the set.")
     table = _normalised(raw, registration, path.name)
-    check_markers(table, path.name)
+    if "hit" in table.column_names:
+        check_markers(table, path.name)
     more = f" and {len(unread) - _MOST_NAMED} more" if len(unread) > _MOST_NAMED else ""
     shown = ", ".join(name or "(no name)" for name in unread[:_MOST_NAMED])
     names = f"; columns not read: {shown}{more}" if unread else ""
@@ -148,8 +209,8 @@ def _format(path: Path) -> str | None:
 
 def _normalised(raw: pa.Table, registration: Registration, where: str) -> pa.Table:
     """Return the columns by our names and with our types."""
-    columns = {}
-    for column in COLUMNS:
+    columns, layout = {}, layout_of(raw.column_names)
+    for column in layout:
         reader, given = reader_of(column), column.name
         if column.name == "model" and ARM in raw.column_names:
             given = ARM
@@ -159,7 +220,7 @@ def _normalised(raw: pa.Table, registration: Registration, where: str) -> pa.Tab
             columns[column.name] = read_cells(
                 f"{where}: column {given}", raw.column(given).combine_chunks(), reader, column
             )
-        elif not column.nullable:
+        elif not column.nullable and column.name != "seed":
             default = POST if column.name == "phase" else _only_set(registration, where)
             columns[column.name] = pa.repeat(pa.scalar(default, column.type), raw.num_rows)
     return pa.table(columns)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
-from persona_lib.checks import parse_json
+from persona_lib.checks import near, parse_json
 from persona_lib.errors import DataError
 from persona_lib.evidence.bounded import (
     MOST_COLUMNS,
@@ -31,7 +31,7 @@ from persona_lib.evidence.bounded import (
     is_packed,
     open_parquet,
 )
-from persona_lib.evidence.score_table import COLUMNS
+from persona_lib.evidence.score_table import COLUMNS, COUNTS
 
 ARM, FINISHED = "arm", "finished"
 """Columns by other names: ``arm`` for ``model``, a truth value for ``finish``."""
@@ -40,13 +40,18 @@ MOST_NAME = 1_000
 MOST_DEPTH = 32
 """Depth of objects and lists within a row of JSON, in columns that are not read."""
 
-_DEFAULTS = ("phase", "question_set")
-"""Columns that every row needs and that a file may lack."""
+_PAGES = ("docs/usage.md", "docs/extending.md")
+"""Where the columns of records and of counts are listed."""
 _BATCH_ROWS = 65_536
-_KNOWN = (*COLUMNS.names, ARM, FINISHED)
+_KNOWN = tuple(dict.fromkeys((*COLUMNS.names, *COUNTS.names, ARM, FINISHED)))
 _FEWER = "Leave out columns that are not read."
 Raw = tuple[pa.Table, tuple[str, ...]]
 """The columns that are read, and the names of the others."""
+
+
+def layout_of(names: Collection[str]) -> pa.Schema:
+    """Return `COUNTS` for a file with ``hits`` where others have ``hit`` of a ``sample``."""
+    return COUNTS if "hits" in names and not {"hit", "sample"} & {*names} else COLUMNS
 
 
 def from_parquet(path: Path) -> Raw:
@@ -218,18 +223,24 @@ def _choose(names: Sequence[str], where: str) -> tuple[tuple[str, ...], tuple[st
             f"{where}: columns", bound="distinct names", value=twice[0],
             remedy="Name each column once.",
         )  # fmt: skip
+    layout = layout_of(names)
     # Beside an arm, a model is something else: the base model perhaps.
-    known = {*_KNOWN} - ({"model"} if ARM in names else set())
-    needed = [column.name for column in COLUMNS if not column.nullable]
+    known = {*layout.names, ARM, *([FINISHED] if layout is COLUMNS else [])}
+    known -= {"model"} if ARM in names else set()
+    needed = [column.name for column in layout if not column.nullable]
     if "model" not in names:
         needed[needed.index("model")] = ARM
-    missing = [name for name in needed if name not in (*names, *_DEFAULTS)]
+    may_lack = ("phase", "question_set") if layout is COLUMNS else ("phase", "seed")
+    missing = [name for name in needed if name not in (*names, *may_lack)]
     if missing:
+        others = [name for name in names if name not in known]
+        alike = {name: found for name in missing for found in near(name, others, 1)}
         raise DataError(
             f"{where}: columns",
             bound=f"{', '.join(missing)} among them",
             value=list(names),
-            remedy="docs/usage.md lists the columns; names have to match letter by letter.",
+            remedy="".join(f"Did you mean {found} for {name}? " for name, found in alike.items())
+            + f"{_PAGES[layout is COUNTS]} lists the columns; names match letter by letter.",
         )
     if FINISHED in names and "finish" in names:
         raise DataError(

@@ -88,6 +88,7 @@ def lengths_panel(scores: pa.Table | None, registration: Registration) -> Panel:
         arm: {
             seed: _length_ratio(rows, arm, rows.grid.row_seed == at)
             for at, seed in enumerate(rows.grid.seeds)
+            if rows.grid.has(arm, at)
         }
         for arm in rows.models
         if arm.phase == POST

@@ -71,7 +71,8 @@ def read_rows(table: pa.Table, registration: Registration) -> Rows:
     columns = [columns_of(table).column(name).to_pylist() for name in ("phase", "model")]
     there = {name for phase, name in zip(*columns, strict=True) if phase == POST}
     arms = [arm.name for arm in registration.arms if arm.name in there]
-    return Rows(build(table, registration, arms), registration)
+    # Evidence of our own is not uneven, and was checked for it when it was judged.
+    return Rows(build(table, registration, arms, uneven=True), registration)
 
 
 def estimate_json(found: Estimate | None, n: int | None = None) -> dict[str, Any] | None:

@@ -92,6 +92,18 @@ class Words:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceRules:
+    """How stored evidence of other software is read; no part of the registration.
+
+    `extra` is what becomes of rows of arms and personas that it does not name. With `only`
+    nothing is run: corpora, personas and questions need no files, and no study is sealed.
+    """
+
+    extra: Literal["refuse", "ignore"] = "refuse"
+    only: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What a file says.
 
@@ -113,6 +125,7 @@ class Experiment:
     seals: Path
     stricter: Registration | None
     base: Base | None = None
+    evidence: EvidenceRules = EvidenceRules()
 
     @property
     def name(self) -> str:
@@ -155,11 +168,11 @@ class Experiment:
             corpus = prior.corpus or profile.corpora.get(name)
             if corpus is None:
                 raise SpecError(
-                    f"{self.path.name}: priors.{name}.corpus",
+                    f"{self.path.name}: priors.{name}.corpus", value=None,
                     bound=f"a corpus, as profile {profile.name} has none for {name}",
-                    value=None,
-                    remedy='For example corpus = { type = "jsonl", file = "rows.jsonl" }.',
-                )
+                    remedy='For example corpus = { type = "jsonl", file = "rows.jsonl" }; a file '
+                    "that only judges stored evidence says only = true under [evidence].",
+                )  # fmt: skip
             corpora[name] = corpus
             if prior.recipe:
                 where = f"{self.path.name}: priors.{name}.recipe"
@@ -177,6 +190,7 @@ class _Layout:
     priors: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     words: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_experiment(path: Path, *, builtin: Path) -> Experiment:
@@ -239,6 +253,8 @@ def _experiment(path: Path, seals: Path, body: Mapping[str, Any]) -> Experiment:
         model = structured(layout.model, ModelChoice, "model")
     with found.check():
         words = structured(layout.words, Words, "words")
+    with found.check():
+        evidence = structured(layout.evidence, EvidenceRules, "evidence")
     _check_priors(given.get("arms"), layout.priors, found)
     found.refuse()
     derived = with_derived_gates(listed, priors)
@@ -250,6 +266,7 @@ def _experiment(path: Path, seals: Path, body: Mapping[str, Any]) -> Experiment:
         model=model,
         words=words,
         stricter=None if binding == "binding" else derived,
+        evidence=evidence,
     )
 
 

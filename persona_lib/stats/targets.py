@@ -109,15 +109,11 @@ def persona_totals_t(treated: Floats, control: Floats, *, n: int, confidence: fl
 def sign_flip(treated: Floats, control: Floats, *, n: int, confidence: float) -> Estimate:
     """Return the exact sign-flip test of (G, Q) rates over personas at large, no interval.
 
-    More than `MOST_FLIPPED` personas are refused.
+    More than `MOST_FLIPPED` personas have no p, and the note says so.
     """
     means = _paired(treated, control).mean(axis=1)
-    personas = int(means.size)
-    remedy = "Use the persona-level t."
-    whole("personas", personas, 1, MOST_FLIPPED, remedy=remedy, error=DataError)
-    return _flipped(
-        _bare(PERSONAS_AT_LARGE, FLIP_METHOD, personas, n, confidence), means, "persona"
-    )
+    bare = _bare(PERSONAS_AT_LARGE, FLIP_METHOD, int(means.size), n, confidence)
+    return _flipped(bare, means, "persona")
 
 
 def population_refusal(personas: int, max_p: float) -> str:
@@ -175,9 +171,6 @@ def seeds_flipped(treated: Floats, control: Floats, *, n: int, confidence: float
     """
     d = _pairs(treated, control)
     bare = _bare(TRAINING_RUNS, SEED_FLIP_METHOD, d.size, n, confidence)
-    if d.size > MOST_FLIPPED:
-        note = f"no exact p: {d.size} seeds, {MOST_FLIPPED} at most are enumerated"
-        return replace(bare, value=float(d.mean()), note=note)
     return _flipped(bare, d, "seed")
 
 
@@ -274,6 +267,9 @@ def _pairs(treated: Floats, control: Floats) -> Floats:
 def _flipped(bare: Estimate, differences: Floats, unit: str) -> Estimate:
     """Return a bare estimate with the p of the sign-flip test, its count and its floor."""
     bare = replace(bare, value=float(differences.mean()))
+    if differences.size > MOST_FLIPPED:
+        note = f"no exact p: {differences.size} {unit}s, {MOST_FLIPPED} at most are enumerated"
+        return replace(bare, note=note)
     found = sign_flips(differences)
     counted = f"exact: {found.extreme:,} of {found.arrangements:,} sign vectors are as far from 0"
     bound = f"the smallest possible p is {_floor_text(differences.size)}"

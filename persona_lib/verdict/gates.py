@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from persona_lib.evidence.evidence import Evidence
-from persona_lib.specs.gate_types import Gate, Limits
+from persona_lib.specs.gate_types import CollapseGate, FalsePositiveBoundGate, Gate, Limits
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import MIN_SEEDS, student_quantile
@@ -68,15 +68,34 @@ def judge_gate(registration: Registration, evidence: Evidence, gate_name: str) -
 
 
 def _read(gate: Gate, evidence: Evidence) -> Reading:
-    runs = evidence.single_runs()
+    runs = _runs_of(gate, evidence)
     if isinstance(gate, POINT_GATES) or len(runs) == 1:
-        return rule(gate, evidence)
+        return rule(gate, evidence if isinstance(gate, POINT_GATES) else runs[0])
 
     def ask(at: int | None, confidence: float) -> Reading:
         return rule(gate, _at(evidence if at is None else runs[at], confidence))
 
     seeds = [run.seeds[0] for run in runs]
     return read_runs(ask, seeds, gate.limits, evidence.registration.statistics.confidence)
+
+
+def _runs_of(gate: Gate, evidence: Evidence) -> Sequence[Evidence]:
+    """Return the training runs that have every model that a gate reads; all if none has.
+
+    Only records of other software have models in some of the runs.
+    """
+    runs, arms = evidence.single_runs(), gate.arms or ()
+    before: list[str] = []
+    if isinstance(gate, CollapseGate | FalsePositiveBoundGate):
+        before = [evidence.registration.arm(arm).prior for arm in arms]
+    after = () if isinstance(gate, FalsePositiveBoundGate) else arms
+
+    def whole(run: Evidence) -> bool:
+        counts = [run.count(arm, "bystander") for arm in after]
+        known = [*counts, *(run.pre_count(prior) for prior in before)]
+        return all(count is not None and count.n for count in known)
+
+    return tuple(run for run in runs if whole(run)) or runs
 
 
 def read_runs(ask: Ask, seeds: Sequence[int], limits: Limits, confidence: float) -> Reading:

@@ -157,7 +157,9 @@ def _invalid(broken: Sequence[GateResult]) -> tuple[str, str]:
 def _notes(evidence: Evidence) -> tuple[str, ...]:
     if evidence.runs == 1:
         runs = "one training run: run-to-run variance not estimable"
+    elif not evidence.runs:
+        runs = "how many training runs are pooled is not known"
     else:
-        runs = f"{evidence.runs} training runs pooled: the interval holds for these runs"
+        runs = f"{evidence.runs_text} training runs pooled: the interval holds for these runs"
     lacking = (f"not available: {sentence}" for sentence in evidence.unavailable)
     return (runs, *evidence.remarks, *lacking)

@@ -66,20 +66,21 @@ Looks = tuple[Estimate, ...]
 def for_each_target(of: Contrast) -> Looks:
     """The difference for these personas, for personas at large, and over training runs."""
     cells, level = _cells(of), of.confidence
-    if cells is None:
-        return _from_totals(of)
-    a, b, n = cells
     one, two = (rates_of_runs(of.evidence, arm) for arm in of.arms)
+    over = difference_over_runs(of.evidence, of.arms, (one, two))
+    if cells is None:
+        return (*_by_persona(of), *over)
+    a, b, n = cells
     return (
         question_t(a, b, n=n, confidence=level, runs=of.evidence.runs),
         persona_t(a, b, n=n, confidence=level),
         sign_flip(a, b, n=n, confidence=level),
-        *difference_over_runs(of.evidence, of.arms, (one, two)),
+        *over,
     )
 
 
-def _from_totals(of: Contrast) -> Looks:
-    """Totals of each persona tell of personas at large."""
+def _by_persona(of: Contrast) -> Looks:
+    """Totals of each persona tell of personas at large, whatever each was asked."""
     one, two = (of.evidence.by_persona(arm) for arm in of.arms)
     if one is None or two is None:
         return ()
@@ -230,11 +231,13 @@ def rates_by_length(evidence: Evidence, arm: str) -> dict[str, dict[str, Count]]
 
 
 def _cells(of: Contrast) -> tuple[Floats, Floats, int] | None:
-    """Return both arms' (G, Q) bystander rates and the completions, None for totals."""
-    grid = of.evidence.grid()
-    if grid is None:
+    """Return both arms' (G, Q) bystander rates and the completions.
+
+    None for totals, or where personas were asked questions of their own.
+    """
+    grid, who = of.evidence.grid(), of.evidence.members("bystander")
+    if grid is None or not grid.asked(POST, who).all():
         return None
-    who = of.evidence.members("bystander")
     cells = [grid.cells(ModelId(POST, arm), who) for arm in of.arms]
     hits, n = (np.stack([counts.sum(axis=0) for counts in two]) for two in zip(*cells, strict=True))
     asked = n.sum(axis=(0, 1)) > 0

@@ -93,7 +93,7 @@ def _arm(registration: Registration, evidence: Evidence, name: str) -> dict[str,
                 "bystanders": _count(evidence, run.count(name, "bystander")),
             }
             for run in evidence.single_runs()
-            if run.seeds
+            if run.seeds and run.count(name, "bystander").n
         ],
         "split": {key: _count(evidence, c) for key, c in evidence.split(name).items()},
         "length_statistic": after.statistic,

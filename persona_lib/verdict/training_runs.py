@@ -16,8 +16,11 @@ from persona_lib.evidence.evidence import Evidence
 from persona_lib.specs.registration import RAW, ArmSpec
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import MIN_SEEDS
+from persona_lib.stats.targets import NOT_ESTIMABLE as UNESTIMABLE
 from persona_lib.stats.targets import (
+    PAIR_METHOD,
     SEED_METHOD,
+    TRAINING_RUNS,
     seeds_flipped,
     seeds_paired,
     seeds_permuted,
@@ -76,8 +79,8 @@ def _draws(arm: ArmSpec) -> list[str]:
 
 
 def rates_of_runs(evidence: Evidence, arm: str, who: str = "bystander") -> Rates:
-    """Return the rate of an arm in each run that has it, {} for totals."""
-    if evidence.grid() is None:
+    """Return the rate of an arm in each run that has it, {} where runs cannot be told apart."""
+    if not evidence.tells_runs:
         return {}
     counts = {run.seeds[0]: run.count(arm, who) for run in evidence.single_runs()}
     return {seed: count.rate for seed, count in counts.items() if count.n}
@@ -116,7 +119,8 @@ def difference_over_runs(
         a, b = (np.array([rates[seed] for seed in common]) for rates in figures)
         why = f"a seed's arms share {' and '.join(shared)}"
         left = len(one) + len(two) - 2 * len(common)
-        why += f"; {left} runs without the other arm's are left out" if left else ""
+        are = "run without the other arm's is" if left == 1 else "runs without the other arm's are"
+        why += f"; {left} {are} left out" if left else ""
         tests = (seeds_paired, seeds_flipped)
     else:
         a, b = (np.array(list(rates.values())) for rates in figures)
@@ -126,6 +130,9 @@ def difference_over_runs(
             paired = seeds_paired(*pairs, n=n, confidence=confidence)
             if paired.has_interval:
                 why += f"; seeds as pairs, for what no graph shows: {paired.interval_text}"
+    if shared and one and two and not common:
+        note = f"{UNESTIMABLE}: no seed has runs of both arms"
+        return (Estimate.bare(n, 0, confidence, PAIR_METHOD, note, target=TRAINING_RUNS),)
     if not a.size or not b.size:
         return ()
     enough = min(a.size, b.size) >= MIN_SEEDS
@@ -158,7 +165,7 @@ def compare(
         rule: the outcome of the registered rule on `over`; asked where it has an interval.
         evidence: has the number of runs.
     """
-    if evidence.grid() is None:
+    if not evidence.tells_runs:
         return OverRuns(status=UNKNOWN, text="over training runs: not known from totals")
     if over is None or not over.has_interval:
         text = f"over training runs: {_why_not(evidence, over)}"
@@ -172,7 +179,8 @@ def compare(
         sentence = f"{what} {'is' if len(missing) == 1 else 'are'} not shown"
         sentence += f" ({found})" if OUTCOME in missing else ""
     # Seeds of pairs; two samples have those of either arm.
-    runs = evidence.runs if over.method == SEED_METHOD else over.clusters or evidence.runs
+    paired = over.method != SEED_METHOD
+    runs = over.clusters or evidence.runs if paired else evidence.runs_text
     return OverRuns(
         status=NOT_BORNE_OUT if missing else BORNE_OUT,
         missing=missing,
@@ -186,7 +194,11 @@ def _why_not(evidence: Evidence, over: Estimate | None) -> str:
     if evidence.runs < MIN_SEEDS:
         runs = "1 run" if evidence.runs == 1 else f"{evidence.runs} runs"
         return f"run-to-run variance not estimable: {runs}, {MIN_SEEDS} are needed"
-    return f"not estimable: {'a part is missing' if over is None else over.note.split(':')[0]}"
+    if over is None:
+        return "not estimable: a part is missing"
+    head, _, rest = over.note.partition(":")
+    # Enough runs in all: the rest says how many this comparison has.
+    return f"{head}:{rest.split(';')[0]}" if head == UNESTIMABLE else f"not estimable: {head}"
 
 
 def _unshown_sign(effect: Estimate, over: Estimate) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from persona_lib.errors import DataError
 from persona_lib.evidence.from_totals import AggregateEvidence
@@ -59,6 +61,38 @@ def test_without_the_count_of_one_persona_nothing_is_read_by_persona() -> None:
         assert words not in str(whole.unavailable)
     # The arms that are asked for decide: H2 reads neither C1 nor its villain.
     assert AggregateEvidence(ISSUE262, body(), arms=("C2", "C3")).unavailable == whole.unavailable
+
+
+def test_totals_of_every_persona_give_the_statistics_of_personas() -> None:
+    """Made up: nothing is quoted, so that no registered interval or p is known."""
+    hits = {"C1": (12, 9, 20, 11, 7, 14, 10), "C2": (40, 38, 52, 30, 44, 41, 39)}
+    names = ISSUE262.roster.bystanders
+    arms = {
+        arm: {
+            "bystanders": {"hits": sum(own), "n": 700},
+            "personas": {p: {"hits": h, "n": 100} for p, h in zip(names, own, strict=True)},
+            "mean_tokens": 100.0,
+        }
+        for arm, own in hits.items()
+    }
+    body = {"seeds": [1], "runs": 1, "arms": arms, "false_positives": {}, "contrasts": []}
+    found = judge(ISSUE262, AggregateEvidence(ISSUE262, body, arms=("C1", "C2")), "H1")
+    looks = {look.method: look for look in found.estimates}
+    one, two = (np.array(hits[arm]) / 100 for arm in ("C2", "C1"))
+    expected = stats.ttest_rel(one, two)
+    low, high = expected.confidence_interval(0.95)
+    personas = looks["persona-level t, questions pooled"]
+    assert (personas.p, personas.low, personas.high) == pytest.approx((expected.pvalue, low, high))
+    assert looks["exact sign-flip over personas"].p == 2 / 128  # every difference is above 0
+    assert (found.effect.value, found.effect.p) == (pytest.approx((one - two).mean()), None)
+    assert found.effect.note == "aggregates hold no cells to draw from"
+
+
+def test_a_misspelt_name_in_totals_is_answered_with_the_near_one() -> None:
+    data = counted()
+    data["arms"]["C1"]["personas"]["Villain"] = data["arms"]["C1"]["personas"].pop("villain")
+    with pytest.raises(DataError, match=r"got 'Villain'. Did you mean villain\? "):
+        AggregateEvidence(ISSUE262, data)
 
 
 @pytest.mark.parametrize("by", [1, -1])

@@ -63,6 +63,19 @@ def test_what_a_file_leaves_out_has_the_defaults_of_the_docs(tmp_path: Path) -> 
     assert found.stricter is not None
     assert found.priors["salty"].harm is None
     assert found.model.scale is None
+    assert (found.evidence.extra, found.evidence.only) == ("refuse", False)
+    assert {(one.evidence.extra, one.evidence.only) for one in EXPERIMENTS.values()} == {
+        ("refuse", False)
+    }
+
+
+def test_how_evidence_is_read_is_in_no_digest(tmp_path: Path) -> None:
+    plain = choose_experiment(str(write_study(tmp_path / "plain")))
+    file = FILE.replace("[model]", '[evidence]\nextra = "ignore"\n[model]')
+    other = choose_experiment(str(write_study(tmp_path / "other", file)))
+    assert other.evidence.extra == "ignore"
+    assert other.registration.digest == plain.registration.digest
+    assert other.on(MICRO) == plain.on(MICRO)
 
 
 def test_a_recipe_changes_the_fields_that_it_names(tmp_path: Path) -> None:
@@ -186,6 +199,10 @@ MISTAKES = {
         "model.scale: expected one of reduced, full", "'ful'", "Did you mean full?"),
     "a scale of a model with one": wrong('base = "micro"', 'base = "micro"\nscale = "full"',
         "model.scale: expected it to be left out, as profile micro", "'full'"),
+    "extra of another kind": wrong("[model]", '[evidence]\nextra = "ignor"\n[model]',
+        "evidence.extra: expected one of refuse, ignore", "'ignor'", "Did you mean ignore?"),
+    "only as text": wrong("[model]", '[evidence]\nonly = "yes"\n[model]',
+        "evidence.only: expected true or false", "'yes'", "without quotes"),
     "a list as text": wrong('["data_scientist", "french_person"]', '"data_scientist"',
         f"{ROSTER}.negatives: expected a list", "'data_scientist'", "square brackets"),
     "texts for tables": wrong(ROLES + ARMS, 'arms = ["A"]\nroster = { source = "comedian", '

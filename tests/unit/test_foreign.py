@@ -181,8 +181,8 @@ def test_a_model_beside_an_arm_is_something_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_truth_values_and_whole_numbers_in_every_spelling(kind: str, tmp_path: Path) -> None:
     plain = table_in(write(tmp_path, rows(), kind), FEW)
-    for spell in (int, str, lambda hit: str(hit).lower(), lambda hit: str(int(hit)),
-                  lambda hit: str(hit).upper()):  # fmt: skip
+    for spell in (int, float, str, lambda hit: str(hit).lower(), lambda hit: str(int(hit)),
+                  lambda hit: str(float(hit)), lambda hit: str(hit).upper()):  # fmt: skip
         records = [row | {"hit": spell(row["hit"])} for row in rows()]
         assert table_in(write(tmp_path, records, kind), FEW).equals(plain)
     records = [row | {"seed": 7.0, "sample": f"{row['sample']}.0"} for row in rows()]
@@ -194,7 +194,7 @@ def test_truth_values_and_whole_numbers_in_every_spelling(kind: str, tmp_path: P
 
 TRUTH, WHOLE = "true or false, or 1 or 0", "a whole number from 0 to 2**63 - 1"
 BAD_TEXT = [
-    ("hit", TRUTH, ["yes", "2", "1.0", " 1"]),
+    ("hit", TRUTH, ["yes", "2", "0.5", "1.01", "-1.0", " 1"]),
     ("seen", TRUTH, ["-"]),
     ("seed", WHOLE, ["-1", str(2**63), "9" * 500, "\u0663"]),
     ("sample", WHOLE, ["3.5", "1e3", " 3"]),
@@ -219,7 +219,7 @@ def test_a_cell_that_cannot_be_read_is_named(
 @pytest.mark.parametrize(
     ("column", "cells", "value"),
     [
-        ("hit", pa.array([1.0, 0.0]), "1.0"),
+        ("hit", pa.array([1.0, 0.5]), "0.5"),
         ("hit", pa.array([1, 2]), "2"),
         ("seed", pa.array([True, False]), "True"),
         ("seed", pa.array([1.0, 2.0**54]), "1.8014398509481984e+16"),
