@@ -70,7 +70,8 @@ class TransformersEngine:
     """Samples with transformers, in large batches of prompts of like length.
 
     On a CPU, a loop over a growing key-value cache from which finished rows are dropped; on
-    a GPU, preallocated caches and CUDA graphs (`cuda_decode`). `static` asks for the second.
+    a GPU, preallocated caches and CUDA graphs (`cuda_decode`). `static` asks for the second,
+    which a model that attends to a window of tokens alone cannot have.
 
     Attributes:
         fewest_rows: most rows of one pass where the device had too little free memory for
@@ -79,7 +80,8 @@ class TransformersEngine:
 
     def __init__(self, loaded: LoadedModel, *, static: bool | None = None) -> None:
         self._loaded = loaded
-        self._static = loaded.model.device.type == "cuda" if static is None else static
+        wanted = loaded.model.device.type == "cuda" if static is None else static
+        self._static = wanted and not _slides(loaded.model)
         self.fewest_rows: int | None = None
 
     def sample(
@@ -229,6 +231,13 @@ class TransformersEngine:
             logits_to_keep=1,
         ).logits
         return logits[:, -1]
+
+
+def _slides(model: Any) -> bool:
+    """Whether some layer attends to the last tokens alone."""
+    from transformers import DynamicCache
+
+    return any(layer.is_sliding for layer in DynamicCache(config=model.config).layers)
 
 
 def check_positions(prompts: Sequence[Sequence[int]], spec: SampleSpec, limit: int | None) -> None:
