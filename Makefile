@@ -1,4 +1,4 @@
-# make h1      the experiment, live, and its verdict table   (PROFILE=tiny | smollm2 | qwen7b)
+# make h1      the experiment, live, and its verdict table   (PROFILE=tiny | smollm2 | qwen0.5b | qwen7b)
 # make test    the software's own tests
 # make browser what the tests need that open a report in a browser (part of `make test`)
 # make test-vllm  the vLLM engine against transformers, on a CPU, in an environment of its own
