@@ -131,7 +131,7 @@ def _with_files(experiment: Experiment) -> Experiment:
         profile = choose_profile(None, model=experiment.model)
         with found.check():
             experiment.on(profile)
-        with found.check():
+        with found.check(), named(f"{where}: model.base"):
             base = pinned_base(profile.base, experiment.path.parent)
         _check_questions(experiment, profile.scale.questions, found)
     _check_personas(experiment, found)

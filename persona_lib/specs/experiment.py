@@ -68,7 +68,7 @@ class ModelChoice:
     size: Mapping[str, Any] = field(default_factory=dict)
 
     def tables(self) -> dict[str, Any]:
-        """Return what is said beyond base, recipe and scale as the tables of a profile."""
+        """Return what is said beyond base, recipe and scale, as `changed` takes it."""
         dtype = {} if self.dtype is None else {"dtype": self.dtype}
         # Merging rounds a bfloat16 weight; see `SampleSpec`.
         apart = {"merge": False} if self.dtype == "bfloat16" else {}
@@ -78,7 +78,7 @@ class ModelChoice:
             "prior": {**dtype, **self.prior},
             "coupling": {**dtype, **self.coupling},
             "sample": {**dtype, **apart, **self.sample},
-            "scale": dict(self.size),
+            "size": dict(self.size),
             "chat": chat,
         }
 

@@ -14,13 +14,21 @@ from persona_lib.checks import member
 from persona_lib.errors import SpecError
 from persona_lib.specs.profile import CouplingSpec, Profile, SampleSpec, Scale, TrainSpec
 from persona_lib.specs.sources import ChatFormat
-from persona_lib.specs.structure import read_toml, structured
+from persona_lib.specs.structure import named, read_toml, structured
 
 RECIPES, SCALES = "recipes", "scales"
 """Folders of the parts."""
 _KINDS = ("hub", "path")
 _OTHER = {"epochs": "steps", "steps": "epochs"}
 """A recipe has one of the two."""
+_TABLES: dict[str, tuple[str, Any]] = {
+    "prior": ("prior", TrainSpec),
+    "coupling": ("coupling", CouplingSpec),
+    "sample": ("sample", SampleSpec),
+    "size": ("scale", Scale),
+    "chat": ("chat", ChatFormat),
+}
+"""What may be changed of a profile: the field and its type."""
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,21 +109,15 @@ def plain(spec: Any) -> dict[str, Any]:
 
 
 def changed(profile: Profile, tables: Mapping[str, Any], where: str) -> Profile:
-    """Return a profile with tables of it merged over its own.
+    """Return a profile with tables merged over its own; ``size`` is over its scale.
 
     Raises:
         SpecError: a key or a value is wrong.
     """
-    kinds: dict[str, Any] = {
-        "prior": TrainSpec,
-        "coupling": CouplingSpec,
-        "sample": SampleSpec,
-        "scale": Scale,
-        "chat": ChatFormat,
-    }
     made: dict[str, Any] = {}
-    for name, kind in kinds.items():
+    for name, (field, kind) in _TABLES.items():
         if given := tables.get(name):
-            own = getattr(profile, name)
-            made[name] = structured(over(plain(own), given), kind, f"{where}.{name}")
+            own, table = getattr(profile, field), f"{where}.{name}"
+            with named(table):
+                made[field] = structured(over(plain(own), given), kind, table)
     return replace(profile, **made) if made else profile
