@@ -246,16 +246,23 @@ def base_folder(entry: Entry) -> Path:
 
     found = json.loads(reference.read_text(encoding="utf-8"))
     if "folder" in found:
-        return _unaltered(Path(found["folder"]), found["sha256"])
+        return _unaltered(Path(found["folder"]), found["sha256"], entry)
     spec = HubBase(repo=found["repo"], revision=found["revision"])
     folder = fetch_hub(spec)
     check_files(folder, found["files"], get=download_command(spec))
     return folder
 
 
-def _unaltered(folder: Path, sha256: str) -> Path:
+def _unaltered(folder: Path, sha256: str, entry: Entry) -> Path:
     from persona_lib.models.snapshot import folder_digest
 
+    if not folder.is_dir():
+        raise DataError(
+            str(folder),
+            bound="the folder that the base model was read from",
+            value="no such folder",
+            remedy=f"Put it back, or delete {entry.path.parent} to read it from its new place.",
+        )
     if (now := folder_digest(folder)) != sha256:
         raise DataError(
             str(folder),

@@ -25,6 +25,7 @@ from persona_lib.pipeline import base_model, machine
 from persona_lib.records import PRE, ModelId
 from persona_lib.specs.profile import Profile
 from persona_lib.specs.sources import PLAIN, ChatFormat, PathBase
+from tests.byte_model import entry as as_read
 from tests.byte_model import saved_base, small_model
 from tests.registered import ISSUE262, MICRO, session_under
 from tests.toys import edited
@@ -318,6 +319,9 @@ def test_files_that_change_during_a_run_are_another_model(folder: Path, tmp_path
     edited("generation_config.json", temperature=0.5)(folder)
     with pytest.raises(DataError, match="as when the run began"):
         run.table([ModelId(PRE, "raw")], "scores")
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"was read from.*delete .*base/"):
+        base_model.base_folder(as_read(entry / "payload"))
 
 
 def test_a_process_of_its_own_bounds_time_and_memory(
