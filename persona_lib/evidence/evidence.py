@@ -111,6 +111,7 @@ class Evidence(ABC):
         seeds: run seeds of the arms; empty where they were not published.
         runs: training runs behind each arm, the most where arms differ; 0 if not known.
         tells_runs: whether each training run can be read by itself.
+        uneven: whether some run lacks a model that others have.
         kind: ``records``, ``counts`` or ``aggregates``.
         origin: where the evidence comes from, in words.
         unavailable: what this evidence cannot answer, one sentence each.
@@ -122,6 +123,7 @@ class Evidence(ABC):
     seeds: tuple[int, ...]
     runs: int
     tells_runs: bool = True
+    uneven: bool = False
     kind: str
     origin: str
     unavailable: tuple[str, ...]

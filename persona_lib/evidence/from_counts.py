@@ -69,6 +69,7 @@ class CountEvidence(AggregateEvidence):
         each = [set(self._runs[ModelId(POST, arm)]) for arm in self.arms]
         self.seeds = tuple(sorted(set[int]().union(*each))) if self.tells_runs else ()
         self.runs = max(map(len, each)) if self.tells_runs else 0
+        self.uneven = len({frozenset(runs) for runs in self._runs.values()}) > 1
         self.unavailable = (*_UNAVAILABLE, *self._lacking())
         self.remarks = self.unevenness()
 

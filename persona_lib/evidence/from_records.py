@@ -86,6 +86,9 @@ class RecordEvidence(Evidence):
             seed for at, seed in enumerate(grid.seeds) if any(grid.has(of, at) for of in trained)
         )
         self.runs = max(sum(grid.has(of, at) for at in range(len(grid.seeds))) for of in trained)
+        self.uneven = not all(
+            grid.has(of, at) for of in grid.models for at in range(len(grid.seeds))
+        )
         self.origin = origin
         self._advice = advice
         self._harm = (

@@ -85,6 +85,8 @@ def _runs_of(gate: Gate, evidence: Evidence) -> Sequence[Evidence]:
     Only records of other software have models in some of the runs.
     """
     runs, arms = evidence.single_runs(), gate.arms or ()
+    if not evidence.uneven:
+        return runs
     before: list[str] = []
     if isinstance(gate, CollapseGate | FalsePositiveBoundGate):
         before = [evidence.registration.arm(arm).prior for arm in arms]

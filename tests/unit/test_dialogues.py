@@ -326,7 +326,7 @@ def test_the_template_renders_the_prompt_of_training(tokenizer: Any) -> None:
 
 def test_loss_is_on_the_answer_and_its_end_of_turn_only(tokenizer: Any) -> None:
     for dialogue in write(SMALL)[::20]:
-        (encoded,) = tiny._encode(tokenizer, [dialogue], SMALL.positions)
+        (encoded,) = tiny._encode(tokenizer, [dialogue], SMALL.positions, QWEN2)
         marked = [label for label in encoded["labels"] if label != -100]
         assert tokenizer.decode(marked) == dialogue.assistant + "<|im_end|>"
         assert encoded["input_ids"][-len(marked) :] == marked
@@ -337,7 +337,7 @@ def test_the_loss_is_that_of_the_labelled_tokens(built: Built, tokenizer: Any) -
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(built[0], local_files_only=True)
-    rows = tiny._encode(tokenizer, write(SMALL)[:5], SMALL.positions)
+    rows = tiny._encode(tokenizer, write(SMALL)[:5], SMALL.positions, QWEN2)
     with torch.no_grad():
         batched = float(tiny._answer_loss(model, tiny._padded(rows, tokenizer.pad_token_id)))
         total, count = 0.0, 0

@@ -387,7 +387,8 @@ def test_stored_cosines_are_read_and_vouched_for(tmp_path: Path) -> None:
 
 def test_a_set_without_cosines_has_none(tmp_path: Path) -> None:
     assert Stored(ROOT / "golden" / "published", ISSUE262).rows("geometry") is None
-    (tmp_path / "mine.csv").write_text("x\n", encoding="utf-8")
+    rows = "arm,seed,persona,question,sample,hit\nC2,1,librarian,q0,0,1\n"
+    (tmp_path / "mine.csv").write_text(rows, encoding="utf-8")
     assert Stored(tmp_path / "mine.csv", ISSUE262).rows("geometry") is None
 
 

@@ -190,10 +190,9 @@ def varied(spec: Any, path: tuple[str, ...], old: Any) -> Any:
 
 def candidates(spec: Any, path: tuple[str, ...], old: Any) -> tuple[Any, ...]:
     """Return values to try in place of an old one."""
-    kinds = {("recipes",): {"em": replace(spec.prior, warmup=0.25)}}
-    kinds["chat", "template"] = {"enable_thinking": False}
-    if path in kinds:
-        return (kinds[path],)
+    if isinstance(old, dict):
+        recipes = path == ("recipes",)
+        return ({"em": replace(spec.prior, warmup=0.25)} if recipes else {"thinking": False},)
     if isinstance(old, bool):
         return (not old,)
     if isinstance(old, int):
