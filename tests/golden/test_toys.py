@@ -24,6 +24,8 @@ from tests.faults import CANNOT_TELL, FAILS, HOLDS, REFUSED, Fault, source
 from tests.healthy import GATED, ROSTER, Bench, evidence_of
 from tests.registered import ROOT
 
+pytestmark = pytest.mark.golden
+
 TOYS = Path(__file__).with_suffix("")
 FOLDERS = {"tiny": ROOT / "golden" / "tiny", "llama": TOYS / "llama", "gemma": TOYS / "gemma"}
 TOO_FEW = {f"false_positive_{name}": CANNOT_TELL for name in ("raw", "em", "benign")}
