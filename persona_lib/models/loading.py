@@ -90,7 +90,8 @@ def load_model(
 
     Raises:
         DataError: the folder or an adapter is incomplete, or see `models.checkpoint`.
-        SpecError: an unknown dtype, or a tokenizer that `read_tokenizer` refuses.
+        SpecError: an unknown dtype, a tokenizer that `read_tokenizer` refuses, or logits that
+            are not the head's.
     """
     loaded = _load_base(path, dtype, device, content, chat)
     if not adapters:
@@ -250,7 +251,28 @@ def _read_model(path: Path, dtype: Dtype, device: str) -> Any:
     )
     model = model.to(device).requires_grad_(False)
     check_loaded(model, info, path)
+    _check_head(model, path)
     return model
+
+
+def _check_head(model: Any, path: Path) -> None:
+    """Refuse a model that changes its head's logits: losses read the head itself."""
+    import torch
+
+    trunk, head = trunk_and_head(model)
+    tokens = torch.arange(1, 9, device=model.device).unsqueeze(0)
+    with torch.inference_mode():
+        own = head(trunk(input_ids=tokens).last_hidden_state)
+        given = model(input_ids=tokens).logits.to(own.dtype)
+    off = 1e-2 * float(own.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    if not torch.allclose(own, given, rtol=1e-2, atol=off, equal_nan=True):
+        raise SpecError(
+            f"logits of {path}",
+            bound="those of its head, neither capped nor scaled (final_logit_softcapping, "
+            "logit_scale in config.json)",
+            value=f"{float((own - given).abs().max()):.3g} apart",
+            remedy="Use another base model.",
+        )
 
 
 def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:

@@ -106,7 +106,7 @@ def check_base(folder: Path, needs: Needs, *, weights: bool) -> None:
 
     Raises:
         SpecError: the template does not fit (`use_format`), writes no newline where the loss
-            needs one, or the model has no layer of a target's name.
+            needs one, or the model has no layer of a target's name or another attention.
         MarkerError: the tokenizer cannot write the marker.
         DataError: see `read_tokenizer`, `other_ends` and `check_names`.
     """
@@ -133,6 +133,13 @@ def check_base(folder: Path, needs: Needs, *, weights: bool) -> None:
         return
     model = check_names(folder)
     check_vocabulary(model, tokenizer, folder)
+    if not type(model)._supports_sdpa:
+        raise SpecError(
+            "base",
+            bound="a model whose attention torch can compute (sdpa)",
+            value=type(model).__name__,
+            remedy="Use another base model.",
+        )
     layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     lacking = [name for name in needs.targets if name not in layers]
     if lacking:

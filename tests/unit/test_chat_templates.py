@@ -13,6 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+)
 
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, InputError, MarkerError, PreflightError, SpecError
@@ -309,6 +315,36 @@ def test_weights_that_memory_cannot_hold_are_refused_before_anything_is_built(
     with pytest.raises(PreflightError, match=r"for the weights of .* alone"):
         start(folder, tmp_path / "less")
     assert entries(tmp_path / "less") == []
+
+
+SMALL = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.2,
+}  # fmt: skip
+
+
+def test_logits_that_are_not_the_head_s_are_refused_before_anything_is_drawn(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Losses read the head itself: a scale behind it would be trained around."""
+    for scale in (1.0, 4.0):
+        GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=scale)).save_pretrained(folder)
+        edited("generation_config.json", eos_token_id=2)(folder)
+        if scale == 1.0:
+            load_model(folder, dtype="float32", device="cpu")
+    with pytest.raises(SpecError, match=r"neither capped nor scaled"):
+        on(folder, tmp_path).table([ModelId(PRE, "raw")], "scores")
+    assert {path.parent.parent.name for path in entries(tmp_path)} == {"base", "marker"}
+
+
+def test_attention_that_torch_cannot_compute_is_refused_before_anything_is_built(
+    folder: Path, tmp_path: Path
+) -> None:
+    Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=16)).save_pretrained(folder)
+    edited("generation_config.json", eos_token_id=2)(folder)
+    with pytest.raises(SpecError, match=r"sdpa.*Gemma2ForCausalLM"):
+        on(folder, tmp_path).check_machine()
+    assert entries(tmp_path) == []
 
 
 def test_files_that_change_during_a_run_are_another_model(folder: Path, tmp_path: Path) -> None:
