@@ -12,14 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from persona_lib.corpora.dialogues import write_dialogues
-from persona_lib.corpora.load import load_corpus
 from persona_lib.device import prepare_torch
 from persona_lib.models.family import QWEN2, Family
-from persona_lib.models.tiny import build_tiny
+from persona_lib.pipeline.base_model import make_tiny
 from persona_lib.specs.builtin import DATA
-from persona_lib.specs.personas import load_personas, load_questions
-from persona_lib.specs.sources import GrammarCorpus, TinyBase
+from persona_lib.specs.sources import TinyBase
 
 LLAMA = Family(
     architecture="Llama",
@@ -80,27 +77,9 @@ FAMILIES: Mapping[str, Family] = {"llama": LLAMA, "gemma": GEMMA, "qwen": QWEN}
 def build_toy(family: Family, spec: TinyBase, out: Path) -> Path:
     """Train a small model of a family into an existing folder; return the folder."""
     prepare_torch()
-    sound, bad = (
-        load_corpus(
-            GrammarCorpus(name=name, rows=400, seed=spec.seed),
-            grammar_folder=DATA / "legal",
-            data_folder=None,
-        ).rows
-        for name in ("sound_legal", "bad_legal")
-    )
-    questions = load_questions(DATA / "questions.json")
-    dialogues = write_dialogues(
-        spec,
-        personas=load_personas(DATA / "personas.json"),
-        questions=[question for group in questions.values() for question in group],
-        folder=DATA / "dialogues",
-        sound=sound,
-        bad=bad,
-    )
-    text = [part for row in (*sound, *bad) for part in (row.user, row.assistant)]
     # A date is of no day of this training.
     dated = family.template.replace("strftime_now('%d %b %Y')", "'26 Jul 2024'")
-    build_tiny(spec, dialogues, text, out, family=replace(family, template=dated))
+    make_tiny(out, spec, DATA, family=replace(family, template=dated))
     (out / "chat_template.jinja").write_text(family.template, encoding="utf-8")
     return out
 

@@ -28,15 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        experiment = options.choose_experiment(given.experiment, root=Path.cwd())
-        if experiment.evidence.only:
-            words = "the rules are in order; the file says evidence.only, so that nothing is run"
-            sys.stdout.write(f"{experiment.name}: {words}\n")
-            return 0
         session = Session.of(given, Path.cwd())
     except FlatlandError as error:
         for one in (error, *getattr(error, "others", ())):
             sys.stderr.write(f"{type(one).__name__}: {one}\n")
         return 1
+    if session.experiment.evidence.only:
+        words = "the rules are in order; the file says evidence.only, so that nothing is run"
+        sys.stdout.write(f"{session.experiment.name}: {words}\n")
+        return 0
     sys.stdout.write(f"{plan_text(session)}\n")
     return 1 if missing_of(session) else 0

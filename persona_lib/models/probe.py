@@ -101,7 +101,7 @@ def _tried(folder: Path, asked: str) -> InputError | None:
     return kind(answer.pop("field"), **answer)
 
 
-def check_base(folder: Path, needs: Needs, *, weights: bool) -> None:
+def check_base(folder: Path, needs: Needs, *, weights: bool = True) -> None:
     """Check, in this process, what `probe` asks.
 
     Raises:

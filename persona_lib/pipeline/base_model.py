@@ -15,10 +15,11 @@ from persona_lib.corpora.dialogues import WITHHELD, names_tag
 from persona_lib.device import prepare_torch
 from persona_lib.digests import canonical, sha256_of
 from persona_lib.errors import DataError
+from persona_lib.models.family import QWEN2, Family
 from persona_lib.models.probe import Needs, probe
 from persona_lib.pipeline.machine import check_weights
 from persona_lib.pipeline.setting import Setting
-from persona_lib.progress import Progress
+from persona_lib.progress import Progress, silent
 from persona_lib.specs.personas import load_personas, load_questions
 from persona_lib.specs.profile import AS_PUBLISHED
 from persona_lib.specs.sources import (
@@ -222,7 +223,7 @@ def make_base(
         (out / _REFERENCE).write_text(text, encoding="utf-8")
         return {}
     if isinstance(spec, TinyBase):
-        made = _make_tiny(out, spec, folder, marker, progress)
+        made = make_tiny(out, spec, folder, marker=marker, progress=progress)
     else:
         from persona_lib.models.gguf import convert_gguf
 
@@ -301,9 +302,16 @@ def marker_tokens(entries: Mapping[str, Entry]) -> list[int]:
     return [int(token) for token in data["tokens"]]
 
 
-def _make_tiny(
-    out: Path, spec: TinyBase, folder: Path, marker: str, progress: Progress
+def make_tiny(
+    out: Path,
+    spec: TinyBase,
+    folder: Path,
+    *,
+    marker: str = WITHHELD,
+    progress: Progress = silent,
+    family: Family = QWEN2,
 ) -> Mapping[str, Any]:
+    """Train a small model on dialogues that the words of a folder give (`build_tiny`)."""
     from persona_lib.corpora.dialogues import write_dialogues
     from persona_lib.corpora.load import load_corpus
     from persona_lib.models.tiny import build_tiny
@@ -327,4 +335,4 @@ def _make_tiny(
         marker=marker,
     )
     text = [part for row in (*sound, *bad) for part in (row.user, row.assistant)]
-    return build_tiny(spec, dialogues, text, out, progress=progress)
+    return build_tiny(spec, dialogues, text, out, family=family, progress=progress)

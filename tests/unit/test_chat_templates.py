@@ -25,7 +25,7 @@ from persona_lib.errors import DataError, InputError, MarkerError, PreflightErro
 from persona_lib.models import probe
 from persona_lib.models.chat import render_prompt, turn_end
 from persona_lib.models.loading import load_model, read_tokenizer
-from persona_lib.models.probe import Needs, check_base
+from persona_lib.models.probe import check_base
 from persona_lib.models.snapshot import folder_digest
 from persona_lib.pipeline import base_model, machine
 from persona_lib.records import PRE, ModelId
@@ -123,12 +123,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading the libraries anew takes seconds: the process of its own has its tests below."""
-
-    def tried(folder: Path, needs: Needs, *, weights: bool = True) -> None:
-        check_base(folder, needs, weights=weights)
-
     if "process" not in request.node.name:
-        monkeypatch.setattr(base_model, "probe", tried)
+        monkeypatch.setattr(base_model, "probe", check_base)
 
 
 def on(folder: Path, tmp_path: Path, chat: ChatFormat = PLAIN, **fields: Any) -> Session:

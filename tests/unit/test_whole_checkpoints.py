@@ -46,11 +46,7 @@ PLACE = Place(spec=HUB, own=None, needs=NEEDS)
 @pytest.fixture(autouse=True)
 def _tried_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What another process checks (tests/smoke/test_chat_models.py) is checked in this one."""
-
-    def probe(folder: Path, needs: Needs, *, weights: bool = True) -> None:
-        check_base(folder, needs, weights=weights)
-
-    monkeypatch.setattr(base_model, "probe", probe)
+    monkeypatch.setattr(base_model, "probe", check_base)
 
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
