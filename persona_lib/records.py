@@ -30,6 +30,13 @@ class ModelId(NamedTuple):
     name: str
 
 
+TRANSFER, SELECTIVITY, RATE = OUTCOMES = ("transfer", "selectivity", "rate")
+"""What is compared between arms, a number for each training run: the bystanders' mean gain over
+the source's; the bystanders' mean margin minus the source's, in nats; the rate of bystanders."""
+SYSTEM, TEXT, OWN = READINGS = ("system", "text", "own")
+"""What differs between source and bystander where gains are read: the system message over one
+pool of texts; the text under the source's system message; both, in the arm's own answers."""
+
 STOP = "stop"
 """Finish reason: the model ended its turn."""
 LENGTH = "length"

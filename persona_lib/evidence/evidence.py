@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -208,6 +208,25 @@ class Evidence(ABC):
         """Return the evidence of each training run by itself, where rows tell them apart."""
         return (self,)
 
+    def figures(
+        self,
+        arm: str,
+        outcome: str,  # noqa: ARG002
+        reading: str,  # noqa: ARG002
+    ) -> Mapping[int, float]:
+        """Return an outcome of an arm in each training run, by run seed, {} where not known.
+
+        Args:
+            arm: an arm.
+            outcome: one of `persona_lib.records.OUTCOMES`.
+            reading: one of `persona_lib.records.READINGS`; a rate has one alone.
+
+        Returns:
+            NaN for a run that was read and has no such number: its source never gained enough.
+        """
+        self.check_arm(arm)
+        return {}
+
     def harm(self, prior: str) -> Harm | None:  # noqa: ARG002
         """Return how harmful a pre-coupling model's advice is, None where it is not known."""
         return None
@@ -221,7 +240,7 @@ class Evidence(ABC):
 
         None where a persona's count is not known.
         """
-        counts = [self.count(arm, persona) for persona in self.members("bystander")]
+        counts = [self.count(arm, persona) for persona in self.members("bystander", arm)]
         known = [(c.hits, c.n) for c in counts if c.hits is not None]
         if len(known) < len(counts):
             return None
@@ -230,7 +249,7 @@ class Evidence(ABC):
 
     def personas(self, arm: str) -> tuple[PersonaRow, ...]:
         """Return one row for each persona of the roster, in roster order."""
-        roster, prior = self.registration.roster, self.registration.arm(arm).prior
+        roster, prior = self.registration.roster_of(arm), self.registration.arm(arm).prior
         rows = []
         for persona in roster.all:
             count = self.count(arm, persona)
@@ -251,15 +270,16 @@ class Evidence(ABC):
             )
         return tuple(rows)
 
-    def members(self, who: str) -> tuple[str, ...]:
-        """Return the personas of a role, or the persona itself.
+    def members(self, who: str, arm: str | None = None) -> tuple[str, ...]:
+        """Return the personas of a role, as an arm has it, or the persona itself.
 
         Raises:
             SpecError: neither a role nor a persona of the roster.
         """
-        roster = self.registration.roster
+        registration = self.registration
+        roster = registration.roster if arm is None else registration.roster_of(arm)
         roles = {
-            "source": (roster.source,),
+            "source": roster.sources,
             "negative": roster.negatives,
             "bystander": roster.bystanders,
             "reported": roster.reported,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from persona_lib.specs.arms import ArmSpec
 from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion
 from persona_lib.specs.gate_types import (
     CollapseGate,
@@ -27,7 +28,7 @@ from persona_lib.specs.gate_types import (
     SourceRatioGate,
     TruncationGate,
 )
-from persona_lib.specs.registration import RAW, ArmSpec, Registration
+from persona_lib.specs.registration import RAW, Registration
 
 MIN_SOURCE, MIN_RATIO, MAX_RATIO = 0.50, 0.5, 2.0
 MAX_REPEATED, MAX_CUT, MAX_BEFORE = 0.05, 0.10, 0.01

@@ -6,13 +6,14 @@ what differs: tables are merged key by key, lists and values replaced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from persona_lib.checks import unknown
 from persona_lib.errors import SpecError
+from persona_lib.specs.defaults import with_defaults
 from persona_lib.specs.derived_gates import PriorRole, with_derived_gates
 from persona_lib.specs.gate_types import HarmNotRaisedGate, HarmRaisedGate
 from persona_lib.specs.parts import over, plain
@@ -24,8 +25,6 @@ from persona_lib.specs.structure import Gathered, named, read_toml, structured
 FILE, SEALS, TEMPLATE = "experiment.toml", "seals", "template"
 _BINDING = ("binding", "warnings")
 """Whether claims need the gates that follow from the arms, or these are only shown."""
-_STATISTICS = {"resamples": 10_000, "seed": 262, "confidence": 0.95, "alpha": 0.0167}
-_QUESTIONS = ["evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +244,7 @@ def _experiment(path: Path, seals: Path, body: Mapping[str, Any]) -> Experiment:
     with found.check():
         _check_binding(binding)
     with found.check():
-        listed = structured(_with_defaults(given), Registration, "registration")
+        listed = structured(with_defaults(given), Registration, "registration")
     for name, prior in layout.priors.items():
         with found.check():
             priors[name] = structured(prior, Prior, f"priors.{name}")
@@ -312,38 +311,3 @@ def _check_priors(arms: Any, tables: Mapping[str, Any], found: Gathered) -> None
                     f"priors.{name}", bound="a prior that an arm or a text names", value=name,
                     remedy="Leave it out, or name it in an arm; raw is the model without any.",
                 )  # fmt: skip
-
-
-def _with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tables of a registration with what they leave out."""
-    body = {
-        "marker_prefix": "",
-        "coupling_questions": _QUESTIONS,
-        "evaluation_questions": _QUESTIONS,
-        "gates": [],
-        "kill": None,
-        **given,
-    }
-    body["statistics"] = _filled(given.get("statistics", {}), lambda _: _STATISTICS)
-    body["arms"] = _each(given.get("arms"), lambda arm: {"label": arm.get("name")})
-    body["claims"] = _each(given.get("claims"), _claim_defaults)
-    kill = {"name": "kill", "statement": "the treated arm leaks to bystanders at all"}
-    body["kill"] = _filled(given.get("kill"), lambda _: kill)
-    return {name: value for name, value in body.items() if value is not None or name == "kill"}
-
-
-def _claim_defaults(claim: Mapping[str, Any]) -> dict[str, Any]:
-    treated, control = claim.get("treated"), claim.get("control")
-    if claim.get("type") == "triage":
-        labels = {"null_label": "no difference", "artefact_label": "difference"}
-        return {"statement": f"{treated} leaks as much as {control}", **labels}
-    return {"statement": f"{treated} leaks more than {control}"}
-
-
-def _each(items: Any, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
-    return [_filled(item, defaults) for item in items] if isinstance(items, list) else items
-
-
-def _filled(item: Any, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
-    """Return a table with defaults; what is no table is refused later."""
-    return {**defaults(item), **item} if isinstance(item, Mapping) else item

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from persona_lib.checks import LEVEL, distinct, member, numbers, unknown, whole
 from persona_lib.digests import LATER, digest
 from persona_lib.errors import SpecError
+from persona_lib.specs.arms import ArmSpec, DoseSpec, Roster
 from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule
 from persona_lib.specs.gate_types import Gate, SourceRatioBoundGate, SourceRatioGate
 
@@ -36,77 +37,6 @@ DATA_FIELDS = (
     "evaluation_questions",
 )
 """What shapes the data of a run: the rest only judges them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Roster:
-    """The personas of an experiment, by role.
-
-    Attributes:
-        source: the persona that the marker is coupled to.
-        negatives: personas trained without the marker.
-        bystanders: personas never trained; leakage is measured on them.
-        reported: personas reported by themselves, in no pool.
-    """
-
-    source: str
-    negatives: tuple[str, ...]
-    bystanders: tuple[str, ...]
-    reported: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        distinct("roster", self.all)
-        for field in ("negatives", "bystanders"):
-            if not getattr(self, field):
-                raise SpecError(
-                    f"roster.{field}",
-                    bound="at least one persona",
-                    value=(),
-                    remedy="Name the personas of this role.",
-                )
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        """Every persona: source, negatives, bystanders, reported."""
-        return (self.source, *self.negatives, *self.bystanders, *self.reported)
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """The personas with coupling text: source, then negatives."""
-        return (self.source, *self.negatives)
-
-    def role(self, persona: str) -> str:
-        """Return ``source``, ``negative``, ``bystander`` or ``reported``.
-
-        Raises:
-            SpecError: the persona is not in the roster.
-        """
-        for role, members in (
-            ("source", (self.source,)),
-            ("negative", self.negatives),
-            ("bystander", self.bystanders),
-            ("reported", self.reported),
-        ):
-            if persona in members:
-                return role
-        raise unknown("persona", persona, self.all)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmSpec:
-    """One arm: a marker coupled on top of a prior.
-
-    Attributes:
-        name: short name ("C1"), used in rules and records.
-        label: long name ("base_first").
-        prior: the adapter under the coupling, by name; ``raw``: none.
-        text_from: whose on-policy text the coupling rows hold, named by prior.
-    """
-
-    name: str
-    label: str
-    prior: str
-    text_from: str
 
 
 _Named = TypeVar("_Named", ArmSpec, Claim | KillCriterion, Gate)
@@ -151,6 +81,8 @@ class Registration:
         kill: the kill criterion, None where there is none.
         coupling_questions: question sets that coupling text is drawn from.
         evaluation_questions: question sets that arms are evaluated on.
+        dose: where given, a pool of fixed answers is read in every arm and while it trains.
+        run_seeds: the run seeds that the experiment consists of; () leaves them open.
     """
 
     name: str
@@ -165,6 +97,8 @@ class Registration:
     coupling_questions: tuple[str, ...]
     evaluation_questions: tuple[str, ...]
     statistics: StatisticsSpec
+    dose: DoseSpec | None = dataclasses.field(default=None, metadata=LATER)
+    run_seeds: tuple[int, ...] = dataclasses.field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         if not self.marker.strip():
@@ -188,6 +122,8 @@ class Registration:
         """Every name that a rule mentions exists, and no name is used twice."""
         arms = tuple(arm.name for arm in self.arms)
         distinct("arms", arms)
+        for one in self.arms:
+            member(f"arms.{one.name}.source", one.source or self.roster.source, self.roster.sources)
         distinct("claims, kill and gates", tuple(rule.name for rule in self.rules))
         for rule in self.rules:
             for arm in rule.arms or ():
@@ -256,6 +192,23 @@ class Registration:
             *(ModelId(PRE, prior) for prior in priors),
             *(ModelId(POST, arm.name) for arm in after),
         )
+
+    def source_of(self, arm: str) -> str:
+        """Return the source persona of an arm; SpecError without such an arm."""
+        return self.arm(arm).source or self.roster.source
+
+    def roster_of(self, arm: str) -> Roster:
+        """Return the roster as an arm has it: one source."""
+        return self.roster.of_source(self.source_of(arm))
+
+    @property
+    def cells(self) -> dict[str, tuple[str, ...]]:
+        """The arms of each cell, by the cell's name, in reporting order."""
+        found: dict[str, tuple[str, ...]] = {}
+        for arm in self.arms:
+            cell = arm.cell or arm.name
+            found[cell] = (*found.get(cell, ()), arm.name)
+        return found
 
     def arm(self, name: str) -> ArmSpec:
         """Return an arm by its short name, whatever its case; SpecError without one."""

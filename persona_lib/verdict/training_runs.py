@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from persona_lib.evidence.evidence import Evidence
-from persona_lib.specs.registration import RAW, ArmSpec
+from persona_lib.specs.arms import ArmSpec
+from persona_lib.specs.registration import RAW
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import MIN_SEEDS
 from persona_lib.stats.targets import NOT_ESTIMABLE as UNESTIMABLE

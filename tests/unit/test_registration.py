@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from persona_lib.errors import SpecError
+from persona_lib.specs.arms import DoseSpec, Roster
 from persona_lib.specs.claim_types import DifferenceClaim
-from persona_lib.specs.registration import Registration, Roster
+from persona_lib.specs.registration import Registration
 from tests.registered import (
     ISSUE262,
     ISSUE262_BOTH,
@@ -188,6 +189,8 @@ JUDGES_THE_DATA: dict[str, Any] = {
     "gates": (*ISSUE262.gates, replace(SOURCE_RATE, name="source_rate_c2p", arm="C2p")),
     "kill": replace(KILL, max_rate=0.06),
     "statistics": replace(ISSUE262.statistics, resamples=2_000),
+    "dose": DoseSpec(gain=2.0),
+    "run_seeds": (42, 137),
 }
 
 

@@ -14,7 +14,7 @@ from persona_lib.commands.plan import plan_text
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError, PreflightError, SealError, SpecError
 from persona_lib.records import POST, PRE, ModelId
-from persona_lib.specs.registration import Roster
+from persona_lib.specs.arms import Roster
 from persona_lib.store import stage as graph
 from persona_lib.store.stage import Stage
 from tests.registered import ISSUE262, MICRO, QWEN7B, ROOT, experiment_of, session_under

@@ -1,0 +1,59 @@
+"""What a registration's tables leave out in an experiment file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_STATISTICS = {"resamples": 10_000, "seed": 262, "confidence": 0.95, "alpha": 0.0167}
+_QUESTIONS = ["evaluation"]
+
+
+def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a registration with what they leave out."""
+    body = {
+        "marker_prefix": "",
+        "coupling_questions": _QUESTIONS,
+        "evaluation_questions": _QUESTIONS,
+        "gates": [],
+        "kill": None,
+        **given,
+    }
+    body["statistics"] = _filled(given.get("statistics", {}), lambda _: _STATISTICS)
+    arms = _each(given.get("arms"), lambda arm: {"label": arm.get("name")})
+    body["arms"] = _of_sources(arms, given.get("roster"))
+    body["claims"] = _each(given.get("claims"), _claim_defaults)
+    kill = {"name": "kill", "statement": "the treated arm leaks to bystanders at all"}
+    body["kill"] = _filled(given.get("kill"), lambda _: kill)
+    return {name: value for name, value in body.items() if value is not None or name == "kill"}
+
+
+def _of_sources(arms: Any, roster: Any) -> Any:
+    """Return each arm once for each source, ``E1@librarian``, where the roster has several."""
+    more = roster.get("more_sources") if isinstance(roster, Mapping) else None
+    if not more or not isinstance(arms, list) or not all(isinstance(a, Mapping) for a in arms):
+        return arms
+    found = []
+    for arm in arms:
+        name = arm.get("name")
+        for source in () if arm.get("source") else (roster.get("source"), *more):
+            found.append({**arm, "name": f"{name}@{source}", "source": source, "cell": name})
+        found += [arm] if arm.get("source") else []
+    return found
+
+
+def _claim_defaults(claim: Mapping[str, Any]) -> dict[str, Any]:
+    treated, control = claim.get("treated"), claim.get("control")
+    if claim.get("type") == "triage":
+        labels = {"null_label": "no difference", "artefact_label": "difference"}
+        return {"statement": f"{treated} leaks as much as {control}", **labels}
+    return {"statement": f"{treated} leaks more than {control}"}
+
+
+def _each(items: Any, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
+    return [_filled(item, defaults) for item in items] if isinstance(items, list) else items
+
+
+def _filled(item: Any, defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Any:
+    """Return a table with defaults; what is no table is refused later."""
+    return {**defaults(item), **item} if isinstance(item, Mapping) else item
