@@ -120,7 +120,7 @@ class CountEvidence(AggregateEvidence):
     def count(self, arm: str, who: str) -> Count:
         """Return the hits of an arm on a role or a persona."""
         self.check_arm(arm)
-        return self._sum(ModelId(POST, arm), self.members(who))
+        return self._sum(ModelId(POST, arm), self.members(who, arm))
 
     def pre_count(self, prior: str, who: str = ALL) -> Count | None:
         """Return the hits of a pre-coupling model on those whom the file counts."""

@@ -241,14 +241,18 @@ class RecordEvidence(Evidence):
         return self._pool(ModelId(POST, arm), who)
 
     def _pool(self, model: ModelId, who: str) -> Clusters:
-        cells = self._grid.cells(model, self.members(who))
+        cells = self._grid.cells(model, self._of(model, who))
         pooled, sizes = (counts.sum(axis=0).ravel() for counts in cells)
         asked = sizes > 0
         return Clusters(pooled[asked], sizes[asked])
 
     def _count(self, model: ModelId, who: str) -> Count:
-        hits, n = self._grid.cells(model, self.members(who))
+        hits, n = self._grid.cells(model, self._of(model, who))
         return Count.of(hits.sum(), n.sum())
+
+    def _of(self, model: ModelId, who: str) -> tuple[str, ...]:
+        """Return the personas of a role, as an arm has it."""
+        return self.members(who, model.name if model.phase == POST else None)
 
     def _lengths(self, model: ModelId) -> Lengths:
         rows, finish = self._rows(model), self._grid.finish
