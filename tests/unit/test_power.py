@@ -537,7 +537,7 @@ def test_plan_prints_power_for_every_registration_and_profile(
 ) -> None:
     rules = REGISTRATIONS[registration]
     chosen = session_under(rules, profile=PROFILES[profile], seeds=(1, 2, 3))
-    monkeypatch.setattr("persona_lib.commands.plan.planning", lambda: FEWER)
+    monkeypatch.setattr("persona_lib.commands.plan.planning", lambda *_: FEWER)
     plan = power_of(chosen)
     block = power_text(plan).removeprefix("power before data: ")
     scale = PROFILES[profile].scale
@@ -586,7 +586,7 @@ def test_plan_says_from_how_many_completions_on_gates_can_hold(
         )
     text = " ".join(gates_of(chosen).split())
     assert text.endswith(f"without a hit: {'; '.join(parts)}")
-    monkeypatch.setattr("persona_lib.commands.plan.planning", lambda: BRIEF)
+    monkeypatch.setattr("persona_lib.commands.plan.planning", lambda *_: BRIEF)
     planned = plan_text(chosen)
     # What decides stands first: the list of stages is long.
     assert f"\n\n{gates_of(chosen)}\n\n{power_text(power_of(chosen))}\n\nstage " in planned
