@@ -1,4 +1,4 @@
-"""Gates on readings at slots: the number that each reads, and the bound that it is compared with."""
+"""Gates on readings at slots: the number that each reads, and the bound that it has to keep."""
 
 from __future__ import annotations
 
