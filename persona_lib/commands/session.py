@@ -276,8 +276,21 @@ class Session:
                     else None,
                     slots=self.table(after, "slots") if rules.reads_slots else None,
                     dose=self.table(after, "dose") if rules.dose is not None else None,
+                    traits=self.traits(chosen),
                 )
         return self._evidence[chosen]
+
+    def traits(self, arms: Iterable[str]) -> pa.Table | None:
+        """Return the traits of these arms' pre-coupling models and of the raw model's texts.
+
+        None where no gate reads them.
+        """
+        from persona_lib.records import PRE
+
+        if not self.registration.reads_traits:
+            return None
+        models = self.registration.models(arms, raw=True)
+        return self.table([model for model in models if model.phase == PRE], "traits")
 
     def judging(self, rule: str) -> Judging:
         """Return the judging of a claim or gate, on the arms that the rule needs.

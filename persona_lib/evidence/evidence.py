@@ -12,6 +12,7 @@ import numpy as np
 from persona_lib.errors import DataError
 from persona_lib.evidence.cells import Floats, Grid
 from persona_lib.evidence.gains import Gains
+from persona_lib.evidence.traits import Traits
 from persona_lib.records import RATE
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import Estimate
@@ -237,6 +238,10 @@ class Evidence(ABC):
 
     def gains(self) -> Gains | None:
         """Return readings at slots, None where there are none."""
+        return None
+
+    def traits(self) -> Traits | None:
+        """Return what the texts of pre-coupling models show, None where they were not read."""
         return None
 
     def harm(self, prior: str) -> Harm | None:  # noqa: ARG002

@@ -19,6 +19,7 @@ from persona_lib.evidence.cells import Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths, priors_of
 from persona_lib.evidence.gains import Gains
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
+from persona_lib.evidence.traits import Traits
 from persona_lib.evidence.unevenness import unevenness
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import INTERVALS, Registration
@@ -55,6 +56,7 @@ class RecordEvidence(Evidence):
         advice: columns of `AdviceScore`; None where no advice was sampled.
         slots: columns of `SlotReading`; None where no slots were read.
         dose: columns of `DosePoint`; None where couplings read none.
+        traits: columns of `Trait`; None where texts were not read.
         partial: an optional column with empty cells counts as missing, models may lack seeds
             and personas have questions of their own (`evidence.cells.build`); otherwise these
             are errors.
@@ -78,6 +80,7 @@ class RecordEvidence(Evidence):
         advice: pa.Table | None = None,
         slots: pa.Table | None = None,
         dose: pa.Table | None = None,
+        traits: pa.Table | None = None,
         partial: bool = False,
         left_out: Sequence[str] = (),
     ) -> None:
@@ -101,6 +104,7 @@ class RecordEvidence(Evidence):
             {} if advice is None else question_means(advice, registration.priors, self.seeds)
         )
         self._gains = None if slots is None else Gains.of(slots, dose, registration)
+        self._traits = None if traits is None else Traits.of(traits, registration, self.seeds)
         needed = priors_of(self)
         self.unavailable = (
             *(
@@ -133,12 +137,17 @@ class RecordEvidence(Evidence):
                 advice = self._advice.filter(pc.field("seed") == seed)
                 one._harm = question_means(advice, self.registration.priors, (seed,))
             one._gains = self._gains and self._gains.of_seed(seed)
+            one._traits = self._traits and self._traits.of_seed(seed)
             found.append(one)
         return tuple(found)
 
     def gains(self) -> Gains | None:
         """Return readings at slots, None where there are none."""
         return self._gains
+
+    def traits(self) -> Traits | None:
+        """Return what the texts of pre-coupling models show, None where they were not read."""
+        return self._traits
 
     def count(self, arm: str, who: str) -> Count:
         """Return the hits of an arm on a role or a persona."""

@@ -28,6 +28,7 @@ from persona_lib.evidence.record_sets import (
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.dose import DOSE_FILE
 from persona_lib.pipeline.slots import SLOTS_FILE
+from persona_lib.pipeline.traits import TRAITS_FILE
 from persona_lib.records import (
     AdviceScore,
     Completion,
@@ -35,6 +36,7 @@ from persona_lib.records import (
     GeometryRow,
     Score,
     SlotReading,
+    Trait,
     schema_of,
 )
 from persona_lib.specs.registration import Registration
@@ -45,6 +47,7 @@ ROWS: dict[str, type[Any]] = {
     GEOMETRY_FILE: GeometryRow,
     SLOTS_FILE: SlotReading,
     DOSE_FILE: DosePoint,
+    TRAITS_FILE: Trait,
     TEXTS_FILE: Completion,
     ADVICE_TEXTS_FILE: Completion,
 }

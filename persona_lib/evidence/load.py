@@ -31,12 +31,13 @@ from persona_lib.evidence.user_files import Extra, ForeignSet, check_file, is_fo
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.dose import DOSE_FILE
 from persona_lib.pipeline.slots import SLOTS_FILE
+from persona_lib.pipeline.traits import TRAITS_FILE
 from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Rows = Literal["scores", "advice", "completions", "geometry", "slots", "dose"]
+Rows = Literal["scores", "advice", "completions", "geometry", "slots", "dose", "traits"]
 _FILES: Mapping[Rows, str] = {
     "scores": SCORES_FILE,
     "advice": ADVICE_FILE,
@@ -44,6 +45,7 @@ _FILES: Mapping[Rows, str] = {
     "geometry": GEOMETRY_FILE,
     "slots": SLOTS_FILE,
     "dose": DOSE_FILE,
+    "traits": TRAITS_FILE,
 }
 
 
@@ -105,6 +107,7 @@ class Stored:
             advice=self.rows("advice"),
             slots=self.rows("slots"),
             dose=self.rows("dose"),
+            traits=self.rows("traits"),
         )
 
     def rows(self, kind: Rows) -> pa.Table | None:

@@ -34,8 +34,8 @@ from persona_lib.pipeline.hidden_states import geometry_stage
 from persona_lib.pipeline.machine import lacking, refuse
 from persona_lib.pipeline.setting import Setting
 from persona_lib.pipeline.slots import SLOTS_FILE, slots_stage
-from persona_lib.pipeline.traits import TRAITS_FILE, traits_stage
 from persona_lib.pipeline.training import corpus_stage, coupling_stage, prior_stage
+from persona_lib.pipeline.traits import TRAITS_FILE, traits_stage
 from persona_lib.records import (
     POST,
     PRE,
@@ -209,7 +209,7 @@ class Run(Setting):
         raw = ModelId(PRE, RAW)
         drawn = {
             m: self._raw
-            if m == raw and pooled
+            if m == raw
             else completions_stage(self, m, stack=self.stack(m), after=after)
             for m in every
         }
@@ -230,6 +230,11 @@ class Run(Setting):
                 for m in arms
             },
             "dose": {m: self.couplings[m.name] for m in arms if self.registration.dose},
+            "traits": {
+                m: traits_stage(self, m, drawn=drawn[m], raw=self._raw)
+                for m in every
+                if m.phase == PRE and self.registration.reads_traits
+            },
             "advice_texts": answers,
             "advice": {
                 m: advice_scores_stage(m, answers=stage, scorer=scorer)

@@ -51,9 +51,7 @@ def traits_stage(setting: Setting, model: ModelId, *, drawn: Stage, raw: Stage) 
     )
 
 
-def make_traits(
-    out: Path, entries: Mapping[str, Entry], *, spec: TraitSpec
-) -> Mapping[str, Any]:
+def make_traits(out: Path, entries: Mapping[str, Entry], *, spec: TraitSpec) -> Mapping[str, Any]:
     """Read a pre-coupling model's answers; write a row for each.
 
     Where no classifier can be fitted, as on fewer questions than folds or where a persona says
@@ -68,7 +66,11 @@ def make_traits(
         voices, unfitted = [""] * len(rows), str(error)
     field = frozenset(spec.words)
     traits = [
-        Trait(**row.place, recognised_as=voice, domain_words=len(field.intersection(words_of(row.text))))
+        Trait(
+            **row.place,
+            recognised_as=voice,
+            domain_words=len(field.intersection(words_of(row.text))),
+        )
         for row, voice in zip(rows, voices, strict=True)
     ]
     write_rows(out / TRAITS_FILE, traits, Trait)
