@@ -105,6 +105,7 @@ class Stored:
             advice=self.rows("advice"),
             slots=self.rows("slots"),
             dose=self.rows("dose"),
+            geometry=self.rows("geometry") if registration.reads_geometry else None,
         )
 
     def rows(self, kind: Rows) -> pa.Table | None:

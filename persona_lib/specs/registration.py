@@ -149,8 +149,7 @@ class Registration:
                 kinds = (SourceRatioGate, SourceRatioBoundGate)
                 ratios = [name for name, gate in gates.items() if isinstance(gate, kinds)]
                 member(f"{claim.name}.ratio_gate", claim.ratio_gate, ratios)
-        if self.kill is not None:
-            self._check_kill(self.kill)
+        self._check_bound()
 
     def _check_cells(self, claim: RunClaim) -> None:
         """A claim over runs compares cells that exist and were trained for the same sources."""
@@ -170,8 +169,14 @@ class Registration:
                     remedy="Train both cells for the same sources.",
                 )
 
-    def _check_kill(self, kill: Kill) -> None:
-        """A kill criterion is of its claim's kind, and no effect that supports it fires it."""
+    def _check_bound(self) -> None:
+        """What is bound to a claim names one of its kind; no effect that supports it kills it."""
+        kill, run_claims = self.kill, [claim.name for claim in self.run_claims]
+        for gate in self.gates:
+            if isinstance(gate, GeometryGate):
+                member(f"{gate.name}.claim", gate.claim, run_claims)
+        if kill is None:
+            return
         over_runs = isinstance(kill, RunKill)
         claims = {c.name: c for c in self.claims if isinstance(c, RunClaim) is over_runs}
         member("kill.claim", kill.claim, tuple(claims))
