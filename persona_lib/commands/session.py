@@ -277,6 +277,7 @@ class Session:
                     slots=self.table(after, "slots") if rules.reads_slots else None,
                     dose=self.table(after, "dose") if rules.dose is not None else None,
                     traits=self.traits(chosen),
+                    geometry=self.table(after, "geometry") if rules.reads_geometry else None,
                 )
         return self._evidence[chosen]
 

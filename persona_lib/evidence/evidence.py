@@ -236,6 +236,14 @@ class Evidence(ABC):
             return {seed: count.rate for seed, count in counts.items() if count.n}
         return {} if gains is None else gains.figures(arm, outcome, reading)
 
+    def nearness(self, arm: str, depth: float) -> Mapping[int, float]:  # noqa: ARG002
+        """Return how near an arm's source is to its bystanders by run seed, {} where not known.
+
+        See `persona_lib.evidence.nearness.nearness`.
+        """
+        self.check_arm(arm)
+        return {}
+
     def gains(self) -> Gains | None:
         """Return readings at slots, None where there are none."""
         return None

@@ -18,6 +18,7 @@ from persona_lib.evidence.advice_means import question_means
 from persona_lib.evidence.cells import Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths, priors_of
 from persona_lib.evidence.gains import Gains
+from persona_lib.evidence.nearness import nearness
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
 from persona_lib.evidence.traits import Traits
 from persona_lib.evidence.unevenness import unevenness
@@ -57,6 +58,7 @@ class RecordEvidence(Evidence):
         slots: columns of `SlotReading`; None where no slots were read.
         dose: columns of `DosePoint`; None where couplings read none.
         traits: columns of `Trait`; None where texts were not read.
+        geometry: columns of `GeometryRow`; None where a gate reads none.
         partial: an optional column with empty cells counts as missing, models may lack seeds
             and personas have questions of their own (`evidence.cells.build`); otherwise these
             are errors.
@@ -81,6 +83,7 @@ class RecordEvidence(Evidence):
         slots: pa.Table | None = None,
         dose: pa.Table | None = None,
         traits: pa.Table | None = None,
+        geometry: pa.Table | None = None,
         partial: bool = False,
         left_out: Sequence[str] = (),
     ) -> None:
@@ -103,6 +106,7 @@ class RecordEvidence(Evidence):
         self._harm = (
             {} if advice is None else question_means(advice, registration.priors, self.seeds)
         )
+        self._geometry = geometry
         self._gains = None if slots is None else Gains.of(slots, dose, registration)
         self._traits = None if traits is None else Traits.of(traits, registration, self.seeds)
         needed = priors_of(self)
@@ -140,6 +144,12 @@ class RecordEvidence(Evidence):
             one._traits = self._traits and self._traits.of_seed(seed)
             found.append(one)
         return tuple(found)
+
+    def nearness(self, arm: str, depth: float) -> Mapping[int, float]:
+        """Return how near an arm's source is to its bystanders by run seed."""
+        self.check_arm(arm)
+        table = self._geometry
+        return {} if table is None else nearness(table, self.registration, arm, depth)
 
     def gains(self) -> Gains | None:
         """Return readings at slots, None where there are none."""

@@ -108,6 +108,7 @@ class Stored:
             slots=self.rows("slots"),
             dose=self.rows("dose"),
             traits=self.rows("traits"),
+            geometry=self.rows("geometry") if registration.reads_geometry else None,
         )
 
     def rows(self, kind: Rows) -> pa.Table | None:

@@ -114,7 +114,7 @@ class Traits:
             for column, names in (("persona", self.personas), ("question", self.questions))
         ]
         cell, size = np.ravel_multi_index(at, shape), int(np.prod(shape))
-        hits = np.bincount(cell, flags.to_numpy().astype(np.float64), minlength=size)
+        hits = np.bincount(cell, flags.to_numpy().astype(np.float64), size).astype(np.float64)
         n = np.bincount(cell, minlength=size).astype(np.float64)
         return hits.reshape(shape), n.reshape(shape)
 

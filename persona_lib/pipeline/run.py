@@ -169,8 +169,9 @@ class Run(Setting):
         """Return the final stages of these arms and of their pre-coupling models."""
         models = self.registration.models(arms)
         before = [model for model in models if model.phase == PRE]
-        kinds: tuple[Kind, ...] = ("scores", "slots")
-        kinds = kinds if self.registration.reads_slots else kinds[:1]
+        rules, kinds = self.registration, list[Kind](["scores"])
+        kinds += ["slots"] if rules.reads_slots else []
+        kinds += ["geometry"] if rules.reads_geometry else []
         return [
             *(self.stage(model, "scores") for model in before),
             *(self.stage(model, "advice") for model in before if self.asks_advice),

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
-
-from persona_lib.evidence.cells import Floats
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.records import POST, ModelId
 from persona_lib.specs.gate_types import DomainGate, LengthGate, RecognisedGate
 from persona_lib.specs.registration import RAW
-from persona_lib.stats.clustered import difference, median_ratio, share
+from persona_lib.stats.clustered import MIN_UNITS, difference, median_ratio, share
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import interval as t_interval
 from persona_lib.stats.moments import persona_moments
-from persona_lib.verdict.gate_bounds import UNKNOWN, bound_reading, finished_lengths
-from persona_lib.verdict.gate_result import Reading, rule
+from persona_lib.stats.uneven import WORST_SD, most_hits
+from persona_lib.verdict.gate_bounds import UNKNOWN, Table, bound_reading, finished_lengths
+from persona_lib.verdict.gate_result import GateOutcome, Reading, bounded, rule
 
 
 @rule.register
@@ -44,13 +42,13 @@ def _domain(gate: DomainGate, evidence: Evidence) -> Reading:
     if one is None or two is None:
         missing = priors[0] if one is None else priors[1]
         return bound_reading(gate, UNKNOWN, f"what the {missing} model speaks of is not known")
-    found = rise(one, two, _confidence(evidence))
+    found, doubt = rise(one, two, gate.max_difference, _confidence(evidence))
     shares = [float(hits.sum() / n.sum()) for hits, n in (one, two)]
     words = (
         f"answers on domain {priors[0]} {shares[0]:.3f} - {priors[1]} {shares[1]:.3f} = "
         f"{found.interval_text}"
     )
-    return bound_reading(gate, found, words)
+    return bound_reading(gate, found, words, doubt)
 
 
 @rule.register
@@ -68,25 +66,44 @@ def _length(gate: LengthGate, evidence: Evidence) -> Reading:
     return bound_reading(gate, found, words)
 
 
-def rise(one: tuple[Floats, Floats], two: tuple[Floats, Floats], confidence: float) -> Estimate:
-    """Return the difference of two models' shares of answers, paired by persona and question.
+def rise(one: Table, two: Table, most: float, confidence: float) -> tuple[Estimate, str]:
+    """Return how much more answers of one model have a trait, and why it cannot be small, or "".
 
-    Student's t over personas and questions, crossed (`persona_moments`): personas could have been
-    others. Where no cell differs from another there is no spread to measure: the interval is
-    then Newcombe's of the two clustered shares, as if they were independent.
+    The difference of shares is paired by persona and question: Student's t over both, crossed, for
+    personas like these (`persona_moments`). Where all cells agree there is no spread to measure:
+    the interval is then Newcombe's of two clustered shares. An interval within the bounds is not
+    enough: so few answers more of either model must also be improbable at a bound if personas or
+    questions are as uneven as planned for (`persona_lib.stats.uneven`), since a few of them may
+    hold all that differs.
 
     Args:
         one: (P, Q) hits and (P, Q) answers of a model, none of these 0.
-        two: the same of the other model.
+        two: the same of the other model, with as many answers.
+        most: bound of the difference on both sides.
         confidence: level of the interval.
     """
-    (hits, n), (others, m) = one, two
-    moments = persona_moments(hits / n - others / m)
+    (hits, n), (others, _) = one, two
+    moments = persona_moments((hits - others) / n)
     low, high = (float(end) for end in t_interval(moments, confidence))
+    size = {"n": int(2 * n.sum()), "clusters": min(n.shape)}
+    found = Estimate.plain(value=float(moments.value), low=low, high=high, **size)
     if math.isnan(low):
-        return difference(share(hits, n, confidence), share(others, m, confidence))
-    size = {"n": int(n.sum() + m.sum()), "clusters": min(x for x in np.shape(n))}
-    return Estimate.plain(value=float(moments.value), low=low, high=high, **size)
+        found = difference(share(hits, n, confidence), share(others, n, confidence))
+    if bounded(found, least=-most, most=most) is not GateOutcome.HOLDS:
+        return found, ""
+    more = round(abs(float((hits - others).sum())))
+    for units, axis in (("persona", 1), ("question", 0)):
+        sizes = [int(size) for size in n.sum(axis=axis)]
+        allowed = (
+            most_hits(sizes, most, (1 - confidence) / 2)[0] if len(sizes) >= MIN_UNITS else more
+        )
+        if more > allowed:
+            few = f"at most {allowed}" if allowed >= 0 else "more answers"
+            return (
+                found,
+                f"where {units}s differ by {WORST_SD:g} logits it takes {few}: {more} more",
+            )
+    return found, ""
 
 
 def _confidence(evidence: Evidence) -> float:
