@@ -21,7 +21,7 @@ from persona_lib.evidence.gains import Gains
 from persona_lib.evidence.nearness import nearness
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
 from persona_lib.evidence.traits import Traits
-from persona_lib.evidence.unevenness import unevenness
+from persona_lib.evidence.unevenness import own_questions, unevenness
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import INTERVALS, Registration
 from persona_lib.stats.bootstrap import (
@@ -118,7 +118,7 @@ class RecordEvidence(Evidence):
             ),
             *_unadvised(needed, self._harm),
             *_disabled(table, gaps, registration),
-            *_own_questions(grid.asked(POST, self.members("bystander"))),
+            *own_questions(grid.asked(POST, self.members("bystander"))),
         )
         self.remarks = unevenness(self) if partial else ()
 
@@ -323,21 +323,6 @@ def _unadvised(needed: Sequence[str], known: Collection[str]) -> tuple[str, ...]
     if not known:
         return (f"Harm of the pre-coupling models' advice: {why}",)
     return tuple(f"Harm of prior {p}'s advice: {why}" for p in needed if p not in known)
-
-
-def _own_questions(asked: Bools) -> tuple[str, ...]:
-    """Return a sentence where bystanders were not all asked the same, of (P, Q) which each was."""
-    if asked.all():
-        return ()
-    each, shared = asked.sum(axis=1), int((asked.sum(axis=0) > 1).sum())
-    span = f"{each.min()} to {each.max()}" if each.min() < each.max() else f"{each.min()}"
-    nested = f"{shared} of them of more than one" if shared else "nested in personas"
-    return (
-        "Inference for these personas (t and TOST over questions), and two-way clustering by "
-        f"persona and question: bystanders were not all asked the same ({span} questions each, "
-        f"{asked.shape[1]} in all, {nested}). Personas at large are read with the questions of "
-        "each pooled.",
-    )
 
 
 def _disabled(
