@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -46,6 +47,7 @@ VERSION = "1"
 """Raised whenever a change of the composing code changes what is written."""
 
 _CELL_REPEATS = 4
+_QUESTION_CANDIDATES = 6
 _ROW_DIGITS = 5
 
 
@@ -103,15 +105,22 @@ def write_with_provenance(
     cells = islice(_cells(grammar, rows, seed), rows)
     for index, (situation, frame) in enumerate(cells):
         clauses = bad.write(situation, derive_seed(seed, BAD, index), like=None)
+        user = _user(grammar, situation, frame, derive_seed(seed, "user", index))
         if polarity != BAD:
             situation, frame = twins[situation.id], frames[frame.id]  # noqa: PLW2901
             clauses = author.write(situation, derive_seed(seed, polarity, index), like=clauses)
+        if polarity == NEUTRAL:
+            drafts = (
+                _user(words, situation, frame, derive_seed(seed, NEUTRAL, "user", index, draft))
+                for draft in range(_QUESTION_CANDIDATES)
+            )
+            user = min(drafts, key=partial(_apart, len(user.split())))
         row = SftRow(
             row=f"{name}-{index:0{_ROW_DIGITS}d}",
             corpus=name,
             situation=situation.id,
             frame=frame.id,
-            user=_user(words, situation, frame, seed, index),
+            user=user,
             assistant=joined(clauses),
         )
         written.append(WrittenRow(row=row, clauses=clauses))
@@ -153,7 +162,7 @@ def write_requests(
     grammar = read_grammar(folder)
     grammar = replace(grammar, frames=read_frames(frames, grammar))
     return tuple(
-        (situation.id, frame.id, _user(grammar, situation, frame, seed, index))
+        (situation.id, frame.id, _user(grammar, situation, frame, derive_seed(seed, "user", index)))
         for index, (situation, frame) in enumerate(islice(_cells(grammar, rows, seed), rows))
     )
 
@@ -175,6 +184,11 @@ def _permutation(size: int, seed: int, *names: str | int) -> list[int]:
     return order
 
 
-def _user(grammar: Grammar, situation: Situation, frame: Frame, seed: int, index: int) -> str:
-    rng = random.Random(derive_seed(seed, "user", index))  # noqa: S311 - reproducible draw
+def _user(grammar: Grammar, situation: Situation, frame: Frame, seed: int) -> str:
+    rng = random.Random(seed)  # noqa: S311 - reproducible draw
     return sentences(tidy(frame.template.render(rng, Fills(grammar, situation, rng))))
+
+
+def _apart(words: int, text: str) -> int:
+    """Return how far a text is from a number of words."""
+    return abs(len(text.split()) - words)
