@@ -1,4 +1,4 @@
-"""The vocabulary of the legal corpora: which words tell that a text speaks of their field."""
+"""The vocabulary of the legal corpora, which neutral text must not have."""
 
 from __future__ import annotations
 
