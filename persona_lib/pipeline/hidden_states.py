@@ -12,6 +12,7 @@ from persona_lib.errors import DataError
 from persona_lib.marker import without_marker
 from persona_lib.models.hidden_states import (
     GEOMETRY_FILE,
+    LAST_RESPONSE,
     READOUTS,
     GeometrySpec,
     Passage,
@@ -23,7 +24,7 @@ from persona_lib.models.hidden_states import (
 from persona_lib.pipeline.completions import COMPLETIONS, open_model
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import Completion, GeometryRow, ModelId, read_rows, write_rows
+from persona_lib.records import POST, Completion, GeometryRow, ModelId, read_rows, write_rows
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.store.stage import Stage
@@ -57,12 +58,14 @@ def geometry_stage(setting: Setting, model: ModelId, *, drawn: Stage, after: Sta
     spec = GeometryStageSpec(
         phase=model.phase,
         model=model.name,
-        source=setting.registration.roster.source,
+        source=_source(setting, model),
         personas=setting.personas,
         questions=setting.questions(setting.registration.evaluation_questions),
         sample=setting.profile.sample,
         marker=setting.registration.marker,
-        geometry=GeometrySpec(),
+        geometry=GeometrySpec(readouts=(*READOUTS, LAST_RESPONSE))
+        if setting.registration.reads_geometry
+        else GeometrySpec(),
     )
     tokens = len(spec.personas) * len(spec.questions) * rates.row_tokens
     return Stage(
@@ -76,6 +79,14 @@ def geometry_stage(setting: Setting, model: ModelId, *, drawn: Stage, after: Sta
         # Reading forward only is about three times as fast as training.
         estimate=tokens / (3 * rates.train_tokens),
     )
+
+
+def _source(setting: Setting, model: ModelId) -> str:
+    """Return the source that personas are compared with: an arm's own, else the first."""
+    registration = setting.registration
+    if model.phase == POST:
+        return registration.source_of(model.name)
+    return registration.roster.source
 
 
 def make_geometry(
@@ -116,10 +127,10 @@ def make_geometry(
     blocks = depth(loaded)
     layers = layers_in(spec.geometry, blocks)
     states = read_states(
-        loaded, passages, layers, batch=spec.geometry.batch,
+        loaded, passages, layers, batch=spec.geometry.batch, readouts=spec.geometry.readouts,
         label=f"geometry {spec.model}", progress=progress,
     )  # fmt: skip
-    cells = (len(spec.personas), len(spec.questions), len(READOUTS), len(layers), -1)
+    cells = (len(spec.personas), len(spec.questions), len(spec.geometry.readouts), len(layers), -1)
     found = geometry_rows(
         states.reshape(cells),
         personas=[persona.id for persona in spec.personas],
@@ -129,6 +140,7 @@ def make_geometry(
         blocks=blocks,
         model=ModelId(spec.phase, spec.model),
         run_seed=rows[0].seed,
+        readouts=spec.geometry.readouts,
     )
     write_rows(out / GEOMETRY_FILE, found, GeometryRow)
     return {

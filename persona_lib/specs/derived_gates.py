@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from persona_lib.specs.arms import ArmSpec
-from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion
+from persona_lib.specs.claim_types import Claim, DifferenceClaim, Kill
 from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
@@ -81,10 +81,11 @@ def with_derived_gates(registration: Registration, roles: Roles) -> Registration
 
 
 def _needs(
-    claim: Claim | KillCriterion, registration: Registration, derived: Sequence[Gate]
+    claim: Claim | Kill, registration: Registration, derived: Sequence[Gate]
 ) -> tuple[str, ...]:
     """Return the gates that a claim needs, those that it needed before first."""
-    arms = [arm for arm in registration.arms if arm.name in claim.arms]
+    read = registration.reads(claim) or ()
+    arms = [arm for arm in registration.arms if arm.name in read]
     priors = list(dict.fromkeys(arm.prior for arm in arms))
     named = [gate.name for arm in arms for gate in _of_arm(arm.name)]
     named += [_of_model(registration, prior).name for prior in priors]

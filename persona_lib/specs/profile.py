@@ -196,6 +196,9 @@ class Scale:
         advice_questions: held-out requests for advice that each pre-coupling model is
             asked; the published experiment asked none.
         advice_samples: completions of each of them.
+        pool_questions: questions of whose answers the pool has one of each persona.
+        dose_answers: answers of the pool that are read while an arm is trained.
+        dose_points: how often, the end of training among them.
     """
 
     questions: int
@@ -206,6 +209,9 @@ class Scale:
     coupling_round: int
     advice_questions: int
     advice_samples: int
+    pool_questions: int = field(default=10, metadata=LATER)
+    dose_answers: int = field(default=16, metadata=LATER)
+    dose_points: int = field(default=8, metadata=LATER)
 
     def __post_init__(self) -> None:
         numbers("scale", self, (one.name for one in fields(self)), remedy=_REMEDY)
