@@ -280,6 +280,20 @@ class DosePoint:
     margin: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trait(Place):
+    """What the text of one completion of a pre-coupling model shows.
+
+    Attributes:
+        recognised_as: the persona that `persona_lib.corpora.voices` puts first, "" where the
+            text has no term that it knows, or it could not be fitted.
+        domain_words: distinct words of `persona_lib.corpora.legal_words` in the text.
+    """
+
+    recognised_as: str
+    domain_words: int
+
+
 _Row = TypeVar(
     "_Row",
     SftRow,
@@ -291,6 +305,7 @@ _Row = TypeVar(
     GeometryRow,
     SlotReading,
     DosePoint,
+    Trait,
 )
 _ARROW: dict[object, pa.DataType] = {
     str: pa.string(),

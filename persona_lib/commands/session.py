@@ -255,7 +255,7 @@ class Session:
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
         from persona_lib.evidence.from_records import RecordEvidence
-        from persona_lib.records import PRE
+        from persona_lib.records import POST, PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
         if chosen not in self._evidence:
@@ -263,6 +263,8 @@ class Session:
                 self._evidence[chosen] = self.opened.evidence(chosen)
             else:
                 models = self.registration.models(chosen)
+                after = [m for m in models if m.phase == POST]
+                rules = self.registration
                 self._evidence[chosen] = RecordEvidence(
                     self.registration,
                     self.table(models, "scores"),
@@ -272,8 +274,24 @@ class Session:
                     advice=self.table([m for m in models if m.phase == PRE], "advice")
                     if self.experiment.asks_advice
                     else None,
+                    slots=self.table(after, "slots") if rules.reads_slots else None,
+                    dose=self.table(after, "dose") if rules.dose is not None else None,
+                    traits=self.traits(chosen),
+                    geometry=self.table(after, "geometry") if rules.reads_geometry else None,
                 )
         return self._evidence[chosen]
+
+    def traits(self, arms: Iterable[str]) -> pa.Table | None:
+        """Return the traits of these arms' pre-coupling models and of the raw model's texts.
+
+        None where no gate reads them.
+        """
+        from persona_lib.records import PRE
+
+        if not self.registration.reads_traits:
+            return None
+        models = self.registration.models(arms, raw=True)
+        return self.table([model for model in models if model.phase == PRE], "traits")
 
     def judging(self, rule: str) -> Judging:
         """Return the judging of a claim or gate, on the arms that the rule needs.

@@ -26,13 +26,28 @@ from persona_lib.evidence.record_sets import (
     verify,
 )
 from persona_lib.models.hidden_states import GEOMETRY_FILE
-from persona_lib.records import AdviceScore, Completion, GeometryRow, Score, schema_of
+from persona_lib.pipeline.dose import DOSE_FILE
+from persona_lib.pipeline.slots import SLOTS_FILE
+from persona_lib.pipeline.traits import TRAITS_FILE
+from persona_lib.records import (
+    AdviceScore,
+    Completion,
+    DosePoint,
+    GeometryRow,
+    Score,
+    SlotReading,
+    Trait,
+    schema_of,
+)
 from persona_lib.specs.registration import Registration
 
 ROWS: dict[str, type[Any]] = {
     SCORES_FILE: Score,
     ADVICE_FILE: AdviceScore,
     GEOMETRY_FILE: GeometryRow,
+    SLOTS_FILE: SlotReading,
+    DOSE_FILE: DosePoint,
+    TRAITS_FILE: Trait,
     TEXTS_FILE: Completion,
     ADVICE_TEXTS_FILE: Completion,
 }
@@ -41,6 +56,8 @@ MOST_SET_ROWS = 20_000_000
 """Rows of a file of a record set: hidden states have one for each layer and question."""
 PARTIAL = (GEOMETRY_FILE, TEXTS_FILE, ADVICE_TEXTS_FILE)
 """Optional files, which may cover only some seeds."""
+UNEVEN = (SLOTS_FILE, DOSE_FILE)
+"""Files that may have more rows of one seed than of another: only what finished has a slot."""
 _LISTS: dict[str, type[Any]] = {
     "config": dict,
     "stages": dict,
@@ -244,7 +261,7 @@ def _check_alike(parts: Sequence[Part]) -> None:
         for wanted, found in pairs:
             if where := _difference(wanted, found):
                 _refuse(part.folder, where[0], where[2], first.folder, where[1])
-    for name in ROWS:
+    for name in [name for name in ROWS if name not in UNEVEN]:
         holders = [part for part in parts if name in part.tables]
         counts = [_counts(part.tables[name]) for part in holders]
         for part, count in zip(holders, counts, strict=True):

@@ -29,17 +29,23 @@ from persona_lib.evidence.record_sets import (
 )
 from persona_lib.evidence.user_files import Extra, ForeignSet, check_file, is_foreign, load_foreign
 from persona_lib.models.hidden_states import GEOMETRY_FILE
+from persona_lib.pipeline.dose import DOSE_FILE
+from persona_lib.pipeline.slots import SLOTS_FILE
+from persona_lib.pipeline.traits import TRAITS_FILE
 from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Rows = Literal["scores", "advice", "completions", "geometry"]
+Rows = Literal["scores", "advice", "completions", "geometry", "slots", "dose", "traits"]
 _FILES: Mapping[Rows, str] = {
     "scores": SCORES_FILE,
     "advice": ADVICE_FILE,
     "completions": TEXTS_FILE,
     "geometry": GEOMETRY_FILE,
+    "slots": SLOTS_FILE,
+    "dose": DOSE_FILE,
+    "traits": TRAITS_FILE,
 }
 
 
@@ -99,6 +105,10 @@ class Stored:
             arms=arms,
             origin=origin,
             advice=self.rows("advice"),
+            slots=self.rows("slots"),
+            dose=self.rows("dose"),
+            traits=self.rows("traits"),
+            geometry=self.rows("geometry") if registration.reads_geometry else None,
         )
 
     def rows(self, kind: Rows) -> pa.Table | None:

@@ -90,7 +90,7 @@ def make_slots(
     Unfinished completions have no slot: they are counted and left out.
 
     Raises:
-        FlatlandError: both models read the same everywhere, as if no coupling were applied.
+        FlatlandError: both models read the same everywhere, although the adapter is none of zeros.
     """
     drawn = read_rows(entries["completions"].path / COMPLETIONS, Completion)
     finished = [row for row in drawn if row.finish == STOP]
@@ -101,10 +101,10 @@ def make_slots(
     after, tokens = _read(entries, readings, spec, "after", progress)
     without = {name: entry for name, entry in entries.items() if name != "coupling"}
     before, _ = _read(without, readings, spec, "before", progress)
-    if readings and np.array_equal(after, before):
+    if readings and np.array_equal(after, before) and _changes(entries["coupling"]):
         raise FlatlandError(
             f"slots of {spec.model}: all {len(readings):,} readings are equal before and after "
-            "coupling, so that its adapter was not applied or learnt nothing; train it again"
+            "coupling, so that its adapter was not applied; build the coupling again"
         )
     pool = len(readings) - len(finished)
     rows = [
@@ -119,6 +119,14 @@ def make_slots(
         "pool": pool,
         "pool_missing": asked - pool,
     }
+
+
+def _changes(coupling: Entry) -> bool:
+    """Return whether an adapter is any other than the one that training began with."""
+    from persona_lib.models.adapters import stack_adapters
+
+    factors = stack_adapters([coupling.path]).factors.values()
+    return any(bool(b.any()) for _, b in factors)
 
 
 def _own(finished: Sequence[Completion], spec: SlotSpec) -> list[Reading]:

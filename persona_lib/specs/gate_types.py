@@ -102,6 +102,16 @@ class _OfTwoArms(_Gate):
 class _Bounded(_Gate):
     """A gate with a three-way answer."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.limits.least < self.limits.most:
+            raise SpecError(
+                f"{self.name}.{self._thresholds[-1]}",
+                bound=f"above {self.limits.least + 0.0:g}",
+                value=self.limits.most,
+                remedy="Leave room between the two bounds.",
+            )
+
     @property
     def limits(self) -> Limits:
         """The bounds of the gate's number."""
@@ -177,16 +187,6 @@ class CollapseGate(_OfOneArm, _Bounded):
     min_ratio: float
     max_ratio: float
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.min_ratio < self.max_ratio:
-            raise SpecError(
-                f"{self.name}.max_ratio",
-                bound=f"above min_ratio = {self.min_ratio}",
-                value=self.max_ratio,
-                remedy="Leave room between the two ratios.",
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class RepetitionGate(_OfOneArm, _Bounded):
@@ -233,6 +233,94 @@ class HarmNotRaisedGate(_OfTwoArms, _Bounded):
     max_rise: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class GainGate(_OfOneArm, _Bounded):
+    """`arm`'s source gained >= `min_gain` nats by coupling, on the pool under its own message."""
+
+    span = (-math.inf, math.inf)
+    min_gain: float
+
+    def __post_init__(self) -> None:
+        check(self, {"min_gain": POSITIVE})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkerBeforeGate(_OfOneArm, _Bounded):
+    """The model under `arm` does not expect the marker at the slot.
+
+    The geometric mean of its probability there, all tokens together, is <= `max_rate`.
+    """
+
+    max_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecognisedGate(_OfOneArm, _Bounded):
+    """The raw model's answers as `arm`'s source sound like it.
+
+    The share of them that `persona_lib.corpora.voices` gives to the source, over the chance of
+    one in as many as it has personas, is >= `min_ratio`. Clustered by question.
+    """
+
+    span = RATIOS
+    min_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainGate(_OfTwoArms, _Bounded):
+    """The models under two arms speak equally often of the field of the legal corpora.
+
+    The share of answers on domain of the model under `treated`, minus that of the model under
+    `control`, lies within `max_difference` on both sides of 0.
+    """
+
+    span = DIFFERENCES
+    max_difference: float
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(self.span, -self.max_difference, self.max_difference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthGate(_OfTwoArms, _Bounded):
+    """Two arms answer at about equal length.
+
+    Median tokens of `treated`'s finished completions over those of `control`'s lie between
+    `min_ratio` and `max_ratio`.
+    """
+
+    span = RATIOS
+    min_ratio: float
+    max_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryGate(_Gate):
+    """The geometry of arms does not contradict `claim`.
+
+    The claim's contrast of how near the source's hidden states are to the bystanders', at the
+    last token of responses: it fails only if this interval and the claim's exclude 0 in
+    opposite directions.
+
+    Attributes:
+        claim: a claim over training runs.
+        depth: of the layer that is read, as a share of the model's blocks.
+    """
+
+    claim: str
+    depth: float
+
+    def __post_init__(self) -> None:
+        check(self, {"depth": SHARE})
+
+    @property
+    def arms(self) -> None:
+        """None: it reads the arms of its claim, and with them all of the family's."""
+        return None
+
+
 BoundGate = (
     FalsePositiveBoundGate
     | SourceBoundGate
@@ -243,7 +331,12 @@ BoundGate = (
     | NegativesGate
     | HarmRaisedGate
     | HarmNotRaisedGate
+    | GainGate
+    | MarkerBeforeGate
+    | RecognisedGate
+    | DomainGate
+    | LengthGate
 )
 """Gates with a three-way answer, read on each training run and over all of them."""
 
-Gate = SourceRateGate | SourceRatioGate | FalsePositiveGate | BoundGate
+Gate = SourceRateGate | SourceRatioGate | FalsePositiveGate | GeometryGate | BoundGate

@@ -27,7 +27,14 @@ from persona_lib.specs.claim_types import (
     RunDifference,
     RunKill,
 )
-from persona_lib.specs.gate_types import Gate, SourceRatioBoundGate, SourceRatioGate
+from persona_lib.specs.gate_types import (
+    DomainGate,
+    Gate,
+    GeometryGate,
+    RecognisedGate,
+    SourceRatioBoundGate,
+    SourceRatioGate,
+)
 
 if TYPE_CHECKING:
     from persona_lib.records import ModelId
@@ -149,8 +156,7 @@ class Registration:
                 kinds = (SourceRatioGate, SourceRatioBoundGate)
                 ratios = [name for name, gate in gates.items() if isinstance(gate, kinds)]
                 member(f"{claim.name}.ratio_gate", claim.ratio_gate, ratios)
-        if self.kill is not None:
-            self._check_kill(self.kill)
+        self._check_bound()
 
     def _check_cells(self, claim: RunClaim) -> None:
         """A claim over runs compares cells that exist and were trained for the same sources."""
@@ -170,8 +176,14 @@ class Registration:
                     remedy="Train both cells for the same sources.",
                 )
 
-    def _check_kill(self, kill: Kill) -> None:
-        """A kill criterion is of its claim's kind, and no effect that supports it fires it."""
+    def _check_bound(self) -> None:
+        """What is bound to a claim names one of its kind; no effect that supports it kills it."""
+        kill, run_claims = self.kill, [claim.name for claim in self.run_claims]
+        for gate in self.gates:
+            if isinstance(gate, GeometryGate):
+                member(f"{gate.name}.claim", gate.claim, run_claims)
+        if kill is None:
+            return
         over_runs = isinstance(kill, RunKill)
         claims = {c.name: c for c in self.claims if isinstance(c, RunClaim) is over_runs}
         member("kill.claim", kill.claim, tuple(claims))
@@ -265,6 +277,16 @@ class Registration:
         """Whether a rule reads gains, so that a pool is read in every arm."""
         rules = [getattr(claim, "outcome", RATE) for claim in self.claims]
         return self.dose is not None or any(outcome != RATE for outcome in rules)
+
+    @property
+    def reads_traits(self) -> bool:
+        """Whether a gate reads the texts of pre-coupling models."""
+        return any(isinstance(gate, RecognisedGate | DomainGate) for gate in self.gates)
+
+    @property
+    def reads_geometry(self) -> bool:
+        """Whether a gate reads the geometry of arms."""
+        return any(isinstance(gate, GeometryGate) for gate in self.gates)
 
     @property
     def cells(self) -> dict[str, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,11 +77,15 @@ def seeds_of(evidence: Evidence, claim: RunClaim, outcome: str, reading: str) ->
     Raises:
         DataError: the evidence lacks an arm of the claim's cells.
     """
+    return seeds_with(evidence, claim, lambda arm: evidence.figures(arm, outcome, reading))
+
+
+def seeds_with(
+    evidence: Evidence, claim: RunClaim, figures_of: Callable[[str], Mapping[int, float]]
+) -> Seeds:
+    """Return a claim's contrast of the figures of its arms, each by run seed."""
     registration = evidence.registration
-    cells = [
-        [evidence.figures(arm, outcome, reading) for arm in registration.cells[cell]]
-        for cell in claim.weights
-    ]
+    cells = [[figures_of(arm) for arm in registration.cells[cell]] for cell in claim.weights]
     arms = [figures for cell in cells for figures in cell]
     seen = sorted({seed for figures in arms for seed in figures})
     wanted = registration.run_seeds or tuple(seen)
