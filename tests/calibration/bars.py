@@ -190,6 +190,10 @@ def _pairs_of_runs() -> list[Bar]:
     return bars
 
 
+FEW = 12
+"""With more seeds of independent arms, the published bootstrap rejects less often than 0.40."""
+
+
 def _claims_over_runs() -> list[Bar]:
     """The rule of claims over training runs, alone and as a family, and what it replaces."""
     bars = []
@@ -217,14 +221,14 @@ def _claims_over_runs() -> list[Bar]:
             Bar(trial=trial(procedure=procedure), event=run_claims.BELOW, low=low, fast=500,
                 origin=ISSUE18 if low else OURS)
             for procedure, low in (
-                (run_claims.BLOCKS, 0.08 if normal and world.icc else 0.0),
-                (run_claims.TWO, 0.10 if normal and world.r < 0 else 0.0),
+                (run_claims.BLOCKS, 0.08 if world.icc else 0.0),
+                (run_claims.TWO, 0.10 if world.r < 0 else 0.0),
             )
         )  # fmt: skip
         bars += [blocks, two]
         if normal and not world.icc:  # completions have no sources
             pooled = Trial(procedure=run_claims.POOLED, target=RUNS, world=name)
-            low = 0.40 if world.seeds == 10 and world.r <= 0 else 0.0
+            low = 0.40 if world.r < 0 or (world.r == 0 and world.seeds < FEW) else 0.0
             bars.append(Bar(trial=pooled, event=below(0.05), low=low, count=2_000, fast=50,
                             origin=ISSUE18 if low else OURS))  # fmt: skip
     return bars

@@ -542,12 +542,14 @@ def test_plan_prints_power_for_every_registration_and_profile(
     block = power_text(plan).removeprefix("power before data: ")
     scale = PROFILES[profile].scale
     questions = scale.questions * len(REGISTRATIONS[registration].evaluation_questions)
-    assert block.startswith(
-        f"{registration}, 7 personas x {questions} questions x {scale.samples} completions, 3 seeds"
-    )
-    for word in ("control rate 0.274", "persona 2.2", "as published for C1", "H1 ", "H2 ", "H3 "):
-        assert word in block
-    for word in ("these personas, these runs", "personas at large", "training runs", "point rule"):
+    personas = len(rules.roster.bystanders)
+    size = f"{personas} personas x {questions} questions x {scale.samples} completions"
+    assert block.startswith(f"{registration}, {size}, 3 seeds")
+    words = ["control rate 0.274", "persona 2.2", "as published for C1", "training runs"]
+    words += [f"{rule.name} " for rule in rules.judged]
+    if not rules.run_claims:
+        words += ["these personas, these runs", "personas at large", "point rule"]
+    for word in words:
         assert word in block
     assert max(len(line) for line in block.splitlines()) <= 100
     assert "nan" not in block
