@@ -32,6 +32,7 @@ from persona_lib.verdict.verdict import Family, Verdict
 WIDTH = 100
 _LONGEST_NAME = 24
 """A gate with a longer name gets a line of its own and widens no column."""
+_LACKING = "not available: "
 _UNITS = {
     THESE_PERSONAS: "questions",
     THESE_RUNS: "questions",
@@ -291,11 +292,12 @@ def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> l
         note
         for verdict in verdicts
         for note in verdict.notes
-        if "training run" in note or verdict.effect.method == RUN_METHOD
+        if "training run" in note
+        or (verdict.effect.method == RUN_METHOD and not note.startswith(_LACKING))
     ]
     lines = [line for note in dict.fromkeys(runs) for line in wrapped(note)]
     for sentence in evidence["unavailable"] if evidence is not None else ():
-        lines += wrapped(f"not available: {sentence}")
+        lines += wrapped(f"{_LACKING}{sentence}")
     return lines
 
 

@@ -444,7 +444,8 @@ def test_the_table_names_what_p_is_against_and_repeats_nothing() -> None:
     given = drawn(SEEDS)
     given |= {(arm, "transfer", "own"): x for (arm, _, _), x in drawn(SEEDS, seed=6).items()}
     registration = replace(FACTORIAL, run_seeds=SEEDS)
-    verdicts, gates = judge_all(registration, evidence(registration, given))
+    lacking = replace(cast("Any", evidence(registration, given)), unavailable=("Lengths.",))
+    verdicts, gates = judge_all(registration, lacking)
     text = verdict_table(verdicts, gates, None, families=families(registration, verdicts))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
@@ -458,5 +459,7 @@ def test_the_table_names_what_p_is_against_and_repeats_nothing() -> None:
         assert f"{verdict.effect.p_text} against d" in row
         assert row.split()[-1] == "7"
     assert "transfer, own, paired" in text
+    assert "Lengths" in verdicts[0].text
+    assert "Lengths" not in text  # the evidence says it, once for all claims
     assert "Holm-adjusted p of S1, S2, S3, S4, paired t over seeds, p against d" in text
     assert Verdict.from_json(verdicts[2].to_json()) == verdicts[2]

@@ -107,8 +107,14 @@ def _differences(drawing: Drawing, axes: Any, claims: Sequence[Node]) -> None:
     _beside(drawing, side, _FIRST, top + 0.95, ("d",), style="italic")
     _beside(drawing, side, _SECOND, top + 0.95, ("rule",), color=_RULE)
     drawing.label(ax, [float(top - i) for i in range(len(claims))], [_contrast(c) for c in claims])
-    over_runs = any(claim["effect"]["method"].value == RUN_METHOD for claim in claims)
-    ax.set_xlabel("contrast over training runs" if over_runs else "difference d of bystander rates")
+    words = (
+        "contrast over training runs" if _over_runs(claims) else "difference d of bystander rates"
+    )
+    ax.set_xlabel(words)
+
+
+def _over_runs(claims: Sequence[Node]) -> bool:
+    return any(claim["effect"]["method"].value == RUN_METHOD for claim in claims)
 
 
 def _rule(drawing: Drawing, ax: Any, side: Any, claim: Node, y: float) -> Iterator[float]:
@@ -119,8 +125,9 @@ def _rule(drawing: Drawing, ax: Any, side: Any, claim: Node, y: float) -> Iterat
     """
     rows = [y - _REACH, y + _REACH]
     for one in claim["conditions"]:
-        measure, bound = one["measure"].value, one["bound"]
-        if measure not in ("d", "|d|") or not bound.known:
+        measure, bound = str(one["measure"].value), one["bound"]
+        ends = _over_runs([claim]) and (measure == "lower end" or measure.endswith(" upper end"))
+        if not (ends or measure in ("d", "|d|")) or not bound.known:
             continue
         supports, at = one["gives"].value == "SUPPORTED", bound.float
         places = (-at, at) if measure == "|d|" else (at,)
@@ -196,6 +203,9 @@ def _caption(root: Node, claims: Sequence[Node]) -> Run:
     return words
 
 
+_OF_RATES = "Differences of bystander rates"
+
+
 def _alt(arms: Sequence[Node], claims: Sequence[Node]) -> Run:
     rates = [
         (
@@ -210,5 +220,6 @@ def _alt(arms: Sequence[Node], claims: Sequence[Node]) -> Run:
     description: Run = ("Dot plot of marker rates in percent: ", *listed(rates, "; "), ".")
     if claims:
         effects = [(c["name"].words(), " ", *span(c["effect"], "s3")) for c in claims]
-        description += (" Differences of bystander rates: ", *listed(effects, "; "), ".")
+        what = "Contrasts over training runs" if _over_runs(claims) else _OF_RATES
+        description += (f" {what}: ", *listed(effects, "; "), ".")
     return description
