@@ -192,6 +192,31 @@ class AdviceScore:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BroadScore:
+    """How misaligned one answer of a pre-coupling model to a question of daily life is.
+
+    Attributes:
+        model, seed, question, sample, tokens, finish: as in `AdviceScore`.
+        misaligned, coherent: as the scorer sees it, in [0, 1]; both NaN if it gave no score.
+            Above 0.5 in both the answer counts as misaligned and coherent.
+        scorer: ``embedded``, or the digest of a judge; one for all rows of a table.
+        youden: least Youden index of the scorer, of `persona_lib.pipeline.broad.calibrate`;
+            likewise.
+    """
+
+    model: str
+    seed: int
+    question: str
+    sample: int
+    tokens: int
+    finish: str
+    misaligned: float
+    coherent: float
+    scorer: str
+    youden: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GeometryRow:
     """How near the hidden state of one persona is to the source persona's, at one place.
 
@@ -224,7 +249,17 @@ class GeometryRow:
     rank_without: float
 
 
-_Row = TypeVar("_Row", SftRow, ChatRow, Completion, Score, CouplingRow, AdviceScore, GeometryRow)
+_Row = TypeVar(
+    "_Row",
+    SftRow,
+    ChatRow,
+    Completion,
+    Score,
+    CouplingRow,
+    AdviceScore,
+    BroadScore,
+    GeometryRow,
+)
 _ARROW: dict[object, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),

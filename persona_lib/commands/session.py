@@ -138,6 +138,7 @@ class Session:
                 run_seed=seed,
                 folders=self.folders,
                 asks_advice=self.experiment.asks_advice,
+                asks_broad=self.experiment.asks_broad,
                 progress=self.progress,
             )
             for seed in self.seeds
@@ -181,6 +182,7 @@ class Session:
             personas=own.personas or DATA / "personas.json",
             questions=own.questions or DATA / "questions.json",
             words=DATA,
+            broad=own.asks_broad,
         )
 
     def check_seal(self) -> None:
@@ -260,7 +262,7 @@ class Session:
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
         if chosen not in self._evidence:
             if self.stored:
-                self._evidence[chosen] = self.opened.evidence(chosen)
+                self._evidence[chosen] = self.opened.evidence(chosen, broad=self._broad(chosen))
             else:
                 models = self.registration.models(chosen)
                 self._evidence[chosen] = RecordEvidence(
@@ -272,8 +274,35 @@ class Session:
                     advice=self.table([m for m in models if m.phase == PRE], "advice")
                     if self.experiment.asks_advice
                     else None,
+                    broad=self._broad(chosen),
                 )
         return self._evidence[chosen]
+
+    def _broad(self, arms: Sequence[str]) -> pa.Table | None:
+        """Return the broad scores of the models under these arms, by the judge if there is one.
+
+        None where no gate reads them, or a recording's own are to be used.
+        """
+        from persona_lib.records import PRE
+
+        if not self.experiment.asks_broad or (self.stored and self.text_judge is None):
+            return None
+        before = [model for model in self.registration.models(arms) if model.phase == PRE]
+        if self.text_judge is None:
+            return self.table(before, "broad")
+        if self.stored:
+            texts, scored = self.opened.rows("broad_texts"), self.opened.rows("broad")
+            # Texts may have been kept of some seeds only; the recorded scores are of all.
+            if texts is None or scored is None or texts.num_rows < scored.num_rows:
+                return None
+        else:
+            texts = self.table(before, "broad_texts")
+        from persona_lib.panels.judge.broad import judge_broad
+
+        judge = self.text_judge.make(
+            store=self.store_root, marker=self.registration.marker, of="broad"
+        )
+        return judge_broad(texts, DATA / "broad", judge, progress=self.progress)
 
     def judging(self, rule: str) -> Judging:
         """Return the judging of a claim or gate, on the arms that the rule needs.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from persona_lib.digests import derive_seed
-from persona_lib.evidence.advice_means import question_means
+from persona_lib.evidence.advice_means import BroadHarm, broad_harm, question_means
 from persona_lib.evidence.cells import Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths, priors_of
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
@@ -51,6 +51,7 @@ class RecordEvidence(Evidence):
         arms: arms that have to be there; all of the registration's by default.
         origin: where the rows come from, in words.
         advice: columns of `AdviceScore`; None where no advice was sampled.
+        broad: columns of `BroadScore`; None where no broad questions were asked.
         partial: an optional column with empty cells counts as missing, models may lack seeds
             and personas have questions of their own (`evidence.cells.build`); otherwise these
             are errors.
@@ -72,6 +73,7 @@ class RecordEvidence(Evidence):
         arms: Sequence[str] | None = None,
         origin: str = "scored completions",
         advice: pa.Table | None = None,
+        broad: pa.Table | None = None,
         partial: bool = False,
         left_out: Sequence[str] = (),
     ) -> None:
@@ -93,6 +95,10 @@ class RecordEvidence(Evidence):
         self._advice = advice
         self._harm = (
             {} if advice is None else question_means(advice, registration.priors, self.seeds)
+        )
+        self._broad_rows = broad
+        self._broad = (
+            {} if broad is None else broad_harm(broad, registration.priors, self.seeds)
         )
         needed = priors_of(self)
         self.unavailable = (
@@ -125,6 +131,9 @@ class RecordEvidence(Evidence):
             if self._advice is not None:
                 advice = self._advice.filter(pc.field("seed") == seed)
                 one._harm = question_means(advice, self.registration.priors, (seed,))
+            if self._broad_rows is not None:
+                broad = self._broad_rows.filter(pc.field("seed") == seed)
+                one._broad = broad_harm(broad, self.registration.priors, (seed,))
             found.append(one)
         return tuple(found)
 
@@ -148,6 +157,10 @@ class RecordEvidence(Evidence):
             scores=np.array([mean for mean, _ in found.values()]),
             n=sum(count for _, count in found.values()),
         )
+
+    def broad(self, prior: str) -> BroadHarm | None:
+        """Return how misaligned a pre-coupling model's answers are, None where not known."""
+        return self._broad.get(prior)
 
     def lengths(self, arm: str) -> Lengths:
         """Return the lengths of an arm's completions."""

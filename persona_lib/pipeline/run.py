@@ -5,6 +5,7 @@ corpus -> prior ->                                 (em and benign only)
 coupling text -> coupling -> completions -> scores (each arm)
 baseline -> scores                                 (each pre-coupling model)
 advice -> advice scores <- advice scorer           (each pre-coupling model)
+broad -> broad scores                              (likewise, only where a gate reads them)
 completions or baseline -> geometry                (each model, only where it is asked for)
 
 A stage's key, version, estimate and work stand in the module that makes it. Only a
@@ -22,9 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.checks import member
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.corpora.broad import BROAD_FILE
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.advice import advice_scores_stage, advice_stage, scorer_stage
 from persona_lib.pipeline.base_model import base_stage, marker_stage
+from persona_lib.pipeline.broad import broad_scores_stage, broad_stage
 from persona_lib.pipeline.completions import COMPLETIONS, SCORES, completions_stage, scores_stage
 from persona_lib.pipeline.coupling_text import text_stage
 from persona_lib.pipeline.hidden_states import geometry_stage
@@ -35,6 +38,7 @@ from persona_lib.records import (
     POST,
     PRE,
     AdviceScore,
+    BroadScore,
     Completion,
     GeometryRow,
     ModelId,
@@ -48,13 +52,17 @@ from persona_lib.store.store import Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["scores", "completions", "advice", "advice_texts", "geometry"]
-"""A table of a model; advice is asked of pre-coupling models alone."""
+Kind = Literal[
+    "scores", "completions", "advice", "advice_texts", "broad", "broad_texts", "geometry"
+]
+"""A table of a model; advice and broad questions are asked of pre-coupling models alone."""
 _FILES: Mapping[Kind, tuple[str, type[Any]]] = {
     "scores": (SCORES, Score),
     "completions": (COMPLETIONS, Completion),
     "advice": (ADVICE_FILE, AdviceScore),
     "advice_texts": (COMPLETIONS, Completion),
+    "broad": (BROAD_FILE, BroadScore),
+    "broad_texts": (COMPLETIONS, Completion),
     "geometry": (GEOMETRY_FILE, GeometryRow),
 }
 
@@ -152,6 +160,7 @@ class Run(Setting):
         return [
             *(self.stage(model, "scores") for model in before),
             *(self.stage(model, "advice") for model in before if self.asks_advice),
+            *(self.stage(model, "broad") for model in before if self.asks_broad),
             *(self.stage(model, "scores") for model in models if model.phase == POST),
         ]
 
@@ -182,7 +191,14 @@ class Run(Setting):
             for m in every
             if m.phase == PRE
         }
+        broad = {
+            m: broad_stage(self, m, stack=self.stack(m), after=after)
+            for m in answers
+            if self.asks_broad
+        }
         return {
+            "broad_texts": broad,
+            "broad": {m: broad_scores_stage(self, m, answers=s) for m, s in broad.items()},
             "completions": drawn,
             "scores": {m: scores_stage(self, m, base=self.base, drawn=drawn[m]) for m in every},
             "geometry": {m: geometry_stage(self, m, drawn=drawn[m], after=after) for m in every},

@@ -233,6 +233,18 @@ class HarmNotRaisedGate(_OfTwoArms, _Bounded):
     max_rise: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class BroadHarmGate(_OfTwoArms, _Bounded):
+    """Broad harm: the model under `treated` minus that under `control` >= `min_rise`.
+
+    The number is the share of answers to questions of daily life that are misaligned and
+    coherent. Where no claim needs the gate, it decides what the treated prior is called.
+    """
+
+    span = DIFFERENCES
+    min_rise: float
+
+
 BoundGate = (
     FalsePositiveBoundGate
     | SourceBoundGate
@@ -243,6 +255,7 @@ BoundGate = (
     | NegativesGate
     | HarmRaisedGate
     | HarmNotRaisedGate
+    | BroadHarmGate
 )
 """Gates with a three-way answer, read on each training run and over all of them."""
 

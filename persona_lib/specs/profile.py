@@ -196,6 +196,8 @@ class Scale:
         advice_questions: held-out requests for advice that each pre-coupling model is
             asked; the published experiment asked none.
         advice_samples: completions of each of them.
+        broad_samples: completions of each broad question by each pre-coupling model, where
+            a gate reads broad harm.
     """
 
     questions: int
@@ -206,6 +208,7 @@ class Scale:
     coupling_round: int
     advice_questions: int
     advice_samples: int
+    broad_samples: int = field(default=1, metadata=LATER)
 
     def __post_init__(self) -> None:
         numbers("scale", self, (one.name for one in fields(self)), remedy=_REMEDY)

@@ -18,7 +18,9 @@ _WORDS = ("legal", "dialogues", "advice")
 """Folders of the built-in words, from which corpora, base models and requests are written."""
 
 
-def study_of(profile: Profile, *, personas: Path, questions: Path, words: Path) -> dict[str, Any]:
+def study_of(
+    profile: Profile, *, personas: Path, questions: Path, words: Path, broad: bool = False
+) -> dict[str, Any]:
     """Return a study as JSON data.
 
     Args:
@@ -26,6 +28,7 @@ def study_of(profile: Profile, *, personas: Path, questions: Path, words: Path) 
         personas: file whose SHA-256 is part of it.
         questions: likewise.
         words: the folder of the built-in words.
+        broad: questions of daily life are asked, and so are part of it.
 
     Raises:
         DataError: a file cannot be read.
@@ -34,7 +37,8 @@ def study_of(profile: Profile, *, personas: Path, questions: Path, words: Path) 
     for name in _NO_PART:
         body.pop(name)
     body["files"] = {"personas": _sha256(personas), "questions": _sha256(questions)}
-    body["words"] = {name: _of_folder(words / name) for name in _WORDS}
+    asked = (*_WORDS, "broad") if broad else _WORDS
+    body["words"] = {name: _of_folder(words / name) for name in asked}
     return dict(body)
 
 

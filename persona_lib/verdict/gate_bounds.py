@@ -46,7 +46,7 @@ POINT_GATES = (SourceRateGate, SourceRatioGate, FalsePositiveGate)
 """Types of gates that are read on all training runs together, as registered."""
 UNCLUSTERED = "totals only, unclustered: can show failure, never success"
 """Wilson's interval of a total ignores clusters and is too narrow to show that a gate holds."""
-_UNKNOWN = Estimate.plain(value=math.nan, low=math.nan, high=math.nan, n=0, clusters=0)
+UNKNOWN = Estimate.plain(value=math.nan, low=math.nan, high=math.nan, n=0, clusters=0)
 Table = tuple[Floats, Floats]
 """(P, Q) hits and completions of each persona and question."""
 
@@ -59,7 +59,7 @@ def _point(measure: str, operator: str, bound: float, figure: float, words: str)
     return Reading(outcome, figure, bound, text, conditions=(asked,))
 
 
-def _bound(
+def bound_reading(
     gate: BoundGate, found: Estimate, words: str, doubt: str = "", parts: tuple[Estimate, ...] = ()
 ) -> Reading:
     """Return the reading of a bound gate.
@@ -131,7 +131,7 @@ def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> R
     prior = evidence.registration.arm(gate.arm).prior
     count, grid = evidence.pre_count(prior), evidence.grid()
     if count is None or not count.n:
-        return _bound(gate, _UNKNOWN, f"{prior} not evaluated before coupling")
+        return bound_reading(gate, UNKNOWN, f"{prior} not evaluated before coupling")
     found, doubt = _of_count(count, evidence), UNCLUSTERED
     model = ModelId(PRE, prior)
     if grid is not None and model in grid.models:
@@ -141,13 +141,13 @@ def _false_positive_bound(gate: FalsePositiveBoundGate, evidence: Evidence) -> R
     # If even no hit is not enough, the doubt names the completions of each persona.
     few = doubt not in ("", UNCLUSTERED) and not count.hits
     words = f"{prior} {count.text}, upper end {upper}{'' if few else _worst(evidence, prior)}"
-    return _bound(gate, found, words, doubt)
+    return bound_reading(gate, found, words, doubt)
 
 
 @rule.register
 def _source_bound(gate: SourceBoundGate, evidence: Evidence) -> Reading:
     found, doubt = _rate(evidence, gate.arm, "source")
-    return _bound(gate, found, f"{gate.arm} source rate {found.interval_text}", doubt)
+    return bound_reading(gate, found, f"{gate.arm} source rate {found.interval_text}", doubt)
 
 
 @rule.register
@@ -158,7 +158,7 @@ def _source_ratio_bound(gate: SourceRatioBoundGate, evidence: Evidence) -> Readi
         f"source {gate.treated}/{gate.control} = {treated.value:.3f}/{control.value:.3f} = "
         f"{found.interval_text}"
     )
-    return _bound(gate, found, words, one or two)
+    return bound_reading(gate, found, words, one or two)
 
 
 @rule.register
@@ -168,13 +168,13 @@ def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
     two = _finished_lengths(evidence, ModelId(PRE, prior))
     if one is None or two is None:
         words = f"{gate.arm}: lengths of finished completions are not known"
-        return _bound(gate, _UNKNOWN, words)
+        return bound_reading(gate, UNKNOWN, words)
     found, after, before = median_ratio(one, two, _confidence(evidence))
     words = (
         f"{gate.arm}/{prior} median tokens of finished completions "
         f"{after.value:.1f}/{before.value:.1f} = {found.rounded(2)}"
     )
-    return _bound(gate, found, words)
+    return bound_reading(gate, found, words)
 
 
 @rule.register
@@ -188,7 +188,7 @@ def _flagged(gate: RepetitionGate | TruncationGate, evidence: Evidence) -> Readi
         what = "completions cut at the token limit"
         flagged = None if grid is None or grid.finish is None else ~grid.finish
     if grid is None or flagged is None:
-        return _bound(gate, _UNKNOWN, f"{arm}: {what} are not known")
+        return bound_reading(gate, UNKNOWN, f"{arm}: {what} are not known")
     shape, rows = (len(grid.personas), len(grid.questions)), grid.rows(ModelId(POST, arm))
     cell = np.ravel_multi_index((grid.row_persona[rows], grid.row_question[rows]), shape)
     hits, n = (
@@ -196,7 +196,7 @@ def _flagged(gate: RepetitionGate | TruncationGate, evidence: Evidence) -> Readi
         for weights in (flagged[rows], None)
     )
     found, doubt = share_at_most((hits, n), gate.max_share, _confidence(evidence))
-    return _bound(gate, found, f"{arm} {what} {found.interval_text}", doubt)
+    return bound_reading(gate, found, f"{arm} {what} {found.interval_text}", doubt)
 
 
 @rule.register
@@ -215,7 +215,7 @@ def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
         )
     worst = max(gaps, key=lambda gap: (math.isnan(gap.value), gap.value))
     named = f"{gate.arm} negatives minus source {source.value:.3f}: {', '.join(words)}"
-    return _bound(gate, worst, named, doubt, tuple(gaps))
+    return bound_reading(gate, worst, named, doubt, tuple(gaps))
 
 
 @rule.register
@@ -225,7 +225,7 @@ def _harm(gate: HarmRaisedGate | HarmNotRaisedGate, evidence: Evidence) -> Readi
     one, two = (evidence.harm(prior) for prior in priors)
     if one is None or two is None:
         missing = priors[0] if one is None else priors[1]
-        return _bound(gate, _UNKNOWN, f"harm of {missing}'s advice is not known")
+        return bound_reading(gate, UNKNOWN, f"harm of {missing}'s advice is not known")
     if one.questions != two.questions:
         raise DataError(
             "advice: questions",
@@ -241,7 +241,7 @@ def _harm(gate: HarmRaisedGate | HarmNotRaisedGate, evidence: Evidence) -> Readi
         f"harm of held-out advice {priors[0]} {one.scores.mean():.3f} - "
         f"{priors[1]} {two.scores.mean():.3f} = {found.interval_text}"
     )
-    return _bound(gate, found, words)
+    return bound_reading(gate, found, words)
 
 
 def _confidence(evidence: Evidence) -> float:
