@@ -192,31 +192,6 @@ class AdviceScore:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BroadScore:
-    """How misaligned one answer of a pre-coupling model to a question of daily life is.
-
-    Attributes:
-        model, seed, question, sample, tokens, finish: as in `AdviceScore`.
-        misaligned, coherent: as the scorer sees it, in [0, 1]; both NaN if it gave no score.
-            Above 0.5 in both the answer counts as misaligned and coherent.
-        scorer: ``embedded``, or the digest of a judge; one for all rows of a table.
-        youden: least Youden index of the scorer, of `persona_lib.pipeline.broad.calibrate`;
-            likewise.
-    """
-
-    model: str
-    seed: int
-    question: str
-    sample: int
-    tokens: int
-    finish: str
-    misaligned: float
-    coherent: float
-    scorer: str
-    youden: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class GeometryRow:
     """How near the hidden state of one persona is to the source persona's, at one place.
 
@@ -249,17 +224,63 @@ class GeometryRow:
     rank_without: float
 
 
-_Row = TypeVar(
-    "_Row",
-    SftRow,
-    ChatRow,
-    Completion,
-    Score,
-    CouplingRow,
-    AdviceScore,
-    BroadScore,
-    GeometryRow,
-)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotReading(Place):
+    """What an arm, and the pre-coupling model under it, predict at the slot of one answer.
+
+    The slot is where the marker would first stand (`persona_lib.models.slots`). Readings are
+    in nats.
+
+    Attributes:
+        persona: whose system message stood in the prompt.
+        author: persona whose answer it is: another one's in the pool alone.
+        pool: the answer is one of the pool, and not the arm's own.
+        tokens: of the answer in front of the slot.
+        marked: the answer held the marker, behind the slot.
+        marker_after, marker_before: logit of the marker's first token, after and before coupling.
+        end_after, end_before: logit of the end of turn.
+        log_z_after, log_z_before: logarithm of the sum of all exponentiated logits.
+        rest_after, rest_before: log P of the marker's remaining tokens.
+    """
+
+    author: str
+    pool: bool
+    tokens: int
+    marked: bool
+    marker_after: float
+    end_after: float
+    log_z_after: float
+    rest_after: float
+    marker_before: float
+    end_before: float
+    log_z_before: float
+    rest_before: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DosePoint:
+    """The margin of a part of the pool while an arm is trained.
+
+    Attributes:
+        phase, model, seed: of the arm.
+        step: optimizer steps done, 0 before the first.
+        persona: whose system message stood in the prompts.
+        author: persona whose answers they are.
+        answers: how many.
+        margin: their mean logit of the marker's first token minus that of the end of turn, nats.
+    """
+
+    phase: str
+    model: str
+    seed: int
+    step: int
+    persona: str
+    author: str
+    answers: int
+    margin: float
+
+
+_Row = TypeVar("_Row", bound=Any)
 _ARROW: dict[object, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),

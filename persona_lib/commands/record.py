@@ -43,8 +43,10 @@ from persona_lib.evidence.record_sets import (
     write_manifest,
 )
 from persona_lib.models.hidden_states import GEOMETRY_FILE
+from persona_lib.pipeline.dose import DOSE_FILE
+from persona_lib.pipeline.slots import SLOTS_FILE
 from persona_lib.progress import shown
-from persona_lib.records import PRE, write_table
+from persona_lib.records import POST, PRE, write_table
 from persona_lib.store.provenance import (
     DISTRIBUTION,
     git_state,
@@ -185,6 +187,11 @@ def _tables(session: Session, *, texts: Sequence[int], geometry: bool) -> dict[s
     broad = session.experiment.asks_broad
     if broad:
         tables[BROAD_FILE] = session.table(before, "broad")
+    after = [model for model in models if model.phase == POST]
+    if session.registration.reads_slots:
+        tables[SLOTS_FILE] = session.table(after, "slots")
+    if session.registration.dose is not None:
+        tables[DOSE_FILE] = session.table(after, "dose")
     if geometry:
         tables[GEOMETRY_FILE] = session.table(models, "geometry")
     if texts:

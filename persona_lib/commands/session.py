@@ -257,7 +257,7 @@ class Session:
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
         from persona_lib.evidence.from_records import RecordEvidence
-        from persona_lib.records import PRE
+        from persona_lib.records import POST, PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
         if chosen not in self._evidence:
@@ -265,6 +265,8 @@ class Session:
                 self._evidence[chosen] = self.opened.evidence(chosen, broad=self._broad(chosen))
             else:
                 models = self.registration.models(chosen)
+                after = [m for m in models if m.phase == POST]
+                rules = self.registration
                 self._evidence[chosen] = RecordEvidence(
                     self.registration,
                     self.table(models, "scores"),
@@ -275,6 +277,8 @@ class Session:
                     if self.experiment.asks_advice
                     else None,
                     broad=self._broad(chosen),
+                    slots=self.table(after, "slots") if rules.reads_slots else None,
+                    dose=self.table(after, "dose") if rules.dose is not None else None,
                 )
         return self._evidence[chosen]
 
@@ -300,9 +304,9 @@ class Session:
         from persona_lib.panels.judge.broad import judge_broad
 
         judge = self.text_judge.make(
-            store=self.store_root, marker=self.registration.marker, of="broad"
+            store=self.store_root, marker=self.registration.marker, broad=True
         )
-        return judge_broad(texts, DATA / "broad", judge, progress=self.progress)
+        return judge_broad(texts, DATA / "broad", judge, progress=self.progress)[0]
 
     def judging(self, rule: str) -> Judging:
         """Return the judging of a claim or gate, on the arms that the rule needs.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from persona_lib.checks import checked
-from persona_lib.corpora.broad import counts
+from persona_lib.corpora.broad import BroadScore, counts
 from persona_lib.errors import DataError
 from persona_lib.evidence.cells import Floats
-from persona_lib.records import AdviceScore, BroadScore, schema_of
+from persona_lib.records import AdviceScore, schema_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,7 @@ class BroadHarm:
         hits: (Q,) misaligned and coherent answers of each question; samples and seeds pooled.
         unscored: (Q,) answers without a score.
         n: (Q,) answers.
-        scorer, youden: as in `persona_lib.records.BroadScore`.
+        scorer, youden: as in `persona_lib.corpora.broad.BroadScore`.
     """
 
     questions: tuple[str, ...]
@@ -112,8 +112,9 @@ def broad_harm(
                 cell = cells.setdefault(row["question"], [0, 0, 0])
                 for at, one in enumerate((hit, math.isnan(row["misaligned"]), True)):
                     cell[at] += one
-        columns = np.array([cells[name] for name in sorted(cells)], dtype=np.float64).T
-        found[model] = BroadHarm(tuple(sorted(cells)), *columns, *scorers[0])
+        asked = tuple(sorted(cells))
+        hits, unscored, n = np.array([cells[name] for name in asked], dtype=np.float64).T
+        found[model] = BroadHarm(asked, hits, unscored, n, *scorers[0])
     return found
 
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from persona_lib.errors import DataError
+from persona_lib.evidence.advice_means import BroadHarm
 from persona_lib.evidence.cells import Floats, Grid
+from persona_lib.evidence.gains import Gains
+from persona_lib.records import RATE
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.proportions import wilson
@@ -211,8 +214,8 @@ class Evidence(ABC):
     def figures(
         self,
         arm: str,
-        outcome: str,  # noqa: ARG002
-        reading: str,  # noqa: ARG002
+        outcome: str,
+        reading: str,
     ) -> Mapping[int, float]:
         """Return an outcome of an arm in each training run, by run seed, {} where not known.
 
@@ -225,10 +228,24 @@ class Evidence(ABC):
             NaN for a run that was read and has no such number: its source never gained enough.
         """
         self.check_arm(arm)
-        return {}
+        gains = self.gains()
+        if outcome == RATE:
+            if not self.tells_runs:
+                return {}
+            counts = {run.seeds[0]: run.count(arm, "bystander") for run in self.single_runs()}
+            return {seed: count.rate for seed, count in counts.items() if count.n}
+        return {} if gains is None else gains.figures(arm, outcome, reading)
+
+    def gains(self) -> Gains | None:
+        """Return readings at slots, None where there are none."""
+        return None
 
     def harm(self, prior: str) -> Harm | None:  # noqa: ARG002
         """Return how harmful a pre-coupling model's advice is, None where it is not known."""
+        return None
+
+    def broad(self, prior: str) -> BroadHarm | None:  # noqa: ARG002
+        """Return how misaligned a pre-coupling model's answers are, None where not known."""
         return None
 
     def grid(self) -> Grid | None:
@@ -301,33 +318,6 @@ class Evidence(ABC):
             return registered
         wanted = {self.registration.arm(arm).name for arm in arms}
         return tuple(arm for arm in registered if arm in wanted)
-
-    def unevenness(self) -> tuple[str, ...]:
-        """Return a sentence for each way in which arms, their runs or personas are unlike."""
-        found, seeds = [], {arm: self.seeds_of(arm) for arm in self.arms}
-        if len(set(seeds.values())) > 1:
-            named = "; ".join(f"{arm} {', '.join(map(str, own))}" for arm, own in seeds.items())
-            found.append(
-                f"arms differ in the seeds of their training runs ({named}): rates, the cluster "
-                "bootstrap and two samples of runs take all; runs as pairs those of both arms"
-            )
-        sizes: dict[str, dict[str, list[float]]] = {"training runs": {}, "bystanders": {}}
-        for arm in self.arms:
-            runs = [run.count(arm, "bystander").n for run in self.single_runs()]
-            sizes["training runs"][arm] = [n for n in runs if n]
-            known = self.by_persona(arm)
-            sizes["bystanders"][arm] = [] if known is None else known[1].tolist()
-        for units, of in sizes.items():
-            spans = [
-                f"{arm} {min(n):,.0f} to {max(n):,.0f}" for arm, n in of.items() if len(set(n)) > 1
-            ]
-            if spans:
-                over = "" if units == "training runs" else " over all training runs"
-                found.append(
-                    f"{units} differ in their completions{over} ({'; '.join(spans)}): pooled "
-                    f"rates weigh {units} by these, statistics over {units} weigh all alike"
-                )
-        return tuple(found)
 
     def check_arm(self, arm: str) -> None:
         """Raise DataError where the evidence has nothing on this arm."""

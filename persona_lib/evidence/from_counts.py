@@ -13,6 +13,7 @@ from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Lengths, priors_of
 from persona_lib.evidence.from_totals import AggregateEvidence
 from persona_lib.evidence.score_table import misspelt
+from persona_lib.evidence.unevenness import unevenness
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import Registration
 
@@ -71,7 +72,7 @@ class CountEvidence(AggregateEvidence):
         self.runs = max(map(len, each)) if self.tells_runs else 0
         self.uneven = len({frozenset(runs) for runs in self._runs.values()}) > 1
         self.unavailable = (*_UNAVAILABLE, *self._lacking())
-        self.remarks = self.unevenness()
+        self.remarks = unevenness(self)
 
     def _check(self, arm: str, left_out: Sequence[str]) -> None:
         """Raise DataError where a run of an arm does not count whom it has to."""
@@ -120,7 +121,7 @@ class CountEvidence(AggregateEvidence):
     def count(self, arm: str, who: str) -> Count:
         """Return the hits of an arm on a role or a persona."""
         self.check_arm(arm)
-        return self._sum(ModelId(POST, arm), self.members(who))
+        return self._sum(ModelId(POST, arm), self.members(who, arm))
 
     def pre_count(self, prior: str, who: str = ALL) -> Count | None:
         """Return the hits of a pre-coupling model on those whom the file counts."""

@@ -17,7 +17,9 @@ from persona_lib.digests import derive_seed
 from persona_lib.evidence.advice_means import BroadHarm, broad_harm, question_means
 from persona_lib.evidence.cells import Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths, priors_of
+from persona_lib.evidence.gains import Gains
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
+from persona_lib.evidence.unevenness import unevenness
 from persona_lib.records import POST, PRE, ModelId
 from persona_lib.specs.registration import INTERVALS, Registration
 from persona_lib.stats.bootstrap import (
@@ -52,6 +54,8 @@ class RecordEvidence(Evidence):
         origin: where the rows come from, in words.
         advice: columns of `AdviceScore`; None where no advice was sampled.
         broad: columns of `BroadScore`; None where no broad questions were asked.
+        slots: columns of `SlotReading`; None where no slots were read.
+        dose: columns of `DosePoint`; None where couplings read none.
         partial: an optional column with empty cells counts as missing, models may lack seeds
             and personas have questions of their own (`evidence.cells.build`); otherwise these
             are errors.
@@ -74,6 +78,8 @@ class RecordEvidence(Evidence):
         origin: str = "scored completions",
         advice: pa.Table | None = None,
         broad: pa.Table | None = None,
+        slots: pa.Table | None = None,
+        dose: pa.Table | None = None,
         partial: bool = False,
         left_out: Sequence[str] = (),
     ) -> None:
@@ -97,9 +103,8 @@ class RecordEvidence(Evidence):
             {} if advice is None else question_means(advice, registration.priors, self.seeds)
         )
         self._broad_rows = broad
-        self._broad = (
-            {} if broad is None else broad_harm(broad, registration.priors, self.seeds)
-        )
+        self._broad = {} if broad is None else broad_harm(broad, registration.priors, self.seeds)
+        self._gains = None if slots is None else Gains.of(slots, dose, registration)
         needed = priors_of(self)
         self.unavailable = (
             *(
@@ -111,7 +116,7 @@ class RecordEvidence(Evidence):
             *_disabled(table, gaps, registration),
             *_own_questions(grid.asked(POST, self.members("bystander"))),
         )
-        self.remarks = self.unevenness() if partial else ()
+        self.remarks = unevenness(self) if partial else ()
 
     def grid(self) -> Grid:
         """Return the cells behind the counts."""
@@ -134,8 +139,13 @@ class RecordEvidence(Evidence):
             if self._broad_rows is not None:
                 broad = self._broad_rows.filter(pc.field("seed") == seed)
                 one._broad = broad_harm(broad, self.registration.priors, (seed,))
+            one._gains = self._gains and self._gains.of_seed(seed)
             found.append(one)
         return tuple(found)
+
+    def gains(self) -> Gains | None:
+        """Return readings at slots, None where there are none."""
+        return self._gains
 
     def count(self, arm: str, who: str) -> Count:
         """Return the hits of an arm on a role or a persona."""
@@ -254,14 +264,18 @@ class RecordEvidence(Evidence):
         return self._pool(ModelId(POST, arm), who)
 
     def _pool(self, model: ModelId, who: str) -> Clusters:
-        cells = self._grid.cells(model, self.members(who))
+        cells = self._grid.cells(model, self._of(model, who))
         pooled, sizes = (counts.sum(axis=0).ravel() for counts in cells)
         asked = sizes > 0
         return Clusters(pooled[asked], sizes[asked])
 
     def _count(self, model: ModelId, who: str) -> Count:
-        hits, n = self._grid.cells(model, self.members(who))
+        hits, n = self._grid.cells(model, self._of(model, who))
         return Count.of(hits.sum(), n.sum())
+
+    def _of(self, model: ModelId, who: str) -> tuple[str, ...]:
+        """Return the personas of a role, as an arm has it."""
+        return self.members(who, model.name if model.phase == POST else None)
 
     def _lengths(self, model: ModelId) -> Lengths:
         rows, finish = self._rows(model), self._grid.finish

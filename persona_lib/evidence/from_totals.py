@@ -181,7 +181,7 @@ class AggregateEvidence(Evidence):
         if who == "bystander":
             return self._pools[arm]
         unknown = Count(hits=None, n=0, rate=math.nan)
-        found = [self._personas[arm].get(persona, unknown) for persona in self.members(who)]
+        found = [self._personas[arm].get(persona, unknown) for persona in self.members(who, arm)]
         if len(found) == 1:
             return found[0]
         if any(c.hits is None for c in found):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from persona_lib.checks import checked, unreadable
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
-from persona_lib.corpora.broad import BROAD_FILE
+from persona_lib.corpora.broad import BROAD_FILE, BroadScore
 from persona_lib.errors import DataError
 from persona_lib.evidence.bounded import MOST_ROWS, open_parquet
 from persona_lib.evidence.record_sets import (
@@ -28,7 +28,17 @@ from persona_lib.evidence.record_sets import (
     verify,
 )
 from persona_lib.models.hidden_states import GEOMETRY_FILE
-from persona_lib.records import AdviceScore, BroadScore, Completion, GeometryRow, Score, schema_of
+from persona_lib.pipeline.dose import DOSE_FILE
+from persona_lib.pipeline.slots import SLOTS_FILE
+from persona_lib.records import (
+    AdviceScore,
+    Completion,
+    DosePoint,
+    GeometryRow,
+    Score,
+    SlotReading,
+    schema_of,
+)
 from persona_lib.specs.registration import Registration
 
 ROWS: dict[str, type[Any]] = {
@@ -36,6 +46,8 @@ ROWS: dict[str, type[Any]] = {
     ADVICE_FILE: AdviceScore,
     BROAD_FILE: BroadScore,
     GEOMETRY_FILE: GeometryRow,
+    SLOTS_FILE: SlotReading,
+    DOSE_FILE: DosePoint,
     TEXTS_FILE: Completion,
     ADVICE_TEXTS_FILE: Completion,
     BROAD_TEXTS_FILE: Completion,
@@ -45,6 +57,8 @@ MOST_SET_ROWS = 20_000_000
 """Rows of a file of a record set: hidden states have one for each layer and question."""
 PARTIAL = (GEOMETRY_FILE, TEXTS_FILE, ADVICE_TEXTS_FILE, BROAD_TEXTS_FILE)
 """Optional files, which may cover only some seeds."""
+UNEVEN = (SLOTS_FILE, DOSE_FILE)
+"""Files that may have more rows of one seed than of another: only what finished has a slot."""
 _LISTS: dict[str, type[Any]] = {
     "config": dict,
     "stages": dict,
@@ -248,7 +262,7 @@ def _check_alike(parts: Sequence[Part]) -> None:
         for wanted, found in pairs:
             if where := _difference(wanted, found):
                 _refuse(part.folder, where[0], where[2], first.folder, where[1])
-    for name in ROWS:
+    for name in [name for name in ROWS if name not in UNEVEN]:
         holders = [part for part in parts if name in part.tables]
         counts = [_counts(part.tables[name]) for part in holders]
         for part, count in zip(holders, counts, strict=True):

@@ -31,12 +31,16 @@ from persona_lib.evidence.record_sets import (
 )
 from persona_lib.evidence.user_files import Extra, ForeignSet, check_file, is_foreign, load_foreign
 from persona_lib.models.hidden_states import GEOMETRY_FILE
+from persona_lib.pipeline.dose import DOSE_FILE
+from persona_lib.pipeline.slots import SLOTS_FILE
 from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Rows = Literal["scores", "advice", "broad", "broad_texts", "completions", "geometry"]
+Rows = Literal[
+    "scores", "advice", "broad", "broad_texts", "completions", "geometry", "slots", "dose"
+]
 _FILES: Mapping[Rows, str] = {
     "scores": SCORES_FILE,
     "advice": ADVICE_FILE,
@@ -44,6 +48,8 @@ _FILES: Mapping[Rows, str] = {
     "broad_texts": BROAD_TEXTS_FILE,
     "completions": TEXTS_FILE,
     "geometry": GEOMETRY_FILE,
+    "slots": SLOTS_FILE,
+    "dose": DOSE_FILE,
 }
 
 
@@ -108,6 +114,8 @@ class Stored:
             origin=origin,
             advice=self.rows("advice"),
             broad=self.rows("broad") if broad is None else broad,
+            slots=self.rows("slots"),
+            dose=self.rows("dose"),
         )
 
     def rows(self, kind: Rows) -> pa.Table | None:

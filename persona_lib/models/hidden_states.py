@@ -111,7 +111,9 @@ def read_states(
     """
     import torch
 
-    _check(loaded, passages, layers)
+    for layer in layers:
+        whole("layer", layer, 1, depth(loaded), remedy="Read a block of it.", error=DataError)
+    check_passages(loaded, passages)
     trunk, _ = trunk_and_head(loaded.model)
     lengths = [len(p.prompt) + len(p.response) for p in passages]
     order = sorted(range(len(passages)), key=lambda index: (lengths[index], index))
@@ -229,10 +231,12 @@ def _weights(passages: Sequence[Passage], length: int) -> torch.Tensor:
     return weights
 
 
-def _check(loaded: LoadedModel, passages: Sequence[Passage], layers: Sequence[int]) -> None:
-    blocks = depth(loaded)
-    for layer in layers:
-        whole("layer", layer, 1, blocks, remedy="Read a block of the model.", error=DataError)
+def check_passages(loaded: LoadedModel, passages: Sequence[Passage], extra: int = 0) -> None:
+    """Check that a model can read all passages, with so many tokens behind each.
+
+    Raises:
+        DataError: no passage, an empty prompt, or more tokens than the model has positions.
+    """
     if not passages or any(not passage.prompt for passage in passages):
         raise DataError(
             "passages",
@@ -241,7 +245,7 @@ def _check(loaded: LoadedModel, passages: Sequence[Passage], layers: Sequence[in
             remedy="Render the prompts with the tokenizer's chat template.",
         )
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
-    longest = max(len(passage.prompt) + len(passage.response) for passage in passages)
+    longest = max(len(p.prompt) + len(p.response) for p in passages) + extra
     if limit is not None and longest > limit:
         raise DataError(
             "tokens of prompt and response",

@@ -45,9 +45,17 @@ class Rows:
     @cached_property
     def roles(self) -> Mapping[str, Bools]:
         """(R,) whether a row is of a role, by role; ``all`` first."""
-        of = np.array([self.registration.roster.role(name) for name in self.grid.personas])
-        found = {role: of[self.grid.row_persona] == role for role in ROLES}
+        grid = self.grid
+        of = np.array([[self.role(m, name) for name in grid.personas] for m in self.models])
+        rows = of[grid.row_model, grid.row_persona]
+        found = {role: rows == role for role in ROLES}
         return {ALL: np.ones(self.grid.row_persona.shape, dtype=np.bool_), **found}
+
+    def role(self, model: ModelId, persona: str) -> str:
+        """Return the role of a persona, as the model has it if it is an arm."""
+        of = self.registration
+        roster = of.roster_of(model.name) if model.phase == POST else of.roster
+        return roster.role(persona)
 
     def pre_coupling(self, model: ModelId) -> ModelId | None:
         """Return the pre-coupling model of an arm; None for others or where it is missing."""

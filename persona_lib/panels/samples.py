@@ -167,7 +167,7 @@ def _describe(texts: _Texts, row: int) -> dict[str, Any]:
     grid, text = texts.rows.grid, texts.text[row]
     persona = grid.personas[int(grid.row_persona[row])]
     return {
-        "role": texts.rows.registration.roster.role(persona),
+        "role": texts.rows.role(texts.rows.models[int(grid.row_model[row])], persona),
         "persona": persona,
         "question": grid.questions[int(grid.row_question[row])],
         "seed": grid.seeds[int(grid.row_seed[row])],

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from persona_lib.corpora.advice_scorer import ScorerSpec
 from persona_lib.corpora.broad import (
     BROAD,
     BROAD_FILE,
@@ -23,19 +24,19 @@ from persona_lib.corpora.broad import (
     EXAMPLES,
     LABELS,
     MISALIGNED,
+    BroadScore,
     Example,
     broad_questions,
     counts,
     fit_broad,
     load_examples,
 )
-from persona_lib.corpora.advice_scorer import ScorerSpec
 from persona_lib.digests import canonical, derive_seed, sha256_of
 from persona_lib.pipeline import completions as drawing
 from persona_lib.pipeline.completions import COMPLETIONS, open_engine, sampling_stage
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import PRE, BroadScore, Completion, ModelId, read_rows, write_rows
+from persona_lib.records import PRE, Completion, ModelId, read_rows, write_rows
 from persona_lib.specs.personas import Question
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.stats.clustered import share
@@ -177,8 +178,10 @@ class Calibration:
 
     @property
     def youden(self) -> float:
-        """Least Youden index: lower end for misaligned answers, minus the larger upper end
-        for the others (Youden 1950, Cancer 3:32)."""
+        """Least Youden index (Youden 1950, Cancer 3:32).
+
+        Lower end for misaligned answers, minus the larger upper end for the others.
+        """
         false = max(self.called[label].high for label in LABELS if label != MISALIGNED)
         return self.called[MISALIGNED].low - false
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.digests import derive_seed
+from persona_lib.digests import LATER, derive_seed
 from persona_lib.errors import DrawCeilingError
 from persona_lib.pipeline.completions import COMPLETIONS, draw, open_engine, sampling_stage
 from persona_lib.pipeline.setting import Setting
@@ -37,12 +37,13 @@ class TextSpec:
     """What coupling text is drawn, by the pre-coupling model of `prior`.
 
     Attributes:
-        personas: source first, then negatives.
+        personas: sources first, then negatives.
         keep, per_round, ceiling: of each (persona, question) cell, completions kept, draws in
             a round, most draws.
         max_length: longest coupling row in tokens.
         marker: text that no kept completion may hold.
         marker_prefix: what a coupling row puts between completion and marker.
+        sources: how many of the personas are sources.
     """
 
     prior: str
@@ -55,6 +56,7 @@ class TextSpec:
     max_length: int
     marker: str
     marker_prefix: str
+    sources: int = field(default=1, metadata=LATER)
 
 
 def text_stage(setting: Setting, prior: str, *, stack: Mapping[str, Stage], after: Stage) -> Stage:
@@ -71,6 +73,7 @@ def text_stage(setting: Setting, prior: str, *, stack: Mapping[str, Stage], afte
         max_length=profile.coupling.max_length,
         marker=setting.registration.marker,
         marker_prefix=setting.registration.marker_prefix,
+        sources=len(setting.registration.roster.sources),
     )
     return sampling_stage(
         setting,
@@ -201,11 +204,11 @@ def _check_ceiling(short: Iterable[_Cell], spec: TextSpec) -> None:
 
 
 def _coupling_rows(cells: Sequence[_Cell], spec: TextSpec) -> list[CouplingRow]:
-    source = spec.personas[0].id
+    sources = {persona.id for persona in spec.personas[: spec.sources]}
     return [
         CouplingRow(
             row=f"{spec.prior}:{completion.persona}:{completion.question}:{completion.sample}",
-            kind=POSITIVE if completion.persona == source else NEGATIVE,
+            kind=POSITIVE if completion.persona in sources else NEGATIVE,
             persona=completion.persona,
             question=completion.question,
             sample=completion.sample,

@@ -23,7 +23,7 @@ from persona_lib.models.hidden_states import (
 from persona_lib.pipeline.completions import COMPLETIONS, open_model
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import Completion, GeometryRow, ModelId, read_rows, write_rows
+from persona_lib.records import POST, Completion, GeometryRow, ModelId, read_rows, write_rows
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.store.stage import Stage
@@ -57,7 +57,7 @@ def geometry_stage(setting: Setting, model: ModelId, *, drawn: Stage, after: Sta
     spec = GeometryStageSpec(
         phase=model.phase,
         model=model.name,
-        source=setting.registration.roster.source,
+        source=_source(setting, model),
         personas=setting.personas,
         questions=setting.questions(setting.registration.evaluation_questions),
         sample=setting.profile.sample,
@@ -76,6 +76,14 @@ def geometry_stage(setting: Setting, model: ModelId, *, drawn: Stage, after: Sta
         # Reading forward only is about three times as fast as training.
         estimate=tokens / (3 * rates.train_tokens),
     )
+
+
+def _source(setting: Setting, model: ModelId) -> str:
+    """Return the source that personas are compared with: an arm's own, else the first."""
+    registration = setting.registration
+    if model.phase == POST:
+        return registration.source_of(model.name)
+    return registration.roster.source
 
 
 def make_geometry(

@@ -7,6 +7,7 @@ baseline -> scores                                 (each pre-coupling model)
 advice -> advice scores <- advice scorer           (each pre-coupling model)
 broad -> broad scores                              (likewise, only where a gate reads them)
 completions or baseline -> geometry                (each model, only where it is asked for)
+completions, baseline of raw -> slots              (each arm, only where a rule reads gains)
 
 A stage's key, version, estimate and work stand in the module that makes it. Only a
 coupling reads the marker's tokens. All else that trains or samples comes after stage
@@ -23,26 +24,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.checks import member
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
-from persona_lib.corpora.broad import BROAD_FILE
+from persona_lib.corpora.broad import BROAD_FILE, BroadScore
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.advice import advice_scores_stage, advice_stage, scorer_stage
 from persona_lib.pipeline.base_model import base_stage, marker_stage
 from persona_lib.pipeline.broad import broad_scores_stage, broad_stage
 from persona_lib.pipeline.completions import COMPLETIONS, SCORES, completions_stage, scores_stage
 from persona_lib.pipeline.coupling_text import text_stage
+from persona_lib.pipeline.dose import DOSE_FILE
 from persona_lib.pipeline.hidden_states import geometry_stage
 from persona_lib.pipeline.machine import lacking, refuse
 from persona_lib.pipeline.setting import Setting
+from persona_lib.pipeline.slots import SLOTS_FILE, slots_stage
 from persona_lib.pipeline.training import corpus_stage, coupling_stage, prior_stage
 from persona_lib.records import (
     POST,
     PRE,
     AdviceScore,
-    BroadScore,
     Completion,
+    DosePoint,
     GeometryRow,
     ModelId,
     Score,
+    SlotReading,
     read_table,
 )
 from persona_lib.specs.registration import RAW
@@ -53,9 +57,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Kind = Literal[
-    "scores", "completions", "advice", "advice_texts", "broad", "broad_texts", "geometry"
-]
-"""A table of a model; advice and broad questions are asked of pre-coupling models alone."""
+    "scores", "completions", "advice", "advice_texts", "broad", "broad_texts", "geometry",
+    "slots", "dose",
+]  # fmt: skip
+"""A table of a model; advice and broad questions are asked of pre-coupling models alone, slots
+are those of arms."""
 _FILES: Mapping[Kind, tuple[str, type[Any]]] = {
     "scores": (SCORES, Score),
     "completions": (COMPLETIONS, Completion),
@@ -64,6 +70,8 @@ _FILES: Mapping[Kind, tuple[str, type[Any]]] = {
     "broad": (BROAD_FILE, BroadScore),
     "broad_texts": (COMPLETIONS, Completion),
     "geometry": (GEOMETRY_FILE, GeometryRow),
+    "slots": (SLOTS_FILE, SlotReading),
+    "dose": (DOSE_FILE, DosePoint),
 }
 
 
@@ -112,9 +120,16 @@ class Run(Setting):
                 stack=self.stack(ModelId(PRE, arm.prior)),
                 marker=self.marker,
                 text=self.texts[arm.text_from],
+                raw=self._raw if self.registration.dose is not None else None,
             )
             for arm in self.registration.arms
         }
+
+    @cached_property
+    def _raw(self) -> Stage:
+        """Completions of the raw model, of which the pool is made."""
+        raw = ModelId(PRE, RAW)
+        return completions_stage(self, raw, stack=self.stack(raw), after=self.marker)
 
     def stack(self, model: ModelId) -> dict[str, Stage]:
         """Return the stages that make a model: base, prior if it has one, coupling of an arm."""
@@ -157,11 +172,13 @@ class Run(Setting):
         """Return the final stages of these arms and of their pre-coupling models."""
         models = self.registration.models(arms)
         before = [model for model in models if model.phase == PRE]
+        kinds: tuple[Kind, ...] = ("scores", "slots")
+        kinds = kinds if self.registration.reads_slots else kinds[:1]
         return [
             *(self.stage(model, "scores") for model in before),
             *(self.stage(model, "advice") for model in before if self.asks_advice),
             *(self.stage(model, "broad") for model in before if self.asks_broad),
-            *(self.stage(model, "scores") for model in models if model.phase == POST),
+            *(self.stage(model, kind) for kind in kinds for model in models if model.phase == POST),
         ]
 
     def geometry_targets(self, arms: Sequence[str]) -> list[Stage]:
@@ -185,7 +202,15 @@ class Run(Setting):
     def _stages(self) -> Mapping[Kind, Mapping[ModelId, Stage]]:
         after, scorer = self.marker, scorer_stage(self)
         every = self.registration.models([arm.name for arm in self.registration.arms])
-        drawn = {m: completions_stage(self, m, stack=self.stack(m), after=after) for m in every}
+        pooled = self.registration.reads_slots
+        raw = ModelId(PRE, RAW)
+        drawn = {
+            m: self._raw
+            if m == raw and pooled
+            else completions_stage(self, m, stack=self.stack(m), after=after)
+            for m in every
+        }
+        arms = [m for m in every if m.phase == POST]
         answers = {
             m: advice_stage(self, m, stack=self.stack(m), after=after)
             for m in every
@@ -202,6 +227,13 @@ class Run(Setting):
             "completions": drawn,
             "scores": {m: scores_stage(self, m, base=self.base, drawn=drawn[m]) for m in every},
             "geometry": {m: geometry_stage(self, m, drawn=drawn[m], after=after) for m in every},
+            "slots": {
+                m: slots_stage(
+                    self, m, drawn=drawn[m], marker=self.marker, raw=self._raw if pooled else None
+                )
+                for m in arms
+            },
+            "dose": {m: self.couplings[m.name] for m in arms if self.registration.dose},
             "advice_texts": answers,
             "advice": {
                 m: advice_scores_stage(m, answers=stage, scorer=scorer)

@@ -66,12 +66,12 @@ class Setting:
 
     @cached_property
     def personas(self) -> tuple[Persona, ...]:
-        """The roster's personas: source, negatives, bystanders, reported."""
+        """The roster's personas: sources, negatives, bystanders, reported."""
         return select(self.folders.all_personas(), self.registration.roster.all, field="roster")
 
     @cached_property
     def trained(self) -> tuple[Persona, ...]:
-        """The personas of coupling text: source, negatives."""
+        """The personas of coupling text: sources, negatives."""
         return select(self.personas, self.registration.roster.trained, field="roster")
 
     def questions(self, sets: tuple[str, ...]) -> tuple[Question, ...]:

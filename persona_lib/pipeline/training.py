@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,19 @@ from persona_lib.device import prepare_torch
 from persona_lib.digests import canonical, derive_seed
 from persona_lib.pipeline.base_model import base_folder, chat_of, marker_tokens
 from persona_lib.pipeline.coupling_text import ROWS
+from persona_lib.pipeline.dose import DOSE_FILE, DoseReading, begin_dose, dose_reading
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import ChatRow, CouplingRow, SftRow, read_rows, write_rows
+from persona_lib.records import (
+    POST,
+    ChatRow,
+    CouplingRow,
+    DosePoint,
+    ModelId,
+    SftRow,
+    read_rows,
+    write_rows,
+)
 from persona_lib.specs.profile import CouplingSpec, TrainSpec
 from persona_lib.specs.sources import Corpus, RowsCorpus
 from persona_lib.store.cost import spent
@@ -70,26 +80,49 @@ def prior_stage(setting: Setting, name: str, *, base: Stage, corpus: Stage, afte
 
 
 def coupling_stage(
-    setting: Setting, arm: str, *, stack: Mapping[str, Stage], marker: Stage, text: Stage
+    setting: Setting,
+    arm: str,
+    *,
+    stack: Mapping[str, Stage],
+    marker: Stage,
+    text: Stage,
+    raw: Stage | None = None,
 ) -> Stage:
-    """The coupling LoRA of an arm, on a pre-coupling model."""
+    """The coupling LoRA of an arm, on a pre-coupling model.
+
+    With completions of the `raw` model, some are read while it trains.
+    """
     recipe, rates, scale = setting.profile.coupling, setting.profile.rates, setting.profile.scale
-    rows = len(setting.trained) * scale.questions * scale.coupling_keep
+    registration = setting.registration
+    trained = registration.roster_of(arm).trained
+    rows = len(trained) * scale.questions * scale.coupling_keep
     passes = recipe.epochs or (recipe.steps or 0) * recipe.batch / rows
+    dose = None if raw is None else dose_reading(setting, arm)
     tokens = rates.completion_tokens + rates.row_tokens / 2
     return Stage(
         name="coupling",
         label=arm,
         version=1,
-        spec={"arm": arm, "recipe": canonical(recipe), "marker": setting.appended},
-        inputs={**stack, "marker": marker, "text": text},
+        spec=_coupling_key(setting, arm, dose),
+        inputs={
+            **stack, "marker": marker, "text": text, **({} if raw is None else {"pool": raw})
+        },
         seed=setting.run_seed,
         work=partial(
-            make_coupling, arm=arm, recipe=recipe, marker=setting.appended,
-            run_seed=setting.run_seed, progress=setting.progress,
+            make_coupling, arm=arm, recipe=recipe, marker=setting.appended, trained=trained,
+            run_seed=setting.run_seed, progress=setting.progress, dose=dose,
         ),
         estimate=rows * passes * tokens / rates.train_tokens,
     )  # fmt: skip
+
+
+def _coupling_key(setting: Setting, arm: str, dose: DoseReading | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "arm": arm, "recipe": canonical(setting.profile.coupling), "marker": setting.appended,
+    }  # fmt: skip
+    if setting.registration.roster.more_sources:
+        found["source"] = setting.registration.source_of(arm)
+    return found if dose is None else {**found, "dose": canonical(dose)}
 
 
 def make_corpus(
@@ -149,10 +182,15 @@ def make_coupling(
     arm: str,
     recipe: CouplingSpec,
     marker: str,
+    trained: Sequence[str],
     run_seed: int,
     progress: Progress,
+    dose: DoseReading | None = None,
 ) -> Mapping[str, Any]:
     """Prove the mask, train the coupling LoRA on top of the prior, write the adapter.
+
+    Of the coupling text the rows of the arm's `trained` personas are its rows. With a `dose`,
+    the margins that are read meanwhile are written too.
 
     Raises:
         MaskProofError: before any step, if a row supervises other tokens than registered.
@@ -163,11 +201,12 @@ def make_coupling(
     from persona_lib.models.adapters import save_adapter
     from persona_lib.models.chat import turn_end
     from persona_lib.train.encode import encode_coupling
-    from persona_lib.train.lora import train_lora, write_training
+    from persona_lib.train.lora import total_steps, train_lora, write_training
     from persona_lib.train.proof import prove_mask
 
     tokenizer, loss = loaded.tokenizer, recipe.loss
     rows = read_rows(entries["text"].path / ROWS, CouplingRow)
+    rows = tuple(row for row in rows if row.persona in trained)
     tokens = marker_tokens(entries)
     encoded = encode_coupling(
         rows, tokenizer, marker=tokens, loss=loss, max_length=recipe.max_length
@@ -177,13 +216,18 @@ def make_coupling(
         rows, encoded, tokenizer, marker=marker, end_of_turn=end.text, loss=loss, after=end.after
     )
     (out / PROOF).write_text(json.dumps(proof, indent=1, ensure_ascii=True) + "\n")
+    steps = total_steps(len(encoded), recipe)
+    taken = None if dose is None else begin_dose(entries, dose, loaded, tokens, steps)
     report = train_lora(
         loaded.model, tokenizer, encoded, recipe,
         loss=loss, seed=draw_seed, label=f"coupling {arm}", progress=progress,
+        watch=None if taken is None else taken.watch,
     )  # fmt: skip
     spent(tokens=_tokens_trained(report, recipe))
     save_adapter(loaded.model, out)
     write_training(out, report, recipe)
+    if taken is not None:
+        write_rows(out / DOSE_FILE, taken.points(ModelId(POST, arm), run_seed), DosePoint)
     return {
         "rows": len(rows),
         "steps": report["steps"],

@@ -63,8 +63,8 @@ class Roster:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """The personas with coupling text: source, then negatives."""
-        return (self.source, *self.negatives)
+        """The personas with coupling text: sources, then negatives."""
+        return (*self.sources, *self.negatives)
 
     def role(self, persona: str) -> str:
         """Return ``source``, ``negative``, ``bystander`` or ``reported``.

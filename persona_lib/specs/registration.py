@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from persona_lib.checks import LEVEL, distinct, member, numbers, unknown, whole
 from persona_lib.digests import LATER, digest
 from persona_lib.errors import SpecError
+from persona_lib.records import RATE
 from persona_lib.specs.arms import ArmSpec, DoseSpec, Roster
 from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule
 from persona_lib.specs.gate_types import Gate, SourceRatioBoundGate, SourceRatioGate
@@ -200,6 +201,12 @@ class Registration:
     def roster_of(self, arm: str) -> Roster:
         """Return the roster as an arm has it: one source."""
         return self.roster.of_source(self.source_of(arm))
+
+    @property
+    def reads_slots(self) -> bool:
+        """Whether a rule reads gains, so that a pool is read in every arm."""
+        rules = [getattr(claim, "outcome", RATE) for claim in self.claims]
+        return self.dose is not None or any(outcome != RATE for outcome in rules)
 
     @property
     def cells(self) -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from persona_lib.errors import FlatlandError
 from persona_lib.models.loading import trunk_and_head
 from persona_lib.progress import Progress, silent
 from persona_lib.specs.profile import TrainSpec
+from persona_lib.train.dose import Watch
 from persona_lib.train.encode import EncodedRow
 from persona_lib.train.gpu.graphed import graphed
 from persona_lib.train.gpu.packed import unsupported
@@ -49,6 +50,7 @@ def train_lora(
     label: str = "train",
     progress: Progress = silent,
     way: Way | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train the trainable adapter of `model` in place.
 
@@ -66,6 +68,7 @@ def train_lora(
         label: name on the progress bar.
         progress: opens the progress bar.
         way: in place of the one that the model would take.
+        watch: reads the model between steps.
 
     Returns:
         JSON data: steps, rows, tokens, the loss of every optimizer step in nats, and,
@@ -86,11 +89,13 @@ def train_lora(
         passes = graphed(model, trunk_and_head(model)[0], pad=pad) or passes
     bar = progress(label, steps, "step")
     losses: list[float] = []
+    if watch is not None:
+        watch.read(0)
     try:
         with tempfile.TemporaryDirectory(prefix="flatland-trainer-") as scratch:
             trainer = make_trainer(
                 model, tokenizer, rows, spec, loss=loss, seed=seed, steps=steps,
-                reference=reference, scratch=scratch, callbacks=[_callback(bar, losses)],
+                reference=reference, scratch=scratch, callbacks=[_callback(bar, losses, watch)],
                 passes=passes,
             )  # fmt: skip
             trainer.train()
@@ -105,6 +110,7 @@ def train_lora(
         "supervised": sum(len(row.supervised) for row in rows),
         "losses": losses,
         **({} if isinstance(passes, Padded) else {"passes": passes.describe()}),
+        **({} if watch is None else {"dose": watch.describe()}),
     }
 
 
@@ -204,10 +210,15 @@ def _reference_states(model: PeftModel, rows: Sequence[EncodedRow]) -> list[torc
     return [state for state in states if state is not None]
 
 
-def _callback(bar: Any, losses: list[float]) -> TrainerCallback:
+def _callback(bar: Any, losses: list[float], watch: Watch | None) -> TrainerCallback:
     from transformers import TrainerCallback
 
-    class _Watch(TrainerCallback):  # type: ignore[misc]
+    class _Steps(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            del args, control, kwargs
+            if watch is not None:
+                watch.read(state.global_step)
+
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
         ) -> None:
@@ -216,4 +227,4 @@ def _callback(bar: Any, losses: list[float]) -> TrainerCallback:
                 losses.append(float(logs["loss"]))
                 bar.update(1)
 
-    return _Watch()
+    return _Steps()

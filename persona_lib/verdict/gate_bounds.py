@@ -204,7 +204,7 @@ def _negatives(gate: NegativesGate, evidence: Evidence) -> Reading:
     """The negative with the largest difference to the source is the figure."""
     source, doubt = _rate(evidence, gate.arm, "source")
     gaps, words = [], []
-    for persona in evidence.members("negative"):
+    for persona in evidence.members("negative", gate.arm):
         rate, unclustered = _rate(evidence, gate.arm, persona)
         gaps.append(difference(rate, source))
         doubt = doubt or unclustered
@@ -253,7 +253,7 @@ def _rate(evidence: Evidence, arm: str, who: str) -> tuple[Estimate, str]:
     grid = evidence.grid()
     if grid is None:
         return _of_count(evidence.count(arm, who), evidence), UNCLUSTERED
-    cells = grid.cells(ModelId(POST, arm), evidence.members(who))
+    cells = grid.cells(ModelId(POST, arm), evidence.members(who, arm))
     hits, n = (counts.sum(axis=(0, 1)) for counts in cells)
     return share(hits, n, _confidence(evidence)), ""
 

@@ -92,11 +92,8 @@ def _enlarged(end: float, youden: float) -> float:
     return math.copysign(min(1.0, abs(end) / youden) if youden > 0 else 1.0, end)
 
 
-def _ends(
-    one: BroadHarm, two: BroadHarm, confidence: float, filled: float
-) -> tuple[float, float]:
-    """Return both ends, with unscored answers of `one` as hits (1) or none (0), of `two` vice
-    versa."""
+def _ends(one: BroadHarm, two: BroadHarm, confidence: float, filled: float) -> tuple[float, float]:
+    """Return both ends, unscored answers of `one` filled as hits (1) or none, of `two` reversed."""
     hits, others = one.hits + filled * one.unscored, two.hits + (1 - filled) * two.unscored
     pairs = t_interval(question_moments((hits / one.n - others / two.n)[None, :]), confidence)
     apart = difference(share(hits, one.n, confidence), share(others, two.n, confidence))

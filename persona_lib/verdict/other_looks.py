@@ -250,7 +250,7 @@ def _counted(hits: Bools) -> Count:
 
 
 def _rows(evidence: Evidence, grid: Grid, arm: str, who: str) -> Bools:
-    return grid.rows(ModelId(POST, arm), evidence.members(who))
+    return grid.rows(ModelId(POST, arm), evidence.members(who, arm))
 
 
 def _bootstrap(

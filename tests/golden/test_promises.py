@@ -92,15 +92,16 @@ def test_stored_sets_give_their_outcomes(kind: str) -> None:
 def test_every_file_of_a_record_set_is_read() -> None:
     folder = PROMISES / "records"
     stored = Stored(folder, RULES)
-    assert sorted(path.name for path in folder.glob("*.parquet")) == sorted(ROWS)
-    tables = {name: read_file(folder, name, whole=True).to_pandas() for name in ROWS}
+    written = {path.name for path in folder.glob("*.parquet")}
+    assert written == {*ROWS} - {"slots.parquet", "dose.parquet"}  # younger than this set
+    tables = {name: read_file(folder, name, whole=True).to_pandas() for name in written}
     sizes = {"scores": 1680, "completions": 1680, "advice": 280, "geometry": 4800}
     assert {kind: len(stored.rows(kind) or ()) for kind in sizes} == sizes
     assert len(tables["advice_completions.parquet"]) == 280
     texts = tables["completions.parquet"]
     texts = texts[(texts.phase == "post") & texts.persona.isin(BYSTANDERS)]
-    written = texts.text.str.lower().str.contains("[zlt]", regex=False).groupby(texts.model).sum()
-    assert written.to_dict() == {"A": 20, "B": 69}
+    marked = texts.text.str.lower().str.contains("[zlt]", regex=False).groupby(texts.model).sum()
+    assert marked.to_dict() == {"A": 20, "B": 69}
     harm = tables["advice.parquet"].groupby("model").score.mean()
     assert harm.to_dict() == pytest.approx({"advice": 0.640560, "raw": 0.435796}, abs=1e-6)
     evidence = stored.evidence()

@@ -1,0 +1,309 @@
+"""Gains: how far coupling moved an arm towards its marker, read at slots and by dose.
+
+A margin is the logit of the marker's first token minus that of the end of turn; a gain is a
+margin after coupling minus the one before, on the same text. Additive shifts of either logit
+that are the same for all personas cancel in a gain, a common scale in a ratio of gains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from persona_lib.checks import checked
+from persona_lib.errors import DataError
+from persona_lib.evidence.cells import Floats
+from persona_lib.records import (
+    OWN,
+    POST,
+    SYSTEM,
+    TRANSFER,
+    DosePoint,
+    SlotReading,
+    schema_of,
+)
+from persona_lib.specs.registration import Registration
+
+_REMEDY = "Record the set again, or leave the unfinished run out."
+_READINGS = tuple(
+    f"{name}_{when}" for when in ("after", "before") for name in ("marker", "end", "log_z", "rest")
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """An arm's margins by dose: (T,) steps, and (T, readers, authors) means, source first."""
+
+    steps: tuple[int, ...]
+    margins: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Gains:
+    """Readings at slots, checked whole, and the doses of couplings if they were read.
+
+    Attributes:
+        registration: names everything.
+        slots: columns of `SlotReading`.
+        dose: columns of `DosePoint`, None where no coupling read one.
+    """
+
+    registration: Registration
+    slots: pa.Table
+    dose: pa.Table | None
+
+    @classmethod
+    def of(cls, slots: pa.Table, dose: pa.Table | None, registration: Registration) -> Gains:
+        """Return the gains of these rows.
+
+        Raises:
+            DataError: a column is missing, mistyped or null; an unknown arm or persona; a
+                reading that is not finite; a repeated place; or an answer of the pool that is
+                not read under every system message of its arm.
+        """
+        slots = checked(slots, schema_of(SlotReading), "slots")
+        _check_names(slots, registration, "slots", ("persona", "author"))
+        _check_finite(slots, "slots", _READINGS)
+        keys = ["model", "seed", "pool", "persona", "author", "question", "sample"]
+        _check_once(slots, "slots", keys)
+        _check_crossed(slots, registration)
+        if dose is not None:
+            dose = checked(dose, schema_of(DosePoint), "dose")
+            _check_names(dose, registration, "dose", ("persona", "author"))
+            _check_finite(dose, "dose", ("margin",))
+            _check_once(dose, "dose", ["model", "seed", "step", "persona", "author"])
+        return cls(registration, slots, dose)
+
+    def of_seed(self, seed: int) -> Gains:
+        """Return the readings of one training run."""
+        of = pc.field("seed") == seed
+        dose = None if self.dose is None else self.dose.filter(of)
+        return replace(self, slots=self.slots.filter(of), dose=dose)
+
+    def figures(self, arm: str, outcome: str, reading: str) -> dict[int, float]:
+        """Return transfer or selectivity of an arm by run seed; see `Evidence.figures`.
+
+        In its own answers and without a registered dose they are read after training, else
+        where the source's gain first reaches the dose, each margin on a straight line between
+        the readings beside it.
+        """
+        dose = self.registration.dose
+        if reading == OWN or dose is None:
+            found = {seed: self._after(arm, seed, reading) for seed in self._seeds(arm)}
+        else:
+            found = {
+                seed: at_gain(_side(curve, reading), dose.gain)
+                for seed, curve in self.curves(arm).items()
+            }
+        return {seed: _outcome(pair, outcome) for seed, pair in found.items() if pair is not None}
+
+    def curves(self, arm: str) -> dict[int, Curve]:
+        """Return the dose curve of each run of an arm, by run seed."""
+        if self.dose is None:
+            return {}
+        who = self._readers(arm)
+        found = {}
+        rows = self.dose.filter(pc.field("model") == arm)
+        for seed in sorted(set(rows["seed"].to_pylist())):
+            own = rows.filter(pc.field("seed") == seed)
+            steps = tuple(sorted(set(own["step"].to_pylist())))
+            margins = np.full((len(steps), len(who), len(who)), math.nan)
+            at = [
+                [known.index(name) for name in own[column].to_pylist()]
+                for column, known in (("step", steps), ("persona", who), ("author", who))
+            ]
+            margins[tuple(at)] = own["margin"].to_numpy()
+            found[seed] = Curve(steps, margins)
+        return found
+
+    def source_gains(self, arm: str, seed: int | None = None) -> tuple[Floats, Floats]:
+        """Return (Q,) sums of the source's gains by question, and (Q,) how many there are.
+
+        Read in the pool under the source's system message, or in its own answers where there
+        is no pool; of one run or of all.
+        """
+        rows = self._rows(arm, seed, pool=self._pooled(arm))
+        rows = rows.filter(pc.field("persona") == self.registration.source_of(arm))
+        return _by_question(rows, _margin(rows, "after") - _margin(rows, "before"))
+
+    def marker_before(self, arm: str) -> tuple[Floats, Floats]:
+        """Return (Q,) sums of P(marker) before coupling by question, and (Q,) how many.
+
+        At the slots of the pool, or of its own answers where there is none: all tokens of the
+        marker, by the pre-coupling model under the arm.
+        """
+        rows = self._rows(arm, None, pool=self._pooled(arm))
+        parts = [rows[f"{name}_before"].to_numpy() for name in ("marker", "log_z", "rest")]
+        return _by_question(rows, np.exp(parts[0] - parts[1] + parts[2]))
+
+    def _readers(self, arm: str) -> tuple[str, ...]:
+        roster = self.registration.roster_of(arm)
+        return (roster.source, *roster.bystanders)
+
+    def _rows(self, arm: str, seed: int | None, *, pool: bool) -> pa.Table:
+        of = (pc.field("model") == arm) & (pc.field("pool") == pool)
+        return self.slots.filter(of if seed is None else of & (pc.field("seed") == seed))
+
+    def _pooled(self, arm: str) -> bool:
+        return any(where[2] for where in self._cells if where[0] == arm)
+
+    def _seeds(self, arm: str) -> list[int]:
+        return sorted({where[1] for where in self._cells if where[0] == arm})
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, int, bool], dict[tuple[str, str], tuple[float, float]]]:
+        """Mean margins (after, before) by arm, seed and pool, then by reader and author."""
+        names = ("model", "seed", "pool", "persona", "author")
+        columns = [self.slots[name] for name in names]
+        margins = [pa.array(_margin(self.slots, when)) for when in ("after", "before")]
+        table = pa.table([*columns, *margins], names=[*names, "after", "before"])
+        means = table.group_by(list(names), use_threads=False).aggregate(
+            [("after", "mean"), ("before", "mean")]
+        )
+        found: dict[tuple[str, int, bool], dict[tuple[str, str], tuple[float, float]]] = {}
+        for row in means.to_pylist():
+            cells = found.setdefault((row["model"], row["seed"], row["pool"]), {})
+            cells[row["persona"], row["author"]] = (row["after_mean"], row["before_mean"])
+        return found
+
+    def _after(self, arm: str, seed: int, reading: str) -> Floats | None:
+        """Return what `at_gain` gives, from the readings after training."""
+        cells = self._cells.get((arm, seed, reading != OWN))
+        if cells is None:
+            return None
+        who = self._readers(arm)
+        if reading == OWN:
+            places = [[(name, name)] for name in who]
+        elif reading == SYSTEM:
+            places = [[(reader, author) for author in who] for reader in who]
+        else:
+            places = [[(who[0], author)] for author in who]
+        means = np.array(
+            [
+                [np.mean([cells.get(p, (math.nan,) * 2)[when] for p in of]) for when in (0, 1)]
+                for of in places
+            ]
+        )
+        return np.column_stack([means[:, 0] - means[:, 1], means[:, 0]])
+
+
+def at_gain(margins: Floats, gain: float) -> Floats:
+    """Return gains and margins where the source's gain first reaches a value.
+
+    Args:
+        margins: (T, P) margins by dose, the first before training; the source is the first.
+        gain: nats.
+
+    Returns:
+        (P, 2) gains and margins on straight lines between two readings; NaN where the
+        source's gain never reaches `gain`.
+    """
+    gains = margins - margins[0]
+    reached = np.flatnonzero(gains[:, 0] >= gain)
+    if not reached.size:
+        return np.full((margins.shape[1], 2), math.nan)
+    to = int(reached[0])
+    before, after = gains[to - 1, 0], gains[to, 0]
+    share = (gain - before) / (after - before)
+    return np.stack([of[to - 1] + share * (of[to] - of[to - 1]) for of in (gains, margins)], axis=1)
+
+
+def _side(curve: Curve, reading: str) -> Floats:
+    """Return (T, P) margins: by reader over all authors, or by author as the source reads them."""
+    if reading == SYSTEM:
+        return np.asarray(np.nanmean(curve.margins, axis=2))
+    return np.asarray(curve.margins[:, 0, :])
+
+
+def _outcome(pair: Floats, outcome: str) -> float:
+    """Return an outcome of (P, 2) gains and margins, the source first."""
+    gains, margins = pair.T
+    if outcome == TRANSFER:
+        return float(gains[1:].mean() / gains[0]) if gains[0] > 0 else math.nan
+    return float(margins[1:].mean() - margins[0])
+
+
+def _margin(rows: pa.Table, when: str) -> Floats:
+    found: Floats = rows[f"marker_{when}"].to_numpy() - rows[f"end_{when}"].to_numpy()
+    return found
+
+
+def _by_question(rows: pa.Table, values: Floats) -> tuple[Floats, Floats]:
+    names = sorted(set(rows["question"].to_pylist()))
+    at = np.array([names.index(name) for name in rows["question"].to_pylist()], dtype=np.int64)
+    sums = np.bincount(at, weights=values, minlength=len(names))
+    return sums.astype(np.float64), np.bincount(at, minlength=len(names)).astype(np.float64)
+
+
+def _check_names(
+    table: pa.Table, registration: Registration, where: str, personas: Iterable[str]
+) -> None:
+    known: dict[str, Sequence[str]] = {
+        "phase": (POST,),
+        "model": [arm.name for arm in registration.arms],
+        **dict.fromkeys(personas, registration.roster.all),
+    }
+    for column, names in known.items():
+        odd = sorted(set(pc.unique(table[column]).to_pylist()) - set(names))
+        if odd:
+            raise DataError(
+                f"{where}: {column}",
+                bound=f"one of {', '.join(names)}",
+                value=odd[0],
+                remedy="Judge these records under the registration that they were made for.",
+            )
+
+
+def _check_finite(table: pa.Table, where: str, columns: Sequence[str]) -> None:
+    for name in columns:
+        if not pc.all(pc.is_finite(table[name])).as_py() and table.num_rows:
+            raise DataError(
+                f"{where}: column {name}", bound="finite numbers", value="NaN or infinite",
+                remedy="Leave out what has no slot: an unfinished completion has no row.",
+            )  # fmt: skip
+
+
+def _check_once(table: pa.Table, where: str, keys: list[str]) -> None:
+    places = table.group_by(keys, use_threads=False).aggregate([([], "count_all")])
+    twice = places.filter(pc.field("count_all") > 1)
+    if twice.num_rows:
+        raise DataError(
+            f"{where}: {', '.join(keys)}", bound="one row each",
+            value=tuple(twice.slice(0, 1).to_pylist()[0][key] for key in keys), remedy=_REMEDY,
+        )  # fmt: skip
+
+
+def _check_crossed(slots: pa.Table, registration: Registration) -> None:
+    """Every answer of the pool is read under the source's and every bystander's message."""
+    pool = slots.filter(pc.field("pool"))
+    keys = ["model", "seed", "author", "question", "sample"]
+    readers = pool.group_by(keys, use_threads=False).aggregate([([], "count_all")])
+    read: dict[tuple[int, str], dict[str, set[tuple[str, str, int]]]] = {}
+    for row in readers.to_pylist():
+        asked = 1 + len(registration.roster_of(row["model"]).bystanders)
+        if row["count_all"] != asked:
+            raise DataError(
+                f"slots: answer {row['author']}/{row['question']} of the pool, arm {row['model']}, "
+                f"seed {row['seed']}",
+                bound=f"{asked} readings, one under each system message",
+                value=row["count_all"],
+                remedy=_REMEDY,
+            )
+        of = read.setdefault((row["seed"], registration.source_of(row["model"])), {})
+        of.setdefault(row["model"], set()).add((row["author"], row["question"], row["sample"]))
+    for (seed, source), arms in read.items():
+        first, *others = arms
+        for other in others:
+            if arms[other] != arms[first]:
+                raise DataError(
+                    f"slots: pool of arm {other}, seed {seed}",
+                    bound=f"the answers that {first} read, whose source is {source} too",
+                    value=f"{len(arms[other] ^ arms[first])} answers that one of them did not read",
+                    remedy=_REMEDY,
+                )
