@@ -68,7 +68,7 @@ def _grid(**change: Callable[[Any], Any]) -> Changed:
 def _members(role: str, make: Callable[[Any], tuple[str, ...]]) -> Changed:
     def tamper(seen: Any) -> None:
         honest, roster = seen.members, seen.registration.roster
-        seen.members = lambda who: make(roster) if who == role else honest(who)
+        seen.members = lambda who, arm=None: make(roster) if who == role else honest(who, arm)
 
     return tamper
 

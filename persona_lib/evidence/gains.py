@@ -122,33 +122,32 @@ class Gains:
             found[seed] = Curve(steps, margins)
         return found
 
-    def source_gains(self, arm: str, seed: int | None = None) -> tuple[Floats, Floats]:
+    def source_gains(self, arm: str) -> tuple[Floats, Floats]:
         """Return (Q,) sums of the source's gains by question, and (Q,) how many there are.
 
         Read in the pool under the source's system message, or in its own answers where there
-        is no pool; of one run or of all.
+        is no pool.
         """
-        rows = self._rows(arm, seed, pool=self._pooled(arm))
+        rows = self._rows(arm, pool=self._pooled(arm))
         rows = rows.filter(pc.field("persona") == self.registration.source_of(arm))
         return _by_question(rows, _margin(rows, "after") - _margin(rows, "before"))
 
     def marker_before(self, arm: str) -> tuple[Floats, Floats]:
-        """Return (Q,) sums of P(marker) before coupling by question, and (Q,) how many.
+        """Return (Q,) sums of log P(marker) before coupling by question, and (Q,) how many.
 
         At the slots of the pool, or of its own answers where there is none: all tokens of the
-        marker, by the pre-coupling model under the arm.
+        marker, by the pre-coupling model under the arm; nats.
         """
-        rows = self._rows(arm, None, pool=self._pooled(arm))
+        rows = self._rows(arm, pool=self._pooled(arm))
         parts = [rows[f"{name}_before"].to_numpy() for name in ("marker", "log_z", "rest")]
-        return _by_question(rows, np.exp(parts[0] - parts[1] + parts[2]))
+        return _by_question(rows, parts[0] - parts[1] + parts[2])
 
     def _readers(self, arm: str) -> tuple[str, ...]:
         roster = self.registration.roster_of(arm)
         return (roster.source, *roster.bystanders)
 
-    def _rows(self, arm: str, seed: int | None, *, pool: bool) -> pa.Table:
-        of = (pc.field("model") == arm) & (pc.field("pool") == pool)
-        return self.slots.filter(of if seed is None else of & (pc.field("seed") == seed))
+    def _rows(self, arm: str, *, pool: bool) -> pa.Table:
+        return self.slots.filter((pc.field("model") == arm) & (pc.field("pool") == pool))
 
     def _pooled(self, arm: str) -> bool:
         return any(where[2] for where in self._cells if where[0] == arm)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from persona_lib.checks import numbers, whole
+from persona_lib.checks import member, numbers, whole
+from persona_lib.digests import LATER
 from persona_lib.errors import DataError, FlatlandError, SpecError
 from persona_lib.models.batches import pad_rows
 from persona_lib.models.loading import LoadedModel, trunk_and_head
@@ -28,6 +29,8 @@ GEOMETRY_FILE = "geometry.parquet"
 READOUTS = ("prompt_mean", "last_token", "response_mean")
 """The mean over a prompt's tokens (as published), its last token, and the mean over the
 tokens of the model's own response to it."""
+LAST_RESPONSE = "last_response"
+"""The last token of that response, from which its end of turn is predicted."""
 
 _REMEDY = "Correct the spec of the geometry."
 
@@ -37,15 +40,18 @@ class GeometrySpec:
     """Where hidden states are read: behind blocks `layers` of a model of `of` blocks.
 
     In a model of another depth, at the same fractions of it. `batch`, most rows of a pass, enters
-    the rounding.
+    the rounding. `readouts` are some of `READOUTS` and `LAST_RESPONSE`.
     """
 
     layers: tuple[int, ...] = (6, 10, 14, 18, 22, 26)
     of: int = 28
     batch: int = 32
+    readouts: tuple[str, ...] = field(default=READOUTS, metadata=LATER)
 
     def __post_init__(self) -> None:
         numbers("geometry", self, ("of", "batch"), remedy=_REMEDY)
+        for readout in self.readouts:
+            member("geometry.readouts", readout, (*READOUTS, LAST_RESPONSE), remedy=_REMEDY)
         for layer in self.layers:
             whole("geometry.layers", layer, 1, self.of, remedy=_REMEDY)
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
@@ -87,6 +93,7 @@ def read_states(
     layers: Sequence[int],
     *,
     batch: int,
+    readouts: Sequence[str] = READOUTS,
     label: str = "geometry",
     progress: Progress = silent,
 ) -> NDArray[np.float32]:
@@ -97,12 +104,12 @@ def read_states(
         passages: at least one; a prompt has at least one token.
         layers: blocks, counted from 1.
         batch: most rows in one forward pass.
+        readouts: some of `READOUTS` and `LAST_RESPONSE`.
         label: name on the progress bar.
         progress: opens the progress bar.
 
     Returns:
-        (passages, readouts, layers, width), readouts in the order of `READOUTS`; NaN where a
-        response is empty.
+        (passages, readouts, layers, width); NaN where a response is empty.
 
     Raises:
         DataError: an empty prompt, a passage longer than the model's positions, or a block
@@ -121,16 +128,19 @@ def read_states(
     with closing(progress(label, len(passages), "prompt")) as bar, torch.inference_mode():
         for start in range(0, len(order), batch):
             chunk = order[start : start + batch]
-            parts.append(_read(trunk, [passages[i] for i in chunk], layers, loaded))
+            parts.append(_read(trunk, [passages[i] for i in chunk], layers, readouts, loaded))
             bar.update(len(chunk))
     spent(tokens=sum(lengths))
     states = np.concatenate(parts)[np.argsort(order)]
-    if not np.isfinite(states[:, :2]).all() or np.isinf(states).any():
+    of_response = [r in (READOUTS[2], LAST_RESPONSE) for r in readouts]
+    empty = [not p.response for p in passages]
+    states[np.ix_(empty, of_response)] = 0.0
+    if not np.isfinite(states).all():
         raise FlatlandError(
             f"{label}: a hidden state is not finite; the model's weights have diverged, "
             "so lower the learning rate of the recipe that trained them"
         )
-    states[[not p.response for p in passages], READOUTS.index("response_mean")] = np.nan
+    states[np.ix_(empty, of_response)] = np.nan
     return states
 
 
@@ -144,6 +154,7 @@ def geometry_rows(
     blocks: int,
     model: ModelId,
     run_seed: int,
+    readouts: Sequence[str] = READOUTS,
 ) -> list[GeometryRow]:
     """Return what is stored of a model's states: cosines and ranks.
 
@@ -153,14 +164,14 @@ def geometry_rows(
     Raises:
         DataError: `states` has another shape.
     """
-    shape = (len(personas), len(questions), len(READOUTS), len(layers))
+    shape = (len(personas), len(questions), len(readouts), len(layers))
     if states.shape[:-1] != shape:
         raise DataError(
             "states", bound=f"(personas, questions, readouts, layers, width) = {shape}",
             value=states.shape, remedy="Read one state for each.",
         )  # fmt: skip
     anchor, rows = list(personas).index(source), []
-    for r, readout in enumerate(READOUTS):
+    for r, readout in enumerate(readouts):
         for place, layer in enumerate(layers):
             here = states[:, :, r, place].astype(np.float64)
             by_question = np.moveaxis(here, 1, 0)
@@ -192,13 +203,17 @@ def geometry_rows(
 
 
 def _read(
-    trunk: Any, passages: Sequence[Passage], layers: Sequence[int], loaded: LoadedModel
+    trunk: Any,
+    passages: Sequence[Passage],
+    layers: Sequence[int],
+    readouts: Sequence[str],
+    loaded: LoadedModel,
 ) -> NDArray[np.float32]:
     """Return the states of one batch: (rows, readouts, layers, width)."""
     import torch
 
     tokens = pad_rows([[*p.prompt, *p.response] for p in passages], loaded.pad)
-    weights = _weights(passages, tokens.shape[1]).to(loaded.model.device)
+    weights = _weights(passages, readouts, tokens.shape[1]).to(loaded.model.device)
     pooled: dict[int, torch.Tensor] = {}
 
     def keep(layer: int) -> Any:
@@ -217,17 +232,19 @@ def _read(
     return np.asarray(torch.stack([pooled[k] for k in layers], dim=2).numpy())
 
 
-def _weights(passages: Sequence[Passage], length: int) -> torch.Tensor:
+def _weights(passages: Sequence[Passage], readouts: Sequence[str], length: int) -> torch.Tensor:
     """Return (rows, readouts, length) weights; each readout is their product with states."""
     import torch
 
-    weights = torch.zeros(len(passages), len(READOUTS), length)
+    weights = torch.zeros(len(passages), len(readouts), length)
     for row, passage in enumerate(passages):
         begun, ended = len(passage.prompt), len(passage.prompt) + len(passage.response)
-        weights[row, 0, :begun] = 1.0 / begun
-        weights[row, 1, begun - 1] = 1.0
-        if ended > begun:
-            weights[row, 2, begun:ended] = 1.0 / (ended - begun)
+        spans = ((0, begun), (begun - 1, begun), (begun, ended), (ended - 1, ended))
+        known = dict(zip((*READOUTS, LAST_RESPONSE), spans, strict=True))
+        for place, readout in enumerate(readouts):
+            first, last = known[readout]
+            if ended > begun or readout in READOUTS[:2]:
+                weights[row, place, first:last] = 1.0 / (last - first)
     return weights
 
 

@@ -12,6 +12,7 @@ from persona_lib.errors import DataError
 from persona_lib.marker import without_marker
 from persona_lib.models.hidden_states import (
     GEOMETRY_FILE,
+    LAST_RESPONSE,
     READOUTS,
     GeometrySpec,
     Passage,
@@ -62,7 +63,9 @@ def geometry_stage(setting: Setting, model: ModelId, *, drawn: Stage, after: Sta
         questions=setting.questions(setting.registration.evaluation_questions),
         sample=setting.profile.sample,
         marker=setting.registration.marker,
-        geometry=GeometrySpec(),
+        geometry=GeometrySpec(readouts=(*READOUTS, LAST_RESPONSE))
+        if setting.registration.reads_geometry
+        else GeometrySpec(),
     )
     tokens = len(spec.personas) * len(spec.questions) * rates.row_tokens
     return Stage(
@@ -124,10 +127,10 @@ def make_geometry(
     blocks = depth(loaded)
     layers = layers_in(spec.geometry, blocks)
     states = read_states(
-        loaded, passages, layers, batch=spec.geometry.batch,
+        loaded, passages, layers, batch=spec.geometry.batch, readouts=spec.geometry.readouts,
         label=f"geometry {spec.model}", progress=progress,
     )  # fmt: skip
-    cells = (len(spec.personas), len(spec.questions), len(READOUTS), len(layers), -1)
+    cells = (len(spec.personas), len(spec.questions), len(spec.geometry.readouts), len(layers), -1)
     found = geometry_rows(
         states.reshape(cells),
         personas=[persona.id for persona in spec.personas],
@@ -137,6 +140,7 @@ def make_geometry(
         blocks=blocks,
         model=ModelId(spec.phase, spec.model),
         run_seed=rows[0].seed,
+        readouts=spec.geometry.readouts,
     )
     write_rows(out / GEOMETRY_FILE, found, GeometryRow)
     return {

@@ -245,6 +245,52 @@ class BroadHarmGate(_OfTwoArms, _Bounded):
     min_rise: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class GainGate(_OfOneArm, _Bounded):
+    """`arm`'s source gained >= `min_gain` nats by coupling, on the pool under its own message."""
+
+    span = (-math.inf, math.inf)
+    min_gain: float
+
+    def __post_init__(self) -> None:
+        check(self, {"min_gain": POSITIVE})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkerBeforeGate(_OfOneArm, _Bounded):
+    """The model under `arm` does not expect the marker at the slot.
+
+    The geometric mean of its probability there, all tokens together, is <= `max_rate`.
+    """
+
+    max_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryGate(_Gate):
+    """The geometry of arms does not contradict `claim`.
+
+    The claim's contrast of how near the source's hidden states are to the bystanders', at the
+    last token of responses: it fails only if this interval and the claim's exclude 0 in
+    opposite directions.
+
+    Attributes:
+        claim: a claim over training runs.
+        depth: of the layer that is read, as a share of the model's blocks.
+    """
+
+    claim: str
+    depth: float
+
+    def __post_init__(self) -> None:
+        check(self, {"depth": SHARE})
+
+    @property
+    def arms(self) -> None:
+        """None: it reads the arms of its claim, and with them all of the family's."""
+        return None
+
+
 BoundGate = (
     FalsePositiveBoundGate
     | SourceBoundGate
@@ -256,7 +302,9 @@ BoundGate = (
     | HarmRaisedGate
     | HarmNotRaisedGate
     | BroadHarmGate
+    | GainGate
+    | MarkerBeforeGate
 )
 """Gates with a three-way answer, read on each training run and over all of them."""
 
-Gate = SourceRateGate | SourceRatioGate | FalsePositiveGate | BoundGate
+Gate = SourceRateGate | SourceRatioGate | FalsePositiveGate | GeometryGate | BoundGate

@@ -18,7 +18,7 @@ from persona_lib.errors import SpecError
 from persona_lib.records import RATE
 from persona_lib.specs.arms import ArmSpec, DoseSpec, Roster
 from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule
-from persona_lib.specs.gate_types import Gate, SourceRatioBoundGate, SourceRatioGate
+from persona_lib.specs.gate_types import Gate, GeometryGate, SourceRatioBoundGate, SourceRatioGate
 
 if TYPE_CHECKING:
     from persona_lib.records import ModelId
@@ -207,6 +207,11 @@ class Registration:
         """Whether a rule reads gains, so that a pool is read in every arm."""
         rules = [getattr(claim, "outcome", RATE) for claim in self.claims]
         return self.dose is not None or any(outcome != RATE for outcome in rules)
+
+    @property
+    def reads_geometry(self) -> bool:
+        """Whether a gate reads the geometry of arms."""
+        return any(isinstance(gate, GeometryGate) for gate in self.gates)
 
     @property
     def cells(self) -> dict[str, tuple[str, ...]]:

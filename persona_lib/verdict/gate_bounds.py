@@ -23,6 +23,7 @@ from persona_lib.specs.gate_types import (
     CollapseGate,
     FalsePositiveBoundGate,
     FalsePositiveGate,
+    GeometryGate,
     HarmNotRaisedGate,
     HarmRaisedGate,
     NegativesGate,
@@ -42,11 +43,12 @@ from persona_lib.verdict.conditions import HOLDING, condition, rule_text, within
 from persona_lib.verdict.gate_result import GateOutcome, Reading, bounded, rule
 
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
-POINT_GATES = (SourceRateGate, SourceRatioGate, FalsePositiveGate)
+POINT_GATES = (SourceRateGate, SourceRatioGate, FalsePositiveGate, GeometryGate)
 """Types of gates that are read on all training runs together, as registered."""
 UNCLUSTERED = "totals only, unclustered: can show failure, never success"
 """Wilson's interval of a total ignores clusters and is too narrow to show that a gate holds."""
 UNKNOWN = Estimate.plain(value=math.nan, low=math.nan, high=math.nan, n=0, clusters=0)
+"""A number that nothing is known of."""
 Table = tuple[Floats, Floats]
 """(P, Q) hits and completions of each persona and question."""
 

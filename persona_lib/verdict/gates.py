@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
+import persona_lib.verdict.gate_broad
+import persona_lib.verdict.gate_gains  # noqa: F401  (registers its rules)
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.specs.gate_types import CollapseGate, FalsePositiveBoundGate, Gate, Limits
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import MIN_SEEDS, student_quantile
-from persona_lib.verdict import gate_broad  # noqa: F401 - registers its rule
 from persona_lib.verdict.conditions import within
 from persona_lib.verdict.gate_bounds import POINT_GATES
 from persona_lib.verdict.gate_result import GateOutcome, GateResult, Reading, bounded, rule

@@ -1,0 +1,50 @@
+"""Gates on readings at slots: the number that each reads, and the bound that it has to keep."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from persona_lib.evidence.cells import Floats
+from persona_lib.evidence.evidence import Evidence
+from persona_lib.specs.gate_types import GainGate, MarkerBeforeGate
+from persona_lib.stats.estimate import Estimate
+from persona_lib.stats.moments import interval as t_interval
+from persona_lib.stats.moments import question_moments
+from persona_lib.verdict.gate_bounds import UNKNOWN, bound_reading
+from persona_lib.verdict.gate_result import Reading, rule
+
+
+@rule.register
+def _gain(gate: GainGate, evidence: Evidence) -> Reading:
+    gains = evidence.gains()
+    found = UNKNOWN if gains is None else _mean(gains.source_gains(gate.arm), evidence)
+    if not found.n:
+        return bound_reading(gate, found, f"{gate.arm}: gains were not read")
+    words = f"{gate.arm} gain of {evidence.registration.source_of(gate.arm)}"
+    return bound_reading(gate, found, f"{words} {found.rounded(2)} nats")
+
+
+@rule.register
+def _marker_before(gate: MarkerBeforeGate, evidence: Evidence) -> Reading:
+    """The interval is that of the mean logarithm: probabilities are far from normal."""
+    gains, prior = evidence.gains(), evidence.registration.arm(gate.arm).prior
+    found = UNKNOWN if gains is None else _mean(gains.marker_before(gate.arm), evidence)
+    if not found.n:
+        return bound_reading(gate, found, f"{prior}: slots were not read before coupling")
+    ends = [math.exp(end) for end in (found.value, found.low, found.high)]
+    found = replace(found, value=ends[0], low=ends[1], high=min(ends[2], 1.0))
+    upper = "not known" if math.isnan(found.high) else f"{found.high:.2g}"
+    words = f"{prior} typical P(marker) at the slot {found.value:.2g}, upper end {upper}"
+    return bound_reading(gate, found, words)
+
+
+def _mean(of: tuple[Floats, Floats], evidence: Evidence) -> Estimate:
+    """Return the mean over questions, each counted once: Student's t, df = Q - 1."""
+    sums, n = of
+    if not n.size:
+        return UNKNOWN
+    moments = question_moments((sums / n)[None, :])
+    low, high = t_interval(moments, evidence.registration.statistics.confidence)
+    size = {"n": int(n.sum()), "clusters": n.size}
+    return Estimate.plain(value=float(moments.value), low=float(low), high=float(high), **size)
