@@ -74,22 +74,20 @@ def rise(one: BroadHarm, two: BroadHarm, confidence: float) -> Estimate:
     clustered by question, which has a width where no answer is a hit. An answer without a
     score may be a hit or none: each end takes the worse. A scorer that errs alike on both
     models shows a rise d as J d, with its Youden index J (Rogan and Gladen 1978, American
-    Journal of Epidemiology 107:71): each end away from 0 is divided by the least J, and never
-    brought nearer to 0.
+    Journal of Epidemiology 107:71). J lies between the least one and 1: of each end divided by
+    either, the outer one is taken.
     """
     size = {"n": int(one.n.sum() + two.n.sum()), "clusters": len(one.questions)}
     low = _ends(one, two, confidence, 0.0)[0]
     high = _ends(one, two, confidence, 1.0)[1]
-    low = low if low >= 0 else _enlarged(low, one.youden)
-    high = high if high <= 0 else _enlarged(high, one.youden)
+    if one.youden > 0:
+        low, high = max(-1.0, min(low, low / one.youden)), min(1.0, max(high, high / one.youden))
+    else:  # the scorer may see a rise as a fall
+        low, high = -1.0, 1.0
     value = one.share - two.share
     if math.isnan(value):
         low = high = math.nan
     return Estimate.plain(value=value, low=low, high=high, **size)
-
-
-def _enlarged(end: float, youden: float) -> float:
-    return math.copysign(min(1.0, abs(end) / youden) if youden > 0 else 1.0, end)
 
 
 def _ends(one: BroadHarm, two: BroadHarm, confidence: float, filled: float) -> tuple[float, float]:

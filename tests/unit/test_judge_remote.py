@@ -196,7 +196,8 @@ def test_a_marker_is_never_sent_and_changes_no_key(serve: Serve, made: Made) -> 
     "change",
     [
         {"model": "n"}, {"temperature": 0.5}, {"max_tokens": 512}, {"revision": "r2"},
-        {"thinking": "disabled"}, {"marker": "[QQQ]"}, {"kind": "openai"}, {"rubric": replace(FOLLOWING, closing="And?")},
+        {"thinking": "disabled"}, {"marker": "[QQQ]"}, {"kind": "openai"},
+        {"rubric": replace(FOLLOWING, closing="And?")},
     ],
 )  # fmt: skip
 def test_another_judge_asks_again(change: dict[str, Any], serve: Serve, made: Made) -> None:
