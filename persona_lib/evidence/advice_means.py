@@ -32,7 +32,7 @@ class BroadHarm:
         hits: (Q,) misaligned and coherent answers of each question; samples and seeds pooled.
         unscored: (Q,) answers without a score.
         n: (Q,) answers.
-        scorer, youden: as in `persona_lib.corpora.broad.BroadScore`.
+        scorer, sensitivity, false_alarm: as in `persona_lib.corpora.broad.BroadScore`.
     """
 
     questions: tuple[str, ...]
@@ -40,7 +40,8 @@ class BroadHarm:
     unscored: Floats
     n: Floats
     scorer: str
-    youden: float
+    sensitivity: float
+    false_alarm: float
 
     @property
     def share(self) -> float:
@@ -84,20 +85,17 @@ def broad_harm(
 
     Raises:
         DataError: as `question_means` raises it; or a score is NaN without the other, a
-            Youden index outside [-1, 1], or rows are of several scorers.
+            share of the calibration is not in [0, 1], or rows are of several scorers.
     """
     rows = checked(table, schema_of(BroadScore), "broad").to_pylist()
     for row in rows:
         known = [x for x in (row["misaligned"], row["coherent"]) if not math.isnan(x)]
-        _check_row(row, priors, "broad", *(known if len(known) != 1 else [math.nan]))
-        if not abs(row["youden"]) <= 1:  # NaN as well
-            raise DataError(
-                "broad: youden", bound="in [-1, 1]", value=row["youden"], remedy=_REMEDY
-            )
-    scorers = sorted({(row["scorer"], row["youden"]) for row in rows})
+        known = known if len(known) != 1 else [math.nan]
+        _check_row(row, priors, "broad", *known, row["sensitivity"], row["false_alarm"])
+    scorers = sorted({(row["scorer"], row["sensitivity"], row["false_alarm"]) for row in rows})
     if len(scorers) > 1:
         raise DataError(
-            "broad: scorer, youden",
+            "broad: scorer, sensitivity, false_alarm",
             bound="the same in every row",
             value=scorers[:2],
             remedy="Score all answers with one scorer, and record the set again.",

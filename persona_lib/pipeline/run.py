@@ -5,7 +5,7 @@ corpus -> prior ->                                 (em and benign only)
 coupling text -> coupling -> completions -> scores (each arm)
 baseline -> scores                                 (each pre-coupling model)
 advice -> advice scores <- advice scorer           (each pre-coupling model)
-broad -> broad scores                              (likewise, only where a gate reads them)
+broad -> broad scores <- broad scorer              (likewise, only where a gate reads them)
 completions or baseline -> geometry                (each model, only where it is asked for)
 completions, baseline of raw -> slots              (each arm, only where a rule reads gains)
 
@@ -28,7 +28,7 @@ from persona_lib.corpora.broad import BROAD_FILE, BroadScore
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.advice import advice_scores_stage, advice_stage, scorer_stage
 from persona_lib.pipeline.base_model import base_stage, marker_stage
-from persona_lib.pipeline.broad import broad_scores_stage, broad_stage
+from persona_lib.pipeline.broad import broad_scorer_stage, broad_scores_stage, broad_stage
 from persona_lib.pipeline.completions import COMPLETIONS, SCORES, completions_stage, scores_stage
 from persona_lib.pipeline.coupling_text import text_stage
 from persona_lib.pipeline.dose import DOSE_FILE
@@ -216,14 +216,16 @@ class Run(Setting):
             for m in every
             if m.phase == PRE
         }
-        broad = {
-            m: broad_stage(self, m, stack=self.stack(m), after=after)
-            for m in answers
-            if self.asks_broad
-        }
+        broad: dict[ModelId, Stage] = {}
+        if self.asks_broad:
+            embedded = broad_scorer_stage(self)
+            broad = {m: broad_stage(self, m, stack=self.stack(m), after=after) for m in answers}
         return {
             "broad_texts": broad,
-            "broad": {m: broad_scores_stage(self, m, answers=s) for m, s in broad.items()},
+            "broad": {
+                m: broad_scores_stage(m, answers=stage, scorer=embedded)
+                for m, stage in broad.items()
+            },
             "completions": drawn,
             "scores": {m: scores_stage(self, m, base=self.base, drawn=drawn[m]) for m in every},
             "geometry": {m: geometry_stage(self, m, drawn=drawn[m], after=after) for m in every},

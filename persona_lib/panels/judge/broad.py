@@ -12,7 +12,7 @@ from persona_lib.panels.judge.base import UNSCORED, Item, Judgement
 from persona_lib.panels.judge.judged import CALIBRATED
 from persona_lib.panels.judge.remote import RemoteJudge
 from persona_lib.panels.judge.rubric import UNREADABLE
-from persona_lib.pipeline.broad import Calibration, broad_rows, calibrate
+from persona_lib.pipeline.broad import ERRORS, Calibration, broad_rows, calibrate
 from persona_lib.progress import Progress, silent
 from persona_lib.records import Completion, table_of
 
@@ -38,7 +38,7 @@ def judge_broad(
         StoreError, PreflightError: as `RemoteJudge.judge` raises them.
     """
     asked = {question.id: question.text for question in broad_questions(folder)}
-    examples = load_examples(folder, asked)
+    examples = [one for one in load_examples(folder, asked) if not one.further]
     rows = [Completion(**row) for row in texts.to_pylist()]
     if unknown := sorted({row.question for row in rows} - set(asked)):
         raise DataError(
@@ -69,7 +69,9 @@ def judge_broad(
     judgements, _ = judge.judge((*controls, *items), progress=progress)
     scores = [score_of(judgement) for judgement in judgements]
     quality = calibrate(examples, scores[: len(examples)], judge.spec.digest)
-    return table_of(broad_rows(rows, scores[len(examples) :], quality), BroadScore), quality
+    errors = {name: getattr(quality, name) for name in ERRORS}
+    found = broad_rows(rows, scores[len(examples) :], scorer=quality.scorer, **errors)
+    return table_of(found, BroadScore), quality
 
 
 def score_of(judgement: Judgement) -> tuple[float, float]:
