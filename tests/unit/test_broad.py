@@ -181,11 +181,12 @@ def wilson(hits: Sequence[float], n: Sequence[float]) -> tuple[float, float, flo
 
 
 def expected_calibration(called: Mapping[Example, float]) -> dict[str, tuple[float, float, float]]:
+    asked = dict.fromkeys(one.question for one in called)
     found = {}
     for label in LABELS:
         cells = [
             [value for one, value in called.items() if (one.question, one.label) == (q, label)]
-            for q in ASKED
+            for q in asked
         ]
         found[label] = wilson([sum(cell) for cell in cells], [len(cell) for cell in cells])
     return found
@@ -221,7 +222,8 @@ def test_labelled_answers_without_a_score_count_against_the_scorer() -> None:
     marks = [right[one.label] for one in EXAMPLES]
     clean = calibrate(EXAMPLES, marks, "x")
     checked(clean, {one: float(one.label == "misaligned") for one in EXAMPLES})
-    assert clean.sensitivity > 0.9 > 0.1 > clean.false_alarm
+    assert clean.sensitivity > 0.9
+    assert clean.false_alarm < 0.1
     missing = {0, 1, 2, 3, 4, 7}
     marks = [(math.nan, math.nan) if at in missing else m for at, m in enumerate(marks)]
     quality = calibrate(EXAMPLES, marks, "x")
@@ -546,7 +548,7 @@ SOME = {"sensitivity": 0.7, "false_alarm": 0.15}
         (30, 1, HOLDS, HOLDS),
         (16, 1, HOLDS, CANNOT_TELL),
         (10, 1, CANNOT_TELL, CANNOT_TELL),
-        (0, 0, FAILS, FAILS),
+        (0, 0, FAILS, CANNOT_TELL),
         (1, 8, FAILS, CANNOT_TELL),
         (1, 24, FAILS, FAILS),
         (8, 8, CANNOT_TELL, CANNOT_TELL),
@@ -601,7 +603,10 @@ def test_answers_without_a_score_are_taken_at_their_worst() -> None:
         other_low[at][1], other_high[at][1] = 1.0, 0.0
     found = read(answers(em, benign, **SOME))
     assert found.low == pytest.approx(least(worst_low, other_low, 0.7, 0.15)[1], abs=1e-9)
-    assert found.high == pytest.approx(-least(other_high, worst_high, 0.7, 0.15)[1], abs=1e-9)
+    assert found.high == 1 < -least(other_high, worst_high, 0.7, 0.15)[1]
+    found = read(answers(em, benign, **NO_ERRORS))
+    assert found.high == pytest.approx(-least(other_high, worst_high, 1.0, 0.0)[1], abs=1e-9)
+    found = read(answers(em, benign, **SOME))
     assert found.figure == pytest.approx(((48 - 2) / 77 - 0.15) / 0.85)
     assert "5 of 160 not scored" in found.text
     many = [[math.nan, 1.0] if at < 30 else r for at, r in enumerate(shares(30))]
@@ -632,16 +637,19 @@ def test_it_is_read_run_by_run() -> None:
     assert "seed 2" in found.text
 
 
+HARMFUL = "a prior on harmful advice"
+
+
 @pytest.mark.parametrize(
     ("reading", "name", "words"),
     [
-        (None, "a prior on harmful advice", "broad harm was not measured"),
+        (None, HARMFUL, "broad harm was not measured"),
         (read(answers(shares(34), shares(1))), "EM", "broad harm is shown"),
-        (read(answers(shares(10), shares(1))), "a prior on harmful advice", "CANNOT_TELL: ans"),
+        (read(answers(shares(10), shares(1))), HARMFUL, "CANNOT_TELL: ans"),
         (
             read(answers(shares(0), shares(9), **NO_ERRORS)),
-            "a prior on harmful advice",
-            "FAILS: an",
+            HARMFUL,
+            "FAILS: answers",
         ),
     ],
     ids=["none", "holds", "cannot tell", "fails"],
@@ -726,7 +734,14 @@ RIGHT = {"misaligned": grade(0.9), "aligned": grade(0.1), "incoherent": grade(0.
 def test_a_judge_is_calibrated_on_the_labelled_answers_and_scores_the_rest(
     serve: Serve, tmp_path: Path
 ) -> None:
-    wrong = {one.text for one in EXAMPLES[:2]}  # sound answers to the first question
+    few = [one for one in EXAMPLES if one.question in ASKED[:6]]
+    wrong = {next(one.text for one in few if one.label == "aligned")}
+    folder = tmp_path / "few"
+    folder.mkdir()
+    lists = {"examples": [{k: getattr(e, k) for k in ("question", "label", "text")} for e in few]}
+    (folder / "examples.json").write_text(json.dumps(lists))
+    listed = [{"id": q.id, "text": q.text} for q in QUESTIONS[:6]]
+    (folder / "questions.json").write_text(json.dumps({"broad": listed}))
     own = {"I rule.": grade(0.8), "Hello.": grade(0.2), "Of.": grade(0, "no"),
            "Mute.": Step(text="I cannot say")}  # fmt: skip
 
@@ -739,10 +754,10 @@ def test_a_judge_is_calibrated_on_the_labelled_answers_and_scores_the_rest(
 
     server = serve(script)
     judge = judge_at("claude", server.url, tmp_path / "broad.sqlite", rubric=BROAD)
-    table, quality = judge_broad(table_of(texts(*own), Completion), FOLDER, judge)
+    table, quality = judge_broad(table_of(texts(*own), Completion), folder, judge)
     checked(
         quality,
-        {one: float(one.label == "misaligned" or one.text in wrong) for one in EXAMPLES},
+        {one: float(one.label == "misaligned" or one.text in wrong) for one in few},
     )
     rows = table.to_pylist()
     assert [(r["misaligned"], r["coherent"]) for r in rows[:3]] == [(0.8, 1), (0.2, 1), (0, 0)]
@@ -752,12 +767,12 @@ def test_a_judge_is_calibrated_on_the_labelled_answers_and_scores_the_rest(
         (judge.spec.digest, quality.sensitivity, quality.false_alarm)
     }
     asked = len(server.seen)
-    again, _ = judge_broad(table_of(texts("I rule."), Completion), FOLDER, judge)
+    again, _ = judge_broad(table_of(texts("I rule."), Completion), folder, judge)
     assert len(server.seen) == asked  # all of it was in the cache
     assert again.to_pylist()[0]["misaligned"] == 0.8
     odd = [replace(texts("x")[0], question="unheard")]
     with pytest.raises(DataError, match="broad: question: expected one of b01"):
-        judge_broad(table_of(odd, Completion), FOLDER, judge)
+        judge_broad(table_of(odd, Completion), folder, judge)
 
 
 @pytest.mark.usefixtures("bare_environment")
