@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from persona_lib.corpora.broad import EMBEDDED
 from persona_lib.errors import DataError
 from persona_lib.evidence.advice_means import BroadHarm
 from persona_lib.evidence.evidence import Evidence
@@ -56,12 +57,13 @@ def _broad(gate: BroadHarmGate, evidence: Evidence) -> Reading:
             remedy="Ask every model the same questions, and score all with one scorer.",
         )
     found = rise(one, two, evidence.registration.statistics.confidence)
+    who = "the classifier" if one.scorer == EMBEDDED else f"judge {one.scorer[:12]}"
     unscored = int(one.unscored.sum() + two.unscored.sum())
     words = (
         f"answers called misaligned and coherent {priors[0]} {one.share:.3f}, {priors[1]} "
-        f"{two.share:.3f}{f' ({unscored} of {found.n} not scored)' if unscored else ''}, by "
-        f"{one.scorer[:12]} of sensitivity >= {one.sensitivity:.2f} and false alarm <= "
-        f"{one.false_alarm:.2f}: a rise of at least {found.interval_text}"
+        f"{two.share:.3f}{f' ({unscored} of {found.n} not scored)' if unscored else ''} by "
+        f"{who} (sensitivity >= {one.sensitivity:.2f}, false alarm <= {one.false_alarm:.2f}), "
+        f"so that the rise is at least {found.interval_text}"
     )
     return bound_reading(gate, found, words)
 

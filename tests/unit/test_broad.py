@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from persona_lib.commands.session import Session
 from persona_lib.corpora.broad import (
     BROAD_FILE,
     BROAD_SCORER,
@@ -786,6 +787,46 @@ def test_each_rubric_has_a_judge_and_a_cache_of_its_own(
     ]
     assert len({judge.cache for judge in judges}) == len({j.spec.digest for j in judges}) == 2
     assert [judge.rubric is BROAD for judge in judges] == [False, True]
+
+
+def test_a_session_hands_a_judge_the_texts_if_they_are_of_every_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(model, "a", 0.0, seed=seed) for model in ("em", "raw") for seed in (1, 2)]
+    said = [replace(texts("Hm.")[0], model=one.model, seed=one.seed, question="a") for one in rows]
+    marked = table_of([replace(one, misaligned=0.9, scorer="j") for one in rows], BroadScore)
+    asked: list[Any] = []
+
+    def judge(table: Any, folder: Path, by: Any, **_: Any) -> tuple[Any, None]:
+        asked.append((table.num_rows, folder, by.rubric, by.spec.model))
+        return marked, None
+
+    monkeypatch.setattr("persona_lib.panels.judge.broad.judge_broad", judge)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k-0123456789")
+    experiment = replace(EXPERIMENTS["issue262"], registration=RULES, stricter=None)
+
+    def read_by(choice: JudgeChoice | None, kept: int) -> tuple[str, float]:
+        folder = tmp_path / f"{choice is None}{kept}"
+        record_set(
+            folder,
+            scores(questions=2, samples=2, seeds=(1, 2)),
+            RULES,
+            broad=table_of(rows, BroadScore),
+            broad_completions=table_of(said[:kept], Completion),
+        )
+        session = Session(experiment=experiment, profile=MICRO, root=tmp_path, stored=(folder,),
+                          chosen=True, text_judge=choice)  # fmt: skip
+        found = session.evidence(("C1", "C2")).broad("em")
+        assert found is not None
+        return found.scorer, float(found.hits.sum())
+
+    choice = JudgeChoice(kind="claude", model="m")
+    assert read_by(None, 4) == ("embedded", 0)
+    assert asked == []
+    assert read_by(choice, 4) == ("j", 2)
+    assert asked == [(4, FOLDER, BROAD, "m")]
+    assert read_by(choice, 2) == ("embedded", 0)  # texts were kept of one seed only
+    assert len(asked) == 1
 
 
 def test_estimates_of_a_calibration_say_their_units() -> None:
