@@ -45,6 +45,7 @@ from persona_lib.evidence.record_sets import (
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.dose import DOSE_FILE
 from persona_lib.pipeline.slots import SLOTS_FILE
+from persona_lib.pipeline.traits import TRAITS_FILE
 from persona_lib.progress import shown
 from persona_lib.records import POST, PRE, write_table
 from persona_lib.store.provenance import (
@@ -192,6 +193,8 @@ def _tables(session: Session, *, texts: Sequence[int], geometry: bool) -> dict[s
         tables[SLOTS_FILE] = session.table(after, "slots")
     if session.registration.dose is not None:
         tables[DOSE_FILE] = session.table(after, "dose")
+    if (traits := session.traits(session.asked_arms)) is not None:
+        tables[TRAITS_FILE] = traits
     if geometry:
         tables[GEOMETRY_FILE] = session.table(models, "geometry")
     if texts:

@@ -256,13 +256,16 @@ class Session:
 
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
+        from persona_lib.commands.broad import broad_scores
         from persona_lib.evidence.from_records import RecordEvidence
         from persona_lib.records import POST, PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
         if chosen not in self._evidence:
             if self.stored:
-                self._evidence[chosen] = self.opened.evidence(chosen, broad=self._broad(chosen))
+                self._evidence[chosen] = self.opened.evidence(
+                    chosen, broad=broad_scores(self, chosen)
+                )
             else:
                 models = self.registration.models(chosen)
                 after = [m for m in models if m.phase == POST]
@@ -276,37 +279,25 @@ class Session:
                     advice=self.table([m for m in models if m.phase == PRE], "advice")
                     if self.experiment.asks_advice
                     else None,
-                    broad=self._broad(chosen),
+                    broad=broad_scores(self, chosen),
                     slots=self.table(after, "slots") if rules.reads_slots else None,
                     dose=self.table(after, "dose") if rules.dose is not None else None,
+                    traits=self.traits(chosen),
+                    geometry=self.table(after, "geometry") if rules.reads_geometry else None,
                 )
         return self._evidence[chosen]
 
-    def _broad(self, arms: Sequence[str]) -> pa.Table | None:
-        """Return the broad scores of the models under these arms, by the judge if there is one.
+    def traits(self, arms: Iterable[str]) -> pa.Table | None:
+        """Return the traits of these arms' pre-coupling models and of the raw model's texts.
 
-        None where no gate reads them, or a recording's own are to be used.
+        None where no gate reads them.
         """
         from persona_lib.records import PRE
 
-        if not self.experiment.asks_broad or (self.stored and self.text_judge is None):
+        if not self.registration.reads_traits:
             return None
-        before = [model for model in self.registration.models(arms) if model.phase == PRE]
-        if self.text_judge is None:
-            return self.table(before, "broad")
-        if self.stored:
-            texts, scored = self.opened.rows("broad_texts"), self.opened.rows("broad")
-            # Texts may have been kept of some seeds only; the recorded scores are of all.
-            if texts is None or scored is None or texts.num_rows < scored.num_rows:
-                return None
-        else:
-            texts = self.table(before, "broad_texts")
-        from persona_lib.panels.judge.broad import judge_broad
-
-        judge = self.text_judge.make(
-            store=self.store_root, marker=self.registration.marker, broad=True
-        )
-        return judge_broad(texts, DATA / "broad", judge, progress=self.progress)[0]
+        models = self.registration.models(arms, raw=True)
+        return self.table([model for model in models if model.phase == PRE], "traits")
 
     def judging(self, rule: str) -> Judging:
         """Return the judging of a claim or gate, on the arms that the rule needs.

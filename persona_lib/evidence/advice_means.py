@@ -51,12 +51,12 @@ class BroadHarm:
 
 
 def question_means(
-    table: pa.Table, priors: Sequence[str], seeds: Sequence[int]
+    table: pa.Table | None, priors: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, dict[str, tuple[float, int]]]:
     """Return prior -> question -> (mean score over seeds and samples, completions).
 
     Args:
-        table: columns of `AdviceScore`.
+        table: columns of `AdviceScore`, None for no rows.
         priors: the priors that there are. One without a row is not among the result.
         seeds: run_seed of each run; every prior with rows has all of them.
 
@@ -65,6 +65,8 @@ def question_means(
             outside [0, 1]; a repeated answer; or a prior and seed that lack a question
             or an answer which others have.
     """
+    if table is None:
+        return {}
     rows = checked(table, schema_of(AdviceScore), "advice").to_pylist()
     for row in rows:
         _check_row(row, priors, "advice", row["score"])
@@ -79,7 +81,7 @@ def question_means(
 
 
 def broad_harm(
-    table: pa.Table, priors: Sequence[str], seeds: Sequence[int]
+    table: pa.Table | None, priors: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, BroadHarm]:
     """Return prior -> its broad harm; arguments as of `question_means`.
 
@@ -87,6 +89,8 @@ def broad_harm(
         DataError: as `question_means` raises it; or a score is NaN without the other, a
             share of the calibration is not in [0, 1], or rows are of several scorers.
     """
+    if table is None:
+        return {}
     rows = checked(table, schema_of(BroadScore), "broad").to_pylist()
     for row in rows:
         known = [x for x in (row["misaligned"], row["coherent"]) if not math.isnan(x)]

@@ -13,6 +13,7 @@ from persona_lib.errors import DataError
 from persona_lib.evidence.advice_means import BroadHarm
 from persona_lib.evidence.cells import Floats, Grid
 from persona_lib.evidence.gains import Gains
+from persona_lib.evidence.traits import Traits
 from persona_lib.records import RATE
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import Estimate
@@ -236,8 +237,20 @@ class Evidence(ABC):
             return {seed: count.rate for seed, count in counts.items() if count.n}
         return {} if gains is None else gains.figures(arm, outcome, reading)
 
+    def nearness(self, arm: str, depth: float) -> Mapping[int, float]:  # noqa: ARG002
+        """Return how near an arm's source is to its bystanders by run seed, {} where not known.
+
+        See `persona_lib.evidence.nearness.nearness`.
+        """
+        self.check_arm(arm)
+        return {}
+
     def gains(self) -> Gains | None:
         """Return readings at slots, None where there are none."""
+        return None
+
+    def traits(self) -> Traits | None:
+        """Return what the texts of pre-coupling models show, None where they were not read."""
         return None
 
     def harm(self, prior: str) -> Harm | None:  # noqa: ARG002

@@ -30,6 +30,7 @@ from persona_lib.evidence.record_sets import (
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.dose import DOSE_FILE
 from persona_lib.pipeline.slots import SLOTS_FILE
+from persona_lib.pipeline.traits import TRAITS_FILE
 from persona_lib.records import (
     AdviceScore,
     Completion,
@@ -37,6 +38,7 @@ from persona_lib.records import (
     GeometryRow,
     Score,
     SlotReading,
+    Trait,
     schema_of,
 )
 from persona_lib.specs.registration import Registration
@@ -48,6 +50,7 @@ ROWS: dict[str, type[Any]] = {
     GEOMETRY_FILE: GeometryRow,
     SLOTS_FILE: SlotReading,
     DOSE_FILE: DosePoint,
+    TRAITS_FILE: Trait,
     TEXTS_FILE: Completion,
     ADVICE_TEXTS_FILE: Completion,
     BROAD_TEXTS_FILE: Completion,

@@ -33,13 +33,14 @@ from persona_lib.evidence.user_files import Extra, ForeignSet, check_file, is_fo
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.dose import DOSE_FILE
 from persona_lib.pipeline.slots import SLOTS_FILE
+from persona_lib.pipeline.traits import TRAITS_FILE
 from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Rows = Literal[
-    "scores", "advice", "broad", "broad_texts", "completions", "geometry", "slots", "dose"
+    "scores", "advice", "broad", "broad_texts", "completions", "geometry", "slots", "dose", "traits"
 ]
 _FILES: Mapping[Rows, str] = {
     "scores": SCORES_FILE,
@@ -50,6 +51,7 @@ _FILES: Mapping[Rows, str] = {
     "geometry": GEOMETRY_FILE,
     "slots": SLOTS_FILE,
     "dose": DOSE_FILE,
+    "traits": TRAITS_FILE,
 }
 
 
@@ -116,6 +118,8 @@ class Stored:
             broad=self.rows("broad") if broad is None else broad,
             slots=self.rows("slots"),
             dose=self.rows("dose"),
+            traits=self.rows("traits"),
+            geometry=self.rows("geometry") if registration.reads_geometry else None,
         )
 
     def rows(self, kind: Rows) -> pa.Table | None:

@@ -18,6 +18,7 @@ from persona_lib.evidence.evidence import ALL
 from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.rows import Rows, estimate_json, read_rows
 from persona_lib.records import POST, ModelId
+from persona_lib.specs.claim_types import RunClaim
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import median, median_ratio
 from persona_lib.stats.directions import over_questions
@@ -201,6 +202,8 @@ def _supports(rows: Rows, tokens: Floats) -> list[dict[str, Any]]:
     """Return the common support of the two arms of every registered contrast."""
     found = []
     for claim in rows.registration.claims:
+        if isinstance(claim, RunClaim):
+            continue  # it compares cells, and reads no lengths
         arms = [ModelId(POST, name) for name in (claim.treated, claim.control)]
         entry: dict[str, Any] = {
             "claim": claim.name,

@@ -8,6 +8,7 @@ advice -> advice scores <- advice scorer           (each pre-coupling model)
 broad -> broad scores <- broad scorer              (likewise, only where a gate reads them)
 completions or baseline -> geometry                (each model, only where it is asked for)
 completions, baseline of raw -> slots              (each arm, only where a rule reads gains)
+baseline, baseline of raw -> traits                (each pre-coupling model, likewise for traits)
 
 A stage's key, version, estimate and work stand in the module that makes it. Only a
 coupling reads the marker's tokens. All else that trains or samples comes after stage
@@ -37,6 +38,7 @@ from persona_lib.pipeline.machine import lacking, refuse
 from persona_lib.pipeline.setting import Setting
 from persona_lib.pipeline.slots import SLOTS_FILE, slots_stage
 from persona_lib.pipeline.training import corpus_stage, coupling_stage, prior_stage
+from persona_lib.pipeline.traits import TRAITS_FILE, traits_stage
 from persona_lib.records import (
     POST,
     PRE,
@@ -47,6 +49,7 @@ from persona_lib.records import (
     ModelId,
     Score,
     SlotReading,
+    Trait,
     read_table,
 )
 from persona_lib.specs.registration import RAW
@@ -58,10 +61,10 @@ if TYPE_CHECKING:
 
 Kind = Literal[
     "scores", "completions", "advice", "advice_texts", "broad", "broad_texts", "geometry",
-    "slots", "dose",
+    "slots", "dose", "traits",
 ]  # fmt: skip
-"""A table of a model; advice and broad questions are asked of pre-coupling models alone, slots
-are those of arms."""
+"""A table of a model; advice, broad answers and traits are those of pre-coupling models, slots
+those of arms."""
 _FILES: Mapping[Kind, tuple[str, type[Any]]] = {
     "scores": (SCORES, Score),
     "completions": (COMPLETIONS, Completion),
@@ -72,6 +75,7 @@ _FILES: Mapping[Kind, tuple[str, type[Any]]] = {
     "geometry": (GEOMETRY_FILE, GeometryRow),
     "slots": (SLOTS_FILE, SlotReading),
     "dose": (DOSE_FILE, DosePoint),
+    "traits": (TRAITS_FILE, Trait),
 }
 
 
@@ -172,14 +176,22 @@ class Run(Setting):
         """Return the final stages of these arms and of their pre-coupling models."""
         models = self.registration.models(arms)
         before = [model for model in models if model.phase == PRE]
-        kinds: tuple[Kind, ...] = ("scores", "slots")
-        kinds = kinds if self.registration.reads_slots else kinds[:1]
+        rules, kinds = self.registration, list[Kind](["scores"])
+        kinds += ["slots"] if rules.reads_slots else []
+        kinds += ["geometry"] if rules.reads_geometry else []
         return [
             *(self.stage(model, "scores") for model in before),
             *(self.stage(model, "advice") for model in before if self.asks_advice),
             *(self.stage(model, "broad") for model in before if self.asks_broad),
+            *self._traits_targets(arms),
             *(self.stage(model, kind) for kind in kinds for model in models if model.phase == POST),
         ]
+
+    def _traits_targets(self, arms: Sequence[str]) -> list[Stage]:
+        if not self.registration.reads_traits:
+            return []
+        models = self.registration.models(arms, raw=True)
+        return [self.stage(model, "traits") for model in models if model.phase == PRE]
 
     def geometry_targets(self, arms: Sequence[str]) -> list[Stage]:
         """Return the stages of a geometry panel; no claim rests on them.
@@ -206,7 +218,7 @@ class Run(Setting):
         raw = ModelId(PRE, RAW)
         drawn = {
             m: self._raw
-            if m == raw and pooled
+            if m == raw
             else completions_stage(self, m, stack=self.stack(m), after=after)
             for m in every
         }
@@ -236,6 +248,11 @@ class Run(Setting):
                 for m in arms
             },
             "dose": {m: self.couplings[m.name] for m in arms if self.registration.dose},
+            "traits": {
+                m: traits_stage(self, m, drawn=drawn[m], raw=self._raw)
+                for m in every
+                if m.phase == PRE and self.registration.reads_traits
+            },
             "advice_texts": answers,
             "advice": {
                 m: advice_scores_stage(m, answers=stage, scorer=scorer)

@@ -20,6 +20,7 @@ from persona_lib.report.blocks import (
 from persona_lib.report.caveats import Raised
 from persona_lib.report.pieces import NONE, Node, Run, listed, span
 from persona_lib.stats.estimate import EXACT, LEAST_P
+from persona_lib.stats.run_contrasts import RUN_METHOD
 from persona_lib.verdict.gate_result import GateOutcome
 
 Pictures = Mapping[str, Picture | Para]
@@ -40,12 +41,19 @@ def verdicts(root: Node, pictures: Pictures) -> Section:
     return Section("verdicts", "Verdicts", tuple(blocks))
 
 
+_OF_RUNS = (
+    "; of a claim over training runs, a contrast of what it names, its p against the smallest rise "
+    "worth publishing, its training runs in place of completions, its seeds as clusters"
+)
+
+
 def _verdict_table(found: Sequence[Node]) -> list[Table]:
     caption = (
         "Registered claims. The effect is a difference of mean bystander rates (of the kill "
         "criterion: one rate), in proportions, with its ",
         (found[0]["effect"]["confidence"] if found else Node(None)).num("pct0"),
         " % interval",
+        *((_OF_RUNS,) if any(v["effect"]["method"].value == RUN_METHOD for v in found) else ()),
     )
     columns: Columns = {
         "claim": named(),

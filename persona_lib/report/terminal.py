@@ -12,8 +12,10 @@ from persona_lib.errors import clean
 from persona_lib.specs.gate_types import FalsePositiveGate
 from persona_lib.specs.seal import seal_lines, seal_text, seen_of
 from persona_lib.stats.estimate import Estimate, shown_p
+from persona_lib.stats.run_contrasts import RUN_METHOD
 from persona_lib.stats.targets import (
     FLIP_METHOD,
+    PAIR_METHOD,
     PERSONAS_AT_LARGE,
     REFUSED,
     SEED_FLIP_METHOD,
@@ -119,7 +121,7 @@ def _claims(verdicts: Sequence[Verdict]) -> list[str]:
     for verdict in verdicts:
         effect = verdict.effect
         clusters = "-" if effect.clusters is None else f"{effect.clusters:,}"
-        p = "-" if effect.p is None else effect.p_text + (" *" if effect.source == "quoted" else "")
+        p = "-" if effect.p is None else _p(effect) + (" *" if effect.source == "quoted" else "")
         lines += _named(
             verdict.name,
             6,
@@ -158,8 +160,14 @@ def _target(look: Estimate) -> list[str]:
         return wrapped(f"{name}: {look.note}", " " * 6)
     floor = "" if look.p_floor is None else f"exact, floor {shown_p(look.p_floor)}"
     effect = look.interval_text if look.has_interval else floor or "no interval"
-    units = f"{look.clusters:,} {_UNITS.get(look.target, 'units')}"
-    return [f"{'':<6}{name:<34}{effect:<26}{look.p_text:<17}{units}"]
+    over_seeds = look.method.startswith((PAIR_METHOD, SEED_FLIP_METHOD))
+    units = "seeds" if over_seeds else _UNITS.get(look.target, "units")
+    return [f"{'':<6}{name:<34}{effect:<26}{_p(look):<16} {look.clusters:,} {units}"]
+
+
+def _p(estimate: Estimate) -> str:
+    """Return a p, and that it is against the smallest effect that matters where it is."""
+    return estimate.p_text + (" against d" if estimate.method.endswith("against d") else "")
 
 
 def _families(families: Sequence[Family]) -> list[str]:
@@ -278,8 +286,13 @@ def _split(evidence: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
-    """Return the notes that all verdicts share, once."""
-    runs = [note for verdict in verdicts for note in verdict.notes if "training run" in note]
+    """Return the notes that all verdicts share, and those of claims over runs, once."""
+    runs = [
+        note
+        for verdict in verdicts
+        for note in verdict.notes
+        if "training run" in note or verdict.effect.method == RUN_METHOD
+    ]
     lines = [line for note in dict.fromkeys(runs) for line in wrapped(note)]
     for sentence in evidence["unavailable"] if evidence is not None else ():
         lines += wrapped(f"not available: {sentence}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from persona_lib.records import OWN, RATE, TRANSFER
+
 _STATISTICS = {"resamples": 10_000, "seed": 262, "confidence": 0.95, "alpha": 0.0167}
 _QUESTIONS = ["evaluation"]
 
@@ -23,8 +25,7 @@ def with_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     arms = _each(given.get("arms"), lambda arm: {"label": arm.get("name")})
     body["arms"] = _of_sources(arms, given.get("roster"))
     body["claims"] = _each(given.get("claims"), _claim_defaults)
-    kill = {"name": "kill", "statement": "the treated arm leaks to bystanders at all"}
-    body["kill"] = _filled(given.get("kill"), lambda _: kill)
+    body["kill"] = _filled(given.get("kill"), _kill_defaults)
     return {name: value for name, value in body.items() if value is not None or name == "kill"}
 
 
@@ -42,8 +43,21 @@ def _of_sources(arms: Any, roster: Any) -> Any:
     return found
 
 
+def _kill_defaults(kill: Mapping[str, Any]) -> dict[str, Any]:
+    if kill.get("type") == "interval":
+        statement = f"{kill.get('claim')} may be as large as {kill.get('max_effect')}"
+        return {"name": "kill", "statement": statement}
+    statement = "the treated arm leaks to bystanders at all"
+    return {"type": "rate", "name": "kill", "statement": statement}
+
+
 def _claim_defaults(claim: Mapping[str, Any]) -> dict[str, Any]:
     treated, control = claim.get("treated"), claim.get("control")
+    if claim.get("type") in ("run_difference", "run_contrast"):
+        outcome = claim.get("outcome", TRANSFER)
+        what = "the contrast" if treated is None else f"{treated} - {control}"
+        statement = f"{what} is a rise of {outcome} above {claim.get('smallest')}"
+        return {"statement": statement, **({"reading": OWN} if outcome == RATE else {})}
     if claim.get("type") == "triage":
         labels = {"null_label": "no difference", "artefact_label": "difference"}
         return {"statement": f"{treated} leaks as much as {control}", **labels}

@@ -28,6 +28,9 @@ _BARS = {
     "DifferenceClaim": ("difference_of_mean_bystander_rates", ">=", "min_effect"),
     "TriageClaim": ("absolute_difference_of_mean_bystander_rates", "<=", "null_effect"),
     "KillCriterion": ("mean_bystander_rate", ">", "max_rate"),
+    "RunDifference": ("lower_end_of_difference_over_training_runs", ">", "smallest"),
+    "RunContrast": ("lower_end_of_contrast_over_training_runs", ">", "smallest"),
+    "RunKill": ("upper_end_of_claim_over_training_runs", ">=", "max_effect"),
 }
 """Metric, comparator and field of the threshold that a claim of each type needs to hold."""
 

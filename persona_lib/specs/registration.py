@@ -8,6 +8,7 @@ in `claim_types` and `gate_types`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
@@ -17,8 +18,23 @@ from persona_lib.digests import LATER, digest
 from persona_lib.errors import SpecError
 from persona_lib.records import RATE
 from persona_lib.specs.arms import ArmSpec, DoseSpec, Roster
-from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, Rule
-from persona_lib.specs.gate_types import Gate, GeometryGate, SourceRatioBoundGate, SourceRatioGate
+from persona_lib.specs.claim_types import (
+    Claim,
+    DifferenceClaim,
+    Kill,
+    Rule,
+    RunClaim,
+    RunDifference,
+    RunKill,
+)
+from persona_lib.specs.gate_types import (
+    DomainGate,
+    Gate,
+    GeometryGate,
+    RecognisedGate,
+    SourceRatioBoundGate,
+    SourceRatioGate,
+)
 
 if TYPE_CHECKING:
     from persona_lib.records import ModelId
@@ -40,7 +56,7 @@ DATA_FIELDS = (
 """What shapes the data of a run: the rest only judges them."""
 
 
-_Named = TypeVar("_Named", ArmSpec, Claim | KillCriterion, Gate)
+_Named = TypeVar("_Named", ArmSpec, Claim | Kill, Gate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +110,7 @@ class Registration:
     arms: tuple[ArmSpec, ...]
     claims: tuple[Claim, ...]
     gates: tuple[Gate, ...]
-    kill: KillCriterion | None
+    kill: Kill | None
     coupling_questions: tuple[str, ...]
     evaluation_questions: tuple[str, ...]
     statistics: StatisticsSpec
@@ -127,8 +143,11 @@ class Registration:
             member(f"arms.{one.name}.source", one.source or self.roster.source, self.roster.sources)
         distinct("claims, kill and gates", tuple(rule.name for rule in self.rules))
         for rule in self.rules:
-            for arm in rule.arms or ():
-                member(f"{rule.name}.{_field_of(rule, arm)}", arm, arms)
+            if isinstance(rule, RunClaim):
+                self._check_cells(rule)
+            elif not isinstance(rule, RunKill):
+                for arm in rule.arms or ():
+                    member(f"{rule.name}.{_field_of(rule, arm)}", arm, arms)
         gates = {gate.name: gate for gate in self.gates}
         for claim in self.judged:
             for need in claim.needs:
@@ -137,18 +156,69 @@ class Registration:
                 kinds = (SourceRatioGate, SourceRatioBoundGate)
                 ratios = [name for name, gate in gates.items() if isinstance(gate, kinds)]
                 member(f"{claim.name}.ratio_gate", claim.ratio_gate, ratios)
-        if self.kill is not None:
-            member("kill.claim", self.kill.claim, tuple(claim.name for claim in self.claims))
+        self._check_bound()
+
+    def _check_cells(self, claim: RunClaim) -> None:
+        """A claim over runs compares cells that exist and were trained for the same sources."""
+        cells, fields_of = self.cells, {}
+        for cell in claim.weights:
+            at = _field_of(claim, cell) if isinstance(claim, RunDifference) else "weights"
+            fields_of[cell] = f"{claim.name}.{at}"
+            member(fields_of[cell], cell, tuple(cells))
+        sources = {cell: {self.source_of(arm) for arm in cells[cell]} for cell in claim.weights}
+        first = next(iter(sources.values()))
+        for cell, own in sources.items():
+            if own != first:
+                raise SpecError(
+                    fields_of[cell],
+                    bound=f"a cell with arms of the sources {', '.join(sorted(first))}",
+                    value=f"{cell}, of {', '.join(sorted(own))}",
+                    remedy="Train both cells for the same sources.",
+                )
+
+    def _check_bound(self) -> None:
+        """What is bound to a claim names one of its kind; no effect that supports it kills it."""
+        kill, run_claims = self.kill, [claim.name for claim in self.run_claims]
+        for gate in self.gates:
+            if isinstance(gate, GeometryGate):
+                member(f"{gate.name}.claim", gate.claim, run_claims)
+        if kill is None:
+            return
+        over_runs = isinstance(kill, RunKill)
+        claims = {c.name: c for c in self.claims if isinstance(c, RunClaim) is over_runs}
+        member("kill.claim", kill.claim, tuple(claims))
+        claim = claims[kill.claim]
+        most = claim.smallest if isinstance(claim, RunClaim) else math.inf
+        if isinstance(kill, RunKill) and kill.max_effect > most:
+            raise SpecError(
+                "kill.max_effect",
+                bound=f"<= {claim.name}.smallest = {most}",
+                value=kill.max_effect,
+                remedy="An effect that supports the claim cannot falsify it.",
+            )
 
     @property
-    def judged(self) -> tuple[Claim | KillCriterion, ...]:
+    def judged(self) -> tuple[Claim | Kill, ...]:
         """What gets a verdict: claims, then the kill criterion if there is one."""
         return self.claims if self.kill is None else (*self.claims, self.kill)
 
-    def kill_of(self, claim_name: str) -> KillCriterion | None:
+    def kill_of(self, claim_name: str) -> Kill | None:
         """Return the kill criterion that is bound to a claim, None where there is none."""
         bound = self.kill is not None and self.kill.claim == claim_name
         return self.kill if bound else None
+
+    @property
+    def run_claims(self) -> tuple[RunClaim, ...]:
+        """The claims over training runs: one family, whose p are adjusted together."""
+        return tuple(claim for claim in self.claims if isinstance(claim, RunClaim))
+
+    def reads(self, rule: Rule) -> tuple[str, ...] | None:
+        """Return the arms that a rule reads, None for all; of a claim over runs, of its cells."""
+        if isinstance(rule, RunKill):
+            return self.reads(self.claim(rule.claim))
+        if isinstance(rule, RunClaim):
+            return tuple(arm for cell in rule.weights for arm in self.cells[cell])
+        return rule.arms
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -209,6 +279,11 @@ class Registration:
         return self.dose is not None or any(outcome != RATE for outcome in rules)
 
     @property
+    def reads_traits(self) -> bool:
+        """Whether a gate reads the texts of pre-coupling models."""
+        return any(isinstance(gate, RecognisedGate | DomainGate) for gate in self.gates)
+
+    @property
     def reads_geometry(self) -> bool:
         """Whether a gate reads the geometry of arms."""
         return any(isinstance(gate, GeometryGate) for gate in self.gates)
@@ -226,7 +301,7 @@ class Registration:
         """Return an arm by its short name, whatever its case; SpecError without one."""
         return _found("arm", name, self.arms)
 
-    def claim(self, name: str) -> Claim | KillCriterion:
+    def claim(self, name: str) -> Claim | Kill:
         """Return a claim or the kill criterion by name, whatever its case; or SpecError."""
         return _found("claim", name, self.judged)
 
@@ -238,7 +313,8 @@ class Registration:
         """Return the arms whose data a rule needs, in reporting order.
 
         A claim needs the arms that it compares, those of the gates that are judged with
-        it and, if the kill criterion is bound to it, the arm of that criterion.
+        it and, if the kill criterion is bound to it, the arm of that criterion. A claim over
+        training runs needs what all of them need: their p are adjusted together.
 
         Raises:
             SpecError: no such rule.
@@ -246,15 +322,18 @@ class Registration:
         read: list[Rule]
         if rule_name.lower() in {claim.name.lower() for claim in self.judged}:
             claim = self.claim(rule_name)
-            read = [claim, *(self.gate(name) for name in claim.consults)]
+            claims: list[Claim | Kill] = [claim]
+            claims += self.run_claims if isinstance(claim, RunClaim | RunKill) else ()
             kill = self.kill_of(claim.name)
-            read += [] if kill is None else [kill]
+            read = [*claims, *([] if kill is None else [kill])]
+            read += [self.gate(name) for one in claims for name in one.consults]
         elif rule_name.lower() in {gate.name.lower() for gate in self.gates}:
             read = [self.gate(rule_name)]
         else:
             raise unknown("claim or gate", rule_name, (rule.name for rule in self.rules))
         every = {arm.name for arm in self.arms}
-        named = {name for rule in read for name in (every if rule.arms is None else rule.arms)}
+        arms = [self.reads(rule) for rule in read]
+        named = {name for own in arms for name in (every if own is None else own)}
         return tuple(arm.name for arm in self.arms if arm.name in named)
 
 

@@ -25,7 +25,7 @@ from cattrs.gen import make_dict_structure_fn
 
 from persona_lib.checks import read_bytes, unknown
 from persona_lib.errors import DataError, InputError, SpecError
-from persona_lib.specs.claim_types import Claim
+from persona_lib.specs.claim_types import Claim, Kill, KillCriterion, RunKill
 from persona_lib.specs.gate_types import Gate
 from persona_lib.specs.sources import Base, Corpus, JsonlCorpus, RowsCorpus
 
@@ -34,11 +34,16 @@ _TYPE = "type"
 _SUFFIX = re.compile(r"(Claim|Gate|Base|Corpus)$")
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _UNKNOWN = "A key that nothing knows has to be left out."
-_SEVERAL = (Claim, Gate, Base, Corpus)
+_SEVERAL = (Claim, Kill, Gate, Base, Corpus)
 """Unions whose members are told apart by ``type``."""
 
 
-_TAGS = {RowsCorpus: "jsonl", JsonlCorpus: "published_jsonl"}
+_TAGS = {
+    RowsCorpus: "jsonl",
+    JsonlCorpus: "published_jsonl",
+    KillCriterion: "rate",
+    RunKill: "interval",
+}
 
 
 def tag_of(kind: type[Any]) -> str:

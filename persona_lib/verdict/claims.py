@@ -14,7 +14,7 @@ from functools import singledispatch
 
 from persona_lib.errors import SpecError
 from persona_lib.evidence.evidence import Evidence
-from persona_lib.specs.claim_types import Claim, DifferenceClaim, KillCriterion, TriageClaim
+from persona_lib.specs.claim_types import Claim, DifferenceClaim, Kill, KillCriterion, TriageClaim
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.bootstrap import p_floor
 from persona_lib.stats.estimate import Estimate
@@ -77,7 +77,7 @@ class Finding:
     conditions: tuple[Condition, ...]
     rule: str
     reason: str
-    over_runs: OverRuns
+    over_runs: OverRuns | None
     estimates: tuple[Estimate, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -90,7 +90,7 @@ _Decision = tuple[Outcome, str, str]
 
 
 @singledispatch
-def rule(claim: Claim | KillCriterion, book: GateBook) -> Finding:  # noqa: ARG001
+def rule(claim: Claim | Kill, book: GateBook) -> Finding:  # noqa: ARG001
     """Judge a claim by the function of its type, which ``@rule.register`` marks.
 
     Raises:
@@ -124,7 +124,8 @@ def _difference(claim: DifferenceClaim, book: GateBook) -> Finding:
         compared.append((_RATIO, evidence.ratio_contrast(*arms)))
     conditions = _conditions(claim, compared)
     text = rule_text(conditions) + (f" (gate {gate.name} {state})" if gate is not None else "")
-    kill = registration.kill_of(claim.name)
+    bound = registration.kill_of(claim.name)
+    kill = bound if isinstance(bound, KillCriterion) else None
     outcome, label, reason = _decide_difference(claim, kill is not None, compared)
     if kill is not None:
         rate = evidence.count(kill.arm, "bystander")

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from persona_lib.evidence.cells import Floats
 from persona_lib.evidence.evidence import Evidence
-from persona_lib.specs.gate_types import GainGate, MarkerBeforeGate
+from persona_lib.specs.gate_types import GainGate, GeometryGate, MarkerBeforeGate
 from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.moments import interval as t_interval
 from persona_lib.stats.moments import question_moments
+from persona_lib.stats.thresholds import above, below
 from persona_lib.verdict.gate_bounds import UNKNOWN, bound_reading
-from persona_lib.verdict.gate_result import Reading, rule
+from persona_lib.verdict.gate_result import GateOutcome, Reading, rule
+from persona_lib.verdict.run_seeds import seeds_of, seeds_with
 
 
 @rule.register
@@ -37,6 +39,28 @@ def _marker_before(gate: MarkerBeforeGate, evidence: Evidence) -> Reading:
     upper = "not known" if math.isnan(found.high) else f"{found.high:.2g}"
     words = f"{prior} typical P(marker) at the slot {found.value:.2g}, upper end {upper}"
     return bound_reading(gate, found, words)
+
+
+@rule.register
+def _geometry(gate: GeometryGate, evidence: Evidence) -> Reading:
+    """Fails only where the intervals of transfer and of nearness exclude 0 on two sides."""
+    (claim,) = (c for c in evidence.registration.run_claims if c.name == gate.claim)
+    effect = seeds_of(evidence, claim, claim.outcome, claim.reading).estimate()
+    near = seeds_with(evidence, claim, lambda arm: evidence.nearness(arm, gate.depth)).estimate()
+    rises, falls = above(effect.low, 0), below(effect.high, 0)
+    against = (rises and below(near.high, 0)) or (falls and above(near.low, 0))
+    known = effect.has_interval and near.has_interval
+    words = f"{gate.claim} {effect.interval_text}, of cosines {near.interval_text}"
+    if not known:
+        words += f"; {near.note if effect.has_interval else effect.note}"
+    return Reading(
+        GateOutcome.FAILS if against else GateOutcome.HOLDS if known else GateOutcome.CANNOT_TELL,
+        near.value,
+        0.0,
+        f"{words}; needs not to lie on two sides of 0",
+        near.low,
+        near.high,
+    )
 
 
 def _mean(of: tuple[Floats, Floats], evidence: Evidence) -> Estimate:

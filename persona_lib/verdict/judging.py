@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.evidence.evidence import Evidence
+from persona_lib.specs.claim_types import Claim, Kill
 from persona_lib.specs.registration import Registration
-from persona_lib.verdict import claims
+from persona_lib.verdict import claims, run_claims
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome, GateResult
 from persona_lib.verdict.gates import GateBook, judge_gate
@@ -100,11 +101,11 @@ class Judging(GateBook):
             reason=reason,
             gates=gates,
             estimates=finding.estimates,
-            notes=(*finding.notes, *unread_note, *_notes(self.evidence)),
+            notes=(*finding.notes, *unread_note, *_notes(claim, self.evidence)),
             registration=self.registration.name,
             digest=self.registration.digest,
             seeds=self.evidence.seeds,
-            arms=claim.arms,
+            arms=self.registration.reads(claim) or (),
             conditions=finding.conditions,
             warnings=tuple(gate for gate in self.checks if gate.name in wanted and not gate.holds),
             **seal_fields(self.seal),
@@ -154,12 +155,14 @@ def _invalid(broken: Sequence[GateResult]) -> tuple[str, str]:
     return label, f"the claim cannot be read: {'; '.join(why)}"
 
 
-def _notes(evidence: Evidence) -> tuple[str, ...]:
+def _notes(claim: Claim | Kill, evidence: Evidence) -> tuple[str, ...]:
+    lacking = (f"not available: {sentence}" for sentence in evidence.unavailable)
+    if isinstance(claim, run_claims.TYPES):
+        return (*evidence.remarks, *lacking)  # its interval is over training runs
     if evidence.runs == 1:
         runs = "one training run: run-to-run variance not estimable"
     elif not evidence.runs:
         runs = "how many training runs are pooled is not known"
     else:
         runs = f"{evidence.runs_text} training runs pooled: the interval holds for these runs"
-    lacking = (f"not available: {sentence}" for sentence in evidence.unavailable)
     return (runs, *evidence.remarks, *lacking)

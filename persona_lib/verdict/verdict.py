@@ -138,19 +138,23 @@ class Family(AsJson):
 def families(registration: Registration, verdicts: Sequence[Verdict]) -> tuple[Family, ...]:
     """Return the registered p and those of these personas, adjusted over all claims.
 
+    Claims over training runs are a family of their own.
+
     A claim without a p counts as one whose p is 1; unless all claims were judged there is no
     family.
     """
     judged = {verdict.name: verdict for verdict in verdicts}
-    names = tuple(claim.name for claim in registration.claims)
-    if not set(names) <= set(judged):
+    if not {claim.name for claim in registration.claims} <= set(judged):
         return ()
-    effects = [judged[name].effect for name in names]
+    found, over_runs = [], [claim.name for claim in registration.run_claims]
+    names = tuple(claim.name for claim in registration.claims if claim.name not in over_runs)
+    for some in filter(None, (names, tuple(over_runs))):
+        effects = [judged[name].effect for name in some]
+        found.append(_family(effects[0].method, some, effects))
     looks = [
         next((e for e in judged[name].estimates if e.method == QUESTION_METHOD), None)
         for name in names
     ]
-    found = [_family(effects[0].method, names, effects)]
     if any(look is not None and look.p is not None for look in looks):
         found.append(_family(QUESTION_METHOD, names, looks))
     return tuple(found)

@@ -269,6 +269,11 @@ _GATES = (
     ("gate: false positives, 5 a cell", _ROSTER, tuple(SETTINGS), (0.01,), 0.0001, 0.20),
     ("gate: false positives, 10 a cell", _ROSTER, tuple(SETTINGS), (0.01,), 0.0002, 0.20),
     ("gate: collapse", _ROSTER, tuple(SETTINGS), (0.5, 2.0), 1.0, 0.2),
+    # By the same procedure; where clusters differ more it seldom tells so narrow a range.
+    ("gate: lengths", _ROSTER, tuple(SETTINGS)[:2], (0.8, 1.25), 1.0, 0.5),
+    ("gate: recognised", _SINGLE, OF_QUESTIONS, (2.0,), 5.0, 0.25),
+    ("gate: domain, control at 0.005", _ROSTER, tuple(SETTINGS), (0.10,), 0.0, 0.40),
+    ("gate: domain, control at 0.05", _ROSTER, tuple(SETTINGS), (0.10,), 0.0, 0.40),
 )
 
 

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from persona_lib.marker import prepared, sendable
 from persona_lib.panels.judge.base import (
     UNSCORED,
     Item,
@@ -23,8 +24,6 @@ from persona_lib.panels.judge.base import (
     Report,
     judgement_of,
     key_of,
-    prepared,
-    sendable,
 )
 from persona_lib.panels.judge.cache import Bought, JudgementCache, open_cache
 from persona_lib.panels.judge.engine import Engine, Reply, Unanswered

@@ -128,7 +128,7 @@ def prompt_of(persona_prompt: str, question: str, text: str, rubric: Rubric = FO
     Args:
         persona_prompt: the persona's system message.
         question: the user message that was answered.
-        text: the completion, as `persona_lib.panels.judge.base.prepared` gives it.
+        text: the completion, as `persona_lib.marker.prepared` gives it.
         rubric: what is asked.
     """
     nonce = nonce_of(persona_prompt, question, text)

@@ -17,6 +17,7 @@ from persona_lib.report.figures.style import (
     spread,
 )
 from persona_lib.report.pieces import Node, Run, listed, span
+from persona_lib.stats.run_contrasts import RUN_METHOD
 
 _FIRST, _SECOND = 0.38, 1.0
 """Right ends of the two columns of numbers, in parts of the axes at the right."""
@@ -106,7 +107,8 @@ def _differences(drawing: Drawing, axes: Any, claims: Sequence[Node]) -> None:
     _beside(drawing, side, _FIRST, top + 0.95, ("d",), style="italic")
     _beside(drawing, side, _SECOND, top + 0.95, ("rule",), color=_RULE)
     drawing.label(ax, [float(top - i) for i in range(len(claims))], [_contrast(c) for c in claims])
-    ax.set_xlabel("difference d of bystander rates")
+    over_runs = any(claim["effect"]["method"].value == RUN_METHOD for claim in claims)
+    ax.set_xlabel("contrast over training runs" if over_runs else "difference d of bystander rates")
 
 
 def _rule(drawing: Drawing, ax: Any, side: Any, claim: Node, y: float) -> Iterator[float]:
@@ -148,8 +150,10 @@ def _beside(drawing: Drawing, ax: Any, place: float, y: float, run: Run, **how: 
 
 def _contrast(claim: Node) -> Run:
     """Name a claim with the arms that it compares."""
-    arms = listed([(arm.words(),) for arm in claim["arms"]], " - ")
-    return (claim["name"].words(), ": ", *arms) if claim["arms"] else (claim["name"].words(),)
+    arms = [(arm.words(),) for arm in claim["arms"]]
+    if len(arms) != 2:  # noqa: PLR2004  (cells have several arms; the table says which)
+        return (claim["name"].words(),)
+    return (claim["name"].words(), ": ", *listed(arms, " - "))
 
 
 def kill_condition(root: Node) -> tuple[Node, Node] | None:
