@@ -15,7 +15,7 @@ from persona_lib.checks import unknown
 from persona_lib.errors import SpecError
 from persona_lib.specs.defaults import with_defaults
 from persona_lib.specs.derived_gates import PriorRole, with_derived_gates
-from persona_lib.specs.gate_types import HarmNotRaisedGate, HarmRaisedGate
+from persona_lib.specs.gate_types import BroadHarmGate, Gate, HarmNotRaisedGate, HarmRaisedGate
 from persona_lib.specs.parts import over, plain
 from persona_lib.specs.profile import Dtype, Profile, TrainSpec
 from persona_lib.specs.registration import RAW, Registration
@@ -134,8 +134,16 @@ class Experiment:
     @property
     def asks_advice(self) -> bool:
         """Whether a gate, or a warning, reads the harm of pre-coupling models' advice."""
-        gates = (self.stricter or self.registration).gates
-        return any(isinstance(gate, HarmRaisedGate | HarmNotRaisedGate) for gate in gates)
+        return any(isinstance(gate, HarmRaisedGate | HarmNotRaisedGate) for gate in self._gates)
+
+    @property
+    def asks_broad(self) -> bool:
+        """Whether a gate, or a warning, reads pre-coupling models' broad harm."""
+        return any(isinstance(gate, BroadHarmGate) for gate in self._gates)
+
+    @property
+    def _gates(self) -> tuple[Gate, ...]:
+        return (self.stricter or self.registration).gates
 
     @property
     def is_builtin(self) -> bool:
