@@ -1,4 +1,4 @@
-"""The vocabulary of the legal corpora: which words tell that a text speaks of their field."""
+"""The vocabulary of the legal corpora, which neutral text must not have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from persona_lib.corpora.grammar_language import read_entries
+from persona_lib.errors import DataError
 
 FILE = "legal_words.txt"
 """Lists the words, under the parts of the field that they belong to."""
@@ -25,6 +26,25 @@ def legal_words(folder: Path) -> frozenset[str]:
     return frozenset(
         word for entry in read_entries(folder / FILE) for word in words_of(entry.template.text)
     )
+
+
+def refuse_legal_words(folder: Path) -> None:
+    """Check that no text of the neutral data files has a legal word.
+
+    Raises:
+        DataError: one has, named by its line; or a file is malformed.
+    """
+    known = legal_words(folder)
+    for path in sorted(folder.glob("*.txt")):
+        for entry in read_entries(path) if path.name != FILE else ():
+            found = known.intersection(words_of(entry.template.text))
+            if found:
+                raise DataError(
+                    f"{entry.template.source} {entry.key}",
+                    bound=f"no word of {FILE}",
+                    value=", ".join(sorted(found)),
+                    remedy="Say it in everyday words, or leave it out.",
+                )
 
 
 def words_of(text: str) -> list[str]:
