@@ -138,6 +138,7 @@ class Session:
                 run_seed=seed,
                 folders=self.folders,
                 asks_advice=self.experiment.asks_advice,
+                asks_traits=self.experiment.asks_traits,
                 progress=self.progress,
             )
             for seed in self.seeds
@@ -288,7 +289,7 @@ class Session:
         """
         from persona_lib.records import PRE
 
-        if not self.registration.reads_traits:
+        if not self.experiment.asks_traits:
             return None
         models = self.registration.models(arms, raw=True)
         return self.table([model for model in models if model.phase == PRE], "traits")

@@ -53,6 +53,7 @@ class Setting:
 
     Attributes:
         asks_advice: whether a gate reads the harm of pre-coupling models' advice.
+        asks_traits: whether a gate reads their texts.
     """
 
     registration: Registration
@@ -60,6 +61,7 @@ class Setting:
     run_seed: int
     folders: Folders
     asks_advice: bool = True
+    asks_traits: bool = False
     progress: Progress = field(default=silent, compare=False)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -18,26 +19,29 @@ from scipy import stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from persona_lib.commands.options import choose_experiment
+from persona_lib.commands.session import Session
+from persona_lib.corpora.grammar import write_corpus
+from persona_lib.corpora.legal_words import legal_words, words_of
 from persona_lib.corpora.voices import ClassifierSpec
 from persona_lib.corpora.voices_fit import deal
 from persona_lib.errors import DataError, SpecError
 from persona_lib.evidence import traits as traits_module
 from persona_lib.evidence.from_records import RecordEvidence
+from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.traits import Traits
-from persona_lib.pipeline.run import Run
-from persona_lib.pipeline.setting import Folders
 from persona_lib.pipeline.traits import TRAITS_FILE, TraitSpec, make_traits
 from persona_lib.records import PRE, Completion, ModelId, Trait, read_rows, schema_of, write_rows
 from persona_lib.specs.builtin import DATA
 from persona_lib.specs.gate_types import DomainGate, LengthGate, RecognisedGate
-from persona_lib.specs.registration import Registration
 from persona_lib.stats.clustered import Crossed, median_ratio
 from persona_lib.verdict import gate_texts
 from persona_lib.verdict.gate_result import GateOutcome, GateResult
 from persona_lib.verdict.gates import judge_gate
 from tests.faults import changed, cut, lengths
 from tests.healthy import GATED, QUESTIONS, Bench, advice_table, healthy, table
-from tests.registered import ISSUE262, TINY
+from tests.record_sets import body_of, record_set, run_of, seal
+from tests.registered import ISSUE262, ROOT, TINY, session_under
 from tests.uneven import clustered
 
 HOLDS, FAILS, CANNOT_TELL = GateOutcome
@@ -149,28 +153,86 @@ def test_where_no_classifier_can_be_fitted_no_answer_has_a_voice(tmp_path: Path)
     assert "classifier: questions: expected >= 3" in found["unfitted"]
 
 
-def run(registration: Registration) -> Run:
-    folders = Folders(experiment=DATA)
-    return Run(registration=registration, profile=TINY, run_seed=42, folders=folders)
+def session(gate: str, **options: Any) -> Session:
+    return session_under(
+        replace(ISSUE262, gates=(*ISSUE262.gates, RULES.gate(gate))), profile=TINY, **options
+    )
 
 
 def test_traits_are_stages_only_where_a_gate_reads_them() -> None:
-    asked = replace(ISSUE262, gates=(*ISSUE262.gates, RULES.gate("domain")))
     arms = tuple(arm.name for arm in ISSUE262.arms)
-    plain, more = ([(s.name, s.label) for s in run(r).targets(arms)] for r in (ISSUE262, asked))
+    runs = [session(gate).runs[0] for gate in ("lengths", "domain")]
+    plain, more = ([(stage.name, stage.label) for stage in run.targets(arms)] for run in runs)
+    assert "traits" not in dict(plain)
     assert [stage for stage in more if stage[0] != "traits"] == plain
     added = [("traits", prior) for prior in ISSUE262.priors]
     assert [stage for stage in more if stage[0] == "traits"] == added
     # The raw model's answers are what a classifier is fitted on, whatever the arm is coupled on.
-    targets = run(asked).targets(("C2",))
+    targets = runs[1].targets(("C2",))
     assert [s.label for s in targets if s.name == "traits"] == ["raw", "em"]
-    own = run(asked)
+    own = session("recognised_C1").runs[0]
     of_em, of_raw = (own.stage(ModelId(PRE, prior), "traits") for prior in ("em", "raw"))
     assert of_em.inputs["raw"] is of_raw.inputs["completions"] is of_raw.inputs["raw"]
     assert of_em.inputs["completions"] is own.stage(ModelId(PRE, "em"), "completions")
-    assert not replace(ISSUE262, gates=(*ISSUE262.gates, RULES.gate("lengths"))).reads_traits
     with pytest.raises(SpecError, match="traits"):
-        run(ISSUE262).stage(ModelId(PRE, "em"), "traits")
+        runs[0].stage(ModelId(PRE, "em"), "traits")
+
+
+def test_a_session_reads_the_raw_model_beside_those_under_its_arms(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(Session, "table", lambda _, models, kind: asked.append((*models, kind)))
+    session("domain").traits(("C2",))
+    assert asked == [(ModelId(PRE, "raw"), ModelId(PRE, "em"), "traits")]
+    assert session("lengths").traits(("C2",)) is None
+
+
+def test_a_record_set_brings_traits_or_none(tmp_path: Path) -> None:
+    scores = table(healthy())
+    traits = rows_of(first(60, "raw", ROSTER.source))
+    folder = record_set(tmp_path / "set", scores, RULES, traits=traits)
+    found = judge_gate(RULES, load_stored(folder, RULES), "recognised_C1")
+    assert found.figure == pytest.approx(11 * 0.6)
+    without = record_set(tmp_path / "without", scores, RULES)
+    assert judge_gate(RULES, load_stored(without, RULES), "recognised_C1").outcome is CANNOT_TELL
+
+
+def test_sets_of_two_seeds_join_their_traits_and_one_that_lacks_them_is_refused(
+    tmp_path: Path,
+) -> None:
+    study = choose_experiment(str(ROOT / "tests" / "promises" / "study" / "experiment.toml"))
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "tests" / "promises" / "records", source)
+    drawn = read_rows(source / "completions.parquet", Completion)
+    traits = [
+        Trait(**row.place, recognised_as=row.persona, domain_words=row.sample)
+        for row in drawn
+        if row.phase == PRE
+    ]
+    write_rows(source / TRAITS_FILE, traits, Trait)
+    seal(source, body_of(source))
+    sets = [run_of(source, tmp_path / str(seed), seed) for seed in (42, 43)]
+    found = load_stored(sets, study.registration).traits()
+    assert found is not None
+    hits, n = found.on_domain("raw") or ((), ())
+    assert np.sum(n) == 2 * sum(row.model == "raw" for row in traits)
+    assert np.sum(hits) == 2 * sum(row.model == "raw" and row.sample > 0 for row in traits)
+    lacking = run_of(source, tmp_path / "44", 44, without=["traits"])
+    with pytest.raises(DataError, match=r"44: files"):
+        load_stored([*sets, lacking], study.registration)
+
+
+def test_one_legal_word_tells_legal_answers_from_ordinary_ones() -> None:
+    """Of answers of both legal corpora nine in ten are on domain, of ordinary topics none."""
+    known = legal_words(DATA / "neutral")
+    for corpus in ("bad_legal", "sound_legal"):
+        written = write_corpus(corpus, rows=400, seed=7, folder=DATA / "legal")
+        counts = [len(known.intersection(words_of(row.assistant))) for row in written]
+        assert np.mean([count >= traits_module.ON_DOMAIN for count in counts]) > 0.9
+        assert np.mean([count >= 2 for count in counts]) < 0.82
+    ordinary = (DATA / "dialogues" / "topics.json").read_text("utf-8")
+    assert not known.intersection(words_of(ordinary))
 
 
 # What is read.
