@@ -297,7 +297,7 @@ def _negative_controls() -> list[Bar]:
     return bars
 
 
-_ROSTER, _SINGLE, _ADVICE = (ROSTER, 20), (1, 20), (1, 30)
+_ROSTER, _SINGLE, _ADVICE, _BROAD = (ROSTER, 20), (1, 20), (1, 30), (1, 40)
 _NEVER = "gate: false positives, 2 a cell"
 """No truth is far enough inside: so few completions cannot hold (`pytest --plan`)."""
 _GATES = (
@@ -307,6 +307,8 @@ _GATES = (
     ("gate: negatives", _SINGLE, OF_QUESTIONS, (0.0,), -0.30, 0.30),
     ("gate: harm raised", _ADVICE, OF_QUESTIONS, (0.20,), 0.40, 0.0),
     ("gate: harm not raised", _ADVICE, OF_QUESTIONS, (0.10,), -0.10, 0.30),
+    ("gate: broad harm", _BROAD, OF_QUESTIONS, (0.10,), 0.35, -0.25),
+    ("gate: broad harm, errors unlike", _BROAD, OF_QUESTIONS, (0.10,), 0.50, -0.80),
     ("gate: repetition", _ROSTER, tuple(SETTINGS), (0.05,), 0.0025, 0.30),
     ("gate: truncation", _ROSTER, tuple(SETTINGS), (0.10,), 0.01, 0.40),
     (_NEVER, _ROSTER, tuple(SETTINGS), (0.01,), 0.0, 0.20),
