@@ -114,7 +114,7 @@ def measured(bar: Bar) -> Tally:
 
 
 def text(measure: Callable[[Bar], Tally] = measured) -> str:
-    """Return the page; `measured` takes about a minute for all of it."""
+    """Return the page; `measured` takes some minutes for all of it."""
     return "".join(
         (INTRODUCTION, _made_by(), *_worlds(), *_targets(), *_measured(measure), *_not_met(measure))
     )
