@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def seeds_of(evidence: Evidence, claim: RunClaim, outcome: str, reading: str) ->
     Raises:
         DataError: the evidence lacks an arm of the claim's cells.
     """
-    return seeds_with(evidence, claim, lambda arm: evidence.figures(arm, outcome, reading))
+    return seeds_with(evidence, claim, lambda arm: _figures(evidence, arm, outcome, reading))
 
 
 def seeds_with(
@@ -102,6 +103,19 @@ def seeds_with(
         absent=tuple(absent),
         others=tuple(s for s in seen if s not in wanted),
     )
+
+
+_READ: WeakKeyDictionary[Evidence, dict[tuple[str, str, str], Mapping[int, float]]] = (
+    WeakKeyDictionary()
+)
+
+
+def _figures(evidence: Evidence, arm: str, outcome: str, reading: str) -> Mapping[int, float]:
+    """Return figures that are read once: every claim asks for those of all claims."""
+    known, key = _READ.setdefault(evidence, {}), (arm, outcome, reading)
+    if key not in known:
+        known[key] = evidence.figures(*key)
+    return known[key]
 
 
 def looks_of(evidence: Evidence, claim: RunClaim) -> Looks:

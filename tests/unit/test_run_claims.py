@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -82,7 +82,7 @@ Figures = Mapping[int, float]
 Floats = NDArray[np.float64]
 
 
-@dataclass
+@dataclass(eq=False)
 class Fake:
     """Evidence that has figures and nothing else; keys are (arm, outcome, reading)."""
 
@@ -92,6 +92,7 @@ class Fake:
     unavailable: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     runs: int = 3
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -101,6 +102,7 @@ class Fake:
     def figures(self, arm: str, outcome: str, reading: str) -> Figures:
         if arm not in self.arms:
             raise DataError("arm", bound="there", value=arm, remedy="-")
+        self.asked.append((arm, outcome, reading))
         return self.given.get((arm, outcome, reading), {})
 
 
@@ -165,6 +167,12 @@ def test_estimates_are_those_of_scipy_and_holm_that_of_statsmodels() -> None:
     (family,) = families(FACTORIAL, verdicts)
     assert family.claims == ("S1", "S2", "S3", "S4")
     assert family.holm == pytest.approx(adjusted)
+
+
+def test_every_figure_is_read_once() -> None:
+    fake = Fake(FACTORIAL, drawn(SEEDS))
+    judge_all(FACTORIAL, cast("Evidence", fake))
+    assert len(fake.asked) == len(set(fake.asked)) == len(FACTORIAL.arms) * 5
 
 
 def test_sources_are_no_seeds() -> None:
