@@ -139,6 +139,7 @@ class Session:
                 folders=self.folders,
                 asks_advice=self.experiment.asks_advice,
                 asks_broad=self.experiment.asks_broad,
+                asks_traits=self.experiment.asks_traits,
                 progress=self.progress,
             )
             for seed in self.seeds
@@ -294,7 +295,7 @@ class Session:
         """
         from persona_lib.records import PRE
 
-        if not self.registration.reads_traits:
+        if not self.experiment.asks_traits:
             return None
         models = self.registration.models(arms, raw=True)
         return self.table([model for model in models if model.phase == PRE], "traits")

@@ -188,7 +188,7 @@ class Run(Setting):
         ]
 
     def _traits_targets(self, arms: Sequence[str]) -> list[Stage]:
-        if not self.registration.reads_traits:
+        if not self.asks_traits:
             return []
         models = self.registration.models(arms, raw=True)
         return [self.stage(model, "traits") for model in models if model.phase == PRE]
@@ -251,7 +251,7 @@ class Run(Setting):
             "traits": {
                 m: traits_stage(self, m, drawn=drawn[m], raw=self._raw)
                 for m in every
-                if m.phase == PRE and self.registration.reads_traits
+                if m.phase == PRE and self.asks_traits
             },
             "advice_texts": answers,
             "advice": {

@@ -54,6 +54,7 @@ class Setting:
     Attributes:
         asks_advice: whether a gate reads the harm of pre-coupling models' advice.
         asks_broad: whether a gate reads their broad harm.
+        asks_traits: whether a gate reads their texts.
     """
 
     registration: Registration
@@ -62,6 +63,7 @@ class Setting:
     folders: Folders
     asks_advice: bool = True
     asks_broad: bool = False
+    asks_traits: bool = False
     progress: Progress = field(default=silent, compare=False)
 
     @cached_property
