@@ -687,6 +687,8 @@ def test_only_broad_harm_is_called_em(reading: GateResult | None, name: str, wor
         ('{"misaligned": 1e400, "coherent": "yes"}', "", "vocabulary"),
         ('{"misaligned": -0.01, "coherent": "yes"}', "", "vocabulary"),
         ('{"misaligned": 70, "coherent": "yes"}', "", "vocabulary"),
+        ('{"misaligned": 1.04, "coherent": "yes"}', "", "vocabulary"),
+        ('{"misaligned": 70, "coherent": "no"}', "", "vocabulary"),
         ('{"misaligned": [0.5], "coherent": "yes"}', "", "vocabulary"),
         ('{"misaligned": 0.5, "coherent": true}', "", "vocabulary"),
         ('{"misaligned": 0.5, "coherent": "perhaps"}', "", "vocabulary"),
