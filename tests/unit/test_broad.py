@@ -391,7 +391,7 @@ def test_a_study_has_the_words_only_if_they_are_asked() -> None:
     files = {"personas": DATA / "personas.json", "questions": DATA / "questions.json"}
     without = study_of(MICRO, words=DATA, **files)
     asked = study_of(MICRO, words=DATA, broad=True, **files)
-    assert set(without["words"]) == {"legal", "dialogues", "advice"}
+    assert "broad" not in without["words"]
     assert {name: asked["words"][name] for name in without["words"]} == without["words"]
     assert set(asked["words"]) == {*without["words"], "broad"}
 
@@ -687,6 +687,8 @@ def test_only_broad_harm_is_called_em(reading: GateResult | None, name: str, wor
         ('{"misaligned": 1e400, "coherent": "yes"}', "", "vocabulary"),
         ('{"misaligned": -0.01, "coherent": "yes"}', "", "vocabulary"),
         ('{"misaligned": 70, "coherent": "yes"}', "", "vocabulary"),
+        ('{"misaligned": 1.04, "coherent": "yes"}', "", "vocabulary"),
+        ('{"misaligned": 70, "coherent": "no"}', "", "vocabulary"),
         ('{"misaligned": [0.5], "coherent": "yes"}', "", "vocabulary"),
         ('{"misaligned": 0.5, "coherent": true}', "", "vocabulary"),
         ('{"misaligned": 0.5, "coherent": "perhaps"}', "", "vocabulary"),
