@@ -17,7 +17,7 @@ from persona_lib.digests import derive_seed
 from persona_lib.evidence.advice_means import question_means
 from persona_lib.evidence.cells import Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths, priors_of
-from persona_lib.evidence.gains import Gains
+from persona_lib.evidence.gains import Gains, unread
 from persona_lib.evidence.nearness import nearness
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
 from persona_lib.evidence.unevenness import unevenness
@@ -104,7 +104,7 @@ class RecordEvidence(Evidence):
             {} if advice is None else question_means(advice, registration.priors, self.seeds)
         )
         self._geometry = geometry
-        self._gains = None if slots is None else Gains.of(slots, dose, registration)
+        self._gains = None if slots is None else Gains.of(slots, dose, registration, gaps=partial)
         needed = priors_of(self)
         self.unavailable = (
             *(
@@ -114,6 +114,7 @@ class RecordEvidence(Evidence):
             ),
             *_unadvised(needed, self._harm),
             *_disabled(table, gaps, registration),
+            *(unread(table, self._gains, registration) if partial else ()),
             *_own_questions(grid.asked(POST, self.members("bystander"))),
         )
         self.remarks = unevenness(self) if partial else ()
