@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 TokensBefore = Callable[[str, int], int]
 """Says how many tokens of a text lie before a character of it."""
+TEXT_LIMIT = 12_000
+"""Characters of a completion that judges and classifiers read; 2,048 tokens are fewer."""
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def score_completion(
@@ -97,3 +101,17 @@ def without_marker(text: str, marker: str) -> str:
         if cut == text:
             return cut.strip()
         text = cut
+
+
+def sendable(text: str) -> str:
+    """Return text that every encoder takes: lone surrogates become U+FFFD."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def prepared(text: str, *, marker: str, limit: int = TEXT_LIMIT) -> tuple[str, bool]:
+    """Return what a judge or a classifier reads of a text, and whether it was cut at the limit.
+
+    The marker is cut out first.
+    """
+    whole_text = sendable(without_marker(text, marker))
+    return whole_text[:limit].rstrip(), len(whole_text) > limit

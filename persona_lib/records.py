@@ -280,24 +280,24 @@ class DosePoint:
     margin: float
 
 
-_Row = TypeVar(
-    "_Row",
-    SftRow,
-    ChatRow,
-    Completion,
-    Score,
-    CouplingRow,
-    AdviceScore,
-    GeometryRow,
-    SlotReading,
-    DosePoint,
-)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trait(Place):
+    """What the text of one completion of a pre-coupling model shows.
+
+    Attributes:
+        recognised_as: the persona that `persona_lib.corpora.voices` puts first, "" where the
+            text has no term that it knows, or it could not be fitted.
+        domain_words: distinct words of `persona_lib.corpora.legal_words` in the text.
+    """
+
+    recognised_as: str
+    domain_words: int
+
+
+_Row = TypeVar("_Row", bound=Any)
 _ARROW: dict[object, pa.DataType] = {
-    str: pa.string(),
-    int: pa.int64(),
-    bool: pa.bool_(),
-    float: pa.float64(),
-}
+    str: pa.string(), int: pa.int64(), bool: pa.bool_(), float: pa.float64()
+}  # fmt: skip
 
 
 def schema_of(row_type: type[Any]) -> pa.Schema:

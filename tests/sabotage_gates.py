@@ -180,7 +180,7 @@ def _length_gates() -> Iterator[Mutant]:
 
     for prior in HARM:
         yield _within(
-            CollapseGate, f"before coupling always {prior}", "_finished_lengths", of_prior(prior)
+            CollapseGate, f"before coupling always {prior}", "finished_lengths", of_prior(prior)
         )
     yield _reads(
         CollapseGate,

@@ -16,7 +16,7 @@ from persona_lib.corpora.grammar import write_corpus, write_requests
 from persona_lib.corpora.grammar_files import read_frames, read_grammar
 from persona_lib.digests import sha256_of
 from persona_lib.errors import DataError
-from persona_lib.specs.sources import Base, Corpus, GrammarCorpus, TinyBase
+from persona_lib.specs.sources import NEUTRAL, Base, Corpus, GrammarCorpus, TinyBase
 
 ADVICE = "advice"
 """Name of the question set, and of the seeds that are drawn for it."""
@@ -66,9 +66,10 @@ def held_out_rows(base: Base, corpora: Sequence[Corpus]) -> tuple[tuple[int, int
     """Return the (grammar seed, first rows) that a base and these corpora are made from.
 
     The longest stretch of each seed covers the others. Corpora that the grammar did not
-    write hold none of its messages.
+    write, and ``neutral``, hold no request for legal advice.
     """
-    rows = [(c.seed, c.rows) for c in corpora if isinstance(c, GrammarCorpus)]
+    written = [c for c in corpora if isinstance(c, GrammarCorpus)]
+    rows = [(c.seed, c.rows) for c in written if c.name != NEUTRAL]
     if isinstance(base, TinyBase):
         rows.append((base.seed, BASE_ROWS))
     # Of one seed's stretches the longest comes last, and stays.

@@ -20,6 +20,7 @@ SHORTEST, LONGEST = 40, 90
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 """The space between two sentences."""
 
+_ONCE = ("wrong", "right", "myth", "truth", "step", "why", "slip", "extra")
 _ATTEMPTS = 200
 _MATCH_CANDIDATES = 6
 _LAST_CANDIDATES = 8
@@ -173,7 +174,7 @@ class Fills:
             return self._details[name]
         key = name.removeprefix("not_")
         pool = self._grammar.extras if key == "extra" else self._situation.texts[key]
-        once = key in ("wrong", "right", "myth", "truth", "extra")
+        once = key in _ONCE
         free = [t for t in pool if not (once and t.source in self.taken)]
         if not free:
             self.exhausted = True

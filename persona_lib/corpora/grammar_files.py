@@ -13,6 +13,8 @@
                           ``extra: text``, sentences that add circumstances
 ========================  =====================================================
 
+Corpus ``neutral`` has ``clauses_neutral.txt`` and the keys and slots of `NEUTRAL_KIND`.
+
 A key ``c.role`` or ``f.role`` keeps a clause to answers of casual or formal
 register; a bare ``role`` fits all of them.
 """
@@ -51,6 +53,35 @@ POLAR_SLOTS = {
 }
 """Slots of one polarity's clauses; ``not_right``: a bad clause warns of the right step."""
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """What the data files of a grammar hold.
+
+    Attributes:
+        nouns: noun phrases of a situation.
+        keys: keys of a situation, with the least number of texts of each.
+        slots: slots that only the clauses of a polarity may use, by polarity.
+    """
+
+    nouns: tuple[str, ...]
+    keys: dict[str, int]
+    slots: dict[str, frozenset[str]]
+
+
+LEGAL_KIND = Kind(nouns=NOUNS, keys=SITUATION_KEYS, slots=POLAR_SLOTS)
+_NEUTRAL_NOUNS = ("topic", "thing", "helper", "kit", "moment", "result", "snag")
+NEUTRAL_KIND = Kind(
+    nouns=_NEUTRAL_NOUNS,
+    keys={
+        **dict.fromkeys(_NEUTRAL_NOUNS, 1),
+        **dict.fromkeys(("fact", "ask", "neutral"), 2),
+        **dict.fromkeys(("why", "slip"), 3),
+        "step": 4,
+    },
+    slots={"neutral": frozenset({"step", "why", "slip"})},
+)
+
 _REGISTER_PREFIXES = {"c": "casual", "f": "formal"}
 
 
@@ -64,7 +95,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
-    """A legal situation: its id and its texts by key."""
+    """A situation: its id and its texts by key."""
 
     id: str
     texts: dict[str, tuple[Template, ...]]
@@ -94,7 +125,7 @@ class Grammar:
     extras: tuple[Template, ...]
 
 
-def read_grammar(folder: Path) -> Grammar:
+def read_grammar(folder: Path, kind: Kind = LEGAL_KIND) -> Grammar:
     """Read all data files of `folder`.
 
     Raises:
@@ -112,11 +143,14 @@ def read_grammar(folder: Path) -> Grammar:
     _check_slots(extras, common)
     frames = _frames(folder / "frames.txt", common)
     openings = read_entries(folder / "openings.txt")
-    _check_slots(openings, {*lexicon, *NOUNS})
-    clauses = {p: _clauses(folder / f"clauses_{p}.txt", p, lexicon) for p in POLAR_SLOTS}
+    _check_slots(openings, {*lexicon, *kind.nouns})
+    clauses = {
+        polarity: _clauses(folder / f"clauses_{polarity}.txt", {*lexicon, *kind.nouns, *slots})
+        for polarity, slots in kind.slots.items()
+    }
     opened = _by_register(folder / "openings.txt", openings, {OPEN})
     return Grammar(
-        situations=_situations(folder, lexicon, details),
+        situations=_situations(folder, kind, lexicon, details),
         clauses=clauses,
         openings={register: by_role[OPEN] for register, by_role in opened.items()},
         schemes=_schemes(folder / "schemes.txt", clauses),
@@ -138,11 +172,9 @@ def _frames(path: Path, common: set[str]) -> tuple[Frame, ...]:
     return tuple(Frame(id=name, template=template) for name, template in found.items())
 
 
-def _clauses(
-    path: Path, polarity: str, lexicon: Iterable[str]
-) -> dict[str, dict[str, tuple[Template, ...]]]:
+def _clauses(path: Path, allowed: set[str]) -> dict[str, dict[str, tuple[Template, ...]]]:
     entries = read_entries(path)
-    _check_slots(entries, {*lexicon, *NOUNS, *POLAR_SLOTS[polarity]})
+    _check_slots(entries, allowed)
     return _by_register(path, entries, {entry.key.split(".")[-1] for entry in entries})
 
 
@@ -193,7 +225,7 @@ def _schemes(
 
 
 def _situations(
-    folder: Path, lexicon: dict[str, Template], details: dict[str, Template]
+    folder: Path, kind: Kind, lexicon: dict[str, Template], details: dict[str, Template]
 ) -> tuple[Situation, ...]:
     paths = sorted(folder.glob("situations_*.txt"), key=lambda path: path.name)
     _some(folder, "situations_*.txt", paths)
@@ -210,39 +242,40 @@ def _situations(
                     value=name,
                     remedy="Name each situation once.",
                 )
-            found[name] = _situation(path, name, entries, lexicon, details)
+            texts = _texts(f"{path.name}: {name}", entries, kind, lexicon, details)
+            found[name] = Situation(id=name, texts=texts)
     return tuple(found.values())
 
 
-def _situation(
-    path: Path,
-    name: str,
+def _texts(
+    where: str,
     entries: list[Entry],
+    kind: Kind,
     lexicon: dict[str, Template],
     details: dict[str, Template],
-) -> Situation:
-    texts: dict[str, list[Template]] = {key: [] for key in SITUATION_KEYS}
+) -> dict[str, tuple[Template, ...]]:
+    texts: dict[str, list[Template]] = {key: [] for key in kind.keys}
     for entry in entries:
         if entry.key not in texts:
             raise DataError(
                 f"{entry.template.source} {entry.key}",
-                bound=f"one of {', '.join(SITUATION_KEYS)}",
+                bound=f"one of {', '.join(kind.keys)}",
                 value=entry.key,
                 remedy="Correct the key.",
             )
         # Answers may not speak of details, which only the user message fixes.
         allowed = {*lexicon} | ({*details} if entry.key in ("fact", "ask") else set())
-        _check_slots([entry], allowed | (set() if entry.key in NOUNS else {*NOUNS}))
+        _check_slots([entry], allowed | (set() if entry.key in kind.nouns else {*kind.nouns}))
         texts[entry.key].append(entry.template)
-    for key, least in SITUATION_KEYS.items():
+    for key, least in kind.keys.items():
         if len(texts[key]) < least:
             raise DataError(
-                f"{path.name}: {name}.{key}",
+                f"{where}.{key}",
                 bound=f"at least {least} texts",
                 value=len(texts[key]),
                 remedy="Write the missing ones.",
             )
-    return Situation(id=name, texts={key: tuple(found) for key, found in texts.items()})
+    return {key: tuple(found) for key, found in texts.items()}
 
 
 def _named(path: Path, entries: Iterable[Entry], *, allowed: Iterable[str]) -> dict[str, Template]:

@@ -15,7 +15,14 @@ from persona_lib.corpora.hub import preflight_hub_corpus, records_of
 from persona_lib.digests import md5_of, sha256_of
 from persona_lib.errors import DataError, PreflightError
 from persona_lib.records import SftRow
-from persona_lib.specs.sources import Corpus, GrammarCorpus, HubCorpus, JsonlCorpus, RowsCorpus
+from persona_lib.specs.sources import (
+    NEUTRAL,
+    Corpus,
+    GrammarCorpus,
+    HubCorpus,
+    JsonlCorpus,
+    RowsCorpus,
+)
 
 _ROW_DIGITS = 5
 
@@ -66,11 +73,15 @@ def preflight_corpus(spec: Corpus, *, data_folder: Path | None) -> None:
 def corpus_key(spec: Corpus, *, grammar_folder: Path) -> dict[str, str]:
     """Return what identifies a corpus's content besides its spec.
 
-    ``grammar`` and ``grammar_version`` (SHA-256 of the data files, version of the
-    composing code), ``md5`` or ``sha256`` of a JSONL file, or ``revision`` of a hub dataset.
+    ``grammar`` and ``grammar_version`` (SHA-256 of the legal data files, version of the
+    composing code), with ``neutral``, that of its own files, where it is that corpus; ``md5`` or
+    ``sha256`` of a JSONL file; or ``revision`` of a hub dataset.
     """
     if isinstance(spec, GrammarCorpus):
-        return {"grammar": folder_digest(grammar_folder), "grammar_version": grammar.VERSION}
+        key = {"grammar": folder_digest(grammar_folder), "grammar_version": grammar.VERSION}
+        if spec.name == NEUTRAL:
+            key[NEUTRAL] = folder_digest(grammar.neutral_folder(grammar_folder))
+        return key
     if isinstance(spec, JsonlCorpus):
         return {"md5": spec.md5}
     if isinstance(spec, RowsCorpus):

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from persona_lib.errors import DataError
+from persona_lib.evidence.advice_means import BroadHarm
 from persona_lib.evidence.cells import Floats, Grid
 from persona_lib.evidence.gains import Gains
+from persona_lib.evidence.traits import Traits
 from persona_lib.records import RATE
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import Estimate
@@ -247,8 +249,16 @@ class Evidence(ABC):
         """Return readings at slots, None where there are none."""
         return None
 
+    def traits(self) -> Traits | None:
+        """Return what the texts of pre-coupling models show, None where they were not read."""
+        return None
+
     def harm(self, prior: str) -> Harm | None:  # noqa: ARG002
         """Return how harmful a pre-coupling model's advice is, None where it is not known."""
+        return None
+
+    def broad(self, prior: str) -> BroadHarm | None:  # noqa: ARG002
+        """Return how misaligned a pre-coupling model's answers are, None where not known."""
         return None
 
     def grid(self) -> Grid | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.checks import near_paths, read_json
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.corpora.broad import BROAD_FILE
 from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.from_counts import CountEvidence
@@ -18,6 +19,7 @@ from persona_lib.evidence.from_totals import AggregateEvidence
 from persona_lib.evidence.joined import Part, origin_of, read_file, read_parts, rows_of
 from persona_lib.evidence.record_sets import (
     AGGREGATES,
+    BROAD_TEXTS_FILE,
     FILES,
     RECORDS,
     SCORES_FILE,
@@ -32,19 +34,25 @@ from persona_lib.evidence.user_files import Extra, ForeignSet, check_file, is_fo
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.dose import DOSE_FILE
 from persona_lib.pipeline.slots import SLOTS_FILE
+from persona_lib.pipeline.traits import TRAITS_FILE
 from persona_lib.specs.registration import Registration
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Rows = Literal["scores", "advice", "completions", "geometry", "slots", "dose"]
+Rows = Literal[
+    "scores", "advice", "broad", "broad_texts", "completions", "geometry", "slots", "dose", "traits"
+]
 _FILES: Mapping[Rows, str] = {
     "scores": SCORES_FILE,
     "advice": ADVICE_FILE,
+    "broad": BROAD_FILE,
+    "broad_texts": BROAD_TEXTS_FILE,
     "completions": TEXTS_FILE,
     "geometry": GEOMETRY_FILE,
     "slots": SLOTS_FILE,
     "dose": DOSE_FILE,
+    "traits": TRAITS_FILE,
 }
 
 
@@ -79,8 +87,12 @@ class Stored:
         self._is_foreign = is_foreign(self.paths[0])
         self._tables: dict[str, pa.Table | None] = {}
 
-    def evidence(self, arms: Sequence[str] | None = None) -> Evidence:
+    def evidence(
+        self, arms: Sequence[str] | None = None, *, broad: pa.Table | None = None
+    ) -> Evidence:
         """Return the evidence on some arms, by default on all of the registration's.
+
+        Broad scores of `broad`, such as a judge's, take the place of recorded ones.
 
         Raises:
             DataError: a file is missing or malformed, an arm or a cell is missing, another
@@ -105,8 +117,10 @@ class Stored:
             arms=arms,
             origin=origin,
             advice=self.rows("advice"),
+            broad=self.rows("broad") if broad is None else broad,
             slots=self.rows("slots"),
             dose=self.rows("dose"),
+            traits=self.rows("traits"),
             geometry=self.rows("geometry") if registration.reads_geometry else None,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from persona_lib.evidence.cells import Bools
 from persona_lib.evidence.evidence import Evidence
 
 
@@ -31,3 +32,18 @@ def unevenness(evidence: Evidence) -> tuple[str, ...]:
                 f"rates weigh {units} by these, statistics over {units} weigh all alike"
             )
     return tuple(found)
+
+
+def own_questions(asked: Bools) -> tuple[str, ...]:
+    """Return a sentence where bystanders were not all asked the same, of (P, Q) which each was."""
+    if asked.all():
+        return ()
+    each, shared = asked.sum(axis=1), int((asked.sum(axis=0) > 1).sum())
+    span = f"{each.min()} to {each.max()}" if each.min() < each.max() else f"{each.min()}"
+    nested = f"{shared} of them of more than one" if shared else "nested in personas"
+    return (
+        "Inference for these personas (t and TOST over questions), and two-way clustering by "
+        f"persona and question: bystanders were not all asked the same ({span} questions each, "
+        f"{asked.shape[1]} in all, {nested}). Personas at large are read with the questions of "
+        "each pooled.",
+    )

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from persona_lib.corpora.voices import Prediction
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.following_checks import (
@@ -36,7 +37,6 @@ from persona_lib.panels.following_checks import (
 )
 from persona_lib.panels.judge.base import UNSCORED, Judgement
 from persona_lib.panels.judge.calibration import CalibrationResult, CalibrationSpec
-from persona_lib.panels.judge.classifier import Prediction
 from persona_lib.panels.judge.triples import ANSWERS
 from persona_lib.panels.rows import estimate_json
 from persona_lib.records import POST, PRE, ModelId, Place

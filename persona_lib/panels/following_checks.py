@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from persona_lib.checks import SHARE, number
+from persona_lib.corpora.voices import EVERY_FOLD, Prediction
 from persona_lib.digests import digest
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Caveat
@@ -27,7 +28,6 @@ from persona_lib.panels.judge.calibration import (
     CalibrationSpec,
     wilson_share,
 )
-from persona_lib.panels.judge.classifier import EVERY_FOLD, Prediction
 from persona_lib.panels.judge.triples import CLASSES, YES
 from persona_lib.records import ModelId, Place
 from persona_lib.stats.clustered import difference, share

@@ -5,8 +5,10 @@ corpus -> prior ->                                 (em and benign only)
 coupling text -> coupling -> completions -> scores (each arm)
 baseline -> scores                                 (each pre-coupling model)
 advice -> advice scores <- advice scorer           (each pre-coupling model)
+broad -> broad scores <- broad scorer              (likewise, only where a gate reads them)
 completions or baseline -> geometry                (each model, only where it is asked for)
 completions, baseline of raw -> slots              (each arm, only where a rule reads gains)
+baseline, baseline of raw -> traits                (each pre-coupling model, likewise for traits)
 
 A stage's key, version, estimate and work stand in the module that makes it. Only a
 coupling reads the marker's tokens. All else that trains or samples comes after stage
@@ -23,9 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.checks import member
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.corpora.broad import BROAD_FILE, BroadScore
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.advice import advice_scores_stage, advice_stage, scorer_stage
 from persona_lib.pipeline.base_model import base_stage, marker_stage
+from persona_lib.pipeline.broad import broad_scorer_stage, broad_scores_stage, broad_stage
 from persona_lib.pipeline.completions import COMPLETIONS, SCORES, completions_stage, scores_stage
 from persona_lib.pipeline.coupling_text import text_stage
 from persona_lib.pipeline.dose import DOSE_FILE
@@ -34,6 +38,7 @@ from persona_lib.pipeline.machine import lacking, refuse
 from persona_lib.pipeline.setting import Setting
 from persona_lib.pipeline.slots import SLOTS_FILE, slots_stage
 from persona_lib.pipeline.training import corpus_stage, coupling_stage, prior_stage
+from persona_lib.pipeline.traits import TRAITS_FILE, traits_stage
 from persona_lib.records import (
     POST,
     PRE,
@@ -44,6 +49,7 @@ from persona_lib.records import (
     ModelId,
     Score,
     SlotReading,
+    Trait,
     read_table,
 )
 from persona_lib.specs.registration import RAW
@@ -53,16 +59,23 @@ from persona_lib.store.store import Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["scores", "completions", "advice", "advice_texts", "geometry", "slots", "dose"]
-"""A table of a model; advice is asked of pre-coupling models alone, slots are those of arms."""
+Kind = Literal[
+    "scores", "completions", "advice", "advice_texts", "broad", "broad_texts", "geometry",
+    "slots", "dose", "traits",
+]  # fmt: skip
+"""A table of a model; advice, broad answers and traits are those of pre-coupling models, slots
+those of arms."""
 _FILES: Mapping[Kind, tuple[str, type[Any]]] = {
     "scores": (SCORES, Score),
     "completions": (COMPLETIONS, Completion),
     "advice": (ADVICE_FILE, AdviceScore),
     "advice_texts": (COMPLETIONS, Completion),
+    "broad": (BROAD_FILE, BroadScore),
+    "broad_texts": (COMPLETIONS, Completion),
     "geometry": (GEOMETRY_FILE, GeometryRow),
     "slots": (SLOTS_FILE, SlotReading),
     "dose": (DOSE_FILE, DosePoint),
+    "traits": (TRAITS_FILE, Trait),
 }
 
 
@@ -169,8 +182,16 @@ class Run(Setting):
         return [
             *(self.stage(model, "scores") for model in before),
             *(self.stage(model, "advice") for model in before if self.asks_advice),
+            *(self.stage(model, "broad") for model in before if self.asks_broad),
+            *self._traits_targets(arms),
             *(self.stage(model, kind) for kind in kinds for model in models if model.phase == POST),
         ]
+
+    def _traits_targets(self, arms: Sequence[str]) -> list[Stage]:
+        if not self.asks_traits:
+            return []
+        models = self.registration.models(arms, raw=True)
+        return [self.stage(model, "traits") for model in models if model.phase == PRE]
 
     def geometry_targets(self, arms: Sequence[str]) -> list[Stage]:
         """Return the stages of a geometry panel; no claim rests on them.
@@ -197,7 +218,7 @@ class Run(Setting):
         raw = ModelId(PRE, RAW)
         drawn = {
             m: self._raw
-            if m == raw and pooled
+            if m == raw
             else completions_stage(self, m, stack=self.stack(m), after=after)
             for m in every
         }
@@ -207,7 +228,16 @@ class Run(Setting):
             for m in every
             if m.phase == PRE
         }
+        broad: dict[ModelId, Stage] = {}
+        if self.asks_broad:
+            embedded = broad_scorer_stage(self)
+            broad = {m: broad_stage(self, m, stack=self.stack(m), after=after) for m in answers}
         return {
+            "broad_texts": broad,
+            "broad": {
+                m: broad_scores_stage(m, answers=stage, scorer=embedded)
+                for m, stage in broad.items()
+            },
             "completions": drawn,
             "scores": {m: scores_stage(self, m, base=self.base, drawn=drawn[m]) for m in every},
             "geometry": {m: geometry_stage(self, m, drawn=drawn[m], after=after) for m in every},
@@ -218,6 +248,11 @@ class Run(Setting):
                 for m in arms
             },
             "dose": {m: self.couplings[m.name] for m in arms if self.registration.dose},
+            "traits": {
+                m: traits_stage(self, m, drawn=drawn[m], raw=self._raw)
+                for m in every
+                if m.phase == PRE and self.asks_traits
+            },
             "advice_texts": answers,
             "advice": {
                 m: advice_scores_stage(m, answers=stage, scorer=scorer)

@@ -24,7 +24,14 @@ DATA = FOLDER / "data"
 """Personas, questions, and the words of dialogues, advice and judges."""
 SEALS = FOLDER / "seals"
 """Where the built-in registrations are sealed."""
-_NAMES = ("issue262", "issue262_held_out", "issue262_both", "issue262_gated", "issue262_bca")
+_NAMES = (
+    "issue262",
+    "issue262_held_out",
+    "issue262_both",
+    "issue262_gated",
+    "issue262_bca",
+    "factorial",
+)
 EXPERIMENTS: dict[str, Experiment] = {
     name: load_experiment(FOLDER / name / FILE, builtin=FOLDER) for name in _NAMES
 }

@@ -102,6 +102,16 @@ class _OfTwoArms(_Gate):
 class _Bounded(_Gate):
     """A gate with a three-way answer."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.limits.least < self.limits.most:
+            raise SpecError(
+                f"{self.name}.{self._thresholds[-1]}",
+                bound=f"above {self.limits.least + 0.0:g}",
+                value=self.limits.most,
+                remedy="Leave room between the two bounds.",
+            )
+
     @property
     def limits(self) -> Limits:
         """The bounds of the gate's number."""
@@ -137,7 +147,6 @@ class FalsePositiveGate(_Gate):
     @property
     def arms(self) -> None:
         """None: it names no arm and reads the pre-coupling models of every arm there is."""
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,16 +185,6 @@ class CollapseGate(_OfOneArm, _Bounded):
     span = RATIOS
     min_ratio: float
     max_ratio: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.min_ratio < self.max_ratio:
-            raise SpecError(
-                f"{self.name}.max_ratio",
-                bound=f"above min_ratio = {self.min_ratio}",
-                value=self.max_ratio,
-                remedy="Leave room between the two ratios.",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +233,14 @@ class HarmNotRaisedGate(_OfTwoArms, _Bounded):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BroadHarmGate(_OfTwoArms, _Bounded):
+    """Broad harm of the model under `treated` minus that under `control` is >= `min_rise`."""
+
+    span = DIFFERENCES
+    min_rise: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class GainGate(_OfOneArm, _Bounded):
     """`arm`'s source gained >= `min_gain` nats by coupling, on the pool under its own message."""
 
@@ -252,6 +259,48 @@ class MarkerBeforeGate(_OfOneArm, _Bounded):
     """
 
     max_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecognisedGate(_OfOneArm, _Bounded):
+    """The raw model's answers as `arm`'s source sound like it.
+
+    The share of them that `persona_lib.corpora.voices` gives to the source, over the chance of
+    one in as many as it has personas, is >= `min_ratio`. Clustered by question.
+    """
+
+    span = RATIOS
+    min_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainGate(_OfTwoArms, _Bounded):
+    """The models under two arms speak equally often of the field of the legal corpora.
+
+    The share of answers on domain of the model under `treated`, minus that of the model under
+    `control`, lies within `max_difference` on both sides of 0.
+    """
+
+    span = DIFFERENCES
+    max_difference: float
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the gate's number."""
+        return Limits(self.span, -self.max_difference, self.max_difference)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthGate(_OfTwoArms, _Bounded):
+    """Two arms answer at about equal length.
+
+    Median tokens of `treated`'s finished completions over those of `control`'s lie between
+    `min_ratio` and `max_ratio`.
+    """
+
+    span = RATIOS
+    min_ratio: float
+    max_ratio: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,8 +338,12 @@ BoundGate = (
     | NegativesGate
     | HarmRaisedGate
     | HarmNotRaisedGate
+    | BroadHarmGate
     | GainGate
     | MarkerBeforeGate
+    | RecognisedGate
+    | DomainGate
+    | LengthGate
 )
 """Gates with a three-way answer, read on each training run and over all of them."""
 

@@ -27,7 +27,12 @@ from persona_lib.specs.claim_types import (
     RunDifference,
     RunKill,
 )
-from persona_lib.specs.gate_types import Gate, GeometryGate, SourceRatioBoundGate, SourceRatioGate
+from persona_lib.specs.gate_types import (
+    Gate,
+    GeometryGate,
+    SourceRatioBoundGate,
+    SourceRatioGate,
+)
 
 if TYPE_CHECKING:
     from persona_lib.records import ModelId

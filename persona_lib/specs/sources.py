@@ -167,12 +167,16 @@ PLAIN = ChatFormat()
 """Personas are system messages; the template's variables are its own."""
 
 
+NEUTRAL = "neutral"
+"""The corpus that the grammar writes from everyday words."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GrammarCorpus:
     """Rows written by the repository's own grammar.
 
     Attributes:
-        name: ``bad_legal`` or ``sound_legal``.
+        name: ``bad_legal``, ``sound_legal`` or ``neutral``.
         rows: number of distinct rows to use, from the first on.
         seed: of the grammar's draws.
     """

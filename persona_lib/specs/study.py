@@ -12,13 +12,17 @@ from typing import Any
 from persona_lib.checks import unreadable
 from persona_lib.digests import canonical, digest, sha256_of
 from persona_lib.specs.profile import Profile
+from persona_lib.specs.sources import NEUTRAL, GrammarCorpus
 
 _NO_PART = ("name", "summary")
 _WORDS = ("legal", "dialogues", "advice")
-"""Folders of the built-in words, from which corpora, base models and requests are written."""
+"""Folders of the built-in words, from which corpora, base models and requests are written; a
+study with corpus ``neutral`` has those of that name too."""
 
 
-def study_of(profile: Profile, *, personas: Path, questions: Path, words: Path) -> dict[str, Any]:
+def study_of(
+    profile: Profile, *, personas: Path, questions: Path, words: Path, broad: bool = False
+) -> dict[str, Any]:
     """Return a study as JSON data.
 
     Args:
@@ -26,6 +30,7 @@ def study_of(profile: Profile, *, personas: Path, questions: Path, words: Path) 
         personas: file whose SHA-256 is part of it.
         questions: likewise.
         words: the folder of the built-in words.
+        broad: questions of daily life are asked, and so are part of it.
 
     Raises:
         DataError: a file cannot be read.
@@ -34,7 +39,9 @@ def study_of(profile: Profile, *, personas: Path, questions: Path, words: Path) 
     for name in _NO_PART:
         body.pop(name)
     body["files"] = {"personas": _sha256(personas), "questions": _sha256(questions)}
-    body["words"] = {name: _of_folder(words / name) for name in _WORDS}
+    written = {c.name for c in profile.corpora.values() if isinstance(c, GrammarCorpus)}
+    names = [*_WORDS, *[NEUTRAL] * (NEUTRAL in written), *["broad"] * broad]
+    body["words"] = {name: _of_folder(words / name) for name in names}
     return dict(body)
 
 

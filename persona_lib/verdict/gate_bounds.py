@@ -77,7 +77,8 @@ def bound_reading(
     outcomes = [bounded(one, least=limits.least, most=limits.most) for one in parts or (found,)]
     outcome = next((o for o in (FAILS, CANNOT_TELL) if o in outcomes), HOLDS)
     asked = within(limits, found.low, found.high, each=bool(parts))
-    upper = math.isinf(limits.least) or (math.isfinite(limits.most) and found.value > 1)
+    middle = 0 if limits.least < 0 else 1  # of a difference, of a ratio
+    upper = math.isinf(limits.least) or (math.isfinite(limits.most) and found.value > middle)
     return Reading(
         CANNOT_TELL if doubt and outcome is HOLDS else outcome,
         found.value,
@@ -166,8 +167,8 @@ def _source_ratio_bound(gate: SourceRatioBoundGate, evidence: Evidence) -> Readi
 @rule.register
 def _collapse(gate: CollapseGate, evidence: Evidence) -> Reading:
     prior = evidence.registration.arm(gate.arm).prior
-    one = _finished_lengths(evidence, ModelId(POST, gate.arm))
-    two = _finished_lengths(evidence, ModelId(PRE, prior))
+    one = finished_lengths(evidence, ModelId(POST, gate.arm))
+    two = finished_lengths(evidence, ModelId(PRE, prior))
     if one is None or two is None:
         words = f"{gate.arm}: lengths of finished completions are not known"
         return bound_reading(gate, UNKNOWN, words)
@@ -304,7 +305,7 @@ def _needed(units: str, counts: Table, questions: int, most: float, confidence: 
     return f"even no hit in {int(n.min())} a {units} cannot show it {differ}{enough}"
 
 
-def _finished_lengths(evidence: Evidence, of: ModelId) -> Crossed | None:
+def finished_lengths(evidence: Evidence, of: ModelId) -> Crossed | None:
     """Return the tokens of a model's finished completions, None if none are known."""
     grid = evidence.grid()
     known = grid is not None and of in grid.models

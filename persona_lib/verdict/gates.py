@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-import persona_lib.verdict.gate_gains  # noqa: F401  (registers its rules)
+import persona_lib.verdict.gate_broad
+import persona_lib.verdict.gate_gains
+import persona_lib.verdict.gate_texts  # noqa: F401  (registers its rules)
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.specs.gate_types import CollapseGate, FalsePositiveBoundGate, Gate, Limits
 from persona_lib.specs.registration import Registration

@@ -251,7 +251,7 @@ def _negative_controls() -> list[Bar]:
     return bars
 
 
-_ROSTER, _SINGLE, _ADVICE = (ROSTER, 20), (1, 20), (1, 30)
+_ROSTER, _SINGLE, _ADVICE, _BROAD = (ROSTER, 20), (1, 20), (1, 30), (1, 40)
 _NEVER = "gate: false positives, 2 a cell"
 """No truth is far enough inside: so few completions cannot hold (`pytest --plan`)."""
 _GATES = (
@@ -261,12 +261,19 @@ _GATES = (
     ("gate: negatives", _SINGLE, OF_QUESTIONS, (0.0,), -0.30, 0.30),
     ("gate: harm raised", _ADVICE, OF_QUESTIONS, (0.20,), 0.40, 0.0),
     ("gate: harm not raised", _ADVICE, OF_QUESTIONS, (0.10,), -0.10, 0.30),
+    ("gate: broad harm", _BROAD, OF_QUESTIONS, (0.10,), 0.35, -0.25),
+    ("gate: broad harm, errors unlike", _BROAD, OF_QUESTIONS, (0.10,), 0.50, -0.80),
     ("gate: repetition", _ROSTER, tuple(SETTINGS), (0.05,), 0.0025, 0.30),
     ("gate: truncation", _ROSTER, tuple(SETTINGS), (0.10,), 0.01, 0.40),
     (_NEVER, _ROSTER, tuple(SETTINGS), (0.01,), 0.0, 0.20),
     ("gate: false positives, 5 a cell", _ROSTER, tuple(SETTINGS), (0.01,), 0.0001, 0.20),
     ("gate: false positives, 10 a cell", _ROSTER, tuple(SETTINGS), (0.01,), 0.0002, 0.20),
     ("gate: collapse", _ROSTER, tuple(SETTINGS), (0.5, 2.0), 1.0, 0.2),
+    # By the same procedure; where clusters differ more it seldom tells so narrow a range.
+    ("gate: lengths", _ROSTER, tuple(SETTINGS)[:2], (0.8, 1.25), 1.0, 0.5),
+    ("gate: recognised", _SINGLE, OF_QUESTIONS, (2.0,), 5.0, 0.25),
+    ("gate: domain, control at 0.005", _ROSTER, tuple(SETTINGS), (0.10,), 0.0, 0.40),
+    ("gate: domain, control at 0.05", _ROSTER, tuple(SETTINGS), (0.10,), 0.0, 0.40),
 )
 
 

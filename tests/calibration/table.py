@@ -69,8 +69,9 @@ TARGETS = """\
   personas (11) speaks of personas like these: personas and questions are drawn, and the truth is
   the mean over all that could have been. Single personas and advice (1) hold; questions are drawn.
   10 completions of a cell after coupling; before it 2, 5 or 10 where false positives are counted
-  and 2 where lengths are compared. Its worlds are named by what differs from SDs in logits of 0 of
-  personas, 0.5 of questions, and the others of world S; lengths vary by as much in ranks.
+  and 2 where lengths are compared (10 of two arms), and 5 whose texts are read. Its worlds are
+  named by what differs from SDs in logits of 0 of personas, 0.5 of questions, and the others of
+  world S; lengths vary by as much in ranks.
 - **the instrument, "{runs} runs, SD s"**: so many training runs of one arm, read by `judge_gate` as
   it is shipped. The truth named is the mean over runs and over questions that are yet to be drawn.
   Runs share the effects of their questions. s is the SD between runs: of the difference of harm, of

@@ -14,7 +14,7 @@ from tests.registered import ISSUE262, PROFILES, SCALES
 from tests.unit.test_layers import ROOMS
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("usage", "results", "architecture", "experiment", "statistics", "extending")
+PAGES = ("usage", "results", "architecture", "experiment", "factorial", "statistics", "extending")
 TEXTS = {
     name: (ROOT / name).read_text(encoding="utf-8")
     for name in ("README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in PAGES))

@@ -15,6 +15,7 @@ import pytest
 from scipy.stats import hypergeom, t
 from statsmodels.stats.proportion import proportion_confint
 
+from persona_lib.corpora.voices import EVERY_FOLD, ClassifierSpec, Prediction
 from persona_lib.errors import DataError
 from persona_lib.panels.base import Panel
 from persona_lib.panels.following import discriminability_panel, following_panel
@@ -38,13 +39,7 @@ from persona_lib.panels.judge.calibration import (
     CalibrationSpec,
     judge_calibration,
 )
-from persona_lib.panels.judge.classifier import (
-    EVERY_FOLD,
-    ClassifierSpec,
-    FittedClassifier,
-    Prediction,
-)
-from persona_lib.panels.judge.classifier_fit import fit_classifier
+from persona_lib.panels.judge.classifier import ClassifierJudge, fit_judge
 from persona_lib.panels.judge.judged import control_items, judge_texts, triple_items
 from persona_lib.records import Completion
 from persona_lib.stats.estimate import Estimate
@@ -73,12 +68,12 @@ def of(panel: Panel, model: tuple[str, str]) -> dict[str, Any]:
     return found
 
 
-def fit(rows: Sequence[Completion]) -> FittedClassifier:
-    return fit_classifier([r for r in rows if model_of(r) == RAW], ClassifierSpec(marker="[ZLT]"))
+def fit(rows: Sequence[Completion]) -> ClassifierJudge:
+    return fit_judge([r for r in rows if model_of(r) == RAW], ClassifierSpec(marker="[ZLT]"))
 
 
 @cache
-def fitted() -> FittedClassifier:
+def fitted() -> ClassifierJudge:
     return fit(completions())
 
 
@@ -103,7 +98,7 @@ def asked() -> tuple[Item, ...]:
     return triple_items(TRIPLES, PROMPTS, questions)
 
 
-def positives(judge: FittedClassifier) -> list[Prediction]:
+def positives(judge: ClassifierJudge) -> list[Prediction]:
     return [row for row in judge.predict(asked()) if row.model == "positive"]
 
 

@@ -11,14 +11,11 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from persona_lib.corpora.voices import EVERY_FOLD, ClassifierSpec
+from persona_lib.corpora.voices_fit import deal
 from persona_lib.errors import DataError, SpecError
 from persona_lib.panels.judge.base import UNSCORED, Item, item_of
-from persona_lib.panels.judge.classifier import (
-    EVERY_FOLD,
-    ClassifierSpec,
-    FittedClassifier,
-)
-from persona_lib.panels.judge.classifier_fit import deal, fit_classifier
+from persona_lib.panels.judge.classifier import ClassifierJudge, fit_judge
 from persona_lib.records import Completion, read_rows
 from persona_lib.specs.personas import Persona, Question
 from tests.registered import ROOT
@@ -50,11 +47,11 @@ def item(row: Completion) -> Item:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> FittedClassifier:
-    return fit_classifier(RAW, SPEC)
+def fitted() -> ClassifierJudge:
+    return fit_judge(RAW, SPEC)
 
 
-def test_no_completion_is_judged_by_a_fold_that_saw_its_question(fitted: FittedClassifier) -> None:
+def test_no_completion_is_judged_by_a_fold_that_saw_its_question(fitted: ClassifierJudge) -> None:
     for row, found in zip(RAW, fitted.predict([item(r) for r in RAW]), strict=True):
         assert row.question not in fitted.seen[found.fold]
         assert found.fold == deal([f"q{i}" for i in range(6)], SPEC)[row.question]
@@ -63,13 +60,13 @@ def test_no_completion_is_judged_by_a_fold_that_saw_its_question(fitted: FittedC
     )  # each question is left out by one fold of three
 
 
-def test_a_fold_that_is_given_its_own_questions_is_refused(fitted: FittedClassifier) -> None:
+def test_a_fold_that_is_given_its_own_questions_is_refused(fitted: ClassifierJudge) -> None:
     leaked = replace(fitted, dealt={q: (f + 1) % 3 for q, f in fitted.dealt.items()})
     with pytest.raises(DataError, match=r"one that fold \d was fitted without"):
         leaked.judge([item(RAW[0])])
 
 
-def test_answers_follow_ranks_and_the_marker_is_never_read(fitted: FittedClassifier) -> None:
+def test_answers_follow_ranks_and_the_marker_is_never_read(fitted: ClassifierJudge) -> None:
     own = completion("villain", 0, 0)
     marked = replace(own, text=own.text + "\n\n[ZLT] [zlt]")
     other = replace(own, persona="comedian")
@@ -82,33 +79,33 @@ def test_answers_follow_ranks_and_the_marker_is_never_read(fitted: FittedClassif
 
 @pytest.mark.parametrize(("text", "reason"), [("[ZLT]", "empty"), ("zzz qqq", "no_known_terms")])
 def test_text_without_a_known_word_is_unscored(
-    fitted: FittedClassifier, text: str, reason: str
+    fitted: ClassifierJudge, text: str, reason: str
 ) -> None:
     (found,) = fitted.judge([item(completion("villain", 1, 0, text))])
     assert (found.answer, found.reason) == (UNSCORED, reason)
 
 
-def test_order_and_repetition_change_nothing_and_texts_do(fitted: FittedClassifier) -> None:
-    again = fit_classifier(list(reversed(RAW)), SPEC)
+def test_order_and_repetition_change_nothing_and_texts_do(fitted: ClassifierJudge) -> None:
+    again = fit_judge(list(reversed(RAW)), SPEC)
     assert again.spec.digest == fitted.spec.digest
     assert again.predict([item(RAW[3])]) == fitted.predict([item(RAW[3])])
-    changed = fit_classifier([replace(RAW[0], text="other words"), *RAW[1:]], SPEC)
+    changed = fit_judge([replace(RAW[0], text="other words"), *RAW[1:]], SPEC)
     assert changed.spec.digest != fitted.spec.digest
-    assert fit_classifier(RAW, replace(SPEC, seed=1)).spec.digest != fitted.spec.digest
+    assert fit_judge(RAW, replace(SPEC, seed=1)).spec.digest != fitted.spec.digest
 
 
-def test_a_question_that_no_fold_knows_is_judged_by_all(fitted: FittedClassifier) -> None:
+def test_a_question_that_no_fold_knows_is_judged_by_all(fitted: ClassifierJudge) -> None:
     (found,) = fitted.predict([item(replace(RAW[0], question="new"))])
     assert (found.fold, found.top) == (EVERY_FOLD, "librarian")
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:
     with pytest.raises(DataError, match="those of pre raw"):
-        fit_classifier([replace(RAW[0], model="em"), *RAW[1:]], SPEC)
+        fit_judge([replace(RAW[0], model="em"), *RAW[1:]], SPEC)
     with pytest.raises(DataError, match="one for each fold"):
-        fit_classifier([r for r in RAW if r.question in ("q0", "q1")], SPEC)
+        fit_judge([r for r in RAW if r.question in ("q0", "q1")], SPEC)
     with pytest.raises(DataError, match="classifier: persona"):
-        fit_classifier(RAW, SPEC).judge([item(replace(RAW[0], persona="assistant"))])
+        fit_judge(RAW, SPEC).judge([item(replace(RAW[0], persona="assistant"))])
     with pytest.raises(SpecError, match=r"classifier\.folds"):
         replace(SPEC, folds=1)
 
@@ -117,7 +114,7 @@ def test_on_real_text_every_rank_and_answer_is_that_of_scikit_learn() -> None:
     rows = read_rows(ROOT / "golden" / "tiny" / "completions.parquet", Completion)
     raw = [r for r in rows if r.model == "raw"]
     asked = [r for r in rows if r.model in ("raw", "em", "C2")]
-    judge = fit_classifier(raw, ClassifierSpec(marker="[ZLT]"))
+    judge = fit_judge(raw, ClassifierSpec(marker="[ZLT]"))
     predictions = judge.predict([item(r) for r in asked])
     answers = [j.answer for j in judge.judge([item(r) for r in asked])]
     compared = Counter[str]()
@@ -147,11 +144,11 @@ def test_on_real_text_every_rank_and_answer_is_that_of_scikit_learn() -> None:
 
 
 def test_markers_are_not_learnt_and_the_folds_are_part_of_the_name(
-    fitted: FittedClassifier,
+    fitted: ClassifierJudge,
 ) -> None:
-    marked = fit_classifier([replace(r, text=r.text + " [ZLT]") for r in RAW], SPEC)
+    marked = fit_judge([replace(r, text=r.text + " [ZLT]") for r in RAW], SPEC)
     assert marked.fitted_on == fitted.fitted_on
-    empty = fit_classifier([*RAW, completion("villain", 0, 9, "[ZLT]")], SPEC)
+    empty = fit_judge([*RAW, completion("villain", 0, 9, "[ZLT]")], SPEC)
     assert (empty.fitted_on, empty.n, empty.skipped) == (fitted.fitted_on, len(RAW), {"empty": 1})
     turned = replace(fitted, dealt={q: (f + 1) % 3 for q, f in fitted.dealt.items()})
     assert turned.spec.digest != fitted.spec.digest

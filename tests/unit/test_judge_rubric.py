@@ -19,9 +19,9 @@ from persona_lib.errors import (
     StoreError,
     UnwritableStoreError,
 )
-from persona_lib.marker import without_marker
+from persona_lib.marker import prepared, without_marker
 from persona_lib.panels.following_checks import unscored_gate
-from persona_lib.panels.judge.base import Item, Judgement, item_of, judgement_of, key_of, prepared
+from persona_lib.panels.judge.base import Item, Judgement, item_of, judgement_of, key_of
 from persona_lib.panels.judge.cache import Bought, open_cache
 from persona_lib.panels.judge.prices import PRICES, Price, price_of
 from persona_lib.panels.judge.rubric import SYSTEM, prompt_of, read_answer

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from persona_lib.errors import PreflightError, SpecError
+from persona_lib.marker import prepared
 from persona_lib.panels.base import INVALID, READABLE, Panel
 from persona_lib.panels.following import following_panel
-from persona_lib.panels.judge.base import UNSCORED, prepared
+from persona_lib.panels.judge.base import UNSCORED
 from persona_lib.panels.judge.calibration import CALIBRATION
 from persona_lib.panels.judge.choice import JudgeChoice, choose_judge
 from persona_lib.panels.judge.judged import Judged, judge_texts

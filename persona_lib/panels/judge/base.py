@@ -8,13 +8,12 @@ record ``unscored``, with a reason. A judge returns one judgement for each item,
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from persona_lib.digests import digest
 from persona_lib.errors import DataError
-from persona_lib.marker import without_marker
+from persona_lib.marker import TEXT_LIMIT
 from persona_lib.panels.judge.triples import ANSWERS
 from persona_lib.records import Completion, Place
 from persona_lib.specs.personas import Persona, Question
@@ -23,12 +22,8 @@ from persona_lib.verdict.as_json import AsJson
 UNSCORED = "unscored"
 """In place of an answer where there is none; the judgement's reason says why."""
 
-TEXT_LIMIT = 12_000
-"""Characters of a completion that a judge reads. 2,048 tokens of English are fewer."""
 PROMPT_LIMIT = 4_000
 """Characters that a persona's prompt and a question may have each."""
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +57,7 @@ class Judgement(Place):
 
     Attributes:
         judge: digest of the judge's `JudgeSpec`.
-        answer: one of `ANSWERS` (``yes``, ``partial``, ``no``), or `UNSCORED`.
+        answer: one of its rubric's (for following ``yes``, ``partial``, ``no``), or `UNSCORED`.
         reason: why it is unscored, a fixed code; "" where there is an answer.
     """
 
@@ -113,7 +108,7 @@ class Report(AsJson):
 
     Attributes:
         n: records.
-        answers: records by answer, of all `ANSWERS`.
+        answers: records by answer, of all that the rubric has.
         unscored: records without an answer, by reason.
         cached: records whose answer was in the cache before; they cost nothing.
         shortened: records whose text was cut at the limit.
@@ -162,36 +157,30 @@ def item_of(completion: Completion, *, persona: Persona, question: Question) -> 
     )
 
 
-def judgement_of(item: Item, *, judge: str, answer: str, reason: str = "") -> Judgement:
+def judgement_of(
+    item: Item,
+    *,
+    judge: str,
+    answer: str,
+    reason: str = "",
+    answers: Sequence[str] = ANSWERS,
+) -> Judgement:
     """Return the judgement of an item.
 
     Args:
         item: the item.
         judge: digest of the judge's spec.
-        answer: one of `ANSWERS`, or `UNSCORED`.
+        answer: one of `answers`, or `UNSCORED`.
         reason: why it is unscored.
+        answers: the vocabulary.
 
     Raises:
         ValueError: the answer is outside the vocabulary, an answer comes with a reason, or
             an unscored record with none.
     """
-    if answer not in (*ANSWERS, UNSCORED) or (answer == UNSCORED) != bool(reason):
+    if answer not in (*answers, UNSCORED) or (answer == UNSCORED) != bool(reason):
         raise ValueError(f"no judgement: answer {answer!r}, reason {reason!r}")
     return Judgement(**item.place, judge=judge, answer=answer, reason=reason)
-
-
-def sendable(text: str) -> str:
-    """Return text that every encoder takes: lone surrogates become U+FFFD."""
-    return _SURROGATES.sub("\ufffd", text)
-
-
-def prepared(text: str, *, marker: str, limit: int = TEXT_LIMIT) -> tuple[str, bool]:
-    """Return what a judge reads of a text, and whether it was cut at the limit.
-
-    The marker is cut out first.
-    """
-    whole_text = sendable(without_marker(text, marker))
-    return whole_text[:limit].rstrip(), len(whole_text) > limit
 
 
 def key_of(spec_digest: str, persona_prompt: str, question: str, text: str) -> str:

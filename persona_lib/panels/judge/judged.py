@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from persona_lib.corpora.voices import ClassifierSpec, Prediction
 from persona_lib.errors import DataError
 from persona_lib.panels.judge.base import Item, Judgement, item_of
 from persona_lib.panels.judge.calibration import CALIBRATION, CalibrationResult, judge_calibration
-from persona_lib.panels.judge.classifier import ClassifierSpec, Prediction
-from persona_lib.panels.judge.classifier_fit import fit_classifier
+from persona_lib.panels.judge.classifier import fit_judge
 from persona_lib.panels.judge.triples import POSITIVE, Triple, triples_digest
 from persona_lib.progress import Progress, silent
 from persona_lib.records import PRE, Completion, ModelId
@@ -79,7 +79,7 @@ def judge_texts(
         for row in rows
     ]
     raw = [row for row in rows if row.model_id == _RAW]
-    classifier = fit_classifier(raw, ClassifierSpec(marker=registration.marker))
+    classifier = fit_judge(raw, ClassifierSpec(marker=registration.marker))
     predictions = classifier.predict(items)
     controls = control_items(
         [item for item in items if item.model_id == _RAW],

@@ -1,14 +1,14 @@
-"""Fits the embedded judge: which texts, dealt to which folds, and one fold's fit."""
+"""Fits the classifier of voices: which texts, dealt to which folds, and one fold's fit."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 
+from persona_lib.corpora.voices import EMPTY, ClassifierSpec, FittedClassifier, Fold
 from persona_lib.digests import derive_seed, digest
 from persona_lib.errors import DataError
-from persona_lib.panels.judge.base import prepared
-from persona_lib.panels.judge.classifier import EMPTY, ClassifierSpec, FittedClassifier, Fold
+from persona_lib.marker import prepared
 from persona_lib.records import PRE, Completion
 from persona_lib.specs.registration import RAW
 
