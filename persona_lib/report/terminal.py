@@ -287,16 +287,14 @@ def _split(evidence: Mapping[str, Any]) -> list[str]:
 
 def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
     """Return the notes that all verdicts share, and those of claims over runs, once."""
+    lacking = [f"not available: {one}" for one in (evidence or {"unavailable": ()})["unavailable"]]
     runs = [
         note
         for verdict in verdicts
         for note in verdict.notes
-        if "training run" in note or verdict.effect.method == RUN_METHOD
+        if note not in lacking and ("training run" in note or verdict.effect.method == RUN_METHOD)
     ]
-    lines = [line for note in dict.fromkeys(runs) for line in wrapped(note)]
-    for sentence in evidence["unavailable"] if evidence is not None else ():
-        lines += wrapped(f"not available: {sentence}")
-    return lines
+    return [line for note in dict.fromkeys((*runs, *lacking)) for line in wrapped(note)]
 
 
 def wrapped(text: str, indent: str = "") -> list[str]:

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,17 @@ from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.score_table import LOGITS, PROBABILITIES
 from persona_lib.records import OWN, RATE, SELECTIVITY, SYSTEM, TEXT, TRANSFER
+from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.arms import DoseSpec
 from persona_lib.specs.claim_types import RunDifference, RunKill
 from persona_lib.specs.gate_types import GainGate, MarkerBeforeGate
 from persona_lib.specs.registration import Registration
 from persona_lib.verdict.gates import judge_gate
-from persona_lib.verdict.judging import judge
+from persona_lib.verdict.judging import judge, judge_all
+from persona_lib.verdict.summary import summary
 from tests.pace import allowed
 from tests.registered import ISSUE262
+from tests.unit import test_run_claims as run_claims
 from tests.unit.test_foreign import DOCUMENT
 
 ROSTER = ISSUE262.roster
@@ -102,14 +105,17 @@ def stored(
     return load_stored(write(folder, rows, kind), registration, arms=("C2", "C3"))
 
 
-def by_hand(rows: Rows, arm: str) -> pd.Series[float]:
+def by_hand(
+    rows: Rows,
+    arm: str,
+    source: str = ROSTER.source,
+    bystanders: Sequence[str] = ROSTER.bystanders,
+) -> pd.Series[float]:
     """Transfer by seed: the mean of the bystanders' mean gains over the source's mean gain."""
     gain = rows.marker_after - rows.end_after - (rows.marker_before - rows.end_before)
     of = rows.assign(gain=gain)[rows.arm == arm]
     means = of.pivot_table("gain", "seed", "persona")
-    found: pd.Series[float] = (
-        means[[*ROSTER.bystanders]].mean(axis=1, skipna=False) / means[ROSTER.source]
-    )
+    found: pd.Series[float] = means[[*bystanders]].mean(axis=1, skipna=False) / means[source]
     return found
 
 
@@ -163,6 +169,24 @@ def test_what_has_no_slot_is_counted_and_disables_nothing(kind: str, tmp_path: P
     assert more.figures("C2", TRANSFER, OWN) == found.figures("C2", TRANSFER, OWN)
 
 
+def test_each_arm_is_read_against_its_own_source(tmp_path: Path) -> None:
+    two = replace(run_claims.ONE, claims=(replace(run_claims.S1, reading=OWN),), kill=None)
+    seeds = (1, 2, 3, 4)
+    arms = {(cell, who): f"{cell}@{who}" for cell in ("E1", "B1") for who in run_claims.SOURCES}
+    rows = frame(dict.fromkeys(arms.values(), seeds))
+    rows["marker_after"] = rows.marker_before + 3 + rows.marker_before % 1  # of any persona
+    found = load_stored(write(tmp_path, rows), two, arms=tuple(arms.values()))
+    transfer = {at: by_hand(rows, arm, at[1], two.roster.bystanders) for at, arm in arms.items()}
+    for at, arm in arms.items():
+        assert found.figures(arm, TRANSFER, OWN) == pytest.approx(transfer[at].to_dict())
+    of_cell = {
+        cell: sum(transfer[cell, who] for who in run_claims.SOURCES) / 2 for cell in ("E1", "B1")
+    }
+    effect = judge(two, found, "S1").effect
+    assert effect.value == pytest.approx((of_cell["E1"] - of_cell["B1"]).mean())
+    assert effect.clusters == len(seeds)
+
+
 # What cannot be answered
 
 
@@ -184,6 +208,14 @@ def test_the_pool_and_the_dose_are_said_to_be_missing(tmp_path: Path) -> None:
         # The other claim waits for no seed of this one; Holm counts both.
         own = judge(dosed, found, "S1")
         assert (own.effect.clusters, own.outcome.value) == (5, "SUPPORTED")
+
+
+def test_the_table_says_once_what_cannot_be_answered(tmp_path: Path) -> None:
+    both = replace(OWN_ONLY, claims=(S1, replace(S1, name="S2", treated="C3", control="C2")))
+    found = stored(tmp_path, frame(), registration=both)
+    text = verdict_table(*judge_all(both, found), summary(both, found))
+    for words in ("Gains by system message: a file", "Gains by text: a file", "Gains at a dose: a"):
+        assert text.count(f"not available: {words}") == 1
 
 
 def test_without_the_columns_it_is_said_only_where_a_rule_reads_gains(tmp_path: Path) -> None:
