@@ -201,10 +201,11 @@ def check_slots(table: pa.Table, where: str) -> None:
     for group in (LOGITS, PROBABILITIES):
         lacking = [name for name in group if name not in names]
         if lacking and (group is LOGITS or len(lacking) < len(group)) and names:
+            beside = next((name for name in group if name in names), names[0])
             raise DataError(
                 f"{where}: columns",
                 bound=f"{', '.join(group)}, all of them or none",
-                value=f"no {', '.join(lacking)} beside {names[0]}",
+                value=f"no {', '.join(lacking)} beside {beside}",
                 remedy="Give every reading of the slot, or leave these columns out.",
             )
     if not names:

@@ -150,7 +150,10 @@ def _object(line: bytes, where: str, row: int) -> dict[str, Any]:
         at_most(f"{where}: size of row {row}", len(line), MOST_ROW_BYTES, "bytes", remedy)
     if line.count(b"[") + line.count(b"{") > MOST_DEPTH:
         parse_json(line, most_depth=MOST_DEPTH)
-    found = _DECODER.decode(line.decode("utf-8"))
+    try:
+        found = _DECODER.decode(line.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"row {row}: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"row {row} is no object")
     return found

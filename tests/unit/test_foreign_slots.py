@@ -338,6 +338,15 @@ def test_typed_cells_are_no_freer(cell: Any, tmp_path: Path) -> None:
             load_stored(tmp_path / "s.parquet", OWN_ONLY)
 
 
+def test_a_number_of_too_many_digits_is_in_a_named_row(tmp_path: Path) -> None:
+    path = write(tmp_path, whole(), "jsonl")
+    lines = path.read_text().splitlines()
+    lines[4] = lines[4].replace('"end_after": ', f'"end_after": {"9" * 5000}, "more": ')
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"set\.jsonl: .*row 5: Exceeds the limit"):
+        load_stored(path, OWN_ONLY)
+
+
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float16(), pa.int32(), pa.string()])
 def test_other_types_of_parquet_are_numbers_too(kind: pa.DataType, tmp_path: Path) -> None:
     rows = whole()
@@ -409,7 +418,8 @@ REFUSED: dict[str, tuple[Callable[[Rows], Any], str]] = {
     ),
     "a column of the other four": (
         drop("log_z_after", "rest_after"),
-        "set.csv: columns: expected log_z_after, rest_after, log_z_before, rest_before, all of",
+        "set.csv: columns: expected log_z_after, rest_after, log_z_before, rest_before, all of "
+        "them or none, got 'no log_z_after, rest_after beside log_z_before'",
     ),
 }
 
