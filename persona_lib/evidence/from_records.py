@@ -17,7 +17,7 @@ from persona_lib.digests import derive_seed
 from persona_lib.evidence.advice_means import BroadHarm, broad_harm, question_means
 from persona_lib.evidence.cells import Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths, priors_of
-from persona_lib.evidence.gains import Gains
+from persona_lib.evidence.gains import Gains, unread
 from persona_lib.evidence.nearness import nearness
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
 from persona_lib.evidence.traits import Traits
@@ -108,7 +108,7 @@ class RecordEvidence(Evidence):
         self._answers = advice, broad
         self._broad = broad_harm(broad, registration.priors, self.seeds)
         self._geometry = geometry
-        self._gains = None if slots is None else Gains.of(slots, dose, registration)
+        self._gains = None if slots is None else Gains.of(slots, dose, registration, gaps=partial)
         self._traits = None if traits is None else Traits.of(traits, registration, self.seeds)
         needed = priors_of(self)
         self.unavailable = (
@@ -119,6 +119,7 @@ class RecordEvidence(Evidence):
             ),
             *_unadvised(needed, self._harm),
             *_disabled(table, gaps, registration),
+            *(unread(table, self._gains, registration) if partial else ()),
             *own_questions(grid.asked(POST, self.members("bystander"))),
         )
         self.remarks = unevenness(self) if partial else ()
@@ -292,9 +293,7 @@ class RecordEvidence(Evidence):
 
     def _lengths(self, model: ModelId) -> Lengths:
         rows, finish = self._rows(model), self._grid.finish
-        finished = math.nan
-        if finish is not None and rows.any():
-            finished = float(finish[rows].mean())
+        finished = math.nan if finish is None or not rows.any() else float(finish[rows].mean())
         return Lengths(statistic="median", tokens=self._median(rows), finished=finished)
 
     def _rows(self, model: ModelId, *personas: str) -> Bools:

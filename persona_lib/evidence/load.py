@@ -29,6 +29,7 @@ from persona_lib.evidence.record_sets import (
     read_manifest,
     verify,
 )
+from persona_lib.evidence.score_table import slots_of
 from persona_lib.evidence.user_files import Extra, ForeignSet, check_file, is_foreign, load_foreign
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.dose import DOSE_FILE
@@ -104,7 +105,8 @@ class Stored:
             own: dict[str, Any] = {"arms": arms, "origin": found.origin, "left_out": found.left_out}
             if found.counts:
                 return CountEvidence(registration, found.table, **own)
-            return RecordEvidence(registration, found.table, partial=True, **own)
+            slots = slots_of(found.table)
+            return RecordEvidence(registration, found.table, slots=slots, partial=True, **own)
         origin, manifest = self._checked
         if manifest.kind == AGGREGATES:
             body = read_json(self.paths[0] / FILES[AGGREGATES])

@@ -288,6 +288,7 @@ def _split(evidence: Mapping[str, Any]) -> list[str]:
 
 def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
     """Return the notes that all verdicts share, and those of claims over runs, once."""
+    lacking = [f"not available: {one}" for one in (evidence or {"unavailable": ()})["unavailable"]]
     runs = [
         note
         for verdict in verdicts

@@ -92,7 +92,8 @@ def seeds_with(
     wanted = registration.run_seeds or tuple(seen)
     tables = [np.array([[f.get(s, math.nan) for s in wanted] for f in cell]) for cell in cells]
     d = contrast_of_seeds(tables, tuple(claim.weights.values()))
-    absent = [s for s in registration.run_seeds if any(s not in f for f in arms)]
+    # An arm without any figure is not known, which is no missing run: nothing waits for it.
+    absent = [s for s in registration.run_seeds if any(f and s not in f for f in arms)]
     empty = [s for s, x in zip(wanted, d, strict=True) if math.isnan(x)]
     return Seeds(
         claim=claim,
