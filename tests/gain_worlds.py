@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -15,8 +15,9 @@ from persona_lib.records import DosePoint, SlotReading, schema_of
 from persona_lib.specs.arms import DoseSpec, Roster
 from persona_lib.specs.registration import Registration
 from tests import synthetic
-from tests.registered import ISSUE262
+from tests.registered import ISSUE262, REGISTRATIONS
 
+FACTORIAL = REGISTRATIONS["factorial"]
 DOSED = replace(ISSUE262, dose=DoseSpec(gain=2.0))
 ROSTER = ISSUE262.roster
 READERS = (ROSTER.source, *ROSTER.bystanders)
@@ -112,14 +113,33 @@ def dose(worlds: Worlds) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema_of(DosePoint))
 
 
-def evidence(worlds: Worlds, registration: Registration) -> RecordEvidence:
+SHARES = {"A": 0.10, "B0": 0.15, "B1": 0.20, "D1": 0.25, "E0": 0.40, "E1": 0.55}
+"""Share of the source's gain that a bystander's message leaves, by cell of the factorial."""
+
+
+def factorial(seeds: Sequence[int], arms: Sequence[str] = ()) -> dict[tuple[str, int], World]:
+    """A world for each of these arms of the factorial, all by default, and each seed.
+
+    The second source gains less than the first; seeds differ a little.
+    """
+    found = {}
+    for arm in FACTORIAL.arms:
+        roster = FACTORIAL.roster_of(arm.name)
+        second = roster.source != FACTORIAL.roster.source
+        for i, seed in enumerate(seeds if not arms or arm.name in arms else ()):
+            share = SHARES[arm.cell] + 0.02 * i * (-1) ** len(arm.prior) + 0.04 * second
+            found[arm.name, seed] = World(gain=10.0 - second, system=share, roster=roster)
+    return found
+
+
+def evidence(worlds: Worlds, registration: Registration, *, samples: int = 100) -> RecordEvidence:
     """The evidence of these arms, their rates those of theory in the first seed."""
     arms = tuple(dict.fromkeys(arm for arm, _ in worlds))
     seeds = tuple(dict.fromkeys(seed for _, seed in worlds))
     first = {arm: worlds[arm, seeds[0]] for arm in arms}
     rates = {(arm, who): world.rate(who) for arm, world in first.items() for who in world.readers}
     table = synthetic.scores(
-        dict.fromkeys(arms, 0.5), personas=rates, arms=arms, seeds=seeds, samples=100,
-        registration=registration,
+        dict.fromkeys(arms, 0.5), personas=rates, arms=arms, seeds=seeds,
+        priors=registration.priors, samples=samples, registration=registration,
     )  # fmt: skip
     return RecordEvidence(registration, table, arms=arms, slots=slots(worlds), dose=dose(worlds))

@@ -23,6 +23,10 @@ INK, SOFT, FAINT = "#1b1b1b", "#5a5a5a", "#d0d0d0"
 # Okabe and Ito: told apart with any colour vision. Yellow is left out: too pale for a line.
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 ARM_MARKS = ("o", "s", "D", "^", "v", "P")
+LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.5, 1, 1.5)))
+"""Lines that tell sources apart."""
+FILLS: tuple[Any, ...] = ("full", "none", "left", "top")
+"""Fills of marks that tell sources apart."""
 PRIOR_COLOURS = ("#000000", "#E69F00", "#56B4E9")
 PRIOR_MARKS = ("o", "s", "D")
 
