@@ -95,7 +95,8 @@ def p_of(effect: Node) -> Run:
     floor = effect["p_floor"]
     exact = str(effect["method"].value).startswith(EXACT)
     at_floor = floor.known and LEAST_P <= effect["p"].float <= floor.float < 1 and not exact
-    return ("<= " if at_floor else "", effect["p"].num("p"))
+    against = " against d" if str(effect["method"].value).endswith("against d") else ""
+    return ("<= " if at_floor else "", effect["p"].num("p"), against)
 
 
 def _families(root: Node) -> list[Block]:
@@ -225,8 +226,10 @@ def _arm_table(summary: Node) -> list[Table]:
         " % interval, clusters ignored; lengths are ",
         "medians" if kinds == {"median"} else "means",
     )
+    several = bool(summary["roster"]["more_sources"])
     columns: Columns = {
         "arm": named(),
+        **({"source persona": named("persona")} if several else {}),
         "coupled on": named("prior"),
         "source, %": lambda a: _rate(a["source"]),
         "bystanders, %": lambda a: _rate(a["bystanders"]),

@@ -11,6 +11,7 @@ from persona_lib.report.figures.style import (
     SMALL,
     SOFT,
     Drawing,
+    distinct,
     sheet,
 )
 from persona_lib.report.pieces import Node, Run, listed, plain
@@ -27,12 +28,12 @@ def doses(root: Node) -> Drawing | str:
     """Return one small axes for each cell, with a thin line for each training run."""
     data = root["panels"]["gains"]["data"]
     curves = [curve for curve in data["curves"] if _is_whole(curve)]
-    cells = _distinct(curve["cell"] for curve in curves)
+    cells = distinct(curve["cell"] for curve in curves)
     if not curves:
         return NOTHING
     if len(cells) > MOST_CELLS:
         return MANY
-    sources = _distinct(curve["source"] for curve in curves)
+    sources = distinct(curve["source"] for curve in curves)
     styles = {name.value: LINES[i % len(LINES)] for i, name in enumerate(sources)}
     columns = min(2, len(cells))
     rows = -(-len(cells) // columns)
@@ -83,14 +84,6 @@ def _is_whole(curve: Node) -> bool:
     )
 
 
-def _distinct(nodes: Any) -> list[Node]:
-    """Return the first node of every value, in order."""
-    found: dict[Any, Node] = {}
-    for node in nodes:
-        found.setdefault(node.value, node)
-    return list(found.values())
-
-
 def _draw(drawing: Drawing, ax: Any, curve: Node, line: Any) -> None:
     steps = list(curve["steps"])
     for name, colour in _GAINS:
@@ -132,7 +125,7 @@ def _registered(drawing: Drawing, ax: Any, gain: Node, *, named: bool) -> None:
     drawing.plot("registered gain", value=gain)
     if named:
         run = ("g* ", gain.num("bound"))
-        drawing.write(ax, 0.98, gain.float, run, va="bottom", ha="right", color=SOFT,
+        drawing.write(ax, 0.03, gain.float, run, va="bottom", color=SOFT,
                       transform=ax.get_yaxis_transform())  # fmt: skip
 
 
