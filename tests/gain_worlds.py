@@ -18,6 +18,13 @@ from tests import synthetic
 from tests.registered import ISSUE262, REGISTRATIONS
 
 FACTORIAL = REGISTRATIONS["factorial"]
+UNGATED = replace(
+    FACTORIAL,
+    claims=tuple(replace(claim, needs=()) for claim in FACTORIAL.claims),
+    kill=replace(FACTORIAL.kill, needs=()),
+    gates=(),
+)
+"""The claims of the factorial without the gates that they need."""
 DOSED = replace(ISSUE262, dose=DoseSpec(gain=2.0))
 ROSTER = ISSUE262.roster
 READERS = (ROSTER.source, *ROSTER.bystanders)

@@ -86,7 +86,47 @@ def live() -> dict[str, Any]:
     for arm in body["summary"]["arms"]:
         first = arm["by_seed"][0]
         arm["by_seed"] = [first, {**copy.deepcopy(first), "seed": 137}]
+    body["panels"]["gains"] = _dosed()
     return body
+
+
+def _dosed() -> dict[str, Any]:
+    """Return the panel of gains of two arms of two seeds, of which one never reaches the gain."""
+    from persona_lib.panels.gains import gains_panel
+    from tests.gain_worlds import DOSED, World, dose, slots
+
+    worlds = {
+        (arm, seed): World(gain=gain, system=share)
+        for arm, share in (("C1", 0.2), ("C2", 0.5))
+        for seed, gain in ((42, 8.0), (137, 9.0 if arm == "C1" else 2.0))
+    }
+    panel = gains_panel(slots(worlds), DOSED, dose=dose(worlds))
+    return dict(json.loads(json.dumps(panel.to_json(), allow_nan=False)))
+
+
+def factorial() -> dict[str, Any]:
+    """Return twelve arms of two sources and three seeds under claims over runs alone."""
+    from persona_lib.panels.gains import gains_panel
+    from persona_lib.verdict.judging import judge_all
+    from persona_lib.verdict.summary import summary
+    from persona_lib.verdict.verdict import families
+    from tests.gain_worlds import UNGATED, dose, evidence, slots
+    from tests.gain_worlds import factorial as worlds_of
+
+    worlds = worlds_of((3, 5, 8))
+    found = evidence(worlds, UNGATED, samples=1)
+    verdicts, _ = judge_all(UNGATED, found)
+    panel = gains_panel(slots(worlds), UNGATED, dose=dose(worlds))
+    body = {
+        "format": 2,
+        "registration": UNGATED.name,
+        "verdicts": [verdict.to_json() for verdict in verdicts],
+        "gates": [],
+        "families": [family.to_json() for family in families(UNGATED, verdicts)],
+        "summary": summary(UNGATED, found),
+        "panels": {"gains": panel.to_json()},
+    }
+    return dict(json.loads(json.dumps(body, allow_nan=False)))
 
 
 def poisoned() -> dict[str, Any]:
@@ -117,6 +157,7 @@ def write(folder: Path, body: dict[str, Any]) -> Path:
 BODIES: dict[str, Callable[[], dict[str, Any]]] = {
     "tiny": body_of,
     "live": live,
+    "factorial": factorial,
     "poisoned": poisoned,
     "published": partial(body_of, "golden/published"),
     "real": partial(body_of, "golden/smollm2"),

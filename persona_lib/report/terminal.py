@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -208,8 +208,7 @@ def _by_length(evidence: Mapping[str, Any]) -> list[str]:
             for arm in evidence["arms"]
             if way in arm["by_length"]
         }
-        parts = _of_arms(evidence, lambda arm, rates=rates: rates.get(arm["name"], ""))
-        lines += listed(f"bystanders, {words}, %", parts)
+        lines += listed(f"bystanders, {words}, %", _of_arms(evidence, rates))
     return lines
 
 
@@ -290,11 +289,11 @@ def by_source(
     return [*groups.items()]
 
 
-def _of_arms(evidence: Mapping[str, Any], words: Callable[[Mapping[str, Any]], str]) -> list[str]:
-    """Return what `words` gives of each arm behind its name, sources before their first arm."""
+def _of_arms(evidence: Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
+    """Return what is given of arms behind their names, sources before their first arm."""
     parts = []
     for source, group in by_source(evidence):
-        own = [f"{name} {found}" for name, arm in group if (found := words(arm))]
+        own = [f"{name} {given[arm['name']]}" for name, arm in group if arm["name"] in given]
         parts += [f"of {source}: {own[0]}", *own[1:]] if source and own else own
     return parts
 
@@ -311,10 +310,11 @@ def _false_positives(evidence: Mapping[str, Any]) -> list[str]:
 
 
 def _split(evidence: Mapping[str, Any]) -> list[str]:
-    def rates(arm: Mapping[str, Any]) -> str:
-        both = (arm["split"].get(key) for key in ("seen", "unseen"))
-        return " / ".join(percent(count["rate"]) for count in both if count)
-
+    rates = {
+        arm["name"]: " / ".join(percent(arm["split"][key]["rate"]) for key in ("seen", "unseen"))
+        for arm in evidence["arms"]
+        if arm["split"]
+    }
     return listed("bystanders on seen / unseen questions, %", _of_arms(evidence, rates))
 
 

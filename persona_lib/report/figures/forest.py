@@ -48,6 +48,7 @@ def forest(root: Node) -> Drawing | str:
         for place in places.values():
             ax.plot([0, 1], [place - 0.5, place - 0.5], color=FAINT, lw=0.4, zorder=0)
         ax.set(xlim=(-0.02, 1.02), ylim=(y + 0.4, 0.5))
+        ax.tick_params(axis="y", length=0)
         percent_axis(ax, "with the marker, %" if several else "completions with the marker, %")
         if several:
             drawing.texts.append((source.words(),))

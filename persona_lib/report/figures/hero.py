@@ -26,7 +26,11 @@ _RULE, _REACH = "#A34800", 0.32
 """Colour of a rule, and how far it reaches above and below its row."""
 _ENDS = ("lower end", "upper end")
 """What the rule of a claim over training runs compares with its bound."""
-_WHOLE = " Of a claim over training runs, the whole interval has to lie beyond its bar."
+_BARS = "Bars are the bounds on d that support a claim, with the band between two of them in grey"
+_BARS_OF_RUNS = (
+    "A bar is the smallest rise worth publishing, beyond which the whole interval has to lie to "
+    "support a claim"
+)
 NOTHING = "No arm was judged, so there are no rates to draw."
 
 
@@ -128,10 +132,11 @@ def _differences(drawing: Drawing, axes: Any, claims: Sequence[Node]) -> None:
     room = 0.06 * (max(ends) - min(ends) + 0.1)
     ax.set(xlim=(min(ends) - room, max(ends) + room), ylim=(-0.6, top + 0.6))
     _aside(side, top)
-    _beside(drawing, side, _FIRST, top + 0.95, ("d",), style="italic")
+    over_runs = all(of_runs(claim) for claim in claims)
+    head, style = ("effect", "normal") if over_runs else ("d", "italic")
+    _beside(drawing, side, _FIRST, top + 0.95, (head,), style=style)
     _beside(drawing, side, _SECOND, top + 0.95, ("rule",), color=_RULE)
     drawing.label(ax, [float(top - i) for i in range(len(claims))], [_contrast(c) for c in claims])
-    over_runs = any(_of_runs(claim) for claim in claims)
     ax.set_xlabel("contrast over training runs" if over_runs else "difference d of bystander rates")
 
 
@@ -158,7 +163,7 @@ def _rule(drawing: Drawing, ax: Any, side: Any, claim: Node, y: float) -> Iterat
             )
         drawing.plot(f"{claim['name'].value} {one['gives'].value}", value=bound)
         if supports:
-            name = (one["measure"].words(), " ") if measure == "|d|" else ()
+            name: Run = (one["measure"].words(), " ") if measure == "|d|" else ()
             name = ("all ",) if of_interval else name
             words = (*name, one["operator"].words(), " ", bound.num("bound"))
             _beside(drawing, side, _SECOND, y, words, color=_RULE)
@@ -179,12 +184,13 @@ def _beside(drawing: Drawing, ax: Any, place: float, y: float, run: Run, **how: 
 def _contrast(claim: Node) -> Run:
     """Name a claim with the arms that it compares."""
     arms = [(arm.words(),) for arm in claim["arms"]]
-    if len(arms) != 2 or _of_runs(claim):  # noqa: PLR2004  (cells are weighed: the table says how)
+    if len(arms) != 2 or of_runs(claim):  # noqa: PLR2004  (cells are weighed: the table says how)
         return (claim["name"].words(),)
     return (claim["name"].words(), ": ", *listed(arms, " - "))
 
 
-def _of_runs(claim: Node) -> bool:
+def of_runs(claim: Node) -> bool:
+    """Whether a verdict is that of a rule over training runs."""
     return bool(claim["effect"]["method"].value == RUN_METHOD)
 
 
@@ -218,13 +224,14 @@ def _caption(root: Node, claims: Sequence[Node]) -> Run:
     if gate is not None:
         words += ("Dotted: the gate on the source rate, >= ", gate.num("bound"), ". ")
     if claims:
+        over_runs = all(of_runs(claim) for claim in claims)
         words += (
-            "Below, the registered differences with the interval of the registered method: ",
+            f"Below, the registered {'contrasts' if over_runs else 'differences'} with the "
+            "interval of the registered method: ",
             claims[0]["effect"]["method"].words(),
-            ". Bars are the bounds on d that support a claim, with the band between two of them "
-            "in grey; a dotted bar is a bound that refutes it. What a rule asks of p is in the "
-            "table.",
-            *((_WHOLE,) if any(_of_runs(claim) for claim in claims) else ()),
+            ". ",
+            _BARS_OF_RUNS if over_runs else _BARS,
+            "; a dotted bar is a bound that refutes it. What a rule asks of p is in the table.",
         )
     return words
 
@@ -243,5 +250,7 @@ def _alt(arms: Sequence[Node], claims: Sequence[Node]) -> Run:
     description: Run = ("Dot plot of marker rates in percent: ", *listed(rates, "; "), ".")
     if claims:
         effects = [(c["name"].words(), " ", *span(c["effect"], "s3")) for c in claims]
-        description += (" Differences of bystander rates: ", *listed(effects, "; "), ".")
+        over_runs = all(of_runs(claim) for claim in claims)
+        what = "Contrasts over training runs" if over_runs else "Differences of bystander rates"
+        description += (f" {what}: ", *listed(effects, "; "), ".")
     return description

@@ -203,7 +203,7 @@ def key_below(drawing: Drawing, arms: Sequence[Node], *, sources: bool) -> None:
     styles = [arm_style(i) for i in range(len(cells))]
     handles = [Line2D([], [], color=c, marker=m, ms=4, mew=0, ls="") for c, m in styles]
     names += [(persona.words(),) for persona in personas]
-    grey = {"color": SOFT, "marker": "o", "ms": 4, "mew": 0.8, "ls": ""}
+    grey: dict[str, Any] = {"color": SOFT, "marker": "o", "ms": 4, "mew": 0.8, "ls": ""}
     handles += [
         Line2D([], [], fillstyle=FILLS[i % len(FILLS)], **grey) for i in range(len(personas))
     ]
