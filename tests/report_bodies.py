@@ -28,6 +28,9 @@ EVIL = (
     "[x](javascript:alert(3)) ![y](http://example.org/z.png) **b** `c` \x00\x9b2J \u200b\u2028end"
 )
 
+NAME = "<i>A|</i> $x_1$ 9\u202e"
+"""A hostile name of one line."""
+
 
 def _shared(name: str, make: Callable[[Path], object]) -> Path:
     """Return a folder that `make` fills once, whichever worker comes first."""
@@ -120,6 +123,7 @@ def factorial() -> dict[str, Any]:
     body = {
         "format": 2,
         "registration": UNGATED.name,
+        "registration_digest": UNGATED.digest,
         "verdicts": [verdict.to_json() for verdict in verdicts],
         "gates": [],
         "families": [family.to_json() for family in families(UNGATED, verdicts)],
@@ -141,6 +145,14 @@ def poisoned() -> dict[str, Any]:
     body["verdicts"][0]["notes"].append(EVIL)
     body["summary"]["arms"][0]["personas"][0]["persona"] = "<i>libr|arian</i> $x_1$ 9"
     panel["title"] = EVIL
+    gains = body["panels"]["gains"] = _dosed()
+    for one in (
+        *gains["data"]["runs"][:2],
+        *gains["data"]["curves"][:2],
+        gains["data"]["cells"][0],
+    ):
+        one |= {name: NAME for name in ("arm", "cell", "source") if name in one}
+    found["read_by"] = [EVIL]
     return body
 
 

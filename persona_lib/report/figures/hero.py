@@ -149,7 +149,7 @@ def _rule(drawing: Drawing, ax: Any, side: Any, claim: Node, y: float) -> Iterat
     rows = [y - _REACH, y + _REACH]
     for one in claim["conditions"]:
         measure, bound = str(one["measure"].value), one["bound"]
-        of_interval = measure.endswith(_ENDS)
+        of_interval = of_runs(claim) and measure.endswith(_ENDS)
         if not (measure in ("d", "|d|") or of_interval) or not bound.known:
             continue
         supports, at = one["gives"].value == "SUPPORTED", bound.float
