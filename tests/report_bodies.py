@@ -109,6 +109,11 @@ def _dosed() -> dict[str, Any]:
 
 def factorial() -> dict[str, Any]:
     """Return twelve arms of two sources and three seeds under claims over runs alone."""
+    return dict(json.loads(_factorial()))
+
+
+@cache
+def _factorial() -> str:
     from persona_lib.panels.gains import gains_panel
     from persona_lib.verdict.judging import judge_all
     from persona_lib.verdict.summary import summary
@@ -130,7 +135,7 @@ def factorial() -> dict[str, Any]:
         "summary": summary(UNGATED, found),
         "panels": {"gains": panel.to_json()},
     }
-    return dict(json.loads(json.dumps(body, allow_nan=False)))
+    return json.dumps(body, allow_nan=False)
 
 
 def poisoned() -> dict[str, Any]:
@@ -146,11 +151,8 @@ def poisoned() -> dict[str, Any]:
     body["summary"]["arms"][0]["personas"][0]["persona"] = "<i>libr|arian</i> $x_1$ 9"
     panel["title"] = EVIL
     gains = body["panels"]["gains"] = _dosed()
-    for one in (
-        *gains["data"]["runs"][:2],
-        *gains["data"]["curves"][:2],
-        gains["data"]["cells"][0],
-    ):
+    found = gains["data"]
+    for one in (*found["runs"][:2], *found["curves"][:2], found["cells"][0]):
         one |= {name: NAME for name in ("arm", "cell", "source") if name in one}
     found["read_by"] = [EVIL]
     return body

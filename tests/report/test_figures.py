@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from persona_lib.report.figures import Drawing, draw, files_of
+from persona_lib.report.figures.doses import doses
+from persona_lib.report.figures.style import styled
 from persona_lib.report.numbers import svg_texts
 from persona_lib.report.pieces import Node, plain
 from tests.gain_worlds import SHARES, STEPS
@@ -201,9 +203,14 @@ SEEDS = (3, 5, 8)
 SOURCES = ("zelthari_scholar", "data_scientist")
 
 
+def dosed(body: dict[str, Any]) -> Any:
+    with styled():
+        return doses(Node(body))
+
+
 def check_doses(body: dict[str, Any]) -> None:
     """Every line is where theory has it, in the axes of its cell, in the line of its source."""
-    drawing = draw(Node(body))["doses"]
+    drawing = dosed(body)
     assert isinstance(drawing, Drawing)
     cells = {ax.get_title(loc="left"): ax for ax in drawing.figure.axes if ax.axison}
     assert list(cells) == list(SHARES)
@@ -246,8 +253,7 @@ def test_a_mutant_whose_arms_or_seeds_are_exchanged_is_killed(fields: tuple[str,
 
 def test_doses_say_what_is_not_reached_and_in_how_many_seeds() -> None:
     def titles(body: dict[str, Any]) -> list[str]:
-        figure = draw(Node(body))["doses"].figure  # type: ignore[union-attr]
-        return [ax.get_title(loc="right") for ax in figure.axes]
+        return [ax.get_title(loc="right") for ax in dosed(body).figure.axes]
 
     body = live()
     assert titles(body) == ["transfer 0.20", "transfer 0.50 (1 of 2 seeds)"]
@@ -257,7 +263,7 @@ def test_doses_say_what_is_not_reached_and_in_how_many_seeds() -> None:
     assert titles(body) == ["never there"]  # one arm, one seed
     data["registered_gain"], data["cells"] = None, []
     assert titles(body) == [""]
-    assert "without a registered gain" in plain(draw(Node(body))["doses"].alt)  # type: ignore[union-attr]
+    assert "without a registered gain" in plain(dosed(body).alt)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +278,7 @@ def test_a_curve_that_is_none_is_not_drawn(spoil: dict[str, Any]) -> None:
     body = live()
     curves = body["panels"]["gains"]["data"]["curves"]
     curves[0] |= spoil
-    found = draw(Node(body))["doses"]
+    found = dosed(body)
     assert isinstance(found, Drawing)
     assert "C1 42" not in {one["series"] for one in found.plotted}
     assert "C1 137" in {one["series"] for one in found.plotted}
@@ -282,12 +288,12 @@ def test_no_doses_and_too_many_cells_are_sentences() -> None:
     body = live()
     data = body["panels"]["gains"]["data"]
     data["curves"] = [{**data["curves"][0], "cell": f"c{i}"} for i in range(25)]
-    found = draw(Node(body))["doses"]
+    found = dosed(body)
     assert isinstance(found, str)
     assert "too many cells" in found
     for curves in ([], None, "none", [None]):
         data["curves"] = curves
-        found = draw(Node(body))["doses"]
+        found = dosed(body)
         assert isinstance(found, str)
         assert "no dose curve is drawn" in found
 
