@@ -99,9 +99,9 @@ def _dosed() -> dict[str, Any]:
     from tests.gain_worlds import DOSED, World, dose, slots
 
     worlds = {
-        (arm, seed): World(gain=gain, system=share)
-        for arm, share in (("C1", 0.2), ("C2", 0.5))
-        for seed, gain in ((42, 8.0), (137, 9.0 if arm == "C1" else 2.0))
+        (arm, seed): World(gain=gain, system=share, before=-3.0137)
+        for arm, share in (("C1", 0.2031), ("C2", 0.5017))
+        for seed, gain in ((42, 8.137), (137, 9.071 if arm == "C1" else 2.113))
     }
     panel = gains_panel(slots(worlds), DOSED, dose=dose(worlds))
     return dict(json.loads(json.dumps(panel.to_json(), allow_nan=False)))

@@ -294,7 +294,7 @@ def test_claims_over_runs_and_gains_are_told_with_their_own_words() -> None:
     assert "| E1@data_scientist | 8 | own | +9.00 | +3.40 | 0.378 | – |" in panel
     assert "| E1@data_scientist | 8 | 49 | +2.90 | +1.83 |" in panel
     live = (report_of("live") / "report.md").read_text(encoding="utf-8")
-    assert "| C2 | 0.500 | 1 | 2 |" in live
+    assert "| C2 | 0.502 | 1 | 2 |" in live
     assert "- dose_not_reached: the source's gain never reaches" in live
     assert "No registered rule reads these gains: they decide nothing." in live
 
