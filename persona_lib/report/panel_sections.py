@@ -160,7 +160,7 @@ def _gains(data: Node, pictures: Pictures) -> list[Block]:
         *table_of(at, data["cells"], cells),
         *_readings(data),
         *table_of(
-            "Mean margins of own answers by role, and what they are of, nats",
+            "Mean margins of own answers by role, and log P(marker) at the slot, nats",
             data["runs"], margins, folded=True,
         ),
         *_points(data),
