@@ -28,6 +28,9 @@ EVIL = (
     "[x](javascript:alert(3)) ![y](http://example.org/z.png) **b** `c` \x00\x9b2J \u200b\u2028end"
 )
 
+NAME = "<i>A|</i> $x_1$ 9\u202e"
+"""A hostile name of one line."""
+
 
 def _shared(name: str, make: Callable[[Path], object]) -> Path:
     """Return a folder that `make` fills once, whichever worker comes first."""
@@ -86,7 +89,53 @@ def live() -> dict[str, Any]:
     for arm in body["summary"]["arms"]:
         first = arm["by_seed"][0]
         arm["by_seed"] = [first, {**copy.deepcopy(first), "seed": 137}]
+    body["panels"]["gains"] = _dosed()
     return body
+
+
+def _dosed() -> dict[str, Any]:
+    """Return the panel of gains of two arms of two seeds, of which one never reaches the gain."""
+    from persona_lib.panels.gains import gains_panel
+    from tests.gain_worlds import DOSED, World, dose, slots
+
+    worlds = {
+        (arm, seed): World(gain=gain, system=share, before=-3.0137)
+        for arm, share in (("C1", 0.2031), ("C2", 0.5017))
+        for seed, gain in ((42, 8.137), (137, 9.071 if arm == "C1" else 2.113))
+    }
+    panel = gains_panel(slots(worlds), DOSED, dose=dose(worlds))
+    return dict(json.loads(json.dumps(panel.to_json(), allow_nan=False)))
+
+
+def factorial() -> dict[str, Any]:
+    """Return twelve arms of two sources and three seeds under claims over runs alone."""
+    return dict(json.loads(_factorial()))
+
+
+@cache
+def _factorial() -> str:
+    from persona_lib.panels.gains import gains_panel
+    from persona_lib.verdict.judging import judge_all
+    from persona_lib.verdict.summary import summary
+    from persona_lib.verdict.verdict import families
+    from tests.gain_worlds import UNGATED, dose, evidence, slots
+    from tests.gain_worlds import factorial as worlds_of
+
+    worlds = worlds_of((3, 5, 8))
+    found = evidence(worlds, UNGATED, samples=1)
+    verdicts, _ = judge_all(UNGATED, found)
+    panel = gains_panel(slots(worlds), UNGATED, dose=dose(worlds))
+    body = {
+        "format": 2,
+        "registration": UNGATED.name,
+        "registration_digest": UNGATED.digest,
+        "verdicts": [verdict.to_json() for verdict in verdicts],
+        "gates": [],
+        "families": [family.to_json() for family in families(UNGATED, verdicts)],
+        "summary": summary(UNGATED, found),
+        "panels": {"gains": panel.to_json()},
+    }
+    return json.dumps(body, allow_nan=False)
 
 
 def poisoned() -> dict[str, Any]:
@@ -101,6 +150,11 @@ def poisoned() -> dict[str, Any]:
     body["verdicts"][0]["notes"].append(EVIL)
     body["summary"]["arms"][0]["personas"][0]["persona"] = "<i>libr|arian</i> $x_1$ 9"
     panel["title"] = EVIL
+    gains = body["panels"]["gains"] = _dosed()
+    found = gains["data"]
+    for one in (*found["runs"][:2], *found["curves"][:2], found["cells"][0]):
+        one |= {name: NAME for name in ("arm", "cell", "source") if name in one}
+    found["read_by"] = [EVIL]
     return body
 
 
@@ -117,6 +171,7 @@ def write(folder: Path, body: dict[str, Any]) -> Path:
 BODIES: dict[str, Callable[[], dict[str, Any]]] = {
     "tiny": body_of,
     "live": live,
+    "factorial": factorial,
     "poisoned": poisoned,
     "published": partial(body_of, "golden/published"),
     "real": partial(body_of, "golden/smollm2"),

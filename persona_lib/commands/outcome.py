@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from persona_lib.digests import digest
 from persona_lib.errors import clean
-from persona_lib.report.terminal import verdict_table, wrapped
+from persona_lib.report.lines import wrapped
+from persona_lib.report.terminal import verdict_table
 from persona_lib.store.provenance import provenance
 from persona_lib.verdict.verdict import Family, Verdict, families
 

@@ -1,6 +1,6 @@
 """Makes the panels of a session for its report, each from what a run or a recording holds.
 
-Only the geometry of a live run may cost compute, as a stage of its own that is stored.
+Only geometry and slots of a live run may cost compute, as stages of their own that are stored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from persona_lib.digests import derive_seed
 from persona_lib.errors import FlatlandError
-from persona_lib.panels import geometry, lengths, samples
+from persona_lib.panels import gains, geometry, lengths, samples
 from persona_lib.panels.base import Caveat, Panel
 from persona_lib.panels.following import (
     DISCRIMINABILITY,
@@ -26,14 +26,14 @@ from persona_lib.panels.following import (
 from persona_lib.panels.judge.calibration import CALIBRATION
 from persona_lib.panels.judge.judged import Judged, judge_texts
 from persona_lib.panels.judge.triples import Triple, load_triples
-from persona_lib.records import Completion
+from persona_lib.records import POST, Completion
 from persona_lib.specs.builtin import DATA
 from persona_lib.specs.personas import Persona, Question, load_personas, load_questions
 
 if TYPE_CHECKING:
     from persona_lib.commands.session import Session
 
-Seen = Literal["scores", "completions", "geometry"]
+Seen = Literal["scores", "completions", "geometry", "slots", "dose"]
 Reader = Callable[[], "pa.Table | None"]
 _SAMPLES = "samples of the report"
 _FOLLOWED = {"discriminability": DISCRIMINABILITY, "following": FOLLOWING}
@@ -76,6 +76,15 @@ def panels_of(session: Session, arms: Sequence[str]) -> dict[str, dict[str, Any]
         "geometry": (
             geometry.TITLE,
             lambda: geometry.geometry_panel(cosines(), registration),
+        ),
+        gains.NAME: (
+            gains.TITLE,
+            lambda: gains.gains_panel(
+                _rows(session, arms, "slots"),
+                registration,
+                dose=_rows(session, arms, "dose"),
+                scores=scores(),
+            ),
         ),
     }
     found = {name: _made(name, *maker) for name, maker in makers.items()}
@@ -190,11 +199,14 @@ def _rows(session: Session, arms: Sequence[str], of: Seen, *, raw: bool = False)
     """Return rows of these arms and their pre-coupling models, None where none were recorded.
 
     With `raw` those of the raw model are among them. A recording's cosines are those of all
-    its models.
+    its models. Slots and doses are those of arms; no dose is read unless one is registered.
     """
     models = session.registration.models(arms, raw=raw)
+    if of in ("slots", "dose"):
+        models = tuple(model for model in models if model.phase == POST)
     if not session.stored:
-        return session.table(models, of)
+        unread = of == "dose" and session.registration.dose is None
+        return None if unread else session.table(models, of)
     table = session.opened.rows(of)
     if table is None or of == "geometry":
         return table

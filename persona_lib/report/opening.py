@@ -28,10 +28,10 @@ def question(root: Node) -> Section:
         ("scale", root["scale"].words()),
         ("engine that drew completions", root["engine"].words()),
         ("seeds", listed([(seed.num("id"),) for seed in summary["seeds"]])),
-        ("source persona", roster["source"].words()),
+        ("source persona", listed([(name.words(),) for name in _sources(roster)])),
         ("trained negatives", _names(roster["negatives"])),
         ("bystanders, never trained", _names(roster["bystanders"])),
-        ("reported beside them", _names(roster["reported"])),
+        ("reported beside them", _reported(roster)),
         ("registered and not judged here", _left_out(root["left_out"])),
     ]
     intro = (
@@ -43,6 +43,10 @@ def question(root: Node) -> Section:
     known = [row for row in rows if row[1] not in (NONE, (NONE,))]
     judged = table("What was judged", ("item", "value"), known)
     return Section("question", "Question and registration", (Para((intro,)), judged))
+
+
+def _sources(roster: Node) -> list[Node]:
+    return [roster["source"], *roster["more_sources"]]
 
 
 def _what_was_seen(seal: Node) -> str:
@@ -59,6 +63,12 @@ def _what_was_seen(seal: Node) -> str:
 
 def _left_out(left_out: Node) -> Run:
     return listed([(one.key(), " (", one.words(), ")") for one in left_out])
+
+
+def _reported(roster: Node) -> Run:
+    if not roster["more_sources"]:
+        return _names(roster["reported"])
+    return (*_names(roster["reported"]), "; in each arm every other source")
 
 
 def _names(nodes: Node) -> Run:

@@ -17,22 +17,27 @@ from persona_lib.report.blocks import (
     Heading,
     Para,
     Section,
+    Table,
     Verbatim,
     named,
     table,
     table_of,
 )
+from persona_lib.report.figures.forest import ROLES
 from persona_lib.report.pieces import NONE, Node, Quote, Run, listed, span
 from persona_lib.report.sections import Pictures
 
 TITLES = {
     "discriminability": "Panel: are personas still told apart",
     "following": "Panel: do completions follow their persona",
+    "gains": "Panel: gains and doses",
     "geometry": "Panel: geometry of hidden states",
     "lengths": "Panel: lengths",
     "samples": "Panel: completions to look at",
 }
 """Panels, in the order in which a report shows them."""
+_FEW = 30
+"""Rows up to which a table of training runs lies open."""
 
 
 def panels(root: Node, pictures: Pictures) -> list[Section]:
@@ -125,6 +130,86 @@ def _following(data: Node, _: Pictures) -> list[Block]:
     each = [replace(table("Answers, persona by persona", head, rows), folded=True)] if rows else []
     caption = "Bystander completions that follow their persona"
     return [judged, *table_of(caption, data["models"], columns), *each]
+
+
+def _gains(data: Node, pictures: Pictures) -> list[Block]:
+    readers = list(data["read_by"])
+    decides = (
+        ("Read by ", *listed([(name.words(),) for name in readers]), ".")
+        if readers
+        else ("No registered rule reads these gains: they decide nothing.",)
+    )
+    cells: Columns = {
+        "cell": named("cell"),
+        "transfer": lambda c: c["transfer"].num("f3"),
+        "seeds": lambda c: c["seeds"].num("n"),
+        "of": lambda c: c["of"].num("n"),
+    }
+    at = ("Transfer where the source has gained ", data["registered_gain"].num("bound"), " nats")
+    run: Columns = {"arm": named("arm"), "seed": lambda r: r["seed"].num("id")}
+    margins: Columns = {
+        **run,
+        "log P(marker) before": lambda r: r["marker_before"].num("f2"),
+        **{f"{role}, before to after": _margins_of(role) for role in ROLES},
+        "answers": lambda r: r["answers"].num("n"),
+        "unfinished, left out": lambda r: r["left_out"].num("n"),
+    }
+    return [
+        Para(decides),
+        pictures["doses"],
+        *table_of(at, data["cells"], cells),
+        *_readings(data),
+        *table_of(
+            "Mean margins of own answers by role, and log P(marker) at the slot, nats",
+            data["runs"], margins, folded=True,
+        ),
+        *_points(data),
+    ]  # fmt: skip
+
+
+def _margins_of(role: str) -> Callable[[Node], Run]:
+    def cell(run: Node) -> Run:
+        margins = run["margins"][role]
+        if not margins:
+            return (NONE,)
+        return (margins["before"].num("s2"), " to ", margins["after"].num("s2"))
+
+    return cell
+
+
+def _readings(data: Node) -> list[Table]:
+    """Return a row for each training run and reading: gains and transfer."""
+    rows = [
+        (
+            run["arm"].words(),
+            run["seed"].num("id"),
+            one.key(),
+            *(one[name].num("s2") for name in ("of_source", "of_bystanders")),
+            *(one[name].num("f3") for name in ("transfer", "at_gain")),
+        )
+        for run in data["runs"]
+        for one in run["readings"]
+    ]
+    head = ("arm", "seed", "reading", "source's gain", "bystanders' mean gain", "transfer",
+            "at the registered gain")  # fmt: skip
+    caption = "Gains of every training run after training, nats, and transfer"
+    return [replace(table(caption, head, rows), folded=len(rows) > _FEW)] if rows else []
+
+
+def _points(data: Node) -> list[Table]:
+    """Return the numbers of the dose curves, a row for each reading."""
+    rows = [
+        (
+            curve["arm"].words(),
+            curve["seed"].num("id"),
+            step.num("n"),
+            *(curve[name][at].num("s2") for name in ("of_source", "of_bystanders")),
+        )
+        for curve in data["curves"]
+        for at, step in enumerate(curve["steps"])
+    ]
+    head = ("arm", "seed", "optimizer step", "source's gain", "bystanders' mean gain")
+    return [replace(table("Dose curves, nats", head, rows), folded=True)] if rows else []
 
 
 def _geometry(data: Node, pictures: Pictures) -> list[Block]:
@@ -222,6 +307,7 @@ def _label(one: Node) -> Run:
 _WRITERS: dict[str, Callable[[Node, Pictures], list[Block]]] = {
     "discriminability": _discriminability,
     "following": _following,
+    "gains": _gains,
     "geometry": _geometry,
     "lengths": _lengths,
     "samples": _samples,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from persona_lib.errors import clean
-from persona_lib.report.terminal import WIDTH, wrapped
+from persona_lib.report.lines import WIDTH, wrapped
 from persona_lib.stats.thresholds import shown
 from persona_lib.verdict.planning import GateSize
 from persona_lib.verdict.power import RUN_FACTOR

@@ -41,19 +41,30 @@ def verdicts(root: Node, pictures: Pictures) -> Section:
     return Section("verdicts", "Verdicts", tuple(blocks))
 
 
+_OF_RATES = (
+    "The effect is a difference of mean bystander rates (of the kill criterion: one rate), in "
+    "proportions"
+)
 _OF_RUNS = (
     "; of a claim over training runs, a contrast of what it names, its p against the smallest rise "
     "worth publishing, its training runs in place of completions, its seeds as clusters"
 )
+_ALL_OF_RUNS = (
+    "The p is against d, the smallest rise worth publishing; the effect is a contrast over "
+    "training runs of what the claim names"
+)
 
 
 def _verdict_table(found: Sequence[Node]) -> list[Table]:
+    of_runs = [verdict["effect"]["method"].value == RUN_METHOD for verdict in found]
+    alone = all(of_runs)
     caption = (
-        "Registered claims. The effect is a difference of mean bystander rates (of the kill "
-        "criterion: one rate), in proportions, with its ",
+        "Registered claims. ",
+        _ALL_OF_RUNS if alone else _OF_RATES,
+        ", with its ",
         (found[0]["effect"]["confidence"] if found else Node(None)).num("pct0"),
         " % interval",
-        *((_OF_RUNS,) if any(v["effect"]["method"].value == RUN_METHOD for v in found) else ()),
+        *((_OF_RUNS,) if any(of_runs) and not alone else ()),
     )
     columns: Columns = {
         "claim": named(),
@@ -62,8 +73,8 @@ def _verdict_table(found: Sequence[Node]) -> list[Table]:
         "why": named("label"),
         "effect [interval]": lambda v: _effect(v["effect"]),
         "p": lambda v: p_of(v["effect"]),
-        "completions": lambda v: v["effect"]["n"].num("n"),
-        "clusters": lambda v: v["effect"]["clusters"].num("n"),
+        "training runs" if alone else "completions": lambda v: v["effect"]["n"].num("n"),
+        "seeds" if alone else "clusters": lambda v: v["effect"]["clusters"].num("n"),
     }
     return table_of(caption, found, columns)
 
@@ -95,7 +106,8 @@ def p_of(effect: Node) -> Run:
     floor = effect["p_floor"]
     exact = str(effect["method"].value).startswith(EXACT)
     at_floor = floor.known and LEAST_P <= effect["p"].float <= floor.float < 1 and not exact
-    return ("<= " if at_floor else "", effect["p"].num("p"))
+    against = " against d" if str(effect["method"].value).endswith("against d") else ""
+    return ("<= " if at_floor else "", effect["p"].num("p"), against)
 
 
 def _families(root: Node) -> list[Block]:
@@ -225,8 +237,10 @@ def _arm_table(summary: Node) -> list[Table]:
         " % interval, clusters ignored; lengths are ",
         "medians" if kinds == {"median"} else "means",
     )
+    several = bool(summary["roster"]["more_sources"])
     columns: Columns = {
         "arm": named(),
+        **({"source persona": named("persona")} if several else {}),
         "coupled on": named("prior"),
         "source, %": lambda a: _rate(a["source"]),
         "bystanders, %": lambda a: _rate(a["bystanders"]),

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from typing import Any
 
 from persona_lib.errors import clean
+from persona_lib.report.lines import WIDTH, listed, named, number, percent, wrapped
 from persona_lib.specs.gate_types import FalsePositiveGate
 from persona_lib.specs.seal import seal_lines, seal_text, seen_of
 from persona_lib.stats.estimate import Estimate, shown_p
@@ -29,10 +30,8 @@ from persona_lib.verdict.gate_result import GateResult
 from persona_lib.verdict.training_runs import UNKNOWN
 from persona_lib.verdict.verdict import Family, Verdict
 
-WIDTH = 100
 _LONGEST_NAME = 24
 """A gate with a longer name gets a line of its own and widens no column."""
-_LACKING = "not available: "
 _UNITS = {
     THESE_PERSONAS: "questions",
     THESE_RUNS: "questions",
@@ -123,7 +122,7 @@ def _claims(verdicts: Sequence[Verdict]) -> list[str]:
         effect = verdict.effect
         clusters = "-" if effect.clusters is None else f"{effect.clusters:,}"
         p = "-" if effect.p is None else _p(effect) + (" *" if effect.source == "quoted" else "")
-        lines += _named(
+        lines += named(
             verdict.name,
             6,
             f"{_shown_outcome(verdict):<15}{effect.interval_text:<25}"
@@ -176,7 +175,7 @@ def _families(families: Sequence[Family]) -> list[str]:
     for family in families:
         adjusted = ["none" if p is None else shown_p(p) for p in family.holm]
         head = f"Holm-adjusted p of {', '.join(family.claims)}, {family.method}"
-        lines += _listed(head, adjusted)
+        lines += listed(head, adjusted)
     return lines
 
 
@@ -204,12 +203,12 @@ def _by_length(evidence: Mapping[str, Any]) -> list[str]:
         ("finished", "finished completions only"),
         ("first_32", "marker within the first 32 tokens"),
     ):
-        parts = [
-            f"{arm['name']} {_percent(arm['by_length'][way]['bystander']['rate'])}"
+        rates = {
+            arm["name"]: percent(arm["by_length"][way]["bystander"]["rate"])
             for arm in evidence["arms"]
             if way in arm["by_length"]
-        ]
-        lines += _listed(f"bystanders, {words}, %", parts)
+        }
+        lines += listed(f"bystanders, {words}, %", _of_arms(evidence, rates))
     return lines
 
 
@@ -229,7 +228,7 @@ def _gates(gates: Sequence[GateResult]) -> list[str]:
     for gate in gates:
         needed = f"; needed by {', '.join(gate.needed_by)}" if gate.needed_by else ""
         body = textwrap.wrap(clean(gate.text + needed), WIDTH - width - 13) or [""]
-        lines += _named(gate.name, width, f"{gate.outcome.value:<13}{body[0]}")
+        lines += named(gate.name, width, f"{gate.outcome.value:<13}{body[0]}")
         lines += [" " * (width + 13) + more for more in body[1:]]
     return lines
 
@@ -242,27 +241,61 @@ def _arms(evidence: Mapping[str, Any]) -> list[str]:
         f"{'byst/src':>9}{statistic + ' tokens':>14}{'before':>8}{'ratio':>7}{'finished':>10}"
     )
     lines = [head, "-" * len(head)]
-    for arm in arms:
-        negatives, *more_negatives = _each(arm["negatives"], 13)
-        reported, *more_reported = _each(arm["reported"], 10)
-        lines += _named(
-            arm["name"],
-            5,
-            f"{_percent(arm['source']['rate']):>7}  "
-            f"{negatives:<14}{_percent(arm['bystanders']['rate']):>10}  "
-            f"{reported:<10}{_number(arm['bystander_source'], 3):>9}"
-            f"{_number(arm['tokens'], 1):>14}{_number(arm['baseline_tokens'], 1):>8}"
-            f"{_number(arm['length_ratio'], 2):>7}{_percent(arm['finished']):>10}",
-        )
-        lines += [
-            f"{'':<14}{under:<26}{also}"
-            for under, also in zip_longest(more_negatives, more_reported, fillvalue="")
-        ]
+    for source, group in by_source(evidence):
+        lines += wrapped(f"source {source}") if source else []
+        for name, arm in group:
+            lines += _arm_row(name, arm)
+    sources = [roster["source"], *roster.get("more_sources", ())]
+    reported = [*roster["reported"], *(["every other source"] if len(sources) > 1 else [])]
     legend = (
-        f"rates in %; source: {roster['source']}; negatives: {' / '.join(roster['negatives'])}; "
-        f"reported: {' / '.join(roster['reported']) or 'none'}; before: the pre-coupling model"
+        f"rates in %; source: {' / '.join(sources)}; negatives: "
+        f"{' / '.join(roster['negatives'])}; reported: {' / '.join(reported) or 'none'}; "
+        "before: the pre-coupling model"
     )
     return lines + wrapped(legend)
+
+
+def _arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
+    negatives, *more_negatives = _each(arm["negatives"], 13)
+    reported, *more_reported = _each(arm["reported"], 10)
+    lines = named(
+        name,
+        5,
+        f"{percent(arm['source']['rate']):>7}  "
+        f"{negatives:<14}{percent(arm['bystanders']['rate']):>10}  "
+        f"{reported:<10}{number(arm['bystander_source'], 3):>9}"
+        f"{number(arm['tokens'], 1):>14}{number(arm['baseline_tokens'], 1):>8}"
+        f"{number(arm['length_ratio'], 2):>7}{percent(arm['finished']):>10}",
+    )
+    lines += [
+        f"{'':<14}{under:<26}{also}"
+        for under, also in zip_longest(more_negatives, more_reported, fillvalue="")
+    ]
+    return lines
+
+
+def by_source(
+    evidence: Mapping[str, Any],
+) -> list[tuple[str, list[tuple[str, Mapping[str, Any]]]]]:
+    """Return the arms of each source persona, under the names of their cells.
+
+    With one source alone there is one group without a name, its arms under their own.
+    """
+    if not evidence["roster"].get("more_sources"):
+        return [("", [(arm["name"], arm) for arm in evidence["arms"]])]
+    groups: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for arm in evidence["arms"]:
+        groups.setdefault(arm["persona"], []).append((arm["cell"], arm))
+    return [*groups.items()]
+
+
+def _of_arms(evidence: Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
+    """Return what is given of arms behind their names, sources before their first arm."""
+    parts = []
+    for source, group in by_source(evidence):
+        own = [f"{name} {given[arm['name']]}" for name, arm in group if arm["name"] in given]
+        parts += [f"of {source}: {own[0]}", *own[1:]] if source and own else own
+    return parts
 
 
 def _false_positives(evidence: Mapping[str, Any]) -> list[str]:
@@ -271,67 +304,37 @@ def _false_positives(evidence: Mapping[str, Any]) -> list[str]:
         count = prior["false_positives"]
         shown = "not evaluated"
         if count is not None:
-            shown = f"{count['hits']}/{count['n']} (upper {_percent(count['high'], 2)} %)"
+            shown = f"{count['hits']}/{count['n']} (upper {percent(count['high'], 2)} %)"
         parts.append(f"{prior['name']} {shown}")
-    return _listed("false positives before coupling", parts)
+    return listed("false positives before coupling", parts)
 
 
 def _split(evidence: Mapping[str, Any]) -> list[str]:
-    parts = [
-        f"{arm['name']} {_percent(arm['split']['seen']['rate'])} / "
-        f"{_percent(arm['split']['unseen']['rate'])}"
+    rates = {
+        arm["name"]: " / ".join(percent(arm["split"][key]["rate"]) for key in ("seen", "unseen"))
         for arm in evidence["arms"]
         if arm["split"]
-    ]
-    return _listed("bystanders on seen / unseen questions, %", parts)
+    }
+    return listed("bystanders on seen / unseen questions, %", _of_arms(evidence, rates))
 
 
 def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
     """Return the notes that all verdicts share, and those of claims over runs, once."""
-    lacking = [f"not available: {one}" for one in (evidence or {"unavailable": ()})["unavailable"]]
     runs = [
         note
         for verdict in verdicts
         for note in verdict.notes
-        if "training run" in note
-        or (verdict.effect.method == RUN_METHOD and not note.startswith(_LACKING))
+        if "training run" in note or verdict.effect.method == RUN_METHOD
     ]
-    lines = [line for note in dict.fromkeys(runs) for line in wrapped(note)]
-    for sentence in evidence["unavailable"] if evidence is not None else ():
-        lines += wrapped(f"{_LACKING}{sentence}")
-    return lines
-
-
-def wrapped(text: str, indent: str = "") -> list[str]:
-    """Return a text without controls in lines of at most `WIDTH`."""
-    return textwrap.wrap(
-        clean(text), WIDTH, initial_indent=indent, subsequent_indent=indent or "  "
-    ) or [indent]
-
-
-def _listed(head: str, parts: Sequence[str]) -> list[str]:
-    return wrapped(f"{head}: {', '.join(parts)}") if parts else []
-
-
-def _percent(rate: float | None, digits: int = 1) -> str:
-    return "-" if rate is None else f"{100 * rate:.{digits}f}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _named(name: str, width: int, row: str) -> list[str]:
-    """Return a row under its name; a name too long for its column has a line of its own."""
-    name = clean(name)
-    if len(name) < width:
-        return [f"{name:<{width}}{row}"]
-    return [*wrapped(name), " " * width + row]
+    sentences = evidence["unavailable"] if evidence is not None else ()
+    lacking = [f"not available: {sentence}" for sentence in sentences]
+    notes = [*(note for note in runs if note not in lacking), *lacking]
+    return [line for note in dict.fromkeys(notes) for line in wrapped(note)]
 
 
 def _each(counts: Mapping[str, Any], width: int) -> list[str]:
     """Return rates with slashes between them, as many on a line as fit."""
-    rates = [_percent(count["rate"]) for count in counts.values()] or ["-"]
+    rates = [percent(count["rate"]) for count in counts.values()] or ["-"]
     lines = [rates[0]]
     for rate in rates[1:]:
         if len(f"{lines[-1]}/{rate}/") <= width:

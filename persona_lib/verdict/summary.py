@@ -26,7 +26,8 @@ def summary(
     """Return the evidence on every arm as strict JSON data.
 
     Rates are proportions, lengths tokens; null is not known. ``order`` is the place of an arm
-    or prior in the registration, by which summaries are merged.
+    or prior in the registration, by which summaries are merged; ``persona`` is an arm's source,
+    for which other sources are reported.
 
     Args:
         registration: names everything.
@@ -68,7 +69,7 @@ def seal_fields(seal: SealState | None) -> dict[str, Any]:
 
 
 def _arm(registration: Registration, evidence: Evidence, name: str) -> dict[str, Any]:
-    arm, roster = registration.arm(name), registration.roster
+    arm, roster = registration.arm(name), registration.roster_of(name)
     source, pool = evidence.count(name, "source"), evidence.count(name, "bystander")
     after, before = evidence.lengths(name), evidence.pre_lengths(arm.prior)
     length_ratio = after.tokens / before.tokens if before.tokens > 0 else None
@@ -76,6 +77,8 @@ def _arm(registration: Registration, evidence: Evidence, name: str) -> dict[str,
         "name": arm.name,
         "order": [a.name for a in registration.arms].index(arm.name),
         "label": arm.label,
+        "cell": arm.cell or arm.name,
+        "persona": roster.source,
         "prior": arm.prior,
         "source": _count(evidence, source),
         "negatives": {p: _count(evidence, evidence.count(name, p)) for p in roster.negatives},

@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 
 from persona_lib.report.figures import Drawing, draw, files_of
+from persona_lib.report.figures.doses import doses
+from persona_lib.report.figures.style import styled
 from persona_lib.report.numbers import svg_texts
 from persona_lib.report.pieces import Node, plain
-from tests.report_bodies import ROOT, body_of, live, report_of, write
+from tests.gain_worlds import SHARES, STEPS
+from tests.gain_worlds import factorial as worlds_of
+from tests.report_bodies import ROOT, body_of, factorial, live, report_of, write
 
-NAMES = ("cosines", "forest", "hero", "lengths", "scatter")
+NAMES = ("cosines", "doses", "forest", "hero", "lengths", "scatter")
 OKABE_ITO = {
     "#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7",
 }  # fmt: skip
@@ -28,6 +32,12 @@ OURS = {"#a34800", "#b8d8ea"}
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, Any]:
     return draw(Node(live()))
+
+
+@pytest.fixture(scope="module")
+def twelve() -> dict[str, Any]:
+    """Figures of twelve arms of two sources, under claims over training runs."""
+    return {n: d for n, d in draw(Node(factorial())).items() if isinstance(d, Drawing)}
 
 
 def texts(drawing: Drawing) -> list[Any]:
@@ -185,6 +195,185 @@ def test_cosines_draw_every_layer_and_the_ceiling(drawn: dict[str, Any]) -> None
         own = [k for k in data["looks"] if k["readout"] == readout and not k["centred"]]
         assert {k["cosine"]["value"] for k in own} <= ys
         assert all(low <= k["cosine"]["value"] <= high for k in own)
+
+
+# ---- dose curves, and arms of several sources -------------------------------------------
+
+SEEDS = (3, 5, 8)
+SOURCES = ("zelthari_scholar", "data_scientist")
+
+
+def dosed(body: dict[str, Any]) -> Any:
+    with styled():
+        return doses(Node(body))
+
+
+def check_doses(body: dict[str, Any]) -> None:
+    """Every line is where theory has it, in the axes of its cell, in the line of its source."""
+    drawing = dosed(body)
+    assert isinstance(drawing, Drawing)
+    cells = {ax.get_title(loc="left"): ax for ax in drawing.figure.axes if ax.axison}
+    assert list(cells) == list(SHARES)
+    noted = {(one["series"], one["step"]["value"]): one for one in drawing.plotted if "step" in one}
+    for (arm, seed), world in worlds_of(SEEDS).items():
+        cell, source = arm.split("@")
+        # Of the source's gain, the share that is left over all authors of the pool.
+        left = (1 + 6 * world.text) / 7
+        own = [world.gain * left * step / 100 for step in STEPS]
+        style = "-" if source == SOURCES[0] else "--"
+        lines_of = [line for line in cells[cell].lines if line.get_linestyle() == style]
+        for gains, name in ((own, "of_source"), ([world.system * g for g in own], "of_bystanders")):
+            drawn = [k for k in lines_of if list(k.get_ydata()) == pytest.approx(gains)]
+            assert drawn, (arm, seed, name)
+            assert tuple(drawn[0].get_xdata()) == STEPS
+            for step, gain in zip(STEPS, gains, strict=True):
+                found = noted[f"{arm} {seed}", step][name]
+                assert found["value"] == pytest.approx(gain)
+        assert [5.0, 5.0] in [list(line.get_ydata()) for line in cells[cell].lines]
+    for cell, ax in cells.items():
+        flat = [w.system for (arm, _), w in worlds_of(SEEDS).items() if arm.split("@")[0] == cell]
+        assert ax.get_title(loc="right") == f"transfer {sum(flat) / 6:.2f}"
+
+
+def test_doses_draw_every_run_in_the_axes_of_its_cell() -> None:
+    check_doses(factorial())
+
+
+@pytest.mark.parametrize("fields", [("arm", "cell"), ("seed",), ("of_source",), ("source",)])
+def test_a_mutant_whose_arms_or_seeds_are_exchanged_is_killed(fields: tuple[str, ...]) -> None:
+    body = factorial()
+    curves = body["panels"]["gains"]["data"]["curves"]
+    # Neighbours are seeds of an arm; the last is of another cell and source.
+    one, other = curves[0], curves[1] if fields == ("seed",) else curves[-1]
+    for field in fields:
+        one[field], other[field] = other[field], one[field]
+    with pytest.raises((AssertionError, KeyError)):
+        check_doses(body)
+
+
+def test_doses_say_what_is_not_reached_and_in_how_many_seeds() -> None:
+    def titles(body: dict[str, Any]) -> list[str]:
+        return [ax.get_title(loc="right") for ax in dosed(body).figure.axes]
+
+    body = live()
+    assert titles(body) == ["transfer 0.20", "transfer 0.50 (1 of 2 seeds)"]
+    data = body["panels"]["gains"]["data"]
+    data["curves"] = [c for c in data["curves"] if (c["arm"], c["seed"]) == ("C2", 137)]
+    data["cells"] = [{"cell": "C2", "transfer": None, "seeds": 0, "of": 1}]
+    assert titles(body) == ["never there"]  # one arm, one seed
+    data["registered_gain"], data["cells"] = None, []
+    assert titles(body) == [""]
+    assert "without a registered gain" in plain(dosed(body).alt)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"steps": []}, {"steps": [0, 1]}, {"steps": "0123"}, {"steps": None},
+        {"steps": [1e300] * 11}, {"of_source": [1e9] * 11}, {"of_bystanders": ["1"] * 11},
+        {"arm": None}, {"cell": ["C1"]}, {"source": {"a": 1}},
+    ],
+)  # fmt: skip
+def test_a_curve_that_is_none_is_not_drawn(spoil: dict[str, Any]) -> None:
+    body = live()
+    curves = body["panels"]["gains"]["data"]["curves"]
+    curves[0] |= spoil
+    found = dosed(body)
+    assert isinstance(found, Drawing)
+    assert "C1 42" not in {one["series"] for one in found.plotted}
+    assert "C1 137" in {one["series"] for one in found.plotted}
+
+
+def test_no_doses_and_too_many_cells_are_sentences() -> None:
+    body = live()
+    data = body["panels"]["gains"]["data"]
+    data["curves"] = [{**data["curves"][0], "cell": f"c{i}"} for i in range(25)]
+    found = dosed(body)
+    assert isinstance(found, str)
+    assert "too many cells" in found
+    for curves in ([], None, "none", [None]):
+        data["curves"] = curves
+        found = dosed(body)
+        assert isinstance(found, str)
+        assert "no dose curve is drawn" in found
+
+
+def test_figures_of_twelve_arms_fit_and_are_readable(twelve: dict[str, Any]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    assert set(twelve) == {"doses", "forest", "hero", "scatter"}
+    for name, drawing in twelve.items():
+        canvas = FigureCanvasAgg(drawing.figure)
+        canvas.draw()
+        box = drawing.figure.get_tightbbox(canvas.get_renderer())
+        assert box.x0 >= -0.01, name
+        assert box.x1 <= drawing.figure.get_figwidth() + 0.01, name
+        assert box.y0 >= -0.01, name
+        assert box.y1 <= drawing.figure.get_figheight() + 0.01, name
+        assert min(text.get_fontsize() for text in texts(drawing)) >= 7, name
+        svg = files_of(name, drawing)[f"{name}.svg"].decode().lower()
+        assert set(re.findall(r"#[0-9a-f]{6}", svg)) <= OKABE_ITO | GREYS | OURS, name
+
+
+def test_the_hero_groups_arms_by_source_and_draws_d_and_the_kill(twelve: dict[str, Any]) -> None:
+    body = factorial()
+    rates, _, contrasts, side = twelve["hero"].figure.axes
+    names = [text.get_text() for text in rates.get_yticklabels()]
+    priors = {"A": "raw", "B0": "neutral", "B1": "neutral", "D1": "benign", "E0": "em", "E1": "em"}
+    cells = [f"{cell} ({prior})" for cell, prior in priors.items()]
+    assert names == [SOURCES[0], *cells, SOURCES[1], *cells]
+    found = lines(rates)
+    places = dict(zip([13 - i for i in range(14)], names, strict=True))
+    for place, name in places.items():
+        if name in SOURCES:
+            assert not [line for line in found if len(line) == 2 and line[1] == place]
+            continue
+        source = SOURCES[0] if place > 6 else SOURCES[1]
+        arm = next(a for a in body["summary"]["arms"] if a["name"] == f"{name.split()[0]}@{source}")
+        assert (arm["bystanders"]["rate"], place) in found
+        assert (arm["source"]["rate"], place) in found
+    found = lines(contrasts)
+    for place, claim in zip((4, 3, 2, 1, 0), body["verdicts"], strict=True):
+        assert (claim["effect"]["value"], place) in found
+        bars = {line[0] for line in found if line[2:] == (place - 0.32, place + 0.32)}
+        assert bars == ({0.05} if claim["name"] == "kill" else {0.10})
+    rules = [text.get_text() for text in side.texts if text.get_text().startswith("all")]
+    assert rules == ["all > 0.10"] * 4
+    assert "A bar is the smallest rise worth publishing" in plain(twelve["hero"].caption)
+
+
+def test_the_forest_has_a_column_for_each_source(twelve: dict[str, Any]) -> None:
+    body = factorial()
+    axes = twelve["forest"].figure.axes
+    assert [ax.get_title() for ax in axes] == list(SOURCES)
+    order = [text.get_text() for text in axes[0].get_yticklabels()]
+    assert order[:2] == list(SOURCES)  # a source of some arm is among the sources, not reported
+    heights = dict(zip(order, axes[0].get_yticks(), strict=True))
+    for ax, source in zip(axes, SOURCES, strict=True):
+        points = {line for line in lines(ax) if len(line) == 2}
+        own = [arm for arm in body["summary"]["arms"] if arm["name"].endswith(source)]
+        assert len(points) == 6 * 11
+        for i, arm in enumerate(own):
+            for row in arm["personas"]:
+                at = heights[row["persona"]] + 0.37 - 0.74 / 6 * (i + 0.5)
+                near = [x for x, y in points if y == pytest.approx(at)]
+                assert near == [row["rate"]], (arm["name"], row["persona"])
+    assert "in it the other sources are reported" in plain(twelve["forest"].caption)
+
+
+def test_sources_are_told_apart_by_fill_in_the_scatter(twelve: dict[str, Any]) -> None:
+    marks = [m for m in twelve["scatter"].figure.axes[0].lines if len(m.get_xdata()) == 1]
+    assert len(marks) == 12 * 3
+    body = factorial()
+    for arm in body["summary"]["arms"]:
+        fill = "full" if arm["name"].endswith(SOURCES[0]) else "none"
+        for run in arm["by_seed"]:
+            at = (run["source"]["rate"], run["bystanders"]["rate"])
+            assert fill in {
+                m.get_fillstyle() for m in marks if (m.get_xdata()[0], m.get_ydata()[0]) == at
+            }
+    legend = [text.get_text() for text in twelve["scatter"].figure.legends[0].get_texts()]
+    assert legend == [*SHARES, *SOURCES]
 
 
 def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -13,118 +13,19 @@ import pytest
 
 from persona_lib.errors import DataError
 from persona_lib.evidence import gains as module
-from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.evidence.gains import Gains, at_gain
-from persona_lib.records import (
-    OWN,
-    RATE,
-    SELECTIVITY,
-    SYSTEM,
-    TEXT,
-    TRANSFER,
-    DosePoint,
-    SlotReading,
-    schema_of,
-)
-from persona_lib.specs.arms import DoseSpec
+from persona_lib.records import OWN, RATE, SELECTIVITY, SYSTEM, TEXT, TRANSFER
 from persona_lib.specs.gate_types import GainGate, MarkerBeforeGate
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.moments import student_quantile
 from persona_lib.verdict.gates import judge_gate
 from tests import synthetic
+from tests.gain_worlds import DOSED, READERS, ROSTER, World, dose, evidence, slots
 from tests.registered import ISSUE262
-
-DOSED = replace(ISSUE262, dose=DoseSpec(gain=2.0))
-ROSTER = ISSUE262.roster
-READERS = (ROSTER.source, *ROSTER.bystanders)
-STEPS = (0, 1, 4, 9, 16, 25, 36, 49, 64, 81, 100)
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """An arm whose gains are known.
-
-    At a share t of its training the source gains `gain` * t nats under its own message on its
-    own text; a bystander's message leaves the share `system` of that, its text the share `text`.
-    Before coupling each persona has a margin of its own around `before`. `scale` multiplies
-    every logit, `end` shifts the end of turn, and an answer has `chances` to write the marker.
-    """
-
-    gain: float = 8.0
-    system: float = 0.25
-    text: float = 0.6
-    before: float = -3.0
-    scale: float = 1.0
-    end: float = 0.0
-    chances: int = 1
-
-    def margin(self, reader: str, author: str, question: int, t: float) -> float:
-        """Margin of a reading, in nats."""
-        own = READERS.index(reader) % 3 + 0.5 * (question % 2) - 0.3 * READERS.index(author)
-        left = (1.0 if reader == ROSTER.source else self.system) * (
-            1.0 if author == ROSTER.source else self.text
-        )
-        return self.scale * (self.before + own + self.gain * t * left - self.end)
-
-    def rate(self, who: str) -> float:
-        """Share of a persona's own answers with the marker, by theory."""
-        p = np.mean([1 / (1 + np.exp(-self.margin(who, who, q, 1.0))) for q in range(4)])
-        return float(1 - (1 - p) ** self.chances)
-
-
-def row(world: World, where: tuple[str, int], who: tuple[str, str], q: int, *, pool: bool) -> Any:
-    (arm, seed), (reader, author) = where, who
-    read = {}
-    for when, t in (("after", 1.0), ("before", 0.0)):
-        read[f"end_{when}"] = 3.0 + q
-        read[f"marker_{when}"] = 3.0 + q + world.margin(reader, author, q, t)
-        read[f"log_z_{when}"], read[f"rest_{when}"] = 11.0, -0.25
-    return {
-        "phase": "post", "model": arm, "seed": seed, "persona": reader, "question": f"q{q:02d}",
-        "question_set": "evaluation", "sample": 0, "author": author, "pool": pool, "tokens": 12,
-        "marked": False, **read,
-    }  # fmt: skip
-
-
-def slots(worlds: dict[tuple[str, int], World]) -> pa.Table:
-    rows = [
-        row(world, where, (reader, author), q, pool=True)
-        for where, world in worlds.items()
-        for reader, author, q in product(READERS, READERS, range(4))
-    ]
-    rows += [
-        row(world, where, (who, who), q, pool=False)
-        for where, world in worlds.items()
-        for who, q in product(ROSTER.all, range(4))
-        if who in READERS
-    ]
-    return pa.Table.from_pylist(rows, schema=schema_of(SlotReading))
-
-
-def dose(worlds: dict[tuple[str, int], World]) -> pa.Table:
-    rows = [
-        {"phase": "post", "model": arm, "seed": seed, "step": step, "persona": reader,
-         "author": author, "answers": 2, "margin": world.margin(reader, author, 0, step / 100)}
-        for (arm, seed), world in worlds.items()
-        for step, reader, author in product(STEPS, READERS, READERS)
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=schema_of(DosePoint))
 
 
 def gains(worlds: dict[tuple[str, int], World], registration: Registration = DOSED) -> Gains:
     return Gains.of(slots(worlds), dose(worlds), registration)
-
-
-def evidence(worlds: dict[tuple[str, int], World], registration: Registration) -> RecordEvidence:
-    """The evidence of two arms, their rates those of theory."""
-    arms = tuple(dict.fromkeys(arm for arm, _ in worlds))
-    seeds = tuple(dict.fromkeys(seed for _, seed in worlds))
-    rates = {(arm, who): worlds[arm, seeds[0]].rate(who) for arm in arms for who in READERS}
-    table = synthetic.scores(
-        dict.fromkeys(arms, 0.5), personas=rates, arms=arms, seeds=seeds, samples=100,
-        registration=registration,
-    )  # fmt: skip
-    return RecordEvidence(registration, table, arms=arms, slots=slots(worlds), dose=dose(worlds))
 
 
 # ---- transfer is unbiased where it is known ---------------------------------------------

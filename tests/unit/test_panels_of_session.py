@@ -20,6 +20,7 @@ from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.panels import lengths
 from tests import own_runs
+from tests.gain_worlds import DOSED, World, dose, slots
 from tests.record_sets import reseeded
 from tests.registered import ISSUE262, ROOT, TINY, session_under
 from tests.unit.test_joined import exported
@@ -146,3 +147,42 @@ def test_panels_say_of_which_seeds_they_are(
     for name, found in codes(panels_of(session, ARMS)).items():
         of = "states" if name == "geometry" else "texts"
         assert [c for c in found if c.endswith("of_some_seeds")] == [f"{of}_of_some_seeds"], name
+
+
+def test_slots_and_doses_are_read_of_arms_alone_and_no_dose_unless_registered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[list[tuple[str, str]], str]] = []
+
+    def table(_: Session, models: Any, kind: str) -> pa.Table:
+        asked.append((list(models), kind))
+        return slots({}) if kind == "slots" else dose({})
+
+    monkeypatch.setattr(Session, "table", table)
+    live = session_under(ISSUE262, profile=TINY)
+    arms = [("post", "C1"), ("post", "C2")]
+    assert panels._rows(live, ("C1", "C2"), "slots") is not None
+    assert panels._rows(live, ("C1", "C2"), "dose") is None
+    assert asked == [(arms, "slots")]
+    assert panels._rows(session_under(DOSED, profile=TINY), ("C1", "C2"), "dose") is not None
+    assert asked[1:] == [(arms, "dose")]
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_gains_of_a_recording_are_those_of_the_arms_that_were_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = stored(ROOT / "golden" / "tiny")
+    assert panels_of(session, ARMS)["gains"]["reason"] == "no slots recorded"
+    recorded = slots({(arm, 42): World() for arm in ARMS})
+    rows = type(session.opened).rows
+    monkeypatch.setattr(
+        type(session.opened),
+        "rows",
+        lambda opened, kind: recorded if kind == "slots" else rows(opened, kind),
+    )
+    found = panels_of(session, ("C1", "C3"))["gains"]
+    assert [run["arm"] for run in found["data"]["runs"]] == ["C1", "C3"]
+    # 11 personas, 20 questions and 5 completions were scored; 4 questions have a slot here.
+    assert [run["left_out"] for run in found["data"]["runs"]] == [1100 - 44] * 2
+    assert found["data"]["read_by"] == []

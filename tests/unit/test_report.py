@@ -17,6 +17,7 @@ from persona_lib.specs.gate_types import FalsePositiveGate
 from persona_lib.verdict.judging import Judging, judge_all
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Family, families
+from tests import gain_worlds
 from tests.registered import STRICTER
 from tests.synthetic import BYSTANDERS, FEW, evidence, verdict
 
@@ -199,6 +200,41 @@ def test_names_longer_than_their_column_have_a_line_of_their_own() -> None:
     lines = table_of(replace(FEW, gates=gates, claims=claims, kill=kill))
     assert lines[lines.index(long) + 1].startswith(" " * 16 + "HOLDS")
     assert lines[lines.index("H2_of_issue_262") + 1].startswith(" " * 6 + "SUPPORTED")
+
+
+def test_arms_of_several_sources_are_grouped_by_source() -> None:
+    """Twelve arms: rates by hand from the hits that were asked for, under the cells' names."""
+    worlds = gain_worlds.factorial((3, 5, 8))
+    rules = gain_worlds.UNGATED
+    found = gain_worlds.evidence(worlds, rules, samples=1)
+    verdicts, gates = judge_all(rules, found)
+    lines = verdict_table(
+        verdicts, gates, summary(rules, found), families=families(rules, verdicts)
+    ).splitlines()
+    assert max(map(len, lines)) <= 100
+    sources = ("zelthari_scholar", "data_scientist")
+    heads = [lines.index(f"source {source}") for source in sources]
+    cells = list(gain_worlds.SHARES)
+    for head, source in zip(heads, sources, strict=True):
+        rows = lines[head + 1 : head + 7]
+        assert [row.split()[0] for row in rows] == cells
+        for row in rows:
+            world = worlds[f"{row.split()[0]}@{source}", 3]
+            hits = [round(10 * world.rate(who)) for who in world.readers]
+            assert row.split()[1] == f"{10 * hits[0]:.1f}"
+            assert row.split()[3] == f"{100 * sum(hits[1:]) / 60:.1f}"
+            # The other source is reported beside the assistant.
+            assert row.split()[4].count("/") == 1
+    text = " ".join(" ".join(lines).split())
+    assert "source: zelthari_scholar / data_scientist;" in text
+    assert "reported: assistant / every other source;" in text
+    assert re.search(r"only, %: of zelthari_scholar: A [\d.]+, B0 .* of data_scientist: A", text)
+    row = next(line for line in lines if line.startswith("S1 "))
+    assert "against d" in row
+    assert row.split()[-1] == "3"
+    assert text.count("not available:") == len(found.unavailable)
+    with pytest.raises(ValueError, match="not in list"):
+        table_of(FEW).index("source librarian")  # one source needs no group
 
 
 def test_false_positives_are_said_once() -> None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from persona_lib.errors import DataError
@@ -22,6 +23,7 @@ from persona_lib.report.page import page
 from persona_lib.report.pieces import NONE, Node, Number, Quote, listed, plain, span, visible
 from persona_lib.report.reading import markdown_tokens
 from persona_lib.report.sections import outcome, p_of
+from tests import gain_worlds
 from tests.report_bodies import BODIES, EVIL, body_of, live, report_of, write
 
 
@@ -152,6 +154,8 @@ def test_p_at_its_floor_is_a_bound_and_a_silent_kill_is_no_support() -> None:
     assert plain(p_of(Node({"p": None, "p_floor": None}))) == NONE
     exact = {"p": 2 / 128, "p_floor": 2 / 128, "method": "exact sign-flip over personas"}
     assert plain(p_of(Node(exact))) == "0.0156"
+    of_runs = {"p": 0.01, "p_floor": None, "method": "paired t over seeds, p against d"}
+    assert plain(p_of(Node(of_runs))) == "0.0100 against d"
     assert plain(p_of(Node({"p": 1e-300, "p_floor": 1e-300}))) == "< 1e-15"
     assert plain(outcome(Node({"outcome": "SUPPORTED", "label": "not triggered"}))) == (
         "not triggered"
@@ -214,7 +218,7 @@ class Structure(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-@pytest.fixture(scope="module", params=["live", "poisoned", "published"])
+@pytest.fixture(scope="module", params=["live", "poisoned", "published", "factorial"])
 def written_page(request: pytest.FixtureRequest) -> Any:
     body, folder = BODIES[request.param](), report_of(request.param)
     text = (folder / "report.html").read_text(encoding="utf-8")
@@ -268,6 +272,31 @@ def test_cost_and_seeds_of_a_live_run_are_told() -> None:
     assert "| train | C1 | 42 | stored | 12.3 | 45,678 | 813 | cuda | 0 |" in description
     assert "| train | C1 | 137 | not stored | – | – | – | – | – |" in description
     assert "| C1 | 137 | 91.0 [83.8, 95.2] | 8.6 [6.7, 10.9] |" in description
+
+
+def test_claims_over_runs_and_gains_are_told_with_their_own_words() -> None:
+    text = (report_of("factorial") / "report.md").read_text(encoding="utf-8")
+    verdicts = text[text.index("## Verdicts") : text.index("### S1")]
+    assert "p is against d, the smallest rise worth publishing" in verdicts
+    assert "difference of mean bystander rates" not in verdicts
+    assert re.search(r"\| p \| training runs \| seeds \|", verdicts)
+    assert re.search(r"\| S1 \| SUPPORTED \| .* \| 0\.\d{4} against d \| 12 \| 3 \|", verdicts)
+    assert "| source persona | zelthari_scholar, data_scientist |" in text
+    assert "| reported beside them | assistant; in each arm every other source |" in text
+    assert "| A@data_scientist | data_scientist | raw |" in text
+    # By theory: the registered gain is read at one share of a straight line.
+    panel = text[text.index("## Panel: gains and doses") : text.index("## Panel: geometry")]
+    assert "Read by S1, S2, S3, S4, kill." in panel
+    worlds = gain_worlds.factorial((3, 5, 8)).items()
+    for cell in gain_worlds.SHARES:
+        transfer = np.mean([world.system for (arm, _), world in worlds if arm.startswith(cell)])
+        assert f"| {cell} | {transfer:.3f} | 3 | 3 |" in panel
+    assert "| E1@data_scientist | 8 | own | +9.00 | +3.40 | 0.378 | – |" in panel
+    assert "| E1@data_scientist | 8 | 49 | +2.90 | +1.83 |" in panel
+    live = (report_of("live") / "report.md").read_text(encoding="utf-8")
+    assert "| C2 | 0.502 | 1 | 2 |" in live
+    assert "- dose_not_reached: the source's gain never reaches" in live
+    assert "No registered rule reads these gains: they decide nothing." in live
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from persona_lib.report.figures.cosines import cosines
+from persona_lib.report.figures.doses import doses
 from persona_lib.report.figures.forest import forest
 from persona_lib.report.figures.hero import hero
 from persona_lib.report.figures.lengths import lengths
@@ -18,6 +19,7 @@ FIGURES: dict[str, Callable[[Node], Drawing | str]] = {
     "scatter": scatter,
     "cosines": cosines,
     "lengths": lengths,
+    "doses": doses,
 }
 
 

@@ -11,7 +11,8 @@ from persona_lib.report.figures.style import (
     SMALL,
     SOFT,
     Drawing,
-    arm_style,
+    arm_styles,
+    distinct,
     percent_axis,
     sheet,
     spread,
@@ -23,6 +24,13 @@ _FIRST, _SECOND = 0.38, 1.0
 """Right ends of the two columns of numbers, in parts of the axes at the right."""
 _RULE, _REACH = "#A34800", 0.32
 """Colour of a rule, and how far it reaches above and below its row."""
+_ENDS = ("lower end", "upper end")
+"""What the rule of a claim over training runs compares with its bound."""
+_BARS = "Bars are the bounds on d that support a claim, with the band between two of them in grey"
+_BARS_OF_RUNS = (
+    "A bar is the smallest rise worth publishing, beyond which the whole interval has to lie to "
+    "support a claim"
+)
 NOTHING = "No arm was judged, so there are no rates to draw."
 
 
@@ -34,16 +42,17 @@ def hero(root: Node) -> Drawing | str:
     claims = [
         v for v in root["verdicts"] if v["effect"]["signed"].value and v["effect"]["value"].known
     ]
-    ratios = [len(arms) + 0.6, max(len(claims), 1) + 0.4]
+    rows = _rows(arms)
+    ratios = [len(rows) + 0.6, max(len(claims), 1) + 0.4]
     drawing, axes = sheet(
-        1.0 + 0.25 * (len(arms) + len(claims)) + (0.6 if claims else 0.2),
+        1.0 + 0.25 * (len(rows) + len(claims)) + (0.6 if claims else 0.2),
         2 if claims else 1,
         2,
         squeeze=False,
         width_ratios=[1.55, 1],
         **({"height_ratios": ratios} if claims else {}),
     )
-    _rates(drawing, axes[0], arms, root)
+    _rates(drawing, axes[0], rows, root)
     if claims:
         _differences(drawing, axes[1], claims)
     drawing.caption = _caption(root, claims)
@@ -51,15 +60,35 @@ def hero(root: Node) -> Drawing | str:
     return drawing
 
 
-def _rates(drawing: Drawing, axes: Any, arms: Sequence[Node], root: Node) -> None:
-    (ax, side), top = axes, len(arms) - 1
+def _rows(arms: Sequence[Node]) -> list[tuple[Node | None, Run]]:
+    """Return arms with their names; of several sources, each source before its arms' cells."""
+    sources = distinct(arm["persona"] for arm in arms)
+    rows: list[tuple[Node | None, Run]] = []
+    for source in sources:
+        several = len(sources) > 1
+        rows += [(None, (source.words(),))] if several else []
+        for arm in arms:
+            if arm["persona"].value == source.value:
+                name = arm["cell"] if several else arm["name"]
+                rows.append((arm, (name.words(), " (", arm["prior"].words(), ")")))
+    return rows
+
+
+def _rates(
+    drawing: Drawing, axes: Any, rows: Sequence[tuple[Node | None, Run]], root: Node
+) -> None:
+    (ax, side), top = axes, len(rows) - 1
+    arms = [arm for arm, _ in rows if arm is not None]
+    styles = {arm.at: style for arm, style in zip(arms, arm_styles(arms), strict=True)}
     gate, kill = source_gate(root), kill_condition(root)
     if gate is not None:
         ax.axvline(gate.float, color=SOFT, lw=0.8, ls=(0, (1, 1.5)), zorder=0)
         drawing.plot("source gate", value=gate)
         drawing.write(ax, gate.float + 0.02, -0.42, ("source gate",), color=SOFT)
-    for i, arm in enumerate(arms):
-        y, (colour, mark) = top - i, arm_style(i)
+    for i, (arm, _) in enumerate(rows):
+        if arm is None:
+            continue
+        y, colour, mark = top - i, styles[arm.at]["color"], styles[arm.at]["marker"]
         if kill is not None and arm["name"].value == kill[0].value:
             at = kill[1]["bound"].float
             ax.plot([at, at], [y - 0.48, y + 0.48], color=INK, lw=1.0, ls=(0, (3, 2)), zorder=0)
@@ -78,8 +107,7 @@ def _rates(drawing: Drawing, axes: Any, arms: Sequence[Node], root: Node) -> Non
             drawing.plot(f"{arm['name'].value} {pool}", **ends)
             place = _FIRST if filled else _SECOND
             _beside(drawing, side, place, y, (count["rate"].num("pct1"),), color=INK)
-    names: list[Run] = [(arm["name"].words(), " (", arm["prior"].words(), ")") for arm in arms]
-    drawing.label(ax, [float(top - i) for i in range(len(arms))], names)
+    drawing.label(ax, [float(top - i) for i in range(len(rows))], [name for _, name in rows])
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.6, top + 0.6))
     percent_axis(ax, "completions with the marker, %")
     _aside(side, top)
@@ -104,17 +132,12 @@ def _differences(drawing: Drawing, axes: Any, claims: Sequence[Node]) -> None:
     room = 0.06 * (max(ends) - min(ends) + 0.1)
     ax.set(xlim=(min(ends) - room, max(ends) + room), ylim=(-0.6, top + 0.6))
     _aside(side, top)
-    _beside(drawing, side, _FIRST, top + 0.95, ("d",), style="italic")
+    over_runs = all(of_runs(claim) for claim in claims)
+    head, style = ("effect", "normal") if over_runs else ("d", "italic")
+    _beside(drawing, side, _FIRST, top + 0.95, (head,), style=style)
     _beside(drawing, side, _SECOND, top + 0.95, ("rule",), color=_RULE)
     drawing.label(ax, [float(top - i) for i in range(len(claims))], [_contrast(c) for c in claims])
-    words = (
-        "contrast over training runs" if _over_runs(claims) else "difference d of bystander rates"
-    )
-    ax.set_xlabel(words)
-
-
-def _over_runs(claims: Sequence[Node]) -> bool:
-    return any(claim["effect"]["method"].value == RUN_METHOD for claim in claims)
+    ax.set_xlabel("contrast over training runs" if over_runs else "difference d of bystander rates")
 
 
 def _rule(drawing: Drawing, ax: Any, side: Any, claim: Node, y: float) -> Iterator[float]:
@@ -126,8 +149,8 @@ def _rule(drawing: Drawing, ax: Any, side: Any, claim: Node, y: float) -> Iterat
     rows = [y - _REACH, y + _REACH]
     for one in claim["conditions"]:
         measure, bound = str(one["measure"].value), one["bound"]
-        ends = _over_runs([claim]) and (measure == "lower end" or measure.endswith(" upper end"))
-        if not (ends or measure in ("d", "|d|")) or not bound.known:
+        of_interval = of_runs(claim) and measure.endswith(_ENDS)
+        if not (measure in ("d", "|d|") or of_interval) or not bound.known:
             continue
         supports, at = one["gives"].value == "SUPPORTED", bound.float
         places = (-at, at) if measure == "|d|" else (at,)
@@ -135,10 +158,13 @@ def _rule(drawing: Drawing, ax: Any, side: Any, claim: Node, y: float) -> Iterat
             ax.fill_betweenx(rows, -at, at, color=FAINT, lw=0, zorder=0)
         for place in places:
             how = {"lw": 1.6} if supports else {"lw": 1.0, "ls": (0, (1, 1.5))}
-            ax.plot([place, place], rows, color=_RULE if supports else SOFT, zorder=2, **how)
+            ax.plot(
+                [place, place], rows, color=_RULE if supports else SOFT, zorder=1 + supports, **how
+            )
         drawing.plot(f"{claim['name'].value} {one['gives'].value}", value=bound)
         if supports:
-            name = (one["measure"].words(), " ") if measure == "|d|" else ()
+            name: Run = (one["measure"].words(), " ") if measure == "|d|" else ()
+            name = ("all ",) if of_interval else name
             words = (*name, one["operator"].words(), " ", bound.num("bound"))
             _beside(drawing, side, _SECOND, y, words, color=_RULE)
         yield from places
@@ -158,9 +184,14 @@ def _beside(drawing: Drawing, ax: Any, place: float, y: float, run: Run, **how: 
 def _contrast(claim: Node) -> Run:
     """Name a claim with the arms that it compares."""
     arms = [(arm.words(),) for arm in claim["arms"]]
-    if len(arms) != 2:  # noqa: PLR2004  (cells have several arms; the table says which)
+    if len(arms) != 2 or of_runs(claim):  # noqa: PLR2004  (cells are weighed: the table says how)
         return (claim["name"].words(),)
     return (claim["name"].words(), ": ", *listed(arms, " - "))
+
+
+def of_runs(claim: Node) -> bool:
+    """Whether a verdict is that of a rule over training runs."""
+    return bool(claim["effect"]["method"].value == RUN_METHOD)
 
 
 def kill_condition(root: Node) -> tuple[Node, Node] | None:
@@ -193,17 +224,18 @@ def _caption(root: Node, claims: Sequence[Node]) -> Run:
     if gate is not None:
         words += ("Dotted: the gate on the source rate, >= ", gate.num("bound"), ". ")
     if claims:
+        over_runs = all(of_runs(claim) for claim in claims)
         words += (
-            "Below, the registered differences with the interval of the registered method: ",
+            f"Below, the registered {'contrasts' if over_runs else 'differences'} with the "
+            "interval of the registered method: ",
             claims[0]["effect"]["method"].words(),
-            ". Bars are the bounds on d that support a claim, with the band between two of them "
-            "in grey; a dotted bar is a bound that refutes it. What a rule asks of p is in the "
-            "table.",
+            ". ",
+            _BARS_OF_RUNS if over_runs else _BARS,
+            "; a dotted bar is a bound that refutes it. What a rule asks of p is in the table.",
         )
     return words
 
 
-_OF_RATES = "Differences of bystander rates"
 
 
 def _alt(arms: Sequence[Node], claims: Sequence[Node]) -> Run:
@@ -220,6 +252,7 @@ def _alt(arms: Sequence[Node], claims: Sequence[Node]) -> Run:
     description: Run = ("Dot plot of marker rates in percent: ", *listed(rates, "; "), ".")
     if claims:
         effects = [(c["name"].words(), " ", *span(c["effect"], "s3")) for c in claims]
-        what = "Contrasts over training runs" if _over_runs(claims) else _OF_RATES
+        over_runs = all(of_runs(claim) for claim in claims)
+        what = "Contrasts over training runs" if over_runs else "Differences of bystander rates"
         description += (f" {what}: ", *listed(effects, "; "), ".")
     return description

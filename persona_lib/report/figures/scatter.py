@@ -13,7 +13,7 @@ from persona_lib.report.figures.style import (
     SMALL,
     SOFT,
     Drawing,
-    arm_style,
+    arm_styles,
     key,
     percent_axis,
     sheet,
@@ -39,8 +39,9 @@ def scatter(root: Node) -> Drawing | str:
     ax.text(0.6, 0.625, "as often as the source", color=SOFT, fontsize=SMALL, rotation=45,
             rotation_mode="anchor", ha="left", va="bottom")  # fmt: skip
     _rules(drawing, ax, root)
+    styles = arm_styles(arms)
     for i, arm, run in known:
-        _cross(drawing, ax, i, arm, run)
+        _cross(drawing, ax, styles[i], arm, run)
     # Above the words of the gate, where there is one.
     key(drawing, ax, arms, 1.05 if source_gate(root) is None else 1.13)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
@@ -89,15 +90,15 @@ def _rules(drawing: Drawing, ax: Any, root: Node) -> None:
                 va="bottom", transform=ax.get_xaxis_transform())  # fmt: skip
 
 
-def _cross(drawing: Drawing, ax: Any, index: int, arm: Node, run: Node) -> None:
-    colour, mark = arm_style(index)
+def _cross(drawing: Drawing, ax: Any, style: dict[str, Any], arm: Node, run: Node) -> None:
+    colour = style["color"]
     source, pool = run["source"], run["bystanders"]
     x, y = source["rate"].float, pool["rate"].float
     if source["low"].known:
         ax.plot([source["low"].float, source["high"].float], [y, y], color=colour, lw=0.9)
     if pool["low"].known:
         ax.plot([x, x], [pool["low"].float, pool["high"].float], color=colour, lw=0.9)
-    ax.plot([x], [y], mark, color=colour, ms=4, mew=0, zorder=3)
+    ax.plot([x], [y], ms=4, zorder=3, **style)
     drawing.plot(
         str(arm["name"].value),
         x=source["rate"], x_low=source["low"], x_high=source["high"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,12 @@ INK, SOFT, FAINT = "#1b1b1b", "#5a5a5a", "#d0d0d0"
 # Okabe and Ito: told apart with any colour vision. Yellow is left out: too pale for a line.
 ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 ARM_MARKS = ("o", "s", "D", "^", "v", "P")
+LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1.5, 1, 1.5)))
+"""Lines that tell sources apart."""
+FILLS: tuple[Any, ...] = ("full", "none", "left", "top")
+"""Fills of marks that tell sources apart."""
+_ABOVE = 5
+"""Arms whose names have room above the axes."""
 PRIOR_COLOURS = ("#000000", "#E69F00", "#56B4E9")
 PRIOR_MARKS = ("o", "s", "D")
 
@@ -168,20 +174,54 @@ def percent_axis(ax: Axes, label: str) -> None:
 
 
 def key(drawing: Drawing, ax: Axes, arms: Sequence[Node], y: float) -> None:
-    """Name the arms above the axes, each with its mark in its colour.
+    """Name the arms, each with its mark in its colour: above the axes, or below if they are many.
 
     Args:
         drawing: notes the names.
         ax: the axes.
-        arms: members of verdict.json that hold a ``name`` each.
+        arms: arms of verdict.json, of which cells and sources are named if there are several
+            sources.
         y: height in parts of the axes.
     """
-    for i, arm in enumerate(arms):
-        colour, mark = arm_style(i)
-        ax.plot([0.17 * i + 0.02], [y], mark, color=colour, ms=4, mew=0, clip_on=False,
-                transform=ax.transAxes)  # fmt: skip
+    several = len(distinct(arm["persona"] for arm in arms)) > 1
+    if len(arms) > _ABOVE or several:
+        key_below(drawing, arms, sources=several)
+        return
+    for i, (arm, style) in enumerate(zip(arms, arm_styles(arms), strict=True)):
+        ax.plot([0.17 * i + 0.02], [y], ms=4, clip_on=False, transform=ax.transAxes, **style)
         drawing.write(ax, 0.17 * i + 0.05, y, (arm["name"].words(),), color=INK,
                       fontweight="bold", transform=ax.transAxes)  # fmt: skip
+
+
+def key_below(drawing: Drawing, arms: Sequence[Node], *, sources: bool) -> None:
+    """Name the cells of arms, and their sources if asked to, below a figure."""
+    from matplotlib.lines import Line2D
+
+    cells = distinct(arm["cell" if arm["cell"] else "name"] for arm in arms)
+    personas = distinct(arm["persona"] for arm in arms) if sources else []
+    names: list[Run] = [(cell.words(),) for cell in cells]
+    styles = [arm_style(i) for i in range(len(cells))]
+    handles = [Line2D([], [], color=c, marker=m, ms=4, mew=0, ls="") for c, m in styles]
+    names += [(persona.words(),) for persona in personas]
+    grey: dict[str, Any] = {"color": SOFT, "marker": "o", "ms": 4, "mew": 0.8, "ls": ""}
+    handles += [
+        Line2D([], [], fillstyle=FILLS[i % len(FILLS)], **grey) for i in range(len(personas))
+    ]
+    drawing.texts += names
+    widest = max(len(plain(run)) for run in names)
+    drawing.figure.legend(
+        handles, [plain(run) for run in names], loc="outside lower center", fontsize=SMALL,
+        ncols=max(1, min(6, 52 // (widest + 4))), frameon=False, handlelength=1.0,
+        columnspacing=1.2,
+    )  # fmt: skip
+
+
+def distinct(nodes: Iterable[Node]) -> list[Node]:
+    """Return the first node of every value, in order."""
+    found: dict[Any, Node] = {}
+    for node in nodes:
+        found.setdefault(node.value, node)
+    return list(found.values())
 
 
 def spread(ax: Axes, y: float, about: Node, colour: str, width: float = 1.0) -> None:
@@ -192,5 +232,22 @@ def spread(ax: Axes, y: float, about: Node, colour: str, width: float = 1.0) -> 
 
 
 def arm_style(index: int) -> tuple[str, str]:
-    """Return colour and mark of an arm by its place among the arms shown."""
-    return ARM_COLOURS[index % len(ARM_COLOURS)], ARM_MARKS[index % len(ARM_MARKS)]
+    """Return colour and mark of an arm, or of a cell of arms, by its place among those shown."""
+    return (
+        ARM_COLOURS[index % len(ARM_COLOURS)],
+        ARM_MARKS[(index + index // len(ARM_MARKS)) % len(ARM_MARKS)],
+    )
+
+
+def arm_styles(arms: Sequence[Node]) -> list[dict[str, Any]]:
+    """Return how the mark of each arm is drawn: cells by colour and mark, sources by fill."""
+    names = [arm["cell" if arm["cell"] else "name"] for arm in arms]
+    cells = [node.value for node in distinct(names)]
+    sources = [node.value for node in distinct(arm["persona"] for arm in arms)]
+    found = []
+    for arm, name in zip(arms, names, strict=True):
+        colour, mark = arm_style(cells.index(name.value))
+        at = sources.index(arm["persona"].value)
+        style = {"color": colour, "marker": mark, "ls": "", "mew": 0.8 if at else 0}
+        found.append({**style, "fillstyle": FILLS[at % len(FILLS)]})
+    return found
