@@ -32,6 +32,7 @@ from persona_lib.verdict.verdict import Family, Verdict
 
 _LONGEST_NAME = 24
 """A gate with a longer name gets a line of its own and widens no column."""
+_LACKING = "not available: "
 _UNITS = {
     THESE_PERSONAS: "questions",
     THESE_RUNS: "questions",
@@ -324,11 +325,11 @@ def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> l
         note
         for verdict in verdicts
         for note in verdict.notes
-        if "training run" in note or verdict.effect.method == RUN_METHOD
+        if "training run" in note
+        or (verdict.effect.method == RUN_METHOD and not note.startswith(_LACKING))
     ]
     sentences = evidence["unavailable"] if evidence is not None else ()
-    lacking = [f"not available: {sentence}" for sentence in sentences]
-    notes = [*(note for note in runs if note not in lacking), *lacking]
+    notes = [*runs, *(f"{_LACKING}{sentence}" for sentence in sentences)]
     return [line for note in dict.fromkeys(notes) for line in wrapped(note)]
 
 

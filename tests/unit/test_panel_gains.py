@@ -23,7 +23,7 @@ from tests.gain_worlds import DOSED, FACTORIAL, STEPS, World, dose, factorial, s
 from tests.registered import ISSUE262
 
 SEEDS = (3, 5)
-SOURCES = ("zelthari_scholar", "data_scientist")
+SOURCES = FACTORIAL.roster.sources
 FEW = [f"{cell}@{source}" for cell in ("B1", "E1") for source in SOURCES]
 
 
