@@ -233,6 +233,7 @@ def test_arms_of_several_sources_are_grouped_by_source() -> None:
     assert "against d" in row
     assert row.split()[-1] == "3"
     assert text.count("not available:") == len(found.unavailable)
+    assert text.index("not available:") > text.index("S4: what the arms of a seed share")
     with pytest.raises(ValueError, match="not in list"):
         table_of(FEW).index("source librarian")  # one source needs no group
 
