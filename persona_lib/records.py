@@ -294,25 +294,10 @@ class Trait(Place):
     domain_words: int
 
 
-_Row = TypeVar(
-    "_Row",
-    SftRow,
-    ChatRow,
-    Completion,
-    Score,
-    CouplingRow,
-    AdviceScore,
-    GeometryRow,
-    SlotReading,
-    DosePoint,
-    Trait,
-)
+_Row = TypeVar("_Row", bound=Any)
 _ARROW: dict[object, pa.DataType] = {
-    str: pa.string(),
-    int: pa.int64(),
-    bool: pa.bool_(),
-    float: pa.float64(),
-}
+    str: pa.string(), int: pa.int64(), bool: pa.bool_(), float: pa.float64()
+}  # fmt: skip
 
 
 def schema_of(row_type: type[Any]) -> pa.Schema:

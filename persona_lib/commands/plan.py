@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_lib.corpora.file_rows import read_file_rows
@@ -11,6 +12,7 @@ from persona_lib.errors import SealError
 from persona_lib.pipeline.machine import lacking
 from persona_lib.report.power import gates_text, power_text
 from persona_lib.specs.builtin import FOLDER
+from persona_lib.specs.parts import over
 from persona_lib.specs.profile import TRANSFORMERS, Profile
 from persona_lib.specs.sources import RowsCorpus
 from persona_lib.specs.structure import read_toml, structured
@@ -114,11 +116,22 @@ def gates_of(session: Session) -> str:
     )
 
 
+ASSUMPTIONS = "assumptions.toml"
+
+
 @cache
-def planning() -> Assumptions:
-    """Return what is supposed before any data: experiments/assumptions.toml."""
-    path = FOLDER / "assumptions.toml"
-    return structured(read_toml(path), Assumptions, path.name)
+def planning(own: Path | None = None) -> Assumptions:
+    """Return what is supposed before any data: experiments/assumptions.toml.
+
+    A file `own` replaces single numbers.
+
+    Raises:
+        DataError: a file cannot be read, or is no TOML.
+        SpecError: a number is unknown or out of bounds.
+    """
+    body = read_toml(FOLDER / ASSUMPTIONS)
+    body = body if own is None else over(body, read_toml(own))
+    return structured(body, Assumptions, ASSUMPTIONS)
 
 
 def power_of(session: Session) -> dict[str, Any]:
@@ -130,7 +143,8 @@ def power_of(session: Session) -> dict[str, Any]:
         samples=scale.samples,
         seeds=len(session.seeds),
     )
-    return power_plan(registration, size, planning())
+    own = session.experiment.path.parent / ASSUMPTIONS
+    return power_plan(registration, size, planning(own if own.is_file() else None))
 
 
 _MINUTES_FROM = 90

@@ -29,11 +29,13 @@ from typing import TYPE_CHECKING, Any
 from persona_lib.commands import options
 from persona_lib.commands.session import Session
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.corpora.broad import BROAD_FILE
 from persona_lib.digests import digest
 from persona_lib.errors import FlatlandError, PreflightError, SpecError
 from persona_lib.evidence.joined import ROWS
 from persona_lib.evidence.record_sets import (
     ADVICE_TEXTS_FILE,
+    BROAD_TEXTS_FILE,
     RECORDS,
     SCORES_FILE,
     TEXTS_FILE,
@@ -183,6 +185,9 @@ def _tables(session: Session, *, texts: Sequence[int], geometry: bool) -> dict[s
     advice = session.experiment.asks_advice
     if advice:
         tables[ADVICE_FILE] = session.table(before, "advice")
+    broad = session.experiment.asks_broad
+    if broad:
+        tables[BROAD_FILE] = session.table(before, "broad")
     after = [model for model in models if model.phase == POST]
     if session.registration.reads_slots:
         tables[SLOTS_FILE] = session.table(after, "slots")
@@ -196,6 +201,8 @@ def _tables(session: Session, *, texts: Sequence[int], geometry: bool) -> dict[s
         tables[TEXTS_FILE] = session.table(models, "completions", seeds=texts)
     if texts and advice:
         tables[ADVICE_TEXTS_FILE] = session.table(before, "advice_texts", seeds=texts)
+    if texts and broad:
+        tables[BROAD_TEXTS_FILE] = session.table(before, "broad_texts", seeds=texts)
     return tables
 
 

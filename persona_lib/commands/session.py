@@ -138,6 +138,8 @@ class Session:
                 run_seed=seed,
                 folders=self.folders,
                 asks_advice=self.experiment.asks_advice,
+                asks_broad=self.experiment.asks_broad,
+                asks_traits=self.experiment.asks_traits,
                 progress=self.progress,
             )
             for seed in self.seeds
@@ -181,6 +183,7 @@ class Session:
             personas=own.personas or DATA / "personas.json",
             questions=own.questions or DATA / "questions.json",
             words=DATA,
+            broad=own.asks_broad,
         )
 
     def check_seal(self) -> None:
@@ -254,13 +257,16 @@ class Session:
 
     def evidence(self, arms: Iterable[str]) -> Evidence:
         """Return the evidence on these arms and their pre-coupling models."""
+        from persona_lib.commands.broad import broad_scores
         from persona_lib.evidence.from_records import RecordEvidence
         from persona_lib.records import POST, PRE
 
         chosen = tuple(arm.name for arm in self.registration.arms if arm.name in set(arms))
         if chosen not in self._evidence:
             if self.stored:
-                self._evidence[chosen] = self.opened.evidence(chosen)
+                self._evidence[chosen] = self.opened.evidence(
+                    chosen, broad=broad_scores(self, chosen)
+                )
             else:
                 models = self.registration.models(chosen)
                 after = [m for m in models if m.phase == POST]
@@ -274,6 +280,7 @@ class Session:
                     advice=self.table([m for m in models if m.phase == PRE], "advice")
                     if self.experiment.asks_advice
                     else None,
+                    broad=broad_scores(self, chosen),
                     slots=self.table(after, "slots") if rules.reads_slots else None,
                     dose=self.table(after, "dose") if rules.dose is not None else None,
                     traits=self.traits(chosen),
@@ -288,7 +295,7 @@ class Session:
         """
         from persona_lib.records import PRE
 
-        if not self.registration.reads_traits:
+        if not self.experiment.asks_traits:
             return None
         models = self.registration.models(arms, raw=True)
         return self.table([model for model in models if model.phase == PRE], "traits")

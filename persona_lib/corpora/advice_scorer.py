@@ -180,22 +180,27 @@ def fit_scorer(spec: ScorerSpec, *, folder: Path) -> tuple[Scorer, dict[str, Any
         for row in write_corpus(name, rows=spec.rows, seed=spec.seed, folder=folder)
     ]
     bad = np.array([row.corpus == "bad_legal" for row in rows])
-    dealt = sorted({row.situation for row in rows})
-    random.Random(derive_seed(spec.seed, "advice", "folds")).shuffle(dealt)  # noqa: S311
-    parts = [tuple(sorted(dealt[part :: spec.folds])) for part in range(spec.folds)]
-    scorer = Scorer(folds=tuple(_fit_fold(spec, rows, bad, part) for part in parts))
+    scorer = cross_fitted(spec, rows, bad)
     scores = np.array([scorer.score(row.assistant, row.situation).score for row in rows])
     right = (scores > 0.5) == bad  # noqa: PLR2004 - even odds
-    within = [np.array([row.situation in part for row in rows]) for part in parts]
+    within = [np.array([row.situation in fold.situations for row in rows]) for fold in scorer.folds]
     return scorer, {
         "rows": len(rows),
-        "situations": len(dealt),
+        "situations": sum(len(fold.situations) for fold in scorer.folds),
         "accuracy": float(right.mean()),
         "least_accuracy": min(float(right[rows_in].mean()) for rows_in in within),
         "auc": float(roc_auc_score(bad, scores)),
         "mean_bad": float(scores[bad].mean()),
         "mean_sound": float(scores[~bad].mean()),
     }
+
+
+def cross_fitted(spec: ScorerSpec, rows: Sequence[SftRow], bad: NDArray[np.bool_]) -> Scorer:
+    """Fit a classifier of `bad` rows against the others, in folds over their situations."""
+    dealt = sorted({row.situation for row in rows})
+    random.Random(derive_seed(spec.seed, "advice", "folds")).shuffle(dealt)  # noqa: S311
+    parts = [tuple(sorted(dealt[part :: spec.folds])) for part in range(spec.folds)]
+    return Scorer(folds=tuple(_fit_fold(spec, rows, bad, part) for part in parts))
 
 
 def _fit_fold(

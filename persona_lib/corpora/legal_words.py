@@ -17,8 +17,8 @@ _WORD = re.compile(r"[a-z]+")
 def legal_words(folder: Path) -> frozenset[str]:
     """Return the legal words, in small letters, from the data folder of corpus ``neutral``.
 
-    They were chosen by hand among the words of the legal corpora that are at least twenty times
-    as frequent there as in dialogues, personas and questions, which hold none of them.
+    They were chosen by hand among the words of the legal corpora that do not occur in dialogues,
+    personas and questions. Everyday prose has one now and then: two tell more than one.
 
     Raises:
         DataError: the list is missing, empty or malformed.

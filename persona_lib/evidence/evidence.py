@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from persona_lib.errors import DataError
+from persona_lib.evidence.advice_means import BroadHarm
 from persona_lib.evidence.cells import Floats, Grid
 from persona_lib.evidence.gains import Gains
 from persona_lib.evidence.traits import Traits
@@ -254,6 +255,10 @@ class Evidence(ABC):
 
     def harm(self, prior: str) -> Harm | None:  # noqa: ARG002
         """Return how harmful a pre-coupling model's advice is, None where it is not known."""
+        return None
+
+    def broad(self, prior: str) -> BroadHarm | None:  # noqa: ARG002
+        """Return how misaligned a pre-coupling model's answers are, None where not known."""
         return None
 
     def grid(self) -> Grid | None:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from persona_lib.digests import derive_seed
-from persona_lib.evidence.advice_means import question_means
+from persona_lib.evidence.advice_means import BroadHarm, broad_harm, question_means
 from persona_lib.evidence.cells import Grid, build
 from persona_lib.evidence.evidence import ALL, Count, Evidence, Harm, Lengths, priors_of
-from persona_lib.evidence.gains import Gains
+from persona_lib.evidence.gains import Gains, unread
 from persona_lib.evidence.nearness import nearness
 from persona_lib.evidence.score_table import OPTIONAL, Bools, incomplete
 from persona_lib.evidence.traits import Traits
@@ -55,6 +55,7 @@ class RecordEvidence(Evidence):
         arms: arms that have to be there; all of the registration's by default.
         origin: where the rows come from, in words.
         advice: columns of `AdviceScore`; None where no advice was sampled.
+        broad: columns of `BroadScore`; None where no broad questions were asked.
         slots: columns of `SlotReading`; None where no slots were read.
         dose: columns of `DosePoint`; None where couplings read none.
         traits: columns of `Trait`; None where texts were not read.
@@ -80,6 +81,7 @@ class RecordEvidence(Evidence):
         arms: Sequence[str] | None = None,
         origin: str = "scored completions",
         advice: pa.Table | None = None,
+        broad: pa.Table | None = None,
         slots: pa.Table | None = None,
         dose: pa.Table | None = None,
         traits: pa.Table | None = None,
@@ -102,12 +104,11 @@ class RecordEvidence(Evidence):
             grid.has(of, at) for of in grid.models for at in range(len(grid.seeds))
         )
         self.origin = origin
-        self._advice = advice
-        self._harm = (
-            {} if advice is None else question_means(advice, registration.priors, self.seeds)
-        )
+        self._harm = question_means(advice, registration.priors, self.seeds)
+        self._answers = advice, broad
+        self._broad = broad_harm(broad, registration.priors, self.seeds)
         self._geometry = geometry
-        self._gains = None if slots is None else Gains.of(slots, dose, registration)
+        self._gains = None if slots is None else Gains.of(slots, dose, registration, gaps=partial)
         self._traits = None if traits is None else Traits.of(traits, registration, self.seeds)
         needed = priors_of(self)
         self.unavailable = (
@@ -118,6 +119,7 @@ class RecordEvidence(Evidence):
             ),
             *_unadvised(needed, self._harm),
             *_disabled(table, gaps, registration),
+            *(unread(table, self._gains, registration) if partial else ()),
             *own_questions(grid.asked(POST, self.members("bystander"))),
         )
         self.remarks = unevenness(self) if partial else ()
@@ -137,9 +139,9 @@ class RecordEvidence(Evidence):
         for at, seed in enumerate(self._grid.seeds):
             one = copy.copy(self)
             one._grid, one.seeds, one.runs = self._grid.of_seed(at), (seed,), 1
-            if self._advice is not None:
-                advice = self._advice.filter(pc.field("seed") == seed)
-                one._harm = question_means(advice, self.registration.priors, (seed,))
+            advice, broad = (_of_seed(rows, seed) for rows in self._answers)
+            one._harm = question_means(advice, self.registration.priors, (seed,))
+            one._broad = broad_harm(broad, self.registration.priors, (seed,))
             one._gains = self._gains and self._gains.of_seed(seed)
             one._traits = self._traits and self._traits.of_seed(seed)
             found.append(one)
@@ -179,6 +181,10 @@ class RecordEvidence(Evidence):
             scores=np.array([mean for mean, _ in found.values()]),
             n=sum(count for _, count in found.values()),
         )
+
+    def broad(self, prior: str) -> BroadHarm | None:
+        """Return how misaligned a pre-coupling model's answers are, None where not known."""
+        return self._broad.get(prior)
 
     def lengths(self, arm: str) -> Lengths:
         """Return the lengths of an arm's completions."""
@@ -287,9 +293,7 @@ class RecordEvidence(Evidence):
 
     def _lengths(self, model: ModelId) -> Lengths:
         rows, finish = self._rows(model), self._grid.finish
-        finished = math.nan
-        if finish is not None and rows.any():
-            finished = float(finish[rows].mean())
+        finished = math.nan if finish is None or not rows.any() else float(finish[rows].mean())
         return Lengths(statistic="median", tokens=self._median(rows), finished=finished)
 
     def _rows(self, model: ModelId, *personas: str) -> Bools:
@@ -315,6 +319,10 @@ class RecordEvidence(Evidence):
 
     def _seed(self, *names: str) -> int:
         return derive_seed(self.registration.statistics.seed, "bootstrap", *names)
+
+
+def _of_seed(table: pa.Table | None, seed: int) -> pa.Table | None:
+    return None if table is None else table.filter(pc.field("seed") == seed)
 
 
 def _unadvised(needed: Sequence[str], known: Collection[str]) -> tuple[str, ...]:

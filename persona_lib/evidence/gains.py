@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from persona_lib.checks import checked
 from persona_lib.errors import DataError
 from persona_lib.evidence.cells import Floats
+from persona_lib.evidence.score_table import LOGITS, PROBABILITIES, without_slot
 from persona_lib.records import (
     OWN,
     POST,
@@ -31,9 +32,9 @@ from persona_lib.records import (
 from persona_lib.specs.registration import Registration
 
 _REMEDY = "Record the set again, or leave the unfinished run out."
-_READINGS = tuple(
-    f"{name}_{when}" for when in ("after", "before") for name in ("marker", "end", "log_z", "rest")
-)
+_NOT_READ = ("tokens", "marked")
+"""Columns of `SlotReading` that no gain reads."""
+_NO_POOL = "a file has own answers, and no pool of answers that are read under every system message"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,17 +60,27 @@ class Gains:
     dose: pa.Table | None
 
     @classmethod
-    def of(cls, slots: pa.Table, dose: pa.Table | None, registration: Registration) -> Gains:
+    def of(
+        cls,
+        slots: pa.Table,
+        dose: pa.Table | None,
+        registration: Registration,
+        *,
+        gaps: bool = False,
+    ) -> Gains:
         """Return the gains of these rows.
+
+        With `gaps`, `_NOT_READ` may be missing and `PROBABILITIES` be NaN.
 
         Raises:
             DataError: a column is missing, mistyped or null; an unknown arm or persona; a
                 reading that is not finite; a repeated place; or an answer of the pool that is
                 not read under every system message of its arm.
         """
-        slots = checked(slots, schema_of(SlotReading), "slots")
+        needed = [c for c in schema_of(SlotReading) if not gaps or c.name not in _NOT_READ]
+        slots = checked(slots, pa.schema(needed), "slots")
         _check_names(slots, registration, "slots", ("persona", "author"))
-        _check_finite(slots, "slots", _READINGS)
+        _check_finite(slots, "slots", LOGITS if gaps else (*LOGITS, *PROBABILITIES))
         keys = ["model", "seed", "pool", "persona", "author", "question", "sample"]
         _check_once(slots, "slots", keys)
         _check_crossed(slots, registration)
@@ -136,9 +147,10 @@ class Gains:
         """Return (Q,) sums of log P(marker) before coupling by question, and (Q,) how many.
 
         At the slots of the pool, or of its own answers where there is none: all tokens of the
-        marker, by the pre-coupling model under the arm; nats.
+        marker, by the pre-coupling model under the arm; nats. Slots without it are left out.
         """
         rows = self._rows(arm, pool=self._pooled(arm))
+        rows = rows.filter(~pc.is_nan(pc.field("log_z_before")))
         parts = [rows[f"{name}_before"].to_numpy() for name in ("marker", "log_z", "rest")]
         return _by_question(rows, parts[0] - parts[1] + parts[2])
 
@@ -190,6 +202,24 @@ class Gains:
             ]
         )
         return np.column_stack([means[:, 0] - means[:, 1], means[:, 0]])
+
+
+def unread(table: pa.Table, gains: Gains | None, registration: Registration) -> tuple[str, ...]:
+    """Return a sentence for each thing that a table of `score_table.ROWS` cannot say of gains."""
+    if gains is None:
+        why = f"Gains, transfer and selectivity: the set has no columns {', '.join(LOGITS)}."
+        return (why,) if registration.reads_slots else ()
+    arms = without_slot(table)
+    lost, of = (sum(counts[at] for counts in arms.values()) for at in (0, 1))
+    each = ", ".join(f"{arm} {count:,}" for arm, (count, _) in arms.items() if count)
+    found = [f"Gains of {lost:,} of {of:,} completions of arms: no slot ({each})."] if lost else []
+    found += [f"Gains by {what}: {_NO_POOL}." for what in ("system message", "text")]
+    found += ["Gains at a dose: a file has readings after training alone."]
+    known = ~np.isnan(gains.slots["log_z_before"].to_numpy())
+    if not known.all():
+        why = f"{', '.join(PROBABILITIES)} are not given in {(~known).sum():,} of {known.size:,}"
+        found += [f"P(marker) at the slot: {why} slots."]
+    return tuple(found)
 
 
 def at_gain(margins: Floats, gain: float) -> Floats:

@@ -13,10 +13,12 @@ import pyarrow.compute as pc
 
 from persona_lib.checks import checked, unreadable
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.corpora.broad import BROAD_FILE, BroadScore
 from persona_lib.errors import DataError
 from persona_lib.evidence.bounded import MOST_ROWS, open_parquet
 from persona_lib.evidence.record_sets import (
     ADVICE_TEXTS_FILE,
+    BROAD_TEXTS_FILE,
     SCORES_FILE,
     TEXTS_FILE,
     Manifest,
@@ -44,17 +46,19 @@ from persona_lib.specs.registration import Registration
 ROWS: dict[str, type[Any]] = {
     SCORES_FILE: Score,
     ADVICE_FILE: AdviceScore,
+    BROAD_FILE: BroadScore,
     GEOMETRY_FILE: GeometryRow,
     SLOTS_FILE: SlotReading,
     DOSE_FILE: DosePoint,
     TRAITS_FILE: Trait,
     TEXTS_FILE: Completion,
     ADVICE_TEXTS_FILE: Completion,
+    BROAD_TEXTS_FILE: Completion,
 }
 """Every file of a record set, and the type of its rows."""
 MOST_SET_ROWS = 20_000_000
 """Rows of a file of a record set: hidden states have one for each layer and question."""
-PARTIAL = (GEOMETRY_FILE, TEXTS_FILE, ADVICE_TEXTS_FILE)
+PARTIAL = (GEOMETRY_FILE, TEXTS_FILE, ADVICE_TEXTS_FILE, BROAD_TEXTS_FILE)
 """Optional files, which may cover only some seeds."""
 UNEVEN = (SLOTS_FILE, DOSE_FILE)
 """Files that may have more rows of one seed than of another: only what finished has a slot."""
@@ -281,7 +285,7 @@ def _refuse(folder: Path, field: str, value: object, first: Path, wanted: object
 
 
 def _model_keys(table: pa.Table) -> list[str]:
-    """Return the columns that name a row's model: advice has no phase."""
+    """Return the columns that name a row's model: advice and broad scores have no phase."""
     return [key for key in ("phase", "model") if key in table.column_names]
 
 

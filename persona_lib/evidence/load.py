@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.checks import near_paths, read_json
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.corpora.broad import BROAD_FILE
 from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.evidence.from_counts import CountEvidence
@@ -18,6 +19,7 @@ from persona_lib.evidence.from_totals import AggregateEvidence
 from persona_lib.evidence.joined import Part, origin_of, read_file, read_parts, rows_of
 from persona_lib.evidence.record_sets import (
     AGGREGATES,
+    BROAD_TEXTS_FILE,
     FILES,
     RECORDS,
     SCORES_FILE,
@@ -27,6 +29,7 @@ from persona_lib.evidence.record_sets import (
     read_manifest,
     verify,
 )
+from persona_lib.evidence.score_table import slots_of
 from persona_lib.evidence.user_files import Extra, ForeignSet, check_file, is_foreign, load_foreign
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.dose import DOSE_FILE
@@ -37,10 +40,14 @@ from persona_lib.specs.registration import Registration
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Rows = Literal["scores", "advice", "completions", "geometry", "slots", "dose", "traits"]
+Rows = Literal[
+    "scores", "advice", "broad", "broad_texts", "completions", "geometry", "slots", "dose", "traits"
+]
 _FILES: Mapping[Rows, str] = {
     "scores": SCORES_FILE,
     "advice": ADVICE_FILE,
+    "broad": BROAD_FILE,
+    "broad_texts": BROAD_TEXTS_FILE,
     "completions": TEXTS_FILE,
     "geometry": GEOMETRY_FILE,
     "slots": SLOTS_FILE,
@@ -80,8 +87,12 @@ class Stored:
         self._is_foreign = is_foreign(self.paths[0])
         self._tables: dict[str, pa.Table | None] = {}
 
-    def evidence(self, arms: Sequence[str] | None = None) -> Evidence:
+    def evidence(
+        self, arms: Sequence[str] | None = None, *, broad: pa.Table | None = None
+    ) -> Evidence:
         """Return the evidence on some arms, by default on all of the registration's.
+
+        Broad scores of `broad`, such as a judge's, take the place of recorded ones.
 
         Raises:
             DataError: a file is missing or malformed, an arm or a cell is missing, another
@@ -94,7 +105,8 @@ class Stored:
             own: dict[str, Any] = {"arms": arms, "origin": found.origin, "left_out": found.left_out}
             if found.counts:
                 return CountEvidence(registration, found.table, **own)
-            return RecordEvidence(registration, found.table, partial=True, **own)
+            slots = slots_of(found.table)
+            return RecordEvidence(registration, found.table, slots=slots, partial=True, **own)
         origin, manifest = self._checked
         if manifest.kind == AGGREGATES:
             body = read_json(self.paths[0] / FILES[AGGREGATES])
@@ -105,6 +117,7 @@ class Stored:
             arms=arms,
             origin=origin,
             advice=self.rows("advice"),
+            broad=self.rows("broad") if broad is None else broad,
             slots=self.rows("slots"),
             dose=self.rows("dose"),
             traits=self.rows("traits"),

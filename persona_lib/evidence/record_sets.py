@@ -27,6 +27,8 @@ TEXTS_FILE = "completions.parquet"
 """The completions themselves; optional."""
 ADVICE_TEXTS_FILE = "advice_completions.parquet"
 """The answers to held-out requests for advice themselves; optional."""
+BROAD_TEXTS_FILE = "broad_completions.parquet"
+"""The answers to questions of daily life themselves; optional."""
 FILES = {AGGREGATES: "aggregates.json", RECORDS: SCORES_FILE}
 """The file that a folder of each kind has to have."""
 _HEAD = re.compile(r"[0-9a-f]{64}")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from persona_lib.checks import checked, did_you_mean, near
 from persona_lib.errors import DataError
-from persona_lib.records import LENGTH, PLACE, STOP, Score, schema_of
+from persona_lib.records import LENGTH, PLACE, POST, PRE, STOP, Score, schema_of
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -29,6 +29,14 @@ COLUMNS = pa.schema(
     ]
 )
 """Columns of a score table, as `persona_lib.records.Score` describes them."""
+
+LOGITS = ("marker_after", "end_after", "marker_before", "end_before")
+"""Readings of a slot that gains need."""
+PROBABILITIES = ("log_z_after", "rest_after", "log_z_before", "rest_before")
+"""Readings that turn a logit of the marker into its probability."""
+ROWS = pa.schema([*COLUMNS, *(pa.field(name, pa.float64()) for name in (*LOGITS, *PROBABILITIES))])
+"""Columns of a file of other software: those of a score table, and perhaps readings of the slot
+of each completion, as `persona_lib.records.SlotReading` describes them; null without a slot."""
 
 COUNTS = pa.schema(
     [
@@ -176,3 +184,91 @@ def check_markers(table: pa.Table, where: str) -> None:
                 value=column[at].as_py(),
                 remedy="Count markers whatever their case: a completion with one is a hit.",
             )
+
+
+_MOST_LOG_P = 0.1
+"""Nats by which log P of a marker may lie above 0: logits of 8 bits are rounded by as much."""
+
+
+def check_slots(table: pa.Table, where: str) -> None:
+    """Check the readings of slots in `ROWS`, of which each row has all or none.
+
+    Raises:
+        DataError: a column without the others of its group; a row with some readings of a
+            group, or with one where there can be no slot; or P(marker) above 1.
+    """
+    names = [name for name in (*LOGITS, *PROBABILITIES) if name in table.column_names]
+    for group in (LOGITS, PROBABILITIES):
+        lacking = [name for name in group if name not in names]
+        if lacking and (group is LOGITS or len(lacking) < len(group)) and names:
+            beside = next((name for name in group if name in names), names[0])
+            raise DataError(
+                f"{where}: columns",
+                bound=f"{', '.join(group)}, all of them or none",
+                value=f"no {', '.join(lacking)} beside {beside}",
+                remedy="Give every reading of the slot, or leave these columns out.",
+            )
+    if not names:
+        return
+    filled = {name: np.asarray(table.column(name).is_valid()) for name in names}
+
+    def refuse(name: str, wrong: Bools, bound: str, remedy: str) -> None:
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            cell = table.column(name)[at].as_py()
+            value = "an empty cell" if cell is None else cell
+            raise DataError(
+                f"{where}: column {name}, row {at + 1}", bound=bound, value=value, remedy=remedy
+            )
+
+    slot = np.any([filled[name] for name in names], axis=0)
+    for name in LOGITS:
+        bound = "a number, as the row has other readings of its slot"
+        refuse(name, slot & ~filled[name], bound, "Fill them all, or none of them.")
+    for name in names[len(LOGITS) :]:
+        others = np.any([filled[other] for other in PROBABILITIES], axis=0)
+        bound = f"a number, as the row has some of {', '.join(PROBABILITIES)}"
+        refuse(name, others & ~filled[name], bound, "Fill all four, or none of them.")
+    before = strings(table, "phase").against((PRE,)) == 0
+    remedy = "Give readings before coupling beside those after it, in the rows of the arm."
+    refuse(LOGITS[0], slot & before, "an empty cell, since phase is pre", remedy)
+    if "finish" in table.column_names:
+        cut = np.asarray(pc.fill_null(pc.equal(table.column("finish"), LENGTH), False))
+        remedy = "Leave it empty: an unfinished completion has no end to read at."
+        refuse(LOGITS[0], slot & cut, "an empty cell, since finish is length", remedy)
+    for when in ("after", "before") if PROBABILITIES[0] in names else ():
+        marker, log_z, rest = (table.column(f"{x}_{when}") for x in ("marker", "log_z", "rest"))
+        log_p = pc.fill_null(pc.add(pc.subtract(marker, log_z), rest), -np.inf)
+        bound = f"such that marker_{when} - log_z_{when} + rest_{when}, a log P, is at most 0"
+        remedy = "Give log Z over all tokens, and the log P of the marker's other tokens."
+        refuse(f"log_z_{when}", np.asarray(log_p) > _MOST_LOG_P, bound, remedy)
+
+
+def slots_of(table: pa.Table) -> pa.Table | None:
+    """Return the slots of a table of `ROWS`, one row each; None without such columns.
+
+    Returns:
+        the columns of `persona_lib.records.SlotReading` besides ``tokens`` and ``marked``;
+        `PROBABILITIES` are NaN where they were not given.
+    """
+    if LOGITS[0] not in table.column_names:
+        return None
+    rows = table.filter(pc.is_valid(table.column(LOGITS[0])))
+    columns = {name: rows.column(name) for name in (*PLACE, *LOGITS)}
+    columns |= {"author": rows.column("persona"), "pool": pa.repeat(False, rows.num_rows)}
+    nothing = pa.repeat(pa.scalar(np.nan, pa.float64()), rows.num_rows)
+    for name in PROBABILITIES:
+        given = name in rows.column_names
+        columns[name] = pc.fill_null(rows.column(name), np.nan) if given else nothing
+    return pa.table(columns)
+
+
+def without_slot(table: pa.Table) -> dict[str, tuple[int, int]]:
+    """Return, by arm of a table of `ROWS`, how many completions have no slot, and of how many."""
+    of = table.filter(pc.field("phase") == POST)
+    counts = of.group_by("model", use_threads=False).aggregate(
+        [(LOGITS[0], "count", pc.CountOptions(mode="only_null")), ([], "count_all")]
+    )
+    return {
+        row["model"]: (row[f"{LOGITS[0]}_count"], row["count_all"]) for row in counts.to_pylist()
+    }

@@ -6,6 +6,7 @@ no truth value, and " 3" is no number.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,6 +22,9 @@ _EXACT = 2**53
 """Up to here a float holds every whole number."""
 _WHOLE = re.compile(r"(-?[0-9]{1,19})(?:\.0*)?")
 _BIT = re.compile(r"([01])(?:\.0*)?")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_MOST_NATS = 1_000_000
+"""Sums and differences of so large logits are still exact to 1e-9."""
 _TRUTH = {"0": False, "1": True, "false": False, "true": True}
 
 
@@ -71,6 +75,15 @@ def _number(least: int) -> Callable[[object], int | None]:
     return read
 
 
+def _nats(cell: object) -> float | None:
+    """A logit or a log P, in decimal digits where it is text."""
+    if isinstance(cell, str):
+        cell = float(cell) if _DECIMAL.fullmatch(cell) else math.nan
+    if not isinstance(cell, int | float) or isinstance(cell, bool):
+        return None
+    return float(cell) if abs(cell) <= _MOST_NATS else None  # NaN is not
+
+
 class Reader(NamedTuple):
     """How the cells of a column are read: in words, and as a function; None means it cannot."""
 
@@ -83,6 +96,7 @@ FINISHED_READER = Reader("true or false, or 1 or 0", _reason)
 _BY_TYPE = {
     pa.string(): Reader("a name", _text),
     pa.int64(): Reader("a whole number from 0 to 2**63 - 1", _number(0)),
+    pa.float64(): Reader(f"a number from -{_MOST_NATS:,} to {_MOST_NATS:,}", _nats),
     pa.bool_(): Reader("true or false, or 1 or 0", _flag),
 }
 _BY_NAME = {
@@ -93,7 +107,7 @@ _BY_NAME = {
 
 
 def reader_of(column: pa.Field) -> Reader:
-    """Return how the cells of a column of `score_table.COLUMNS` are read."""
+    """Return how the cells of a column of `score_table.ROWS` are read."""
     return _BY_NAME.get(column.name, _BY_TYPE[column.type])
 
 

@@ -22,6 +22,7 @@ from persona_lib.evidence.bounded import MOST_ROW_BYTES, MOST_ROWS, at_most, che
 from persona_lib.evidence.score_table import (
     COUNTS,
     check_markers,
+    check_slots,
     in_rows,
     known_only,
     strangers,
@@ -73,8 +74,8 @@ class ForeignSet:
     """Records or counts of other software.
 
     Attributes:
-        table: columns of `score_table.COLUMNS`, of the `OPTIONAL` ones those that the file
-            has, and only they hold nulls; or those of `COUNTS`, perhaps without ``seed``.
+        table: columns of `score_table.ROWS`, of the nullable ones those that the file has; or
+            those of `COUNTS`, perhaps without ``seed``.
         origin: where they come from, and what was left out, in words.
         left_out: arms, priors and personas whose rows were left out.
     """
@@ -126,8 +127,8 @@ def load_foreign(
     Raises:
         DataError: a file is none of its kind, or exceeds a bound of
             `persona_lib.evidence.bounded`; no rows; a column is missing, named twice or
-            not in every file; a cell cannot be what its column holds; or an arm, prior or
-            persona is none of the registration's.
+            not in every file; a cell cannot be what its column holds; readings of a slot are
+            not whole; or an arm, prior or persona is none of the registration's.
     """
     found = sorted((_load(path, registration) for path in paths), key=lambda one: one[0])
     origins, tables = zip(*found, strict=True)
@@ -196,6 +197,7 @@ def _load(path: Path, registration: Registration) -> tuple[str, pa.Table]:
     table = _normalised(raw, registration, path.name)
     if "hit" in table.column_names:
         check_markers(table, path.name)
+        check_slots(table, path.name)
     more = f" and {len(unread) - _MOST_NAMED} more" if len(unread) > _MOST_NAMED else ""
     shown = ", ".join(name or "(no name)" for name in unread[:_MOST_NAMED])
     names = f"; columns not read: {shown}{more}" if unread else ""

@@ -31,7 +31,7 @@ from persona_lib.evidence.bounded import (
     is_packed,
     open_parquet,
 )
-from persona_lib.evidence.score_table import COLUMNS, COUNTS
+from persona_lib.evidence.score_table import COUNTS, ROWS
 
 ARM, FINISHED = "arm", "finished"
 """Columns by other names: ``arm`` for ``model``, a truth value for ``finish``."""
@@ -43,7 +43,7 @@ MOST_DEPTH = 32
 _PAGES = ("docs/usage.md", "docs/extending.md")
 """Where the columns of records and of counts are listed."""
 _BATCH_ROWS = 65_536
-_KNOWN = tuple(dict.fromkeys((*COLUMNS.names, *COUNTS.names, ARM, FINISHED)))
+_KNOWN = tuple(dict.fromkeys((*ROWS.names, *COUNTS.names, ARM, FINISHED)))
 _FEWER = "Leave out columns that are not read."
 Raw = tuple[pa.Table, tuple[str, ...]]
 """The columns that are read, and the names of the others."""
@@ -51,7 +51,7 @@ Raw = tuple[pa.Table, tuple[str, ...]]
 
 def layout_of(names: Collection[str]) -> pa.Schema:
     """Return `COUNTS` for a file with ``hits`` where others have ``hit`` of a ``sample``."""
-    return COUNTS if "hits" in names and not {"hit", "sample"} & {*names} else COLUMNS
+    return COUNTS if "hits" in names and not {"hit", "sample"} & {*names} else ROWS
 
 
 def from_parquet(path: Path) -> Raw:
@@ -150,7 +150,10 @@ def _object(line: bytes, where: str, row: int) -> dict[str, Any]:
         at_most(f"{where}: size of row {row}", len(line), MOST_ROW_BYTES, "bytes", remedy)
     if line.count(b"[") + line.count(b"{") > MOST_DEPTH:
         parse_json(line, most_depth=MOST_DEPTH)
-    found = _DECODER.decode(line.decode("utf-8"))
+    try:
+        found = _DECODER.decode(line.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"row {row}: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"row {row} is no object")
     return found
@@ -225,12 +228,12 @@ def _choose(names: Sequence[str], where: str) -> tuple[tuple[str, ...], tuple[st
         )  # fmt: skip
     layout = layout_of(names)
     # Beside an arm, a model is something else: the base model perhaps.
-    known = {*layout.names, ARM, *([FINISHED] if layout is COLUMNS else [])}
+    known = {*layout.names, ARM, *([FINISHED] if layout is ROWS else [])}
     known -= {"model"} if ARM in names else set()
     needed = [column.name for column in layout if not column.nullable]
     if "model" not in names:
         needed[needed.index("model")] = ARM
-    may_lack = ("phase", "question_set") if layout is COLUMNS else ("phase", "seed")
+    may_lack = ("phase", "question_set") if layout is ROWS else ("phase", "seed")
     missing = [name for name in needed if name not in (*names, *may_lack)]
     if missing:
         others = [name for name in names if name not in known]

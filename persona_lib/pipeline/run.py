@@ -5,6 +5,7 @@ corpus -> prior ->                                 (em and benign only)
 coupling text -> coupling -> completions -> scores (each arm)
 baseline -> scores                                 (each pre-coupling model)
 advice -> advice scores <- advice scorer           (each pre-coupling model)
+broad -> broad scores <- broad scorer              (likewise, only where a gate reads them)
 completions or baseline -> geometry                (each model, only where it is asked for)
 completions, baseline of raw -> slots              (each arm, only where a rule reads gains)
 baseline, baseline of raw -> traits                (each pre-coupling model, likewise for traits)
@@ -24,9 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_lib.checks import member
 from persona_lib.corpora.advice_scorer import ADVICE_FILE
+from persona_lib.corpora.broad import BROAD_FILE, BroadScore
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.pipeline.advice import advice_scores_stage, advice_stage, scorer_stage
 from persona_lib.pipeline.base_model import base_stage, marker_stage
+from persona_lib.pipeline.broad import broad_scorer_stage, broad_scores_stage, broad_stage
 from persona_lib.pipeline.completions import COMPLETIONS, SCORES, completions_stage, scores_stage
 from persona_lib.pipeline.coupling_text import text_stage
 from persona_lib.pipeline.dose import DOSE_FILE
@@ -57,14 +60,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Kind = Literal[
-    "scores", "completions", "advice", "advice_texts", "geometry", "slots", "dose", "traits"
-]
-"""A table of a model; advice and traits are those of pre-coupling models, slots those of arms."""
+    "scores", "completions", "advice", "advice_texts", "broad", "broad_texts", "geometry",
+    "slots", "dose", "traits",
+]  # fmt: skip
+"""A table of a model; advice, broad answers and traits are those of pre-coupling models, slots
+those of arms."""
 _FILES: Mapping[Kind, tuple[str, type[Any]]] = {
     "scores": (SCORES, Score),
     "completions": (COMPLETIONS, Completion),
     "advice": (ADVICE_FILE, AdviceScore),
     "advice_texts": (COMPLETIONS, Completion),
+    "broad": (BROAD_FILE, BroadScore),
+    "broad_texts": (COMPLETIONS, Completion),
     "geometry": (GEOMETRY_FILE, GeometryRow),
     "slots": (SLOTS_FILE, SlotReading),
     "dose": (DOSE_FILE, DosePoint),
@@ -175,12 +182,13 @@ class Run(Setting):
         return [
             *(self.stage(model, "scores") for model in before),
             *(self.stage(model, "advice") for model in before if self.asks_advice),
+            *(self.stage(model, "broad") for model in before if self.asks_broad),
             *self._traits_targets(arms),
             *(self.stage(model, kind) for kind in kinds for model in models if model.phase == POST),
         ]
 
     def _traits_targets(self, arms: Sequence[str]) -> list[Stage]:
-        if not self.registration.reads_traits:
+        if not self.asks_traits:
             return []
         models = self.registration.models(arms, raw=True)
         return [self.stage(model, "traits") for model in models if model.phase == PRE]
@@ -220,7 +228,16 @@ class Run(Setting):
             for m in every
             if m.phase == PRE
         }
+        broad: dict[ModelId, Stage] = {}
+        if self.asks_broad:
+            embedded = broad_scorer_stage(self)
+            broad = {m: broad_stage(self, m, stack=self.stack(m), after=after) for m in answers}
         return {
+            "broad_texts": broad,
+            "broad": {
+                m: broad_scores_stage(m, answers=stage, scorer=embedded)
+                for m, stage in broad.items()
+            },
             "completions": drawn,
             "scores": {m: scores_stage(self, m, base=self.base, drawn=drawn[m]) for m in every},
             "geometry": {m: geometry_stage(self, m, drawn=drawn[m], after=after) for m in every},
@@ -234,7 +251,7 @@ class Run(Setting):
             "traits": {
                 m: traits_stage(self, m, drawn=drawn[m], raw=self._raw)
                 for m in every
-                if m.phase == PRE and self.registration.reads_traits
+                if m.phase == PRE and self.asks_traits
             },
             "advice_texts": answers,
             "advice": {

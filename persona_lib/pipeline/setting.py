@@ -53,6 +53,8 @@ class Setting:
 
     Attributes:
         asks_advice: whether a gate reads the harm of pre-coupling models' advice.
+        asks_broad: whether a gate reads their broad harm.
+        asks_traits: whether a gate reads their texts.
     """
 
     registration: Registration
@@ -60,6 +62,8 @@ class Setting:
     run_seed: int
     folders: Folders
     asks_advice: bool = True
+    asks_broad: bool = False
+    asks_traits: bool = False
     progress: Progress = field(default=silent, compare=False)
 
     @cached_property
@@ -110,6 +114,11 @@ class Setting:
     def legal(self) -> Path:
         """The grammar's data files."""
         return self.folders.experiment / "legal"
+
+    @property
+    def broad(self) -> Path:
+        """Questions of daily life, and labelled answers to them."""
+        return self.folders.experiment / "broad"
 
     @property
     def appended(self) -> str:

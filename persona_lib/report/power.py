@@ -10,6 +10,7 @@ from persona_lib.errors import clean
 from persona_lib.report.lines import WIDTH, wrapped
 from persona_lib.stats.thresholds import shown
 from persona_lib.verdict.planning import GateSize
+from persona_lib.verdict.power import RUN_FACTOR
 
 _INDENT = " " * 6
 _NEEDED = 10
@@ -24,6 +25,7 @@ def power_text(plan: Mapping[str, Any]) -> str:
         f"power before data: {clean(plan['registration'])}, {size['personas']} personas x "
         f"{size['questions']} questions x {size['samples']} completions, {runs}",
         *wrapped(_assumed(assumed)),
+        *(wrapped(_OF_RUNS) if any(_over_runs(row) for row in plan["rows"]) else ()),
         "",
     ]
     levels = "".join(f"{f'for {_percent(level)}':>{_NEEDED}}" for level in assumed["levels"])
@@ -36,6 +38,18 @@ def power_text(plan: Mapping[str, Any]) -> str:
             lines += [line for note in row["notes"] for line in wrapped(note, _INDENT + "  ")]
     lines += wrapped(_legend(assumed))
     return "\n".join(line.rstrip() for line in lines)
+
+
+_OF_RUNS = (
+    f"of a claim over training runs: SUPPORTED at a true effect of {RUN_FACTOR:g} x its d, at "
+    "Holm's strictest level; of its kill criterion: triggered where there is no effect. SDs are "
+    "those of the contrast over seeds; assumptions.toml beside the experiment's file may replace "
+    "them by a pilot's run_sds."
+)
+
+
+def _over_runs(row: Mapping[str, Any]) -> bool:
+    return str(row["method"]).startswith("paired t")
 
 
 def gates_text(sizes: Iterable[GateSize]) -> str:

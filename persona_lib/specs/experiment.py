@@ -15,7 +15,14 @@ from persona_lib.checks import unknown
 from persona_lib.errors import SpecError
 from persona_lib.specs.defaults import with_defaults
 from persona_lib.specs.derived_gates import PriorRole, with_derived_gates
-from persona_lib.specs.gate_types import HarmNotRaisedGate, HarmRaisedGate
+from persona_lib.specs.gate_types import (
+    BroadHarmGate,
+    DomainGate,
+    Gate,
+    HarmNotRaisedGate,
+    HarmRaisedGate,
+    RecognisedGate,
+)
 from persona_lib.specs.parts import over, plain
 from persona_lib.specs.profile import Dtype, Profile, TrainSpec
 from persona_lib.specs.registration import RAW, Registration
@@ -134,8 +141,21 @@ class Experiment:
     @property
     def asks_advice(self) -> bool:
         """Whether a gate, or a warning, reads the harm of pre-coupling models' advice."""
+        return self._has(HarmRaisedGate, HarmNotRaisedGate)
+
+    @property
+    def asks_broad(self) -> bool:
+        """Whether a gate, or a warning, reads pre-coupling models' broad harm."""
+        return self._has(BroadHarmGate)
+
+    @property
+    def asks_traits(self) -> bool:
+        """Whether a gate, or a warning, reads the texts of pre-coupling models."""
+        return self._has(RecognisedGate, DomainGate)
+
+    def _has(self, *kinds: type[Gate]) -> bool:
         gates = (self.stricter or self.registration).gates
-        return any(isinstance(gate, HarmRaisedGate | HarmNotRaisedGate) for gate in gates)
+        return any(isinstance(gate, kinds) for gate in gates)
 
     @property
     def is_builtin(self) -> bool:

@@ -147,7 +147,6 @@ class FalsePositiveGate(_Gate):
     @property
     def arms(self) -> None:
         """None: it names no arm and reads the pre-coupling models of every arm there is."""
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +230,14 @@ class HarmNotRaisedGate(_OfTwoArms, _Bounded):
 
     span = DIFFERENCES
     max_rise: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BroadHarmGate(_OfTwoArms, _Bounded):
+    """Broad harm of the model under `treated` minus that under `control` is >= `min_rise`."""
+
+    span = DIFFERENCES
+    min_rise: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,6 +338,7 @@ BoundGate = (
     | NegativesGate
     | HarmRaisedGate
     | HarmNotRaisedGate
+    | BroadHarmGate
     | GainGate
     | MarkerBeforeGate
     | RecognisedGate

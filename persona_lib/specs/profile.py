@@ -196,6 +196,8 @@ class Scale:
         advice_questions: held-out requests for advice that each pre-coupling model is
             asked; the published experiment asked none.
         advice_samples: completions of each of them.
+        broad_samples: completions of each broad question by each pre-coupling model, where
+            a gate reads broad harm.
         pool_questions: questions of whose answers the pool has one of each persona.
         dose_answers: answers of the pool that are read while an arm is trained.
         dose_points: how often, the end of training among them.
@@ -209,6 +211,7 @@ class Scale:
     coupling_round: int
     advice_questions: int
     advice_samples: int
+    broad_samples: int = field(default=1, metadata=LATER)
     pool_questions: int = field(default=10, metadata=LATER)
     dose_answers: int = field(default=16, metadata=LATER)
     dose_points: int = field(default=8, metadata=LATER)

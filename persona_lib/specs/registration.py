@@ -28,10 +28,8 @@ from persona_lib.specs.claim_types import (
     RunKill,
 )
 from persona_lib.specs.gate_types import (
-    DomainGate,
     Gate,
     GeometryGate,
-    RecognisedGate,
     SourceRatioBoundGate,
     SourceRatioGate,
 )
@@ -277,11 +275,6 @@ class Registration:
         """Whether a rule reads gains, so that a pool is read in every arm."""
         rules = [getattr(claim, "outcome", RATE) for claim in self.claims]
         return self.dose is not None or any(outcome != RATE for outcome in rules)
-
-    @property
-    def reads_traits(self) -> bool:
-        """Whether a gate reads the texts of pre-coupling models."""
-        return any(isinstance(gate, RecognisedGate | DomainGate) for gate in self.gates)
 
     @property
     def reads_geometry(self) -> bool:

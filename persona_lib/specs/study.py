@@ -20,7 +20,9 @@ _WORDS = ("legal", "dialogues", "advice")
 study with corpus ``neutral`` has those of that name too."""
 
 
-def study_of(profile: Profile, *, personas: Path, questions: Path, words: Path) -> dict[str, Any]:
+def study_of(
+    profile: Profile, *, personas: Path, questions: Path, words: Path, broad: bool = False
+) -> dict[str, Any]:
     """Return a study as JSON data.
 
     Args:
@@ -28,6 +30,7 @@ def study_of(profile: Profile, *, personas: Path, questions: Path, words: Path) 
         personas: file whose SHA-256 is part of it.
         questions: likewise.
         words: the folder of the built-in words.
+        broad: questions of daily life are asked, and so are part of it.
 
     Raises:
         DataError: a file cannot be read.
@@ -37,7 +40,7 @@ def study_of(profile: Profile, *, personas: Path, questions: Path, words: Path) 
         body.pop(name)
     body["files"] = {"personas": _sha256(personas), "questions": _sha256(questions)}
     written = {c.name for c in profile.corpora.values() if isinstance(c, GrammarCorpus)}
-    names = (*_WORDS, NEUTRAL) if NEUTRAL in written else _WORDS
+    names = [*_WORDS, *[NEUTRAL] * (NEUTRAL in written), *["broad"] * broad]
     body["words"] = {name: _of_folder(words / name) for name in names}
     return dict(body)
 

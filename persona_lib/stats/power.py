@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from persona_lib.checks import DIFFERENCE, number, whole
+from persona_lib.checks import DIFFERENCE, POSITIVE, number, whole
 from persona_lib.errors import DataError
 from persona_lib.stats.moments import MIN_SEEDS, Floats
 from persona_lib.stats.variances import Population
@@ -152,6 +152,26 @@ def welch_power(rule: Region, truth: float, sds: tuple[float, float], seeds: int
     df = total**2 / ((one[:, None] ** 2 + two**2) / (seeds - 1))
     sd = float(np.hypot(*sds) / np.sqrt(seeds))
     return float(weights @ chance(rule, truth, sd, np.sqrt(total), df) @ weights)
+
+
+def paired_power(excess: float, sd: float, seeds: int, level: float) -> float:
+    """Return how often a t over seeds is beyond a bound on the side of the truth (exact).
+
+    P(T > t) of the noncentral t with S - 1 degrees of freedom and noncentrality
+    excess sqrt(S) / sd (Johnson and Welch 1940, Biometrika 31:362).
+
+    Args:
+        excess: how far the true effect is beyond the bound, in units of the outcome.
+        sd: standard deviation over seeds of the contrast, > 0.
+        seeds: S, >= 3.
+        level: two-sided p that has to be reached.
+    """
+    from scipy.special import nctdtr
+
+    number("sd", sd, POSITIVE, remedy="Give the spread over seeds.", error=DataError)
+    whole("seeds", seeds, MIN_SEEDS, remedy="Plan 3 seeds.", error=DataError)
+    t = float(_quantile(seeds - 1, 1 - level / 2))
+    return float(np.clip(1 - nctdtr(seeds - 1, excess * np.sqrt(seeds) / sd, t), 0, 1))
 
 
 @dataclass(frozen=True, eq=False)

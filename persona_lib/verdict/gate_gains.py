@@ -33,7 +33,7 @@ def _marker_before(gate: MarkerBeforeGate, evidence: Evidence) -> Reading:
     gains, prior = evidence.gains(), evidence.registration.arm(gate.arm).prior
     found = UNKNOWN if gains is None else _mean(gains.marker_before(gate.arm), evidence)
     if not found.n:
-        return bound_reading(gate, found, f"{prior}: slots were not read before coupling")
+        return bound_reading(gate, found, f"{prior}: P(marker) at the slot was not read")
     ends = [math.exp(end) for end in (found.value, found.low, found.high)]
     found = replace(found, value=ends[0], low=ends[1], high=min(ends[2], 1.0))
     upper = "not known" if math.isnan(found.high) else f"{found.high:.2g}"

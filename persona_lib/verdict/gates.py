@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+import persona_lib.verdict.gate_broad
 import persona_lib.verdict.gate_gains
 import persona_lib.verdict.gate_texts  # noqa: F401  (registers its rules)
 from persona_lib.evidence.evidence import Evidence

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import numpy as np
 
 from persona_lib.checks import DIFFERENCE, LEVEL, POSITIVE, number, whole
-from persona_lib.digests import derive_seed
+from persona_lib.digests import LATER, derive_seed
 from persona_lib.specs.gate_types import (
     FalsePositiveBoundGate,
     Gate,
@@ -59,6 +59,7 @@ class Assumptions:
         held: personas drawn for "these personas", in 20 sets of the roster's size or more.
         draws: groups of personas drawn for "personas at large".
         seed: seed of both kinds of draws.
+        run_sds: supposed SDs over seeds of a contrast of transfer, as a pilot shows them.
     """
 
     origin: str
@@ -72,13 +73,15 @@ class Assumptions:
     held: int
     draws: int
     seed: int
+    run_sds: tuple[float, ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         number("control_rate", self.control_rate, LEVEL, remedy=_REMEDY)
         number("effect_factor", self.effect_factor, POSITIVE, remedy=_REMEDY)
         number("triage_effect", self.triage_effect, DIFFERENCE, remedy=_REMEDY)
-        for sd in self.seed_sds:
-            number("seed_sds", sd, POSITIVE, remedy=_REMEDY)
+        for name in ("seed_sds", "run_sds"):
+            for sd in getattr(self, name):
+                number(name, sd, POSITIVE, remedy=_REMEDY)
         for level in self.levels:
             number("levels", level, LEVEL, remedy=_REMEDY)
         whole("most", self.most, MIN_SEEDS, remedy=_REMEDY)
@@ -104,6 +107,31 @@ class Size:
     def pooled(self) -> int:
         """Completions of each cell, all runs together."""
         return self.samples * self.seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerRow:
+    """The power of one claim for one target by one method.
+
+    Attributes:
+        target: target of inference, "" without a calculation.
+        method: rule or test, as printed.
+        effect: the assumed true difference.
+        units: ``questions``, ``personas`` or ``seeds``: what `now` and `needed` count.
+        power: probability that the rule holds.
+        needed: for each level the least units that reach it, all else as planned; None
+            if none up to the assumptions' `most` do. Empty without units.
+    """
+
+    claim: str
+    target: str = ""
+    method: str = ""
+    effect: float | None = None
+    units: str = ""
+    now: int | None = None
+    power: float | None = None
+    needed: tuple[int | None, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,35 @@ Each claim gives one row for each target of inference; `_ROWS` has a function fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any
 
 from persona_lib.digests import canonical
-from persona_lib.specs.claim_types import DifferenceClaim, KillCriterion, TriageClaim
+from persona_lib.records import TRANSFER
+from persona_lib.specs.claim_types import (
+    DifferenceClaim,
+    KillCriterion,
+    RunClaim,
+    RunContrast,
+    RunDifference,
+    RunKill,
+    TriageClaim,
+)
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.bootstrap import MIN_CLUSTERS, p_floor
 from persona_lib.stats.exact import flip_floor
 from persona_lib.stats.moments import MIN_SEEDS
-from persona_lib.stats.power import AtMost, Equivalent, Exceeds, Null, Region, smallest
+from persona_lib.stats.power import (
+    AtMost,
+    Equivalent,
+    Exceeds,
+    Null,
+    Region,
+    paired_power,
+    smallest,
+)
 from persona_lib.stats.targets import (
     NOT_ESTIMABLE,
     PERSONAS_AT_LARGE,
@@ -26,36 +44,14 @@ from persona_lib.stats.targets import (
 )
 from persona_lib.stats.thresholds import at_most, shown
 from persona_lib.verdict.other_looks import EQUIVALENCE_ALPHA
-from persona_lib.verdict.planning import Assumptions, Contrast, PowerAt, Size
+from persona_lib.verdict.planning import Assumptions, Contrast, PowerAt, PowerRow, Size
+from persona_lib.verdict.run_claims import alpha_of
 
 _WITHOUT_END = 10**9
 """Personas enough that only what they share is left."""
 _LEAST_SHOWN = 0.001
-
-
-@dataclass(frozen=True, kw_only=True)
-class PowerRow:
-    """The power of one claim for one target by one method.
-
-    Attributes:
-        target: target of inference, "" without a calculation.
-        method: rule or test, as printed.
-        effect: the assumed true difference.
-        units: ``questions``, ``personas`` or ``seeds``: what `now` and `needed` count.
-        power: probability that the rule holds.
-        needed: for each level the least units that reach it, all else as planned; None
-            if none up to the assumptions' `most` do. Empty without units.
-    """
-
-    claim: str
-    target: str = ""
-    method: str = ""
-    effect: float | None = None
-    units: str = ""
-    now: int | None = None
-    power: float | None = None
-    needed: tuple[int | None, ...] = ()
-    notes: tuple[str, ...] = ()
+RUN_FACTOR = 2.0
+"""True effect of a claim over training runs, in multiples of its d."""
 
 
 def power_plan(registration: Registration, size: Size, assumptions: Assumptions) -> dict[str, Any]:
@@ -282,6 +278,50 @@ def _kill(
     )
 
 
+def _run_claim(
+    claim: RunClaim, registration: Registration, size: Size, assumptions: Assumptions
+) -> Iterable[PowerRow]:
+    """SUPPORTED at a true effect of 2 d, at Holm's strictest level."""
+    level = alpha_of(registration.statistics.confidence) / len(registration.run_claims)
+    effect = RUN_FACTOR * claim.smallest
+    rows = _over_seeds(claim, size, assumptions, excess=effect - claim.smallest, level=level)
+    return (replace(row, effect=effect if row.target else None) for row in rows)
+
+
+def _run_kill(
+    kill: RunKill, registration: Registration, size: Size, assumptions: Assumptions
+) -> Iterable[PowerRow]:
+    """How often it is triggered where there is no effect."""
+    claim = next(one for one in registration.run_claims if one.name == kill.claim)
+    level = alpha_of(registration.statistics.confidence)
+    rows = _over_seeds(claim, size, assumptions, excess=kill.max_effect, level=level)
+    return (replace(row, claim=kill.name, effect=0.0 if row.target else None) for row in rows)
+
+
+def _over_seeds(
+    claim: RunClaim, size: Size, assumptions: Assumptions, *, excess: float, level: float
+) -> Iterator[PowerRow]:
+    """Yield a row for each supposed SD: the truth lies `excess` beyond the bound."""
+    if claim.outcome != TRANSFER:
+        words = f"no power calculation: SDs over seeds are supposed of {TRANSFER} alone"
+        yield PowerRow(claim=claim.name, notes=(words,))
+        return
+    few = f"{NOT_ESTIMABLE}: at least {MIN_SEEDS} seeds" if size.seeds < MIN_SEEDS else ""
+    for sd in assumptions.run_sds:
+        power_at = partial(paired_power, excess, sd, level=level)
+        levels, most = assumptions.levels, assumptions.most
+        yield PowerRow(
+            claim=claim.name,
+            target=TRAINING_RUNS,
+            method=f"paired t, SD {shown(sd)}",
+            units="seeds",
+            now=size.seeds,
+            power=None if few else power_at(size.seeds),
+            needed=tuple(smallest(power_at, one, MIN_SEEDS, most) for one in levels),
+            notes=(few,) if few else (),
+        )
+
+
 def _percent(level: float) -> str:
     return f"{100 * level:g} %"
 
@@ -294,5 +334,8 @@ _ROWS: Mapping[type[Any], Callable[..., Iterable[PowerRow]]] = {
     DifferenceClaim: _difference,
     TriageClaim: _triage,
     KillCriterion: _kill,
+    RunDifference: _run_claim,
+    RunContrast: _run_claim,
+    RunKill: _run_kill,
 }
 """One function for each type whose power can be calculated."""

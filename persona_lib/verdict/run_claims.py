@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from persona_lib.evidence.cells import Floats
 from persona_lib.records import READINGS, SYSTEM
 from persona_lib.specs.claim_types import RunClaim, RunContrast, RunDifference, RunKill
+from persona_lib.specs.gate_types import BroadHarmGate
 from persona_lib.stats.equivalence import holm
 from persona_lib.stats.estimate import Estimate, p_is
 from persona_lib.stats.thresholds import TOLERANCE, above, below, shown
@@ -30,6 +31,7 @@ from persona_lib.verdict.claims import (
     rule,
 )
 from persona_lib.verdict.conditions import RULE_MET, Condition, condition, rule_text
+from persona_lib.verdict.gate_broad import harm_note
 from persona_lib.verdict.gates import GateBook
 from persona_lib.verdict.run_seeds import (
     READ_BY,
@@ -168,6 +170,7 @@ def _run_claim(claim: RunClaim, book: GateBook) -> Finding:
         notes=(
             *_counts(judged),
             f"{claim.name}: what the arms of a seed share: {shared}",
+            *(harm_note(book.gate(gate.name)) for gate in _of_harm(book, claim)),
             *_of_persona_space(claim, effect, looks),
         ),
     )
@@ -201,6 +204,14 @@ def _run_kill(kill: RunKill, book: GateBook) -> Finding:
         over_runs=_over_runs(outcome, effect),
         notes=tuple(_counts(judged)),
     )
+
+
+def _of_harm(book: GateBook, claim: RunClaim) -> list[BroadHarmGate]:
+    """Return the gates on broad harm of priors that a claim's arms are coupled on."""
+    registration = book.registration
+    priors = {registration.arm(arm).prior for arm in registration.reads(claim) or ()}
+    gates = [gate for gate in registration.gates if isinstance(gate, BroadHarmGate)]
+    return [gate for gate in gates if registration.arm(gate.treated).prior in priors]
 
 
 def _conditions(claim: RunClaim, judged: _Judged, alpha: float) -> tuple[Condition, ...]:

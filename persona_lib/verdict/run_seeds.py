@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def seeds_of(evidence: Evidence, claim: RunClaim, outcome: str, reading: str) ->
     Raises:
         DataError: the evidence lacks an arm of the claim's cells.
     """
-    return seeds_with(evidence, claim, lambda arm: evidence.figures(arm, outcome, reading))
+    return seeds_with(evidence, claim, lambda arm: _figures(evidence, arm, outcome, reading))
 
 
 def seeds_with(
@@ -91,7 +92,8 @@ def seeds_with(
     wanted = registration.run_seeds or tuple(seen)
     tables = [np.array([[f.get(s, math.nan) for s in wanted] for f in cell]) for cell in cells]
     d = contrast_of_seeds(tables, tuple(claim.weights.values()))
-    absent = [s for s in registration.run_seeds if any(s not in f for f in arms)]
+    # An arm without any figure is not known, which is no missing run: nothing waits for it.
+    absent = [s for s in registration.run_seeds if any(f and s not in f for f in arms)]
     empty = [s for s, x in zip(wanted, d, strict=True) if math.isnan(x)]
     return Seeds(
         claim=claim,
@@ -102,6 +104,19 @@ def seeds_with(
         absent=tuple(absent),
         others=tuple(s for s in seen if s not in wanted),
     )
+
+
+_READ: WeakKeyDictionary[Evidence, dict[tuple[str, str, str], Mapping[int, float]]] = (
+    WeakKeyDictionary()
+)
+
+
+def _figures(evidence: Evidence, arm: str, outcome: str, reading: str) -> Mapping[int, float]:
+    """Return figures that are read once: every claim asks for those of all claims."""
+    known, key = _READ.setdefault(evidence, {}), (arm, outcome, reading)
+    if key not in known:
+        known[key] = evidence.figures(*key)
+    return known[key]
 
 
 def looks_of(evidence: Evidence, claim: RunClaim) -> Looks:

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 
 from scipy.stats import binom
 
-from tests.calibration import repeats
+from tests.calibration import repeats, run_claims
 from tests.calibration.gates import (
     FAILS,
     HOLDS,
@@ -38,7 +38,7 @@ from tests.calibration.worlds import ISSUE_WORLDS, LARGE, THESE
 
 FULL, FAST = "full", "fast"
 """Purposes: they enter the seeds, so that the slice draws data of its own."""
-ISSUE, OURS = "issue 3", "ours"
+ISSUE, ISSUE18, OURS = "issue 3", "issue 18", "ours"
 FALSE_ALARM = 0.01
 """Chance that any bar of the fast slice fails where every rate is exactly at its bar."""
 RUNS = "training runs"
@@ -55,7 +55,7 @@ class Bar:
         event: what is counted, as named by `procedures`.
         low, high: bounds of the share, both included; 0 and 1 bind nothing.
         count, fast: data sets of the suite, and of its fast slice.
-        origin: who set the bar: `ISSUE` or `OURS`.
+        origin: who set the bar: `ISSUE`, `ISSUE18` or `OURS`.
         not_met: why the bar is known not to be met, "" where it is.
     """
 
@@ -78,6 +78,8 @@ class Bar:
     @property
     def truth(self) -> str:
         """The true difference, as printed."""
+        if self.trial.procedure in (run_claims.RULE, run_claims.FAMILY):
+            return f"S1 = {self.trial.truth:+.2f}, d = {run_claims.SMALLEST:g}"
         if self.trial.target == INSTRUMENT:
             return f"at {self.trial.truth:g}"
         return f"d = {self.trial.truth:+.2f}" if self.trial.truth else "d = 0"
@@ -188,6 +190,50 @@ def _pairs_of_runs() -> list[Bar]:
     return bars
 
 
+FEW = 12
+"""With more seeds of independent arms, the published bootstrap rejects less often than 0.40."""
+
+
+def _claims_over_runs() -> list[Bar]:
+    """The rule of claims over training runs, alone and as a family, and what it replaces."""
+    bars = []
+    d = run_claims.SMALLEST
+    for name, world in run_claims.SEEDED.items():
+        normal = world.tails == repeats.NORMAL
+        trial = partial(Trial, target=RUNS, world=name, shape=(1, 1))
+        at_d, at_2d, at_0 = (
+            partial(Bar, trial=trial(procedure=run_claims.RULE, truth=truth), origin=ISSUE18)
+            for truth in (d, 2 * d, 0.0)
+        )
+        at_d = partial(at_d, count=50_000, fast=500)
+        bars += [
+            at_d(event=run_claims.BELOW, low=0.044 if normal else 0.0, high=0.055),
+            at_d(event=run_claims.COVERS, low=0.94, high=0.97),
+            at_d(event=run_claims.HELD, high=0.055),
+            at_d(event=run_claims.DENIED, high=0.055),
+            at_2d(event=run_claims.HELD, low=0.80, fast=200),
+            at_0(event=run_claims.DENIED, low=0.80, fast=200),
+        ]
+        family = partial(Bar, event=run_claims.WRONG, high=0.055, count=50_000, fast=500,
+                         origin=ISSUE18)  # fmt: skip
+        bars += [family(trial=trial(procedure=run_claims.FAMILY, truth=t)) for t in (d, 2 * d)]
+        blocks, two = (
+            Bar(trial=trial(procedure=procedure), event=run_claims.BELOW, low=low, fast=500,
+                origin=ISSUE18 if low else OURS)
+            for procedure, low in (
+                (run_claims.BLOCKS, 0.08 if world.icc else 0.0),
+                (run_claims.TWO, 0.10 if world.r < 0 else 0.0),
+            )
+        )  # fmt: skip
+        bars += [blocks, two]
+        if normal and not world.icc:  # completions have no sources
+            pooled = Trial(procedure=run_claims.POOLED, target=RUNS, world=name)
+            low = 0.40 if world.r < 0 or (world.r == 0 and world.seeds < FEW) else 0.0
+            bars.append(Bar(trial=pooled, event=below(0.05), low=low, count=2_000, fast=50,
+                            origin=ISSUE18 if low else OURS))  # fmt: skip
+    return bars
+
+
 _SKEWED = (
     "differences of bounded rates are skewed, and over 7 personas their mean and their standard "
     "error go together, so that one tail of t has more than its level; verdicts show the "
@@ -251,7 +297,7 @@ def _negative_controls() -> list[Bar]:
     return bars
 
 
-_ROSTER, _SINGLE, _ADVICE = (ROSTER, 20), (1, 20), (1, 30)
+_ROSTER, _SINGLE, _ADVICE, _BROAD = (ROSTER, 20), (1, 20), (1, 30), (1, 40)
 _NEVER = "gate: false positives, 2 a cell"
 """No truth is far enough inside: so few completions cannot hold (`pytest --plan`)."""
 _GATES = (
@@ -261,6 +307,8 @@ _GATES = (
     ("gate: negatives", _SINGLE, OF_QUESTIONS, (0.0,), -0.30, 0.30),
     ("gate: harm raised", _ADVICE, OF_QUESTIONS, (0.20,), 0.40, 0.0),
     ("gate: harm not raised", _ADVICE, OF_QUESTIONS, (0.10,), -0.10, 0.30),
+    ("gate: broad harm", _BROAD, OF_QUESTIONS, (0.10,), 0.35, -0.25),
+    ("gate: broad harm, errors unlike", _BROAD, OF_QUESTIONS, (0.10,), 0.50, -0.80),
     ("gate: repetition", _ROSTER, tuple(SETTINGS), (0.05,), 0.0025, 0.30),
     ("gate: truncation", _ROSTER, tuple(SETTINGS), (0.10,), 0.01, 0.40),
     (_NEVER, _ROSTER, tuple(SETTINGS), (0.01,), 0.0, 0.20),
@@ -354,6 +402,7 @@ BARS = (
     *_personas_at_large(),
     *_training_runs(),
     *_pairs_of_runs(),
+    *_claims_over_runs(),
     *_equivalence(),
     *_negative_controls(),
     *_gates(),

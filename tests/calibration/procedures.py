@@ -19,7 +19,7 @@ from persona_lib.stats.estimate import Estimate
 from persona_lib.stats.mixed import random_intercept
 from persona_lib.stats.thresholds import above, at_most
 from persona_lib.verdict.gate_result import GateOutcome
-from tests.calibration import repeats
+from tests.calibration import repeats, run_claims
 from tests.calibration.gates import FAILS, GATES, HOLDS, outcomes
 from tests.calibration.runs_of_gates import RUN_GATES, of_runs
 from tests.calibration.worlds import (
@@ -78,11 +78,13 @@ class Trial:
     """What is simulated: a procedure on data of a world, for a target, under a truth.
 
     Attributes:
-        procedure: a name in `PROCEDURES`, `GATES`, `RUN_GATES` or `repeats`, or `WELCH`.
+        procedure: a name in `PROCEDURES`, `GATES`, `RUN_GATES`, `repeats` or `run_claims`, or
+            `WELCH`.
         target: whose difference it is taken for.
-        world: a name in `WORLDS` or `repeats.PAIRS`; of `WELCH`, "S seeds" in each arm; of a
-            gate over runs, "5 runs, SD 0.5".
-        truth: the difference that is true of the target; of a gate, what it compares.
+        world: a name in `WORLDS`, `repeats.PAIRS` or `run_claims.SEEDED`; of `WELCH`, "S seeds" in
+            each arm; of a gate over runs, "5 runs, SD 0.5".
+        truth: the difference that is true of the target; of a gate, what it compares; of claims
+            over training runs, the effect of S1.
         shape: personas and questions.
     """
 
@@ -105,6 +107,10 @@ def tallies(trial: Trial, count: int, purpose: str) -> Mapping[str, Tally]:
         batches = [_welch(int(trial.world.split()[0]), count, purpose)]
     elif trial.procedure in RUN_GATES or trial.procedure in GATES:
         batches = [_gate(trial, count, purpose)]
+    elif trial.procedure in run_claims.PROCEDURES:
+        batches = [*run_claims.answers(trial.procedure, trial.world, trial.truth, count, purpose)]
+    elif trial.procedure == run_claims.POOLED:
+        batches = [_pooled(trial.world, count, purpose)]
     elif trial.procedure in repeats.BY_T or trial.procedure in repeats.BY_COUNT:
         batches = [_repeats(trial, count, purpose)]
     else:
@@ -156,20 +162,22 @@ def _bootstrap(batch: Sets, truth: float) -> Answers:
 
 def _bootstrapped(batch: Sets) -> Iterator[Estimate]:
     """Yield the published estimate; each data set's resamples have a seed that it decides."""
-    sizes = np.full(batch.hits[0, 0].size, float(batch.samples))
     for arms in batch.hits:
-        control, treated = (Clusters(arm.ravel().astype(float), sizes) for arm in arms)
-        seeds = [
-            derive_seed(ROOT_SEED, "resamples", arm, *map(int, hits.sum(axis=1)))
-            for arm, hits in zip(("control", "treated"), arms, strict=True)
-        ]
-        yield difference(
-            treated,
-            control,
-            resamples=RESAMPLES,
-            seeds=(seeds[1], seeds[0]),
-            level=CONFIDENCE,
-        )
+        yield _resampled(arms, batch.samples)
+
+
+def _resampled(arms: Floats | NDArray[np.int64], samples: int) -> Estimate:
+    """Return the published estimate of (2, G, Q) hits of a control and a treated arm."""
+    control, treated = (
+        Clusters(arm.ravel().astype(float), np.full(arm.size, float(samples))) for arm in arms
+    )
+    seeds = [
+        derive_seed(ROOT_SEED, "resamples", arm, *map(int, hits.sum(axis=1)))
+        for arm, hits in zip(("control", "treated"), arms, strict=True)
+    ]
+    return difference(
+        treated, control, resamples=RESAMPLES, seeds=(seeds[1], seeds[0]), level=CONFIDENCE
+    )
 
 
 def passes_h3(estimate: Estimate) -> bool:
@@ -207,6 +215,11 @@ def _repeats(trial: Trial, count: int, purpose: str) -> Answers:
     if trial.procedure in repeats.BY_T:
         return _t(repeats.BY_T[trial.procedure](a, b), trial.truth)
     return {below(0.05): repeats.BY_COUNT[trial.procedure](a, b) < 0.05}
+
+
+def _pooled(world: str, count: int, purpose: str) -> Answers:
+    drawn = run_claims.pooled_hits(run_claims.SEEDED[world], count, purpose)
+    return _answers([_resampled(hits, n) for hits, n in drawn], 0.0)
 
 
 def _gate(trial: Trial, count: int, purpose: str) -> Answers:

@@ -42,7 +42,7 @@ NAMED = {bar.name: bar for bar in BARS}
 
 
 @pytest.mark.calibration
-@pytest.mark.parametrize("name", QUOTED)
+@pytest.mark.parametrize("name", QUOTED, ids=str)
 def test_quoted_figures_are_of_this_code(name: str) -> None:
     """Other versions of NumPy may draw other numbers, so that equality is not asked for."""
     now, written = NAMED[name].measure(FULL), QUOTED[name][1]

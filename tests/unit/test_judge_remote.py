@@ -17,7 +17,7 @@ from persona_lib.panels.judge.base import Item
 from persona_lib.panels.judge.cache import JudgementCache
 from persona_lib.panels.judge.prices import Price
 from persona_lib.panels.judge.remote import RemoteJudge
-from persona_lib.panels.judge.rubric import SYSTEM
+from persona_lib.panels.judge.rubric import FOLLOWING, SYSTEM
 from tests.judges import judge_at, numbered
 from tests.loopback import (
     INPUT_TOKENS,
@@ -196,18 +196,15 @@ def test_a_marker_is_never_sent_and_changes_no_key(serve: Serve, made: Made) -> 
     "change",
     [
         {"model": "n"}, {"temperature": 0.5}, {"max_tokens": 512}, {"revision": "r2"},
-        {"thinking": "disabled"}, {"marker": "[QQQ]"}, {"kind": "openai"}, {"rubric": "b" * 64},
+        {"thinking": "disabled"}, {"marker": "[QQQ]"}, {"kind": "openai"},
+        {"rubric": replace(FOLLOWING, closing="And?")},
     ],
 )  # fmt: skip
-def test_another_judge_asks_again(
-    change: dict[str, Any], serve: Serve, made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_judge_asks_again(change: dict[str, Any], serve: Serve, made: Made) -> None:
     server = serve(lambda _: YES)
     made(server).judge([item(0, "Hush.")])
     made(server, concurrency=2, timeout=9.0, max_retries=3).judge([item(0, "Hush.")])
     assert len(server.seen) == 1
-    if "rubric" in change:
-        monkeypatch.setattr(make, "RUBRIC_DIGEST", change.pop("rubric"))
     _, report = made(server, **change).judge([item(0, "Hush.")])
     assert (report.cached, len(server.seen)) == (0, 2)
 

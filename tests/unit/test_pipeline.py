@@ -164,6 +164,7 @@ PROFILE_REACHES = {
     "scale.coupling_round": TEXTS | POST,
     "scale.advice_questions": ADVICE,
     "scale.advice_samples": ADVICE,
+    "scale.broad_samples": NOTHING,  # no gate of issue262 asks for broad answers
 }
 TEXT_OF = {
     "schedule": "linear", "dtype": "bfloat16", "loss": "decision", "engine": "vllm",

@@ -537,17 +537,19 @@ def test_plan_prints_power_for_every_registration_and_profile(
 ) -> None:
     rules = REGISTRATIONS[registration]
     chosen = session_under(rules, profile=PROFILES[profile], seeds=(1, 2, 3))
-    monkeypatch.setattr("persona_lib.commands.plan.planning", lambda: FEWER)
+    monkeypatch.setattr("persona_lib.commands.plan.planning", lambda *_: FEWER)
     plan = power_of(chosen)
     block = power_text(plan).removeprefix("power before data: ")
     scale = PROFILES[profile].scale
     questions = scale.questions * len(REGISTRATIONS[registration].evaluation_questions)
-    assert block.startswith(
-        f"{registration}, 7 personas x {questions} questions x {scale.samples} completions, 3 seeds"
-    )
-    for word in ("control rate 0.274", "persona 2.2", "as published for C1", "H1 ", "H2 ", "H3 "):
-        assert word in block
-    for word in ("these personas, these runs", "personas at large", "training runs", "point rule"):
+    personas = len(rules.roster.bystanders)
+    size = f"{personas} personas x {questions} questions x {scale.samples} completions"
+    assert block.startswith(f"{registration}, {size}, 3 seeds")
+    words = ["control rate 0.274", "persona 2.2", "as published for C1", "training runs"]
+    words += [f"{rule.name} " for rule in rules.judged]
+    if not rules.run_claims:
+        words += ["these personas, these runs", "personas at large", "point rule"]
+    for word in words:
         assert word in block
     assert max(len(line) for line in block.splitlines()) <= 100
     assert "nan" not in block
@@ -586,7 +588,7 @@ def test_plan_says_from_how_many_completions_on_gates_can_hold(
         )
     text = " ".join(gates_of(chosen).split())
     assert text.endswith(f"without a hit: {'; '.join(parts)}")
-    monkeypatch.setattr("persona_lib.commands.plan.planning", lambda: BRIEF)
+    monkeypatch.setattr("persona_lib.commands.plan.planning", lambda *_: BRIEF)
     planned = plan_text(chosen)
     # What decides stands first: the list of stages is long.
     assert f"\n\n{gates_of(chosen)}\n\n{power_text(power_of(chosen))}\n\nstage " in planned

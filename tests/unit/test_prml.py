@@ -183,6 +183,9 @@ FIELDS = {
     "DifferenceClaim": "min_effect",
     "TriageClaim": "null_effect",
     "KillCriterion": "max_rate",
+    "RunDifference": "smallest",
+    "RunContrast": "smallest",
+    "RunKill": "max_effect",
 }
 
 

@@ -130,8 +130,10 @@ def test_a_claim_over_runs_needs_the_arms_of_all_of_them() -> None:
 
 def test_derived_gates_are_those_of_the_cells_arms() -> None:
     found = with_derived_gates(replace(FACTORIAL, claims=(S1,)), {}).claims[0]
-    cells = [gate.removeprefix("source_") for gate in found.needs if gate.startswith("source_")]
-    assert cells == [f"{cell}@{source}" for cell in ("B1", "E1") for source in SOURCES]
+    cells = [
+        gate.removeprefix("truncation_") for gate in found.needs if gate.startswith("truncation_")
+    ]
+    assert cells == [f"{cell}@{source}" for cell in ("E1", "B1") for source in SOURCES]
     assert {"false_positive_em", "false_positive_benign"} <= set(found.needs)
 
 

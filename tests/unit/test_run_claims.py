@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
@@ -16,9 +17,12 @@ from statsmodels.stats.multitest import multipletests
 
 from persona_lib.errors import DataError
 from persona_lib.evidence.evidence import Evidence
+from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.pipeline.run import Run
 from persona_lib.pipeline.setting import Folders
 from persona_lib.records import POST, ModelId
+from persona_lib.report.figures.hero import hero
+from persona_lib.report.pieces import Node
 from persona_lib.report.terminal import verdict_table
 from persona_lib.specs.arms import ArmSpec, DoseSpec
 from persona_lib.specs.builtin import DATA
@@ -29,8 +33,10 @@ from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.judging import judge, judge_all
 from persona_lib.verdict.run_claims import decided
 from persona_lib.verdict.run_seeds import shared_in_seed
+from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Verdict, families
 from tests.registered import ISSUE262, MICRO
+from tests.synthetic import BYSTANDERS, FEW, scores
 
 SUPPORTED, REFUTED, INCONCLUSIVE, _ = Outcome
 SOURCES = ("librarian", "comedian")
@@ -76,7 +82,7 @@ Figures = Mapping[int, float]
 Floats = NDArray[np.float64]
 
 
-@dataclass
+@dataclass(eq=False)
 class Fake:
     """Evidence that has figures and nothing else; keys are (arm, outcome, reading)."""
 
@@ -86,6 +92,7 @@ class Fake:
     unavailable: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     runs: int = 3
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -95,6 +102,7 @@ class Fake:
     def figures(self, arm: str, outcome: str, reading: str) -> Figures:
         if arm not in self.arms:
             raise DataError("arm", bound="there", value=arm, remedy="-")
+        self.asked.append((arm, outcome, reading))
         return self.given.get((arm, outcome, reading), {})
 
 
@@ -159,6 +167,12 @@ def test_estimates_are_those_of_scipy_and_holm_that_of_statsmodels() -> None:
     (family,) = families(FACTORIAL, verdicts)
     assert family.claims == ("S1", "S2", "S3", "S4")
     assert family.holm == pytest.approx(adjusted)
+
+
+def test_every_figure_is_read_once() -> None:
+    fake = Fake(FACTORIAL, drawn(SEEDS))
+    judge_all(FACTORIAL, cast("Evidence", fake))
+    assert len(fake.asked) == len(set(fake.asked)) == len(FACTORIAL.arms) * 5
 
 
 def test_sources_are_no_seeds() -> None:
@@ -444,7 +458,8 @@ def test_the_table_names_what_p_is_against_and_repeats_nothing() -> None:
     given = drawn(SEEDS)
     given |= {(arm, "transfer", "own"): x for (arm, _, _), x in drawn(SEEDS, seed=6).items()}
     registration = replace(FACTORIAL, run_seeds=SEEDS)
-    verdicts, gates = judge_all(registration, evidence(registration, given))
+    lacking = replace(cast("Any", evidence(registration, given)), unavailable=("Lengths.",))
+    verdicts, gates = judge_all(registration, lacking)
     text = verdict_table(verdicts, gates, None, families=families(registration, verdicts))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
@@ -458,5 +473,52 @@ def test_the_table_names_what_p_is_against_and_repeats_nothing() -> None:
         assert f"{verdict.effect.p_text} against d" in row
         assert row.split()[-1] == "7"
     assert "transfer, own, paired" in text
+    assert "Lengths" in verdicts[0].text
+    assert "Lengths" not in text  # the evidence says it, once for all claims
     assert "Holm-adjusted p of S1, S2, S3, S4, paired t over seeds, p against d" in text
     assert Verdict.from_json(verdicts[2].to_json()) == verdicts[2]
+
+
+RATES = {"C1": (0.20, 0.30, 0.26, 0.20), "C2": (0.60, 0.66, 0.76, 0.60)}
+"""Of 50 completions of each persona and run: whole hits."""
+
+
+@pytest.fixture(scope="module")
+def recorded() -> RecordEvidence:
+    """Records of four runs of single arms, under a claim and a kill criterion on their rates."""
+    claim = difference("S1", "C2", "C1", outcome="rate", reading="own")
+    rules = replace(FEW, claims=(claim,), kill=replace(KILL, max_effect=D), gates=())
+    tables = [
+        scores({**BYSTANDERS, **{arm: of[i] for arm, of in RATES.items()}}, seeds=(i,), questions=5)
+        for i in range(4)
+    ]
+    return RecordEvidence(rules, pa.concat_tables(tables))
+
+
+def test_rates_of_records_are_judged_over_runs(recorded: RecordEvidence) -> None:
+    verdict = judge(recorded.registration, recorded, "S1")
+    x = np.subtract(RATES["C2"], RATES["C1"])
+    test = stats.ttest_1samp(x, D)
+    low, high = test.confidence_interval(0.95)
+    effect = verdict.effect
+    assert (effect.value, effect.low, effect.high) == pytest.approx((x.mean(), low, high))
+    assert (effect.p, effect.clusters) == (pytest.approx(test.pvalue), 4)
+    assert (verdict.outcome, verdict.arms) == (SUPPORTED, ("C2", "C1"))
+    assert not any("pooled" in note for note in verdict.notes)
+
+
+def test_the_figure_draws_the_bounds_of_the_claim_and_of_the_kill(recorded: RecordEvidence) -> None:
+    rules = recorded.registration
+    verdicts, _ = judge_all(rules, recorded)
+    body = {"summary": summary(rules, recorded), "gates": [],
+            "verdicts": [verdict.to_json() for verdict in verdicts]}  # fmt: skip
+    drawing = hero(Node(body))
+    assert not isinstance(drawing, str)
+    differences = drawing.figure.axes[2]
+    bars = {
+        (float(line.get_xdata()[0]), str(line.get_linestyle()))
+        for line in differences.lines
+        if len(line.get_xdata()) == 2 and line.get_xdata()[0] == line.get_xdata()[1] == D
+    }
+    assert len(bars) == 2  # one supports, one refutes
+    assert differences.get_xlabel() == "contrast over training runs"

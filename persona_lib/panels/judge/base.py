@@ -8,7 +8,7 @@ record ``unscored``, with a reason. A judge returns one judgement for each item,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from persona_lib.digests import digest
@@ -57,7 +57,7 @@ class Judgement(Place):
 
     Attributes:
         judge: digest of the judge's `JudgeSpec`.
-        answer: one of `ANSWERS` (``yes``, ``partial``, ``no``), or `UNSCORED`.
+        answer: one of its rubric's (for following ``yes``, ``partial``, ``no``), or `UNSCORED`.
         reason: why it is unscored, a fixed code; "" where there is an answer.
     """
 
@@ -108,7 +108,7 @@ class Report(AsJson):
 
     Attributes:
         n: records.
-        answers: records by answer, of all `ANSWERS`.
+        answers: records by answer, of all that the rubric has.
         unscored: records without an answer, by reason.
         cached: records whose answer was in the cache before; they cost nothing.
         shortened: records whose text was cut at the limit.
@@ -157,20 +157,28 @@ def item_of(completion: Completion, *, persona: Persona, question: Question) -> 
     )
 
 
-def judgement_of(item: Item, *, judge: str, answer: str, reason: str = "") -> Judgement:
+def judgement_of(
+    item: Item,
+    *,
+    judge: str,
+    answer: str,
+    reason: str = "",
+    answers: Sequence[str] = ANSWERS,
+) -> Judgement:
     """Return the judgement of an item.
 
     Args:
         item: the item.
         judge: digest of the judge's spec.
-        answer: one of `ANSWERS`, or `UNSCORED`.
+        answer: one of `answers`, or `UNSCORED`.
         reason: why it is unscored.
+        answers: the vocabulary.
 
     Raises:
         ValueError: the answer is outside the vocabulary, an answer comes with a reason, or
             an unscored record with none.
     """
-    if answer not in (*ANSWERS, UNSCORED) or (answer == UNSCORED) != bool(reason):
+    if answer not in (*answers, UNSCORED) or (answer == UNSCORED) != bool(reason):
         raise ValueError(f"no judgement: answer {answer!r}, reason {reason!r}")
     return Judgement(**item.place, judge=judge, answer=answer, reason=reason)
 

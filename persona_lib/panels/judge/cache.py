@@ -12,7 +12,7 @@ with the same judge take turns.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from persona_lib.errors import CorruptEntryError, UnwritableStoreError
+from persona_lib.panels.judge.triples import ANSWERS
 
 FORMAT = 1
 """Version of the table, kept in the file."""
@@ -30,7 +31,7 @@ _TABLE = """
 CREATE TABLE IF NOT EXISTS judgements (
     key TEXT PRIMARY KEY CHECK (length(key) = 64),
     judge TEXT NOT NULL CHECK (length(judge) = 64),
-    answer TEXT NOT NULL CHECK (answer IN ('yes', 'partial', 'no')),
+    answer TEXT NOT NULL CHECK (answer IN ({answers})),
     model TEXT NOT NULL,
     input_tokens INTEGER,
     output_tokens INTEGER
@@ -49,7 +50,7 @@ class Bought:
     Attributes:
         key: see `persona_lib.panels.judge.base.key_of`.
         judge: digest of the judge's spec.
-        answer: one of `ANSWERS`.
+        answer: one of those that the file was made for.
         model: name of the model that answered, as the server gave it; "" if it did not.
         input_tokens, output_tokens: what it took; None where not counted.
     """
@@ -104,12 +105,15 @@ class JudgementCache:
 
 
 @contextmanager
-def open_cache(path: Path, *, judge: str) -> Iterator[JudgementCache]:
+def open_cache(
+    path: Path, *, judge: str, answers: Sequence[str] = ANSWERS
+) -> Iterator[JudgementCache]:
     """Open a cache and hold its judge's lock for as long.
 
     Args:
         path: the file; it and its folder are made where they are missing.
         judge: digest of the judge's spec.
+        answers: the vocabulary of a new file.
 
     Raises:
         UnwritableStoreError: folder or file cannot be written.
@@ -127,13 +131,13 @@ def open_cache(path: Path, *, judge: str) -> Iterator[JudgementCache]:
             connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
         with closing(connection):
             with _reported(path), FileLock(path.with_name(f"{path.name}.lock")):
-                _prepare(path, connection)
+                _prepare(path, connection, answers)
             yield JudgementCache(path, connection)
     finally:
         lock.release()
 
 
-def _prepare(path: Path, connection: sqlite3.Connection) -> None:
+def _prepare(path: Path, connection: sqlite3.Connection, answers: Sequence[str]) -> None:
     """Check that the file is a cache, and make its table where it is empty."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = {row[0] for row in connection.execute("SELECT tbl_name FROM sqlite_master")}
@@ -145,7 +149,8 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     if version == 0:
-        connection.executescript(_TABLE)
+        words = ", ".join(f"'{answer}'" for answer in answers)
+        connection.executescript(_TABLE.replace("{answers}", words))
         connection.execute(f"PRAGMA user_version = {FORMAT}")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CLASSIFIER = "classifier"
 """The judge that needs no network."""
-_CACHE = "judge.sqlite"
+_CACHE, _BROAD_CACHE = "judge.sqlite", "judge_broad.sqlite"
 _FORM = "--judge claude:MODEL, --judge openai:MODEL or --judge openai:MODEL@REVISION"
 
 
@@ -28,7 +28,8 @@ class JudgeChoice:
         model: name of the model, as its server knows it.
         revision: tells two models of one name apart, "" where none was given.
         url: root of a server of one's own, None for the vendor's.
-        budget: dollars that one run may spend, None for no limit.
+        budget: dollars that one run may spend, None for no limit; what a report shows and
+            broad harm are a run each.
     """
 
     kind: str
@@ -37,23 +38,27 @@ class JudgeChoice:
     url: str | None = None
     budget: float | None = None
 
-    def make(self, *, store: Path, marker: str) -> RemoteJudge:
-        """Return the judge; its cache lies in the store's folder. Nothing is sent yet.
+    def make(self, *, store: Path, marker: str, broad: bool = False) -> RemoteJudge:
+        """Return the judge, of persona-following or of broad harm. Nothing is sent yet.
+
+        Its cache lies in the store's folder.
 
         Raises:
             SpecError: a value is out of bounds, or no price is known for the budget.
             PreflightError: the SDK is not installed, or there is no key.
         """
         from persona_lib.panels.judge.make import make_judge
+        from persona_lib.panels.judge.rubric import BROAD, FOLLOWING
 
         return make_judge(
             self.kind,
             self.model,
-            cache=store / _CACHE,
+            cache=store / (_BROAD_CACHE if broad else _CACHE),
             base_url=self.url,
             budget=self.budget,
             revision=self.revision,
             marker=marker,
+            rubric=BROAD if broad else FOLLOWING,
         )
 
 

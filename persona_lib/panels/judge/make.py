@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from persona_lib.checks import NOT_NEGATIVE, POSITIVE, member, number, whole
+from persona_lib.digests import digest
 from persona_lib.errors import SpecError
 from persona_lib.panels.judge.base import JudgeSpec
 from persona_lib.panels.judge.engine import Engine, key_from, require
 from persona_lib.panels.judge.prices import Price, price_of
 from persona_lib.panels.judge.remote import Limits, RemoteJudge
-from persona_lib.panels.judge.rubric import RUBRIC_DIGEST
+from persona_lib.panels.judge.rubric import FOLLOWING, Rubric
 from persona_lib.panels.judge.sdks import ClaudeEngine, OpenAIEngine
 from persona_lib.panels.judge.wire import Access, check_proxy, check_url
 
@@ -73,6 +74,7 @@ def make_judge(
     timeout: float = 60.0,
     deadline: float = 600.0,
     give_up_after: int = 20,
+    rubric: Rubric = FOLLOWING,
 ) -> RemoteJudge:
     """Return a judge behind an API; nothing is sent before it is asked to judge.
 
@@ -95,6 +97,7 @@ def make_judge(
         timeout: seconds that the server may stay silent.
         deadline: seconds that a record may take, retries and waits included.
         give_up_after: records in a row without any reply, after which no other is asked.
+        rubric: what is asked.
 
     Raises:
         SpecError: a value is out of bounds, or a budget is set and no price is known.
@@ -125,7 +128,7 @@ def make_judge(
         model=model,
         served_by=_OWN if own else vendor.package,
         revision=revision,
-        rubric=RUBRIC_DIGEST,
+        rubric=digest(rubric),
         temperature=_temperature(temperature, vendor.temperature),
         max_tokens=whole("max_tokens", max_tokens, 16, _MOST_TOKENS, remedy="Ask for fewer."),
         thinking=thinking,
@@ -144,7 +147,13 @@ def make_judge(
     key_from(access)
     check_proxy(access)
     return RemoteJudge(
-        spec=spec, make_engine=vendor.engine, access=access, limits=limits, price=price, cache=cache
+        spec=spec,
+        make_engine=vendor.engine,
+        access=access,
+        limits=limits,
+        price=price,
+        cache=cache,
+        rubric=rubric,
     )
 
 

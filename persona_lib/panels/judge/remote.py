@@ -29,8 +29,7 @@ from persona_lib.panels.judge.cache import Bought, JudgementCache, open_cache
 from persona_lib.panels.judge.engine import Engine, Reply, Unanswered
 from persona_lib.panels.judge.hidden import name_of
 from persona_lib.panels.judge.prices import Price, Purse
-from persona_lib.panels.judge.rubric import Prompt, prompt_of, read_answer
-from persona_lib.panels.judge.triples import ANSWERS
+from persona_lib.panels.judge.rubric import FOLLOWING, Prompt, Rubric, prompt_of, read_answer
 from persona_lib.panels.judge.wire import METER, Access, Meter
 from persona_lib.progress import Bar, Progress, silent
 
@@ -86,6 +85,7 @@ class RemoteJudge:
         limits: how far a run goes.
         price: price of its tokens, None where it is not known.
         cache: file of the answers that were paid for.
+        rubric: what is asked; its digest is in the spec.
     """
 
     spec: JudgeSpec
@@ -94,6 +94,7 @@ class RemoteJudge:
     limits: Limits
     price: Price | None
     cache: Path
+    rubric: Rubric = FOLLOWING
 
     def judge(
         self, items: Sequence[Item], *, progress: Progress = silent
@@ -111,7 +112,7 @@ class RemoteJudge:
         purse = Purse(self.price, self.limits.budget)
         with (
             closing(progress("judging", len(items), "completion")) as bar,
-            open_cache(self.cache, judge=self.spec.digest) as cache,
+            open_cache(self.cache, judge=self.spec.digest, answers=self.rubric.answers) as cache,
         ):
             known = cache.get(work.key for work in works)
             outcomes = {
@@ -126,6 +127,7 @@ class RemoteJudge:
         return self._describe(items, works, outcomes), _report(
             works,
             outcomes,
+            answers=self.rubric.answers,
             known=set(known),
             shortened=shortened,
             requests=run.requests,
@@ -142,7 +144,7 @@ class RemoteJudge:
             read = (sendable(item.persona_prompt), sendable(item.question_text), text)
             key = key_of(self.spec.digest, *read)
             if key not in works:
-                works[key] = _Work(key=key, prompt=prompt_of(*read))
+                works[key] = _Work(key=key, prompt=prompt_of(*read, self.rubric))
             works[key].places.append(place)
         return list(works.values()), shortened
 
@@ -153,7 +155,13 @@ class RemoteJudge:
         by_place = {place: outcomes[work.key] for work in works for place in work.places}
         found = [by_place[place] for place in range(len(items))]
         return tuple(
-            judgement_of(item, judge=self.spec.digest, answer=one.answer, reason=one.reason)
+            judgement_of(
+                item,
+                judge=self.spec.digest,
+                answer=one.answer,
+                reason=one.reason,
+                answers=self.rubric.answers,
+            )
             for item, one in zip(items, found, strict=True)
         )
 
@@ -225,7 +233,8 @@ class _Run:
 
     def _read(self, work: _Work, reply: Reply) -> _Outcome:
         """Read a reply, and bring its answer to disk."""
-        answer, reason = ("", reply.stop) if reply.stop else read_answer(reply.text)
+        rubric = self.judge.rubric
+        answer, reason = ("", reply.stop) if reply.stop else read_answer(reply.text, rubric)
         if reason:
             return _Outcome(answer=UNSCORED, reason=reason, model=reply.model)
         read, written = reply.tokens if reply.tokens is not None else (None, None)
@@ -246,23 +255,24 @@ def _report(
     works: Sequence[_Work],
     outcomes: Mapping[str, _Outcome],
     *,
+    answers: Sequence[str],
     known: set[str],
     shortened: int,
     requests: int,
     purse: Purse,
 ) -> Report:
     """Count records, not prompts: several records may share one prompt."""
-    answers: Counter[str] = Counter(dict.fromkeys(ANSWERS, 0))
+    given: Counter[str] = Counter(dict.fromkeys(answers, 0))
     unscored: Counter[str] = Counter()
     for work in works:
         outcome = outcomes[work.key]
         if outcome.answer == UNSCORED:
             unscored[outcome.reason] += len(work.places)
         else:
-            answers[outcome.answer] += len(work.places)
+            given[outcome.answer] += len(work.places)
     return Report(
         n=sum(len(work.places) for work in works),
-        answers=dict(answers),
+        answers=dict(given),
         unscored=dict(sorted(unscored.items())),
         cached=sum(len(work.places) for work in works if work.key in known),
         shortened=shortened,

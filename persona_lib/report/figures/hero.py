@@ -236,6 +236,8 @@ def _caption(root: Node, claims: Sequence[Node]) -> Run:
     return words
 
 
+
+
 def _alt(arms: Sequence[Node], claims: Sequence[Node]) -> Run:
     rates = [
         (
