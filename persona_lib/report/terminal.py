@@ -30,6 +30,7 @@ from persona_lib.verdict.gate_result import GateResult
 from persona_lib.verdict.training_runs import UNKNOWN
 from persona_lib.verdict.verdict import Family, Verdict
 
+_LACKING = "not available: "
 _LONGEST_NAME = 24
 """A gate with a longer name gets a line of its own and widens no column."""
 _UNITS = {
@@ -320,15 +321,14 @@ def _split(evidence: Mapping[str, Any]) -> list[str]:
 
 def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
     """Return the notes that all verdicts share, and those of claims over runs, once."""
-    runs = [
+    notes = [
         note
         for verdict in verdicts
         for note in verdict.notes
         if "training run" in note or verdict.effect.method == RUN_METHOD
+        if not note.startswith(_LACKING)  # the evidence says it, once for all claims
     ]
-    sentences = evidence["unavailable"] if evidence is not None else ()
-    lacking = [f"not available: {sentence}" for sentence in sentences]
-    notes = [*(note for note in runs if note not in lacking), *lacking]
+    notes += [f"{_LACKING}{lacks}" for lacks in (evidence["unavailable"] if evidence else ())]
     return [line for note in dict.fromkeys(notes) for line in wrapped(note)]
 
 

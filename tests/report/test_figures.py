@@ -16,7 +16,7 @@ from persona_lib.report.figures.doses import doses
 from persona_lib.report.figures.style import styled
 from persona_lib.report.numbers import svg_texts
 from persona_lib.report.pieces import Node, plain
-from tests.gain_worlds import SHARES, STEPS
+from tests.gain_worlds import SHARES, SOURCES, STEPS
 from tests.gain_worlds import factorial as worlds_of
 from tests.report_bodies import ROOT, body_of, factorial, live, report_of, write
 
@@ -200,7 +200,6 @@ def test_cosines_draw_every_layer_and_the_ceiling(drawn: dict[str, Any]) -> None
 # ---- dose curves, and arms of several sources -------------------------------------------
 
 SEEDS = (3, 5, 8)
-SOURCES = ("zelthari_scholar", "data_scientist")
 
 
 def dosed(body: dict[str, Any]) -> Any:

@@ -205,7 +205,7 @@ def test_names_longer_than_their_column_have_a_line_of_their_own() -> None:
 def test_arms_of_several_sources_are_grouped_by_source() -> None:
     """Twelve arms: rates by hand from the hits that were asked for, under the cells' names."""
     worlds = gain_worlds.factorial((3, 5, 8))
-    rules = gain_worlds.UNGATED
+    rules = gain_worlds.FACTORIAL
     found = gain_worlds.evidence(worlds, rules, samples=1)
     verdicts, gates = judge_all(rules, found)
     lines = verdict_table(

@@ -236,8 +236,6 @@ def _caption(root: Node, claims: Sequence[Node]) -> Run:
     return words
 
 
-
-
 def _alt(arms: Sequence[Node], claims: Sequence[Node]) -> Run:
     rates = [
         (
