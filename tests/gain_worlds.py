@@ -12,19 +12,45 @@ import pyarrow as pa
 
 from persona_lib.evidence.from_records import RecordEvidence
 from persona_lib.records import DosePoint, SlotReading, schema_of
-from persona_lib.specs.arms import DoseSpec, Roster
+from persona_lib.specs.arms import ArmSpec, DoseSpec, Roster
+from persona_lib.specs.claim_types import RunContrast, RunDifference, RunKill
 from persona_lib.specs.registration import Registration
 from tests import synthetic
-from tests.registered import ISSUE262, REGISTRATIONS
+from tests.registered import ISSUE262
 
-FACTORIAL = REGISTRATIONS["factorial"]
-UNGATED = replace(
-    FACTORIAL,
-    claims=tuple(replace(claim, needs=()) for claim in FACTORIAL.claims),
-    kill=replace(FACTORIAL.kill, needs=()),
+CELLS = {"A": ("raw", "raw"), "B0": ("neutral", "raw"), "B1": ("neutral", "neutral"),
+         "D1": ("benign", "benign"), "E0": ("em", "raw"), "E1": ("em", "em")}  # fmt: skip
+"""Prior and text of each cell."""
+SOURCES = ("zelthari_scholar", "data_scientist")
+_D: dict[str, Any] = {"statement": "-", "smallest": 0.1}
+FACTORIAL = replace(
+    ISSUE262,
+    name="twelve",
+    roster=Roster(
+        source=SOURCES[0],
+        more_sources=SOURCES[1:],
+        negatives=("french_person", "librarian"),
+        bystanders=("software_engineer", "kindergarten_teacher", "medical_doctor", "comedian",
+                    "police_officer", "villain"),
+        reported=("assistant",),
+    ),
+    arms=tuple(
+        ArmSpec(name=f"{cell}@{source}", label=cell, prior=prior, text_from=text, source=source,
+                cell=cell)
+        for cell, (prior, text) in CELLS.items()
+        for source in SOURCES
+    ),
+    claims=(
+        RunDifference(name="S1", treated="E1", control="B1", **_D),
+        RunDifference(name="S2", treated="E0", control="B0", **_D),
+        RunContrast(name="S3", weights={"E1": 1, "E0": -1, "B1": -1, "B0": 1}, **_D),
+        RunContrast(name="S4", weights={"B1": 0.5, "D1": 0.5, "A": -1}, **_D),
+    ),
+    kill=RunKill(name="kill", statement="-", claim="S1", max_effect=0.05),
     gates=(),
-)
-"""The claims of the factorial without the gates that they need."""
+    dose=DoseSpec(gain=5.0),
+)  # fmt: skip
+"""Two sources, six cells and four claims, as in `factorial`; personas are ours to choose."""
 DOSED = replace(ISSUE262, dose=DoseSpec(gain=2.0))
 ROSTER = ISSUE262.roster
 READERS = (ROSTER.source, *ROSTER.bystanders)

@@ -118,21 +118,21 @@ def _factorial() -> str:
     from persona_lib.verdict.judging import judge_all
     from persona_lib.verdict.summary import summary
     from persona_lib.verdict.verdict import families
-    from tests.gain_worlds import UNGATED, dose, evidence, slots
+    from tests.gain_worlds import FACTORIAL, dose, evidence, slots
     from tests.gain_worlds import factorial as worlds_of
 
     worlds = worlds_of((3, 5, 8))
-    found = evidence(worlds, UNGATED, samples=1)
-    verdicts, _ = judge_all(UNGATED, found)
-    panel = gains_panel(slots(worlds), UNGATED, dose=dose(worlds))
+    found = evidence(worlds, FACTORIAL, samples=1)
+    verdicts, _ = judge_all(FACTORIAL, found)
+    panel = gains_panel(slots(worlds), FACTORIAL, dose=dose(worlds))
     body = {
         "format": 2,
-        "registration": UNGATED.name,
-        "registration_digest": UNGATED.digest,
+        "registration": FACTORIAL.name,
+        "registration_digest": FACTORIAL.digest,
         "verdicts": [verdict.to_json() for verdict in verdicts],
         "gates": [],
-        "families": [family.to_json() for family in families(UNGATED, verdicts)],
-        "summary": summary(UNGATED, found),
+        "families": [family.to_json() for family in families(FACTORIAL, verdicts)],
+        "summary": summary(FACTORIAL, found),
         "panels": {"gains": panel.to_json()},
     }
     return json.dumps(body, allow_nan=False)

@@ -128,6 +128,8 @@ class Stored:
         """Return the rows of all that was recorded of a kind; None where nothing was."""
         if self._is_foreign:
             found = self._foreign
+            if kind == "slots" and not found.counts:
+                return slots_of(found.table)
             return found.table if kind == "scores" and not found.counts else None
         name = _FILES[kind]
         if name not in self._tables:

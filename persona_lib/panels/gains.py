@@ -60,7 +60,8 @@ def gains_panel(
     """Return the panel of gains.
 
     Args:
-        slots: rows with the columns of `SlotReading`; None or empty where none were read.
+        slots: rows with the columns of `SlotReading`, or what a file of other software has of
+            them (`score_table.slots_of`); None or empty where none were read.
         registration: roster, arms, the registered gain, and what reads gains.
         dose: rows with the columns of `DosePoint`; None where no coupling read one.
         scores: rows of the same arms, to count completions without a slot; None if not known.
@@ -70,7 +71,9 @@ def gains_panel(
     """
     if slots is None or not len(slots):
         return Panel(name=NAME, title=TITLE, data={}, missing="no slots recorded")
-    found = _Found(Gains.of(slots, dose if dose is not None and len(dose) else None, registration))
+    read = dose if dose is not None and len(dose) else None
+    gaps = "tokens" not in slots.column_names  # rows of other software
+    found = _Found(Gains.of(slots, read, registration, gaps=gaps))
     completions = _completions(scores)
     runs = [found.run(run, completions.get(run)) for run in found.runs]
     gain = None if registration.dose is None else registration.dose.gain
@@ -150,7 +153,7 @@ class _Found:
             **self._named(run),
             "answers": answers,
             "left_out": None if completions is None else completions - answers,
-            "marker_before": none_if_nan(float(np.mean(sums / n))),
+            "marker_before": float(np.mean(sums / n)) if n.size else None,
             "readings": {
                 reading: self._reading(run, reading)
                 for reading in (SYSTEM, TEXT, OWN)

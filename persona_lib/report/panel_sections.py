@@ -179,19 +179,21 @@ def _margins_of(role: str) -> Callable[[Node], Run]:
 
 def _readings(data: Node) -> list[Table]:
     """Return a row for each training run and reading: gains and transfer."""
+    ratios = {"transfer": "transfer"}
+    if data["registered_gain"].known:
+        ratios["at_gain"] = "at the registered gain"
     rows = [
         (
             run["arm"].words(),
             run["seed"].num("id"),
             one.key(),
             *(one[name].num("s2") for name in ("of_source", "of_bystanders")),
-            *(one[name].num("f3") for name in ("transfer", "at_gain")),
+            *(one[name].num("f3") for name in ratios),
         )
         for run in data["runs"]
         for one in run["readings"]
     ]
-    head = ("arm", "seed", "reading", "source's gain", "bystanders' mean gain", "transfer",
-            "at the registered gain")  # fmt: skip
+    head = ("arm", "seed", "reading", "source's gain", "bystanders' mean gain", *ratios.values())
     caption = "Gains of every training run after training, nats, and transfer"
     return [replace(table(caption, head, rows), folded=len(rows) > _FEW)] if rows else []
 

@@ -16,14 +16,13 @@ from persona_lib.errors import DataError
 from persona_lib.panels.base import Panel
 from persona_lib.panels.gains import gains_panel
 from persona_lib.specs.arms import DoseSpec
-from persona_lib.specs.gate_types import GainGate
+from persona_lib.specs.gate_types import GainGate, GeometryGate, MarkerBeforeGate
 from persona_lib.specs.registration import Registration
 from tests import synthetic
-from tests.gain_worlds import DOSED, FACTORIAL, STEPS, World, dose, factorial, slots
+from tests.gain_worlds import DOSED, FACTORIAL, SOURCES, STEPS, World, dose, factorial, slots
 from tests.registered import ISSUE262
 
 SEEDS = (3, 5)
-SOURCES = FACTORIAL.roster.sources
 FEW = [f"{cell}@{source}" for cell in ("B1", "E1") for source in SOURCES]
 
 
@@ -100,12 +99,12 @@ def test_a_mutant_that_exchanges_arms_or_seeds_is_killed(
 
     honest = module.Gains.of
 
-    def exchanged(slots: pa.Table, dose: Any, registration: Registration) -> Any:
+    def exchanged(slots: pa.Table, *given: Any, **more: Any) -> Any:
         values = slots[column].to_pylist()
         one, two = sorted(set(values))[:2]
         turned = [two if v == one else one if v == two else v for v in values]
         turned_table = synthetic.with_column(slots, column, pa.array(turned, slots[column].type))
-        return honest(turned_table, dose, registration)
+        return honest(turned_table, *given, **more)
 
     # Arms of one source alone: those of others have other rosters.
     worlds = factorial(SEEDS, FEW[::2])
@@ -208,15 +207,19 @@ def test_own_answers_without_dose_or_pool_have_one_reading_and_decide_nothing() 
 
 
 def test_rules_that_read_gains_are_named() -> None:
-    panel = panel_of(factorial((3,), FEW[:1]))
-    named = panel.data["read_by"]
-    assert named[:5] == ["S1", "S2", "S3", "S4", "kill"]
-    gates = [gate.name for gate in FACTORIAL.gates]
-    asked = ("gain_", "marker_before_", "geometry_")
-    assert named[5:] == [name for name in gates if name.startswith(asked)]
-    gate = GainGate(name="grew", statement="-", arm="C2", min_gain=1.0)
-    registration = replace(ISSUE262, gates=(*ISSUE262.gates, gate))
-    assert gains_panel(slots({("C2", 1): World()}), registration).data["read_by"] == ["grew"]
+    arm = FEW[0]
+    gates = (
+        GainGate(name="grew", statement="-", arm=arm, min_gain=1.0),
+        MarkerBeforeGate(name="unlikely", statement="-", arm=arm, max_rate=0.1),
+        GeometryGate(name="geometry", statement="-", claim="S1", depth=0.5),
+    )
+    named = ["S1", "S2", "S3", "S4", "kill", "grew", "unlikely", "geometry"]
+    table = slots(factorial((3,), [arm]))
+    assert gains_panel(table, replace(FACTORIAL, gates=gates)).data["read_by"] == named
+    # A claim on rates reads none, nor does its kill criterion.
+    rates = replace(FACTORIAL.claims[0], outcome="rate", reading="own")  # type: ignore[call-arg]
+    registration = replace(FACTORIAL, claims=(rates,), gates=gates[:1])
+    assert gains_panel(table, registration).data["read_by"] == ["grew"]
 
 
 def test_an_arm_that_never_reaches_the_gain_is_counted_and_has_no_transfer_there() -> None:

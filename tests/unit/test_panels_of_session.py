@@ -19,7 +19,7 @@ from persona_lib.commands.panels import panels_of
 from persona_lib.commands.session import Session
 from persona_lib.errors import DataError
 from persona_lib.panels import lengths
-from tests import own_runs
+from tests import own_runs, synthetic
 from tests.gain_worlds import DOSED, World, dose, slots
 from tests.record_sets import reseeded
 from tests.registered import ISSUE262, ROOT, TINY, session_under
@@ -186,3 +186,26 @@ def test_gains_of_a_recording_are_those_of_the_arms_that_were_judged(
     # 11 personas, 20 questions and 5 completions were scored; 4 questions have a slot here.
     assert [run["left_out"] for run in found["data"]["runs"]] == [1100 - 44] * 2
     assert found["data"]["read_by"] == []
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_gains_of_a_file_of_other_software_are_shown(tmp_path: Path) -> None:
+    read = {
+        (r["model"], r["persona"], r["question"]): r
+        for r in slots({(arm, 1): World() for arm in ARMS}).to_pylist()
+        if not r["pool"] and (r["model"], r["question"]) != ("C2", "q03")
+    }
+    table = synthetic.scores(questions=4, samples=1, seeds=(1,))
+    of = [
+        read.get((r["model"], r["persona"], r["question"]), {}) if r["phase"] == "post" else {}
+        for r in table.to_pylist()
+    ]
+    for name in ("marker_after", "end_after", "marker_before", "end_before"):
+        values = pa.array([one.get(name) for one in of], pa.float64())
+        table = table.append_column(name, values)
+    found = panels_of(stored(exported(tmp_path / "mine.parquet", table)), ARMS)["gains"]
+    assert found["state"] == "readable", found["reason"]
+    runs = {run["arm"]: run for run in found["data"]["runs"]}
+    assert [runs[arm]["left_out"] for arm in ARMS] == [0, 11, 0, 0]
+    assert runs["C1"]["readings"]["own"]["transfer"] == pytest.approx(0.25 * 0.6)
+    assert runs["C1"]["marker_before"] is None  # log Z was not given

@@ -205,7 +205,7 @@ def test_names_longer_than_their_column_have_a_line_of_their_own() -> None:
 def test_arms_of_several_sources_are_grouped_by_source() -> None:
     """Twelve arms: rates by hand from the hits that were asked for, under the cells' names."""
     worlds = gain_worlds.factorial((3, 5, 8))
-    rules = gain_worlds.UNGATED
+    rules = gain_worlds.FACTORIAL
     found = gain_worlds.evidence(worlds, rules, samples=1)
     verdicts, gates = judge_all(rules, found)
     lines = verdict_table(
@@ -233,6 +233,7 @@ def test_arms_of_several_sources_are_grouped_by_source() -> None:
     assert "against d" in row
     assert row.split()[-1] == "3"
     assert text.count("not available:") == len(found.unavailable)
+    assert text.index("not available:") > text.index("S4: what the arms of a seed share")
     with pytest.raises(ValueError, match="not in list"):
         table_of(FEW).index("source librarian")  # one source needs no group
 
