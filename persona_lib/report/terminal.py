@@ -329,7 +329,7 @@ def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> l
         or (verdict.effect.method == RUN_METHOD and not note.startswith(_LACKING))
     ]
     sentences = evidence["unavailable"] if evidence is not None else ()
-    notes = [*runs, *(f"{_LACKING}{sentence}" for sentence in sentences)]
+    notes += [f"{_LACKING}{sentence}" for sentence in sentences]
     return [line for note in dict.fromkeys(notes) for line in wrapped(note)]
 
 
