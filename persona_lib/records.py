@@ -33,9 +33,10 @@ class ModelId(NamedTuple):
 TRANSFER, SELECTIVITY, RATE = OUTCOMES = ("transfer", "selectivity", "rate")
 """What is compared between arms, a number for each training run: the bystanders' mean gain over
 the source's; the bystanders' mean margin minus the source's, in nats; the rate of bystanders."""
-SYSTEM, TEXT, OWN = READINGS = ("system", "text", "own")
+SYSTEM, TEXT, OWN, MATCHED = READINGS = ("system", "text", "own", "matched")
 """What differs between source and bystander where gains are read: the system message over one
-pool of texts; the text under the source's system message; both, in the arm's own answers."""
+pool of texts; the text under the source's system message; both, in the arm's own answers; or
+the system message again, not after training but where the source has gained so much."""
 
 STOP = "stop"
 """Finish reason: the model ended its turn."""

@@ -21,6 +21,7 @@ from persona_lib.errors import DataError
 from persona_lib.evidence.cells import Floats
 from persona_lib.evidence.score_table import LOGITS, PROBABILITIES, without_slot
 from persona_lib.records import (
+    MATCHED,
     OWN,
     POST,
     SYSTEM,
@@ -30,6 +31,7 @@ from persona_lib.records import (
     schema_of,
 )
 from persona_lib.specs.registration import Registration
+from persona_lib.stats.moments import mean_of_known
 
 _REMEDY = "Record the set again, or leave the unfinished run out."
 _NOT_READ = ("tokens", "marked")
@@ -100,22 +102,32 @@ class Gains:
     def figures(self, arm: str, outcome: str, reading: str) -> dict[int, float]:
         """Return transfer or selectivity of an arm by run seed; see `Evidence.figures`.
 
-        In its own answers and without a registered dose they are read after training, else
-        where the source's gain first reaches the dose, each margin on a straight line between
-        the readings beside it.
+        They are read after training; ``matched`` where the source's gain first reaches the
+        registered dose, each margin on a straight line between the readings beside it.
         """
         dose = self.registration.dose
-        if reading == OWN or dose is None:
+        if reading != MATCHED:
             found = {seed: self._after(arm, seed, reading) for seed in self._seeds(arm)}
-        else:
+        elif dose is not None:
             found = {
-                seed: at_gain(_side(curve, reading), dose.gain)
+                seed: at_gain(mean_of_known(curve.margins, 2), dose.gain)
                 for seed, curve in self.curves(arm).items()
             }
+        else:
+            found = {}
         return {seed: _outcome(pair, outcome) for seed, pair in found.items() if pair is not None}
 
     def curves(self, arm: str) -> dict[int, Curve]:
         """Return the dose curve of each run of an arm, by run seed."""
+        if arm not in self._curves:
+            self._curves[arm] = self._curves_of(arm)
+        return self._curves[arm]
+
+    @cached_property
+    def _curves(self) -> dict[str, dict[int, Curve]]:
+        return {}
+
+    def _curves_of(self, arm: str) -> dict[int, Curve]:
         if self.dose is None:
             return {}
         who = self._readers(arm)
@@ -241,13 +253,6 @@ def at_gain(margins: Floats, gain: float) -> Floats:
     before, after = gains[to - 1, 0], gains[to, 0]
     share = (gain - before) / (after - before)
     return np.stack([of[to - 1] + share * (of[to] - of[to - 1]) for of in (gains, margins)], axis=1)
-
-
-def _side(curve: Curve, reading: str) -> Floats:
-    """Return (T, P) margins: by reader over all authors, or by author as the source reads them."""
-    if reading == SYSTEM:
-        return np.asarray(np.nanmean(curve.margins, axis=2))
-    return np.asarray(curve.margins[:, 0, :])
 
 
 def _outcome(pair: Floats, outcome: str) -> float:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from persona_lib.evidence.gains import Curve, Gains
 from persona_lib.evidence.score_table import columns_of
 from persona_lib.panels.base import Caveat, Panel
-from persona_lib.records import OWN, POST, RATE, READINGS, SYSTEM, TEXT, TRANSFER
+from persona_lib.records import MATCHED, OWN, POST, RATE, SYSTEM, TEXT, TRANSFER
 from persona_lib.specs.claim_types import RunKill
 from persona_lib.specs.gate_types import GainGate, GeometryGate, MarkerBeforeGate
 from persona_lib.specs.registration import Registration
@@ -139,16 +139,10 @@ class _Found:
         return {seed: self.gains.of_seed(seed) for _, seed in self.runs}
 
     @cached_property
-    def _at_gain(self) -> Mapping[tuple[str, str], Mapping[int, float]]:
-        """Transfer at the registered gain by arm and reading, then by run seed."""
-        if self.registration.dose is None or self.gains.dose is None:
-            return {}
+    def _at_gain(self) -> Mapping[str, Mapping[int, float]]:
+        """Transfer at the registered gain by arm, then by run seed."""
         arms = dict.fromkeys(arm for arm, _ in self.runs)
-        return {
-            (arm, reading): self.gains.figures(arm, TRANSFER, reading)
-            for arm in arms
-            for reading in (SYSTEM, TEXT)
-        }
+        return {arm: self.gains.figures(arm, TRANSFER, MATCHED) for arm in arms}
 
     def run(self, run: _Run, completions: int | None) -> dict[str, Any]:
         """Return one training run as JSON data."""
@@ -162,7 +156,7 @@ class _Found:
             "marker_before": float(np.mean(sums / n)) if n.size else None,
             "readings": {
                 reading: self._reading(run, reading)
-                for reading in READINGS
+                for reading in (SYSTEM, TEXT, OWN)
                 if (arm, seed, reading != OWN) in self._cells
             },
             "margins": self._margins(run),
@@ -188,12 +182,12 @@ class _Found:
             return float(np.mean([after - before for after, before, _ in read]))
 
         source, bystanders = gain(roster.source), np.mean([gain(b) for b in roster.bystanders])
-        at_gain = self._at_gain.get((arm, reading), {}).get(seed, math.nan)
+        matched = self._at_gain[arm] if reading == SYSTEM else {}
         return {
             "of_source": none_if_nan(source),
             "of_bystanders": none_if_nan(float(bystanders)),
             "transfer": none_if_nan(float(bystanders / source)) if source > 0 else None,
-            "at_gain": none_if_nan(at_gain),
+            "at_gain": none_if_nan(matched.get(seed, math.nan)),
         }
 
     def _margins(self, run: _Run) -> dict[str, dict[str, float | None]]:
@@ -219,7 +213,7 @@ class _Found:
         """Return transfer at the registered gain of every cell, over its sources and seeds."""
         there, found = {arm for arm, _ in self.runs}, []
         for cell, arms in self.registration.cells.items():
-            of = [self._at_gain.get((arm, SYSTEM), {}) for arm in arms if arm in there]
+            of = [self._at_gain[arm] for arm in arms if arm in there]
             seeds = sorted({seed for own in of for seed in own})
             if not seeds:
                 continue

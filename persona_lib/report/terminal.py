@@ -30,9 +30,9 @@ from persona_lib.verdict.gate_result import GateResult
 from persona_lib.verdict.training_runs import UNKNOWN
 from persona_lib.verdict.verdict import Family, Verdict
 
-_LACKING = "not available: "
 _LONGEST_NAME = 24
 """A gate with a longer name gets a line of its own and widens no column."""
+_LACKING = "not available: "
 _UNITS = {
     THESE_PERSONAS: "questions",
     THESE_RUNS: "questions",
@@ -321,14 +321,15 @@ def _split(evidence: Mapping[str, Any]) -> list[str]:
 
 def _notes(verdicts: Sequence[Verdict], evidence: Mapping[str, Any] | None) -> list[str]:
     """Return the notes that all verdicts share, and those of claims over runs, once."""
-    notes = [
+    runs = [
         note
         for verdict in verdicts
         for note in verdict.notes
-        if "training run" in note or verdict.effect.method == RUN_METHOD
-        if not note.startswith(_LACKING)  # the evidence says it, once for all claims
+        if "training run" in note
+        or (verdict.effect.method == RUN_METHOD and not note.startswith(_LACKING))
     ]
-    notes += [f"{_LACKING}{lacks}" for lacks in (evidence["unavailable"] if evidence else ())]
+    sentences = evidence["unavailable"] if evidence is not None else ()
+    notes = [*runs, *(f"{_LACKING}{sentence}" for sentence in sentences)]
     return [line for note in dict.fromkeys(notes) for line in wrapped(note)]
 
 

@@ -31,6 +31,7 @@ _NAMES = (
     "issue262_gated",
     "issue262_bca",
     "factorial",
+    "factorial_em",
 )
 EXPERIMENTS: dict[str, Experiment] = {
     name: load_experiment(FOLDER / name / FILE, builtin=FOLDER) for name in _NAMES

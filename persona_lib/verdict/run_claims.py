@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persona_lib.evidence.cells import Floats
-from persona_lib.records import READINGS, SYSTEM
+from persona_lib.records import MATCHED, READINGS, SYSTEM
 from persona_lib.specs.claim_types import RunClaim, RunContrast, RunDifference, RunKill
 from persona_lib.specs.gate_types import BroadHarmGate
 from persona_lib.stats.equivalence import holm
@@ -227,11 +227,16 @@ def _conditions(claim: RunClaim, judged: _Judged, alpha: float) -> tuple[Conditi
 
 
 def _disagreeing(judged: _Judged, claim: RunClaim, looks: Looks) -> Iterator[Estimate]:
-    """Yield other outcomes whose interval excludes 0 on the other side than the effect's."""
-    for (outcome, _), look in looks.items():
+    """Yield sensitivities whose interval excludes 0 on the other side than the effect's.
+
+    They are the other outcomes, and the same one at another dose.
+    """
+    doses = {SYSTEM, MATCHED}
+    for (outcome, reading), look in looks.items():
         falls = judged.label == RULE_MET and below(look.high, 0)
         rises = judged.label == SHARPENED and above(look.low, 0)
-        if outcome != claim.outcome and (falls or rises):
+        other = outcome != claim.outcome or {reading, claim.reading} == doses
+        if other and (falls or rises):
             yield look
 
 
@@ -272,7 +277,7 @@ def _of_persona_space(claim: RunClaim, effect: Estimate, looks: Looks) -> Iterat
         for reading in READINGS
         if (found := every.get((claim.outcome, reading))) and above(found.low, claim.smallest)
     ]
-    if rises and SYSTEM not in rises:
+    if rises and not {SYSTEM, MATCHED} & {*rises}:
         yield (
             f"{claim.name}: a rise above d is shown by {' and '.join(READ_BY[r] for r in rises)}, "
             f"not by the {READ_BY[SYSTEM]}: nothing is shown of persona space"

@@ -11,7 +11,17 @@ import numpy as np
 
 from persona_lib.evidence.cells import Floats
 from persona_lib.evidence.evidence import Evidence
-from persona_lib.records import OUTCOMES, OWN, RATE, READINGS, SYSTEM, TEXT
+from persona_lib.records import (
+    MATCHED,
+    OUTCOMES,
+    OWN,
+    RATE,
+    READINGS,
+    SELECTIVITY,
+    SYSTEM,
+    TEXT,
+    TRANSFER,
+)
 from persona_lib.specs.claim_types import RunClaim
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.estimate import Estimate
@@ -23,6 +33,7 @@ READ_BY = {
     SYSTEM: "system message at fixed text",
     TEXT: "text at one system message",
     OWN: "own answers",
+    MATCHED: "system message where sources have gained as much",
 }
 """What a reading varies, in words."""
 Looks = Mapping[tuple[str, str], Estimate]
@@ -122,10 +133,14 @@ def _figures(evidence: Evidence, arm: str, outcome: str, reading: str) -> Mappin
 def looks_of(evidence: Evidence, claim: RunClaim) -> Looks:
     """Return the other readings of a claim's outcome, then its other outcomes, where known.
 
+    Levels are compared where sources have gained as much, if a dose is registered.
+
     Other outcomes have other units: an interval, and no p against the claim's d.
     """
     asked = [] if claim.outcome == RATE else [(claim.outcome, one) for one in READINGS]
-    asked += [(one, OWN if one == RATE else claim.reading) for one in OUTCOMES]
+    levels = MATCHED if evidence.registration.dose is not None else claim.reading
+    others = {TRANSFER: claim.reading, SELECTIVITY: levels, RATE: OWN}
+    asked += [(one, others[one]) for one in OUTCOMES]
     found = {}
     for outcome, reading in dict.fromkeys(asked):
         if (outcome, reading) == (claim.outcome, claim.reading):

@@ -14,7 +14,7 @@ import pytest
 from persona_lib.errors import DataError
 from persona_lib.evidence import gains as module
 from persona_lib.evidence.gains import Gains, at_gain
-from persona_lib.records import OWN, RATE, SELECTIVITY, SYSTEM, TEXT, TRANSFER
+from persona_lib.records import MATCHED, OWN, RATE, SELECTIVITY, SYSTEM, TEXT, TRANSFER
 from persona_lib.specs.gate_types import GainGate, MarkerBeforeGate
 from persona_lib.specs.registration import Registration
 from persona_lib.stats.moments import student_quantile
@@ -44,7 +44,12 @@ def test_transfer_is_unbiased_where_selectivity_and_rates_are_not(name: str) -> 
     """The second arm has the same transfer: its logits differ, or its answers."""
     honest, other = World(), World(**WORLDS[name])  # type: ignore[arg-type]
     found = evidence({("C1", 1): honest, ("C2", 1): other}, DOSED)
-    truth = {SYSTEM: honest.system, TEXT: honest.text, OWN: honest.system * honest.text}
+    truth = {
+        MATCHED: honest.system,
+        SYSTEM: honest.system,
+        TEXT: honest.text,
+        OWN: honest.system * honest.text,
+    }
     for reading, rho in truth.items():
         for arm in ("C1", "C2"):
             assert abs(found.figures(arm, TRANSFER, reading)[1] - rho) < 0.02, (reading, arm)
@@ -68,7 +73,7 @@ def test_without_a_registered_dose_the_pool_is_read_after_training() -> None:
 
 def test_the_margins_of_selectivity_are_read_at_the_dose_too() -> None:
     world = World()
-    found = gains({("C2", 7): world}).figures("C2", SELECTIVITY, SYSTEM)[7]
+    found = gains({("C2", 7): world}).figures("C2", SELECTIVITY, MATCHED)[7]
     left = np.mean([1.0, *[world.text] * 7])  # of the source's gain, over authors
     t = DOSED.dose.gain / (world.gain * left)  # type: ignore[union-attr]
 
@@ -96,7 +101,7 @@ def test_a_gain_is_read_where_it_is_first_reached() -> None:
 
 def test_an_arm_that_never_reaches_the_dose_has_no_number() -> None:
     weak = gains({("C2", 7): World(gain=2.5), ("C2", 8): World(gain=8.0)})
-    found = weak.figures("C2", TRANSFER, SYSTEM)
+    found = weak.figures("C2", TRANSFER, MATCHED)
     assert np.isnan(found[7])
     assert found[8] == pytest.approx(0.25)
 
@@ -115,7 +120,7 @@ def check_curved() -> None:
     """Two arms on one curve of transfer by gain, of which one is trained further."""
     near, far = World(gain=4.0, system=0.9 - 0.65 / 2), World(gain=8.0, system=0.25)
     found = gains({("C1", 1): near, ("C2", 1): far})
-    one, two = (found.figures(arm, TRANSFER, SYSTEM)[1] for arm in ("C1", "C2"))
+    one, two = (found.figures(arm, TRANSFER, MATCHED)[1] for arm in ("C1", "C2"))
     assert one == pytest.approx(two, abs=0.02)
     # At 2 of 8 nats a quarter of the way is done.
     assert two == pytest.approx(0.9 - 0.65 / 4, abs=0.02)

@@ -172,7 +172,7 @@ def test_estimates_are_those_of_scipy_and_holm_that_of_statsmodels() -> None:
 def test_every_figure_is_read_once() -> None:
     fake = Fake(FACTORIAL, drawn(SEEDS))
     judge_all(FACTORIAL, cast("Evidence", fake))
-    assert len(fake.asked) == len(set(fake.asked)) == len(FACTORIAL.arms) * 5
+    assert len(fake.asked) == len(set(fake.asked)) == len(FACTORIAL.arms) * 6
 
 
 def test_sources_are_no_seeds() -> None:
