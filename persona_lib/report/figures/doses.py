@@ -135,7 +135,7 @@ def _dashed(gain: Node) -> Run:
     return (
         "Dashed: the registered gain g* of ",
         gain.num("bound"),
-        " nats, at which cells are compared; transfer there is the mean over sources and seeds. ",
+        " nats; the transfer above each cell is that there, mean over sources and seeds. ",
     )
 
 
