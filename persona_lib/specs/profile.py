@@ -212,9 +212,9 @@ class Scale:
     advice_questions: int
     advice_samples: int
     broad_samples: int = field(default=1, metadata=LATER)
-    pool_questions: int = field(default=10, metadata=LATER)
-    dose_answers: int = field(default=16, metadata=LATER)
-    dose_points: int = field(default=8, metadata=LATER)
+    pool_questions: int = field(default=5, metadata=LATER)
+    dose_answers: int = field(default=8, metadata=LATER)
+    dose_points: int = field(default=6, metadata=LATER)
 
     def __post_init__(self) -> None:
         numbers("scale", self, (one.name for one in fields(self)), remedy=_REMEDY)
