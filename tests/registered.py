@@ -16,6 +16,8 @@ from persona_lib.specs.registration import Registration
 ROOT = FOLDER.parent
 """The checkout."""
 REGISTRATIONS = {name: one.registration for name, one in EXPERIMENTS.items()}
+OF_RATES = {name: one for name, one in REGISTRATIONS.items() if not one.run_claims}
+"""Registrations whose claims read rates: those of issue 262."""
 ISSUE262 = REGISTRATIONS["issue262"]
 ISSUE262_HELD_OUT = REGISTRATIONS["issue262_held_out"]
 ISSUE262_BOTH = REGISTRATIONS["issue262_both"]

@@ -250,7 +250,8 @@ def test_commands_pass_scale_loss_and_engine_on(
     arguments = ["--profile", "smollm2", "--scale", "full", "--loss", "decision"]
     assert record.main([str(tmp_path / "set"), *arguments, "--engine", "vllm"]) == 0
     (session,) = asked
-    assert session.profile == choose_profile("smollm2", "full", "decision", "vllm")
+    named = choose_profile("smollm2", "full", "decision", "vllm")
+    assert session.profile == session.experiment.on(named)
     assert (session.scale, session.loss, session.engine) == ("full", "decision", "vllm")
     assert session.profile_description == "smollm2, scale full, loss decision, engine vllm"
     assert record.main([str(tmp_path / "set"), "--scale", "full"]) == 1

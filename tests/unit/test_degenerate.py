@@ -1,6 +1,6 @@
 """Degenerate evidence: a named outcome or a clear error, never a warning and no SE of 0.
 
-Every rule of every registration in REGISTRATIONS is judged on record sets in which something
+Every rule of every registration in OF_RATES is judged on record sets in which something
 that a statistic divides by, or takes the spread of, is nothing.
 """
 
@@ -32,7 +32,7 @@ from persona_lib.verdict.gates import judge_gate
 from persona_lib.verdict.judging import judge
 from persona_lib.verdict.summary import summary
 from persona_lib.verdict.verdict import Verdict
-from tests.registered import ISSUE262, REGISTRATIONS
+from tests.registered import ISSUE262, OF_RATES
 from tests.synthetic import BYSTANDERS, scores, with_column, without
 
 Make = Callable[[Registration], pa.Table]
@@ -192,14 +192,14 @@ def judge_everything(registration: Registration, table: pa.Table) -> None:
     check_text(verdict_table(verdicts, gates, body))
 
 
-FULLEST = max(REGISTRATIONS, key=lambda name: len(REGISTRATIONS[name].gates))
+FULLEST = max(OF_RATES, key=lambda name: len(OF_RATES[name].gates))
 
 
 ALONE = {
-    f"{name}, one bystander": lonely(REGISTRATIONS[name])
+    f"{name}, one bystander": lonely(OF_RATES[name])
     for name in dict.fromkeys(["issue262", FULLEST])
 }
-JUDGED = REGISTRATIONS | ALONE
+JUDGED = OF_RATES | ALONE
 
 
 @pytest.mark.parametrize("case", list(CASES))
@@ -275,7 +275,7 @@ CANNOT_TELL = {
 
 @pytest.mark.parametrize("case", list(CANNOT_TELL))
 def test_gates_without_data_cannot_tell(case: str) -> None:
-    registration = REGISTRATIONS[FULLEST]
+    registration = OF_RATES[FULLEST]
     evidence = RecordEvidence(registration, CASES[case](registration))
     types = {type(gate).__name__ for gate in registration.gates}
     blind = (CANNOT_TELL[case] | {"HarmRaisedGate", "HarmNotRaisedGate"}) & types
@@ -310,7 +310,7 @@ HARMS = {
 @pytest.mark.parametrize("case", list(HARMS))
 def test_harm_without_variation_cannot_tell(case: str) -> None:
     """No spread over questions: no standard error, hence no interval to hold a bound."""
-    registration = few(REGISTRATIONS[FULLEST])
+    registration = few(OF_RATES[FULLEST])
     table = advice(registration, HARMS[case])
     with strict():
         evidence = RecordEvidence(registration, made(registration), advice=table)
@@ -371,16 +371,16 @@ ERRORS: dict[str, tuple[Make, str]] = {
 
 
 @pytest.mark.parametrize("case", list(ERRORS))
-@pytest.mark.parametrize("name", list(REGISTRATIONS))
+@pytest.mark.parametrize("name", list(OF_RATES))
 def test_what_is_not_whole_is_an_error_that_names_it(name: str, case: str) -> None:
     make, message = ERRORS[case]
-    registration = REGISTRATIONS[name]
+    registration = OF_RATES[name]
     table = make(registration)
     with strict(), pytest.raises(DataError, match=re.escape(message)):
         RecordEvidence(registration, table)
 
 
 def test_two_question_sets_need_two_questions() -> None:
-    registration = REGISTRATIONS["issue262_both"]
+    registration = OF_RATES["issue262_both"]
     with strict(), pytest.raises(DataError, match="question_set: expected every set"):
         RecordEvidence(registration, made(registration, questions=1))

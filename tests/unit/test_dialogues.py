@@ -256,7 +256,7 @@ def test_the_key_of_the_base_holds_what_it_reads_and_nothing_else(tmp_path: Path
     """An editor's leftovers beside the data are no data."""
     copy = tmp_path / "data"
     shutil.copytree(
-        DATA, copy, ignore=shutil.ignore_patterns("judge", "advice", "neutral")
+        DATA, copy, ignore=shutil.ignore_patterns("judge", "advice", "neutral", "broad")
     )  # no base reads them
     before = tiny_data(copy)
     assert before == tiny_data(DATA)

@@ -27,6 +27,8 @@ SEALED = {
     "issue262_both": "74d47bfafdef",
     "issue262_gated": "88ab31007d28",
     "issue262_bca": "b584679359a7",
+    "factorial": "620f74951bd4",
+    "factorial_em": "8aab4a7b7b95",
 }
 
 

@@ -164,7 +164,12 @@ PROFILE_REACHES = {
     "scale.coupling_round": TEXTS | POST,
     "scale.advice_questions": ADVICE,
     "scale.advice_samples": ADVICE,
-    "scale.broad_samples": NOTHING,  # no gate of issue262 asks for broad answers
+    # No gate of issue262 asks for broad answers, no claim for a pool, no arm for that prior.
+    "scale.broad_samples": NOTHING,
+    "scale.pool_questions": NOTHING,
+    "scale.dose_answers": NOTHING,
+    "scale.dose_points": NOTHING,
+    "corpora.neutral": NOTHING,
 }
 TEXT_OF = {
     "schedule": "linear", "dtype": "bfloat16", "loss": "decision", "engine": "vllm",
