@@ -15,7 +15,6 @@ from persona_lib.errors import SpecError
 from persona_lib.specs.builtin import DATA, EXPERIMENTS, FOLDER
 from persona_lib.specs.experiment import FILE, Experiment, load_experiment
 from persona_lib.specs.personas import load_personas, load_questions
-from persona_lib.specs.sources import RowsCorpus
 from persona_lib.specs.structure import Gathered, named
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def _with_files(experiment: Experiment) -> Experiment:
 
     where, priors, found = experiment.path.name, dict(experiment.priors), Gathered()
     for name, prior in experiment.priors.items():
-        if isinstance(prior.corpus, RowsCorpus):
+        if prior.corpus is not None:
             with found.check(), named(f"{where}: priors.{name}.corpus"):
                 corpus = pinned(prior.corpus, experiment.path.parent)
                 priors[name] = replace(prior, corpus=corpus)

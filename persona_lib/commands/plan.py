@@ -14,7 +14,7 @@ from persona_lib.report.power import gates_text, power_text
 from persona_lib.specs.builtin import FOLDER
 from persona_lib.specs.parts import over
 from persona_lib.specs.profile import TRANSFORMERS, Profile
-from persona_lib.specs.sources import RowsCorpus
+from persona_lib.specs.sources import MixedCorpus, RowsCorpus, parts_of
 from persona_lib.specs.structure import read_toml, structured
 from persona_lib.store.stage import Planned, plan
 from persona_lib.verdict.planning import Assumptions, Size, gate_sizes
@@ -79,14 +79,18 @@ def seal_of(session: Session) -> str:
 
 
 def corpora_of(session: Session) -> list[str]:
-    """Return a line for each corpus that is a user's file: its rows, and those left out."""
+    """Return a line for each mixture, and for each user's file: its rows, and those left out."""
     lines = []
     for name, corpus in session.profile.corpora.items():
-        if isinstance(corpus, RowsCorpus):
-            found = read_file_rows(session.experiment.path.parent / corpus.file)
-            left_out = f"{found.left_out} messages are left out" if found.left_out else ""
-            parts = (f"{corpus.rows} rows of {corpus.file}", found.describe(), left_out)
-            lines.append(f"prior {name}: {'; '.join(filter(None, parts))}")
+        if isinstance(corpus, MixedCorpus):
+            parts = " and ".join(f"{part.rows} of {part.name}" for part in corpus.parts)
+            lines.append(f"prior {name}: {corpus.rows} rows, mixed: {parts}")
+        for part in parts_of(corpus):
+            if isinstance(part, RowsCorpus):
+                found = read_file_rows(session.experiment.path.parent / part.file)
+                left_out = f"{found.left_out} messages are left out" if found.left_out else ""
+                words = (f"{part.rows} rows of {part.file}", found.describe(), left_out)
+                lines.append(f"prior {name}: {'; '.join(filter(None, words))}")
     return lines
 
 

@@ -16,7 +16,7 @@ from persona_lib.corpora.grammar import write_corpus, write_requests
 from persona_lib.corpora.grammar_files import read_frames, read_grammar
 from persona_lib.digests import sha256_of
 from persona_lib.errors import DataError
-from persona_lib.specs.sources import NEUTRAL, Base, Corpus, GrammarCorpus, TinyBase
+from persona_lib.specs.sources import NEUTRAL, Base, Corpus, GrammarCorpus, TinyBase, parts_of
 
 ADVICE = "advice"
 """Name of the question set, and of the seeds that are drawn for it."""
@@ -65,10 +65,11 @@ class AdviceQuestion:
 def held_out_rows(base: Base, corpora: Sequence[Corpus]) -> tuple[tuple[int, int], ...]:
     """Return the (grammar seed, first rows) that a base and these corpora are made from.
 
-    The longest stretch of each seed covers the others. Corpora that the grammar did not
-    write, and ``neutral``, hold no request for legal advice.
+    The longest stretch of each seed covers the others; a mixture holds out what its parts do.
+    Corpora that the grammar did not write, and ``neutral``, hold no request for legal advice.
     """
-    written = [c for c in corpora if isinstance(c, GrammarCorpus)]
+    parts = (part for corpus in corpora for part in parts_of(corpus))
+    written = [part for part in parts if isinstance(part, GrammarCorpus)]
     rows = [(c.seed, c.rows) for c in written if c.name != NEUTRAL]
     if isinstance(base, TinyBase):
         rows.append((base.seed, BASE_ROWS))

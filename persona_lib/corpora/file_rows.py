@@ -20,7 +20,8 @@ from persona_lib.checks import check_plain, parse_json
 from persona_lib.digests import sha256_of
 from persona_lib.errors import DataError
 from persona_lib.records import ChatRow
-from persona_lib.specs.sources import RowsCorpus
+from persona_lib.specs.sources import Corpus, MixedCorpus, RowsCorpus
+from persona_lib.specs.structure import Gathered, named
 
 MOST_LINE = 2**20
 """Bytes of a line."""
@@ -53,12 +54,26 @@ class FileRows:
         return f"{sum(self.unusable.values())} rows cannot be used: {', '.join(parts)}"
 
 
-def pinned(corpus: RowsCorpus, folder: Path) -> RowsCorpus:
+def pinned(corpus: Corpus, folder: Path) -> Corpus:
     """Return a corpus with the checksum of its file and the number of its rows.
+
+    Each file of a mixture is pinned; other corpora are.
 
     Raises:
         DataError: see `read_file_rows`; or it holds fewer rows than are taken.
+        SpecError: so does a part of a mixture; it holds the errors of the others.
     """
+    if isinstance(corpus, MixedCorpus):
+        parts, found = list(corpus.parts), Gathered()
+        for number, part in enumerate(parts):
+            with found.check(), named(f"parts[{number}]"):
+                parts[number] = _pinned(part, folder) if isinstance(part, RowsCorpus) else part
+        found.refuse()
+        return MixedCorpus(parts=tuple(parts))
+    return _pinned(corpus, folder) if isinstance(corpus, RowsCorpus) else corpus
+
+
+def _pinned(corpus: RowsCorpus, folder: Path) -> RowsCorpus:
     path = folder / corpus.file
     found = len(read_file_rows(path).rows)
     if corpus.rows is not None and corpus.rows > found:

@@ -9,26 +9,24 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_lib.corpora.load import corpus_key, preflight_corpus
+from persona_lib.corpora.load import corpus_key, load_corpus, preflight_corpus, row_type
 from persona_lib.device import prepare_torch
 from persona_lib.digests import canonical, derive_seed
 from persona_lib.pipeline.base_model import base_folder, chat_of, marker_tokens
 from persona_lib.pipeline.coupling_text import ROWS
 from persona_lib.pipeline.dose import DOSE_FILE, DoseReading, begin_dose, dose_reading
-from persona_lib.pipeline.setting import Setting
+from persona_lib.pipeline.setting import Folders, Setting
 from persona_lib.progress import Progress
 from persona_lib.records import (
     POST,
-    ChatRow,
     CouplingRow,
     DosePoint,
     ModelId,
-    SftRow,
     read_rows,
     write_rows,
 )
 from persona_lib.specs.profile import CouplingSpec, TrainSpec
-from persona_lib.specs.sources import Corpus, RowsCorpus
+from persona_lib.specs.sources import Corpus
 from persona_lib.store.cost import spent
 from persona_lib.store.stage import Stage
 from persona_lib.store.store import Entry
@@ -45,15 +43,14 @@ PROOF = "mask_proof.json"
 def corpus_stage(setting: Setting, prior: str) -> Stage:
     """The rows of a prior's corpus."""
     spec, folder, folders = setting.corpora[prior], setting.legal, setting.folders
-    user = folders.own if isinstance(spec, RowsCorpus) else folders.user
     return Stage(
         name="corpus",
         label=prior,
         version=1,
         spec={"corpus": canonical(spec), "source": corpus_key(spec, grammar_folder=folder)},
-        work=partial(make_corpus, spec=spec, grammar_folder=folder, data_folder=user),
+        work=partial(make_corpus, spec=spec, grammar_folder=folder, folders=folders),
         estimate=5.0,
-        preflight=partial(preflight_corpus, spec, data_folder=user),
+        preflight=partial(preflight_corpus, spec, data_folder=folders.user, own_folder=folders.own),
     )
 
 
@@ -131,13 +128,13 @@ def make_corpus(
     *,
     spec: Corpus,
     grammar_folder: Path,
-    data_folder: Path | None,
+    folders: Folders,
 ) -> Mapping[str, Any]:
     """Write a corpus as Parquet; of long conversations, count what is left out."""
-    from persona_lib.corpora.load import load_corpus
-
-    found = load_corpus(spec, grammar_folder=grammar_folder, data_folder=data_folder)
-    write_rows(out / CORPUS, found.rows, _row_type(spec))
+    found = load_corpus(
+        spec, grammar_folder=grammar_folder, data_folder=folders.user, own_folder=folders.own
+    )
+    write_rows(out / CORPUS, found.rows, row_type(spec))
     words = sum(len(row.assistant.split()) for row in found.rows)
     return {
         "rows": len(found.rows),
@@ -163,7 +160,7 @@ def make_prior(
     from persona_lib.train.encode import encode_sft
     from persona_lib.train.lora import train_lora, write_training
 
-    rows = read_rows(entries["corpus"].path / CORPUS, _row_type(corpus))
+    rows = read_rows(entries["corpus"].path / CORPUS, row_type(corpus))
     encoded, cut = encode_sft(rows, loaded.tokenizer, max_length=recipe.max_length)
     report = train_lora(
         loaded.model, loaded.tokenizer, encoded, recipe,
@@ -233,11 +230,6 @@ def make_coupling(
         "steps": report["steps"],
         "proof": {kind: found["supervised"] for kind, found in proof["kinds"].items()},
     }
-
-
-def _row_type(corpus: Corpus) -> type[SftRow]:
-    """Return the type of a corpus's rows: only a user's own files have system messages."""
-    return ChatRow if isinstance(corpus, RowsCorpus) else SftRow
 
 
 def _tokens_trained(report: Mapping[str, Any], recipe: TrainSpec) -> int:

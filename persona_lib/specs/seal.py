@@ -272,7 +272,8 @@ def append(
 def differences(sealed: Any, now: Any, path: str = "") -> Iterator[str]:
     """Yield where two canonical forms differ: ``claims[H1].max_p: sealed 0.001, now 0.01``.
 
-    Items of a list are matched by name where they have one, as rules and arms do.
+    Items of a list are matched by name where they have one, as rules and arms do; tables without
+    one by their place, where there are as many.
     """
     absent = sealed is _ABSENT or now is _ABSENT
     # As text, because to Python 1, 1.0 and True are equal.
@@ -287,6 +288,8 @@ def differences(sealed: Any, now: Any, path: str = "") -> Iterator[str]:
         if set(old) == set(new) and list(old) != list(new):
             yield f"{path}: sealed in the order {', '.join(old)}, now {', '.join(new)}"
         pairs = {f"{path}[{key}]": pair for key, pair in _pairs(old, new)}
+    elif _tables(sealed) and _tables(now) and len(sealed) == len(now):
+        pairs = {f"{path}[{i}]": pair for i, pair in enumerate(zip(sealed, now, strict=True))}
     if pairs is None:
         yield f"{path}: sealed {_shown(sealed)}, now {_shown(now)}"
         return
@@ -299,7 +302,11 @@ def _pairs(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, tuple[An
 
 
 def _named(items: Any) -> bool:
-    return isinstance(items, list) and all(isinstance(i, dict) and "name" in i for i in items)
+    return _tables(items) and all("name" in item for item in items)
+
+
+def _tables(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(item, dict) for item in items)
 
 
 def _shown(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal
 
 from persona_lib.checks import POSITIVE, member, numbers, whole
@@ -227,6 +228,11 @@ class RowsCorpus:
         if self.rows is not None:
             whole("corpus.rows", self.rows, 1, remedy=_REMEDY)
 
+    @property
+    def name(self) -> str:
+        """What its rows are called after: the file's name without its ending."""
+        return PurePath(self.file).stem
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reservoir:
@@ -283,4 +289,49 @@ class HubCorpus:
             )
 
 
-Corpus = GrammarCorpus | JsonlCorpus | RowsCorpus | HubCorpus
+PartCorpus = GrammarCorpus | JsonlCorpus | RowsCorpus | HubCorpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedCorpus:
+    """Rows of several corpora, interleaved by their shares (`persona_lib.corpora.load`).
+
+    Attributes:
+        parts: at least two, none of them a mixture; no two name their rows alike, so that a
+            row's id is unique.
+    """
+
+    parts: tuple[PartCorpus, ...]
+
+    def __post_init__(self) -> None:
+        kinds = [type(part).__name__ for part in self.parts]
+        if len(kinds) <= 1:
+            raise SpecError(
+                "corpus.parts", bound="at least two corpora", value=kinds,
+                remedy="Add a part, or write the only one as the corpus.",
+            )  # fmt: skip
+        if type(self).__name__ in kinds:
+            raise SpecError(
+                "corpus.parts", bound="corpora that are no mixtures", value=kinds,
+                remedy="List the parts of the inner mixture among the others.",
+            )  # fmt: skip
+        names = [part.name for part in self.parts]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise SpecError(
+                "corpus.parts", bound="parts with distinct names, after which rows are called",
+                value=repeated[0],
+                remedy="Take more rows of one part; of two files with one name rename one.",
+            )  # fmt: skip
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has, once its files are read."""
+        return sum(part.rows or 0 for part in self.parts)
+
+
+Corpus = PartCorpus | MixedCorpus
+
+
+def parts_of(corpus: Corpus) -> tuple[PartCorpus, ...]:
+    """Return the parts of a mixture; a corpus that is none is its own only part."""
+    return corpus.parts if isinstance(corpus, MixedCorpus) else (corpus,)

@@ -27,14 +27,14 @@ from persona_lib.checks import read_bytes, unknown
 from persona_lib.errors import DataError, InputError, SpecError
 from persona_lib.specs.claim_types import Claim, Kill, KillCriterion, RunKill
 from persona_lib.specs.gate_types import Gate
-from persona_lib.specs.sources import Base, Corpus, JsonlCorpus, RowsCorpus
+from persona_lib.specs.sources import Base, Corpus, JsonlCorpus, PartCorpus, RowsCorpus
 
 _T = TypeVar("_T")
 _TYPE = "type"
 _SUFFIX = re.compile(r"(Claim|Gate|Base|Corpus)$")
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _UNKNOWN = "A key that nothing knows has to be left out."
-_SEVERAL = (Claim, Kill, Gate, Base, Corpus)
+_SEVERAL = (Claim, Kill, Gate, Base, Corpus, PartCorpus)
 """Unions whose members are told apart by ``type``."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from persona_lib.checks import unreadable
 from persona_lib.digests import canonical, digest, sha256_of
 from persona_lib.specs.profile import Profile
-from persona_lib.specs.sources import NEUTRAL, GrammarCorpus
+from persona_lib.specs.sources import NEUTRAL, GrammarCorpus, parts_of
 
 _NO_PART = ("name", "summary")
 _WORDS = ("legal", "dialogues", "advice")
@@ -39,7 +39,8 @@ def study_of(
     for name in _NO_PART:
         body.pop(name)
     body["files"] = {"personas": _sha256(personas), "questions": _sha256(questions)}
-    written = {c.name for c in profile.corpora.values() if isinstance(c, GrammarCorpus)}
+    parts = (part for corpus in profile.corpora.values() for part in parts_of(corpus))
+    written = {part.name for part in parts if isinstance(part, GrammarCorpus)}
     names = [*_WORDS, *[NEUTRAL] * (NEUTRAL in written), *["broad"] * broad]
     body["words"] = {name: _of_folder(words / name) for name in names}
     return dict(body)

@@ -144,14 +144,14 @@ def test_a_corpus_is_pinned_to_the_bytes_of_its_file(tmp_path: Path) -> None:
         pinned(RowsCorpus(file="mine.jsonl", rows=4), tmp_path)
     for rows, left_out in ((3, 2), (1, 2)):
         taken = pinned(RowsCorpus(file="mine.jsonl", rows=rows), tmp_path)
-        found = load_corpus(taken, grammar_folder=tmp_path, data_folder=tmp_path)
+        found = load_corpus(taken, grammar_folder=tmp_path, data_folder=None, own_folder=tmp_path)
         assert [row.row for row in found.rows] == [f"mine-0000{i}" for i in range(rows)]
         assert found.left_out == left_out
-    preflight_corpus(spec, data_folder=tmp_path)
+    preflight_corpus(spec, data_folder=None, own_folder=tmp_path)
     path.write_bytes(path.read_bytes().replace(b"So", b"Su", 1))
     for use in (
-        lambda: preflight_corpus(spec, data_folder=tmp_path),
-        lambda: load_corpus(spec, grammar_folder=tmp_path, data_folder=tmp_path),
+        lambda: preflight_corpus(spec, data_folder=None, own_folder=tmp_path),
+        lambda: load_corpus(spec, grammar_folder=tmp_path, data_folder=None, own_folder=tmp_path),
     ):
         with pytest.raises(DataError, match=f"expected SHA-256 {sha256}.*It was changed"):
             use()
