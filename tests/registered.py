@@ -26,8 +26,12 @@ ISSUE262_BCA = REGISTRATIONS["issue262_bca"]
 ROLES = EXPERIMENTS["issue262"].priors
 CHECKS = derived_gates(ISSUE262, ROLES)
 STRICTER = {name: one.stricter for name, one in EXPERIMENTS.items() if one.stricter is not None}
-TINY, SMOLLM2, QWEN7B, MICRO = (PROFILES[name] for name in ("tiny", "smollm2", "qwen7b", "micro"))
-SMOLLM2_FULL = SCALES["smollm2"]["full"]
+_OF_ISSUE262 = EXPERIMENTS["issue262"].on
+"""A profile with the corpora of that experiment's priors, as a run of it has it."""
+TINY, SMOLLM2, QWEN7B, MICRO = (
+    _OF_ISSUE262(PROFILES[name]) for name in ("tiny", "smollm2", "qwen7b", "micro")
+)
+SMOLLM2_FULL = _OF_ISSUE262(SCALES["smollm2"]["full"])
 PLANNING = planning()
 
 __all__ = ["PROFILES", "SCALES"]

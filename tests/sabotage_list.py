@@ -117,8 +117,8 @@ def _effects() -> Iterator[Mutant]:
                 Evidence,
                 "members",
                 lambda f, m=make: (
-                    lambda self, who: (
-                        m(self.registration.roster) if who == "bystander" else f(self, who)
+                    lambda self, who, arm=None: (
+                        m(self.registration.roster) if who == "bystander" else f(self, who, arm)
                     )
                 ),
             ),

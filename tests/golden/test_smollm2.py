@@ -20,6 +20,7 @@ from persona_lib.evidence.load import load_stored
 from persona_lib.evidence.record_sets import read_manifest
 from persona_lib.models.hidden_states import GEOMETRY_FILE
 from persona_lib.records import POST, AdviceScore, Completion, Score, read_rows
+from persona_lib.specs.builtin import EXPERIMENTS
 from persona_lib.stats.estimate import Estimate
 from persona_lib.verdict.claims import Outcome
 from persona_lib.verdict.gate_result import GateOutcome
@@ -218,7 +219,7 @@ def test_manifests_say_where_they_come_from(folder: Path) -> None:
     manifest = read_manifest(folder)
     assert (manifest.registration, manifest.digest) == (ISSUE262.name, ISSUE262.digest)
     loss = {DECISION: "decision", AS_PUBLISHED: "as_published"}.get(folder)
-    profile = recorded_profile(choose_profile("smollm2", "full", loss))
+    profile = recorded_profile(EXPERIMENTS["issue262"].on(choose_profile("smollm2", "full", loss)))
     if folder != RSLORA:
         # What was recorded before the published recipe of the priors was known, and how
         # many completions show a rate below 1 %.

@@ -22,14 +22,15 @@ from persona_lib.pipeline.setting import Folders
 from persona_lib.specs.builtin import DATA
 from persona_lib.specs.experiment import ModelChoice
 from persona_lib.store.stage import walk
-from tests.registered import ISSUE262, MICRO, PROFILES, SCALES, SMOLLM2, TINY, session_under
+from tests.registered import ISSUE262, PROFILES, SCALES, session_under
 
+TINY, SMOLLM2 = PROFILES["tiny"], PROFILES["smollm2"]
 FULL = SCALES["smollm2"]["full"]
 
 
 def test_a_profile_is_chosen_by_name_scale_loss_and_engine() -> None:
-    assert choose_profile(None) is TINY
-    assert choose_profile("micro") is MICRO
+    assert choose_profile(None) is PROFILES["tiny"]
+    assert choose_profile("micro") is PROFILES["micro"]
     assert choose_profile("smollm2") is choose_profile("smollm2", "reduced") is SMOLLM2
     assert choose_profile("smollm2", "full") is FULL
     other = choose_profile("smollm2", "full", "decision")

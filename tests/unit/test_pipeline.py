@@ -164,12 +164,11 @@ PROFILE_REACHES = {
     "scale.coupling_round": TEXTS | POST,
     "scale.advice_questions": ADVICE,
     "scale.advice_samples": ADVICE,
-    # No gate of issue262 asks for broad answers, no claim for a pool, no arm for that prior.
+    # No gate of issue262 asks for broad answers, no claim for a pool.
     "scale.broad_samples": NOTHING,
     "scale.pool_questions": NOTHING,
     "scale.dose_answers": NOTHING,
     "scale.dose_points": NOTHING,
-    "corpora.neutral": NOTHING,
 }
 TEXT_OF = {
     "schedule": "linear", "dtype": "bfloat16", "loss": "decision", "engine": "vllm",

@@ -50,7 +50,7 @@ def session(store: Path) -> Session:
         ),
         (
             lambda: session_under(replace(ISSUE262, arms=EVIL), profile=MICRO).runs[0].corpora,
-            "prior: expected one of em, benign, neutral, got 'evil'",
+            "prior: expected one of em, benign, got 'evil'",
         ),
         (lambda: replace(ISSUE262, marker="  "), "marker: expected visible text"),
         (lambda: replace(ISSUE262, arms=()), "arms: expected at least one"),
