@@ -303,12 +303,15 @@ class Session:
     def judging(self, rule: str) -> Judging:
         """Return the judging of a claim or gate, on the arms that the rule needs.
 
-        Rules that need the same arms share it, and with it each gate's reading.
+        Rules that need the same arms share it, and with it each gate's reading. Claims over
+        runs need all arms anyway: then every rule is judged on what the session asks for.
         """
         from persona_lib.verdict.judging import Judging
 
         self.check_seal()
         arms = self.registration.arms_of(rule)
+        if self.registration.run_claims and set(arms) <= set(self.asked_arms):
+            arms = self.asked_arms
         if arms not in self._judgings:
             self._judgings[arms] = Judging(
                 self.registration,
