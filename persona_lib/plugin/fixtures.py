@@ -53,7 +53,8 @@ class Recorder:
         """Return verdicts, gates and arm summaries, each once; None where nothing was judged."""
         found: dict[str, dict[str, Any]] = {VERDICT: {}, GATE: {}}
         summaries: list[dict[str, Any]] = []
-        for kind, text in self.properties:
+        # Every phase of a test reports them again, and many tests share a summary.
+        for kind, text in dict.fromkeys(self.properties):
             if kind in found:
                 body = json.loads(text)
                 found[kind][body["name"]] = body
