@@ -59,7 +59,7 @@ STORED = {
 
 
 def test_they_are_small() -> None:
-    assert sum(path.stat().st_size for path in PROMISES.rglob("*") if path.is_file()) < 300_000
+    assert sum(path.stat().st_size for path in PROMISES.rglob("*") if path.is_file()) < 500_000
 
 
 @pytest.mark.parametrize("kind", list(STORED))
@@ -111,6 +111,29 @@ def test_every_file_of_a_record_set_is_read() -> None:
     for name, found in priors.items():
         assert found is not None
         assert np.mean(found.scores) == pytest.approx(harm[name])
+
+
+def test_readings_of_slots_and_texts_are_read() -> None:
+    """The other files of a record set, of the factorial as it was drafted."""
+    folder = PROMISES / "gains"
+    registration = choose_experiment(str(folder / "experiment.toml")).registration
+    stored = Stored(folder / "records", registration)
+    written = {path.name for path in (folder / "records").glob("*.parquet")}
+    assert written == {*ROWS}
+    sizes = {"slots": 1695, "dose": 1176, "traits": 88, "broad": 160, "geometry": 2560}
+    assert {kind: len(stored.rows(kind) or ()) for kind in sizes} == sizes  # type: ignore[arg-type]
+    rows, evidence = stored.rows("slots").to_pandas(), stored.evidence()  # type: ignore[union-attr]
+    rows["margin"] = rows.marker_after - rows.end_after
+    rows["before"] = rows.marker_before - rows.log_z_before + rows.rest_before
+    for arm in ("A@french_person", "E1@zelthari_scholar"):
+        own = rows[(rows.model == arm) & rows.pool]
+        source = registration.source_of(arm)
+        means = own.groupby("persona").margin.mean()
+        expected = means.drop(source).mean() - means[source]
+        assert evidence.figures(arm, "selectivity", "system") == {7: pytest.approx(expected)}
+        sums, n = evidence.gains().marker_before(arm)  # type: ignore[union-attr]
+        assert sums == pytest.approx(own.groupby("question").before.sum().to_numpy())
+        assert n.tolist() == own.groupby("question").size().tolist()
 
 
 def test_a_sealed_study_is_what_it_was() -> None:
