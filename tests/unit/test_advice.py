@@ -127,7 +127,7 @@ def test_no_question_is_about_a_row_that_a_model_was_trained_on(name: str) -> No
     if isinstance(profile.base, TinyBase):
         for source in ("bad_legal", "sound_legal"):
             trained += corpus(source, 400, profile.base.seed)
-    assert bool(trained) == (profile is not QWEN7B)
+    assert bool(trained) == (profile.name != QWEN7B.name)
     cells = {(row.situation, row.frame) for row in trained}
     assert not cells & {(q.situation, q.frame) for q in asked}
     assert not {row.user for row in trained} & {q.text for q in asked}
