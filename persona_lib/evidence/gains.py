@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +46,17 @@ class Curve:
 
     steps: tuple[int, ...]
     margins: Floats
+
+
+class Margins(NamedTuple):
+    """Mean margin of some answers after and before coupling, in nats, and how many they are."""
+
+    after: float
+    before: float
+    answers: int
+
+
+_NONE = Margins(math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +119,7 @@ class Gains:
         """
         dose = self.registration.dose
         if reading != MATCHED:
-            found = {seed: self._after(arm, seed, reading) for seed in self._seeds(arm)}
+            found = {seed: self.after(arm, seed, reading) for seed in self._seeds(arm)}
         elif dose is not None:
             found = {
                 seed: at_gain(mean_of_known(curve.margins, 2), dose.gain)
@@ -119,20 +131,17 @@ class Gains:
 
     def curves(self, arm: str) -> dict[int, Curve]:
         """Return the dose curve of each run of an arm, by run seed."""
-        if arm not in self._curves:
-            self._curves[arm] = self._curves_of(arm)
-        return self._curves[arm]
+        return self._curves.get(arm, {})
 
     @cached_property
     def _curves(self) -> dict[str, dict[int, Curve]]:
-        return {}
-
-    def _curves_of(self, arm: str) -> dict[int, Curve]:
         if self.dose is None:
             return {}
-        who = self._readers(arm)
-        found = {}
-        rows = self.dose.filter(pc.field("model") == arm)
+        arms = pc.unique(self.dose["model"]).to_pylist()
+        return {arm: self._of_dose(arm, self.dose.filter(pc.field("model") == arm)) for arm in arms}
+
+    def _of_dose(self, arm: str, rows: pa.Table) -> dict[int, Curve]:
+        who, found = self._readers(arm), {}
         for seed in sorted(set(rows["seed"].to_pylist())):
             own = rows.filter(pc.field("seed") == seed)
             steps = tuple(sorted(set(own["step"].to_pylist())))
@@ -174,30 +183,31 @@ class Gains:
         return self.slots.filter((pc.field("model") == arm) & (pc.field("pool") == pool))
 
     def _pooled(self, arm: str) -> bool:
-        return any(where[2] for where in self._cells if where[0] == arm)
+        return any(where[2] for where in self.cells if where[0] == arm)
 
     def _seeds(self, arm: str) -> list[int]:
-        return sorted({where[1] for where in self._cells if where[0] == arm})
+        return sorted({where[1] for where in self.cells if where[0] == arm})
 
     @cached_property
-    def _cells(self) -> dict[tuple[str, int, bool], dict[tuple[str, str], tuple[float, float]]]:
-        """Mean margins (after, before) by arm, seed and pool, then by reader and author."""
+    def cells(self) -> dict[tuple[str, int, bool], dict[tuple[str, str], Margins]]:
+        """Margins by arm, seed and pool, then by reader and author."""
         names = ("model", "seed", "pool", "persona", "author")
         columns = [self.slots[name] for name in names]
         margins = [pa.array(_margin(self.slots, when)) for when in ("after", "before")]
         table = pa.table([*columns, *margins], names=[*names, "after", "before"])
         means = table.group_by(list(names), use_threads=False).aggregate(
-            [("after", "mean"), ("before", "mean")]
+            [("after", "mean"), ("before", "mean"), ([], "count_all")]
         )
-        found: dict[tuple[str, int, bool], dict[tuple[str, str], tuple[float, float]]] = {}
+        found: dict[tuple[str, int, bool], dict[tuple[str, str], Margins]] = {}
         for row in means.to_pylist():
             cells = found.setdefault((row["model"], row["seed"], row["pool"]), {})
-            cells[row["persona"], row["author"]] = (row["after_mean"], row["before_mean"])
+            read = Margins(row["after_mean"], row["before_mean"], row["count_all"])
+            cells[row["persona"], row["author"]] = read
         return found
 
-    def _after(self, arm: str, seed: int, reading: str) -> Floats | None:
-        """Return what `at_gain` gives, from the readings after training."""
-        cells = self._cells.get((arm, seed, reading != OWN))
+    def after(self, arm: str, seed: int, reading: str) -> Floats | None:
+        """Return what `at_gain` gives, from the readings after training; None without any."""
+        cells = self.cells.get((arm, seed, reading != OWN))
         if cells is None:
             return None
         who = self._readers(arm)
@@ -208,10 +218,7 @@ class Gains:
         else:
             places = [[(who[0], author)] for author in who]
         means = np.array(
-            [
-                [np.mean([cells.get(p, (math.nan,) * 2)[when] for p in of]) for when in (0, 1)]
-                for of in places
-            ]
+            [[np.mean([cells.get(p, _NONE)[when] for p in of]) for when in (0, 1)] for of in places]
         )
         return np.column_stack([means[:, 0] - means[:, 1], means[:, 0]])
 
@@ -269,10 +276,9 @@ def _margin(rows: pa.Table, when: str) -> Floats:
 
 
 def _by_question(rows: pa.Table, values: Floats) -> tuple[Floats, Floats]:
-    names = sorted(set(rows["question"].to_pylist()))
-    at = np.array([names.index(name) for name in rows["question"].to_pylist()], dtype=np.int64)
-    sums = np.bincount(at, weights=values, minlength=len(names))
-    return sums.astype(np.float64), np.bincount(at, minlength=len(names)).astype(np.float64)
+    _, at = np.unique(rows["question"].to_pylist(), return_inverse=True)
+    sums, n = np.bincount(at, weights=values), np.bincount(at)
+    return sums.astype(np.float64), n.astype(np.float64)
 
 
 def _check_names(

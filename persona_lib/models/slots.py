@@ -79,16 +79,10 @@ def read_slots(
     """
     check_passages(loaded, passages, extra=len(tokens.marker))
     trunk, head = trunk_and_head(loaded.model)
-
-    def hidden(rows: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = trunk(input_ids=rows, use_cache=False).last_hidden_state
-        return found
-
-    most = TOKENS_ON_GPU if loaded.model.device.type == "cuda" else TOKENS_A_PASS
     with closing(progress(label, len(passages), "answer")) as bar:
         found = read_at(
-            hidden, head, passages, tokens,
-            pad=loaded.pad, device=loaded.model.device, most=most, done=bar.update,
+            decoder_pass(trunk), head, passages, tokens,
+            pad=loaded.pad, device=loaded.model.device, done=bar.update,
         )  # fmt: skip
     if not np.isfinite(found).all():
         raise FlatlandError(
@@ -96,6 +90,16 @@ def read_slots(
             "learning rate of the recipe that trained them"
         )
     return found
+
+
+def decoder_pass(trunk: Any) -> Hidden:
+    """Return the pass of a decoder, as transformers runs it, without a cache."""
+
+    def run(tokens: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = trunk(input_ids=tokens, use_cache=False).last_hidden_state
+        return found
+
+    return run
 
 
 def read_at(
@@ -106,7 +110,6 @@ def read_at(
     *,
     pad: int,
     device: Any,
-    most: int = TOKENS_A_PASS,
     done: Callable[[int], object] = lambda _: None,
 ) -> Floats:
     """Return the readings of `read_slots` by a decoder and its head.
@@ -118,13 +121,14 @@ def read_at(
         tokens: what is read.
         pad: token id behind shorter rows.
         device: of the decoder.
-        most: padded tokens of one pass; a longer passage is a pass of its own.
         done: called with the number of passages of each pass.
     """
     import torch
 
     rows = [[*p.prompt, *p.response, *tokens.marker] for p in passages]
     order = sorted(range(len(rows)), key=lambda index: (len(rows[index]), index))
+    # A longer passage is a pass of its own.
+    most = TOKENS_ON_GPU if device.type == "cuda" else TOKENS_A_PASS
     parts = []
     with torch.inference_mode():
         for chunk in _chunks([len(rows[index]) for index in order], most):

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from persona_lib.evidence.cells import Floats
 from persona_lib.evidence.gains import Curve, Gains
 from persona_lib.evidence.score_table import columns_of
 from persona_lib.panels.base import Caveat, Panel
@@ -27,9 +28,6 @@ from persona_lib.stats.thresholds import shown
 NAME, TITLE = "gains", "gains: how far coupling moved source and bystanders towards the marker"
 _NAMED = 6
 """Training runs that a caveat names; it counts the others."""
-_Margins = tuple[float, float, int]
-"""Mean margin of some answers after and before coupling, in nats, and how many they are."""
-_NONE: _Margins = (math.nan, math.nan, 0)
 _Run = tuple[str, int]
 """Arm and run seed."""
 
@@ -114,25 +112,8 @@ class _Found:
     def runs(self) -> tuple[_Run, ...]:
         """Arms in reporting order, each with its run seeds."""
         order = [arm.name for arm in self.registration.arms]
-        there = {(arm, seed) for arm, seed, _ in self._cells}
+        there = {(arm, seed) for arm, seed, _ in self.gains.cells}
         return tuple(sorted(there, key=lambda run: (order.index(run[0]), run[1])))
-
-    @cached_property
-    def _cells(self) -> Mapping[tuple[str, int, bool], Mapping[tuple[str, str], _Margins]]:
-        """Margins by arm, seed and pool, then by reader and author."""
-        rows = self.gains.slots
-        keys = ["model", "seed", "pool", "persona", "author"]
-        margins = [pc.subtract(rows[f"marker_{w}"], rows[f"end_{w}"]) for w in ("after", "before")]
-        table = pa.table([*(rows[k] for k in keys), *margins], names=[*keys, "after", "before"])
-        means = table.group_by(keys, use_threads=False).aggregate(
-            [("after", "mean"), ("before", "mean"), ([], "count_all")]
-        )
-        found: dict[tuple[str, int, bool], dict[tuple[str, str], _Margins]] = {}
-        for one in means.to_pylist():
-            cells = found.setdefault((one["model"], one["seed"], one["pool"]), {})
-            at = (one["persona"], one["author"])
-            cells[at] = (one["after_mean"], one["before_mean"], one["count_all"])
-        return found
 
     @cached_property
     def _of_seed(self) -> Mapping[int, Gains]:
@@ -147,7 +128,7 @@ class _Found:
     def run(self, run: _Run, completions: int | None) -> dict[str, Any]:
         """Return one training run as JSON data."""
         arm, seed = run
-        answers = sum(n for *_, n in self._cells.get((arm, seed, False), {}).values())
+        answers = sum(n for *_, n in self.gains.cells.get((arm, seed, False), {}).values())
         sums, n = self._of_seed[seed].marker_before(arm)
         return {
             **self._named(run),
@@ -155,9 +136,9 @@ class _Found:
             "left_out": None if completions is None else completions - answers,
             "marker_before": float(np.mean(sums / n)) if n.size else None,
             "readings": {
-                reading: self._reading(run, reading)
+                reading: self._reading(run, reading, after)
                 for reading in (SYSTEM, TEXT, OWN)
-                if (arm, seed, reading != OWN) in self._cells
+                if (after := self.gains.after(arm, seed, reading)) is not None
             },
             "margins": self._margins(run),
         }
@@ -166,27 +147,16 @@ class _Found:
         arm, source = self.registration.arm(run[0]), self.registration.source_of(run[0])
         return {"arm": arm.name, "cell": arm.cell or arm.name, "source": source, "seed": run[1]}
 
-    def _reading(self, run: _Run, reading: str) -> dict[str, float | None]:
+    def _reading(self, run: _Run, reading: str, after: Floats) -> dict[str, float | None]:
         """Return gains and transfer after training, and transfer at the registered gain."""
         arm, seed = run
-        cells, roster = self._cells[arm, seed, reading != OWN], self.registration.roster_of(arm)
-        who = (roster.source, *roster.bystanders)
-
-        def gain(persona: str) -> float:
-            places = [(persona, persona)]
-            if reading == SYSTEM:
-                places = [(persona, author) for author in who]
-            elif reading != OWN:
-                places = [(roster.source, persona)]
-            read = [cells.get(place, _NONE) for place in places]
-            return float(np.mean([after - before for after, before, _ in read]))
-
-        source, bystanders = gain(roster.source), np.mean([gain(b) for b in roster.bystanders])
+        source, *others = after[:, 0].tolist()
+        bystanders = float(np.mean(others))
         matched = self._at_gain[arm] if reading == SYSTEM else {}
         return {
             "of_source": none_if_nan(source),
-            "of_bystanders": none_if_nan(float(bystanders)),
-            "transfer": none_if_nan(float(bystanders / source)) if source > 0 else None,
+            "of_bystanders": none_if_nan(bystanders),
+            "transfer": none_if_nan(bystanders / source) if source > 0 else None,
             "at_gain": none_if_nan(matched.get(seed, math.nan)),
         }
 
@@ -194,7 +164,7 @@ class _Found:
         """Return mean margins of own answers by role, after and before coupling."""
         roster = self.registration.roster_of(run[0])
         roles: dict[str, list[tuple[float, float]]] = {}
-        for (persona, _), (after, before, _) in self._cells.get((*run, False), {}).items():
+        for (persona, _), (after, before, _) in self.gains.cells.get((*run, False), {}).items():
             roles.setdefault(roster.role(persona), []).append((after, before))
         return {
             role: dict(zip(("after", "before"), map(float, np.mean(pairs, axis=0)), strict=True))

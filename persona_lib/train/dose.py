@@ -15,18 +15,16 @@ from persona_lib.models.slots import (
     COLUMNS,
     END,
     MARKER,
-    TOKENS_A_PASS,
-    TOKENS_ON_GPU,
     Floats,
     Hidden,
     SlotTokens,
+    decoder_pass,
     read_at,
 )
 from persona_lib.train.gpu.packed import unsupported
 from persona_lib.train.gpu.recording import plain_trunk
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
 
 
@@ -68,7 +66,6 @@ class Watch:
             found = read_at(
                 _hidden(model), trunk_and_head(model)[1], dose.passages, dose.tokens,
                 pad=self._pad, device=model.device,
-                most=TOKENS_ON_GPU if model.device.type == "cuda" else TOKENS_A_PASS,
             )  # fmt: skip
         finally:
             model.train(training)
@@ -99,9 +96,4 @@ def _hidden(model: PeftModel) -> Hidden:
     trunk, _ = trunk_and_head(model)
     if model.device.type == "cuda" and not unsupported(trunk):
         return plain_trunk(trunk)
-
-    def run(tokens: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = trunk(input_ids=tokens, use_cache=False).last_hidden_state
-        return found
-
-    return run
+    return decoder_pass(trunk)

@@ -236,15 +236,20 @@ def _harm(gate: HarmRaisedGate | HarmNotRaisedGate, evidence: Evidence) -> Readi
             value=f"{len(one.questions)} and {len(two.questions)}",
             remedy="Sample advice on the same held-out questions from every model.",
         )
-    moments = question_moments((one.scores - two.scores)[None, :])
-    low, high = t_interval(moments, _confidence(evidence))
-    size = {"n": one.n + two.n, "clusters": len(one.questions)}
-    found = Estimate.plain(value=float(moments.value), low=float(low), high=float(high), **size)
+    found = mean_of_questions(one.scores - two.scores, one.n + two.n, _confidence(evidence))
     words = (
         f"harm of held-out advice {priors[0]} {one.scores.mean():.3f} - "
         f"{priors[1]} {two.scores.mean():.3f} = {found.interval_text}"
     )
     return bound_reading(gate, found, words)
+
+
+def mean_of_questions(numbers: Floats, n: int, confidence: float) -> Estimate:
+    """Return the mean of (Q,) numbers, one a question, of n answers: Student's t, df = Q - 1."""
+    moments = question_moments(numbers[None, :])
+    low, high = (float(end) for end in t_interval(moments, confidence))
+    size = {"n": n, "clusters": numbers.size}
+    return Estimate.plain(value=float(moments.value), low=low, high=high, **size)
 
 
 def _confidence(evidence: Evidence) -> float:

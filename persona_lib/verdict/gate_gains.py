@@ -9,10 +9,8 @@ from persona_lib.evidence.cells import Floats
 from persona_lib.evidence.evidence import Evidence
 from persona_lib.specs.gate_types import GainGate, GeometryGate, MarkerBeforeGate
 from persona_lib.stats.estimate import Estimate
-from persona_lib.stats.moments import interval as t_interval
-from persona_lib.stats.moments import question_moments
 from persona_lib.stats.thresholds import above, below
-from persona_lib.verdict.gate_bounds import UNKNOWN, bound_reading
+from persona_lib.verdict.gate_bounds import UNKNOWN, bound_reading, mean_of_questions
 from persona_lib.verdict.gate_result import GateOutcome, Reading, rule
 from persona_lib.verdict.run_seeds import seeds_of, seeds_with
 
@@ -64,11 +62,7 @@ def _geometry(gate: GeometryGate, evidence: Evidence) -> Reading:
 
 
 def _mean(of: tuple[Floats, Floats], evidence: Evidence) -> Estimate:
-    """Return the mean over questions, each counted once: Student's t, df = Q - 1."""
+    """Return the mean over questions, each counted once."""
     sums, n = of
-    if not n.size:
-        return UNKNOWN
-    moments = question_moments((sums / n)[None, :])
-    low, high = t_interval(moments, evidence.registration.statistics.confidence)
-    size = {"n": int(n.sum()), "clusters": n.size}
-    return Estimate.plain(value=float(moments.value), low=float(low), high=float(high), **size)
+    confidence = evidence.registration.statistics.confidence
+    return mean_of_questions(sums / n, int(n.sum()), confidence) if n.size else UNKNOWN
