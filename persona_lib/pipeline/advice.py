@@ -19,17 +19,16 @@ from persona_lib.corpora.advice_requests import (
 )
 from persona_lib.corpora.advice_scorer import ADVICE_FILE, SCORER, Scorer, ScorerSpec, fit_scorer
 from persona_lib.corpora.load import corpus_key
-from persona_lib.digests import canonical, derive_seed
+from persona_lib.digests import canonical
 from persona_lib.pipeline.completions import (
     COMPLETIONS,
-    counts,
-    draw,
+    draw_alone,
     open_engine,
     sampling_stage,
 )
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import PRE, AdviceScore, Completion, ModelId, read_rows, write_rows
+from persona_lib.records import AdviceScore, Completion, ModelId, read_rows, write_rows
 from persona_lib.specs.personas import Question
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.specs.sources import GrammarCorpus
@@ -131,18 +130,10 @@ def make_advice(
     (out / QUESTIONS).write_text(text + "\n", encoding="utf-8")
     asked = [Question(id=question.id, set=ADVICE, text=question.text) for question in questions]
     _, engine = open_engine(entries, spec.sample, rank)
-    completions = draw(
-        engine,
-        [(None, question, sample) for question in asked for sample in range(spec.samples)],
-        spec.sample,
-        draw_seed=derive_seed(run_seed, ADVICE, spec.model),
-        run_seed=run_seed,
-        model=ModelId(PRE, spec.model),
-        label=f"advice {spec.model}",
-        progress=progress,
-    )
-    write_rows(out / COMPLETIONS, completions, Completion)
-    return {"questions": len(questions), **counts(completions)}
+    return draw_alone(
+        out, engine, asked, name=ADVICE, model=spec.model, sample=spec.sample,
+        samples=spec.samples, run_seed=run_seed, progress=progress,
+    )  # fmt: skip
 
 
 def make_advice_scorer(

@@ -32,12 +32,11 @@ from persona_lib.corpora.broad import (
     fit_broad,
     load_examples,
 )
-from persona_lib.digests import canonical, derive_seed, sha256_of
-from persona_lib.pipeline import completions as drawing
-from persona_lib.pipeline.completions import COMPLETIONS, open_engine, sampling_stage
+from persona_lib.digests import canonical, sha256_of
+from persona_lib.pipeline.completions import COMPLETIONS, draw_alone, open_engine, sampling_stage
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import PRE, Completion, ModelId, read_rows, write_rows
+from persona_lib.records import Completion, ModelId, read_rows, write_rows
 from persona_lib.specs.personas import Question
 from persona_lib.specs.profile import SampleSpec
 from persona_lib.stats.clustered import share
@@ -124,18 +123,10 @@ def make_broad(
 ) -> Mapping[str, Any]:
     """Draw a pre-coupling model's answers, without a system message; `rank` as `open_engine`'s."""
     _, engine = open_engine(entries, spec.sample, rank)
-    completions = drawing.draw(
-        engine,
-        [(None, question, at) for question in spec.questions for at in range(spec.samples)],
-        spec.sample,
-        draw_seed=derive_seed(run_seed, BROAD, spec.model),
-        run_seed=run_seed,
-        model=ModelId(PRE, spec.model),
-        label=f"broad {spec.model}",
-        progress=progress,
-    )
-    write_rows(out / COMPLETIONS, completions, Completion)
-    return {"questions": len(spec.questions), **drawing.counts(completions)}
+    return draw_alone(
+        out, engine, spec.questions, name=BROAD, model=spec.model, sample=spec.sample,
+        samples=spec.samples, run_seed=run_seed, progress=progress,
+    )  # fmt: skip
 
 
 def make_broad_scorer(

@@ -14,7 +14,7 @@ from persona_lib.marker import TokensBefore, score_all, tokens_before_in
 from persona_lib.pipeline.base_model import base_folder, chat_of
 from persona_lib.pipeline.setting import Setting
 from persona_lib.progress import Progress
-from persona_lib.records import POST, STOP, Completion, ModelId, Score, read_rows, write_rows
+from persona_lib.records import POST, PRE, STOP, Completion, ModelId, Score, read_rows, write_rows
 from persona_lib.specs.personas import Persona, Question
 from persona_lib.specs.profile import VLLM, SampleSpec
 from persona_lib.store.stage import Stage
@@ -244,6 +244,36 @@ def _open_vllm(
 def _adapters(entries: Mapping[str, Entry]) -> list[Entry]:
     """Return the adapters of a model, in the order in which they were trained."""
     return [entries[name] for name in ("prior", "coupling") if name in entries]
+
+
+def draw_alone(
+    out: Path,
+    engine: Engine,
+    questions: Sequence[Question],
+    *,
+    name: str,
+    model: str,
+    sample: SampleSpec,
+    samples: int,
+    run_seed: int,
+    progress: Progress,
+) -> Mapping[str, int]:
+    """Write a pre-coupling model's answers to questions without a system message; count them.
+
+    `name` is that of the draw, from which its seeds are derived, and on the progress bar.
+    """
+    completions = draw(
+        engine,
+        [(None, question, at) for question in questions for at in range(samples)],
+        sample,
+        draw_seed=derive_seed(run_seed, name, model),
+        run_seed=run_seed,
+        model=ModelId(PRE, model),
+        label=f"{name} {model}",
+        progress=progress,
+    )
+    write_rows(out / COMPLETIONS, completions, Completion)
+    return {"questions": len(questions), **counts(completions)}
 
 
 def draw(
